@@ -10,7 +10,7 @@
  * Everything is float32 and row-major, but for Q and G of the block, which lie in panels of 16 rows
  * as `pack_transposed` makes them.
  */
-import { strip } from './tile';
+import { madd, strip } from './tile';
 import { exp2NonPositive } from './elementwise';
 
 /** Query rows of a block, and keys of a tile. The caller's layouts rely on both. */
@@ -88,10 +88,16 @@ export function scores(b: Block, t0: i32, t1: i32): void {
     const cols = width(b, t);
     outer(cols, b.rows, b.d, b.k + ((<usize>t * KEYS * b.d) << 2), b.q, tile);
     mask(b, t, cols, tile);
-    for (let i = 0; i < b.rows; i += 4) {
-      let m = v128.load(b.max + (i << 2));
-      for (let j = 0, s = tile + (i << 2); j < cols; j++, s += ROW) m = f32x4.max(m, v128.load(s));
-      v128.store(b.max + (i << 2), m);
+    for (let i = 0; i < b.rows; i += 16) {
+      const at = b.max + (i << 2);
+      let m0 = v128.load(at), m1 = v128.load(at, 16), m2 = v128.load(at, 32), m3 = v128.load(at, 48);
+      for (let j = 0, s = tile + (i << 2); j < cols; j++, s += ROW) {
+        m0 = f32x4.pmax(m0, v128.load(s));
+        m1 = f32x4.pmax(m1, v128.load(s, 16));
+        m2 = f32x4.pmax(m2, v128.load(s, 32));
+        m3 = f32x4.pmax(m3, v128.load(s, 48));
+      }
+      v128.store(at, m0); v128.store(at, m1, 16); v128.store(at, m2, 32); v128.store(at, m3, 48);
     }
   }
 }
@@ -163,14 +169,18 @@ export function values(b: Block, t0: i32, t1: i32): void {
     const cols = width(b, t);
     const dp = b.t + t * TILE;
     outer(cols, b.rows, b.dv, b.v + ((<usize>t * KEYS * b.dv) << 2), b.g, dp);
-    for (let i = 0; i < b.rows; i += 4) {
-      let s = f32x4.splat(0);
+    for (let i = 0; i < b.rows; i += 16) {
+      let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0;
       let x = dp + (i << 2);
       let e = b.e + t * TILE + (i << 2);
       for (let j = 0; j < cols; j++, x += ROW, e += ROW) {
-        s = f32x4.add(s, f32x4.mul(v128.load(x), v128.load(e)));
+        s0 = madd(v128.load(x), v128.load(e), s0);
+        s1 = madd(v128.load(x, 16), v128.load(e, 16), s1);
+        s2 = madd(v128.load(x, 32), v128.load(e, 32), s2);
+        s3 = madd(v128.load(x, 48), v128.load(e, 48), s3);
       }
-      addTo(b.dot + (i << 3), s);
+      const at = b.dot + (i << 3);
+      addTo(at, s0); addTo(at + 32, s1); addTo(at + 64, s2); addTo(at + 96, s3);
     }
   }
 }
