@@ -101,7 +101,9 @@ function kernelRow(
   const visible = plan.problem.causal ? Math.min(row + 1, keyLength) : keyLength;
   const column = (tiles: number) => {
     const all = wasm.f32(tiles, visible * ROWS);
-    return Float64Array.from({ length: keyLength }, (_, j) => (j < visible ? all[j * ROWS]! : 0));
+    const out = new Float64Array(keyLength);
+    for (let j = 0; j < visible; j++) out[j] = all[j * ROWS]!;
+    return out;
   };
   const list = (n: number, value: (c: number) => number) =>
     Float64Array.from({ length: n }, (_, c) => value(c));
