@@ -58,7 +58,7 @@ export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: () => void):
   const { plan } = task;
   let loss = 0;
   for (const lane of task.lanes) {
-    const memory = prepareMemory(task, wasm, lane);
+    const memory = prepareMemory(task, wasm, lane, checkpoint);
     takeSums(task, wasm, memory, lane);
     for (let turn = task.first; turn < task.last; turn++) {
       const block = lane.lane + turn * plan.lanes;

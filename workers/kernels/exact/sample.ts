@@ -108,7 +108,7 @@ function kernelRows(
   const { lane } = draws[0]!;
   const what = { plan, workspace, wave, attentionOutput: null, lanes: [lane], first: 0, last: 0 };
   const task: AttendTask = { kernel: 'exact', step: 'attend', ...what };
-  const memory = prepareMemory(task, wasm, lane);
+  const memory = prepareMemory(task, wasm, lane, checkpoint);
   const { headDim: d, valueDim: dv, keyLength } = plan.problem.dims;
   const { rq, rk, rv, ps, pv } = plan.thin;
   const { causal } = plan.problem;
@@ -120,6 +120,7 @@ function kernelRows(
   const list = (n: number, value: (c: number) => number) =>
     Float64Array.from({ length: n }, (_, c) => value(c));
   return draws.map(({ row }, i) => {
+    checkpoint();
     const visible = causal ? Math.min(row + 1, keyLength) : keyLength;
     const column = (tiles: number) => {
       const all = wasm.f32(tiles, visible * ROWS);
