@@ -5,6 +5,7 @@ import type { Config } from './config.js';
 import admission from './plugins/admission.js';
 import answers from './plugins/answers.js';
 import bodies from './plugins/bodies.js';
+import cancellation from './plugins/cancellation.js';
 import docs from './plugins/docs.js';
 import metrics from './plugins/metrics.js';
 import problems from './plugins/problems.js';
@@ -34,6 +35,7 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
     maxRequests: config.LORAGRAD_MAX_REQUESTS,
     maxInflightBytes: config.LORAGRAD_MAX_INFLIGHT_BYTES,
   });
+  await app.register(cancellation, { deadlineMs: config.LORAGRAD_DEADLINE_MS });
   await app.register(metrics, { executor });
   await app.register(bodies, {
     maxBodyBytes: config.LORAGRAD_MAX_BODY_BYTES,
@@ -42,7 +44,7 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
   await app.register(answers);
   await app.register(docs);
 
-  const options: RouteOptions = { executor, config, deadlineMs: config.LORAGRAD_DEADLINE_MS };
+  const options: RouteOptions = { executor, config };
   await app.register(gradientRoute, options);
   await app.register(planRoute, options);
   await app.register(limitsRoute, options);
