@@ -51,7 +51,6 @@ export interface Fixture {
     threshold: Threshold;
     loss?: number;
     attention_output?: WireTensor;
-    input_gradients?: Record<string, WireTensor>;
   };
   naive_float32: Record<string, number>;
   answer_rounding: Record<string, number>;
