@@ -82,8 +82,7 @@ function project(states: Float64Array, row: number, layer: PlainProjection): num
     for (let i = 0; i < inFeatures; i++) {
       let weight = layer.weight[o * inFeatures + i];
       for (let a = 0; a < rank; a++) {
-        weight +=
-          layer.scaling * layer.lora_B![o * rank + a] * layer.lora_A![a * inFeatures + i];
+        weight += layer.scaling * layer.lora_B![o * rank + a] * layer.lora_A![a * inFeatures + i];
       }
       sum += weight * x(i);
     }

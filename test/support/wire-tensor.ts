@@ -56,6 +56,31 @@ export function values(tensor: WireTensor): Float64Array {
   return Float64Array.from({ length }, (_, i) => read(i));
 }
 
+/**
+ * The nearest 16-bit float, for values that need not be rounded well: the fraction is cut off, and what
+ * is below the smallest normal float16 becomes zero.
+ */
+function cutFloat16(value: number): number {
+  const sign = value < 0 ? 0x8000 : 0;
+  const exponent = Math.floor(Math.log2(Math.abs(value)));
+  if (exponent < -14) return sign;
+  const fraction = Math.floor((Math.abs(value) / 2 ** exponent - 1) * 1024);
+  return sign | ((exponent + 15) << 10) | fraction;
+}
+
+/** Test data in any dtype; float16 and bfloat16 are cut off, not rounded. */
+export function encodeValues(dtype: string, shape: number[], numbers: Float64Array): WireTensor {
+  const data = new Uint8Array(numbers.length * BYTES[dtype]);
+  const view = new DataView(data.buffer);
+  numbers.forEach((value, i) => {
+    if (dtype === 'float64') view.setFloat64(8 * i, value, true);
+    else if (dtype === 'float32') view.setFloat32(4 * i, value, true);
+    else if (dtype === 'float16') view.setUint16(2 * i, cutFloat16(value), true);
+    else view.setUint16(2 * i, new Uint32Array(Float32Array.of(value).buffer)[0] >>> 16, true);
+  });
+  return { dtype, shape, data };
+}
+
 /** Frobenius norm of the error over that of the truth; the absolute error where the truth is zero. */
 export function relativeError(measured: Float64Array, truth: Float64Array): number {
   if (measured.length !== truth.length) {

@@ -1,0 +1,84 @@
+/**
+ * Programs that people would write themselves, run against the service as other processes. Those in
+ * Python are skipped where their packages are missing; the interpreter is $PYTHON, or python3.
+ */
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { finiteDifferences } from '../support/finite-differences.js';
+import type { GradientRequest } from '../support/fixtures.js';
+import { plainLoss, plainProblem } from '../support/plain-loss.js';
+import { type RunningServer, startServer } from '../support/server.js';
+import { encodeValues, relativeError } from '../support/wire-tensor.js';
+
+const run = promisify(execFile);
+const FOLDER = fileURLToPath(new URL('../../../test/clients/', import.meta.url));
+const PYTHON = process.env.PYTHON || 'python3';
+const TIMEOUT = 120_000;
+
+let server: RunningServer;
+before(async () => {
+  server = await startServer();
+});
+after(() => server.close());
+
+/** Why a command cannot run here, or false. */
+async function missing(command: string, args: string[]): Promise<string | false> {
+  try {
+    await run(command, args, { timeout: TIMEOUT });
+    return false;
+  } catch (error) {
+    const { stderr, message } = error as { stderr?: string; message: string };
+    return `${command}: ${stderr?.trim().split('\n').at(-1) || message}`;
+  }
+}
+
+const CLIENTS = [
+  { script: 'python_msgpack.py', packages: 'numpy, msgpack', checks: 3 },
+  { script: 'python_msgpack_numpy.py', packages: 'numpy, msgpack, msgpack_numpy', checks: 1 },
+  { script: 'python_numpy_json.py', packages: 'numpy', checks: 2 },
+];
+
+for (const { script, packages, checks } of CLIENTS) {
+  // -B: leaves no __pycache__ in the repository.
+  const skip = await missing(PYTHON, ['-B', '-c', `import ${packages}`]);
+  test(script, { skip }, async (t) => {
+    const { stdout } = await run(PYTHON, ['-B', FOLDER + script, `${server.url}/gradient`], {
+      timeout: TIMEOUT,
+    });
+    const lines = stdout.trim().split('\n');
+    for (const line of lines) t.diagnostic(line);
+    assert.equal(lines.length, checks);
+  });
+}
+
+/** The matrices of tiny.json as tensors. */
+function listsAsTensors(value: unknown): unknown {
+  if (Array.isArray(value)) {
+    const shape = [value.length, value[0].length];
+    return encodeValues('float64', shape, Float64Array.from(value.flat()));
+  }
+  if (typeof value !== 'object' || value === null) return value;
+  const entries = Object.entries(value).map(([key, item]) => [key, listsAsTensors(item)]);
+  return Object.fromEntries(entries);
+}
+
+const noCurl = await missing('curl', ['--version']);
+test('curl_json.sh', { skip: noCurl }, async () => {
+  const { stdout } = await run('sh', [`${FOLDER}curl_json.sh`, `${server.url}/gradient`], {
+    timeout: TIMEOUT,
+  });
+  const answer = JSON.parse(stdout);
+  const request = listsAsTensors(JSON.parse(readFileSync(`${FOLDER}tiny.json`, 'utf8')));
+  const problem = plainProblem(request as GradientRequest);
+  assert.ok(Math.abs(answer.loss / plainLoss(problem) - 1) < 1e-6);
+  for (const [projection, pair] of finiteDifferences(problem)) {
+    for (const tensor of ['lora_A', 'lora_B'] as const) {
+      const measured = Float64Array.from(answer.gradients[projection][tensor].flat());
+      assert.ok(relativeError(measured, pair[tensor]) < 1e-6, `${projection}.${tensor}`);
+    }
+  }
+});
