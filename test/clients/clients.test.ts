@@ -42,10 +42,16 @@ const CLIENTS = [
   { script: 'python_numpy_json.py', packages: 'numpy', checks: 2 },
 ];
 
-for (const { script, packages, checks } of CLIENTS) {
-  // -B: leaves no __pycache__ in the repository.
-  const skip = await missing(PYTHON, ['-B', '-c', `import ${packages}`]);
+// All reasons are known before the first test is: the runner would end between two of them.
+const noCurl = await missing('curl', ['--version']);
+const noPackages = await Promise.all(
+  CLIENTS.map(({ packages }) => missing(PYTHON, ['-c', `import ${packages}`])),
+);
+
+for (const [index, { script, checks }] of CLIENTS.entries()) {
+  const skip = noPackages[index];
   test(script, { skip }, async (t) => {
+    // -B: leaves no __pycache__ in the repository.
     const { stdout } = await run(PYTHON, ['-B', FOLDER + script, `${server.url}/gradient`], {
       timeout: TIMEOUT,
     });
@@ -66,7 +72,6 @@ function listsAsTensors(value: unknown): unknown {
   return Object.fromEntries(entries);
 }
 
-const noCurl = await missing('curl', ['--version']);
 test('curl_json.sh', { skip: noCurl }, async () => {
   const { stdout } = await run('sh', [`${FOLDER}curl_json.sh`, `${server.url}/gradient`], {
     timeout: TIMEOUT,

@@ -87,10 +87,15 @@ export function inFloat32(tensor: WireTensor): WireTensor {
   return encodeValues('float32', tensor.shape, values(tensor));
 }
 
+/** A key that msgpack-numpy wrote is bytes. */
+function keyName(key: unknown): string {
+  return key instanceof Uint8Array ? Buffer.from(key).toString() : String(key);
+}
+
 /** A tensor of an answer in whatever form it came; null for anything else. */
 function readTensor(value: unknown): WireTensor | null {
   if (value instanceof Map) {
-    const fields = new Map([...value].map(([key, item]) => [String(key), item]));
+    const fields = new Map([...value].map(([key, item]) => [keyName(key), item]));
     if (fields.has('nd')) {
       if (![...value.keys()].every((key) => key instanceof Uint8Array)) {
         throw new Error('msgpack_numpy.decode looks for bytes keys');
@@ -119,7 +124,7 @@ function readTree(value: unknown): unknown {
   if (tensor) return tensor;
   if (Array.isArray(value) || typeof value !== 'object' || value === null) return value;
   const entries: [unknown, unknown][] = value instanceof Map ? [...value] : Object.entries(value);
-  return Object.fromEntries(entries.map(([key, item]) => [String(key), readTree(item)]));
+  return Object.fromEntries(entries.map(([key, item]) => [keyName(key), readTree(item)]));
 }
 
 const unpackr = new Unpackr({ mapsAsObjects: false, int64AsType: 'number' });

@@ -4,16 +4,25 @@ import { buildApp } from '../../src/app.js';
 import { readConfig } from '../../src/config.js';
 import { WorkerPool } from '../../src/pool/worker-pool.js';
 import { DIALECTS, decodeAnswer } from './dialects.js';
-import type { GradientRequest } from './fixtures.js';
+import type { GradientRequest, Gradients, Threshold } from './fixtures.js';
+import type { WireTensor } from './wire-tensor.js';
+
+/** What the tests read of an answer, with every tensor as {dtype, shape, data}. */
+export interface GradientAnswer {
+  gradients?: Gradients;
+  loss?: number;
+  attention_output?: WireTensor;
+  method: string;
+  fallback: boolean;
+  threshold: Threshold;
+}
 
 export interface RunningServer {
   readonly url: string;
   post(path: string, body: Uint8Array, contentType: string, accept: string): Promise<Response>;
   /** The decoded answer of POST /gradient, and of POST /plan; anything but 200 is an error. */
-  // biome-ignore lint/suspicious/noExplicitAny: answers are what the tests look at
-  gradient(request: GradientRequest): Promise<any>;
-  // biome-ignore lint/suspicious/noExplicitAny: answers are what the tests look at
-  plan(request: GradientRequest): Promise<any>;
+  gradient(request: GradientRequest): Promise<GradientAnswer>;
+  plan(request: GradientRequest): Promise<Omit<GradientAnswer, 'gradients' | 'loss'>>;
   close(): Promise<void>;
 }
 
@@ -43,7 +52,7 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
     const response = await post(path, encode(request), contentType, contentType);
     const body = new Uint8Array(await response.arrayBuffer());
     if (response.status !== 200) throw new Error(`${response.status}: ${Buffer.from(body)}`);
-    return decodeAnswer(body, response.headers.get('content-type') ?? '');
+    return decodeAnswer(body, response.headers.get('content-type') ?? '') as GradientAnswer;
   };
 
   return {
