@@ -9,6 +9,7 @@ import docs from './plugins/docs.js';
 import metrics from './plugins/metrics.js';
 import problems from './plugins/problems.js';
 import validation from './plugins/validation.js';
+import waiting from './plugins/waiting.js';
 import type { Executor } from './pool/executor.js';
 import gradientRoute from './routes/gradient.js';
 import healthRoutes from './routes/health.js';
@@ -34,6 +35,7 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
     maxRequests: config.LORAGRAD_MAX_REQUESTS,
     maxInflightBytes: config.LORAGRAD_MAX_INFLIGHT_BYTES,
   });
+  await app.register(waiting, { deadlineMs: config.LORAGRAD_DEADLINE_MS });
   await app.register(metrics, { executor });
   await app.register(bodies, {
     maxBodyBytes: config.LORAGRAD_MAX_BODY_BYTES,
@@ -42,7 +44,7 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
   await app.register(answers);
   await app.register(docs);
 
-  const options: RouteOptions = { executor, config, deadlineMs: config.LORAGRAD_DEADLINE_MS };
+  const options: RouteOptions = { executor, config };
   await app.register(gradientRoute, options);
   await app.register(planRoute, options);
   await app.register(limitsRoute, options);

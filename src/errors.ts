@@ -194,7 +194,6 @@ const FRAMEWORK_KINDS: Readonly<Record<string, ProblemKind>> = {
   FST_ERR_CTP_EMPTY_JSON_BODY: 'malformed-body',
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: 'bad-request',
   FST_ERR_CTP_EMPTY_TYPE: 'unsupported-media-type',
-  FST_ERR_HANDLER_TIMEOUT: 'deadline-exceeded',
 };
 
 interface ErrorLike {

@@ -2,6 +2,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { Job } from '../../workers/kernels/job.js';
 import type { PhaseTimes } from '../plan/gradient-job.js';
+import { ClientGone } from '../plugins/waiting.js';
 import type { Executor } from '../pool/executor.js';
 
 export interface Timings extends PhaseTimes {
@@ -24,7 +25,7 @@ export async function compute<Answer>(
   const start = performance.now();
   let queue: number | null = null;
   const times: PhaseTimes = { decode: 0, plan: 0, compute: 0, encode: 0 };
-  const { signal } = request;
+  const signal = request.waiting;
   try {
     const answer = await executor.run(make(times), {
       signal,
@@ -46,7 +47,7 @@ export async function compute<Answer>(
     return { answer, timings };
   } catch (error) {
     if (signal.aborted) {
-      const deadline = (signal.reason as { code?: string }).code === 'FST_ERR_HANDLER_TIMEOUT';
+      const deadline = !(signal.reason instanceof ClientGone);
       app.metrics.cancelled.inc({ reason: deadline ? 'deadline' : 'client_gone' });
       const stopped = Math.round(performance.now() - start);
       request.log.warn({ stopped_after_ms: stopped, deadline }, 'The computation was given up');

@@ -13,7 +13,6 @@ import { COMPUTE_PROBLEMS, problemResponses } from './schemas/problem.js';
 export default async function gradient(app: FastifyInstance, options: RouteOptions): Promise<void> {
   app.post<{ Body: GradientRequest }>('/gradient', {
     config: { compute: true },
-    handlerTimeout: options.deadlineMs,
     schema: {
       operationId: 'gradient',
       summary: 'Gradients of the LoRA adapters of one attention layer',

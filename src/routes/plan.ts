@@ -13,7 +13,6 @@ import { COMPUTE_PROBLEMS, problemResponses } from './schemas/problem.js';
 export default async function plan(app: FastifyInstance, options: RouteOptions): Promise<void> {
   app.post<{ Body: GradientRequest }>('/plan', {
     config: { compute: true },
-    handlerTimeout: options.deadlineMs,
     schema: {
       operationId: 'plan',
       summary: 'Threshold verdict and plan, without computing the gradient',
