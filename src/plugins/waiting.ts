@@ -11,7 +11,7 @@ import { Problem } from '../errors.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Of a computing route, from the last byte of the body on: aborts when nobody waits any more. */
+    /** Of a computing route, from the head of the request on: aborts when nobody waits any more. */
     waiting: AbortSignal;
   }
 }
@@ -36,12 +36,11 @@ async function waiting(app: FastifyInstance, options: { readonly deadlineMs: num
       clearTimeout(deadline);
       if (!reply.raw.writableFinished) controller.abort(new ClientGone('The client went away'));
     };
-    if (reply.raw.closed) closed();
-    else reply.raw.once('close', closed);
+    reply.raw.once('close', closed);
   }
 
   app.addHook('onRoute', (route) => {
-    if (route.config?.compute) route.preValidation = [watch, ...[route.preValidation ?? []].flat()];
+    if (route.config?.compute) route.onRequest = [watch, ...[route.onRequest ?? []].flat()];
   });
 }
 

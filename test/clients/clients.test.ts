@@ -73,9 +73,8 @@ function listsAsTensors(value: unknown): unknown {
 }
 
 test('curl_json.sh', { skip: noCurl }, async () => {
-  const { stdout } = await run('sh', [`${FOLDER}curl_json.sh`, `${server.url}/gradient`], {
-    timeout: TIMEOUT,
-  });
+  const script = `${FOLDER}curl_json.sh`;
+  const { stdout } = await run('sh', [script, `${server.url}/gradient`], { timeout: TIMEOUT });
   const answer = JSON.parse(stdout);
   const request = listsAsTensors(JSON.parse(readFileSync(`${FOLDER}tiny.json`, 'utf8')));
   const problem = plainProblem(request as GradientRequest);
@@ -86,4 +85,26 @@ test('curl_json.sh', { skip: noCurl }, async () => {
       assert.ok(relativeError(measured, pair[tensor]) < 1e-6, `${projection}.${tensor}`);
     }
   }
+});
+
+/** The only block of that language in the README which posts a gradient, aimed at this server. */
+function readmeExample(language: string): string {
+  const readme = readFileSync(`${FOLDER}../../README.md`, 'utf8');
+  const blocks = [...readme.matchAll(/^```(\w+)\n(.*?)^```$/gms)]
+    .filter(([, name, code]) => name === language && code.includes('3000/gradient'))
+    .map(([, , code]) => code);
+  assert.equal(blocks.length, 1);
+  return blocks[0].replaceAll('http://127.0.0.1:3000', server.url);
+}
+
+test('the Python example of the README', { skip: noPackages[0] }, async () => {
+  const { stdout } = await run(PYTHON, ['-c', readmeExample('python')], { timeout: TIMEOUT });
+  assert.match(stdout, /^\(8, 128\) \d+\.\d+\nbelow the threshold: (True|False) \d/);
+});
+
+test('the curl example of the README', { skip: noCurl }, async () => {
+  const { stdout } = await run('sh', ['-c', readmeExample('sh')], { timeout: TIMEOUT });
+  const { gradients } = JSON.parse(stdout);
+  assert.equal(gradients.q_proj.lora_A[0].length, 2);
+  assert.equal(gradients.q_proj.lora_B.length, 2);
 });

@@ -41,7 +41,7 @@ test('past the deadline the answer is 504', async () => {
     const problem = (await response.json()) as { type: string; limit: number };
     assert.match(problem.type, /deadline-exceeded$/);
     assert.equal(problem.limit, 200);
-    assert.ok(performance.now() - start < 1500, 'the computation went on');
+    assert.ok(performance.now() - start < 5000, 'the computation went on');
     assert.ok(await cancelled(server.url, 'deadline'));
   } finally {
     await server.close();
@@ -62,7 +62,7 @@ test('when the client goes away the computation is given up', async () => {
     await assert.rejects(answer, { name: 'AbortError' });
     const start = performance.now();
     while (!(await cancelled(server.url, 'client_gone'))) {
-      assert.ok(performance.now() - start < 1500, 'the computation went on');
+      assert.ok(performance.now() - start < 5000, 'the computation went on');
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   } finally {
