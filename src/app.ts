@@ -7,6 +7,7 @@ import answers from './plugins/answers.js';
 import bodies from './plugins/bodies.js';
 import cancellation from './plugins/cancellation.js';
 import docs from './plugins/docs.js';
+import draining from './plugins/draining.js';
 import metrics from './plugins/metrics.js';
 import problems from './plugins/problems.js';
 import validation from './plugins/validation.js';
@@ -30,6 +31,7 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
   });
 
   await app.register(problems);
+  await app.register(draining);
   await app.register(validation);
   await app.register(admission, {
     maxRequests: config.LORAGRAD_MAX_REQUESTS,
