@@ -5,11 +5,11 @@ import type { Config } from './config.js';
 import admission from './plugins/admission.js';
 import answers from './plugins/answers.js';
 import bodies from './plugins/bodies.js';
+import cancellation from './plugins/cancellation.js';
 import docs from './plugins/docs.js';
 import metrics from './plugins/metrics.js';
 import problems from './plugins/problems.js';
 import validation from './plugins/validation.js';
-import waiting from './plugins/waiting.js';
 import type { Executor } from './pool/executor.js';
 import gradientRoute from './routes/gradient.js';
 import healthRoutes from './routes/health.js';
@@ -35,7 +35,7 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
     maxRequests: config.LORAGRAD_MAX_REQUESTS,
     maxInflightBytes: config.LORAGRAD_MAX_INFLIGHT_BYTES,
   });
-  await app.register(waiting, { deadlineMs: config.LORAGRAD_DEADLINE_MS });
+  await app.register(cancellation, { deadlineMs: config.LORAGRAD_DEADLINE_MS });
   await app.register(metrics, { executor });
   await app.register(bodies, {
     maxBodyBytes: config.LORAGRAD_MAX_BODY_BYTES,

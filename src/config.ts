@@ -62,7 +62,8 @@ export const ConfigSchema = Type.Object({
     default: 300_000,
     minimum: 1,
     maximum: 2 ** 31 - 1,
-    description: 'Longest time for a request to arrive whole, ms; then 408',
+    description:
+      'Longest time for a request to arrive whole, ms; then the connection is closed with 408',
   }),
   LORAGRAD_DRAIN_MS: Type.Integer({
     default: 30_000,

@@ -14,7 +14,7 @@ export interface ComputeMetrics {
   readonly phase: Histogram<'phase'>;
   /** Gradients computed, by kernel and by the side of the efficiency threshold. */
   readonly gradients: Counter<'method' | 'below_threshold'>;
-  /** Computations that were given up: client_gone or deadline. */
+  /** Computations that were given up: client-gone or deadline-exceeded. */
   readonly cancelled: Counter<'reason'>;
 }
 

@@ -1,8 +1,8 @@
 /** What the computing routes share: run a job for a request, time it, give it up when nobody waits. */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { Job } from '../../workers/kernels/job.js';
+import type { Problem } from '../errors.js';
 import type { PhaseTimes } from '../plan/gradient-job.js';
-import { ClientGone } from '../plugins/waiting.js';
 import type { Executor } from '../pool/executor.js';
 
 export interface Timings extends PhaseTimes {
@@ -25,7 +25,7 @@ export async function compute<Answer>(
   const start = performance.now();
   let queue: number | null = null;
   const times: PhaseTimes = { decode: 0, plan: 0, compute: 0, encode: 0 };
-  const signal = request.waiting;
+  const signal = request.cancellation;
   try {
     const answer = await executor.run(make(times), {
       signal,
@@ -47,10 +47,10 @@ export async function compute<Answer>(
     return { answer, timings };
   } catch (error) {
     if (signal.aborted) {
-      const deadline = !(signal.reason instanceof ClientGone);
-      app.metrics.cancelled.inc({ reason: deadline ? 'deadline' : 'client_gone' });
-      const stopped = Math.round(performance.now() - start);
-      request.log.warn({ stopped_after_ms: stopped, deadline }, 'The computation was given up');
+      const reason = (signal.reason as Problem).kind;
+      const elapsed_ms = Math.round(performance.now() - start);
+      app.metrics.cancelled.inc({ reason });
+      request.log.warn({ reason, elapsed_ms }, 'The computation was given up');
     }
     throw error;
   }

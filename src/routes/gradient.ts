@@ -1,13 +1,11 @@
 /** POST /gradient */
 import type { FastifyInstance } from 'fastify';
 import { parseLayer, requireProblem } from '../lora/parse.js';
-import { GradientRequest } from '../lora/request.js';
+import type { GradientRequest } from '../lora/request.js';
 import { gradientJob } from '../plan/gradient-job.js';
-import { BODY_TYPES } from '../plugins/media-types.js';
 import { compute } from './compute.js';
 import type { RouteOptions } from './options.js';
-import { GradientAnswerSchema } from './schemas/answers.js';
-import { GRADIENT_EXAMPLE } from './schemas/example.js';
+import { answerContent, requestBody } from './schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from './schemas/problem.js';
 
 export default async function gradient(app: FastifyInstance, options: RouteOptions): Promise<void> {
@@ -17,10 +15,11 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
       operationId: 'gradient',
       summary: 'Gradients of the LoRA adapters of one attention layer',
       tags: ['gradients'],
-      consumes: [...BODY_TYPES],
-      produces: [...BODY_TYPES],
-      body: { ...GradientRequest, examples: [GRADIENT_EXAMPLE] },
-      response: { 200: GradientAnswerSchema, ...problemResponses(COMPUTE_PROBLEMS) },
+      body: requestBody('GradientRequest'),
+      response: {
+        200: answerContent('GradientAnswer', 'Gradients, verdict, plan and timings.'),
+        ...problemResponses(COMPUTE_PROBLEMS),
+      },
     },
     handler: async (request, reply) => {
       const { body } = request;

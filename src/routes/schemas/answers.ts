@@ -1,13 +1,18 @@
 /** The answers of POST /gradient and POST /plan, for the OpenAPI document. */
 import Type from 'typebox';
-import { TENSOR_SCHEMA_ID } from '../../tensor/schema.js';
+import type { EncodedTensor } from '../../tensor/encoded.js';
+import { tensorField } from '../../tensor/schema.js';
 
-const Tensor = (description: string) => Type.Unsafe({ $ref: `${TENSOR_SCHEMA_ID}#`, description });
+const Tensor = tensorField<EncodedTensor>;
 
-const AdapterGradient = Type.Object({
-  lora_A: Tensor('dLoss/d lora_A, shape (r, d_in), dtype of lora_A.'),
-  lora_B: Tensor('dLoss/d lora_B, shape (out, r), dtype of lora_B.'),
-});
+const adapterGradient = (name: string) =>
+  Type.Object(
+    {
+      lora_A: Tensor('dLoss/d lora_A, shape (r, d_in), dtype of lora_A.'),
+      lora_B: Tensor('dLoss/d lora_B, shape (out, r), dtype of lora_B.'),
+    },
+    { description: `Gradients of the adapter of ${name}.` },
+  );
 
 const norm = (what: string) =>
   Type.Number({
@@ -45,21 +50,27 @@ const Threshold = Type.Object(
   { description: 'The efficiency threshold of arXiv 2406.03136 at this length.' },
 );
 
-const Plan = Type.Object({
-  flops: Type.Number({ description: 'Floating-point operations of the chosen kernel.' }),
-  exact_flops: Type.Number({ description: 'Floating-point operations of the exact kernel.' }),
-});
+const Plan = Type.Object(
+  {
+    flops: Type.Number({ description: 'Floating-point operations of the chosen kernel.' }),
+    exact_flops: Type.Number({ description: 'Floating-point operations of the exact kernel.' }),
+  },
+  { description: 'What is computed, and at what cost.' },
+);
 
 const milliseconds = (description: string) => Type.Number({ description: `${description}, ms.` });
 
-const Timings = Type.Object({
-  decode: milliseconds('Widening the tensors and searching them for NaN'),
-  queue: milliseconds('Waiting for a worker'),
-  plan: milliseconds('Choosing the kernel'),
-  compute: milliseconds('Computing'),
-  encode: milliseconds('Narrowing the results to their dtypes'),
-  total: milliseconds('From the decoded body to the answer'),
-});
+const Timings = Type.Object(
+  {
+    decode: milliseconds('Widening the tensors and searching them for NaN'),
+    queue: milliseconds('Waiting for a worker'),
+    plan: milliseconds('Choosing the kernel'),
+    compute: milliseconds('Computing'),
+    encode: milliseconds('Narrowing the results to their dtypes'),
+    total: milliseconds('From the decoded body to the answer'),
+  },
+  { description: 'Where the time went, in milliseconds.' },
+);
 
 const METHOD = Type.Enum(['exact'], { description: 'The kernel that was used.' });
 const REASON = Type.String({ description: 'Why this kernel, in one sentence.' });
@@ -69,9 +80,9 @@ export const GradientAnswerSchema = Type.Object(
     gradients: Type.Optional(
       Type.Object(
         {
-          q_proj: Type.Optional(AdapterGradient),
-          k_proj: Type.Optional(AdapterGradient),
-          v_proj: Type.Optional(AdapterGradient),
+          q_proj: Type.Optional(adapterGradient('q_proj')),
+          k_proj: Type.Optional(adapterGradient('k_proj')),
+          v_proj: Type.Optional(adapterGradient('v_proj')),
         },
         { description: 'One entry for each projection with an adapter; a batch is summed over.' },
       ),
