@@ -2,7 +2,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { Job } from '../../workers/kernels/job.js';
 import type { Problem } from '../errors.js';
-import type { PhaseTimes } from '../plan/gradient-job.js';
+import type { PhaseTimes } from '../plan/phases.js';
 import type { Executor } from '../pool/executor.js';
 
 export interface Timings extends PhaseTimes {
