@@ -10,6 +10,7 @@ import docs from './plugins/docs.js';
 import draining from './plugins/draining.js';
 import metrics from './plugins/metrics.js';
 import problems from './plugins/problems.js';
+import progress from './plugins/progress.js';
 import validation from './plugins/validation.js';
 import type { Executor } from './pool/executor.js';
 import gradientRoute from './routes/gradient.js';
@@ -38,6 +39,7 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
     maxInflightBytes: config.LORAGRAD_MAX_INFLIGHT_BYTES,
   });
   await app.register(cancellation, { deadlineMs: config.LORAGRAD_DEADLINE_MS });
+  await app.register(progress);
   await app.register(metrics, { executor });
   await app.register(bodies, {
     maxBodyBytes: config.LORAGRAD_MAX_BODY_BYTES,
