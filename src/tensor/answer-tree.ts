@@ -1,20 +1,10 @@
 import { type EncodedTensor, isEncodedTensor } from './encoded.js';
 
-/** What an answer may hold; undefined entries of an object are left out. */
-export type AnswerValue =
-  | undefined
-  | null
-  | boolean
-  | number
-  | string
-  | EncodedTensor
-  | readonly AnswerValue[]
-  | { readonly [key: string]: AnswerValue };
-
 /**
- * A copy of an answer with each tensor replaced by what its format writes for it, and NaN and infinity
- * by null, which JSON has no other word for. Throws TypeError for anything that is not data, a bare
- * typed array among it, since encoders write those wrongly.
+ * A copy of an answer (plain objects, arrays, strings, numbers, booleans, null, encoded tensors) with
+ * each tensor replaced by what its format writes for it, and NaN and infinity by null, which JSON has
+ * no other word for; undefined entries of an object are left out. Throws TypeError for anything that
+ * is not data, a bare typed array among it, since encoders write those wrongly.
  */
 export function renderAnswer(value: unknown, tensor: (tensor: EncodedTensor) => unknown): unknown {
   if (value === null || typeof value === 'boolean' || typeof value === 'string') return value;

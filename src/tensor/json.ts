@@ -1,6 +1,6 @@
 /** JSON in and out. */
 import { isUtf8 } from 'node:buffer';
-import { type AnswerValue, renderAnswer } from './answer-tree.js';
+import { renderAnswer } from './answer-tree.js';
 import type { EncodedTensor } from './encoded.js';
 import { scanJson } from './json-scan.js';
 import { widenEncoded } from './narrow.js';
@@ -34,7 +34,7 @@ function parse(text: string): unknown {
  * Writes an answer, tensors in kind: 'list' as nested lists, 'tensor' and 'numpy' as
  * {dtype, shape, data: base64}. NaN and infinity become null.
  */
-export function encodeJson(answer: AnswerValue, dialect: Dialect): Buffer {
+export function encodeJson(answer: object, dialect: Dialect): Buffer {
   const text = JSON.stringify(
     renderAnswer(answer, (tensor) => (dialect === 'list' ? nestedList(tensor) : base64Map(tensor))),
   );

@@ -1,6 +1,8 @@
 /** MessagePack in and out. */
-import { Packr, Unpackr } from 'msgpackr';
-import { type AnswerValue, renderAnswer } from './answer-tree.js';
+// The entry 'msgpackr' loads a native addon that crashes the process on shared memory; these do not.
+import { Packr } from 'msgpackr/pack';
+import { Unpackr } from 'msgpackr/unpack';
+import { renderAnswer } from './answer-tree.js';
 import { NUMPY_NAME } from './dtype.js';
 import type { EncodedTensor } from './encoded.js';
 import { scanMsgpack } from './msgpack-scan.js';
@@ -36,7 +38,7 @@ export function decodeMsgpack(body: Uint8Array, limits: WireLimits): Decoded {
  * Writes an answer, tensors in kind: 'numpy' as msgpack-numpy does, 'tensor' and 'list' as
  * {dtype, shape, data}. NaN and infinity outside tensors become nil.
  */
-export function encodeMsgpack(answer: AnswerValue, dialect: Dialect): Buffer {
+export function encodeMsgpack(answer: object, dialect: Dialect): Buffer {
   let bytes = HEADROOM;
   const packable = renderAnswer(answer, (tensor) => {
     const widened = dialect === 'numpy' && tensor.dtype === 'bfloat16';
