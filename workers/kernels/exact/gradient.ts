@@ -71,8 +71,14 @@ export function* exactJob(
   for (const [wave, units] of plan.waves.entries()) {
     const project = projectTasks(plan, workspace, units);
     norms.push(...((yield { name: 'project', tasks: project }) as ProjectionNorms[]));
-    for (const tasks of attendStages(plan, workspace, attentionOutput, wave)) {
-      const losses = (yield { name: 'attend', tasks }) as number[];
+    const attend = [...attendStages(plan, workspace, attentionOutput, wave)];
+    for (const [turn, tasks] of attend.entries()) {
+      const done = (turns: number) => (wave + turns / attend.length) / plan.waves.length;
+      const losses = (yield {
+        name: 'attend',
+        tasks,
+        span: [done(turn), done(turn + 1)],
+      }) as number[];
       for (const part of losses) loss += part;
     }
     if (options.estimate) {
