@@ -1,0 +1,9 @@
+/** The media types of requests and answers. */
+export const MSGPACK_TYPES = [
+  'application/vnd.msgpack',
+  'application/msgpack',
+  'application/x-msgpack',
+] as const;
+export const JSON_TYPE = 'application/json';
+/** JSON first: the documentation offers the first one to those who try it out. */
+export const BODY_TYPES = [JSON_TYPE, ...MSGPACK_TYPES] as const;

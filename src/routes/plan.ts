@@ -1,0 +1,33 @@
+/** POST /plan: the same body as POST /gradient; the verdict without the gradient. */
+import type { FastifyInstance } from 'fastify';
+import { parseLayer } from '../lora/parse.js';
+import type { GradientRequest } from '../lora/request.js';
+import { planJob } from '../plan/plan-job.js';
+import { compute } from './compute.js';
+import type { RouteOptions } from './options.js';
+import { answerContent, requestBody } from './schemas/media.js';
+import { COMPUTE_PROBLEMS, problemResponses } from './schemas/problem.js';
+
+export default async function plan(app: FastifyInstance, options: RouteOptions): Promise<void> {
+  app.post<{ Body: GradientRequest }>('/plan', {
+    config: { compute: true },
+    schema: {
+      operationId: 'plan',
+      summary: 'Threshold verdict and plan, without computing the gradient',
+      description: 'Takes the body of POST /gradient; target and grad_output may be left out.',
+      tags: ['gradients'],
+      body: requestBody('GradientRequest'),
+      response: {
+        200: answerContent('PlanAnswer', 'The verdict and the plan.'),
+        ...problemResponses(COMPUTE_PROBLEMS),
+      },
+    },
+    handler: async (request, reply) => {
+      const { layer, pending } = parseLayer(request.body);
+      const { answer, timings } = await compute(app, options.executor, request, (times) =>
+        planJob(layer, pending, times),
+      );
+      return reply.send(reply.encode({ ...answer, timings_ms: timings }));
+    },
+  });
+}
