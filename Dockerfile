@@ -31,7 +31,7 @@ WORKDIR /app
 # nothing to disk, so the root file system may be read-only.
 COPY package.json ./
 COPY --from=dependencies /app/node_modules ./node_modules
-COPY openapi ./openapi
+COPY openapi/openapi.json ./openapi/
 COPY --from=build /app/dist/workers ./dist/workers
 COPY --from=build /app/dist/src ./dist/src
 USER node
