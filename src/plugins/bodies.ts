@@ -7,6 +7,7 @@ import { decodeJson } from '../tensor/json.js';
 import { decodeMsgpack } from '../tensor/msgpack.js';
 import type { Decoded } from '../tensor/tree.js';
 import { WireError } from '../tensor/wire-error.js';
+import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../tensor/wire-limits.js';
 import { JSON_TYPE, MSGPACK_TYPES } from './media-types.js';
 
 export interface BodyLimits {
@@ -86,12 +87,12 @@ function readBody(
 }
 
 function decodeWith(
-  decode: (body: Uint8Array) => Decoded,
+  decode: (body: Uint8Array, limits: WireLimits) => Decoded,
   request: FastifyRequest,
   body: Uint8Array,
 ): unknown {
   try {
-    const { value, dialect } = decode(body);
+    const { value, dialect } = decode(body, DEFAULT_WIRE_LIMITS);
     request.dialect = dialect;
     return value;
   } catch (error) {

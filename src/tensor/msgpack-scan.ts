@@ -67,14 +67,18 @@ class Scanner {
   private value(): void {
     const token = this.take(1);
     if (token < 0x80 || token >= 0xe0) return;
-    if (token < 0x90) return this.open('map', token & 0x0f);
-    if (token < 0xa0) return this.open('array', token & 0x0f);
-    if (token < 0xc0) return this.string(token & 0x1f);
+    if (token < 0x90) this.open('map', token & 0x0f);
+    else if (token < 0xa0) this.open('array', token & 0x0f);
+    else if (token < 0xc0) this.string(token & 0x1f);
+    else this.marked(token);
+  }
+
+  private marked(token: number): void {
     switch (token) {
       case 0xc0: // nil
       case 0xc2: // false
       case 0xc3: // true
-        return;
+        break;
       case 0xc1:
         throw new WireError(
           'malformed-body',
@@ -82,41 +86,55 @@ class Scanner {
           `Byte ${this.position - 1} of the body is 0xc1, which MessagePack never uses.`,
         );
       case 0xc4:
-        return this.bytes(this.take(1));
+        this.bytes(this.take(1));
+        break;
       case 0xc5:
-        return this.bytes(this.take(2));
+        this.bytes(this.take(2));
+        break;
       case 0xc6:
-        return this.bytes(this.take(4));
+        this.bytes(this.take(4));
+        break;
       case 0xcc: // uint 8
       case 0xd0: // int 8
-        return this.skip(1);
+        this.skip(1);
+        break;
       case 0xcd: // uint 16
       case 0xd1: // int 16
-        return this.skip(2);
+        this.skip(2);
+        break;
       case 0xca: // float 32
       case 0xce: // uint 32
       case 0xd2: // int 32
-        return this.skip(4);
+        this.skip(4);
+        break;
       case 0xcb: // float 64
       case 0xcf: // uint 64
       case 0xd3: // int 64
-        return this.skip(8);
+        this.skip(8);
+        break;
       case 0xd9:
-        return this.string(this.take(1));
+        this.string(this.take(1));
+        break;
       case 0xda:
-        return this.string(this.take(2));
+        this.string(this.take(2));
+        break;
       case 0xdb:
-        return this.string(this.take(4));
+        this.string(this.take(4));
+        break;
       case 0xdc:
-        return this.open('array', this.take(2));
+        this.open('array', this.take(2));
+        break;
       case 0xdd:
-        return this.open('array', this.take(4));
+        this.open('array', this.take(4));
+        break;
       case 0xde:
-        return this.open('map', this.take(2));
+        this.open('map', this.take(2));
+        break;
       case 0xdf:
-        return this.open('map', this.take(4));
+        this.open('map', this.take(4));
+        break;
       default:
-        return this.extension(token);
+        this.extension(token);
     }
   }
 

@@ -1,27 +1,78 @@
+/** MessagePack in and out. */
 import { Packr, Unpackr } from 'msgpackr';
-import { isEncodedTensor } from './encoded.js';
-import * as scan from './msgpack-scan.js';
-import { type Decoded, type Dialect, toTree } from './tree.js';
-import { DEFAULT_WIRE_LIMITS } from './wire-limits.js';
+import { renderAnswer } from './answer-tree.js';
+import { NUMPY_NAME } from './dtype.js';
+import type { EncodedTensor } from './encoded.js';
+import { scanMsgpack } from './msgpack-scan.js';
+import { narrowTensor, widenEncoded } from './narrow.js';
+import { type Decoded, type Dialect, walkTree } from './tree.js';
+import type { WireLimits } from './wire-limits.js';
 
-const un = new Unpackr({ useRecords: false, mapsAsObjects: false, int64AsType: 'number' });
-const pk = new Packr({ useRecords: false });
-export function decodeMsgpack(b: Uint8Array): Decoded {
-  Object.values(scan)[0](b as never, DEFAULT_WIRE_LIMITS);
-  return toTree(un.unpack(Buffer.from(b.buffer, b.byteOffset, b.length)));
+const SETTINGS = {
+  useRecords: false,
+  mapsAsObjects: false,
+  int64AsType: 'number',
+  variableMapSize: true,
+} as const;
+
+const unpackr = new Unpackr(SETTINGS);
+const packr = new Packr(SETTINGS);
+
+/** Room for everything in an answer that is not tensor data; the encoder grows it if need be. */
+const HEADROOM = 16_384;
+const IDLE_BUFFER = 8_192;
+
+/**
+ * Reads one MessagePack value that fills `body`; `body` may be a view of a SharedArrayBuffer, and the
+ * tensors are views of it. Throws WireError.
+ */
+export function decodeMsgpack(body: Uint8Array, limits: WireLimits): Decoded {
+  scanMsgpack(body, limits);
+  const view = Buffer.from(body.buffer, body.byteOffset, body.byteLength);
+  return walkTree(unpackr.unpack(view), 'tensor', limits);
 }
-const conv = (v: unknown): unknown =>
-  isEncodedTensor(v)
-    ? {
-        dtype: v.dtype,
-        shape: v.shape,
-        data: Buffer.from(v.bytes.buffer, v.bytes.byteOffset, v.bytes.length),
-      }
-    : Array.isArray(v)
-      ? v.map(conv)
-      : v && typeof v === 'object'
-        ? Object.fromEntries(Object.entries(v).map(([k, x]) => [k, conv(x)]))
-        : v;
-export function encodeMsgpack(v: unknown, _d: Dialect): Buffer {
-  return Buffer.from(pk.pack(conv(v)));
+
+/**
+ * Writes an answer, tensors in kind: 'numpy' as msgpack-numpy does, 'tensor' and 'list' as
+ * {dtype, shape, data}. NaN and infinity outside tensors become nil.
+ */
+export function encodeMsgpack(answer: object, dialect: Dialect): Buffer {
+  let bytes = HEADROOM;
+  const packable = renderAnswer(answer, (tensor) => {
+    const widened = dialect === 'numpy' && tensor.dtype === 'bfloat16';
+    bytes += tensor.bytes.length * (widened ? 2 : 1);
+    return dialect === 'numpy' ? numpyMap(tensor) : tensorMap(tensor);
+  });
+  // The encoder keeps its last buffer for the next message: give it one of the right size, and take
+  // it away again, so that a large answer costs one copy and is not held afterwards.
+  packr.useBuffer(Buffer.allocUnsafeSlow(bytes));
+  try {
+    return packr.pack(packable);
+  } finally {
+    packr.useBuffer(Buffer.allocUnsafeSlow(IDLE_BUFFER));
+  }
+}
+
+function tensorMap(tensor: EncodedTensor): unknown {
+  return { dtype: tensor.dtype, shape: tensor.shape, data: bufferOf(tensor.bytes) };
+}
+
+/** What msgpack_numpy.encode writes; bfloat16, which numpy does not have, goes as float32. */
+function numpyMap(tensor: EncodedTensor): unknown {
+  const { dtype, bytes, shape } =
+    tensor.dtype === 'bfloat16'
+      ? narrowTensor(widenEncoded(tensor), 'float32', tensor.shape)
+      : tensor;
+  return new Map<Buffer, unknown>([
+    [Buffer.from('nd'), true],
+    [Buffer.from('type'), NUMPY_NAME[dtype as keyof typeof NUMPY_NAME]],
+    [Buffer.from('kind'), Buffer.alloc(0)],
+    [Buffer.from('shape'), shape],
+    [Buffer.from('data'), bufferOf(bytes)],
+  ]);
+}
+
+/** The encoder writes a Buffer as bin, and other typed arrays wrongly. */
+function bufferOf(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }

@@ -1,68 +1,168 @@
-import { ITEM_SIZE, isBigEndian, parseDtype } from './dtype.js';
-import { type EncodedTensor, encodedTensor } from './encoded.js';
-import { elementCount } from './tensor.js';
-import { appendPointer, WireError } from './wire-error.js';
+/**
+ * The strict walker: what a decoder made of a body becomes a tree of null-prototype objects, arrays,
+ * strings, numbers, booleans, null and encoded tensors, and nothing else. Every refusal names its place.
+ */
+import type { EncodedTensor } from './encoded.js';
+import { isNumberList, readNumberList } from './number-list.js';
+import { isNumpyMap, isTensorMap, readNumpyMap, readTensorMap } from './tensor-map.js';
+import { appendPointer, placeName, WireError } from './wire-error.js';
+import type { WireLimits } from './wire-limits.js';
+import { readWireMap, type WireMap } from './wire-map.js';
+
+export type WireValue =
+  | null
+  | boolean
+  | number
+  | string
+  | EncodedTensor
+  | WireValue[]
+  | { [key: string]: WireValue };
+
+/**
+ * How a client writes tensors, and so how it is answered: as {dtype, shape, data}, as msgpack-numpy
+ * maps, or as nested lists of numbers.
+ */
 export type Dialect = 'tensor' | 'numpy' | 'list';
+
 export interface Decoded {
-  value: unknown;
-  dialect: Dialect;
+  readonly value: WireValue;
+  /** That of the first tensor in the body; of a body without tensors, the plainest of its format. */
+  readonly dialect: Dialect;
+  /** Every tensor with its JSON pointer, in document order. */
+  readonly tensors: readonly { readonly pointer: string; readonly tensor: EncodedTensor }[];
 }
-const key = (k: unknown) => (typeof k === 'string' ? k : Buffer.from(k as Uint8Array).toString());
-function bad(p: string, m: string): never {
-  throw new WireError('invalid-tensor', p, m);
+
+class Walker {
+  readonly limits: WireLimits;
+  readonly tensors: { pointer: string; tensor: EncodedTensor }[] = [];
+  dialect: Dialect | null = null;
+
+  constructor(limits: WireLimits) {
+    this.limits = limits;
+  }
+
+  walk(value: unknown, pointer: string, depth: number): WireValue {
+    if (value === null || typeof value === 'boolean') return value;
+    if (typeof value === 'number') return checkNumber(value, pointer);
+    if (typeof value === 'string') return this.checkString(value, pointer);
+    if (Array.isArray(value)) return this.array(value, pointer, depth);
+    if (value instanceof Uint8Array) {
+      throw new WireError(
+        'invalid-value',
+        pointer,
+        `The value at ${placeName(pointer)} is raw bytes; bytes belong into the data of a tensor map {dtype, shape, data}.`,
+      );
+    }
+    const map = readWireMap(value);
+    if (map === null) {
+      throw new WireError(
+        'invalid-value',
+        pointer,
+        `The value at ${placeName(pointer)} is of a type that no request can hold.`,
+      );
+    }
+    return this.map(map, pointer, depth);
+  }
+
+  private array(list: unknown[], pointer: string, depth: number): WireValue {
+    if (isNumberList(list)) {
+      return this.found('list', readNumberList(list, this.limits.maxElements, pointer), pointer);
+    }
+    this.checkDepth(depth, pointer);
+    return list.map((item, index) => this.walk(item, appendPointer(pointer, index), depth + 1));
+  }
+
+  private map(map: WireMap, pointer: string, depth: number): WireValue {
+    if (isNumpyMap(map)) {
+      const read = readNumpyMap(map, pointer);
+      return typeof read === 'object'
+        ? this.found('numpy', read, pointer)
+        : checkScalar(read, pointer);
+    }
+    if (map.bytesKey !== null) {
+      throw new WireError(
+        'invalid-value',
+        pointer,
+        `The key ${JSON.stringify(map.bytesKey)} at ${placeName(pointer)} is bytes; keys must be strings.`,
+      );
+    }
+    if (isTensorMap(map)) return this.found('tensor', readTensorMap(map, pointer), pointer);
+    this.checkDepth(depth, pointer);
+    const object: { [key: string]: WireValue } = Object.create(null);
+    for (const [key, value] of map.entries) {
+      object[key] = this.walk(value, appendPointer(pointer, key), depth + 1);
+    }
+    return object;
+  }
+
+  private found(dialect: Dialect, tensor: EncodedTensor, pointer: string): EncodedTensor {
+    this.dialect ??= dialect;
+    this.tensors.push({ pointer, tensor });
+    const { maxTensors } = this.limits;
+    if (this.tensors.length > maxTensors) {
+      throw new WireError(
+        'limit-exceeded',
+        pointer,
+        `There are more tensors in the body than the ${maxTensors} that are allowed.`,
+        { limit: maxTensors, actual: this.tensors.length },
+      );
+    }
+    return tensor;
+  }
+
+  private checkString(text: string, pointer: string): string {
+    const { maxStringBytes } = this.limits;
+    const actual = Buffer.byteLength(text);
+    if (actual <= maxStringBytes) return text;
+    throw new WireError(
+      'limit-exceeded',
+      pointer,
+      `The string at ${placeName(pointer)} has ${actual} bytes; at most ${maxStringBytes} are allowed.`,
+      { limit: maxStringBytes, actual },
+    );
+  }
+
+  private checkDepth(depth: number, pointer: string): void {
+    const { maxDepth } = this.limits;
+    if (depth < maxDepth) return;
+    throw new WireError(
+      'limit-exceeded',
+      pointer,
+      `There are more than ${maxDepth} levels of nesting at ${placeName(pointer)}.`,
+      { limit: maxDepth, actual: depth + 1 },
+    );
+  }
 }
-export function toTree(root: unknown): Decoded {
-  let dialect: Dialect | null = null;
-  const tensor = (p: string, name: unknown, shape: unknown, data: unknown): EncodedTensor => {
-    if (typeof name !== 'string') bad(p, 'dtype must be a string');
-    if (isBigEndian(name)) bad(p, 'big endian');
-    const dtype = parseDtype(name) ?? bad(p, 'unknown dtype; float32');
-    if (
-      !Array.isArray(shape) ||
-      shape.length > 8 ||
-      !shape.every((n) => Number.isSafeInteger(n) && n > 0)
-    )
-      bad(p, 'shape');
-    const bytes = typeof data === 'string' ? Buffer.from(data, 'base64') : data;
-    if (!(bytes instanceof Uint8Array)) bad(p, 'data');
-    const want = elementCount(shape) * ITEM_SIZE[dtype];
-    if (bytes.length !== want) bad(p, `needs ${want} bytes, has ${bytes.length}`);
-    return encodedTensor(dtype, shape, bytes);
-  };
-  const walk = (v: unknown, p: string): unknown => {
-    if (v instanceof Uint8Array) throw new WireError('invalid-value', p, 'bytes');
-    if (typeof v === 'bigint') throw new WireError('invalid-value', p, 'bigint');
-    if (v === null || typeof v !== 'object') return v;
-    if (Array.isArray(v)) {
-      let first: unknown = v;
-      const shape: number[] = [];
-      while (Array.isArray(first)) {
-        shape.push(first.length);
-        first = first[0];
-      }
-      if (typeof first === 'number') {
-        dialect ??= 'list';
-        const flat = v.flat(8) as number[];
-        if (flat.length !== elementCount(shape) || !flat.every((x) => typeof x === 'number'))
-          bad(p, 'ragged');
-        return encodedTensor('float32', shape, new Uint8Array(Float32Array.from(flat).buffer));
-      }
-      return v.map((x, i) => walk(x, appendPointer(p, i)));
-    }
-    const map =
-      v instanceof Map ? new Map([...v].map(([k, x]) => [key(k), x])) : new Map(Object.entries(v));
-    if (map.has('nd')) {
-      dialect ??= 'numpy';
-      return tensor(p, map.get('type'), map.get('shape'), map.get('data'));
-    }
-    if (map.has('dtype')) {
-      dialect ??= 'tensor';
-      return tensor(p, map.get('dtype'), map.get('shape'), map.get('data'));
-    }
-    const out = Object.create(null);
-    for (const [k, x] of map) out[k] = walk(x, appendPointer(p, k));
-    return out;
-  };
-  const value = walk(root, '');
-  return { value, dialect: dialect ?? 'tensor' };
+
+function checkNumber(value: number, pointer: string): number {
+  if (!Number.isFinite(value)) {
+    throw new WireError(
+      'invalid-value',
+      pointer,
+      `The number at ${placeName(pointer)} is ${value}; numbers must be finite.`,
+    );
+  }
+  if (Number.isInteger(value) && !Number.isSafeInteger(value)) {
+    throw new WireError(
+      'invalid-value',
+      pointer,
+      `The number at ${placeName(pointer)} is beyond 2^53 - 1, where integers are no longer exact.`,
+      { limit: Number.MAX_SAFE_INTEGER, actual: Math.abs(value) },
+    );
+  }
+  return value;
+}
+
+function checkScalar(value: number | boolean, pointer: string): number | boolean {
+  return typeof value === 'number' ? checkNumber(value, pointer) : value;
+}
+
+/**
+ * Checks and converts a decoded body. `plainest` is the dialect to report when there is no tensor.
+ * Throws WireError: invalid-value, invalid-tensor or limit-exceeded.
+ */
+export function walkTree(root: unknown, plainest: Dialect, limits: WireLimits): Decoded {
+  const walker = new Walker(limits);
+  const value = walker.walk(root, '', 0);
+  return { value, dialect: walker.dialect ?? plainest, tensors: walker.tensors };
 }
