@@ -1,5 +1,7 @@
 /** MessagePack in and out. */
-import { Packr, Unpackr } from 'msgpackr';
+// The entry 'msgpackr' loads a native addon that crashes the process on shared memory; these do not.
+import { Packr } from 'msgpackr/pack';
+import { Unpackr } from 'msgpackr/unpack';
 import { renderAnswer } from './answer-tree.js';
 import { NUMPY_NAME } from './dtype.js';
 import type { EncodedTensor } from './encoded.js';

@@ -1,5 +1,5 @@
 /** A small valid request, and ways to spoil it. */
-import { Packr } from 'msgpackr';
+import { Packr } from 'msgpackr/pack';
 
 const packr = new Packr({ useRecords: false });
 export const pack = (value: unknown): Buffer => Buffer.from(packr.pack(value));

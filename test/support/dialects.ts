@@ -1,5 +1,5 @@
 /** One request in every way that it can be written down, and any answer read back. */
-import { Unpackr } from 'msgpackr';
+import { Unpackr } from 'msgpackr/unpack';
 import type { GradientRequest } from './fixtures.js';
 import { encodeMsgpack } from './msgpack-encode.js';
 import { encodeValues, values, type WireTensor } from './wire-tensor.js';

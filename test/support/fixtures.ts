@@ -1,7 +1,7 @@
 /** Reads what test/fixtures/make_fixtures.py wrote. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { unpack } from 'msgpackr';
+import { unpack } from 'msgpackr/unpack';
 import type { WireTensor } from './wire-tensor.js';
 
 export interface ProjectionFields {
