@@ -30,6 +30,9 @@ const projection = (name: string, rows: string) =>
     },
   );
 
+/** About what computing in bfloat16 costs. */
+export const DEFAULT_TOLERANCE = 0.01;
+
 export const METHODS = ['auto', 'exact'] as const;
 export const OUTPUTS = ['gradients', 'attention_output'] as const;
 
@@ -95,7 +98,7 @@ export const GradientRequest = Type.Object(
     tolerance: Type.Optional(
       Type.Number({
         exclusiveMinimum: 0,
-        default: 0.01,
+        default: DEFAULT_TOLERANCE,
         description:
           'Relative error in the Frobenius norm, allowed for every gradient tensor. Dimensionless.',
       }),

@@ -1,6 +1,7 @@
 /** One gradient request as a job: decode, compute, encode. */
 import { decodeJob } from '../../workers/decode.js';
 import { encodeJob } from '../../workers/encode.js';
+import { exactJob } from '../../workers/kernels/exact/gradient.js';
 import type { Job } from '../../workers/kernels/job.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
@@ -11,7 +12,8 @@ import { nameOf } from '../lora/shapes.js';
 import { efficiencyThreshold, type Threshold } from '../lora/threshold.js';
 import type { EncodedTensor } from '../tensor/encoded.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { referenceFlops } from './cost.js';
+import { chooseKernel } from './choose.js';
+import { exactFlops } from './cost.js';
 
 export interface Plan {
   /** Floating-point operations of the chosen kernel. */
@@ -23,6 +25,8 @@ export interface Plan {
 export interface GradientOptions {
   readonly gradients: boolean;
   readonly attentionOutput: boolean;
+  /** Relative error in the Frobenius norm allowed for every gradient tensor. */
+  readonly tolerance: number;
   /** Whether tensors of the answer carry a batch dimension. */
   readonly batched: boolean;
 }
@@ -101,9 +105,12 @@ export function* gradientJob(
   const clock = phaseClock(times);
   yield* decodePhase(pending);
   clock('decode');
-  const flops = referenceFlops(problem);
+  const { kernel, reason } = chooseKernel(options.tolerance);
+  const { attentionOutput } = options;
+  const flops = exactFlops(problem, attentionOutput || problem.objective.kind === 'target');
   clock('plan');
-  const result = yield* referenceJob(problem, { attentionOutput: options.attentionOutput });
+  const solve = kernel === 'exact' ? exactJob : referenceJob;
+  const result = yield* solve(problem, { attentionOutput });
   clock('compute');
   const tensors = yield* encodeAnswer(problem, result, options);
   clock('encode');
@@ -111,7 +118,7 @@ export function* gradientJob(
     ...tensors,
     ...(result.loss !== null && { loss: result.loss }),
     method: 'exact',
-    reason: 'The exact kernel computes every problem in float64.',
+    reason,
     fallback: false,
     threshold: efficiencyThreshold(result.norms, problem.dims),
     plan: { flops, exact_flops: flops },

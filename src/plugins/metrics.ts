@@ -59,6 +59,13 @@ async function metrics(app: FastifyInstance, options: { executor: Executor }): P
   gauge('loragrad_inflight_requests', 'Requests admitted', () => app.admitted().requests);
   gauge('loragrad_inflight_bytes', 'Bytes of their bodies', () => app.admitted().bytes);
 
+  new Gauge({
+    name: 'loragrad_kernel_info',
+    help: 'Always 1; the label says which build of the inner loops is in use',
+    labelNames: ['simd'] as const,
+    registers,
+  }).set({ simd: executor.simd }, 1);
+
   app.decorate('metrics', {
     registry,
     phase: new Histogram({

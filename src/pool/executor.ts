@@ -3,6 +3,7 @@
  * only this.
  */
 import type { Job } from '../../workers/kernels/job.js';
+import type { WasmMode } from '../../workers/kernels/wasm/instance.js';
 
 export interface RunContext {
   /** When it aborts, the job is stopped within milliseconds and `run` rejects with its reason. */
@@ -30,6 +31,8 @@ export interface Load {
 }
 
 export interface Executor {
+  /** Which build of the kernels' inner loops the workers run: plain, relaxed or revectorize SIMD. */
+  readonly simd: WasmMode;
   /** Run a job; jobs that run at the same time take turns, task by task. */
   run<Result>(job: Job<Result>, context: RunContext): Promise<Result>;
   load(): Load;

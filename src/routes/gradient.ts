@@ -1,7 +1,7 @@
 /** POST /gradient */
 import type { FastifyInstance } from 'fastify';
 import { parseLayer, requireProblem } from '../lora/parse.js';
-import type { GradientRequest } from '../lora/request.js';
+import { DEFAULT_TOLERANCE, type GradientRequest } from '../lora/request.js';
 import { gradientJob } from '../plan/gradient-job.js';
 import { compute } from './compute.js';
 import type { RouteOptions } from './options.js';
@@ -31,6 +31,7 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
         gradients,
         attentionOutput: outputs.includes('attention_output'),
         batched: parsed.batched,
+        tolerance: body.tolerance ?? DEFAULT_TOLERANCE,
       };
       const { answer, timings } = await compute(app, options.executor, request, (times) =>
         gradientJob(problem, parsed.pending, jobOptions, times),

@@ -1,7 +1,7 @@
 /** POST /plan: the same body as POST /gradient; the verdict without the gradient. */
 import type { FastifyInstance } from 'fastify';
 import { parseLayer } from '../lora/parse.js';
-import type { GradientRequest } from '../lora/request.js';
+import { DEFAULT_TOLERANCE, type GradientRequest } from '../lora/request.js';
 import { planJob } from '../plan/plan-job.js';
 import { compute } from './compute.js';
 import type { RouteOptions } from './options.js';
@@ -23,9 +23,14 @@ export default async function plan(app: FastifyInstance, options: RouteOptions):
       },
     },
     handler: async (request, reply) => {
-      const { layer, pending } = parseLayer(request.body);
+      const { body } = request;
+      const { layer, pending } = parseLayer(body);
+      const planOptions = {
+        tolerance: body.tolerance ?? DEFAULT_TOLERANCE,
+        formsOutput: !body.grad_output || (body.outputs ?? []).includes('attention_output'),
+      };
       const { answer, timings } = await compute(app, options.executor, request, (times) =>
-        planJob(layer, pending, times),
+        planJob(layer, pending, planOptions, times),
       );
       return reply.send(reply.encode({ ...answer, timings_ms: timings }));
     },

@@ -10,7 +10,7 @@ import { randomProblem } from '../support/problems.js';
 const WORKERS = 2;
 let pool: WorkerPool;
 before(async () => {
-  pool = await WorkerPool.start(WORKERS, 30_000);
+  pool = await WorkerPool.start({ workers: WORKERS, warmUpMs: 30_000 });
 });
 after(() => pool.close());
 
@@ -103,5 +103,5 @@ test('a job that is aborted before it starts runs nothing', async () => {
 });
 
 test('a pool whose workers cannot get ready in time fails to start', async () => {
-  await assert.rejects(WorkerPool.start(1, 1), /not ready within 1 ms/);
+  await assert.rejects(WorkerPool.start({ workers: 1, warmUpMs: 1 }), /not ready within 1 ms/);
 });

@@ -34,7 +34,11 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
     LORAGRAD_WORKERS: '2',
     ...settings,
   });
-  const executor = await WorkerPool.start(config.LORAGRAD_WORKERS, config.LORAGRAD_WARMUP_MS);
+  const executor = await WorkerPool.start({
+    workers: config.LORAGRAD_WORKERS,
+    warmUpMs: config.LORAGRAD_WARMUP_MS,
+    revectorize: config.LORAGRAD_REVECTORIZE,
+  });
   const app = await buildApp(config, executor);
   await app.listen({ port: config.PORT, host: config.HOST });
   const { port } = app.server.address() as AddressInfo;
