@@ -142,14 +142,6 @@ function checkNumber(value: number, pointer: string): number {
       `The number at ${placeName(pointer)} is ${value}; numbers must be finite.`,
     );
   }
-  if (Number.isInteger(value) && !Number.isSafeInteger(value)) {
-    throw new WireError(
-      'invalid-value',
-      pointer,
-      `The number at ${placeName(pointer)} is beyond 2^53 - 1, where integers are no longer exact.`,
-      { limit: Number.MAX_SAFE_INTEGER, actual: Math.abs(value) },
-    );
-  }
   return value;
 }
 

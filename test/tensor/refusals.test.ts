@@ -33,7 +33,6 @@ const JSON_ROWS: Row[] = [
   ['{"a":1,"a":1}', 'invalid-value', '/a', /"a" stands twice/],
   ['{"b":[{},{"a":1,"\\u0061":1}]}', 'invalid-value', '/b/1/a', /stands twice/],
   ['{"a/b~":{"x":1e999}}', 'invalid-value', '/a~1b~0/x', /Infinity/],
-  ['{"seed":9007199254740993}', 'invalid-value', '/seed', /beyond 2\^53/],
   [deep('[', ']'), 'limit-exceeded', '/0'.repeat(16), /17 levels/],
   [deep('{"a":', '}').replace(':}', ':1}'), 'limit-exceeded', '/a'.repeat(16), /17 levels/],
   [`{"${'k'.repeat(257)}":1}`, 'limit-exceeded', '', /257 bytes in one map key/],
@@ -92,8 +91,6 @@ const MSGPACK_ROWS: Row[] = [
   ['81a161c90000000365', 'invalid-value', '/a', /error/],
   ['9201d8059900', 'invalid-value', '/1', /type 5;/],
   ['81a161cb7ff8000000000000', 'invalid-value', '/a', /NaN/],
-  ['81a161cf0020000000000000', 'invalid-value', '/a', /beyond 2\^53/],
-  ['81a161d38000000000000000', 'invalid-value', '/a', /beyond 2\^53/],
   [`dc0081${'c400'.repeat(129)}`, 'limit-exceeded', '/128', /65 tensors/],
   [
     '83a56474797065a3463332a573686170659101a464617461a141',

@@ -40,7 +40,7 @@ export function loadRows(
  * @returns the loss of these rows.
  */
 export function makeUpstream(
-  { plan, attentionOutput }: AttendTask,
+  { plan, workspace, attentionOutput }: AttendTask,
   wasm: Wasm,
   { fields, gRows, BV }: AttentionMemory,
   { lane, first, n }: RowBlock,
@@ -72,6 +72,12 @@ export function makeUpstream(
         }
       }
     }
+  }
+  const norms = slice(workspace.normG, lane.place, queryLength);
+  for (let i = 0; i < n; i++) {
+    let square = 0;
+    for (let c = i * dv; c < (i + 1) * dv; c++) square += G[c]! * G[c]!;
+    norms[first + i] = Math.sqrt(square);
   }
   wasm.fn.pack_transposed(n, dv, gRows, dv, 1, fields.g);
   wasm.f32(fields.wv, ROWS * pv).fill(0);
