@@ -13,6 +13,7 @@ import problems from './plugins/problems.js';
 import progress from './plugins/progress.js';
 import validation from './plugins/validation.js';
 import type { Executor } from './pool/executor.js';
+import forwardRoute from './routes/forward.js';
 import gradientRoute from './routes/gradient.js';
 import healthRoutes from './routes/health.js';
 import limitsRoute from './routes/limits.js';
@@ -50,6 +51,7 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
 
   const options: RouteOptions = { executor, config };
   await app.register(gradientRoute, options);
+  await app.register(forwardRoute, options);
   await app.register(planRoute, options);
   await app.register(limitsRoute, options);
   await app.register(healthRoutes);

@@ -4,6 +4,7 @@ import { type DecodeTask, runDecodeTask } from './decode.js';
 import { type EncodeTask, runEncodeTask } from './encode.js';
 import { type ExactTask, runExactTask } from './kernels/exact/gradient.js';
 import { type Cancelled, CancelledError } from './kernels/job.js';
+import { type ReferenceForwardTask, runReferenceForwardTask } from './kernels/reference/forward.js';
 import { type ReferenceTask, runReferenceTask } from './kernels/reference/gradient.js';
 import { type ReferenceNormsTask, runReferenceNormsTask } from './kernels/reference/heads.js';
 import { runWarmUpTask, type WarmUpTask } from './warm-up.js';
@@ -14,6 +15,7 @@ type AnyTask =
   | EncodeTask
   | ExactTask
   | ReferenceTask
+  | ReferenceForwardTask
   | ReferenceNormsTask
   | WarmUpTask;
 
@@ -27,6 +29,8 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
       return runExactTask(task, wasm, cancelled);
     case 'reference':
       return runReferenceTask(task, cancelled);
+    case 'reference_forward':
+      return runReferenceForwardTask(task, cancelled);
     case 'reference_norms':
       return runReferenceNormsTask(task, cancelled);
     case 'warm_up':

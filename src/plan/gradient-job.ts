@@ -37,7 +37,10 @@ export function* gradientJob(
   const clock = phaseClock(times);
   yield* decodePhase(pending);
   clock('decode');
-  const flops = exactFlops(problem, options.attentionOutput || problem.objective.kind === 'target');
+  const flops = exactFlops(problem, {
+    output: options.attentionOutput || problem.objective.kind === 'target',
+    inputGradients: options.inputGradients !== undefined,
+  });
   clock('plan');
   const { result, ...solution } = yield* solve(problem, options);
   clock('compute');

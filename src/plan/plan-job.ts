@@ -4,7 +4,7 @@ import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { PendingTensor } from '../lora/intake.js';
 import type { AttentionLayer } from '../lora/problem.js';
 import { efficiencyThreshold } from '../lora/threshold.js';
-import { exactFlops } from './cost.js';
+import { exactFlops, type Needs } from './cost.js';
 import { decodePhase } from './decode-phase.js';
 import type { GradientAnswer } from './gradient-job.js';
 import { type PhaseTimes, phaseClock } from './phases.js';
@@ -14,14 +14,13 @@ export type PlanAnswer = Pick<GradientAnswer, 'method' | 'reason' | 'threshold' 
 
 export interface PlanOptions {
   readonly tolerance: number;
-  /** Whether the gradient would need the attention output. */
-  readonly formsOutput: boolean;
+  readonly needs: Needs;
 }
 
 export function* planJob(
   layer: AttentionLayer,
   pending: readonly PendingTensor[],
-  { tolerance, formsOutput }: PlanOptions,
+  { tolerance, needs }: PlanOptions,
   times: PhaseTimes,
 ): Job<PlanAnswer> {
   const clock = phaseClock(times);
@@ -29,7 +28,7 @@ export function* planJob(
   clock('decode');
   const norms = yield* referenceNormsJob(layer);
   clock('plan');
-  const flops = exactFlops(layer, formsOutput);
+  const flops = exactFlops(layer, needs);
   const { method, reason } = choose(tolerance);
   return {
     method,

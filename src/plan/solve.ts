@@ -5,20 +5,22 @@ import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type { ErrorEstimate } from '../../workers/kernels/sampling/estimate.js';
 import { Problem } from '../errors.js';
-import type { AttentionProblem } from '../lora/problem.js';
+import type { AttentionKind, AttentionProblem } from '../lora/problem.js';
 
 /** Below this relative error float32 can promise nothing. */
 const FLOAT32_TOLERANCE = 1e-5;
 
 export interface SolveOptions {
   readonly attentionOutput: boolean;
+  /** Whose gradients are wanted beside those of the adapters; absent: none. */
+  readonly inputGradients?: AttentionKind | undefined;
   /** Relative error in the Frobenius norm allowed for every gradient tensor. */
   readonly tolerance: number;
   readonly seed: number;
 }
 
 export interface TensorError {
-  /** null: computed in float64, and nothing more precise to compare with. */
+  /** null: computed in float64, with nothing more precise to compare with; or not measured. */
   readonly estimate: ErrorEstimate | null;
   /** null: void, or not of the low-rank kernel. */
   readonly certificate: null;
@@ -53,25 +55,25 @@ export function choose(tolerance: number): Choice {
   };
 }
 
-function allFinite(data: Float32Array | Float64Array): boolean {
+export function allFinite(data: Float32Array | Float64Array): boolean {
   // x * 0 is NaN for NaN and infinity; one look at the sum is quicker than one at every element.
   let sum = 0;
   for (let k = 0; k < data.length; k++) sum += data[k] * 0;
   return sum === 0;
 }
 
-function overflowed({ gradients, loss, attentionOutput }: GradientResult): boolean {
+function overflowed({ gradients, inputGradients, loss, attentionOutput }: GradientResult): boolean {
   const tensors: (Float32Array | Float64Array)[] = Object.values(gradients).flatMap(
     ({ lora_A, lora_B }) => [lora_A, lora_B],
   );
+  tensors.push(...Object.values(inputGradients ?? {}));
   if (attentionOutput) tensors.push(attentionOutput);
   return !Number.isFinite(loss ?? 0) || !tensors.every(allFinite);
 }
 
 /** @throws {Problem} when the result is beyond float64. */
 function* inFloat64(problem: AttentionProblem, options: SolveOptions) {
-  const { attentionOutput } = options;
-  const result = yield* referenceJob(problem, { attentionOutput });
+  const result = yield* referenceJob(problem, options);
   if (overflowed(result)) {
     throw new Problem(
       'not-finite',
@@ -83,7 +85,14 @@ function* inFloat64(problem: AttentionProblem, options: SolveOptions) {
     error[`${name}.lora_A`] = { estimate: null, certificate: null };
     error[`${name}.lora_B`] = { estimate: null, certificate: null };
   }
-  return { result, error };
+  return { result, error: { ...error, ...inputErrors(result) } };
+}
+
+/** Input gradients are not sampled: their error is that of a sum over all heads and all rows. */
+function inputErrors({ inputGradients }: GradientResult): Record<string, TensorError> {
+  const names = Object.keys(inputGradients ?? {});
+  const unknown: TensorError = { estimate: null, certificate: null };
+  return Object.fromEntries(names.map((name) => [`input_gradients.${name}`, unknown]));
 }
 
 export function* solve(problem: AttentionProblem, options: SolveOptions): Job<Solution> {
@@ -93,6 +102,7 @@ export function* solve(problem: AttentionProblem, options: SolveOptions): Job<So
   }
   const { errors, ...result } = yield* exactJob(problem, {
     attentionOutput: options.attentionOutput,
+    inputGradients: options.inputGradients,
     estimate: { rows: rowsForEstimate(problem), seed: options.seed },
   });
   if (overflowed(result)) {
@@ -106,5 +116,5 @@ export function* solve(problem: AttentionProblem, options: SolveOptions): Job<So
   const error = Object.fromEntries(
     Object.entries(errors ?? {}).map(([name, estimate]) => [name, { estimate, certificate: null }]),
   );
-  return { result, error, method, reason, fallback: false };
+  return { result, error: { ...error, ...inputErrors(result) }, method, reason, fallback: false };
 }

@@ -4,8 +4,12 @@ import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
-import { GradientRequest } from '../lora/request.js';
-import { GradientAnswerSchema, PlanAnswerSchema } from '../routes/schemas/answers.js';
+import { ForwardRequest, GradientRequest } from '../lora/request.js';
+import {
+  ForwardAnswerSchema,
+  GradientAnswerSchema,
+  PlanAnswerSchema,
+} from '../routes/schemas/answers.js';
 import { ProblemSchema } from '../routes/schemas/problem.js';
 import { TensorSchema } from '../tensor/schema.js';
 
@@ -25,7 +29,9 @@ async function docs(app: FastifyInstance): Promise<void> {
   for (const schema of [
     TensorSchema,
     GradientRequest,
+    ForwardRequest,
     GradientAnswerSchema,
+    ForwardAnswerSchema,
     PlanAnswerSchema,
     ProblemSchema,
   ]) {

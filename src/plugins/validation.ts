@@ -3,7 +3,7 @@ import { Ajv, type ErrorObject } from 'ajv';
 import type { FastifyInstance, FastifySchemaCompiler } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../errors.js';
-import { GradientRequest } from '../lora/request.js';
+import { ForwardRequest, GradientRequest } from '../lora/request.js';
 import { isEncodedTensor } from '../tensor/encoded.js';
 import { TENSOR_SCHEMA_ID } from '../tensor/schema.js';
 import { appendPointer } from '../tensor/wire-error.js';
@@ -80,6 +80,7 @@ async function validation(app: FastifyInstance): Promise<void> {
   // In the document this id describes a tensor on the wire; here the body is decoded already.
   ajv.addSchema({ $id: TENSOR_SCHEMA_ID, tensor: true });
   ajv.addSchema(GradientRequest);
+  ajv.addSchema(ForwardRequest);
 
   const compiler: FastifySchemaCompiler<object> = ({ schema }) => {
     const validate = ajv.compile(schema);

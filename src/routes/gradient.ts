@@ -31,6 +31,7 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
       const jobOptions = {
         gradients,
         attentionOutput: outputs.includes('attention_output'),
+        ...(outputs.includes('input_gradients') && { inputGradients: parsed.kind }),
         batched: parsed.batched,
         tolerance: body.tolerance ?? DEFAULT_TOLERANCE,
         seed,

@@ -27,7 +27,10 @@ export default async function plan(app: FastifyInstance, options: RouteOptions):
       const { layer, pending } = parseLayer(body);
       const planOptions = {
         tolerance: body.tolerance ?? DEFAULT_TOLERANCE,
-        formsOutput: !body.grad_output || (body.outputs ?? []).includes('attention_output'),
+        needs: {
+          output: !body.grad_output || (body.outputs ?? []).includes('attention_output'),
+          inputGradients: (body.outputs ?? []).includes('input_gradients'),
+        },
       };
       const { answer, timings } = await compute(app, options.executor, request, (times) =>
         planJob(layer, pending, planOptions, times),

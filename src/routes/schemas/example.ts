@@ -37,3 +37,7 @@ export const GRADIENT_EXAMPLE = {
     [0, 0],
   ],
 };
+
+const { target: _, ...layer } = GRADIENT_EXAMPLE;
+/** The same layer, for POST /forward. */
+export const FORWARD_EXAMPLE = layer;
