@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { exactJob, rowsForEstimate, runExactTask } from '../../workers/kernels/exact/gradient.js';
 import { runJob } from '../../workers/kernels/job.js';
+import type { Contribution } from '../../workers/kernels/sampling/estimate.js';
 import { exactContributions } from '../../workers/kernels/sampling/exact-rows.js';
 import { InputPasses } from '../../workers/kernels/sampling/input-passes.js';
 import { sampleRows } from '../../workers/kernels/sampling/rows.js';
@@ -12,10 +13,15 @@ import { distance, named, norm, reference } from './run.js';
 
 const wasm = loadWasm();
 
+const rowsOf = (x: Contribution): readonly Float64Array[] =>
+  'rows' in x ? x.rows : Array.from(x.u, (a) => x.v.map((b) => a * b));
+
 test('the float64 contributions of all rows add up to the gradients', () => {
   for (const options of [
     { batch: 2, heads: 4, keyValueHeads: 2, bias: true, objective: 'target' as const },
     { keyLength: 37, causal: true, valueDim: 9 },
+    { batch: 2, keyLength: 37, keyLengths: [30, 5], bias: true },
+    { heads: 4, keyValueHeads: 2, bias: true, rotary: true, causal: true, keyLengths: [17] },
   ]) {
     const problem = randomProblem({ seed: 11, queryLength: 21, dtype: 'float64', ...options });
     const { batch, heads, queryLength } = problem.dims;
@@ -27,10 +33,11 @@ test('the float64 contributions of all rows add up to the gradients', () => {
       }));
       wasm.reset();
       for (const row of exactContributions(problem, rows, new InputPasses(wasm, 24, () => {}))) {
-        for (const [name, { u, v, offset }] of row) {
+        for (const [name, contribution] of row) {
           const total = totals.get(name)!;
-          u.forEach((a, i) => {
-            for (let c = 0; c < v.length; c++) total[offset + i * v.length + c]! += a * v[c]!;
+          rowsOf(contribution).forEach((values, i) => {
+            const at = contribution.offset + i * values.length;
+            for (let c = 0; c < values.length; c++) total[at + c]! += values[c]!;
           });
         }
       }
@@ -59,6 +66,8 @@ test('the upper limit holds for at least 98 of 100 tensors', (t) => {
     { queryLength: 400, headDim: 32, objective: 'target' },
     { queryLength: 130, causal: true, heads: 4, keyValueHeads: 2, spread: 4 },
     { queryLength: 90, keyLength: 300, batch: 2, bias: true, dtype: 'float64', spread: 10 },
+    { queryLength: 180, rotary: true, heads: 4, keyValueHeads: 2, causal: true, spread: 4 },
+    { queryLength: 200, rotary: true, bias: true, keyLengths: [150], objective: 'target' },
   ];
   let [held, total] = [0, 0];
   for (let round = 0; round < 32; round++) {

@@ -6,9 +6,13 @@
  * remains between the two contributions is rounding in projections, scores, softmax and backward.
  * Rounding while adding up thousands of rows is not seen this way: `summationError` (estimate.ts) allows for it.
  */
-import { addDraw, type ErrorSums, type RankOne } from '../sampling/estimate.js';
-import { exactContributions, type RowOfHead } from '../sampling/exact-rows.js';
+import { type AttentionProblem, keysOf } from '../../../src/lora/problem.js';
+import { contributionsOf } from '../sampling/contributions.js';
+import { addDraw, type Contribution, type ErrorSums, type RankOne } from '../sampling/estimate.js';
+import { exactContributions } from '../sampling/exact-rows.js';
+import { HeadWeights } from '../sampling/head-weights.js';
 import { InputPasses } from '../sampling/input-passes.js';
+import { keyInputs, type RowOfHead } from '../sampling/row-of-head.js';
 import { ROWS } from '../wasm/block.js';
 import type { Wasm } from '../wasm/instance.js';
 import { type AttendTask, attendRows, type LaneOfHead } from './attend.js';
@@ -37,6 +41,8 @@ export interface Draw {
 
 /** What the kernel used for one row. */
 interface KernelRow {
+  /** The row sum of E. */
+  readonly sum: number;
   /** E and E (dP - G.O), over all keys. */
   readonly e: Float64Array;
   readonly t: Float64Array;
@@ -45,7 +51,7 @@ interface KernelRow {
   readonly g: Float64Array;
   readonly ws: Float64Array;
   readonly wv: Float64Array;
-  /** dS [K B_Q | X^K A_K^T] and P X^V A_V^T. */
+  /** dS [K B_Q | X^K A_K^T] or dS K, and P X^V A_V^T. */
   readonly rights: Float64Array;
   readonly rightv: Float64Array;
 }
@@ -77,8 +83,11 @@ function sampleBatchItem(
     checkpoint,
   );
   const rows = draws.map(({ lane, row }): RowOfHead => ({ batchItem, head: lane.head, row }));
-  const exact = exactContributions(problem, rows, passes);
-  const used = kernelContributions(task, draws, kernel, passes);
+  const exact = exactContributions(problem as AttentionProblem, rows, passes);
+  const full = fullContributions(task, draws, kernel, passes);
+  const used = thinContributions(task, draws, kernel, passes).map(
+    (thin, k) => new Map<string, Contribution>([...full[k]!, ...thin]),
+  );
   draws.forEach(({ probability }, k) => {
     for (const [name, contribution] of exact[k]!) {
       addDraw(task.sums[name]!, contribution, used[k]!.get(name)!, probability, task.drawsOfWave);
@@ -109,9 +118,10 @@ function kernelRows(
   const what = { plan, workspace, wave, attentionOutput: null, lanes: [lane], first: 0, last: 0 };
   const task: AttendTask = { kernel: 'exact', step: 'attend', ...what };
   const memory = prepareMemory(task, wasm, lane, checkpoint);
-  const { headDim: d, valueDim: dv, keyLength } = plan.problem.dims;
-  const { rq, rk, rv, ps, pv } = plan.thin;
+  const { headDim: d, valueDim: dv } = plan.problem.dims;
+  const { rq, rk, rv, ps, pv, right: kept } = plan.thin;
   const { causal } = plan.problem;
+  const keys = keysOf(plan.problem, lane.unit.batchItem);
   const picked = draws.map(({ row }) => row);
   const first = picked[0]!;
   const rows = { lane, first, n: draws.length, picked };
@@ -121,55 +131,45 @@ function kernelRows(
     Float64Array.from({ length: n }, (_, c) => value(c));
   return draws.map(({ row }, i) => {
     checkpoint();
-    const visible = causal ? Math.min(row + 1, keyLength) : keyLength;
+    const visible = causal ? Math.min(row + 1, keys) : keys;
     const column = (tiles: number) => {
       const all = wasm.f32(tiles, visible * ROWS);
-      const out = new Float64Array(keyLength);
+      const out = new Float64Array(keys);
       for (let j = 0; j < visible; j++) out[j] = all[j * ROWS + i]!;
       return out;
     };
     const rowOf = (at: number, width: number) =>
       Float64Array.from(wasm.f32(at + 4 * i * width, width));
     return {
+      sum: wasm.f64(fields.sum, ROWS)[i]!,
       e: column(fields.e),
       t: ps ? column(fields.t) : new Float64Array(0),
       q: rowOf(memory.qRows, d),
       g: rowOf(memory.gRows, dv),
       ws: rowOf(fields.ws, ps),
       wv: rowOf(fields.wv, pv),
-      rights: list(rq + rk, (c) => right.ofScores(i, c)),
+      rights: list(Math.max(rq + rk, kept), (c) => right.ofScores(i, c)),
       rightv: list(rv, (c) => right.ofValues(i, c)),
     };
   });
 }
 
-/** The same list of rank-one matrices as exactContributions gives, as the kernel has them. */
-function kernelContributions(
+/** Rank-one matrices of the adapters that take the thin path, as the kernel has them. */
+function thinContributions(
   { plan, workspace }: SampleTask,
   draws: readonly Draw[],
   kernel: readonly KernelRow[],
   passes: InputPasses,
 ): Map<string, RankOne>[] {
   const { dims, inputs, projections, scaling: beta } = plan.problem;
-  const { queryLength, keyLength, headDim: d, valueDim: dv } = dims;
+  const { queryLength, headDim: d, valueDim: dv } = dims;
   const { rq, rk, rv } = plan.thin;
   const { batchItem } = draws[0]!.lane.unit;
-  const inputRows = (x: Float32Array | Float64Array, columns: number) =>
-    slice(x, batchItem, keyLength * columns);
-  const tX = rk
-    ? passes.combine(
-        inputRows(inputs.key.data, projections.k_proj.inFeatures),
-        keyLength,
-        kernel.map(({ t }) => t),
-      )
-    : [];
-  const eX = rv
-    ? passes.combine(
-        inputRows(inputs.value.data, projections.v_proj.inFeatures),
-        keyLength,
-        kernel.map(({ e }) => e),
-      )
-    : [];
+  const keys = keysOf(plan.problem, batchItem);
+  const { XK, XV } = keyInputs(plan.problem, batchItem, keys);
+  const [t, e] = [kernel.map((row) => row.t), kernel.map((row) => row.e)];
+  const tX = rk ? passes.combine(XK, keys, t) : [];
+  const eX = rv ? passes.combine(XV, keys, e) : [];
 
   return draws.map(({ lane, row }, k) => {
     const { ws, wv, q, g, t, rights, rightv } = kernel[k]!;
@@ -178,8 +178,8 @@ function kernelContributions(
       const width = projections.q_proj.inFeatures;
       const x = slice(inputs.query.data, batchItem * queryLength + row, width);
       const unit = Math.floor(lane.place / plan.group);
-      const K = slice(workspace.K, unit, plan.keys * d).subarray(0, keyLength * d);
-      const tK = passes.combine(K, keyLength, [t])[0]!;
+      const K = slice(workspace.K, unit, plan.keys * d).subarray(0, keys * d);
+      const tK = passes.combine(K, keys, [t])[0]!;
       const scale = beta * projections.q_proj.adapter!.scaling;
       const u = rights.subarray(0, rq).map((y) => scale * y);
       out.set('q_proj.lora_A', { u, v: Float64Array.from(x), offset: 0 });
@@ -201,5 +201,42 @@ function kernelContributions(
       out.set('v_proj.lora_B', { u: g, v: low, offset: lane.unit.sharedHead * dv * rv });
     }
     return out;
+  });
+}
+
+/**
+ * Contributions at full width: P and dS of the kernel, and its Q, G and dS K, in the formulas of
+ * float64. Adapters on the thin path come out too, and are overwritten by what the kernel has for them.
+ */
+function fullContributions(
+  { plan }: SampleTask,
+  draws: readonly Draw[],
+  kernel: readonly KernelRow[],
+  passes: InputPasses,
+): Map<string, Contribution>[] {
+  const { dQ, dK, dV } = plan.full;
+  if (!dQ && !dK && !dV) return draws.map(() => new Map());
+  const problem = plan.problem as AttentionProblem;
+  const { dims, projections, inputs, rotary } = problem;
+  const { batchItem } = draws[0]!.lane.unit;
+  const keys = keysOf(problem, batchItem);
+  const { XK, XV } = keyInputs(problem, batchItem, keys);
+  const P = kernel.map(({ e, sum }) => e.map((x) => x / sum));
+  const dS = kernel.map(({ t, sum }) => t.map((x) => x / sum));
+  const PX = passes.combine(XV, keys, P);
+  const dSX = rotary ? [] : passes.combine(XK, keys, dS);
+  return draws.map(({ lane, row }, k) => {
+    const { head, unit } = lane;
+    const width = projections.q_proj.inFeatures;
+    const { q, g, rights } = kernel[k]!;
+    const attended = {
+      ...{ batchItem, head, row, shared: unit.sharedHead, q, g },
+      query: new HeadWeights(projections.q_proj, head, dims.headDim),
+      key: new HeadWeights(projections.k_proj, unit.sharedHead, dims.headDim),
+      value: new HeadWeights(projections.v_proj, unit.sharedHead, dims.valueDim),
+      x: Float64Array.from(slice(inputs.query.data, batchItem * dims.queryLength + row, width)),
+      ...{ dS: dS[k]!, dSK: rights, PX: PX[k]!, dSX: dSX[k] },
+    };
+    return contributionsOf(problem, attended, passes);
   });
 }
