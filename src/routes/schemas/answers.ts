@@ -81,15 +81,18 @@ const Estimate = Type.Object(
   },
 );
 
-const TensorError = Type.Object({
-  estimate: Type.Union([Estimate, Type.Null()], {
-    description:
-      'null: computed in float64, with nothing more precise to compare with; or not measured (input gradients).',
-  }),
-  certificate: Type.Null({
-    description: 'Worst-case bound of the low-rank kernel; null for exact answers.',
-  }),
-});
+const TensorError = Type.Object(
+  {
+    estimate: Type.Union([Estimate, Type.Null()], {
+      description:
+        'null: computed in float64, with nothing more precise to compare with; or not measured (input gradients).',
+    }),
+    certificate: Type.Null({
+      description: 'Worst-case bound of the low-rank kernel; null for exact answers.',
+    }),
+  },
+  { description: 'How large the error of one tensor is.' },
+);
 
 const TensorErrors = Type.Record(Type.String(), TensorError, {
   description:
