@@ -1,8 +1,13 @@
 /** The error figures of an exact answer, against errors that are known. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { exactForwardJob } from '../../workers/kernels/exact/forward.js';
 import { exactJob, rowsForEstimate, runExactTask } from '../../workers/kernels/exact/gradient.js';
 import { runJob } from '../../workers/kernels/job.js';
+import {
+  referenceForwardJob,
+  runReferenceForwardTask,
+} from '../../workers/kernels/reference/forward.js';
 import type { Contribution } from '../../workers/kernels/sampling/estimate.js';
 import { exactContributions } from '../../workers/kernels/sampling/exact-rows.js';
 import { InputPasses } from '../../workers/kernels/sampling/input-passes.js';
@@ -85,6 +90,33 @@ test('the upper limit holds for at least 98 of 100 tensors', (t) => {
     }
   }
   assert.ok(held >= 0.98 * total, `${held} of ${total}`);
+});
+
+test('forward: the upper limit holds for at least 98 of 100 outputs', (t) => {
+  const seed = Date.now() % 2 ** 31;
+  t.diagnostic(`seed ${seed}`);
+  const variants: Omit<ProblemOptions, 'seed'>[] = [
+    { queryLength: 150 },
+    { queryLength: 400, headDim: 32, keyLengths: [333] },
+    { queryLength: 130, causal: true, heads: 4, keyValueHeads: 2, spread: 4 },
+    { queryLength: 90, keyLength: 300, batch: 2, bias: true, dtype: 'float64', spread: 10 },
+    { queryLength: 180, rotary: true, heads: 8, causal: true, spread: 4 },
+    { queryLength: 20, headDim: 4, inFeatures: 6, rotary: true, bias: true },
+  ];
+  let held = 0;
+  const rounds = 120;
+  for (let round = 0; round < rounds; round++) {
+    const problem = randomProblem({ seed: seed + round, ...variants[round % variants.length] });
+    const job = exactForwardJob(problem, { seed });
+    const { error, ...answer } = runJob(job, (task, c) => runExactTask(task, wasm, c));
+    const truth = runJob(referenceForwardJob(problem), runReferenceForwardTask);
+    const { attentionOutput: expected } = truth;
+    const relative = distance(answer.attentionOutput, expected) / norm(expected);
+    assert.ok(error.rows_sampled >= 20 && error.upper < 1e-4, `${error.upper}`);
+    if (relative <= error.upper) held++;
+    assert.ok(Math.abs(answer.norms.query - truth.norms.query) <= 1e-5 * truth.norms.query);
+  }
+  assert.ok(held >= 0.97 * rounds, `${held} of ${rounds}`);
 });
 
 test('a gradient that vanishes has no error', () => {

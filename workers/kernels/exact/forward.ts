@@ -10,7 +10,7 @@ import { exactOutputs } from '../sampling/exact-rows.js';
 import { InputPasses } from '../sampling/input-passes.js';
 import { type RowError, rowErrorEstimate } from '../sampling/row-error.js';
 import type { RowOfHead } from '../sampling/row-of-head.js';
-import { sampleRows } from '../sampling/rows.js';
+import { spreadRows, TURNED_UNITS } from '../sampling/rows.js';
 import type { Wasm } from '../wasm/instance.js';
 import type { ExactTask } from './gradient.js';
 import { makePlan, makeWorkspace } from './plan.js';
@@ -58,22 +58,27 @@ export function* exactForwardJob(
   };
 }
 
-/** Rows drawn evenly from all heads; those of one batch item share a pass over its inputs. */
+/** Rows drawn evenly from all heads, or from some; those of one batch item share a pass over its inputs. */
 function sampleTasks(
   layer: AttentionLayer,
   attentionOutput: Float32Array,
   seed: number,
 ): ForwardSampleTask[] {
-  const { batch, heads, queryLength } = layer.dims;
-  const weights = new Float64Array(batch * heads * queryLength);
-  const rows = sampleRows(weights, ROWS_SAMPLED, seed).map(({ index }): RowOfHead => {
-    const head = Math.floor(index / queryLength);
-    return {
-      batchItem: Math.floor(head / heads),
-      head: head % heads,
-      row: index % queryLength,
-    };
-  });
+  const { batch, heads, keyValueHeads, queryLength } = layer.dims;
+  const group = heads / keyValueHeads;
+  const units = batch * keyValueHeads;
+  const drawn = spreadRows(units, layer.rotary ? TURNED_UNITS : units, seed);
+  const rows = spreadRows(drawn.length * group * queryLength, ROWS_SAMPLED, seed + 1).map(
+    (index): RowOfHead => {
+      const place = Math.floor(index / queryLength);
+      const head = drawn[Math.floor(place / group)]! * group + (place % group);
+      return {
+        batchItem: Math.floor(head / heads),
+        head: head % heads,
+        row: index % queryLength,
+      };
+    },
+  );
   return Array.from({ length: batch }, (_, item) => rows.filter((row) => row.batchItem === item))
     .filter((mine) => mine.length > 0)
     .map((mine) => ({

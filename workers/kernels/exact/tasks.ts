@@ -7,7 +7,7 @@ import {
   STATES,
 } from '../../../src/lora/problem.js';
 import { type InputGradients, ROLES, sharedFloat32 } from '../result.js';
-import { sampleRows } from '../sampling/rows.js';
+import { sampleClusters } from '../sampling/rows.js';
 import { KEYS, ROWS } from '../wasm/block.js';
 import type { AttendTask, LaneOfHead } from './attend.js';
 import { type ContractParts, type ContractTask, placesOf } from './contract.js';
@@ -190,7 +190,8 @@ export function sampleTasks(
   const { queryLength } = plan.problem.dims;
   const heads = headsOfWave(plan, wave);
   const weights = Float64Array.from(workspace.normG.subarray(0, heads.length * queryLength));
-  const drawn = sampleRows(weights, draws, seed + wave)
+  const unitRows = plan.problem.rotary ? plan.group * queryLength : weights.length;
+  const drawn = sampleClusters(weights, unitRows, draws, seed + wave)
     .sort((a, b) => a.index - b.index)
     .map(({ index, probability }): Draw => {
       const head = heads[Math.floor(index / queryLength)]!;
