@@ -1,6 +1,7 @@
 /** The error figures of an exact answer, against errors that are known. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { type AttentionProblem, keysOf } from '../../src/lora/problem.js';
 import { exactForwardJob } from '../../workers/kernels/exact/forward.js';
 import { exactJob, rowsForEstimate, runExactTask } from '../../workers/kernels/exact/gradient.js';
 import { runJob } from '../../workers/kernels/job.js';
@@ -8,10 +9,13 @@ import {
   referenceForwardJob,
   runReferenceForwardTask,
 } from '../../workers/kernels/reference/forward.js';
+import { contributionsOf } from '../../workers/kernels/sampling/contributions.js';
 import type { Contribution } from '../../workers/kernels/sampling/estimate.js';
-import { exactContributions } from '../../workers/kernels/sampling/exact-rows.js';
+import { exactContributions, exactRows } from '../../workers/kernels/sampling/exact-rows.js';
 import { InputPasses } from '../../workers/kernels/sampling/input-passes.js';
+import { keyInputs, type RowOfHead } from '../../workers/kernels/sampling/row-of-head.js';
 import { sampleRows } from '../../workers/kernels/sampling/rows.js';
+import { TurnedKeyRows } from '../../workers/kernels/sampling/turned-keys.js';
 import { loadWasm } from '../../workers/kernels/wasm/load.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
 import { distance, named, norm, reference } from './run.js';
@@ -20,6 +24,23 @@ const wasm = loadWasm();
 
 const rowsOf = (x: Contribution): readonly Float64Array[] =>
   'rows' in x ? x.rows : Array.from(x.u, (a) => x.v.map((b) => a * b));
+
+/** Those of the keys under rotary positions, too. */
+function contributions(
+  problem: AttentionProblem,
+  rows: readonly RowOfHead[],
+  passes: InputPasses,
+): ReadonlyMap<string, Contribution>[] {
+  const { rotary } = problem;
+  if (!rotary) return exactContributions(problem, rows, passes);
+  return exactRows(problem, rows, passes).map((row) => {
+    const { XK } = keyInputs(problem, row.batchItem, keysOf(problem, row.batchItem));
+    const keys = new TurnedKeyRows({ ...problem, rotary }, row.batchItem, row.shared, XK, passes);
+    const { A, B } = keys.of(row);
+    const others = contributionsOf(problem, row);
+    return new Map<string, Contribution>([...others, ['k_proj.lora_A', A], ['k_proj.lora_B', B]]);
+  });
+}
 
 test('the float64 contributions of all rows add up to the gradients', () => {
   for (const options of [
@@ -37,7 +58,7 @@ test('the float64 contributions of all rows add up to the gradients', () => {
         ...{ batchItem, head: Math.floor(k / queryLength), row: k % queryLength },
       }));
       wasm.reset();
-      for (const row of exactContributions(problem, rows, new InputPasses(wasm, 24, () => {}))) {
+      for (const row of contributions(problem, rows, new InputPasses(wasm, 24, () => {}))) {
         for (const [name, contribution] of row) {
           const total = totals.get(name)!;
           rowsOf(contribution).forEach((values, i) => {

@@ -55,9 +55,17 @@ export interface ExactResult extends GradientResult {
 /** Tasks of a sampling stage. Each has sums as large as the gradients. */
 const SAMPLERS = 4;
 
+/** Passes over the inputs for the keys' adapter under rotary positions: each row takes its rank of them. */
+const TURNED_PASSES = 192;
+
 /** Enough rows for a figure of the right size, at a small share of the cost. */
-export function rowsForEstimate({ dims }: AttentionProblem): number {
-  return Math.min(24, Math.max(8, Math.ceil((dims.batch * dims.heads * dims.queryLength) / 128)));
+export function rowsForEstimate({ dims, rotary, projections }: AttentionProblem): number {
+  const rows = Math.min(
+    24,
+    Math.max(8, Math.ceil((dims.batch * dims.heads * dims.queryLength) / 128)),
+  );
+  const rank = rotary ? (projections.k_proj.adapter?.rank ?? 0) : 0;
+  return rank ? Math.min(rows, Math.max(8, Math.floor(TURNED_PASSES / rank))) : rows;
 }
 
 export function* exactJob(

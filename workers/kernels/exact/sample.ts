@@ -6,17 +6,17 @@
  * remains between the two contributions is rounding in projections, scores, softmax and backward.
  * Rounding while adding up thousands of rows is not seen this way: `summationError` (estimate.ts) allows for it.
  */
-import { type AttentionProblem, keysOf } from '../../../src/lora/problem.js';
-import { contributionsOf } from '../sampling/contributions.js';
-import { addDraw, type Contribution, type ErrorSums, type RankOne } from '../sampling/estimate.js';
-import { exactContributions } from '../sampling/exact-rows.js';
+import { type AttentionProblem, keysOf, type Rotary } from '../../../src/lora/problem.js';
+import { type AttendedRow, contributionsOf } from '../sampling/contributions.js';
+import { addDraw, type ErrorSums, type RankOne } from '../sampling/estimate.js';
+import { exactRows } from '../sampling/exact-rows.js';
 import { HeadWeights } from '../sampling/head-weights.js';
 import { InputPasses } from '../sampling/input-passes.js';
 import { keyInputs, type RowOfHead } from '../sampling/row-of-head.js';
-import { ROWS } from '../wasm/block.js';
+import { TurnedKeyRows } from '../sampling/turned-keys.js';
 import type { Wasm } from '../wasm/instance.js';
-import { type AttendTask, attendRows, type LaneOfHead } from './attend.js';
-import { prepareMemory } from './memory.js';
+import type { LaneOfHead } from './attend.js';
+import { blocksOf, type KernelRow, kernelRows } from './kernel-rows.js';
 import { slice } from './operands.js';
 import type { ExactPlan, Workspace } from './plan.js';
 
@@ -39,23 +39,6 @@ export interface Draw {
   readonly probability: number;
 }
 
-/** What the kernel used for one row. */
-interface KernelRow {
-  /** The row sum of E. */
-  readonly sum: number;
-  /** E and E (dP - G.O), over all keys. */
-  readonly e: Float64Array;
-  readonly t: Float64Array;
-  /** Q, G, and the left factors ws, wv of the row. */
-  readonly q: Float64Array;
-  readonly g: Float64Array;
-  readonly ws: Float64Array;
-  readonly wv: Float64Array;
-  /** dS [K B_Q | X^K A_K^T] or dS K, and P X^V A_V^T. */
-  readonly rights: Float64Array;
-  readonly rightv: Float64Array;
-}
-
 export function runSample(task: SampleTask, wasm: Wasm, checkpoint: () => void): null {
   for (const batchItem of new Set(task.draws.map(({ lane }) => lane.unit.batchItem))) {
     const draws = task.draws.filter(({ lane }) => lane.unit.batchItem === batchItem);
@@ -71,7 +54,7 @@ function sampleBatchItem(
   wasm: Wasm,
   checkpoint: () => void,
 ): void {
-  const { problem } = task.plan;
+  const problem = task.plan.problem as AttentionProblem;
   const { q_proj, k_proj, v_proj } = problem.projections;
   const kernel = blocksOf(task, draws).flatMap((block) =>
     kernelRows(task, wasm, block, checkpoint),
@@ -83,75 +66,42 @@ function sampleBatchItem(
     checkpoint,
   );
   const rows = draws.map(({ lane, row }): RowOfHead => ({ batchItem, head: lane.head, row }));
-  const exact = exactContributions(problem as AttentionProblem, rows, passes);
-  const full = fullContributions(task, draws, kernel, passes);
-  const used = thinContributions(task, draws, kernel, passes).map(
-    (thin, k) => new Map<string, Contribution>([...full[k]!, ...thin]),
-  );
+  const exact = exactRows(problem, rows, passes);
+  const full = fullRows(task, draws, kernel, passes);
+  const thin = thinContributions(task, draws, kernel, passes);
   draws.forEach(({ probability }, k) => {
-    for (const [name, contribution] of exact[k]!) {
-      addDraw(task.sums[name]!, contribution, used[k]!.get(name)!, probability, task.drawsOfWave);
+    const used = new Map([...(full[k] ? contributionsOf(problem, full[k]!) : []), ...thin[k]!]);
+    for (const [name, contribution] of contributionsOf(problem, exact[k]!)) {
+      addDraw(task.sums[name]!, contribution, used.get(name)!, probability, task.drawsOfWave);
     }
   });
+  if (problem.rotary && k_proj.adapter) sampleTurnedKeys(task, draws, exact, full, passes);
 }
 
-/** Rows that the kernel can take together, in order: of one head; with a causal mask one by one. */
-function blocksOf({ plan }: SampleTask, draws: readonly Draw[]): Draw[][] {
-  const blocks: Draw[][] = [];
-  for (const draw of draws) {
-    const open = blocks.at(-1);
-    const fits = open && open[0]!.lane.place === draw.lane.place && open.length < ROWS;
-    if (fits && !plan.problem.causal) open.push(draw);
-    else blocks.push([draw]);
-  }
-  return blocks;
-}
-
-/** Runs the kernel on a block of rows from anywhere: rows of a block do not touch each other. */
-function kernelRows(
-  { plan, workspace, wave }: SampleTask,
-  wasm: Wasm,
+/** The adapter of the keys under rotary positions: differences between the rows, head by head. */
+function sampleTurnedKeys(
+  task: SampleTask,
   draws: readonly Draw[],
-  checkpoint: () => void,
-): KernelRow[] {
-  const { lane } = draws[0]!;
-  const what = { plan, workspace, wave, attentionOutput: null, lanes: [lane], first: 0, last: 0 };
-  const task: AttendTask = { kernel: 'exact', step: 'attend', ...what };
-  const memory = prepareMemory(task, wasm, lane, checkpoint);
-  const { headDim: d, valueDim: dv } = plan.problem.dims;
-  const { rq, rk, rv, ps, pv, right: kept } = plan.thin;
-  const { causal } = plan.problem;
-  const keys = keysOf(plan.problem, lane.unit.batchItem);
-  const picked = draws.map(({ row }) => row);
-  const first = picked[0]!;
-  const rows = { lane, first, n: draws.length, picked };
-  const { right } = attendRows(task, wasm, memory, rows, checkpoint);
-  const { fields } = memory;
-  const list = (n: number, value: (c: number) => number) =>
-    Float64Array.from({ length: n }, (_, c) => value(c));
-  return draws.map(({ row }, i) => {
-    checkpoint();
-    const visible = causal ? Math.min(row + 1, keys) : keys;
-    const column = (tiles: number) => {
-      const all = wasm.f32(tiles, visible * ROWS);
-      const out = new Float64Array(keys);
-      for (let j = 0; j < visible; j++) out[j] = all[j * ROWS + i]!;
-      return out;
-    };
-    const rowOf = (at: number, width: number) =>
-      Float64Array.from(wasm.f32(at + 4 * i * width, width));
-    return {
-      sum: wasm.f64(fields.sum, ROWS)[i]!,
-      e: column(fields.e),
-      t: ps ? column(fields.t) : new Float64Array(0),
-      q: rowOf(memory.qRows, d),
-      g: rowOf(memory.gRows, dv),
-      ws: rowOf(fields.ws, ps),
-      wv: rowOf(fields.wv, pv),
-      rights: list(Math.max(rq + rk, kept), (c) => right.ofScores(i, c)),
-      rightv: list(rv, (c) => right.ofValues(i, c)),
-    };
-  });
+  exact: readonly AttendedRow[],
+  full: readonly AttendedRow[],
+  passes: InputPasses,
+): void {
+  const problem = task.plan.problem as AttentionProblem & { readonly rotary: Rotary };
+  for (const shared of new Set(exact.map((row) => row.shared))) {
+    const { batchItem } = exact[0]!;
+    const { XK } = keyInputs(problem, batchItem, keysOf(problem, batchItem));
+    const keys = new TurnedKeyRows(problem, batchItem, shared, XK, passes);
+    draws.forEach(({ probability }, k) => {
+      if (exact[k]!.shared !== shared) return;
+      const { A, B } = keys.of(exact[k]!, full[k]!);
+      for (const [name, difference] of [
+        ['k_proj.lora_A', A],
+        ['k_proj.lora_B', B],
+      ] as const) {
+        addDraw(task.sums[name]!, difference, null, probability, task.drawsOfWave);
+      }
+    });
+  }
 }
 
 /** Rank-one matrices of the adapters that take the thin path, as the kernel has them. */
@@ -205,17 +155,17 @@ function thinContributions(
 }
 
 /**
- * Contributions at full width: P and dS of the kernel, and its Q, G and dS K, in the formulas of
- * float64. Adapters on the thin path come out too, and are overwritten by what the kernel has for them.
+ * Rows at full width: P and dS of the kernel, and its Q, G and dS K, for the formulas of float64. For
+ * adapters on the thin path there is something better: what the kernel itself has for them.
  */
-function fullContributions(
+function fullRows(
   { plan }: SampleTask,
   draws: readonly Draw[],
   kernel: readonly KernelRow[],
   passes: InputPasses,
-): Map<string, Contribution>[] {
+): AttendedRow[] {
   const { dQ, dK, dV } = plan.full;
-  if (!dQ && !dK && !dV) return draws.map(() => new Map());
+  if (!dQ && !dK && !dV) return [];
   const problem = plan.problem as AttentionProblem;
   const { dims, projections, inputs, rotary } = problem;
   const { batchItem } = draws[0]!.lane.unit;
@@ -229,7 +179,7 @@ function fullContributions(
     const { head, unit } = lane;
     const width = projections.q_proj.inFeatures;
     const { q, g, rights } = kernel[k]!;
-    const attended = {
+    return {
       ...{ batchItem, head, row, shared: unit.sharedHead, q, g },
       query: new HeadWeights(projections.q_proj, head, dims.headDim),
       key: new HeadWeights(projections.k_proj, unit.sharedHead, dims.headDim),
@@ -237,6 +187,5 @@ function fullContributions(
       x: Float64Array.from(slice(inputs.query.data, batchItem * dims.queryLength + row, width)),
       ...{ dS: dS[k]!, dSK: rights, PX: PX[k]!, dSX: dSX[k] },
     };
-    return contributionsOf(problem, attended, passes);
   });
 }

@@ -198,8 +198,12 @@ export function sampleTasks(
       return { lane: { ...head, lane: 0 }, row: index % queryLength, probability };
     });
   const each = Math.ceil(drawn.length / sums.length);
+  const units = [...new Set(drawn.map(({ lane }) => lane.unit))];
   return sums.flatMap((mine, k) => {
-    const part = drawn.slice(k * each, (k + 1) * each);
+    // Under rotary positions a task projects the keys of its units: none has those of another.
+    const part = plan.problem.rotary
+      ? drawn.filter(({ lane }) => units.indexOf(lane.unit) % sums.length === k)
+      : drawn.slice(k * each, (k + 1) * each);
     if (part.length === 0) return [];
     const what = { plan, workspace, wave, draws: part, drawsOfWave: drawn.length, sums: mine };
     return [{ kernel: 'exact', step: 'sample', ...what } as SampleTask];

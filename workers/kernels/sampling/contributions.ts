@@ -1,11 +1,9 @@
 /** From a query row's share in the backward pass to what it contributes to each gradient. */
-import { type AttentionProblem, keysOf, type ProjectionName } from '../../../src/lora/problem.js';
+import type { AttentionProblem, ProjectionName } from '../../../src/lora/problem.js';
 import { rotateBack } from '../rotary.js';
-import type { Contribution } from './estimate.js';
+import type { RankOne } from './estimate.js';
 import type { HeadWeights } from './head-weights.js';
-import type { InputPasses } from './input-passes.js';
-import { keyInputs, type RowOfHead } from './row-of-head.js';
-import { turnedKeyRows } from './turned-keys.js';
+import type { RowOfHead } from './row-of-head.js';
 
 export interface AttendedRow extends RowOfHead {
   /** Number of the key/value head. */
@@ -31,17 +29,13 @@ export interface AttendedRow extends RowOfHead {
  *     lora_A_Q: (B_Q^T dSK) x^T      lora_A_K: (B_K^T q) dSX^T      lora_A_V: (B_V^T g) PX^T
  *     lora_B_Q: dSK (A_Q x)^T        lora_B_K: q (A_K dSX)^T        lora_B_V: g (A_V PX)^T
  *
- * Rotary positions: dSK is turned back, and the keys' gradients are no longer of rank one.
+ * Under rotary positions dSK is turned back, and those of the keys are left out: see TurnedKeyRows.
  */
-export function contributionsOf(
-  problem: AttentionProblem,
-  row: AttendedRow,
-  passes: InputPasses,
-): Map<string, Contribution> {
+export function contributionsOf(problem: AttentionProblem, row: AttendedRow): Map<string, RankOne> {
   const { dims, projections, scaling: beta, rotary } = problem;
   const { headDim: d, valueDim: dv } = dims;
-  const { batchItem, head, shared, query, key, value, x, q, g, dS, PX, dSX } = row;
-  const out = new Map<string, Contribution>();
+  const { batchItem, head, shared, query, key, value, x, q, g, PX, dSX } = row;
+  const out = new Map<string, RankOne>();
   const add = (
     name: ProjectionName,
     A: readonly [Float64Array, Float64Array],
@@ -60,14 +54,7 @@ export function contributionsOf(
   const dQ = row.dSK.slice();
   if (rotary) rotateBack(rotary, batchItem, row.row, dQ);
   add('q_proj', [query.up(dQ), x], [dQ, query.low(x)], head, d);
-  if (rotary && projections.k_proj.adapter) {
-    const { XK } = keyInputs(problem, batchItem, keysOf(problem, batchItem));
-    const what = { q, dS, beta };
-    const rows = turnedKeyRows(rotary, projections.k_proj, shared, batchItem, what, XK, passes);
-    out.set('k_proj.lora_A', rows.A).set('k_proj.lora_B', rows.B);
-  } else if (dSX) {
-    add('k_proj', [key.up(q), dSX], [q, key.low(dSX)], shared, d);
-  }
+  if (dSX) add('k_proj', [key.up(q), dSX], [q, key.low(dSX)], shared, d);
   add('v_proj', [value.up(g), PX], [g, value.low(PX)], shared, dv);
   return out;
 }

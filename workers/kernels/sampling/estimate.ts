@@ -49,7 +49,8 @@ export function makeErrorSums(size: number): ErrorSums {
 }
 
 /**
- * Books one of `draws` draws. Both contributions lie on the same part of the tensor.
+ * Books one of `draws` draws. Both contributions lie on the same part of the tensor; without `used`
+ * the first is their difference already.
  *
  * The variance of the mean is (sum |Delta / p|^2 - n |mean|^2) / (n (n - 1)). The second term is left
  * out: it needs a mean for every part of the rows that is sampled by itself, it matters only where
@@ -58,14 +59,14 @@ export function makeErrorSums(size: number): ErrorSums {
 export function addDraw(
   sums: ErrorSums,
   exact: Contribution,
-  used: Contribution,
+  used: Contribution | null,
   probability: number,
   draws: number,
 ): void {
   let square = 0;
   for (let a = 0; a < rowsOf(exact); a++) {
     const [x, xs] = rowOf(exact, a);
-    const [y, ys] = rowOf(used, a);
+    const [y, ys] = used ? rowOf(used, a) : [0, xs];
     const row = exact.offset + a * xs.length;
     for (let b = 0; b < xs.length; b++) {
       const delta = (x * xs[b]! - y * ys[b]!) / probability;

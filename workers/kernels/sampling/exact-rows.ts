@@ -15,7 +15,7 @@
 import { type AttentionLayer, type AttentionProblem, keysOf } from '../../../src/lora/problem.js';
 import { rotate } from '../rotary.js';
 import { type AttendedRow, contributionsOf } from './contributions.js';
-import type { Contribution } from './estimate.js';
+import type { RankOne } from './estimate.js';
 import { HeadWeights } from './head-weights.js';
 import type { InputPasses } from './input-passes.js';
 import { keyInputs, type RowOfHead } from './row-of-head.js';
@@ -77,7 +77,16 @@ export function exactContributions(
   problem: AttentionProblem,
   rows: readonly RowOfHead[],
   passes: InputPasses,
-): Map<string, Contribution>[] {
+): Map<string, RankOne>[] {
+  return exactRows(problem, rows, passes).map((row) => contributionsOf(problem, row));
+}
+
+/** The backward pass of `rows`, all of one batch item. */
+export function exactRows(
+  problem: AttentionProblem,
+  rows: readonly RowOfHead[],
+  passes: InputPasses,
+): AttendedRow[] {
   const { dims, objective, rotary } = problem;
   const { queryLength, heads, valueDim: dv } = dims;
   const { all, n, XK, XV, turned, P, PX } = attend(problem, rows, passes);
@@ -103,8 +112,7 @@ export function exactContributions(
     const dSK = rotary
       ? passes.combine(turned.get(row.shared)!, n, [dS[k]!])[0]!
       : row.key.apply(dSX[k]!);
-    const attended: AttendedRow = { ...row, g: G[k]!, dS: dS[k]!, dSK, PX: PX[k]!, dSX: dSX[k] };
-    return contributionsOf(problem, attended, passes);
+    return { ...row, g: G[k]!, dS: dS[k]!, dSK, PX: PX[k]!, dSX: dSX[k] };
   });
 }
 
