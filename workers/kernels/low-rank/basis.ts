@@ -1,0 +1,213 @@
+/**
+ * The coordinates and the outliers of one head.
+ *
+ * A handful of rows with large norms (attention sinks, massive activations) would ruin every polynomial,
+ * so the rows with the largest |x^|^2 = sum_a sigma_a x_a^2, the size of the logits they can make, are put
+ * aside and treated exactly. The coordinates come from a sample without them.
+ */
+import type { Arithmetic, Real } from './arithmetic.js';
+import { type Balance, balance } from './balance.js';
+import { type FeatureSet, selectFeatures } from './features.js';
+import type { Affine, Head } from './head.js';
+import type { HeadPlan } from './head-plan.js';
+import type { Segment } from './layout.js';
+import { Random } from './random.js';
+import { BLOCK, keyRows, openWorkspace, queryRows } from './rows.js';
+
+/** Rows that the covariances are taken from: their error only costs a little of the balance. */
+const SAMPLE = 2048;
+
+export interface Basis {
+  readonly balance: Balance;
+  readonly centreXK: Float64Array;
+  readonly centreXV: Float64Array;
+}
+
+/** Balance of a head with a share of the rows of both sides put aside. */
+export function sampleBasis(
+  arithmetic: Arithmetic,
+  head: Head,
+  outlierShares: readonly number[],
+  seed: number,
+): Basis[] {
+  const random = new Random(seed);
+  const { d, query, key, value } = head;
+  const queryList = random.sample(head.queryLength, SAMPLE);
+  const keyList = random.sample(head.keyLength, SAMPLE);
+  const mark = arithmetic.mark();
+  const q = project(arithmetic, query.rows, query.effective, queryList).slice();
+  const k = project(arithmetic, key.rows, key.effective, keyList).slice();
+  arithmetic.release(mark);
+  const centreXK = meanRow(key.rows, key.effective.inputs, keyList);
+  const centreXV = meanRow(value.rows, value.effective.inputs, keyList);
+  return outlierShares.map((share) => {
+    let result = balance(q, k, d, head.beta);
+    // Twice: the first balance is still bent by the outliers that it finds.
+    for (let round = 0; share > 0 && round < 2; round++) {
+      const keepQ = smallest(q, result.transformQ, result.centreQ, result.sigma, share);
+      const keepK = smallest(k, result.transformK, result.centreK, result.sigma, share);
+      result = balance(keepQ, keepK, d, head.beta);
+    }
+    return { balance: result, centreXK, centreXV };
+  });
+}
+
+function project(arithmetic: Arithmetic, rows: Real, map: Affine, list: Int32Array): Real {
+  const { inputs, outputs } = map;
+  const x = arithmetic.array(list.length * inputs);
+  list.forEach((row, r) => {
+    x.set(rows.subarray(row * inputs, (row + 1) * inputs), r * inputs);
+  });
+  const weight = arithmetic.array(inputs * outputs);
+  weight.set(map.weight);
+  const y = arithmetic.array(list.length * outputs);
+  for (let r = 0; r < list.length; r++) y.set(map.bias, r * outputs);
+  arithmetic.gemm(list.length, outputs, inputs, x, weight, y, true);
+  return y;
+}
+
+function meanRow(rows: Real, width: number, list: Int32Array): Float64Array {
+  const mean = new Float64Array(width);
+  for (const row of list) {
+    for (let a = 0; a < width; a++) mean[a] += rows[row * width + a] / list.length;
+  }
+  return mean;
+}
+
+/** sum_a sigma_a x_a^2 of row i of x (n, d), balanced. */
+export function logitNorm(x: Real, d: number, sigma: Float64Array, i: number): number {
+  let sum = 0;
+  for (let a = 0; a < d; a++) sum += sigma[a] * x[i * d + a] * x[i * d + a];
+  return sum;
+}
+
+/** The rows of x (n, d) without the given share of largest logit norm. */
+function smallest(
+  x: Real,
+  transform: Float64Array,
+  centre: Float64Array,
+  sigma: Float64Array,
+  share: number,
+): Real {
+  const d = sigma.length;
+  const n = x.length / d;
+  const norms = new Float64Array(n);
+  const y = new Float64Array(d);
+  for (let i = 0; i < n; i++) {
+    y.fill(0);
+    for (let a = 0; a < d; a++) {
+      const value = x[i * d + a] - centre[a];
+      for (let b = 0; b < d; b++) y[b] += value * transform[a * d + b];
+    }
+    norms[i] = logitNorm(y, d, sigma, 0);
+  }
+  const order = Array.from(norms.keys()).sort((a, b) => norms[a] - norms[b]);
+  const kept = order.slice(0, Math.max(1, Math.floor(n * (1 - share)))).sort((a, b) => a - b);
+  const out = new Float64Array(kept.length * d);
+  kept.forEach((row, r) => {
+    out.set(x.subarray(row * d, (row + 1) * d), r * d);
+  });
+  return out;
+}
+
+/** A plan without outliers, its weights not yet scaled. */
+export function draftPlan(head: Head, basis: Basis, m: number, shell: number): HeadPlan {
+  const features: FeatureSet = selectFeatures(basis.balance.sigma, m + shell);
+  const { value } = head;
+  const { weight, bias, inputs } = value.effective;
+  const times = (row: Float64Array, matrix: Float64Array, outputs: number) => {
+    const out = new Float64Array(outputs);
+    for (let a = 0; a < inputs; a++) {
+      for (let c = 0; c < outputs; c++) out[c] += row[a] * matrix[a * outputs + c];
+    }
+    return out;
+  };
+  return {
+    balance: basis.balance,
+    m: Math.min(m, features.size),
+    features,
+    outlierQueries: new Int32Array(0),
+    outlierKeys: new Int32Array(0),
+    logWeightShift: 0,
+    centreV: times(basis.centreXV, weight, head.dv).map((x, a) => x + bias[a]),
+    centreXK: basis.centreXK,
+    centreXV: basis.centreXV,
+    centreVA: times(basis.centreXV, value.down, value.rank),
+  };
+}
+
+/** Logit norms of the rows of a segment, and log w_j of its keys; one entry per row. */
+export interface RowScan {
+  readonly query: Float32Array;
+  readonly key: Float32Array;
+  readonly logWeight: Float32Array;
+}
+
+export function openScan(head: Head): RowScan {
+  const shared = (n: number) => new Float32Array(new SharedArrayBuffer(4 * n));
+  return {
+    query: shared(head.queryLength),
+    key: shared(head.keyLength),
+    logWeight: shared(head.keyLength),
+  };
+}
+
+export function scanRows(
+  arithmetic: Arithmetic,
+  head: Head,
+  plan: HeadPlan,
+  { from, to }: Segment,
+  scan: RowScan,
+): void {
+  const space = openWorkspace(arithmetic, head, plan);
+  const { sigma } = plan.balance;
+  const queries = queryRows(space, BLOCK);
+  const keys = keyRows(space, BLOCK);
+  for (let start = from; start < Math.min(to, head.queryLength); start += BLOCK) {
+    queries.load((r) => start + r, Math.min(BLOCK, to - start, head.queryLength - start));
+    for (let r = 0; r < queries.count; r++) {
+      scan.query[start + r] = logitNorm(queries.x, head.d, sigma, r);
+    }
+  }
+  for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
+    keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
+    for (let r = 0; r < keys.count; r++) {
+      scan.key[start + r] = logitNorm(keys.z, head.d, sigma, r);
+      scan.logWeight[start + r] = keys.logWeight[r];
+    }
+  }
+}
+
+/** The plan with its outliers, the rows of largest logit norm, and the largest remaining weight at 1. */
+export function putAside(
+  draft: HeadPlan,
+  scan: RowScan,
+  outlierQueries: number,
+  outlierKeys: number,
+): HeadPlan {
+  const keys = largest(scan.key, outlierKeys);
+  const aside = new Set(keys);
+  let shift = -Infinity;
+  scan.logWeight.forEach((w, j) => {
+    if (w > shift && !aside.has(j)) shift = w;
+  });
+  return {
+    ...draft,
+    outlierQueries: largest(scan.query, outlierQueries),
+    outlierKeys: keys,
+    logWeightShift: shift === -Infinity ? 0 : shift,
+  };
+}
+
+/** Positions of the n largest values, in rising order; among equals the earlier ones. */
+function largest(values: Float32Array, n: number): Int32Array {
+  if (n <= 0) return new Int32Array(0);
+  const limit = values.slice().sort()[Math.max(0, values.length - n)];
+  const above: number[] = [];
+  const equal: number[] = [];
+  values.forEach((x, i) => {
+    if (x > limit) above.push(i);
+    else if (x === limit) equal.push(i);
+  });
+  return Int32Array.from([...above, ...equal.slice(0, n - above.length)]).sort();
+}
