@@ -1,5 +1,5 @@
 /**
- * One gradient problem, validated and typed: the input of every kernel.
+ * An attention layer and a gradient problem on it, validated and typed: the input of every kernel.
  *
  * Shapes use B batch items, Lq and Lk rows, H query heads and Hkv key/value heads of width d (values:
  * dv), r the rank of an adapter. Layout is that of PyTorch and PEFT: `weight (out, in)`,
@@ -43,7 +43,8 @@ export interface Dimensions {
   readonly valueDim: number;
 }
 
-export interface AttentionProblem {
+/** A layer with its inputs: enough for the scores, the norms and the plan. */
+export interface AttentionLayer {
   readonly dims: Dimensions;
   /**
    * X^Q, X^K, X^V, each (B, L, in). For self-attention all three are the same Tensor object.
@@ -54,6 +55,10 @@ export interface AttentionProblem {
   readonly scaling: number;
   /** Row i sees keys j <= i (top-left aligned when Lq differs from Lk, as in PyTorch). */
   readonly causal: boolean;
+}
+
+/** A layer and what is to be differentiated. */
+export interface AttentionProblem extends AttentionLayer {
   /** target: loss = 1/2 ||O - Y||_F^2; grad_output: dLoss/dO. (B, Lq, H dv). */
   readonly objective: { readonly kind: 'target' | 'grad_output'; readonly tensor: Tensor };
 }

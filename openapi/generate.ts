@@ -1,0 +1,24 @@
+/** Writes openapi/openapi.json from the schemas in the code: npm run docs. */
+import { writeFileSync } from 'node:fs';
+import { buildApp } from '../src/app.js';
+import { readConfig } from '../src/config.js';
+import type { Executor } from '../src/pool/executor.js';
+
+/** The document needs routes, not workers. */
+const IDLE: Executor = {
+  run: () => Promise.reject(new Error('There are no workers behind the document')),
+  load: () => ({ workers: 0, busy: 0, jobs: 0, waiting: 0 }),
+  close: async () => {},
+};
+
+export async function openapiDocument(): Promise<string> {
+  const app = await buildApp(readConfig({ LOG_LEVEL: 'silent' }), IDLE);
+  await app.ready();
+  const document = app.swagger();
+  await app.close();
+  return `${JSON.stringify(document, null, 2)}\n`;
+}
+
+if (process.argv[1]?.endsWith('generate.js')) {
+  writeFileSync(new URL('../../openapi/openapi.json', import.meta.url), await openapiDocument());
+}

@@ -1,0 +1,53 @@
+/** The Fastify instance, built from plugins and routes; it does not listen yet. */
+import { randomUUID } from 'node:crypto';
+import Fastify, { type FastifyInstance } from 'fastify';
+import type { Config } from './config.js';
+import admission from './plugins/admission.js';
+import answers from './plugins/answers.js';
+import bodies from './plugins/bodies.js';
+import docs from './plugins/docs.js';
+import metrics from './plugins/metrics.js';
+import problems from './plugins/problems.js';
+import validation from './plugins/validation.js';
+import type { Executor } from './pool/executor.js';
+import gradientRoute from './routes/gradient.js';
+import healthRoutes from './routes/health.js';
+import limitsRoute from './routes/limits.js';
+import metricsRoute from './routes/metrics.js';
+import openapiRoute from './routes/openapi.js';
+import type { RouteOptions } from './routes/options.js';
+import planRoute from './routes/plan.js';
+
+export async function buildApp(config: Config, executor: Executor): Promise<FastifyInstance> {
+  const app = Fastify({
+    logger: { level: config.LOG_LEVEL },
+    genReqId: () => randomUUID(),
+    bodyLimit: config.LORAGRAD_MAX_BODY_BYTES,
+    requestTimeout: config.LORAGRAD_BODY_TIMEOUT_MS,
+    forceCloseConnections: 'idle',
+    return503OnClosing: false,
+  });
+
+  await app.register(problems);
+  await app.register(validation);
+  await app.register(admission, {
+    maxRequests: config.LORAGRAD_MAX_REQUESTS,
+    maxInflightBytes: config.LORAGRAD_MAX_INFLIGHT_BYTES,
+  });
+  await app.register(metrics, { executor });
+  await app.register(bodies, {
+    maxBodyBytes: config.LORAGRAD_MAX_BODY_BYTES,
+    maxJsonBytes: config.LORAGRAD_MAX_JSON_BYTES,
+  });
+  await app.register(answers);
+  await app.register(docs);
+
+  const options: RouteOptions = { executor, config, deadlineMs: config.LORAGRAD_DEADLINE_MS };
+  await app.register(gradientRoute, options);
+  await app.register(planRoute, options);
+  await app.register(limitsRoute, options);
+  await app.register(healthRoutes);
+  await app.register(metricsRoute);
+  await app.register(openapiRoute);
+  return app;
+}

@@ -1,0 +1,97 @@
+/** Every setting, its default and its environment variable. The README's table is made of this. */
+import envSchema from 'env-schema';
+import Type, { type Static } from 'typebox';
+
+const GIB = 1024 ** 3;
+const MIB = 1024 ** 2;
+
+export const ConfigSchema = Type.Object({
+  PORT: Type.Integer({
+    default: 3000,
+    minimum: 0,
+    maximum: 65535,
+    description: 'TCP port; 0 takes a free one',
+  }),
+  HOST: Type.String({
+    default: '127.0.0.1',
+    description: 'Address to listen on; the container image sets 0.0.0.0',
+  }),
+  LOG_LEVEL: Type.Enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'], {
+    default: 'info',
+    description: 'Least severe level that is logged',
+  }),
+  LORAGRAD_WORKERS: Type.Integer({
+    default: 0,
+    minimum: 0,
+    maximum: 256,
+    description:
+      'Worker threads; 0 means one for each CPU that the process may use (cgroup quota included)',
+  }),
+  LORAGRAD_MAX_BODY_BYTES: Type.Integer({
+    default: GIB,
+    minimum: 1024,
+    maximum: 4 * GIB,
+    description: 'Largest MessagePack body, bytes',
+  }),
+  LORAGRAD_MAX_JSON_BYTES: Type.Integer({
+    default: MIB,
+    minimum: 1024,
+    maximum: 64 * MIB,
+    description: 'Largest JSON body, bytes',
+  }),
+  LORAGRAD_MAX_REQUESTS: Type.Integer({
+    default: 64,
+    minimum: 1,
+    maximum: 100_000,
+    description:
+      'Requests with a body that may be in the house at once, running or waiting; more get 429',
+  }),
+  LORAGRAD_MAX_INFLIGHT_BYTES: Type.Integer({
+    default: 4 * GIB,
+    minimum: 1024,
+    description: 'Sum of the body sizes of those requests; more get 429',
+  }),
+  LORAGRAD_DEADLINE_MS: Type.Integer({
+    default: 600_000,
+    minimum: 1,
+    maximum: 2 ** 31 - 1,
+    description:
+      'Longest time from the head of a request to its answer, ms; then the work is stopped and 504 answered',
+  }),
+  LORAGRAD_BODY_TIMEOUT_MS: Type.Integer({
+    default: 300_000,
+    minimum: 1,
+    maximum: 2 ** 31 - 1,
+    description: 'Longest time for a request to arrive whole, ms; then 408',
+  }),
+  LORAGRAD_DRAIN_MS: Type.Integer({
+    default: 30_000,
+    minimum: 1,
+    maximum: 2 ** 31 - 1,
+    description:
+      'Longest time for requests in flight to finish after SIGTERM, ms; then the process ends',
+  }),
+  LORAGRAD_WARMUP_MS: Type.Integer({
+    default: 30_000,
+    minimum: 1,
+    maximum: 2 ** 31 - 1,
+    description: 'Longest time for every worker to run its warm-up task, ms; then start fails',
+  }),
+});
+
+export type Config = Static<typeof ConfigSchema>;
+
+/** @throws {Error} naming every variable whose value is not valid. */
+export function readConfig(env: NodeJS.ProcessEnv): Config {
+  return envSchema<Config>({ schema: ConfigSchema, data: env, env: false, dotenv: false });
+}
+
+/**
+ * Variables that look like settings but are none: probably misspelt. Only worth a warning, since
+ * Kubernetes sets LORAGRAD_SERVICE_HOST and the like for a service of that name.
+ */
+export function unknownSettings(env: NodeJS.ProcessEnv): string[] {
+  return Object.keys(env).filter(
+    (name) => name.startsWith('LORAGRAD_') && !Object.hasOwn(ConfigSchema.properties, name),
+  );
+}

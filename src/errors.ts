@@ -1,0 +1,220 @@
+/**
+ * Every error that the service can answer, in one place: RFC 9457 problem details with a stable type.
+ * docs/problems.md lists them; a test compares the two.
+ */
+import { STATUS_CODES } from 'node:http';
+
+export const PROBLEM_MEDIA_TYPE = 'application/problem+json';
+
+interface Kind {
+  readonly status: number;
+  readonly title: string;
+  /** What to do about it: shown in the documentation. */
+  readonly remedy: string;
+}
+
+export const PROBLEMS = {
+  'malformed-body': {
+    status: 400,
+    title: 'The body cannot be decoded',
+    remedy:
+      'Send exactly one MessagePack map or one JSON object: no extension types, nothing after it.',
+  },
+  'bad-request': {
+    status: 400,
+    title: 'The HTTP request is not valid',
+    remedy: 'See the detail: a header or the URL is malformed.',
+  },
+  'not-found': {
+    status: 404,
+    title: 'There is nothing at this address',
+    remedy: 'GET /docs shows every route.',
+  },
+  'method-not-allowed': {
+    status: 405,
+    title: 'This address does not take this method',
+    remedy: 'The Allow header names the methods that it takes.',
+  },
+  'not-acceptable': {
+    status: 406,
+    title: 'None of the accepted media types can be answered',
+    remedy: 'Accept application/vnd.msgpack or application/json.',
+  },
+  'body-timeout': {
+    status: 408,
+    title: 'The body did not arrive in time',
+    remedy: 'Send the body without long pauses.',
+  },
+  'body-too-large': {
+    status: 413,
+    title: 'The body is too large',
+    remedy:
+      'GET /limits tells the limits. JSON bodies have a smaller one: use MessagePack for real tensors.',
+  },
+  'unsupported-media-type': {
+    status: 415,
+    title: 'The media type of the body is not supported',
+    remedy:
+      'Send application/vnd.msgpack, application/msgpack, application/x-msgpack or application/json, without a content encoding.',
+  },
+  'unknown-key': {
+    status: 422,
+    title: 'A key is not known',
+    remedy: 'Remove it or correct its spelling; the detail names the known keys.',
+  },
+  'missing-key': {
+    status: 422,
+    title: 'A key is missing',
+    remedy: 'Add the key that the detail names.',
+  },
+  'conflicting-keys': {
+    status: 422,
+    title: 'Two keys exclude each other',
+    remedy: 'Send one of the two.',
+  },
+  'invalid-value': {
+    status: 422,
+    title: 'A value is not valid',
+    remedy: 'See the detail for what is expected at the pointer.',
+  },
+  'invalid-tensor': {
+    status: 422,
+    title: 'A tensor is not valid',
+    remedy:
+      'Send {dtype, shape, data}: little-endian, row-major, with prod(shape) x itemsize bytes of data.',
+  },
+  'not-finite': {
+    status: 422,
+    title: 'A tensor holds NaN or infinity',
+    remedy: 'The detail names the tensor and the first index; look there in the trainer.',
+  },
+  'shape-mismatch': {
+    status: 422,
+    title: 'Two shapes do not fit each other',
+    remedy: 'The detail names both shapes and the rule between them.',
+  },
+  'limit-exceeded': {
+    status: 422,
+    title: 'A limit is exceeded',
+    remedy: 'GET /limits tells the limits.',
+  },
+  'nothing-to-do': {
+    status: 422,
+    title: 'No projection has an adapter',
+    remedy: 'Give lora_A and lora_B to at least one of q_proj, k_proj and v_proj.',
+  },
+  'queue-full': {
+    status: 429,
+    title: 'The service is busy',
+    remedy: 'Wait as long as Retry-After says, then send the same request again.',
+  },
+  'internal-error': {
+    status: 500,
+    title: 'The service failed',
+    remedy: 'Look for the request id in the log of the service. The request is not at fault.',
+  },
+  'shutting-down': {
+    status: 503,
+    title: 'The service is shutting down',
+    remedy: 'Send the request to another instance, or again after Retry-After.',
+  },
+  'not-ready': {
+    status: 503,
+    title: 'The service is not ready yet',
+    remedy: 'The worker threads are warming up; ask again.',
+  },
+  'deadline-exceeded': {
+    status: 504,
+    title: 'The computation took longer than the deadline',
+    remedy: 'Send a smaller problem or raise LORAGRAD_DEADLINE_MS.',
+  },
+} as const satisfies Record<string, Kind>;
+
+export type ProblemKind = keyof typeof PROBLEMS;
+
+export interface ProblemOptions {
+  /** RFC 6901 pointer to the part of the body at fault: '/q_proj/lora_A'. */
+  readonly pointer?: string | undefined;
+  readonly limit?: number | undefined;
+  readonly actual?: number | undefined;
+  readonly headers?: Readonly<Record<string, string>> | undefined;
+  readonly cause?: unknown;
+}
+
+/** The body of an error answer. */
+export interface ProblemDetails {
+  readonly type: string;
+  readonly title: string;
+  readonly status: number;
+  readonly detail: string;
+  readonly instance: string;
+  readonly pointer?: string;
+  readonly limit?: number;
+  readonly actual?: number;
+}
+
+export function problemType(kind: ProblemKind): string {
+  return `urn:loragrad:problem:${kind}`;
+}
+
+/** An error with an answer. `message` is the human sentence of the answer's `detail`. */
+export class Problem extends Error {
+  override readonly name = 'Problem';
+  readonly statusCode: number;
+
+  constructor(
+    readonly kind: ProblemKind,
+    message: string,
+    readonly options: ProblemOptions = {},
+  ) {
+    super(message, { cause: options.cause });
+    this.statusCode = PROBLEMS[kind].status;
+  }
+
+  /** @param instance identifies this occurrence: the request id. */
+  details(instance: string): ProblemDetails {
+    const { pointer, limit, actual } = this.options;
+    return {
+      type: problemType(this.kind),
+      title: PROBLEMS[this.kind].title,
+      status: this.statusCode,
+      detail: this.message,
+      instance,
+      ...(pointer !== undefined && { pointer }),
+      ...(limit !== undefined && { limit }),
+      ...(actual !== undefined && { actual }),
+    };
+  }
+}
+
+/** Framework errors by their code, as problems of ours. */
+const FRAMEWORK_KINDS: Readonly<Record<string, ProblemKind>> = {
+  FST_ERR_CTP_BODY_TOO_LARGE: 'body-too-large',
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'unsupported-media-type',
+  FST_ERR_CTP_EMPTY_JSON_BODY: 'malformed-body',
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: 'bad-request',
+  FST_ERR_CTP_EMPTY_TYPE: 'unsupported-media-type',
+  FST_ERR_HANDLER_TIMEOUT: 'deadline-exceeded',
+};
+
+interface ErrorLike {
+  readonly code?: string;
+  readonly statusCode?: number;
+  readonly message?: string;
+}
+
+/** Any thrown value as a problem. What was not foreseen is an internal error and says nothing of it. */
+export function toProblem(error: unknown): Problem {
+  if (error instanceof Problem) return error;
+  const { code, statusCode, message } = (error ?? {}) as ErrorLike;
+  const kind = code === undefined ? undefined : FRAMEWORK_KINDS[code];
+  if (kind) return new Problem(kind, message ?? PROBLEMS[kind].title, { cause: error });
+  if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) {
+    return new Problem('bad-request', message ?? STATUS_CODES[statusCode] ?? 'Bad request', {
+      cause: error,
+    });
+  }
+  return new Problem('internal-error', 'The service failed; the log has the details.', {
+    cause: error,
+  });
+}

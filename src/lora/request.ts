@@ -1,0 +1,122 @@
+/** The body of POST /gradient and POST /plan, in the names of PEFT and Transformers. */
+import Type, { type Static } from 'typebox';
+import type { EncodedTensor } from '../tensor/encoded.js';
+import { TENSOR_SCHEMA_ID } from '../tensor/schema.js';
+
+const Tensor = (description: string) =>
+  Type.Unsafe<EncodedTensor>({ $ref: `${TENSOR_SCHEMA_ID}#`, description });
+
+const projection = (rows: string) =>
+  Type.Object(
+    {
+      weight: Tensor(`Frozen weight, shape (${rows}, d_in).`),
+      bias: Type.Optional(Tensor(`Frozen bias, shape (${rows}).`)),
+      lora_A: Type.Optional(
+        Tensor('Adapter, shape (r, d_in). Without lora_A and lora_B the projection is frozen.'),
+      ),
+      lora_B: Type.Optional(Tensor(`Adapter, shape (${rows}, r).`)),
+      lora_alpha: Type.Optional(
+        Type.Number({ description: 'Adapter scaling is lora_alpha / r. Default: r.' }),
+      ),
+      use_rslora: Type.Optional(
+        Type.Boolean({
+          default: false,
+          description: 'Rank-stabilised LoRA: the adapter scaling is lora_alpha / sqrt(r).',
+        }),
+      ),
+    },
+    { additionalProperties: false },
+  );
+
+export const METHODS = ['auto', 'exact'] as const;
+export const OUTPUTS = ['gradients', 'attention_output'] as const;
+
+export const GradientRequest = Type.Object(
+  {
+    hidden_states: Type.Optional(
+      Tensor(
+        'Self-attention: X, shape (L, d_in) or (B, L, d_in). Excludes query_states, key_states and value_states.',
+      ),
+    ),
+    query_states: Type.Optional(
+      Tensor(
+        'Cross-attention: X^Q, shape (Lq, d_in) or (B, Lq, d_in); with key_states and value_states.',
+      ),
+    ),
+    key_states: Type.Optional(
+      Tensor(
+        'Cross-attention: X^K, shape (Lk, d_in) or (B, Lk, d_in); d_in may differ from that of the queries.',
+      ),
+    ),
+    value_states: Type.Optional(Tensor('Cross-attention: X^V, shape (Lk, d_in) or (B, Lk, d_in).')),
+    q_proj: projection('H d'),
+    k_proj: projection('Hkv d'),
+    v_proj: projection('Hkv dv'),
+    num_attention_heads: Type.Optional(
+      Type.Integer({ minimum: 1, default: 1, description: 'H, number of query heads.' }),
+    ),
+    num_key_value_heads: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        description:
+          'Hkv, number of key/value heads; divides H (grouped-query attention). Default: H.',
+      }),
+    ),
+    scaling: Type.Optional(
+      Type.Number({
+        exclusiveMinimum: 0,
+        description: 'beta in softmax(beta Q K^T). Default: 1/sqrt(d), d the width of a head.',
+      }),
+    ),
+    is_causal: Type.Optional(
+      Type.Boolean({
+        default: false,
+        description:
+          'Row i sees keys j <= i (top-left aligned when Lq differs from Lk, as in PyTorch).',
+      }),
+    ),
+    target: Type.Optional(
+      Tensor(
+        'Y, shape (Lq, H dv) or (B, Lq, H dv): the objective is 1/2 ||O - Y||_F^2. Excludes grad_output.',
+      ),
+    ),
+    grad_output: Type.Optional(
+      Tensor('dLoss/dO, shape (Lq, H dv) or (B, Lq, H dv): what a trainer has. Excludes target.'),
+    ),
+    method: Type.Optional(
+      Type.Enum([...METHODS], {
+        default: 'auto',
+        description:
+          'Which kernel: auto lets the service choose the cheapest that keeps the tolerance.',
+      }),
+    ),
+    tolerance: Type.Optional(
+      Type.Number({
+        exclusiveMinimum: 0,
+        default: 0.01,
+        description:
+          'Relative error in the Frobenius norm, allowed for every gradient tensor. Dimensionless.',
+      }),
+    ),
+    seed: Type.Optional(
+      Type.Integer({
+        minimum: 0,
+        maximum: 2 ** 32 - 1,
+        default: 0,
+        description: 'Seed of everything random; the same seed gives the same answer, bit for bit.',
+      }),
+    ),
+    outputs: Type.Optional(
+      Type.Array(Type.Enum([...OUTPUTS]), {
+        default: ['gradients'],
+        uniqueItems: true,
+        minItems: 1,
+        description: 'What the answer is to hold beside the verdict and the plan.',
+      }),
+    ),
+  },
+  { additionalProperties: false },
+);
+
+export type GradientRequest = Static<typeof GradientRequest>;
+export type ProjectionRequest = GradientRequest['q_proj'];

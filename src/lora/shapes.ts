@@ -1,0 +1,45 @@
+/** Rules between shapes; every failure names both sides and the rule. */
+import { Problem } from '../errors.js';
+import type { EncodedTensor } from '../tensor/encoded.js';
+
+/** '/q_proj/lora_A' reads as 'q_proj.lora_A' in a sentence. */
+export function nameOf(pointer: string): string {
+  return pointer.slice(1).replaceAll('/', '.');
+}
+
+export function formatShape(shape: readonly number[]): string {
+  return `(${shape.join(', ')}${shape.length === 1 ? ',' : ''})`;
+}
+
+export function shapeMismatch(pointer: string, tensor: EncodedTensor, rule: string): Problem {
+  return new Problem(
+    'shape-mismatch',
+    `${nameOf(pointer)} has shape ${formatShape(tensor.shape)}; ${rule}`,
+    { pointer },
+  );
+}
+
+/** @throws {Problem} unless the tensor has one of the allowed numbers of dimensions. */
+export function requireDimensions(
+  pointer: string,
+  tensor: EncodedTensor,
+  allowed: readonly number[],
+  meaning: string,
+): void {
+  if (allowed.includes(tensor.shape.length)) return;
+  const count = allowed.join(' or ');
+  throw shapeMismatch(pointer, tensor, `${count} dimensions are needed: ${meaning}.`);
+}
+
+/** @throws {Problem} unless dimension `axis` has the expected size. `source` says where that is from. */
+export function requireSize(
+  pointer: string,
+  tensor: EncodedTensor,
+  axis: number,
+  expected: number,
+  source: string,
+): void {
+  if (tensor.shape[axis] === expected) return;
+  const which = axis === 0 ? 'first' : axis === tensor.shape.length - 1 ? 'last' : 'middle';
+  throw shapeMismatch(pointer, tensor, `its ${which} dimension must be ${expected} (${source}).`);
+}

@@ -1,0 +1,89 @@
+/** Bodies against their schemas: one clear sentence and a pointer for the first thing that is wrong. */
+import { Ajv, type ErrorObject } from 'ajv';
+import type { FastifyInstance, FastifySchemaCompiler } from 'fastify';
+import fp from 'fastify-plugin';
+import { Problem } from '../errors.js';
+import { isEncodedTensor } from '../tensor/encoded.js';
+import { TENSOR_SCHEMA_ID } from '../tensor/schema.js';
+import { appendPointer } from '../tensor/wire-error.js';
+
+function quote(value: unknown): string {
+  const text = isEncodedTensor(value) ? 'a tensor' : JSON.stringify(value);
+  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
+}
+
+/** The schema whose property was at fault: its known keys help to find the right spelling. */
+function knownKeys(error: ErrorObject): string {
+  const { properties } = error.parentSchema as { properties: Record<string, unknown> };
+  return Object.keys(properties).join(', ');
+}
+
+function place(pointer: string): string {
+  return pointer === '' ? 'the body' : pointer.slice(1).replaceAll('/', '.');
+}
+
+function problemOf(error: ErrorObject): Problem {
+  const { keyword, params, instancePath, message, data } = error;
+  switch (keyword) {
+    case 'additionalProperties':
+      return new Problem(
+        'unknown-key',
+        `${params.additionalProperty} is not a key of ${place(instancePath)}; known keys: ${knownKeys(error)}.`,
+        { pointer: appendPointer(instancePath, params.additionalProperty) },
+      );
+    case 'required':
+      return new Problem(
+        'missing-key',
+        `${params.missingProperty} is missing in ${place(instancePath)}.`,
+        { pointer: instancePath },
+      );
+    case 'enum':
+      return new Problem(
+        'invalid-value',
+        `${place(instancePath)} is ${quote(data)}; allowed: ${params.allowedValues.map(quote).join(', ')}.`,
+        { pointer: instancePath },
+      );
+    case 'tensor':
+      return new Problem(
+        'invalid-tensor',
+        `${place(instancePath)} must be a tensor {dtype, shape, data} or a nested list of numbers; it is ${quote(data)}.`,
+        { pointer: instancePath },
+      );
+    default:
+      return new Problem(
+        'invalid-value',
+        `${place(instancePath)} ${message}; it is ${quote(data)}.`,
+        {
+          pointer: instancePath,
+          ...(typeof params.limit === 'number' && typeof data === 'number'
+            ? { limit: params.limit, actual: data }
+            : {}),
+        },
+      );
+  }
+}
+
+async function validation(app: FastifyInstance): Promise<void> {
+  // Defaults and coercion would hide a misunderstanding; the first error is enough.
+  const ajv = new Ajv({ strict: false, verbose: true, allErrors: false });
+  ajv.addKeyword({
+    keyword: 'tensor',
+    errors: false,
+    validate: (_: true, data: unknown) => isEncodedTensor(data),
+  });
+  // In the document this id describes a tensor on the wire; here the body is decoded already.
+  ajv.addSchema({ $id: TENSOR_SCHEMA_ID, tensor: true });
+
+  const compiler: FastifySchemaCompiler<object> = ({ schema }) => {
+    const validate = ajv.compile(schema);
+    return (data) => {
+      if (validate(data)) return { value: data };
+      return { error: problemOf((validate.errors as ErrorObject[])[0]) };
+    };
+  };
+  app.setValidatorCompiler(compiler);
+  // Answers are encoded before Fastify sees them; their schemas serve the document only.
+  app.setSerializerCompiler(() => (data) => JSON.stringify(data));
+}
+
+export default fp(validation, { name: 'validation' });

@@ -1,0 +1,119 @@
+/** The executor on worker threads of this process: Piscina runs the threads, the turns are ours. */
+import { Piscina } from 'piscina';
+import type { Job, Stage, Task } from '../../workers/kernels/job.js';
+import type { WarmUpTask } from '../../workers/warm-up.js';
+import type { Executor, Load, RunContext } from './executor.js';
+import { FairQueue } from './fair-queue.js';
+import type { TaskMessage, TaskOutcome } from './message.js';
+import { type NumberedTask, StageRun } from './stage-run.js';
+
+const WORKER_FILE = new URL('../../workers/gradient.js', import.meta.url).href;
+
+export class WorkerPool implements Executor {
+  readonly #piscina: Piscina<TaskMessage, TaskOutcome>;
+  readonly #workers: number;
+  readonly #queue = new FairQueue<StageRun, NumberedTask>();
+  #busy = 0;
+  #jobs = 0;
+
+  private constructor(workers: number) {
+    this.#workers = workers;
+    this.#piscina = new Piscina<TaskMessage, TaskOutcome>({
+      filename: WORKER_FILE,
+      minThreads: workers,
+      maxThreads: workers,
+      // A task owns its worker: turns are taken in `#queue`, not here.
+      concurrentTasksPerWorker: 1,
+    });
+  }
+
+  /**
+   * Start the threads and run one warm-up task in each of them.
+   *
+   * @throws {Error} when that takes longer than `warmUpMs`: a worker that cannot load hangs for ever.
+   */
+  static async start(workers: number, warmUpMs: number): Promise<WorkerPool> {
+    const pool = new WorkerPool(workers);
+    const signal = AbortSignal.timeout(warmUpMs);
+    try {
+      await Promise.race([pool.run(warmUpJob(workers), { signal }), aborted(signal)]);
+    } catch (error) {
+      await pool.#piscina.destroy();
+      const reason = signal.aborted ? `not ready within ${warmUpMs} ms` : String(error);
+      throw new Error(`The worker threads did not start: ${reason}`, { cause: error });
+    }
+    return pool;
+  }
+
+  async run<Result>(job: Job<Result>, context: RunContext): Promise<Result> {
+    this.#jobs++;
+    try {
+      let step = job.next([]);
+      while (!step.done) {
+        step = job.next(await this.#runStage(step.value, context));
+      }
+      return step.value;
+    } finally {
+      this.#jobs--;
+    }
+  }
+
+  load(): Load {
+    return {
+      workers: this.#workers,
+      busy: this.#busy,
+      jobs: this.#jobs,
+      waiting: this.#queue.length,
+    };
+  }
+
+  async close(): Promise<void> {
+    await this.#piscina.close();
+  }
+
+  async #runStage(stage: Stage, context: RunContext): Promise<unknown[]> {
+    context.signal.throwIfAborted();
+    const run = new StageRun(stage, context, (stopped) => this.#queue.drop(stopped));
+    this.#queue.add(run, run.tasks);
+    this.#pump();
+    return run.results;
+  }
+
+  /** Hand out tasks as long as a worker is free. */
+  #pump(): void {
+    while (this.#busy < this.#workers) {
+      const next = this.#queue.take();
+      if (!next) return;
+      const { owner, item } = next;
+      this.#busy++;
+      owner.started();
+      this.#piscina
+        .run({ task: item.task, cancel: owner.cancel })
+        .catch(
+          (error: Error): TaskOutcome => ({
+            status: 'failed',
+            message: `A worker thread died: ${error.message}`,
+            stack: error.stack,
+          }),
+        )
+        .then((outcome) => {
+          this.#busy--;
+          owner.settled(item.index, outcome);
+          this.#pump();
+        });
+    }
+  }
+}
+
+/** One task for each worker; none returns before all have begun, so each worker gets one. */
+function* warmUpJob(workers: number): Job<void> {
+  const arrived = new Int32Array(new SharedArrayBuffer(4));
+  const task: WarmUpTask = { kernel: 'warm_up', arrived, expected: workers };
+  yield { name: 'warm-up', tasks: Array<Task>(workers).fill(task) };
+}
+
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+  });
+}

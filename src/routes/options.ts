@@ -1,0 +1,9 @@
+/** What the routes are given. */
+import type { Config } from '../config.js';
+import type { Executor } from '../pool/executor.js';
+
+export interface RouteOptions {
+  readonly executor: Executor;
+  readonly config: Config;
+  readonly deadlineMs: number;
+}

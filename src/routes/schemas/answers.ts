@@ -1,0 +1,101 @@
+/** The answers of POST /gradient and POST /plan, for the OpenAPI document. */
+import Type from 'typebox';
+import { TENSOR_SCHEMA_ID } from '../../tensor/schema.js';
+
+const Tensor = (description: string) => Type.Unsafe({ $ref: `${TENSOR_SCHEMA_ID}#`, description });
+
+const AdapterGradient = Type.Object({
+  lora_A: Tensor('dLoss/d lora_A, shape (r, d_in), dtype of lora_A.'),
+  lora_B: Tensor('dLoss/d lora_B, shape (out, r), dtype of lora_B.'),
+});
+
+const norm = (what: string) =>
+  Type.Number({
+    description: `Largest absolute entry of ${what}; the largest over heads and batch.`,
+  });
+
+const Threshold = Type.Object(
+  {
+    gamma: Type.Number({ description: 'Gamma: the larger of norms.query and norms.key.' }),
+    limit: Type.Number({ description: 'sqrt(ln L).' }),
+    ratio: Type.Union([Type.Number(), Type.Null()], {
+      description: 'gamma / limit; null for L = 1.',
+    }),
+    below_threshold: Type.Boolean({
+      description:
+        'gamma < limit: an almost-linear algorithm exists. Asymptotic; the constant 1 is a convention.',
+    }),
+    sequence_length: Type.Integer({ description: 'L, the larger of Lq and Lk.' }),
+    head_dim_over_log_length: Type.Union([Type.Number(), Type.Null()], {
+      description: 'd / ln L; the theorem also needs d = O(log L). null for L = 1.',
+    }),
+    norms: Type.Object(
+      {
+        query_frozen: norm('sqrt(beta) (X^Q W_Q^T + bias)'),
+        query_adapter: norm('sqrt(beta) s X^Q A_Q^T B_Q^T'),
+        query: norm("Q' = sqrt(beta) Q, the sum of both"),
+        key_frozen: norm('sqrt(beta) (X^K W_K^T + bias)'),
+        key_adapter: norm('sqrt(beta) s X^K A_K^T B_K^T'),
+        key: norm("K' = sqrt(beta) K, the sum of both"),
+        value: norm('V'),
+      },
+      { description: 'The composed norms that decide on the efficient regime.' },
+    ),
+  },
+  { description: 'The efficiency threshold of arXiv 2406.03136 at this length.' },
+);
+
+const Plan = Type.Object({
+  flops: Type.Number({ description: 'Floating-point operations of the chosen kernel.' }),
+  exact_flops: Type.Number({ description: 'Floating-point operations of the exact kernel.' }),
+});
+
+const milliseconds = (description: string) => Type.Number({ description: `${description}, ms.` });
+
+const Timings = Type.Object({
+  decode: milliseconds('Widening the tensors and searching them for NaN'),
+  queue: milliseconds('Waiting for a worker'),
+  plan: milliseconds('Choosing the kernel'),
+  compute: milliseconds('Computing'),
+  encode: milliseconds('Narrowing the results to their dtypes'),
+  total: milliseconds('From the decoded body to the answer'),
+});
+
+const METHOD = Type.Enum(['exact'], { description: 'The kernel that was used.' });
+const REASON = Type.String({ description: 'Why this kernel, in one sentence.' });
+
+export const GradientAnswerSchema = Type.Object(
+  {
+    gradients: Type.Optional(
+      Type.Object(
+        {
+          q_proj: Type.Optional(AdapterGradient),
+          k_proj: Type.Optional(AdapterGradient),
+          v_proj: Type.Optional(AdapterGradient),
+        },
+        { description: 'One entry for each projection with an adapter; a batch is summed over.' },
+      ),
+    ),
+    loss: Type.Optional(
+      Type.Number({
+        description: '1/2 ||O - Y||_F^2, when a target was given; summed over the batch.',
+      }),
+    ),
+    attention_output: Type.Optional(
+      Tensor('O, shape (Lq, H dv) or (B, Lq, H dv), in the dtype of target or grad_output.'),
+    ),
+    method: METHOD,
+    reason: REASON,
+    fallback: Type.Boolean({ description: 'Whether a low-rank run missed the tolerance.' }),
+    threshold: Threshold,
+    plan: Plan,
+    timings_ms: Timings,
+    seed: Type.Integer({ description: 'The seed that was used.' }),
+  },
+  { $id: 'GradientAnswer', description: 'Gradients, verdict, plan and timings.' },
+);
+
+export const PlanAnswerSchema = Type.Object(
+  { method: METHOD, reason: REASON, threshold: Threshold, plan: Plan, timings_ms: Timings },
+  { $id: 'PlanAnswer', description: 'The verdict and the plan, without the gradient.' },
+);

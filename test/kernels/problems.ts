@@ -1,0 +1,94 @@
+/** Random attention problems for tests of kernels. */
+import type { Adapter, AttentionProblem, Projection } from '../../src/lora/problem.js';
+import type { Tensor } from '../../src/tensor/tensor.js';
+
+export interface ProblemOptions {
+  batch?: number;
+  queryLength?: number;
+  keyLength?: number;
+  heads?: number;
+  keyValueHeads?: number;
+  headDim?: number;
+  valueDim?: number;
+  inFeatures?: number;
+  /** Ranks of the adapters; 0 or absent: frozen. */
+  ranks?: { q?: number; k?: number; v?: number };
+  bias?: boolean;
+  causal?: boolean;
+  objective?: 'target' | 'grad_output';
+  /** Standard deviation of the logits, about. */
+  spread?: number;
+  dtype?: 'float32' | 'float64';
+  seed: number;
+}
+
+/** Uniform in [0, 1): mulberry32. */
+export function uniform(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let x = Math.imul(state ^ (state >>> 15), state | 1);
+    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
+    return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** Standard normal. */
+export function normal(seed: number): () => number {
+  const next = uniform(seed);
+  return () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next());
+}
+
+export function tensor(
+  shape: number[],
+  dtype: 'float32' | 'float64',
+  fill: (k: number) => number,
+): Tensor {
+  const size = shape.reduce((a, b) => a * b, 1);
+  const data =
+    dtype === 'float32'
+      ? new Float32Array(new SharedArrayBuffer(4 * size))
+      : new Float64Array(new SharedArrayBuffer(8 * size));
+  for (let k = 0; k < size; k++) data[k] = fill(k);
+  return { dtype, shape, data };
+}
+
+export function randomProblem(options: ProblemOptions): AttentionProblem {
+  const { batch = 1, queryLength = 64, heads = 1, headDim = 16, inFeatures = 24 } = options;
+  const { keyLength = queryLength, keyValueHeads = heads, valueDim = headDim } = options;
+  const { ranks = { q: 4, k: 4, v: 4 }, dtype = 'float32', spread = 1 } = options;
+  const random = normal(options.seed);
+  const make = (shape: number[], scale: number) => tensor(shape, dtype, () => scale * random());
+
+  const adapter = (out: number, rank: number): Adapter => ({
+    A: make([rank, inFeatures], inFeatures ** -0.5),
+    B: make([out, rank], 0.3 * rank ** -0.5),
+    rank,
+    scaling: 2,
+  });
+  const projection = (out: number, rank: number, size: number): Projection => ({
+    weight: make([out, inFeatures], size * inFeatures ** -0.5),
+    bias: options.bias ? make([out], 0.1) : null,
+    adapter: rank ? adapter(out, rank) : null,
+    outFeatures: out,
+    inFeatures,
+  });
+  const X = make([batch, queryLength, inFeatures], 1);
+  const XK = keyLength === queryLength ? X : make([batch, keyLength, inFeatures], 1);
+  const size = Math.sqrt(spread);
+  return {
+    dims: { batch, queryLength, keyLength, heads, keyValueHeads, headDim, valueDim },
+    inputs: { query: X, key: XK, value: XK },
+    projections: {
+      q_proj: projection(heads * headDim, ranks.q ?? 0, size),
+      k_proj: projection(keyValueHeads * headDim, ranks.k ?? 0, size),
+      v_proj: projection(keyValueHeads * valueDim, ranks.v ?? 0, 1),
+    },
+    scaling: headDim ** -0.5,
+    causal: options.causal ?? false,
+    objective: {
+      kind: options.objective ?? 'grad_output',
+      tensor: make([batch, queryLength, heads * valueDim], 1),
+    },
+  };
+}

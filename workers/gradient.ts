@@ -1,0 +1,38 @@
+/** What a worker thread runs: one task of any kernel, its outcome as a value. */
+import type { TaskMessage, TaskOutcome } from '../src/pool/message.js';
+import { type DecodeTask, runDecodeTask } from './decode.js';
+import { type EncodeTask, runEncodeTask } from './encode.js';
+import { type Cancelled, CancelledError } from './kernels/job.js';
+import { type ReferenceTask, runReferenceTask } from './kernels/reference/gradient.js';
+import { type ReferenceNormsTask, runReferenceNormsTask } from './kernels/reference/heads.js';
+import { runWarmUpTask, type WarmUpTask } from './warm-up.js';
+
+type AnyTask = DecodeTask | EncodeTask | ReferenceTask | ReferenceNormsTask | WarmUpTask;
+
+function run(task: AnyTask, cancelled: Cancelled): unknown {
+  switch (task.kernel) {
+    case 'decode':
+      return runDecodeTask(task, cancelled);
+    case 'encode':
+      return runEncodeTask(task);
+    case 'reference':
+      return runReferenceTask(task, cancelled);
+    case 'reference_norms':
+      return runReferenceNormsTask(task, cancelled);
+    case 'warm_up':
+      return runWarmUpTask(task, cancelled);
+  }
+}
+
+export default function runTask({ task, cancel }: TaskMessage): TaskOutcome {
+  try {
+    return {
+      status: 'done',
+      value: run(task as AnyTask, () => Atomics.load(cancel, 0) !== 0),
+    };
+  } catch (error) {
+    if (error instanceof CancelledError) return { status: 'cancelled' };
+    const { message, stack } = error as Error;
+    return { status: 'failed', message, stack };
+  }
+}

@@ -1,0 +1,132 @@
+/**
+ * The attention stage: a few row blocks of some lanes, softmax and backward, in one pass over the keys.
+ *
+ *     E = exp(S - max),  P = E / sum,  dS = P (dP - G.O),  dP = G V^T,  G = O - Y or given
+ *     right:  dS [K B_Q | X^K A_K^T],      P X^V A_V^T
+ *     left:   dS^T [Q B_K | X^Q A_Q^T],    P^T G B_V
+ *
+ * The division by the row sum is folded into the thin factors. Products that belong to rows alone,
+ * Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T), are contracted here; the others wait for all rows.
+ */
+import { KEYS, ROWS, writeBlock } from '../wasm/block.js';
+import type { Wasm } from '../wasm/instance.js';
+import { type AttentionMemory, prepareMemory } from './memory.js';
+import { slice } from './operands.js';
+import type { ExactPlan, Unit, Workspace } from './plan.js';
+import { RightSums } from './right.js';
+import { divideBySums, loadRows, makeUpstream } from './rows.js';
+
+/** Tiles between two looks at the flag that cancels: about a millisecond a pass. */
+export const TILES_AT_ONCE = 32;
+
+export interface AttendTask {
+  readonly kernel: 'exact';
+  readonly step: 'attend';
+  readonly plan: ExactPlan;
+  readonly workspace: Workspace;
+  /** (B, Lq, H dv) or null */
+  readonly attentionOutput: Float32Array | null;
+  readonly wave: number;
+  /** Lanes, each with its query head: place in the wave, and who that is. */
+  readonly lanes: readonly LaneOfHead[];
+  /** Turns [first, last) of each lane: turn k of lane l is row block l + k lanes. */
+  readonly first: number;
+  readonly last: number;
+}
+
+export interface LaneOfHead {
+  readonly place: number;
+  readonly unit: Unit;
+  readonly head: number;
+  readonly lane: number;
+}
+
+/** Rows [first, first + n) of a lane's query head. */
+export interface RowBlock {
+  readonly lane: LaneOfHead;
+  readonly first: number;
+  readonly n: number;
+}
+
+/** @returns the loss of these rows, 1/2 ||O - Y||^2, or 0. */
+export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: () => void): number {
+  const { plan } = task;
+  let loss = 0;
+  for (const lane of task.lanes) {
+    const memory = prepareMemory(task, wasm, lane);
+    takeSums(task, wasm, memory, lane);
+    for (let turn = task.first; turn < task.last; turn++) {
+      const block = lane.lane + turn * plan.lanes;
+      if (block >= plan.blocks) break;
+      loss += attendBlock(task, wasm, memory, lane, block, checkpoint);
+    }
+    giveSums(task, wasm, memory, lane);
+  }
+  return loss;
+}
+
+function attendBlock(
+  task: AttendTask,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  lane: LaneOfHead,
+  index: number,
+  checkpoint: () => void,
+): number {
+  const { plan } = task;
+  const { dims, causal } = plan.problem;
+  const first = index * ROWS;
+  const n = Math.min(ROWS, dims.queryLength - first);
+  const keys = causal ? Math.min(dims.keyLength, first + n) : dims.keyLength;
+  const tiles = Math.ceil(keys / KEYS);
+  const pass = (run: typeof wasm.fn.scores, after?: () => void) => {
+    for (let t = 0; t < tiles; t += TILES_AT_ONCE) {
+      checkpoint();
+      run(memory.block, t, Math.min(t + TILES_AT_ONCE, tiles));
+      after?.();
+    }
+  };
+
+  writeBlock(wasm, memory.block, {
+    ...{ ...memory.fields, rows: Math.ceil(n / 16) * 16, firstRow: first },
+    ...{ keys, causal: Number(causal) },
+  });
+  const rows: RowBlock = { lane, first, n };
+  loadRows(task, wasm, memory, rows);
+  pass(wasm.fn.scores);
+  pass(wasm.fn.weights);
+  const loss = makeUpstream(task, wasm, memory, rows);
+  if (plan.thin.ps) pass(wasm.fn.values);
+  divideBySums(task, wasm, memory, rows);
+  const right = new RightSums(plan, wasm, memory);
+  pass(wasm.fn.gradients, () => right.flush());
+  right.contract(task, wasm, memory, rows);
+  return loss;
+}
+
+/** Fetches the lane's partial sums of left products; the first task of a wave begins with zeros. */
+function takeSums(task: AttendTask, wasm: Wasm, memory: AttentionMemory, lane: LaneOfHead): void {
+  const { plan, workspace } = task;
+  const { ps, pv } = plan.thin;
+  const number = lane.place * plan.lanes + lane.lane;
+  for (const [at, store, width] of [
+    [memory.fields.ls, workspace.ls, ps],
+    [memory.fields.lv, workspace.lv, pv],
+  ] as const) {
+    const sums = wasm.f32(at, plan.keys * width);
+    if (task.first === 0) sums.fill(0);
+    else sums.set(slice(store, number, plan.keys * width));
+  }
+  if (task.first === 0) {
+    slice(workspace.outK, number, plan.problem.dims.headDim * plan.thin.rk).fill(0);
+    slice(workspace.outV, number, plan.problem.dims.valueDim * plan.thin.rv).fill(0);
+  }
+}
+
+function giveSums(task: AttendTask, wasm: Wasm, memory: AttentionMemory, lane: LaneOfHead): void {
+  const { plan, workspace } = task;
+  const { ps, pv } = plan.thin;
+  const number = lane.place * plan.lanes + lane.lane;
+  slice(workspace.ls, number, plan.keys * ps).set(wasm.f32(memory.fields.ls, plan.keys * ps));
+  slice(workspace.lv, number, plan.keys * pv).set(wasm.f32(memory.fields.lv, plan.keys * pv));
+}

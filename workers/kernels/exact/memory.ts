@@ -1,0 +1,101 @@
+/** Where the attention stage keeps its matrices in WebAssembly memory. */
+import { BLOCK_BYTES, type Block, KEYS, ROWS, TILE_FLOATS } from '../wasm/block.js';
+import { packedFloats, type Wasm } from '../wasm/instance.js';
+import type { AttendTask, LaneOfHead } from './attend.js';
+import { type Floats, slice } from './operands.js';
+
+export interface AttentionMemory {
+  /** Address of the parameters of a row block, and what stays the same in them. */
+  readonly block: number;
+  readonly fields: Omit<Block, 'rows' | 'firstRow' | 'keys' | 'causal'>;
+  /** Q and G of the row block, (ROWS, d) and (ROWS, dv), row-major. */
+  readonly qRows: number;
+  readonly gRows: number;
+  /** B_K and B_V of the head, packed (d, rk) and (dv, rv). */
+  readonly BK: number;
+  readonly BV: number;
+  /** For the contraction over rows: right products (ROWS, r), packed, and the result (width, r). */
+  readonly rightRows: number;
+  readonly rightPacked: number;
+  readonly contracted: number;
+}
+
+/**
+ * Lays out memory for one head. What all row blocks of the head share is copied in only if it is not
+ * there yet: the same head's previous task may have run on this thread.
+ */
+export function prepareMemory(task: AttendTask, wasm: Wasm, lane: LaneOfHead): AttentionMemory {
+  const { plan, workspace } = task;
+  const { headDim: d, valueDim: dv, keyLength } = plan.problem.dims;
+  const { rk, rv, ps, pv } = plan.thin;
+  const { keys } = plan;
+  const owner = `${plan.id}/${task.wave}/${lane.place}`;
+  const warm = wasm.owner === owner;
+  wasm.reset();
+
+  const tiles = Math.ceil(keyLength / KEYS) * TILE_FLOATS;
+  const needV = plan.formOutput || ps > 0;
+  const floats = (n: number) => wasm.allocFloats(n);
+  const fields = {
+    ...{ d, dv, ps, pv },
+    k: floats(keys * d),
+    v: needV ? floats(keys * dv) : 0,
+    us: floats(keys * ps),
+    uv: floats(keys * pv),
+    ls: floats(keys * ps),
+    lv: floats(keys * pv),
+    e: floats(tiles),
+    t: ps ? floats(tiles) : 0,
+    q: floats(packedFloats(d, ROWS)),
+    g: floats(packedFloats(dv, ROWS)),
+    max: floats(ROWS),
+    mean: floats(ROWS),
+    sum: wasm.alloc(8 * ROWS),
+    dot: wasm.alloc(8 * ROWS),
+    o: plan.formOutput ? floats((dv + 3) * ROWS) : 0,
+    ws: floats(ROWS * ps),
+    wv: floats(ROWS * pv),
+    rs: floats(ROWS * ps),
+    rv: floats(ROWS * pv),
+  };
+  const memory: AttentionMemory = {
+    fields,
+    block: wasm.alloc(BLOCK_BYTES),
+    qRows: floats(ROWS * d),
+    gRows: floats(ROWS * dv),
+    BK: floats(packedFloats(d, rk)),
+    BV: floats(packedFloats(dv, rv)),
+    rightRows: floats(ROWS * Math.max(rk, rv)),
+    rightPacked: floats(packedFloats(ROWS, Math.max(rk, rv))),
+    contracted: floats(Math.max(d * rk, dv * rv)),
+  };
+  if (warm) {
+    wasm.owner = owner;
+    return memory;
+  }
+
+  const unit = Math.floor(lane.place / plan.group);
+  const copy = (at: number, x: Floats) => wasm.f32(at, x.length).set(x);
+  copy(fields.k, slice(workspace.K, unit, keys * d));
+  if (needV) copy(fields.v, slice(workspace.V, unit, keys * dv));
+  copy(fields.us, slice(workspace.us, lane.place, keys * ps));
+  copy(fields.uv, slice(workspace.uv, unit, keys * pv));
+  packAdapter(wasm, plan.problem.projections.k_proj.adapter?.B.data, lane, d, rk, memory.BK);
+  packAdapter(wasm, plan.problem.projections.v_proj.adapter?.B.data, lane, dv, rv, memory.BV);
+  wasm.owner = owner;
+  return memory;
+}
+
+function packAdapter(
+  wasm: Wasm,
+  B: Floats | undefined,
+  lane: LaneOfHead,
+  width: number,
+  rank: number,
+  to: number,
+): void {
+  if (!B) return;
+  const mark = wasm.mark();
+  wasm.fn.pack(width, rank, wasm.put(slice(B, lane.unit.sharedHead, width * rank)), rank, to);
+  wasm.release(mark);
+}

@@ -1,0 +1,152 @@
+/**
+ * How the exact kernel cuts a problem into pieces, and the memory that the pieces share.
+ *
+ * A *unit* is one key/value head of one batch item with the query heads that use it. Units are taken
+ * in *waves* whose intermediate matrices fit a budget; all waves use the same workspace. Within a
+ * wave the row blocks of each query head are dealt out to *lanes*: lane l takes blocks l, l + lanes,
+ * l + 2 lanes, ... and owns one set of partial sums of left products, so that lanes can run at the
+ * same time and a causal mask loads them equally.
+ *
+ * All of it follows from the problem alone, never from the number of threads.
+ */
+import { randomUUID } from 'node:crypto';
+import type { AttentionProblem, ProjectionName } from '../../../src/lora/problem.js';
+import { ROWS } from '../wasm/block.js';
+
+/** Bytes of intermediate matrices that one wave may take (one unit is always allowed). */
+const WAVE_BYTES = 96 * 2 ** 20;
+/** Bytes of partial left products that lanes may take (one lane a head is always allowed). */
+const LANE_BYTES = 48 * 2 ** 20;
+/** Lanes of a wave: enough for the threads of one machine, and even over 2, 4, 8 of them. */
+const WAVE_LANES = 16;
+
+export interface Unit {
+  readonly batchItem: number;
+  readonly sharedHead: number;
+}
+
+/** Sizes of the thin products. */
+export interface ThinSizes {
+  /** Ranks of the adapters, 0: frozen. */
+  readonly rq: number;
+  readonly rk: number;
+  readonly rv: number;
+  /** rq + rk and rv, rounded up to whole vectors: widths of what meets dS and P. */
+  readonly ps: number;
+  readonly pv: number;
+}
+
+export interface Workspace {
+  /** (unit, group, Lq, d) */
+  readonly Q: Float32Array;
+  /** (unit, keys, d) and (unit, keys, dv); keys = Lk rounded up to 8, padded with zeros. */
+  readonly K: Float32Array;
+  readonly V: Float32Array;
+  /** X^Q A_Q^T (unit, Lq, rq) */
+  readonly lowQ: Float32Array;
+  /** Right factors: [K B_Q | X^K A_K^T] (unit, group, keys, ps) and X^V A_V^T (unit, keys, pv). */
+  readonly us: Float32Array;
+  readonly uv: Float32Array;
+  /** dS K B_Q (unit, group, Lq, rq) */
+  readonly rightQ: Float32Array;
+  /** dS^T [Q B_K | X^Q A_Q^T] (unit, group, lane, keys, ps) and P^T G B_V (.., pv). */
+  readonly ls: Float32Array;
+  readonly lv: Float32Array;
+  /** Sums over a lane of Q^T (dS X^K A_K^T) (unit, group, lane, d, rk) and G^T (P X^V A_V^T). */
+  readonly outK: Float64Array;
+  readonly outV: Float64Array;
+}
+
+export interface ExactPlan {
+  /** Names the job in the memory of worker threads. */
+  readonly id: string;
+  readonly problem: AttentionProblem;
+  /** Query heads of a unit. */
+  readonly group: number;
+  readonly thin: ThinSizes;
+  /** Lk rounded up to 8. */
+  readonly keys: number;
+  readonly lanes: number;
+  /** Row blocks of a query head. */
+  readonly blocks: number;
+  /** Whether O is needed: G = O - Y, or the caller wants it. */
+  readonly formOutput: boolean;
+  readonly waves: readonly (readonly Unit[])[];
+}
+
+export const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to;
+
+export const rankOf = (problem: AttentionProblem, name: ProjectionName): number =>
+  problem.projections[name].adapter?.rank ?? 0;
+
+function thinSizes(problem: AttentionProblem): ThinSizes {
+  const [rq, rk, rv] = [
+    rankOf(problem, 'q_proj'),
+    rankOf(problem, 'k_proj'),
+    rankOf(problem, 'v_proj'),
+  ];
+  return { rq, rk, rv, ps: roundUp(rq + rk, 8), pv: roundUp(rv, 8) };
+}
+
+export function makePlan(problem: AttentionProblem, attentionOutput: boolean): ExactPlan {
+  const { batch, queryLength, keyLength, heads, keyValueHeads, headDim, valueDim } = problem.dims;
+  const group = heads / keyValueHeads;
+  const thin = thinSizes(problem);
+  const keys = roundUp(keyLength, 8);
+  const blocks = Math.ceil(queryLength / ROWS);
+
+  const unitBytes =
+    4 *
+    (group * queryLength * (headDim + thin.rq) +
+      queryLength * thin.rq +
+      keys * (headDim + valueDim + group * thin.ps + thin.pv));
+  const laneBytes = 4 * group * keys * (thin.ps + thin.pv);
+  const perWave = Math.max(1, Math.floor(WAVE_BYTES / (unitBytes + laneBytes)));
+  const units: Unit[] = [];
+  for (let batchItem = 0; batchItem < batch; batchItem++) {
+    for (let sharedHead = 0; sharedHead < keyValueHeads; sharedHead++) {
+      units.push({ batchItem, sharedHead });
+    }
+  }
+  const waves: Unit[][] = [];
+  for (let u = 0; u < units.length; u += perWave) waves.push(units.slice(u, u + perWave));
+
+  const unitsAtOnce = waves[0]!.length;
+  const wanted = Math.ceil(WAVE_LANES / (unitsAtOnce * group));
+  const affordable = Math.floor(LANE_BYTES / (unitsAtOnce * laneBytes || 1));
+  return {
+    id: randomUUID(),
+    problem,
+    group,
+    thin,
+    keys,
+    lanes: Math.max(1, Math.min(wanted, affordable, blocks)),
+    blocks,
+    formOutput: attentionOutput || problem.objective.kind === 'target',
+    waves,
+  };
+}
+
+const floats = (n: number): Float32Array => new Float32Array(new SharedArrayBuffer(4 * n));
+const doubles = (n: number): Float64Array => new Float64Array(new SharedArrayBuffer(8 * n));
+
+export function makeWorkspace(plan: ExactPlan): Workspace {
+  const { queryLength, headDim, valueDim } = plan.problem.dims;
+  const { rq, rk, rv, ps, pv } = plan.thin;
+  const units = plan.waves[0]!.length;
+  const heads = units * plan.group;
+  const laned = heads * plan.lanes;
+  return {
+    Q: floats(heads * queryLength * headDim),
+    K: floats(units * plan.keys * headDim),
+    V: floats(units * plan.keys * valueDim),
+    lowQ: floats(units * queryLength * rq),
+    us: floats(heads * plan.keys * ps),
+    uv: floats(units * plan.keys * pv),
+    rightQ: floats(heads * queryLength * rq),
+    ls: floats(laned * plan.keys * ps),
+    lv: floats(laned * plan.keys * pv),
+    outK: doubles(laned * headDim * rk),
+    outV: doubles(laned * valueDim * rv),
+  };
+}

@@ -1,0 +1,181 @@
+/**
+ * The projection stage: Q, K and V of a wave's heads, and the right factors of the thin products.
+ *
+ *     frozen = X W^T + bias        adapter = s (X A^T) B^T        output = frozen + adapter
+ *     us = [K B_Q | X^K A_K^T]     uv = X^V A_V^T
+ */
+import type { Projection, ProjectionName } from '../../../src/lora/problem.js';
+import type { Wasm } from '../wasm/instance.js';
+import { pack, packTransposed, rowsOf, slice } from './operands.js';
+import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
+
+/** Tokens whose inputs are in WebAssembly memory at once. */
+const TOKENS = 256;
+
+export interface ProjectTask {
+  readonly kernel: 'exact';
+  readonly step: 'project';
+  readonly plan: ExactPlan;
+  readonly workspace: Workspace;
+  readonly projection: ProjectionName;
+  /** Units of one batch item; the first has place `firstUnit` in its wave. */
+  readonly units: readonly Unit[];
+  readonly firstUnit: number;
+  /** Tokens [first, last) */
+  readonly first: number;
+  readonly last: number;
+}
+
+/** Largest absolute entries, before sqrt(beta). */
+export interface ProjectionNorms {
+  readonly projection: ProjectionName;
+  frozen: number;
+  adapter: number;
+  sum: number;
+}
+
+/** n tokens from `first` on: their inputs X (n, in) and X A^T (n, r) in WebAssembly memory. */
+interface Tokens {
+  readonly first: number;
+  readonly n: number;
+  readonly X: number;
+  readonly low: number;
+}
+
+export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void): ProjectionNorms {
+  const { plan, projection: name } = task;
+  const { dims, inputs, projections } = plan.problem;
+  const projection = projections[name];
+  const isQuery = name === 'q_proj';
+  const length = isQuery ? dims.queryLength : dims.keyLength;
+  const input = isQuery ? inputs.query : name === 'k_proj' ? inputs.key : inputs.value;
+  const width = name === 'v_proj' ? dims.valueDim : dims.headDim;
+  const headsHere = isQuery ? plan.group : 1;
+  const norms: ProjectionNorms = { projection: name, frozen: 0, adapter: 0, sum: 0 };
+  const save = { q_proj: saveQuery, k_proj: saveKey, v_proj: saveValue }[name];
+
+  for (let first = task.first; first < task.last; first += TOKENS) {
+    const n = Math.min(TOKENS, task.last - first);
+    wasm.reset();
+    const row = task.units[0]!.batchItem * length + first;
+    const X = wasm.put(rowsOf(input, projection.inFeatures, row, n));
+    const tokens: Tokens = { first, n, X, low: lowRank(wasm, projection, X, n) };
+    const mark = wasm.mark();
+    for (let head = 0; head < task.units.length * headsHere; head++) {
+      checkpoint();
+      wasm.release(mark);
+      const index = task.units[0]!.sharedHead * headsHere + head;
+      const output = projectHead(wasm, projection, index, width, tokens, norms);
+      save(task, wasm, head, tokens, output);
+    }
+  }
+  return norms;
+}
+
+/** X A^T (n, r), or 0 without an adapter. */
+function lowRank(wasm: Wasm, projection: Projection, X: number, n: number): number {
+  const { adapter, inFeatures } = projection;
+  if (!adapter) return 0;
+  const low = wasm.allocFloats(n * adapter.rank);
+  const A = packTransposed(wasm, adapter.A.data, adapter.rank, inFeatures);
+  wasm.fn.gemm(n, adapter.rank, inFeatures, X, inFeatures, A, low, adapter.rank, false);
+  return low;
+}
+
+/** Output (n, width) of head number `index`, row-major; raises the norms. */
+function projectHead(
+  wasm: Wasm,
+  projection: Projection,
+  index: number,
+  width: number,
+  { n, X, low }: Tokens,
+  norms: ProjectionNorms,
+): number {
+  const { weight, bias, adapter, inFeatures } = projection;
+  // Passes over vectors go to a multiple of 4; what lies beyond the matrix is zero.
+  const size = roundUp(n * width, 4);
+  const output = wasm.allocFloats(size);
+  const W = packTransposed(wasm, slice(weight.data, index, width * inFeatures), width, inFeatures);
+  const values = wasm.f32(output, size).fill(0);
+  if (bias) {
+    const b = Float32Array.from(slice(bias.data, index, width));
+    for (let i = 0; i < n; i++) values.set(b, i * width);
+  }
+  wasm.fn.gemm(n, width, inFeatures, X, inFeatures, W, output, width, true);
+  const frozen = wasm.fn.max_abs(output, size);
+  norms.frozen = Math.max(norms.frozen, frozen);
+  if (!adapter) {
+    norms.sum = Math.max(norms.sum, frozen);
+    return output;
+  }
+  const { rank, scaling } = adapter;
+  const added = wasm.allocFloats(size);
+  const B = packTransposed(wasm, slice(adapter.B.data, index, width * rank), width, rank, scaling);
+  wasm.f32(added, size).fill(0);
+  wasm.fn.gemm(n, width, rank, low, rank, B, added, width, false);
+  norms.adapter = Math.max(norms.adapter, wasm.fn.max_abs(added, size));
+  wasm.fn.axpy(size, 1, added, output);
+  norms.sum = Math.max(norms.sum, wasm.fn.max_abs(output, size));
+  return output;
+}
+
+type Save = (task: ProjectTask, wasm: Wasm, head: number, tokens: Tokens, output: number) => void;
+
+const saveQuery: Save = (task, wasm, head, { first, n, low }, output) => {
+  const { plan, workspace: to } = task;
+  const { queryLength, headDim: d } = plan.problem.dims;
+  const { rq } = plan.thin;
+  const place = task.firstUnit * plan.group + head;
+  slice(to.Q, place, queryLength * d).set(wasm.f32(output, n * d), first * d);
+  if (rq && head % plan.group === 0) {
+    const lowQ = slice(to.lowQ, place / plan.group, queryLength * rq);
+    lowQ.set(wasm.f32(low, n * rq), first * rq);
+  }
+};
+
+const saveKey: Save = (task, wasm, head, { first, n, low }, output) => {
+  const { plan, workspace: to } = task;
+  const { headDim: d } = plan.problem.dims;
+  const { rq, rk, ps } = plan.thin;
+  const place = task.firstUnit + head;
+  slice(to.K, place, plan.keys * d).set(wasm.f32(output, n * d), first * d);
+  if (ps === 0) return;
+  const B = plan.problem.projections.q_proj.adapter?.B.data;
+  const us = wasm.allocFloats(n * ps);
+  wasm.f32(us, n * ps).fill(0);
+  copyColumns(wasm, low, rk, us + 4 * rq, ps, n);
+  for (let x = 0; x < plan.group; x++) {
+    if (B) {
+      const queryHead = task.units[head]!.sharedHead * plan.group + x;
+      const mark = wasm.mark();
+      const packed = pack(wasm, slice(B, queryHead, d * rq), d, rq);
+      wasm.fn.gemm(n, rq, d, output, d, packed, us, ps, false);
+      wasm.release(mark);
+    }
+    const saved = slice(to.us, place * plan.group + x, plan.keys * ps);
+    saved.set(wasm.f32(us, n * ps), first * ps);
+  }
+};
+
+const saveValue: Save = (task, wasm, head, { first, n, low }, output) => {
+  const { plan, workspace: to } = task;
+  const { valueDim: dv } = plan.problem.dims;
+  const { rv, pv } = plan.thin;
+  const place = task.firstUnit + head;
+  slice(to.V, place, plan.keys * dv).set(wasm.f32(output, n * dv), first * dv);
+  if (pv === 0) return;
+  const uv = wasm.allocFloats(n * pv);
+  wasm.f32(uv, n * pv).fill(0);
+  copyColumns(wasm, low, rv, uv, pv, n);
+  slice(to.uv, place, plan.keys * pv).set(wasm.f32(uv, n * pv), first * pv);
+};
+
+/** x (n, k) into the first columns of y (n, pitch). */
+function copyColumns(wasm: Wasm, x: number, k: number, y: number, pitch: number, n: number): void {
+  if (k === 0) return;
+  const from = wasm.f32(x, n * k);
+  const to = wasm.f32(y, n * pitch - (pitch - k));
+  for (let i = 0; i < n; i++) {
+    for (let c = 0; c < k; c++) to[i * pitch + c] = from[i * k + c]!;
+  }
+}

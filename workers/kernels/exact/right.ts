@@ -1,0 +1,83 @@
+/** Right products of one row block: dS [K B_Q | X^K A_K^T] and P X^V A_V^T. */
+import { ROWS } from '../wasm/block.js';
+import type { Wasm } from '../wasm/instance.js';
+import type { AttendTask, RowBlock } from './attend.js';
+import type { AttentionMemory } from './memory.js';
+import { slice } from './operands.js';
+import type { ExactPlan } from './plan.js';
+
+/** Sums over stretches of keys come in float32 and are added up in float64. */
+export class RightSums {
+  readonly #wasm: Wasm;
+  readonly #memory: AttentionMemory;
+  /** (ps, ROWS) and (pv, ROWS), before division by the row sums */
+  readonly #s: Float64Array;
+  readonly #v: Float64Array;
+
+  constructor({ thin }: ExactPlan, wasm: Wasm, memory: AttentionMemory) {
+    this.#wasm = wasm;
+    this.#memory = memory;
+    this.#s = new Float64Array(thin.ps * ROWS);
+    this.#v = new Float64Array(thin.pv * ROWS);
+  }
+
+  /** Takes what the kernel has summed since the last time. */
+  flush(): void {
+    const { fields } = this.#memory;
+    for (const [at, sums] of [
+      [fields.rs, this.#s],
+      [fields.rv, this.#v],
+    ] as const) {
+      const part = this.#wasm.f32(at, sums.length);
+      for (let x = 0; x < sums.length; x++) sums[x]! += part[x]!;
+      part.fill(0);
+    }
+  }
+
+  /**
+   * Keeps dS K B_Q for the contraction with X^Q, and adds Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T)
+   * to the lane's totals.
+   */
+  contract(task: AttendTask, wasm: Wasm, memory: AttentionMemory, { lane, first, n }: RowBlock) {
+    const { plan, workspace } = task;
+    const { queryLength, headDim: d, valueDim: dv } = plan.problem.dims;
+    const { rq, rk, rv } = plan.thin;
+    const sum = wasm.f64(memory.fields.sum, n);
+    if (rq) {
+      const rightQ = slice(workspace.rightQ, lane.place, queryLength * rq);
+      for (let i = 0; i < n; i++) {
+        for (let c = 0; c < rq; c++) {
+          rightQ[(first + i) * rq + c] = this.#s[c * ROWS + i]! / sum[i]!;
+        }
+      }
+    }
+    const number = lane.place * plan.lanes + lane.lane;
+    const outK = slice(workspace.outK, number, d * rk);
+    const outV = slice(workspace.outV, number, dv * rv);
+    this.#contractRows(n, this.#s.subarray(rq * ROWS), rk, memory.qRows, d, outK);
+    this.#contractRows(n, this.#v, rv, memory.gRows, dv, outV);
+  }
+
+  /** out (width, r) += x^T y for x (n, width) and y^T = right (r, ROWS) divided by the row sums. */
+  #contractRows(
+    n: number,
+    right: Float64Array,
+    r: number,
+    x: number,
+    width: number,
+    out: Float64Array,
+  ): void {
+    if (r === 0) return;
+    const { fields, rightRows, rightPacked, contracted } = this.#memory;
+    const wasm = this.#wasm;
+    const sum = wasm.f64(fields.sum, n);
+    const y = wasm.f32(rightRows, n * r);
+    for (let i = 0; i < n; i++) {
+      for (let c = 0; c < r; c++) y[i * r + c] = right[c * ROWS + i]! / sum[i]!;
+    }
+    wasm.fn.pack(n, r, rightRows, r, rightPacked);
+    wasm.fn.gemm_tn(width, r, n, x, width, rightPacked, contracted, r, false);
+    const product = wasm.f32(contracted, width * r);
+    for (let c = 0; c < product.length; c++) out[c]! += product[c]!;
+  }
+}

@@ -1,0 +1,101 @@
+/** What a block of query rows brings along: Q, the upstream gradient G, and the left thin factors. */
+import { ROWS } from '../wasm/block.js';
+import type { Wasm } from '../wasm/instance.js';
+import type { AttendTask, RowBlock } from './attend.js';
+import type { AttentionMemory } from './memory.js';
+import { slice } from './operands.js';
+
+/** Q (packed, times beta log2 e, so that weights are powers of two) and ws = [Q B_K | X^Q A_Q^T]. */
+export function loadRows(
+  { plan, workspace }: AttendTask,
+  wasm: Wasm,
+  { fields, qRows, BK }: AttentionMemory,
+  { lane, first, n }: RowBlock,
+): void {
+  const { queryLength, headDim: d } = plan.problem.dims;
+  const { rq, rk, ps, pv } = plan.thin;
+  const Q = slice(workspace.Q, lane.place, queryLength * d);
+  wasm.f32(qRows, n * d).set(Q.subarray(first * d, (first + n) * d));
+  wasm.fn.pack_transposed(n, d, qRows, d, plan.problem.scaling * Math.LOG2E, fields.q);
+
+  const ws = wasm.f32(fields.ws, ROWS * ps).fill(0);
+  if (rk) wasm.fn.gemm(n, rk, d, qRows, d, BK, fields.ws, ps, false);
+  if (rq) {
+    const unit = Math.floor(lane.place / plan.group);
+    const lowQ = slice(workspace.lowQ, unit, queryLength * rq).subarray(first * rq);
+    for (let i = 0; i < n; i++) {
+      for (let c = 0; c < rq; c++) ws[i * ps + rk + c] = lowQ[i * rq + c]!;
+    }
+  }
+  wasm.f32(fields.max, ROWS).fill(Number.NEGATIVE_INFINITY);
+  wasm.f64(fields.sum, ROWS).fill(0);
+  wasm.f64(fields.dot, ROWS).fill(0);
+  wasm.f32(fields.rs, ROWS * ps).fill(0);
+  wasm.f32(fields.rv, ROWS * pv).fill(0);
+  if (fields.o) wasm.f32(fields.o, (fields.dv + 3) * ROWS).fill(0);
+}
+
+/**
+ * G, as given or O - Y, packed; wv = G B_V; the attention output, if anyone asked for it.
+ * @returns the loss of these rows.
+ */
+export function makeUpstream(
+  { plan, attentionOutput }: AttendTask,
+  wasm: Wasm,
+  { fields, gRows, BV }: AttentionMemory,
+  { lane, first, n }: RowBlock,
+): number {
+  const { queryLength, heads, valueDim: dv } = plan.problem.dims;
+  const { objective } = plan.problem;
+  const { rv, pv } = plan.thin;
+  const pitch = heads * dv;
+  const corner = (lane.unit.batchItem * queryLength + first) * pitch + lane.head * dv;
+  const G = wasm.f32(gRows, n * dv);
+  for (let i = 0; i < n; i++) {
+    const at = corner + i * pitch;
+    G.set(objective.tensor.data.subarray(at, at + dv), i * dv);
+  }
+
+  let loss = 0;
+  if (fields.o) {
+    const o = wasm.f32(fields.o, dv * ROWS);
+    const sum = wasm.f64(fields.sum, n);
+    for (let i = 0; i < n; i++) {
+      const scale = 1 / sum[i]!;
+      for (let c = 0; c < dv; c++) {
+        const value = o[c * ROWS + i]! * scale;
+        if (attentionOutput) attentionOutput[corner + i * pitch + c] = value;
+        if (objective.kind === 'target') {
+          const difference = value - G[i * dv + c]!;
+          G[i * dv + c] = difference;
+          loss += 0.5 * difference * difference;
+        }
+      }
+    }
+  }
+  wasm.fn.pack_transposed(n, dv, gRows, dv, 1, fields.g);
+  wasm.f32(fields.wv, ROWS * pv).fill(0);
+  if (rv) wasm.fn.gemm(n, rv, dv, gRows, dv, BV, fields.wv, pv, false);
+  return loss;
+}
+
+/** G.O = sum E dP / sum E, and the left factors take the division of P = E / sum E. */
+export function divideBySums(
+  { plan }: AttendTask,
+  wasm: Wasm,
+  { fields }: AttentionMemory,
+  { n }: RowBlock,
+): void {
+  const { ps, pv } = plan.thin;
+  const sum = wasm.f64(fields.sum, ROWS);
+  const dot = wasm.f64(fields.dot, ROWS);
+  const mean = wasm.f32(fields.mean, ROWS);
+  const ws = wasm.f32(fields.ws, ROWS * ps);
+  const wv = wasm.f32(fields.wv, ROWS * pv);
+  for (let i = 0; i < ROWS; i++) mean[i] = i < n ? dot[i]! / sum[i]! : 0;
+  for (let i = 0; i < n; i++) {
+    const scale = 1 / sum[i]!;
+    for (let c = i * ps; c < (i + 1) * ps; c++) ws[c]! *= scale;
+    for (let c = i * pv; c < (i + 1) * pv; c++) wv[c]! *= scale;
+  }
+}

@@ -1,0 +1,128 @@
+/** The tasks of each stage of a wave. */
+import { PROJECTIONS, type ProjectionName } from '../../../src/lora/problem.js';
+import { KEYS, ROWS } from '../wasm/block.js';
+import type { AttendTask, LaneOfHead } from './attend.js';
+import { type ContractParts, type ContractTask, placesOf } from './contract.js';
+import { type ExactPlan, rankOf, roundUp, type Unit, type Workspace } from './plan.js';
+import type { ProjectTask } from './project.js';
+
+/** Flops of a task that takes about 25 ms: short enough to share threads fairly, long enough to pay. */
+const TASK_FLOPS = 1e9;
+/** Tokens of a contraction: float32 sums no longer than this. */
+const CONTRACT_TOKENS = 2048;
+
+const floats = (n: number): Float32Array => new Float32Array(new SharedArrayBuffer(4 * n));
+
+/** Stretches [first, last) of at most `size` out of `total`. */
+function stretches(total: number, size: number): { first: number; last: number }[] {
+  return Array.from({ length: Math.ceil(total / size) }, (_, k) => ({
+    first: k * size,
+    last: Math.min((k + 1) * size, total),
+  }));
+}
+
+const batchItems = (units: readonly Unit[]): number[] => [
+  ...new Set(units.map(({ batchItem }) => batchItem)),
+];
+
+export function projectTasks(
+  plan: ExactPlan,
+  workspace: Workspace,
+  units: readonly Unit[],
+): ProjectTask[] {
+  const { dims, projections } = plan.problem;
+  const tasks: ProjectTask[] = [];
+  for (const projection of PROJECTIONS) {
+    const isQuery = projection === 'q_proj';
+    const width = isQuery
+      ? plan.group * dims.headDim
+      : projection === 'k_proj'
+        ? dims.headDim
+        : dims.valueDim;
+    const flopsOfToken = 2 * width * projections[projection].inFeatures;
+    // As many tokens as one copy of the inputs serves, then as many units as the time allows.
+    const tokens = Math.min(2048, roundUp(TASK_FLOPS / flopsOfToken, 256));
+    const together = Math.max(1, Math.floor(TASK_FLOPS / (flopsOfToken * tokens)));
+    for (const batchItem of batchItems(units)) {
+      const places = placesOf(units, batchItem);
+      for (const { first, last } of stretches(places.length, together)) {
+        const firstUnit = places[first]!;
+        const mine = units.slice(firstUnit, firstUnit + last - first);
+        for (const span of stretches(isQuery ? dims.queryLength : dims.keyLength, tokens)) {
+          const what = { plan, workspace, projection, units: mine, firstUnit, ...span };
+          tasks.push({ kernel: 'exact', step: 'project', ...what });
+        }
+      }
+    }
+  }
+  return tasks;
+}
+
+/** Flops of one row block of one head over all keys. */
+function blockFlops(plan: ExactPlan): number {
+  const { headDim, valueDim } = plan.problem.dims;
+  const { ps, pv } = plan.thin;
+  const wide = headDim + (ps ? valueDim : 0) + (plan.formOutput ? valueDim : 0);
+  return 2 * ROWS * roundUp(plan.keys, KEYS) * (wide + 2 * (ps + pv) + 8);
+}
+
+/** One list of tasks for each stage: stages take the row blocks of all lanes from first to last. */
+export function* attendStages(
+  plan: ExactPlan,
+  workspace: Workspace,
+  attentionOutput: Float32Array | null,
+  wave: number,
+): Generator<AttendTask[]> {
+  const all: LaneOfHead[] = plan.waves[wave]!.flatMap((unit, place) =>
+    Array.from({ length: plan.group * plan.lanes }, (_, k) => {
+      const x = Math.floor(k / plan.lanes);
+      return {
+        ...{ place: place * plan.group + x, unit },
+        ...{ head: unit.sharedHead * plan.group + x, lane: k % plan.lanes },
+      };
+    }),
+  );
+  const flops = blockFlops(plan);
+  const turns = Math.ceil(plan.blocks / plan.lanes);
+  const turnsAtOnce = Math.min(turns, Math.max(1, Math.floor(TASK_FLOPS / flops)));
+  // Short heads go together, but no more than leave work for several threads.
+  const fitting = Math.floor(TASK_FLOPS / (flops * turnsAtOnce) / 4);
+  const lanesAtOnce = Math.max(1, Math.min(fitting, Math.floor(all.length / 16)));
+  for (const { first, last } of stretches(turns, turnsAtOnce)) {
+    yield stretches(all.length, lanesAtOnce).map((span): AttendTask => {
+      const lanes = all.slice(span.first, span.last);
+      const what = { plan, workspace, attentionOutput, wave, lanes, first, last };
+      return { kernel: 'exact', step: 'attend', ...what };
+    });
+  }
+}
+
+export function contractTasks(
+  plan: ExactPlan,
+  workspace: Workspace,
+  units: readonly Unit[],
+): ContractTask[] {
+  const { queryLength, keyLength, headDim } = plan.problem.dims;
+  const part = (name: ProjectionName) => {
+    const rank = rankOf(plan.problem, name);
+    const columns = plan.problem.projections[name].inFeatures;
+    return rank ? { [name]: floats(columns * roundUp(rank, 8)) } : {};
+  };
+  const { rq, ps, pv } = plan.thin;
+  return batchItems(units).flatMap((batchItem) => {
+    const heads = placesOf(units, batchItem).length * plan.group;
+    const task = (side: 'query' | 'key', parts: ContractParts, span: object) =>
+      ({
+        ...{ kernel: 'exact', step: 'contract', plan, workspace, units, batchItem, side, parts },
+        ...span,
+      }) as ContractTask;
+    const queries = stretches(rq ? queryLength : 0, CONTRACT_TOKENS).map((span) =>
+      task('query', { A: part('q_proj'), BQ: null }, span),
+    );
+    const keys = stretches(ps + pv ? keyLength : 0, CONTRACT_TOKENS).map((span) => {
+      const BQ = rq ? floats(heads * headDim * roundUp(rq, 8)) : null;
+      return task('key', { A: { ...part('k_proj'), ...part('v_proj') }, BQ }, span);
+    });
+    return [...queries, ...keys];
+  });
+}

@@ -1,0 +1,84 @@
+/** The composed heads of a layer, one after the other, and their norms. */
+import type { AttentionLayer } from '../../../src/lora/problem.js';
+import { type Cancelled, CancelledError, type Job, type Task } from '../job.js';
+import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
+import { matrixOf, type ProjectedHead, projectHead } from './projection.js';
+
+export interface ComposedHead {
+  readonly batchItem: number;
+  readonly head: number;
+  /** Index of the key/value head that this query head uses. */
+  readonly sharedHead: number;
+  readonly query: ProjectedHead;
+  readonly key: ProjectedHead;
+  readonly value: ProjectedHead;
+}
+
+/** Q, K and V of each head of each batch item; grouped query heads follow each other. */
+export function* projectedHeads(layer: AttentionLayer): Generator<ComposedHead> {
+  const { dims, inputs, projections } = layer;
+  const { q_proj, k_proj, v_proj } = projections;
+  const headsPerGroup = dims.heads / dims.keyValueHeads;
+  for (let batchItem = 0; batchItem < dims.batch; batchItem++) {
+    const firstQuery = batchItem * dims.queryLength;
+    const firstKey = batchItem * dims.keyLength;
+    const XQ = matrixOf(inputs.query, q_proj.inFeatures, firstQuery, dims.queryLength);
+    const XK = matrixOf(inputs.key, k_proj.inFeatures, firstKey, dims.keyLength);
+    const XV = matrixOf(inputs.value, v_proj.inFeatures, firstKey, dims.keyLength);
+    for (let head = 0; head < dims.heads; head++) {
+      const sharedHead = Math.floor(head / headsPerGroup);
+      yield {
+        batchItem,
+        head,
+        sharedHead,
+        query: projectHead(XQ, q_proj, head, dims.headDim),
+        key: projectHead(XK, k_proj, sharedHead, dims.headDim),
+        value: projectHead(XV, v_proj, sharedHead, dims.valueDim),
+      };
+    }
+  }
+}
+
+export function normsOf(
+  query: ProjectedHead,
+  key: ProjectedHead,
+  value: ProjectedHead,
+  scaling: number,
+): ComposedNorms {
+  const root = Math.sqrt(scaling);
+  return {
+    query_frozen: root * query.norms.frozen,
+    query_adapter: root * query.norms.adapter,
+    query: root * query.norms.sum,
+    key_frozen: root * key.norms.frozen,
+    key_adapter: root * key.norms.adapter,
+    key: root * key.norms.sum,
+    value: value.norms.sum,
+  };
+}
+
+export interface ReferenceNormsTask extends Task {
+  readonly kernel: 'reference_norms';
+  readonly layer: AttentionLayer;
+}
+
+export function runReferenceNormsTask(
+  task: ReferenceNormsTask,
+  cancelled: Cancelled,
+): ComposedNorms {
+  let norms = ZERO_NORMS;
+  for (const { query, key, value } of projectedHeads(task.layer)) {
+    if (cancelled()) throw new CancelledError();
+    norms = largestNorms(norms, normsOf(query, key, value, task.layer.scaling));
+  }
+  return norms;
+}
+
+/** The composed norms alone: the cost of the projections. */
+export function* referenceNormsJob(layer: AttentionLayer): Job<ComposedNorms, ReferenceNormsTask> {
+  const [norms] = (yield {
+    name: 'norms',
+    tasks: [{ kernel: 'reference_norms', layer }],
+  }) as [ComposedNorms];
+  return norms;
+}

@@ -1,0 +1,218 @@
+/**
+ * One block of query rows of an attention head: softmax and its backward, with the thin products that
+ * LoRA needs, never forming more than this block's rows of P.
+ *
+ * The L keys are cut into tiles of 64. A tile is stored (64 keys, 64 rows), keys outermost, so that
+ * whatever belongs to a row (maximum, sum, G.O) is a vector beside the tile and no pass needs a
+ * horizontal sum. Three passes run over the tiles: `scores`, then `weights` and `values`, then
+ * `gradients`; the caller splits each into ranges [t0, t1) so that it can stop in between.
+ *
+ * Everything is float32 and row-major, but for Q and G of the block, which lie in panels of 16 rows
+ * as `pack_transposed` makes them.
+ */
+import { strip } from './tile';
+import { exp2NonPositive } from './elementwise';
+
+/** Query rows of a block, and keys of a tile. The caller's layouts rely on both. */
+export const ROWS: i32 = 64;
+export const KEYS: i32 = 64;
+
+const ROW: usize = 256; // bytes from one key of a tile to the next
+const TILE: usize = 64 * 256; // bytes of a tile
+
+/** Filled in by the caller, as 32-bit integers in this order. Addresses in bytes, 0: absent. */
+@unmanaged
+export class Block {
+  /** Rows in use, rounded up to 16; position of the first; number of keys; is the mask causal? */
+  rows: i32;
+  firstRow: i32;
+  keys: i32;
+  causal: i32;
+  /** Widths of a query/key head and of a value head. */
+  d: i32;
+  dv: i32;
+  /** beta log2(e) Q and G in panels of 16. K and V (keys, width), keys padded with zeros to 8. */
+  q: usize;
+  g: usize;
+  k: usize;
+  v: usize;
+  /** Tiles: S, then E = exp(S - max); and dP = G V^T, then E (dP - G.O). */
+  e: usize;
+  t: usize;
+  /** Per row: maximum (f32), sum of E (f64), sum of E dP (f64), G.O (f32). */
+  max: usize;
+  sum: usize;
+  dot: usize;
+  mean: usize;
+  /** O^T before division by the sum (dv rounded up to 4, ROWS), or 0. */
+  o: usize;
+  /** Widths, multiples of 8, of the thin factors that meet dS and P. */
+  ps: i32;
+  pv: i32;
+  /** Right factors (keys, width) and left factors (ROWS, width), row-major. */
+  us: usize;
+  uv: usize;
+  ws: usize;
+  wv: usize;
+  /** Right products, transposed (width, ROWS), and left products (keys, width); both are added to. */
+  rs: usize;
+  rv: usize;
+  ls: usize;
+  lv: usize;
+}
+
+/** Keys of tile t, rounded up to 8: the padding of K and V is zeros. */
+// @ts-ignore: decorator
+@inline
+function width(b: Block, t: i32): i32 {
+  return min(KEYS, (b.keys - t * KEYS + 7) & ~7);
+}
+
+/** tile (keys, ROWS) = a r^T: a (keys, k) row-major, r (rows, k) in panels of 16. */
+function outer(cols: i32, rows: i32, k: i32, a: usize, r: usize, tile: usize): void {
+  const pitch = <usize>k << 2;
+  for (let i = 0; i < rows; i += 16) {
+    const b = r + i * pitch;
+    for (let j = 0; j < cols; j += 4) {
+      const x = a + j * pitch;
+      const to = tile + j * ROW + (i << 2);
+      strip(16, k, x, x + pitch, x + 2 * pitch, x + 3 * pitch, 4, b, 64, to, ROW, false);
+    }
+  }
+}
+
+/** S = beta log2(e) Q K^T on tiles [t0, t1), masked; raises `max`. */
+export function scores(b: Block, t0: i32, t1: i32): void {
+  for (let t = t0; t < t1; t++) {
+    const tile = b.e + t * TILE;
+    const cols = width(b, t);
+    outer(cols, b.rows, b.d, b.k + ((<usize>t * KEYS * b.d) << 2), b.q, tile);
+    mask(b, t, cols, tile);
+    for (let i = 0; i < b.rows; i += 4) {
+      let m = v128.load(b.max + (i << 2));
+      for (let j = 0, s = tile + (i << 2); j < cols; j++, s += ROW) m = f32x4.max(m, v128.load(s));
+      v128.store(b.max + (i << 2), m);
+    }
+  }
+}
+
+/** Minus infinity where a key is padding or, causal, lies after the row. */
+function mask(b: Block, t: i32, cols: i32, tile: usize): void {
+  const key = t * KEYS;
+  for (let j = max(0, b.keys - key); j < cols; j++) fill(tile + j * ROW, b.rows);
+  if (!b.causal) return;
+  for (let j = max(0, b.firstRow - key + 1); j < cols; j++) {
+    fill(tile + j * ROW, min(b.rows, key + j - b.firstRow));
+  }
+}
+
+function fill(at: usize, n: i32): void {
+  for (let i = 0; i < n; i++) store<f32>(at + (i << 2), -Infinity);
+}
+
+/** E = 2^(S - max) and its row sums; with `o`, O += E V. */
+export function weights(b: Block, t0: i32, t1: i32): void {
+  for (let t = t0; t < t1; t++) {
+    const tile = b.e + t * TILE;
+    const cols = width(b, t);
+    for (let i = 0; i < b.rows; i += 8) {
+      const m0 = v128.load(b.max + (i << 2));
+      const m1 = v128.load(b.max + (i << 2), 16);
+      let s0 = f32x4.splat(0), s1 = s0;
+      for (let j = 0, x = tile + (i << 2); j < cols; j++, x += ROW) {
+        const e0 = exp2NonPositive(f32x4.sub(v128.load(x), m0));
+        const e1 = exp2NonPositive(f32x4.sub(v128.load(x, 16), m1));
+        v128.store(x, e0);
+        v128.store(x, e1, 16);
+        s0 = f32x4.add(s0, e0);
+        s1 = f32x4.add(s1, e1);
+      }
+      addTo(b.sum + (i << 3), s0);
+      addTo(b.sum + (i << 3) + 32, s1);
+    }
+    if (b.o) output(b, t, cols, tile);
+  }
+}
+
+/** Four float32 added to four float64: sums of tiles keep their digits. */
+// @ts-ignore: decorator
+@inline
+function addTo(at: usize, x: v128): void {
+  v128.store(at, f64x2.add(v128.load(at), f64x2.promote_low_f32x4(x)));
+  const high = v128.shuffle<f32>(x, x, 2, 3, 2, 3);
+  v128.store(at, f64x2.add(v128.load(at, 16), f64x2.promote_low_f32x4(high)), 16);
+}
+
+/** O^T (dv, ROWS) += V_tile^T E_tile. Channels beyond the last repeat it; nobody reads them. */
+function output(b: Block, t: i32, cols: i32, tile: usize): void {
+  const pitch = <usize>b.dv << 2;
+  const v = b.v + t * KEYS * pitch;
+  const last = b.dv - 1;
+  for (let c = 0; c < b.dv; c += 4) {
+    strip(
+      b.rows, cols,
+      v + (c << 2), v + (min(c + 1, last) << 2), v + (min(c + 2, last) << 2), v + (min(c + 3, last) << 2),
+      pitch, tile, ROW, b.o + c * ROW, ROW, true,
+    );
+  }
+}
+
+/** dP = G V^T, and the row sums of E dP, which are G.O times the sum of E. */
+export function values(b: Block, t0: i32, t1: i32): void {
+  for (let t = t0; t < t1; t++) {
+    const cols = width(b, t);
+    const dp = b.t + t * TILE;
+    outer(cols, b.rows, b.dv, b.v + ((<usize>t * KEYS * b.dv) << 2), b.g, dp);
+    for (let i = 0; i < b.rows; i += 4) {
+      let s = f32x4.splat(0);
+      let x = dp + (i << 2);
+      let e = b.e + t * TILE + (i << 2);
+      for (let j = 0; j < cols; j++, x += ROW, e += ROW) {
+        s = f32x4.add(s, f32x4.mul(v128.load(x), v128.load(e)));
+      }
+      addTo(b.dot + (i << 3), s);
+    }
+  }
+}
+
+/** dS = E (dP - G.O), then all thin products: dS us, dS^T ws, E uv, E^T wv. */
+export function gradients(b: Block, t0: i32, t1: i32): void {
+  for (let t = t0; t < t1; t++) {
+    const cols = width(b, t);
+    const e = b.e + t * TILE;
+    if (b.ps) {
+      const ds = b.t + t * TILE;
+      for (let i = 0; i < b.rows; i += 8) {
+        const m0 = v128.load(b.mean + (i << 2));
+        const m1 = v128.load(b.mean + (i << 2), 16);
+        let x = ds + (i << 2);
+        let y = e + (i << 2);
+        for (let j = 0; j < cols; j++, x += ROW, y += ROW) {
+          v128.store(x, f32x4.mul(v128.load(y), f32x4.sub(v128.load(x), m0)));
+          v128.store(x, f32x4.mul(v128.load(y, 16), f32x4.sub(v128.load(x, 16), m1)), 16);
+        }
+      }
+      thin(b, t, cols, ds, b.ps, b.us, b.ws, b.rs, b.ls);
+    }
+    if (b.pv) thin(b, t, cols, e, b.pv, b.uv, b.wv, b.rv, b.lv);
+  }
+}
+
+/** right^T (p, ROWS) += u_tile^T x and left_tile (keys, p) += x w, for a tile x (keys, ROWS). */
+function thin(
+  b: Block, t: i32, cols: i32, x: usize, p: i32, u: usize, w: usize, right: usize, left: usize,
+): void {
+  const pitch = <usize>p << 2;
+  const first = <usize>t * KEYS * pitch;
+  for (let c = 0; c < p; c += 4) {
+    const a = u + first + (c << 2);
+    strip(b.rows, cols, a, a + 4, a + 8, a + 12, pitch, x, ROW, right + c * ROW, ROW, true);
+  }
+  for (let j = 0; j < cols; j += 4) {
+    const a = x + j * ROW;
+    strip(
+      p, b.rows, a, a + ROW, a + 2 * ROW, a + 3 * ROW, 4,
+      w, pitch, left + first + j * pitch, pitch, true,
+    );
+  }
+}

@@ -1,0 +1,22 @@
+/** The JavaScript side of `Block` in assembly/attention.ts: the same fields in the same order. */
+import type { Wasm } from './instance.js';
+
+/** Query rows of a block, and keys of a tile. */
+export const ROWS = 64;
+export const KEYS = 64;
+export const TILE_FLOATS = ROWS * KEYS;
+
+// biome-ignore format: one line a group
+const FIELDS = [
+  'rows', 'firstRow', 'keys', 'causal', 'd', 'dv', 'q', 'g', 'k', 'v', 'e', 't',
+  'max', 'sum', 'dot', 'mean', 'o', 'ps', 'pv', 'us', 'uv', 'ws', 'wv', 'rs', 'rv', 'ls', 'lv',
+] as const;
+
+export type Block = Record<(typeof FIELDS)[number], number>;
+
+export const BLOCK_BYTES = 4 * FIELDS.length;
+
+export function writeBlock(wasm: Wasm, at: number, block: Block): void {
+  const words = wasm.i32(at, FIELDS.length);
+  for (let i = 0; i < FIELDS.length; i++) words[i] = block[FIELDS[i]!];
+}

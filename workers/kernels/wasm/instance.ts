@@ -1,0 +1,115 @@
+/** A WebAssembly instance: its functions, and its memory as one stack of allocations. */
+
+export type WasmMode = 'plain' | 'relaxed' | 'revectorize';
+
+/**
+ * The functions of assembly/, described where they are defined. Addresses are in bytes, leading
+ * dimensions in elements; everything is float32.
+ */
+export interface WasmExports {
+  readonly memory: WebAssembly.Memory;
+  /** x = e^x */
+  exp(x: number, n: number): void;
+  /** max |x| */
+  max_abs(x: number, n: number): number;
+  /** y += alpha x */
+  axpy(n: number, alpha: number, x: number, y: number): void;
+  /** y = x y, elementwise */
+  multiply(n: number, x: number, y: number): void;
+  /** b (k, n) -> panels for gemm: packedFloats(k, n) of them */
+  pack(k: number, n: number, b: number, ldb: number, dst: number): void;
+  /** scale bt (n, k) -> panels of its transpose */
+  pack_transposed(n: number, k: number, bt: number, ld: number, scale: number, dst: number): void;
+  /** c (m, n) = [c +] a (m, k) b, b packed */
+  gemm: Gemm;
+  /** c (m, n) = [c +] a^T b, a (k, m), b packed */
+  gemm_tn: Gemm;
+  scores(block: number, t0: number, t1: number): void;
+  weights(block: number, t0: number, t1: number): void;
+  values(block: number, t0: number, t1: number): void;
+  gradients(block: number, t0: number, t1: number): void;
+}
+
+type Gemm = (
+  m: number,
+  n: number,
+  k: number,
+  a: number,
+  lda: number,
+  b: number,
+  c: number,
+  ldc: number,
+  accumulate: boolean,
+) => void;
+
+const PAGE = 65536;
+/** The first page holds the modules' own data. */
+const FIRST = PAGE;
+/** Products read a few elements past the last row of an operand; they must exist. */
+const SLACK = 4096;
+
+/** Floats that a (k, n) operand takes when packed into panels of 16 columns. */
+export function packedFloats(k: number, n: number): number {
+  return k * 16 * Math.ceil(n / 16);
+}
+
+export class Wasm {
+  /** Who allocated what lies in memory now. A task that finds its own name may reuse its data. */
+  owner: string | null = null;
+  #top = FIRST;
+
+  constructor(
+    readonly fn: WasmExports,
+    readonly mode: WasmMode,
+  ) {}
+
+  /** Forgets all allocations. Allocating the same sizes in the same order gives the same addresses. */
+  reset(): void {
+    this.#top = FIRST;
+    this.owner = null;
+  }
+
+  /** Where the next allocation begins: `release` takes it to drop everything allocated since. */
+  mark(): number {
+    return this.#top;
+  }
+
+  release(mark: number): void {
+    this.#top = mark;
+  }
+
+  /**
+   * An address aligned to a cache line; contents undefined. Views made earlier may be detached by
+   * the growth of memory: allocate first, then look.
+   */
+  alloc(bytes: number): number {
+    const at = this.#top;
+    this.#top = Math.ceil((at + bytes) / 64) * 64;
+    const missing = this.#top + SLACK - this.fn.memory.buffer.byteLength;
+    if (missing > 0) this.fn.memory.grow(Math.ceil(missing / PAGE));
+    return at;
+  }
+
+  allocFloats(n: number): number {
+    return this.alloc(4 * n);
+  }
+
+  f32(at: number, n: number): Float32Array {
+    return new Float32Array(this.fn.memory.buffer, at, n);
+  }
+
+  f64(at: number, n: number): Float64Array {
+    return new Float64Array(this.fn.memory.buffer, at, n);
+  }
+
+  i32(at: number, n: number): Int32Array {
+    return new Int32Array(this.fn.memory.buffer, at, n);
+  }
+
+  /** Copies (float64 is rounded) and returns the address. */
+  put(x: Float32Array | Float64Array): number {
+    const at = this.allocFloats(x.length);
+    this.f32(at, x.length).set(x);
+    return at;
+  }
+}
