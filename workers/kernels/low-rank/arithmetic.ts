@@ -2,9 +2,17 @@
  * The few block operations that the low-rank kernel is made of.
  *
  * Two implementations exist: float64 in plain TypeScript (plain.ts), for reading and for checking, and
- * float32 in WebAssembly SIMD. The kernel is written once, over this interface.
+ * float32 in WebAssembly SIMD (compiled.ts). The kernel is written once, over this interface. All
+ * matrices are row-major.
  */
 export type Real = Float32Array | Float64Array;
+
+/** A right operand made ready for many products. */
+export interface Packed {
+  readonly inner: number;
+  readonly columns: number;
+  readonly data: Real;
+}
 
 export interface Arithmetic {
   /** Unit roundoff of a block operation: 2^-53 or 2^-24. */
@@ -13,10 +21,29 @@ export interface Arithmetic {
   array(n: number): Real;
   /** Zeroed float64 scratch: sums of blocks are kept in it. */
   sums(n: number): Float64Array;
+  indices(list: Int32Array): Int32Array;
   mark(): number;
   release(mark: number): void;
-  /** c (rows, columns) = a (rows, inner) b (inner, columns), row-major; adds to c if asked to. */
+  /** b (inner, columns), copied: b may change afterwards. */
+  pack(inner: number, columns: number, b: Real): Packed;
+  /** Packs b again, over an operand of the same size. */
+  repack(operand: Packed, b: Real): void;
+  /** c (rows, columns) = a (rows, inner) b; adds to c if asked to. */
+  product(rows: number, a: Real, b: Packed, c: Real, accumulate?: boolean): void;
+  /** c (rows, columns) = a' b for a (inner, rows). */
+  transposedProduct(rows: number, a: Real, b: Packed, c: Real, accumulate?: boolean): void;
+  /** c (rows, columns) = a (rows, inner) b (inner, columns). */
   gemm(
+    rows: number,
+    columns: number,
+    inner: number,
+    a: Real,
+    b: Real,
+    c: Real,
+    accumulate?: boolean,
+  ): void;
+  /** c (rows, columns) = a' b for a (inner, rows), b (inner, columns). */
+  transposedGemm(
     rows: number,
     columns: number,
     inner: number,
@@ -58,4 +85,22 @@ export interface Arithmetic {
   ): void;
   /** sums += block, then block = 0: float32 blocks, float64 sums of blocks. */
   fold(n: number, block: Real, sums: Float64Array): void;
+  /** phi[f] = phi[base[f]] table[slot[f]] for f = 1, 2, ...: rows of `rows` numbers. */
+  featureProducts(
+    rows: number,
+    base: Int32Array,
+    slot: Int32Array,
+    table: Float64Array,
+    phi: Float64Array,
+  ): void;
+  /** out[f, i] = phi[f, i] weight[i] for the first `features` rows of phi (.., rows). */
+  weighFeatures(
+    features: number,
+    rows: number,
+    phi: Float64Array,
+    weight: Float64Array,
+    out: Real,
+  ): void;
+  /** x[f, i] *= weight[i] for x (features, rows). */
+  scaleColumns(features: number, rows: number, x: Real, weight: Real): void;
 }

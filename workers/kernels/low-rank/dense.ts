@@ -96,17 +96,12 @@ export function denseBackward(
   const n = queries.count;
   arithmetic.gemm(n, count, head.dv, gradient, columns.valuesTransposed, ds);
   arithmetic.scoreGradient(n, count, e, ds, scale, shift);
-  const mark = arithmetic.mark();
-  const turned = arithmetic.array(count * BLOCK);
   if (p > 0) {
     arithmetic.gemm(n, p, count, ds, keys.u, right, true);
-    arithmetic.transpose(n, count, ds, turned);
-    arithmetic.gemm(count, p, n, turned, queries.l, columns.left, true);
+    arithmetic.transposedGemm(count, p, n, ds, queries.l, columns.left, true);
   }
   if (rv > 0) {
     arithmetic.gemm(n, rv, count, e, keys.va, rightValue, true);
-    arithmetic.transpose(n, count, e, turned);
-    arithmetic.gemm(count, rv, n, turned, gradientB, columns.leftValue, true);
+    arithmetic.transposedGemm(count, rv, n, e, gradientB, columns.leftValue, true);
   }
-  arithmetic.release(mark);
 }

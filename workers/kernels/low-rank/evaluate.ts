@@ -1,21 +1,29 @@
 /** Evaluation of the features of features.ts on blocks of rows, in float64. */
-import type { Real } from './arithmetic.js';
+import type { Arithmetic, Real } from './arithmetic.js';
 import type { FeatureSet } from './features.js';
 
 /** Scratch for blocks of at most `rows` rows. */
 export interface FeatureBlock {
   readonly rows: number;
+  readonly base: Int32Array;
+  readonly slot: Int32Array;
   /** (slots, rows): the one-dimensional values. */
   readonly table: Float64Array;
   /** (features, rows), feature-major. */
   readonly phi: Float64Array;
 }
 
-export function featureBlock(features: FeatureSet, rows: number): FeatureBlock {
+export function featureBlock(
+  arithmetic: Arithmetic,
+  features: FeatureSet,
+  rows: number,
+): FeatureBlock {
   return {
     rows,
-    table: new Float64Array(features.slotDirection.length * rows),
-    phi: new Float64Array(features.size * rows),
+    base: arithmetic.indices(features.base),
+    slot: arithmetic.indices(features.slot),
+    table: arithmetic.sums(features.slotDirection.length * rows),
+    phi: arithmetic.sums(features.size * rows),
   };
 }
 
@@ -25,13 +33,14 @@ export function featureBlock(features: FeatureSet, rows: number): FeatureBlock {
  * h_0 = 1, h_1 = x, h_(n+1) = (x h_n - sqrt(n) h_(n-1)) / sqrt(n + 1), each times rho^(n/2).
  */
 export function evaluateFeatures(
+  arithmetic: Arithmetic,
   features: FeatureSet,
   x: Real,
   d: number,
   count: number,
   block: FeatureBlock,
 ): void {
-  const { slotDirection, slotDegree, rho, base, slot, size } = features;
+  const { slotDirection, slotDegree, rho } = features;
   const { table, phi, rows } = block;
   const slots = slotDirection.length;
   // Slots of one direction appear in the order of their degree: remember where the last two are.
@@ -58,12 +67,7 @@ export function evaluateFeatures(
     last[a] = s;
   }
   phi.fill(1, 0, count);
-  for (let f = 1; f < size; f++) {
-    const from = base[f] * rows;
-    const by = slot[f] * rows;
-    const to = f * rows;
-    for (let i = 0; i < count; i++) phi[to + i] = phi[from + i] * table[by + i];
-  }
+  arithmetic.featureProducts(rows, block.base, block.slot, table, phi);
 }
 
 /** log g(x) = sum_a rho_a^2 x_a^2 / (2 (1 - rho_a^2)) of row i of x (count, d). */

@@ -27,6 +27,7 @@ export function keyPass(
   const rows = keyRows(space, BLOCK);
   const phi = arithmetic.array(plan.m * BLOCK);
   const right = arithmetic.array(BLOCK * at.keyWidth);
+  const operand = arithmetic.pack(BLOCK, at.keyWidth, right);
   const block = arithmetic.array(plan.m * at.keyWidth);
   const sums = arithmetic.sums(plan.m * at.keyWidth);
   const outliers = plan.outlierQueries.length > 0 ? outlierQueries(space) : null;
@@ -35,7 +36,8 @@ export function keyPass(
     rows.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
     keyColumns(space, at, rows, right);
     weightedFeatures(space, rows.z, rows.count, (r) => Math.exp(rows.logWeight[r]), phi);
-    arithmetic.gemm(plan.m, at.keyWidth, BLOCK, phi, right, block, true);
+    arithmetic.repack(operand, right);
+    arithmetic.product(plan.m, phi, operand, block, true);
     arithmetic.fold(plan.m * at.keyWidth, block, sums);
     if (certificate) certifyKeys(space, rows, certificate);
     outliers?.advance(rows);

@@ -34,8 +34,8 @@ export function leftPass(
   const rows = keyRows(space, BLOCK);
   const state = arithmetic.array(m * at.queryWidth);
   addSlots(run.querySums, head.causal ? s + 1 : 0, run.segments.length, state);
+  const packedState = arithmetic.pack(m, at.queryWidth, state);
   const phi = arithmetic.array(m * BLOCK);
-  const turned = arithmetic.array(m * BLOCK);
   const products = arithmetic.array(BLOCK * at.queryWidth);
   const left = arithmetic.array(BLOCK * at.p);
   const leftValue = arithmetic.array(BLOCK * at.rv);
@@ -53,8 +53,7 @@ export function leftPass(
     if (count > 0) {
       rows.load((r) => start + r, count);
       weightedFeatures(space, rows.z, count, (r) => Math.exp(rows.logWeight[r]), phi);
-      arithmetic.transpose(m, BLOCK, phi, turned);
-      arithmetic.gemm(BLOCK, at.queryWidth, m, turned, state, products);
+      arithmetic.transposedProduct(BLOCK, phi, packedState, products);
       lowRankLeft(space, at, rows, products, left, leftValue);
       for (let r = 0; r < count; r++) {
         const outlier = columns.get(start + r);
@@ -71,7 +70,10 @@ export function leftPass(
       outliers?.advance(rows, left, leftValue);
       gradients.add(rows, left, leftValue);
     }
-    earlier?.advance(start);
+    if (earlier) {
+      earlier.advance(start);
+      arithmetic.repack(packedState, state);
+    }
   }
   gradients.save(run.keyGradients[s]);
   outliers?.save(run.outlierRight[s]);
@@ -122,7 +124,6 @@ function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
   const valuesTransposed = arithmetic.array(dv * BLOCK);
   const e = arithmetic.array(n * BLOCK);
   const ds = arithmetic.array(n * BLOCK);
-  const turned = arithmetic.array(BLOCK * n);
   const total = arithmetic.array(n);
   const factor = arithmetic.array(n);
   const right = arithmetic.array(n * at.p);
@@ -140,12 +141,10 @@ function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
       if (at.p > 0) {
         arithmetic.gemm(n, at.p, count, ds, keys.u, right, true);
         arithmetic.fold(n * at.p, right, sums);
-        arithmetic.transpose(n, count, ds, turned);
-        arithmetic.gemm(count, at.p, n, turned, queries.l, left, true);
+        arithmetic.transposedGemm(count, at.p, n, ds, queries.l, left, true);
       }
       if (at.rv > 0) {
-        arithmetic.transpose(n, count, e, turned);
-        arithmetic.gemm(count, at.rv, n, turned, gradientB, leftValue, true);
+        arithmetic.transposedGemm(count, at.rv, n, e, gradientB, leftValue, true);
       }
     },
     save(slot: Float64Array): void {
@@ -225,25 +224,29 @@ function gradientSums(space: Workspace, at: Layout) {
   const sums = [1, 2, 4].map((t) => arithmetic.array(sizes[t]));
   const totals = [1, 2, 4].map((t) => arithmetic.sums(sizes[t]));
   const thin = arithmetic.array(BLOCK * Math.max(query.rank, key.rank, 1));
-  const turned = arithmetic.array(BLOCK * Math.max(d, key.rank, at.rv));
   return {
     add(rows: KeyRows, left: Real, leftValue: Real): void {
       const n = rows.count;
       if (query.rank > 0) {
         take(n, left, at.p, 0, query.rank, thin);
-        arithmetic.transpose(n, d, rows.k, turned);
-        arithmetic.gemm(d, query.rank, n, turned, thin, sums[0], true);
+        arithmetic.transposedGemm(d, query.rank, n, rows.k, thin, sums[0], true);
         arithmetic.fold(sizes[1], sums[0], totals[0]);
       }
       if (key.rank > 0) {
         take(n, left, at.p, query.rank, key.rank, thin);
-        arithmetic.transpose(n, key.rank, thin, turned);
-        arithmetic.gemm(key.rank, key.effective.inputs, n, turned, rows.xk, sums[1], true);
+        arithmetic.transposedGemm(key.rank, key.effective.inputs, n, thin, rows.xk, sums[1], true);
         arithmetic.fold(sizes[2], sums[1], totals[1]);
       }
       if (at.rv > 0) {
-        arithmetic.transpose(n, at.rv, leftValue, turned);
-        arithmetic.gemm(at.rv, value.effective.inputs, n, turned, rows.xv, sums[2], true);
+        arithmetic.transposedGemm(
+          at.rv,
+          value.effective.inputs,
+          n,
+          leftValue,
+          rows.xv,
+          sums[2],
+          true,
+        );
         arithmetic.fold(sizes[4], sums[2], totals[2]);
       }
     },

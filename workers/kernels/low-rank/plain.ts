@@ -8,6 +8,18 @@ export const plain: Arithmetic = {
   mark: () => 0,
   release: () => {},
 
+  indices: (list) => list,
+  pack: (inner, columns, b) => ({ inner, columns, data: b.slice(0, inner * columns) }),
+  repack: (operand, b) => operand.data.set(b.subarray(0, operand.inner * operand.columns)),
+
+  product(rows, a, b, c, accumulate) {
+    plain.gemm(rows, b.columns, b.inner, a, b.data, c, accumulate);
+  },
+
+  transposedProduct(rows, a, b, c, accumulate) {
+    plain.transposedGemm(rows, b.columns, b.inner, a, b.data, c, accumulate);
+  },
+
   gemm(rows, columns, inner, a, b, c, accumulate = false) {
     if (!accumulate) c.fill(0, 0, rows * columns);
     for (let i = 0; i < rows; i++) {
@@ -15,6 +27,18 @@ export const plain: Arithmetic = {
         const aik = a[i * inner + k];
         for (let j = 0, ci = i * columns, bk = k * columns; j < columns; j++, ci++, bk++) {
           c[ci] += aik * b[bk];
+        }
+      }
+    }
+  },
+
+  transposedGemm(rows, columns, inner, a, b, c, accumulate = false) {
+    if (!accumulate) c.fill(0, 0, rows * columns);
+    for (let k = 0; k < inner; k++) {
+      for (let i = 0; i < rows; i++) {
+        const aki = a[k * rows + i];
+        for (let j = 0, ci = i * columns, bk = k * columns; j < columns; j++, ci++, bk++) {
+          c[ci] += aki * b[bk];
         }
       }
     }
@@ -72,5 +96,25 @@ export const plain: Arithmetic = {
   fold(n: number, block: Real, sums: Float64Array) {
     for (let i = 0; i < n; i++) sums[i] += block[i];
     block.fill(0, 0, n);
+  },
+
+  featureProducts(rows, base, slot, table, phi) {
+    for (let f = 1; f < base.length; f++) {
+      for (let i = 0; i < rows; i++) {
+        phi[f * rows + i] = phi[base[f] * rows + i] * table[slot[f] * rows + i];
+      }
+    }
+  },
+
+  weighFeatures(features, rows, phi, weight, out) {
+    for (let f = 0; f < features; f++) {
+      for (let i = 0; i < rows; i++) out[f * rows + i] = phi[f * rows + i] * weight[i];
+    }
+  },
+
+  scaleColumns(features, rows, x, weight) {
+    for (let f = 0; f < features; f++) {
+      for (let i = 0; i < rows; i++) x[f * rows + i] *= weight[i];
+    }
   },
 };

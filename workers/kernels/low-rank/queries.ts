@@ -11,7 +11,7 @@
  * that one would be of one degree less. Under a causal mask the key sums run along with the rows, and
  * the diagonal block is exact.
  */
-import type { Real } from './arithmetic.js';
+import type { Arithmetic, Real } from './arithmetic.js';
 import { certifyQueries, type QueryCertificate } from './certificate-queries.js';
 import { type DenseColumns, denseBackward, denseColumns, denseForward } from './dense.js';
 import { keyColumns } from './keys.js';
@@ -29,6 +29,8 @@ export interface QueryBlock {
   readonly factor: Real;
   /** 1 / D_i; 0 for outlier rows and rows past the end. */
   readonly inverse: Real;
+  /** factor / D_i: the weight of the row's features in the query sums. */
+  readonly weight: Real;
   /** O - centre, G, G B_V, G.(O - centre). */
   readonly output: Real;
   readonly gradient: Real;
@@ -53,9 +55,10 @@ export function queryPass(
   const block = openBlock(space, at);
   const state = arithmetic.array(m * at.keyWidth);
   addSlots(run.keySums, 0, head.causal ? s : run.segments.length, state);
+  const packedState = arithmetic.pack(m, at.keyWidth, state);
   const phi = arithmetic.array(m * BLOCK);
-  const turned = arithmetic.array(m * BLOCK);
   const left = arithmetic.array(BLOCK * at.queryWidth);
+  const operand = arithmetic.pack(BLOCK, at.queryWidth, left);
   const sumBlock = arithmetic.array(m * at.queryWidth);
   const sums = arithmetic.sums(m * at.queryWidth);
   const gradients = gradientSums(space, at);
@@ -71,8 +74,7 @@ export function queryPass(
     const { rows } = block;
     rows.load((r) => start + r, Math.min(BLOCK, to - start, head.queryLength - start));
     weightedFeatures(space, rows.x, rows.count, () => 1, phi);
-    arithmetic.transpose(m, BLOCK, phi, turned);
-    arithmetic.gemm(BLOCK, at.keyWidth, m, turned, state, block.products);
+    arithmetic.transposedProduct(BLOCK, phi, packedState, block.products);
     const dense = [outliers, diagonal?.load(start)].filter((c) => c != null && c.count > 0);
     normalise(space, at, block, dense as DenseColumns[]);
     objectiveGradient(space, block);
@@ -92,9 +94,10 @@ export function queryPass(
       );
     }
     gradients.add(block);
-    weigh(phi, m, block);
+    weigh(arithmetic, phi, m, block);
     queryColumns(space, at, block, left);
-    arithmetic.gemm(m, at.queryWidth, BLOCK, phi, left, sumBlock, true);
+    arithmetic.repack(operand, left);
+    arithmetic.product(m, phi, operand, sumBlock, true);
     arithmetic.fold(m * at.queryWidth, sumBlock, sums);
     if (certificate) certifyQueries(space, at, block, dense as DenseColumns[], certificate);
     for (; run.sampled[sample] < start + rows.count; sample++)
@@ -103,6 +106,7 @@ export function queryPass(
       keep(space, run, block, start);
       diagonal.save(run, start);
       diagonal.advance();
+      arithmetic.repack(packedState, state);
     }
   }
   run.querySums[s].set(sums);
@@ -120,6 +124,7 @@ function openBlock(space: Workspace, at: Layout): QueryBlock {
     total: arithmetic.array(BLOCK),
     factor: arithmetic.array(BLOCK),
     inverse: arithmetic.array(BLOCK),
+    weight: arithmetic.array(BLOCK),
     output: arithmetic.array(BLOCK * dv),
     gradient: arithmetic.array(BLOCK * dv),
     gradientB: arithmetic.array(BLOCK * at.rv),
@@ -209,12 +214,9 @@ function rightProducts(space: Workspace, at: Layout, block: QueryBlock): void {
 }
 
 /** phi times factor / D, row by row: the features as the query sums take them. */
-function weigh(phi: Real, m: number, block: QueryBlock): void {
-  const weight = new Float64Array(BLOCK);
-  for (let r = 0; r < BLOCK; r++) weight[r] = block.factor[r] * block.inverse[r];
-  for (let f = 0; f < m; f++) {
-    for (let r = 0; r < BLOCK; r++) phi[f * BLOCK + r] *= weight[r];
-  }
+function weigh(arithmetic: Arithmetic, phi: Real, m: number, block: QueryBlock): void {
+  for (let r = 0; r < BLOCK; r++) block.weight[r] = block.factor[r] * block.inverse[r];
+  arithmetic.scaleColumns(m, BLOCK, phi, block.weight);
 }
 
 /** [(G.O) l | G B_V | G (x) l] (BLOCK, queryWidth). */
@@ -243,26 +245,30 @@ function gradientSums(space: Workspace, at: Layout) {
   const sums = [0, 3, 5].map((t) => arithmetic.array(sizes[t]));
   const totals = [0, 3, 5].map((t) => arithmetic.sums(sizes[t]));
   const thin = arithmetic.array(BLOCK * Math.max(query.rank, key.rank, 1));
-  const turned = arithmetic.array(BLOCK * Math.max(query.rank, d, dv));
   return {
     add(block: QueryBlock): void {
       const { rows, right, rightValue, gradient } = block;
       const n = rows.count;
       if (query.rank > 0) {
         take(n, right, at.p, 0, query.rank, thin);
-        arithmetic.transpose(n, query.rank, thin, turned);
-        arithmetic.gemm(query.rank, query.effective.inputs, n, turned, rows.xq, sums[0], true);
+        arithmetic.transposedGemm(
+          query.rank,
+          query.effective.inputs,
+          n,
+          thin,
+          rows.xq,
+          sums[0],
+          true,
+        );
         arithmetic.fold(sizes[0], sums[0], totals[0]);
       }
       if (key.rank > 0) {
         take(n, right, at.p, query.rank, key.rank, thin);
-        arithmetic.transpose(n, d, rows.q, turned);
-        arithmetic.gemm(d, key.rank, n, turned, thin, sums[1], true);
+        arithmetic.transposedGemm(d, key.rank, n, rows.q, thin, sums[1], true);
         arithmetic.fold(sizes[3], sums[1], totals[1]);
       }
       if (at.rv > 0) {
-        arithmetic.transpose(n, dv, gradient, turned);
-        arithmetic.gemm(dv, at.rv, n, turned, rightValue, sums[2], true);
+        arithmetic.transposedGemm(dv, at.rv, n, gradient, rightValue, sums[2], true);
         arithmetic.fold(sizes[5], sums[2], totals[2]);
       }
     },

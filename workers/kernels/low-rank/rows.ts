@@ -4,7 +4,7 @@
  * Nothing of the size of Q, K or V is kept: a block is a few products with small matrices, cheap beside
  * the chain of chain.ts, and a million rows then cost no memory but the inputs.
  */
-import type { Arithmetic, Real } from './arithmetic.js';
+import type { Arithmetic, Packed, Real } from './arithmetic.js';
 import { evaluateFeatures, type FeatureBlock, featureBlock, logC, logG } from './evaluate.js';
 import { type Affine, type Head, scoreWidth } from './head.js';
 import type { HeadPlan } from './head-plan.js';
@@ -16,7 +16,7 @@ export const BLOCK = 128;
 interface Loaded {
   readonly inputs: number;
   readonly outputs: number;
-  readonly weight: Real;
+  readonly weight: Packed;
   readonly bias: Float64Array | null;
 }
 
@@ -27,6 +27,7 @@ export interface Workspace {
   readonly isOutlierQuery: (row: number) => boolean;
   readonly isOutlierKey: (row: number) => boolean;
   readonly features: FeatureBlock;
+  readonly weights: Float64Array;
 }
 
 export function openWorkspace(arithmetic: Arithmetic, head: Head, plan: HeadPlan): Workspace {
@@ -36,7 +37,8 @@ export function openWorkspace(arithmetic: Arithmetic, head: Head, plan: HeadPlan
     plan,
     isOutlierQuery: membership(plan.outlierQueries),
     isOutlierKey: membership(plan.outlierKeys),
-    features: featureBlock(plan.features, BLOCK),
+    features: featureBlock(arithmetic, plan.features, BLOCK),
+    weights: arithmetic.sums(BLOCK),
   };
 }
 
@@ -52,17 +54,15 @@ function load(
   weight: Float64Array,
   bias: Float64Array | null = null,
 ): Loaded {
-  const copy = arithmetic.array(inputs * outputs);
-  copy.set(weight);
-  return { inputs, outputs, weight: copy, bias };
+  return { inputs, outputs, weight: arithmetic.pack(inputs, outputs, weight), bias };
 }
 
 /** y (n, outputs) = x (n, inputs) weight + bias. */
 function apply(arithmetic: Arithmetic, n: number, map: Loaded, x: Real, y: Real): void {
-  const { inputs, outputs, weight, bias } = map;
+  const { outputs, weight, bias } = map;
   if (outputs === 0) return;
   if (bias) for (let i = 0; i < n; i++) y.set(bias, i * outputs);
-  arithmetic.gemm(n, outputs, inputs, x, weight, y, bias !== null);
+  arithmetic.product(n, x, weight, y, bias !== null);
 }
 
 /** bias - centre, so that a projected row comes out centred. */
@@ -281,13 +281,9 @@ export function weightedFeatures(
   weight: (r: number) => number,
   phi: Real,
 ): void {
-  const { head, plan, features } = space;
-  evaluateFeatures(plan.features, coordinates, head.d, count, features);
-  const weights = new Float64Array(BLOCK);
-  for (let r = 0; r < count; r++) weights[r] = weight(r);
-  for (let f = 0; f < plan.m; f++) {
-    const row = f * BLOCK;
-    for (let r = 0; r < BLOCK; r++)
-      phi[row + r] = r < count ? features.phi[row + r] * weights[r] : 0;
-  }
+  const { arithmetic, head, plan, features } = space;
+  evaluateFeatures(arithmetic, plan.features, coordinates, head.d, count, features);
+  space.weights.fill(0);
+  for (let r = 0; r < count; r++) space.weights[r] = weight(r);
+  arithmetic.weighFeatures(plan.m, BLOCK, features.phi, space.weights, phi);
 }
