@@ -69,7 +69,7 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
   } = recipe;
   const random = new Random(seed);
   const size = (a: number) =>
-    spectrum === 'flat' ? 1 : spectrum === 'harmonic' ? 1 / (a + 1) : Math.exp(-a / 8);
+    spectrum === 'flat' ? 1 : spectrum === 'harmonic' ? 1 / (a + 1) : Math.exp(-a / 4);
   let square = 0;
   for (let a = 0; a < d; a++) square += size(a) ** 2;
   const unit = Math.sqrt(deviation / Math.sqrt(square));

@@ -49,38 +49,42 @@ export function balance(q: Real, k: Real, d: number, beta: number): Balance {
   };
 }
 
-function mean(x: Real, d: number): Float64Array {
+/** Mean row of x (n, d). */
+export function mean(x: Real, d: number): Float64Array {
   const n = x.length / d;
   const sum = new Float64Array(d);
-  for (let i = 0; i < x.length; i++) sum[i % d] += x[i];
+  for (let i = 0; i < n; i++) {
+    for (let a = 0; a < d; a++) sum[a] += x[i * d + a];
+  }
   return sum.map((s) => s / Math.max(n, 1));
+}
+
+/** Covariance (d, d) of x (n, d) about the centre. */
+export function covariance(x: Real, d: number, centre: Float64Array): Float64Array {
+  const n = x.length / d;
+  const result = new Float64Array(d * d);
+  const row = new Float64Array(d);
+  for (let i = 0; i < n; i++) {
+    for (let a = 0; a < d; a++) row[a] = x[i * d + a] - centre[a];
+    for (let a = 0; a < d; a++) {
+      const xa = row[a] / n;
+      for (let b = 0, at = a * d; b <= a; b++, at++) result[at] += xa * row[b];
+    }
+  }
+  for (let a = 0; a < d; a++) {
+    for (let b = 0; b < a; b++) result[b * d + a] = result[a * d + b];
+  }
+  return result;
 }
 
 /** Lower Cholesky factor of the covariance of x (n, d) about the centre. */
 function factor(x: Real, d: number, centre: Float64Array): Matrix {
-  const n = x.length / d;
-  const covariance = Matrix.zeros(d, d);
-  const row = new Float64Array(d);
-  const rows = covariance.to2DArray();
-  for (let i = 0; i < n; i++) {
-    for (let a = 0; a < d; a++) row[a] = x[i * d + a] - centre[a];
-    for (let a = 0; a < d; a++) {
-      const target = rows[a];
-      const xa = row[a] / n;
-      for (let b = 0; b <= a; b++) target[b] += xa * row[b];
-    }
-  }
+  const entries = covariance(x, d, centre);
   let trace = 0;
-  for (let a = 0; a < d; a++) trace += rows[a][a];
+  for (let a = 0; a < d; a++) trace += entries[a * d + a];
   const ridge = trace > 0 ? (RIDGE * trace) / d : 1;
-  for (let a = 0; a < d; a++) {
-    for (let b = 0; b <= a; b++) {
-      covariance.set(a, b, rows[a][b]);
-      covariance.set(b, a, rows[a][b]);
-    }
-    covariance.set(a, a, rows[a][a] + ridge);
-  }
-  return new CholeskyDecomposition(covariance).lowerTriangularMatrix;
+  for (let a = 0; a < d; a++) entries[a * d + a] += ridge;
+  return new CholeskyDecomposition(Matrix.from1DArray(d, d, entries)).lowerTriangularMatrix;
 }
 
 /** X of L' X = B for lower triangular L, row-major (d, d). */

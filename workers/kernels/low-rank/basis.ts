@@ -6,7 +6,7 @@
  * aside and treated exactly. The coordinates come from a sample without them.
  */
 import type { Arithmetic, Real } from './arithmetic.js';
-import { type Balance, balance } from './balance.js';
+import { type Balance, balance, covariance, mean } from './balance.js';
 import { type FeatureSet, selectFeatures } from './features.js';
 import type { Affine, Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
@@ -15,7 +15,7 @@ import { Random } from './random.js';
 import { BLOCK, keyRows, openWorkspace, queryRows } from './rows.js';
 
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */
-const SAMPLE = 2048;
+const SAMPLE = 1024;
 
 export interface Basis {
   readonly balance: Balance;
@@ -27,29 +27,24 @@ export interface Basis {
 export function sampleBasis(
   arithmetic: Arithmetic,
   head: Head,
-  outlierShares: readonly number[],
+  outlierShare: number,
   seed: number,
-): Basis[] {
+): Basis {
   const random = new Random(seed);
   const { d, query, key, value } = head;
   const queryList = random.sample(head.queryLength, SAMPLE);
   const keyList = random.sample(head.keyLength, SAMPLE);
   const mark = arithmetic.mark();
-  const q = project(arithmetic, query.rows, query.effective, queryList).slice();
-  const k = project(arithmetic, key.rows, key.effective, keyList).slice();
+  const q = project(arithmetic, query.rows, query.effective, queryList);
+  const k = project(arithmetic, key.rows, key.effective, keyList);
+  const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
+  const result = balance(bulk.q, bulk.k, d, head.beta);
   arithmetic.release(mark);
-  const centreXK = meanRow(key.rows, key.effective.inputs, keyList);
-  const centreXV = meanRow(value.rows, value.effective.inputs, keyList);
-  return outlierShares.map((share) => {
-    let result = balance(q, k, d, head.beta);
-    // Twice: the first balance is still bent by the outliers that it finds.
-    for (let round = 0; share > 0 && round < 2; round++) {
-      const keepQ = smallest(q, result.transformQ, result.centreQ, result.sigma, share);
-      const keepK = smallest(k, result.transformK, result.centreK, result.sigma, share);
-      result = balance(keepQ, keepK, d, head.beta);
-    }
-    return { balance: result, centreXK, centreXV };
-  });
+  return {
+    balance: result,
+    centreXK: meanRow(key.rows, key.effective.inputs, keyList),
+    centreXV: meanRow(value.rows, value.effective.inputs, keyList),
+  };
 }
 
 function project(arithmetic: Arithmetic, rows: Real, map: Affine, list: Int32Array): Real {
@@ -81,26 +76,44 @@ export function logitNorm(x: Real, d: number, sigma: Float64Array, i: number): n
   return sum;
 }
 
-/** The rows of x (n, d) without the given share of largest logit norm. */
+/**
+ * Both samples without the given share of rows: a query is judged by the variance of its logits over
+ * the keys, (q - c)'C_k (q - c), and a key likewise, which needs no balance yet.
+ */
+function withoutOutliers(
+  arithmetic: Arithmetic,
+  q: Real,
+  k: Real,
+  d: number,
+  share: number,
+): { q: Real; k: Real } {
+  const [cq, ck] = [covariance(q, d, mean(q, d)), covariance(k, d, mean(k, d))];
+  return {
+    q: smallest(arithmetic, q, d, ck, share),
+    k: smallest(arithmetic, k, d, cq, share),
+  };
+}
+
+/** The rows of x (n, d) without the given share of largest (x - mean)'C (x - mean). */
 function smallest(
+  arithmetic: Arithmetic,
   x: Real,
-  transform: Float64Array,
-  centre: Float64Array,
-  sigma: Float64Array,
+  d: number,
+  c: Float64Array,
   share: number,
 ): Real {
-  const d = sigma.length;
   const n = x.length / d;
+  const centre = mean(x, d);
+  const mark = arithmetic.mark();
+  const centred = arithmetic.array(n * d);
+  for (let i = 0; i < n * d; i++) centred[i] = x[i] - centre[i % d];
+  const product = arithmetic.array(n * d);
+  const matrix = arithmetic.array(d * d);
+  matrix.set(c);
+  arithmetic.gemm(n, d, d, centred, matrix, product);
   const norms = new Float64Array(n);
-  const y = new Float64Array(d);
-  for (let i = 0; i < n; i++) {
-    y.fill(0);
-    for (let a = 0; a < d; a++) {
-      const value = x[i * d + a] - centre[a];
-      for (let b = 0; b < d; b++) y[b] += value * transform[a * d + b];
-    }
-    norms[i] = logitNorm(y, d, sigma, 0);
-  }
+  for (let i = 0; i < n * d; i++) norms[Math.floor(i / d)] += centred[i] * product[i];
+  arithmetic.release(mark);
   const order = Array.from(norms.keys()).sort((a, b) => norms[a] - norms[b]);
   const kept = order.slice(0, Math.max(1, Math.floor(n * (1 - share)))).sort((a, b) => a - b);
   const out = new Float64Array(kept.length * d);

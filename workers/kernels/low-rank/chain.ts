@@ -15,11 +15,12 @@ export interface ChainResult {
   readonly gradients: Record<TensorName, Float64Array>;
 }
 
+/** `after` sees every wave of heads while its sums are in memory. */
 export function* chainJob(
   problem: AttentionProblem,
   heads: number,
   open: (index: number) => HeadRun,
-  seen: (run: HeadRun, index: number) => void = () => {},
+  after: (runs: readonly HeadRun[]) => Job<void, LowRankTask>,
 ): Job<ChainResult, LowRankTask> {
   const gradients = emptyGradients(problem);
   for (let first = 0; first < heads; first += WAVE) {
@@ -38,8 +39,8 @@ export function* chainJob(
     };
     runs.forEach((run, i) => {
       addHead(gradients, run.head, parts[i] as HeadGradients);
-      seen(run, first + i);
     });
+    yield* after(runs);
   }
   return { gradients };
 }

@@ -1,5 +1,6 @@
 /** The gradients of one head, from what its passes left in shared memory. */
 import type { Arithmetic, Real } from './arithmetic.js';
+import type { Head } from './head.js';
 import { layout, TENSORS, type TensorName } from './layout.js';
 import { outlierGradient } from './left.js';
 import { openWorkspace } from './rows.js';
@@ -8,7 +9,7 @@ import { addSlots, type HeadRun } from './run.js';
 export type HeadGradients = Record<TensorName, Float64Array>;
 
 /** s beta for q_proj and k_proj, s for v_proj: the factor of tensor t of a head. */
-export function tensorScale(head: HeadRun['head'], t: number): number {
+export function tensorScale(head: Head, t: number): number {
   const projection = [head.query, head.key, head.value][t >> 1];
   return projection.adapterScaling * (t < 4 ? head.beta : 1);
 }

@@ -1,5 +1,5 @@
 /** One attention head of one batch item: the unit that the low-rank kernel works on. */
-import type { AttentionProblem, Projection } from '../../../src/lora/problem.js';
+import type { AttentionLayer, AttentionProblem, Projection } from '../../../src/lora/problem.js';
 import type { Real } from './arithmetic.js';
 
 /** rows X (n, inputs) -> X weight + bias; weight (inputs, outputs) row-major, over shared memory. */
@@ -49,8 +49,8 @@ export function scoreWidth(head: Head): number {
   return head.query.rank + head.key.rank;
 }
 
-/** All heads of a problem, batch item by batch item. */
-export function splitHeads(problem: AttentionProblem): Head[] {
+/** All heads of a problem, batch item by batch item; a layer without an objective can be planned for. */
+export function splitHeads(problem: AttentionLayer & Partial<AttentionProblem>): Head[] {
   const { dims, projections, inputs, objective } = problem;
   const { batch, heads, keyValueHeads, queryLength, keyLength, headDim: d, valueDim: dv } = dims;
   const group = heads / keyValueHeads;
@@ -78,8 +78,8 @@ export function splitHeads(problem: AttentionProblem): Head[] {
         query: { ...query[h], rows: item(inputs.query.data, b) },
         key: { ...key[hkv], rows: item(inputs.key.data, b) },
         value: { ...value[hkv], rows: item(inputs.value.data, b) },
-        kind: objective.kind,
-        objective: item(objective.tensor.data, b),
+        kind: objective?.kind ?? 'grad_output',
+        objective: objective ? item(objective.tensor.data, b) : new Float64Array(0),
         objectiveStride: heads * dv,
         objectiveOffset: h * dv,
       });

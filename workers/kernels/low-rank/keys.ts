@@ -30,7 +30,8 @@ export function keyPass(
   const operand = arithmetic.pack(BLOCK, at.keyWidth, right);
   const block = arithmetic.array(plan.m * at.keyWidth);
   const sums = arithmetic.sums(plan.m * at.keyWidth);
-  const outliers = plan.outlierQueries.length > 0 ? outlierQueries(space) : null;
+  const outliers =
+    plan.outlierQueries.length > 0 ? exactRows(space, loadOutlierQueries(space)) : null;
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     if (cancelled()) return;
     rows.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
@@ -87,12 +88,12 @@ export function loadOutlierQueries(space: Workspace): QueryRows {
   return rows;
 }
 
-function outlierQueries(space: Workspace) {
+/** Rows of P over all keys, block by block: a running softmax with O and P (X^V A_V') beside it. */
+export function exactRows(space: Workspace, queries: QueryRows) {
   const { arithmetic, head } = space;
   const { d, dv, causal } = head;
   const rv = head.value.rank;
   const width = dv + rv;
-  const queries = loadOutlierQueries(space);
   const n = queries.count;
   const max = arithmetic.array(n).fill(EMPTY);
   const total = arithmetic.array(n);
@@ -137,9 +138,8 @@ export interface MergedRows {
 }
 
 /** The running softmaxes of all segments joined, in their order. */
-export function mergeOutlierRows(space: Workspace, run: HeadRun): MergedRows {
-  const { arithmetic, head, plan } = space;
-  const n = plan.outlierQueries.length;
+export function mergeRows(space: Workspace, slots: readonly Float64Array[], n: number): MergedRows {
+  const { arithmetic, head } = space;
   const { dv } = head;
   const rv = head.value.rank;
   const width = 2 + dv + rv;
@@ -148,9 +148,9 @@ export function mergeOutlierRows(space: Workspace, run: HeadRun): MergedRows {
   const output = new Float64Array(n * dv);
   const va = new Float64Array(n * rv);
   for (let i = 0; i < n; i++) {
-    for (const slot of run.outlierRows) max[i] = Math.max(max[i], slot[i * width]);
+    for (const slot of slots) max[i] = Math.max(max[i], slot[i * width]);
     let total = 0;
-    for (const slot of run.outlierRows) {
+    for (const slot of slots) {
       const from = i * width;
       const factor = Math.exp(slot[from] - max[i]);
       total += factor * slot[from + 1];

@@ -7,7 +7,7 @@
  * joined with the exact rows of the outlier queries, and with them the gradients that are sums over keys.
  */
 import type { Real } from './arithmetic.js';
-import { loadOutlierQueries, maskScores, mergeOutlierRows } from './keys.js';
+import { loadOutlierQueries, maskScores, mergeRows } from './keys.js';
 import { type Layout, layout } from './layout.js';
 import { queryColumns, take } from './queries.js';
 import {
@@ -160,7 +160,7 @@ export function outlierGradient(space: Workspace, run: HeadRun) {
   const rv = head.value.rank;
   const rows = loadOutlierQueries(space);
   const n = rows.count;
-  const merged = mergeOutlierRows(space, run);
+  const merged = mergeRows(space, run.outlierRows, n);
   const gradient = arithmetic.array(n * dv);
   const gradientB = arithmetic.array(n * rv);
   const shift = arithmetic.array(n);

@@ -233,11 +233,12 @@ export function queryRows(space: Workspace, capacity: number): QueryRows {
       block.count = count;
       for (let r = 0; r < count; r++) block.index[r] = rows(r);
       gather(query.rows, inQ, rows, count, block.xq);
+      const known = head.objective.length > 0 ? count : 0;
       gather(
         head.objective,
         dv,
         rows,
-        count,
+        known,
         block.objective,
         head.objectiveOffset,
         head.objectiveStride,

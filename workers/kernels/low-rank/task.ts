@@ -1,7 +1,8 @@
 /** The tasks of the low-rank kernel, and what a worker thread does with one. */
 import type { Task } from '../job.js';
 import type { Arithmetic } from './arithmetic.js';
-import { type RowScan, sampleBasis, scanRows } from './basis.js';
+import { type RowScan, scanRows } from './basis.js';
+import { type Draw, estimateTensor, rowWeights } from './estimate.js';
 import { headGradients } from './gradient.js';
 import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
@@ -11,12 +12,15 @@ import { leftPass } from './left.js';
 import { queryPass } from './queries.js';
 import { openWorkspace } from './rows.js';
 import type { HeadRun } from './run.js';
+import { type SampledRun, sampledErrorPass, sampledExactPass } from './sampled.js';
+import { tryShare } from './trial.js';
 
 export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
     | {
-        readonly step: 'basis';
+        readonly step: 'trial';
         readonly head: Head;
-        readonly outlierShares: readonly number[];
+        readonly outlierShare: number;
+        readonly mostFeatures: number;
         readonly seed: number;
       }
     | {
@@ -32,6 +36,25 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly segment: number;
       }
     | { readonly step: 'gradients'; readonly run: HeadRun }
+    | {
+        readonly step: 'weights';
+        readonly head: Head;
+        readonly centre: Float64Array;
+        readonly segment: Segment;
+        readonly weights: Float64Array;
+      }
+    | {
+        readonly step: 'sampled_exact' | 'sampled_errors';
+        readonly sampled: SampledRun;
+        readonly segment: number;
+      }
+    | {
+        readonly step: 'estimate';
+        readonly sampled: readonly SampledRun[];
+        readonly draws: readonly Draw[];
+        readonly tensor: number;
+        readonly size: number;
+      }
   );
 
 export function runLowRankTask(
@@ -42,12 +65,25 @@ export function runLowRankTask(
   const mark = arithmetic.mark();
   try {
     switch (task.step) {
-      case 'basis':
-        return sampleBasis(arithmetic, task.head, task.outlierShares, task.seed);
+      case 'trial':
+        return tryShare(arithmetic, task.head, task.outlierShare, task.mostFeatures, task.seed);
       case 'scan':
         return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan);
       case 'gradients':
         return headGradients(arithmetic, task.run);
+      case 'weights': {
+        const { head, centre, segment, weights } = task;
+        return rowWeights(head, head.objectiveStride, centre, segment.from, segment.to, weights);
+      }
+      case 'sampled_exact':
+      case 'sampled_errors': {
+        const { sampled, segment, step } = task;
+        const space = openWorkspace(arithmetic, sampled.run.head, sampled.run.plan);
+        const pass = step === 'sampled_exact' ? sampledExactPass : sampledErrorPass;
+        return pass(space, sampled, segment);
+      }
+      case 'estimate':
+        return estimateTensor(arithmetic, task.sampled, task.draws, task.tensor, task.size);
       default: {
         const { run, segment } = task;
         const space = openWorkspace(arithmetic, run.head, run.plan);

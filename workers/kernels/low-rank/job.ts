@@ -1,0 +1,194 @@
+/** A low-rank run as a job: the chain, the error estimate on fresh rows, the certificate, the correction. */
+import type { AttentionProblem } from '../../../src/lora/problem.js';
+import type { Job } from '../job.js';
+import { chainJob } from './chain.js';
+import type { Draw, TensorEstimate } from './estimate.js';
+import { TENSORS, type TensorName } from './layout.js';
+import type { LowRankPlan } from './plan.js';
+import { Random } from './random.js';
+import { type HeadRun, openRun } from './run.js';
+import { openSampledRun, type SampledRun } from './sampled.js';
+import type { LowRankTask } from './task.js';
+
+export interface LowRankOptions {
+  readonly seed: number;
+  readonly sampledRows: number;
+  /** Add the estimated error: no bias, at the price of its standard error. */
+  readonly correction: boolean;
+  /** float32 (compiled) or float64 (plain) scratch between the stages. */
+  readonly single: boolean;
+}
+
+export interface TensorError {
+  readonly estimate: {
+    readonly relative: number;
+    readonly upper: number;
+    readonly confidence: 0.99;
+    readonly standard_error: number;
+    readonly rows_sampled: number;
+  };
+  readonly certificate: { readonly frobenius: number; readonly relative: number } | null;
+}
+
+export interface LowRankResult {
+  readonly gradients: Record<TensorName, Float64Array>;
+  readonly errors: Partial<Record<TensorName, TensorError>>;
+}
+
+export function* lowRankJob(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  options: LowRankOptions,
+): Job<LowRankResult, LowRankTask> {
+  const draws = yield* drawRows(problem, plan, options);
+  const sampledRuns: SampledRun[] = [];
+  const { gradients } = yield* chainJob(
+    problem,
+    plan.heads.length,
+    (h) =>
+      openRun(plan.heads[h], plan.headPlans[h], draws.lists[plan.heads[h].batch], options.single),
+    function* (runs: readonly HeadRun[]) {
+      const opened = runs.map(openSampledRun);
+      for (const step of ['sampled_exact', 'sampled_errors'] as const) {
+        yield {
+          name: step,
+          tasks: opened.flatMap((sampled) =>
+            sampled.run.segments.map((_, segment) => ({
+              kernel: 'low_rank' as const,
+              step,
+              sampled,
+              segment,
+            })),
+          ),
+        };
+      }
+      // Only what the estimate reads is kept: the sums of the chain may go.
+      for (const { run, ...rest } of opened) {
+        sampledRuns.push({ ...rest, run: { ...run, keySums: [], querySums: [] } });
+      }
+    },
+  );
+  const tensors = TENSORS.map((name, t) => ({ name, t, size: gradients[name].length })).filter(
+    ({ size }) => size > 0,
+  );
+  const estimates = (yield {
+    name: 'estimate',
+    tasks: tensors.map(({ t, size }) => ({
+      kernel: 'low_rank' as const,
+      step: 'estimate' as const,
+      sampled: sampledRuns,
+      draws: draws.draws,
+      tensor: t,
+      size,
+    })),
+  }) as TensorEstimate[];
+  const errors: LowRankResult['errors'] = {};
+  tensors.forEach(({ name }, i) => {
+    errors[name] = describe(gradients[name], estimates[i], draws.draws.length, options.correction);
+  });
+  return { gradients, errors };
+}
+
+/** The estimate as the answer shows it; adds the correction if it is wanted. */
+function describe(
+  gradient: Float64Array,
+  estimate: TensorEstimate,
+  rows: number,
+  correction: boolean,
+): TensorError {
+  if (correction) {
+    for (let i = 0; i < gradient.length; i++) gradient[i] += estimate.mean[i];
+  }
+  let square = 0;
+  for (const x of gradient) square += x * x;
+  // A gradient that is zero has no error: all its terms are zero.
+  const over = (x: number) => (square > 0 ? x / Math.sqrt(square) : 0);
+  const { norm, standardError, upper } = estimate;
+  return {
+    estimate: {
+      relative: over(correction ? standardError : norm),
+      upper: over(correction ? 2.58 * standardError : upper),
+      confidence: 0.99,
+      standard_error: over(standardError),
+      rows_sampled: rows,
+    },
+    certificate: null,
+  };
+}
+
+interface Draws {
+  readonly draws: readonly Draw[];
+  /** Rows drawn of each batch item, in rising order. */
+  readonly lists: readonly Int32Array[];
+}
+
+/** Share of the draws that is uniform: no row is without a chance. */
+const UNIFORM = 0.1;
+
+/** Rows drawn with probability proportional to |X_i| |G_i|, mixed with a share of uniform. */
+function* drawRows(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  { seed, sampledRows }: LowRankOptions,
+): Job<Draws, LowRankTask> {
+  const { batch, queryLength, heads: headCount, valueDim } = problem.dims;
+  const weights = new Float64Array(new SharedArrayBuffer(8 * batch * queryLength));
+  const centre = new Float64Array(headCount * valueDim);
+  if (problem.objective.kind === 'target') {
+    for (let h = 0; h < headCount; h++) centre.set(plan.headPlans[h].centreV, h * valueDim);
+  }
+  const step = Math.max(1024, Math.ceil(queryLength / 16));
+  yield {
+    name: 'weights',
+    tasks: Array.from({ length: batch }, (_, b) =>
+      Array.from({ length: Math.ceil(queryLength / step) }, (_, s) => ({
+        kernel: 'low_rank' as const,
+        step: 'weights' as const,
+        head: plan.heads[b * headCount],
+        centre,
+        segment: { from: s * step, to: Math.min(queryLength, (s + 1) * step) },
+        weights: weights.subarray(b * queryLength, (b + 1) * queryLength),
+      })),
+    ).flat(),
+  };
+  const cumulative = new Float64Array(weights.length);
+  let total = 0;
+  weights.forEach((w, i) => {
+    total += w;
+    cumulative[i] = total;
+  });
+  const random = new Random(seed ^ 0x5eed);
+  const probability = (row: number) =>
+    UNIFORM / weights.length +
+    (total > 0 ? ((1 - UNIFORM) * weights[row]) / total : (1 - UNIFORM) / weights.length);
+  const drawn = Array.from({ length: sampledRows }, () => {
+    if (total === 0 || random.uniform() < UNIFORM) return random.integer(weights.length);
+    return Math.min(upperBound(cumulative, random.uniform() * total), weights.length - 1);
+  });
+  const lists = Array.from({ length: batch }, (_, b) => {
+    const rows = new Set(
+      drawn.filter((row) => Math.floor(row / queryLength) === b).map((row) => row % queryLength),
+    );
+    return Int32Array.from(rows).sort();
+  });
+  const draws = drawn.map((row) => {
+    const b = Math.floor(row / queryLength);
+    return {
+      batch: b,
+      position: lists[b].indexOf(row % queryLength),
+      probability: probability(row),
+    };
+  });
+  return { draws, lists };
+}
+
+/** First index whose value exceeds x. */
+function upperBound(sorted: Float64Array, x: number): number {
+  let [low, high] = [0, sorted.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (sorted[middle] > x) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}

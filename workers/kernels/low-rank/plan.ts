@@ -1,0 +1,209 @@
+/** The plan of a low-rank run: features and outliers of every head, predicted error and cost. */
+import type { AttentionLayer, AttentionProblem } from '../../../src/lora/problem.js';
+import type { Job } from '../job.js';
+import { draftPlan, openScan, putAside } from './basis.js';
+import { headCost, type Rates } from './cost.js';
+import { type Head, splitHeads } from './head.js';
+import type { HeadPlan } from './head-plan.js';
+import { BLOCK } from './rows.js';
+import type { LowRankTask } from './task.js';
+import { FEATURE_STEPS, type Trial } from './trial.js';
+
+export interface PlanOptions {
+  /** Relative error that the upper limit of the estimate shall not exceed. */
+  readonly tolerance: number;
+  /** Use this number of features, whatever the error. */
+  readonly features?: number;
+  readonly seed: number;
+  readonly rates: Rates;
+  /** Rows that the run will sample for its estimate. */
+  readonly sampledRows: number;
+}
+
+export interface LowRankPlan {
+  readonly heads: readonly Head[];
+  readonly headPlans: readonly HeadPlan[];
+  /** The largest over the heads. */
+  readonly features: number;
+  readonly maxDegree: number;
+  /** Sums over the heads. */
+  readonly outlierQueries: number;
+  readonly outlierKeys: number;
+  readonly flops: number;
+  readonly exactFlops: number;
+  /** Expected upper limit of the relative error. */
+  readonly predictedError: number;
+  /** Whether the prediction meets the tolerance. */
+  readonly meetsTolerance: boolean;
+  /** Length from which low-rank is faster, at this share of outliers; null: never. */
+  readonly breakEvenLength: number | null;
+  /** On one thread of this machine. */
+  readonly seconds: { readonly lowRank: number; readonly exact: number };
+}
+
+/** Shares of the rows that may be put aside. */
+const OUTLIER_SHARES = [0, 1 / 256, 1 / 64, 1 / 20] as const;
+/** Bytes that the rows put aside may take in a worker. */
+const OUTLIER_BYTES = 48 * 2 ** 20;
+/** The shell behind the features, from which the certificate takes its operator norm. */
+export const SHELL = 128;
+
+interface Choice {
+  readonly trial: Trial;
+  readonly share: number;
+  readonly m: number;
+  readonly maxDegree: number;
+  readonly error: number;
+  readonly seconds: number;
+}
+
+export function* planLowRank(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  options: PlanOptions,
+): Job<LowRankPlan, LowRankTask> {
+  const heads = splitHeads(problem);
+  const mostFeatures = options.features ?? FEATURE_STEPS[FEATURE_STEPS.length - 1];
+  const trials = (yield {
+    name: 'trial',
+    tasks: heads.flatMap((head) =>
+      OUTLIER_SHARES.map((outlierShare) => ({
+        kernel: 'low_rank' as const,
+        step: 'trial' as const,
+        head,
+        outlierShare,
+        mostFeatures: Math.max(mostFeatures, FEATURE_STEPS[0]),
+        seed: options.seed,
+      })),
+    ),
+  }) as Trial[];
+  const choices = heads.map((head, h) => {
+    const first = h * OUTLIER_SHARES.length;
+    return choose(head, trials.slice(first, first + OUTLIER_SHARES.length), options);
+  });
+  const drafts = heads.map((head, h) =>
+    draftPlan(head, choices[h].trial.basis, choices[h].m, SHELL),
+  );
+  const scans = heads.map((head) => openScan(head));
+  yield {
+    name: 'scan',
+    tasks: heads.flatMap((head, h) =>
+      cut(Math.max(head.queryLength, head.keyLength)).map((segment) => ({
+        kernel: 'low_rank' as const,
+        step: 'scan' as const,
+        head,
+        plan: drafts[h],
+        segment,
+        scan: scans[h],
+      })),
+    ),
+  };
+  const headPlans = heads.map((head, h) => {
+    const { share } = choices[h];
+    return putAside(
+      drafts[h],
+      scans[h],
+      outlierCount(head, head.queryLength, share),
+      outlierCount(head, head.keyLength, share),
+    );
+  });
+  return summary(heads, headPlans, choices, options);
+}
+
+function cut(length: number) {
+  const step = 32 * BLOCK;
+  return Array.from({ length: Math.ceil(length / step) }, (_, s) => ({
+    from: s * step,
+    to: Math.min(length, (s + 1) * step),
+  }));
+}
+
+function outlierCount(head: Head, length: number, share: number): number {
+  const { key, value, query, d, dv } = head;
+  const bytes =
+    4 *
+    (key.effective.inputs +
+      value.effective.inputs +
+      query.effective.inputs +
+      4 * (d + dv) +
+      4 * BLOCK);
+  return Math.min(Math.ceil(share * length), Math.floor(OUTLIER_BYTES / bytes));
+}
+
+/**
+ * Upper limit to expect of the estimate when rows have this relative error.
+ *
+ * Gradients of unrelated rows add up like noise, so does their error, and the norm of a mean over n
+ * sampled rows of Lq is then about sqrt(Lq / n) times too large.
+ */
+function predicted(error: number, head: Head, sampledRows: number): number {
+  return error * Math.max(1, NOISE * Math.sqrt(head.queryLength / sampledRows));
+}
+
+/** Measured: upper limit over row error times sqrt(Lq / n), on data without any structure. */
+const NOISE = 0.7;
+
+/** The cheapest pair of features and outliers that is expected to meet the tolerance, else the best. */
+function choose(head: Head, trials: readonly Trial[], options: PlanOptions): Choice {
+  const { tolerance, sampledRows, rates, features } = options;
+  const all: Choice[] = trials.flatMap((trial, i) => {
+    const share = OUTLIER_SHARES[i];
+    return trial.rows.map((row) => {
+      const [nq, nk] = [
+        outlierCount(head, head.queryLength, share),
+        outlierCount(head, head.keyLength, share),
+      ];
+      const { flops } = headCost(head, row.features, nq, nk, sampledRows);
+      return {
+        trial,
+        share,
+        m: row.features,
+        maxDegree: row.maxDegree,
+        error: predicted(row.error, head, sampledRows),
+        seconds: flops / rates.lowRank,
+      };
+    });
+  });
+  if (features !== undefined) {
+    const most = all.filter((c) => c.m === Math.max(...all.map((x) => x.m)));
+    const least = Math.min(...most.map((c) => c.error));
+    const good = most.find((c) => c.error <= 1.5 * least) ?? most[0];
+    return { ...good, m: features };
+  }
+  const fit = all.filter((c) => c.error <= tolerance).sort((a, b) => a.seconds - b.seconds);
+  return fit[0] ?? all.sort((a, b) => a.error - b.error)[0];
+}
+
+function summary(
+  heads: readonly Head[],
+  headPlans: readonly HeadPlan[],
+  choices: readonly Choice[],
+  { tolerance, rates, sampledRows }: PlanOptions,
+): LowRankPlan {
+  const costs = heads.map((head, h) => {
+    const { m, outlierQueries, outlierKeys } = headPlans[h];
+    return headCost(head, m, outlierQueries.length, outlierKeys.length, sampledRows);
+  });
+  const total = (of: (cost: (typeof costs)[number]) => number) =>
+    costs.reduce((sum, cost) => sum + of(cost), 0);
+  const saved = total((c) => c.exact) / rates.exact - total((c) => c.quadratic) / rates.lowRank;
+  const predictedError = Math.max(...choices.map((c) => c.error));
+  const degree = (plan: HeadPlan) =>
+    plan.features.degree.subarray(0, plan.m).reduce((a, b) => Math.max(a, b), 0);
+  return {
+    heads,
+    headPlans,
+    features: Math.max(...headPlans.map((plan) => plan.m)),
+    maxDegree: Math.max(...headPlans.map(degree)),
+    outlierQueries: headPlans.reduce((n, plan) => n + plan.outlierQueries.length, 0),
+    outlierKeys: headPlans.reduce((n, plan) => n + plan.outlierKeys.length, 0),
+    flops: total((c) => c.flops),
+    exactFlops: total((c) => c.exactFlops),
+    predictedError,
+    meetsTolerance: predictedError <= tolerance,
+    breakEvenLength: saved > 0 ? Math.ceil(total((c) => c.linear) / rates.lowRank / saved) : null,
+    seconds: {
+      lowRank: total((c) => c.flops) / rates.lowRank,
+      exact: total((c) => c.exactFlops) / rates.exact,
+    },
+  };
+}
