@@ -1,7 +1,10 @@
 /** The chain as a job: three passes over the rows of every head, and what they add up to. */
 import type { AttentionProblem } from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
-import type { HeadGradients } from './gradient.js';
+import { certificate } from './certificate.js';
+import { joinKeySides, type KeySide } from './certificate-keys.js';
+import { joinQuerySides, type QuerySide } from './certificate-queries.js';
+import { type HeadGradients, tensorScale } from './gradient.js';
 import type { Head } from './head.js';
 import { TENSORS, type TensorName } from './layout.js';
 import type { HeadRun } from './run.js';
@@ -13,6 +16,8 @@ const WAVE = 8;
 export interface ChainResult {
   /** Each (r, in) or (out, r) as in PEFT; empty for a frozen projection. */
   readonly gradients: Record<TensorName, Float64Array>;
+  /** Bounds of the six tensors of every head; null: none. */
+  readonly certificates: readonly (readonly (number | null)[])[];
 }
 
 /** `after` sees every wave of heads while its sums are in memory. */
@@ -20,19 +25,62 @@ export function* chainJob(
   problem: AttentionProblem,
   heads: number,
   open: (index: number) => HeadRun,
+  { certified, unit }: { readonly certified: boolean; readonly unit: number },
   after: (runs: readonly HeadRun[]) => Job<void, LowRankTask>,
 ): Job<ChainResult, LowRankTask> {
   const gradients = emptyGradients(problem);
+  const certificates: (number | null)[][] = [];
   for (let first = 0; first < heads; first += WAVE) {
     const runs = Array.from({ length: Math.min(WAVE, heads - first) }, (_, i) => open(first + i));
-    for (const step of ['keys', 'queries', 'left'] as const) {
+    const perSegment = <T>(make: (run: HeadRun, segment: number, h: number) => T): T[] =>
+      runs.flatMap((run, h) => run.segments.map((_, segment) => make(run, segment, h)));
+    const ofHead = <T>(results: readonly unknown[]): T[][] => {
+      const all = results.slice() as T[];
+      return runs.map((run) => all.splice(0, run.segments.length));
+    };
+    const certify = (run: HeadRun) => certified && !run.head.causal;
+    const keySides = ofHead<KeySide>(
       yield {
-        name: step,
-        tasks: runs.flatMap((run) =>
-          run.segments.map((_, segment) => ({ kernel: 'low_rank' as const, step, run, segment })),
-        ),
-      };
-    }
+        name: 'keys',
+        tasks: perSegment((run, segment) => ({
+          kernel: 'low_rank' as const,
+          step: 'keys' as const,
+          run,
+          segment,
+          certify: certify(run),
+        })),
+      },
+    ).map((sides, h) => (certify(runs[h]) ? joinKeySides(sides) : null));
+    const querySides = ofHead<QuerySide>(
+      yield {
+        name: 'queries',
+        tasks: perSegment((run, segment, h) => ({
+          kernel: 'low_rank' as const,
+          step: 'queries' as const,
+          run,
+          segment,
+          certificate: keySides[h],
+        })),
+      },
+    );
+    runs.forEach((run, h) => {
+      const keys = keySides[h];
+      const bounds = keys
+        ? certificate(keys, joinQuerySides(querySides[h]), run.head.kind === 'target', unit)
+        : TENSORS.map(() => null);
+      certificates.push(
+        bounds.map((b, t) => (b === null ? null : b * Math.abs(tensorScale(run.head, t)))),
+      );
+    });
+    yield {
+      name: 'left',
+      tasks: perSegment((run, segment) => ({
+        kernel: 'low_rank' as const,
+        step: 'left' as const,
+        run,
+        segment,
+      })),
+    };
     const parts = yield {
       name: 'gradients',
       tasks: runs.map((run) => ({ kernel: 'low_rank' as const, step: 'gradients' as const, run })),
@@ -42,7 +90,7 @@ export function* chainJob(
     });
     yield* after(runs);
   }
-  return { gradients };
+  return { gradients, certificates };
 }
 
 export function emptyGradients(problem: AttentionProblem): Record<TensorName, Float64Array> {

@@ -1,7 +1,7 @@
 /** A low-rank run as a job: the chain, the error estimate on fresh rows, the certificate, the correction. */
 import type { AttentionProblem } from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
-import { chainJob } from './chain.js';
+import { chainJob, tensorOffset } from './chain.js';
 import type { Draw, TensorEstimate } from './estimate.js';
 import { TENSORS, type TensorName } from './layout.js';
 import type { LowRankPlan } from './plan.js';
@@ -15,6 +15,8 @@ export interface LowRankOptions {
   readonly sampledRows: number;
   /** Add the estimated error: no bias, at the price of its standard error. */
   readonly correction: boolean;
+  /** Compute the certificate. A corrected gradient has none. */
+  readonly certificate: boolean;
   /** float32 (compiled) or float64 (plain) scratch between the stages. */
   readonly single: boolean;
 }
@@ -42,11 +44,15 @@ export function* lowRankJob(
 ): Job<LowRankResult, LowRankTask> {
   const draws = yield* drawRows(problem, plan, options);
   const sampledRuns: SampledRun[] = [];
-  const { gradients } = yield* chainJob(
+  const { gradients, certificates } = yield* chainJob(
     problem,
     plan.heads.length,
     (h) =>
       openRun(plan.heads[h], plan.headPlans[h], draws.lists[plan.heads[h].batch], options.single),
+    {
+      certified: options.certificate && !options.correction,
+      unit: options.single ? 2 ** -24 : 2 ** -53,
+    },
     function* (runs: readonly HeadRun[]) {
       const opened = runs.map(openSampledRun);
       for (const step of ['sampled_exact', 'sampled_errors'] as const) {
@@ -83,8 +89,14 @@ export function* lowRankJob(
     })),
   }) as TensorEstimate[];
   const errors: LowRankResult['errors'] = {};
-  tensors.forEach(({ name }, i) => {
-    errors[name] = describe(gradients[name], estimates[i], draws.draws.length, options.correction);
+  tensors.forEach(({ name, t }, i) => {
+    const bound = joinHeads(
+      plan,
+      certificates.map((bounds) => bounds[t]),
+      t,
+    );
+    const rows = draws.draws.length;
+    errors[name] = describe(gradients[name], estimates[i], bound, rows, options.correction);
   });
   return { gradients, errors };
 }
@@ -93,6 +105,7 @@ export function* lowRankJob(
 function describe(
   gradient: Float64Array,
   estimate: TensorEstimate,
+  bound: number | null,
   rows: number,
   correction: boolean,
 ): TensorError {
@@ -106,14 +119,34 @@ function describe(
   const { norm, standardError, upper } = estimate;
   return {
     estimate: {
-      relative: over(correction ? standardError : norm),
+      relative: over(correction ? standardError : Math.min(norm, upper)),
       upper: over(correction ? 2.58 * standardError : upper),
       confidence: 0.99,
       standard_error: over(standardError),
       rows_sampled: rows,
     },
-    certificate: null,
+    certificate: bound === null ? null : { frobenius: bound, relative: over(bound) },
   };
+}
+
+/**
+ * Bound of a whole tensor from those of its heads: heads share lora_A and add up; in lora_B each has
+ * rows of its own, and only batch items and grouped query heads add up.
+ */
+function joinHeads(
+  plan: LowRankPlan,
+  bounds: readonly (number | null)[],
+  t: number,
+): number | null {
+  const perPart = new Map<number, number>();
+  for (const [h, bound] of bounds.entries()) {
+    if (bound === null) return null;
+    const part = tensorOffset(plan.heads[h], t);
+    perPart.set(part, (perPart.get(part) ?? 0) + bound);
+  }
+  let square = 0;
+  for (const bound of perPart.values()) square += bound * bound;
+  return Math.sqrt(square);
 }
 
 interface Draws {

@@ -7,7 +7,7 @@
  * product), and the running softmax of the outlier queries, whose rows of P are exact.
  */
 import type { Real } from './arithmetic.js';
-import { certifyKeys, type KeyCertificate } from './certificate-keys.js';
+import type { KeyCertificate } from './certificate-keys.js';
 import { type Layout, layout } from './layout.js';
 import { squaredNorms } from './norms.js';
 import type { KeyRows, QueryRows, Workspace } from './rows.js';
@@ -40,7 +40,7 @@ export function keyPass(
     arithmetic.repack(operand, right);
     arithmetic.product(plan.m, phi, operand, block, true);
     arithmetic.fold(plan.m * at.keyWidth, block, sums);
-    if (certificate) certifyKeys(space, rows, certificate);
+    certificate?.add(space, rows);
     outliers?.advance(rows);
   }
   run.keySums[s].set(sums);

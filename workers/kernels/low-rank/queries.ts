@@ -12,7 +12,7 @@
  * the diagonal block is exact.
  */
 import type { Arithmetic, Real } from './arithmetic.js';
-import { certifyQueries, type QueryCertificate } from './certificate-queries.js';
+import type { QueryCertificate } from './certificate-queries.js';
 import { type DenseColumns, denseBackward, denseColumns, denseForward } from './dense.js';
 import { keyColumns } from './keys.js';
 import { type Layout, layout } from './layout.js';
@@ -99,7 +99,7 @@ export function queryPass(
     arithmetic.repack(operand, left);
     arithmetic.product(m, phi, operand, sumBlock, true);
     arithmetic.fold(m * at.queryWidth, sumBlock, sums);
-    if (certificate) certifyQueries(space, at, block, dense as DenseColumns[], certificate);
+    certificate?.add(space, at, block, dense as DenseColumns[]);
     for (; run.sampled[sample] < start + rows.count; sample++)
       record(space, run, block, sample, start);
     if (diagonal) {

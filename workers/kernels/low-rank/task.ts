@@ -2,6 +2,8 @@
 import type { Task } from '../job.js';
 import type { Arithmetic } from './arithmetic.js';
 import { type RowScan, scanRows } from './basis.js';
+import { KeyCertificate, type KeySide } from './certificate-keys.js';
+import { QueryCertificate } from './certificate-queries.js';
 import { type Draw, estimateTensor, rowWeights } from './estimate.js';
 import { headGradients } from './gradient.js';
 import type { Head } from './head.js';
@@ -31,10 +33,19 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly scan: RowScan;
       }
     | {
-        readonly step: 'keys' | 'queries' | 'left';
+        readonly step: 'keys';
         readonly run: HeadRun;
         readonly segment: number;
+        readonly certify: boolean;
       }
+    | {
+        readonly step: 'queries';
+        readonly run: HeadRun;
+        readonly segment: number;
+        /** Key side of the certificate; null when none is wanted. */
+        readonly certificate: KeySide | null;
+      }
+    | { readonly step: 'left'; readonly run: HeadRun; readonly segment: number }
     | { readonly step: 'gradients'; readonly run: HeadRun }
     | {
         readonly step: 'weights';
@@ -87,13 +98,29 @@ export function runLowRankTask(
       default: {
         const { run, segment } = task;
         const space = openWorkspace(arithmetic, run.head, run.plan);
-        if (task.step === 'keys') keyPass(space, run, segment, null, cancelled);
-        else if (task.step === 'queries') queryPass(space, run, segment, null, cancelled);
-        else leftPass(space, run, segment, cancelled);
+        if (task.step === 'keys') {
+          const certificate = task.certify ? new KeyCertificate(space) : null;
+          keyPass(space, run, segment, certificate, cancelled);
+          return certificate && detached(certificate.side);
+        }
+        if (task.step === 'queries') {
+          const certificate = task.certificate && new QueryCertificate(space, task.certificate);
+          queryPass(space, run, segment, certificate, cancelled);
+          return certificate && detached(certificate.side);
+        }
+        leftPass(space, run, segment, cancelled);
         return null;
       }
     }
   } finally {
     arithmetic.release(mark);
   }
+}
+
+/** A copy that no longer lies in the scratch memory: cloning a view would clone all of that. */
+function detached<T>(side: T): T {
+  if (side instanceof Float64Array) return side.slice() as T;
+  if (Array.isArray(side)) return side.map(detached) as T;
+  if (typeof side !== 'object' || side === null) return side;
+  return Object.fromEntries(Object.entries(side).map(([k, v]) => [k, detached(v)])) as T;
 }
