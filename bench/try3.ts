@@ -16,7 +16,7 @@ import { loadWasm } from '../workers/kernels/wasm/load.js';
 const wasm = loadWasm();
 const arithmetic = process.argv[2] === 'plain' ? plain : new CompiledArithmetic(wasm);
 const rates = { exact: 30e9, lowRank: 30e9 };
-function go(recipe: Recipe, tolerance: number, features?: number, sampledRows = 128) {
+function go(recipe: Recipe, tolerance: number, features?: number) {
   const problem = makeProblem(recipe);
   const exact = exactGradients(problem);
   const times: Record<string, number> = {};

@@ -38,7 +38,7 @@ export function headCost(
       2 * nk * (rowWork(key.effective.inputs, d) + rowWork(value.effective.inputs, dv)));
   const diagonal = head.causal ? 128 * nq * pairWork(at, d, dv) : 0;
   const seen = pairs / nk;
-  const sampled = 2 * sampledRows * nk * (2 * d + 4 * dv + m + p + d + 2 * rv + dv);
+  const sampled = samplingFlops(head, sampledRows) + 2 * sampledRows * nk * m;
   const outliers =
     outlierQueries * (pairs / nq) * pairWork(at, d, 2 * dv) +
     outlierKeys * seen * pairWork(at, d, 2 * dv);
@@ -52,6 +52,15 @@ export function headCost(
     quadratic: outliers / length ** 2,
     exact: exactFlops / length ** 2,
   };
+}
+
+/** Exact rows of P twice, and the errors multiplied out, for the sampled rows; without the features. */
+export function samplingFlops(head: Head, sampledRows: number): number {
+  const { d, dv, keyLength, query, key, value } = head;
+  const { p, rv } = layout(head);
+  const score = p + (query.rank > 0 ? d : 0) + (key.rank > 0 ? key.effective.inputs : 0);
+  const values = rv > 0 ? rv + value.effective.inputs : 0;
+  return 2 * sampledRows * keyLength * (2 * d + 3 * dv + rv + score + values);
 }
 
 const rowWork = (inputs: number, width: number) => inputs * width + width * width;

@@ -12,7 +12,6 @@ import type { LowRankTask } from './task.js';
 
 export interface LowRankOptions {
   readonly seed: number;
-  readonly sampledRows: number;
   /** Add the estimated error: no bias, at the price of its standard error. */
   readonly correction: boolean;
   /** Compute the certificate. A corrected gradient has none. */
@@ -162,7 +161,7 @@ const UNIFORM = 0.1;
 function* drawRows(
   problem: AttentionProblem,
   plan: LowRankPlan,
-  { seed, sampledRows }: LowRankOptions,
+  { seed }: LowRankOptions,
 ): Job<Draws, LowRankTask> {
   const { batch, queryLength, heads: headCount, valueDim } = problem.dims;
   const weights = new Float64Array(new SharedArrayBuffer(8 * batch * queryLength));
@@ -194,7 +193,7 @@ function* drawRows(
   const probability = (row: number) =>
     UNIFORM / weights.length +
     (total > 0 ? ((1 - UNIFORM) * weights[row]) / total : (1 - UNIFORM) / weights.length);
-  const drawn = Array.from({ length: sampledRows }, () => {
+  const drawn = Array.from({ length: plan.sampledRows }, () => {
     if (total === 0 || random.uniform() < UNIFORM) return random.integer(weights.length);
     return Math.min(upperBound(cumulative, random.uniform() * total), weights.length - 1);
   });

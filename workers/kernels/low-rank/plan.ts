@@ -2,7 +2,7 @@
 import type { AttentionLayer, AttentionProblem } from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
 import { draftPlan, openScan, putAside } from './basis.js';
-import { headCost, type Rates } from './cost.js';
+import { headCost, type Rates, samplingFlops } from './cost.js';
 import { type Head, splitHeads } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { BLOCK } from './rows.js';
@@ -16,13 +16,13 @@ export interface PlanOptions {
   readonly features?: number;
   readonly seed: number;
   readonly rates: Rates;
-  /** Rows that the run will sample for its estimate. */
-  readonly sampledRows: number;
 }
 
 export interface LowRankPlan {
   readonly heads: readonly Head[];
   readonly headPlans: readonly HeadPlan[];
+  /** Query rows that the error estimate draws. */
+  readonly sampledRows: number;
   /** The largest over the heads. */
   readonly features: number;
   readonly maxDegree: number;
@@ -52,7 +52,6 @@ interface Choice {
   readonly trial: Trial;
   readonly share: number;
   readonly m: number;
-  readonly maxDegree: number;
   readonly error: number;
   readonly seconds: number;
 }
@@ -76,10 +75,7 @@ export function* planLowRank(
       })),
     ),
   }) as Trial[];
-  const choices = heads.map((head, h) => {
-    const first = h * OUTLIER_SHARES.length;
-    return choose(head, trials.slice(first, first + OUTLIER_SHARES.length), options);
-  });
+  const { choices, sampledRows } = chooseAll(heads, trials, problem.dims.batch, options);
   const drafts = heads.map((head, h) =>
     draftPlan(head, choices[h].trial.basis, choices[h].m, SHELL),
   );
@@ -106,7 +102,7 @@ export function* planLowRank(
       outlierCount(head, head.keyLength, share),
     );
   });
-  return summary(heads, headPlans, choices, options);
+  return summary(heads, headPlans, choices, sampledRows, problem.dims.batch, options);
 }
 
 function cut(length: number) {
@@ -135,37 +131,42 @@ function outlierCount(head: Head, length: number, share: number): number {
  * Gradients of unrelated rows add up like noise, so does their error, and the norm of a mean over n
  * sampled rows of Lq is then about sqrt(Lq / n) times too large.
  */
-function predicted(error: number, head: Head, sampledRows: number): number {
-  return error * Math.max(1, NOISE * Math.sqrt(head.queryLength / sampledRows));
+function predicted(error: number, head: Head, rowsPerItem: number): number {
+  return error * Math.max(1, NOISE * Math.sqrt(head.queryLength / rowsPerItem));
 }
 
 /** Measured: upper limit over row error times sqrt(Lq / n), on data without any structure. */
-const NOISE = 0.7;
+const NOISE = 1.1;
+
+/** Rows that the estimate may draw, and the share of the work that more than the least may take. */
+const SAMPLED_ROWS = [96, 192, 384, 768] as const;
+const SAMPLING_SHARE = 0.2;
 
 /** The cheapest pair of features and outliers that is expected to meet the tolerance, else the best. */
-function choose(head: Head, trials: readonly Trial[], options: PlanOptions): Choice {
-  const { tolerance, sampledRows, rates, features } = options;
+function choose(
+  head: Head,
+  trials: readonly Trial[],
+  options: PlanOptions,
+  rowsPerItem: number,
+): Choice {
+  const { tolerance, rates, features } = options;
   const all: Choice[] = trials.flatMap((trial, i) => {
     const share = OUTLIER_SHARES[i];
-    return trial.rows.map((row) => {
-      const [nq, nk] = [
-        outlierCount(head, head.queryLength, share),
-        outlierCount(head, head.keyLength, share),
-      ];
-      const { flops } = headCost(head, row.features, nq, nk, sampledRows);
-      return {
-        trial,
-        share,
-        m: row.features,
-        maxDegree: row.maxDegree,
-        error: predicted(row.error, head, sampledRows),
-        seconds: flops / rates.lowRank,
-      };
-    });
+    const nq = outlierCount(head, head.queryLength, share);
+    const nk = outlierCount(head, head.keyLength, share);
+    return trial.rows.map(({ features: m, error }) => ({
+      trial,
+      share,
+      m,
+      error: predicted(error, head, rowsPerItem),
+      seconds: headCost(head, m, nq, nk, rowsPerItem).flops / rates.lowRank,
+    }));
   });
   if (features !== undefined) {
-    const most = all.filter((c) => c.m === Math.max(...all.map((x) => x.m)));
+    const largest = Math.max(...all.map((c) => c.m));
+    const most = all.filter((c) => c.m === largest);
     const least = Math.min(...most.map((c) => c.error));
+    // More outliers help a little nearly always: take the fewest that do most of the good.
     const good = most.find((c) => c.error <= 1.5 * least) ?? most[0];
     return { ...good, m: features };
   }
@@ -173,15 +174,48 @@ function choose(head: Head, trials: readonly Trial[], options: PlanOptions): Cho
   return fit[0] ?? all.sort((a, b) => a.error - b.error)[0];
 }
 
+/** One choice for every head, with the number of sampled rows that makes the whole cheapest. */
+function chooseAll(
+  heads: readonly Head[],
+  trials: readonly Trial[],
+  batch: number,
+  options: PlanOptions,
+): { choices: readonly Choice[]; sampledRows: number } {
+  const shares = OUTLIER_SHARES.length;
+  const candidates = SAMPLED_ROWS.map((sampledRows) => {
+    const perItem = sampledRows / batch;
+    const choices = heads.map((head, h) =>
+      choose(head, trials.slice(h * shares, (h + 1) * shares), options, perItem),
+    );
+    const seconds = choices.reduce((sum, c) => sum + c.seconds, 0);
+    const sampling = heads.reduce((sum, head) => sum + samplingFlops(head, perItem), 0);
+    return {
+      choices,
+      sampledRows,
+      seconds,
+      error: Math.max(...choices.map((c) => c.error)),
+      modest:
+        sampledRows === SAMPLED_ROWS[0] ||
+        sampling / options.rates.lowRank <= SAMPLING_SHARE * seconds,
+    };
+  }).filter((c) => c.modest);
+  if (options.features !== undefined) return candidates[candidates.length - 1];
+  const fit = candidates.filter((c) => c.error <= options.tolerance);
+  if (fit.length > 0) return fit.reduce((a, b) => (b.seconds < a.seconds ? b : a));
+  return candidates.reduce((a, b) => (b.error < a.error ? b : a));
+}
+
 function summary(
   heads: readonly Head[],
   headPlans: readonly HeadPlan[],
   choices: readonly Choice[],
-  { tolerance, rates, sampledRows }: PlanOptions,
+  sampledRows: number,
+  batch: number,
+  { tolerance, rates }: PlanOptions,
 ): LowRankPlan {
   const costs = heads.map((head, h) => {
     const { m, outlierQueries, outlierKeys } = headPlans[h];
-    return headCost(head, m, outlierQueries.length, outlierKeys.length, sampledRows);
+    return headCost(head, m, outlierQueries.length, outlierKeys.length, sampledRows / batch);
   });
   const total = (of: (cost: (typeof costs)[number]) => number) =>
     costs.reduce((sum, cost) => sum + of(cost), 0);
@@ -192,6 +226,7 @@ function summary(
   return {
     heads,
     headPlans,
+    sampledRows,
     features: Math.max(...headPlans.map((plan) => plan.m)),
     maxDegree: Math.max(...headPlans.map(degree)),
     outlierQueries: headPlans.reduce((n, plan) => n + plan.outlierQueries.length, 0),
