@@ -2,6 +2,11 @@
 import { ConfigSchema } from '../src/config.js';
 import { PROBLEMS, type ProblemKind, problemType } from '../src/errors.js';
 
+interface Setting {
+  readonly default?: unknown;
+  readonly description?: string;
+}
+
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
   return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
@@ -10,10 +15,11 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): s
 export function settingsTable(): string {
   return table(
     ['variable', 'default', 'meaning'],
-    Object.entries(ConfigSchema.properties).map(([name, schema]) => {
-      const { default: value, description } = schema as { default: unknown; description: string };
-      return [`\`${name}\``, `\`${value}\``, description];
-    }),
+    Object.entries(ConfigSchema.properties as Record<string, Setting>).map(([name, schema]) => [
+      `\`${name}\``,
+      `\`${schema.default}\``,
+      schema.description ?? '',
+    ]),
   );
 }
 

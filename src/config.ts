@@ -27,6 +27,11 @@ export const ConfigSchema = Type.Object({
     description:
       'Worker threads; 0 means one for each CPU that the process may use (cgroup quota included)',
   }),
+  LORAGRAD_REVECTORIZE: Type.Boolean({
+    default: false,
+    description:
+      'Node 24: ask V8 for 256-bit SIMD (experimental, checked against the safe build at start; the log says what is in use)',
+  }),
   LORAGRAD_MAX_BODY_BYTES: Type.Integer({
     default: GIB,
     minimum: 1024,
@@ -62,7 +67,8 @@ export const ConfigSchema = Type.Object({
     default: 300_000,
     minimum: 1,
     maximum: 2 ** 31 - 1,
-    description: 'Longest time for a request to arrive whole, ms; then 408',
+    description:
+      'Longest time for a request to arrive whole, ms; then the connection is closed with 408',
   }),
   LORAGRAD_DRAIN_MS: Type.Integer({
     default: 30_000,

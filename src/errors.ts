@@ -40,11 +40,6 @@ export const PROBLEMS = {
     title: 'None of the accepted media types can be answered',
     remedy: 'Accept application/vnd.msgpack or application/json.',
   },
-  'body-timeout': {
-    status: 408,
-    title: 'The body did not arrive in time',
-    remedy: 'Send the body without long pauses.',
-  },
   'body-too-large': {
     status: 413,
     title: 'The body is too large',
@@ -108,6 +103,11 @@ export const PROBLEMS = {
     title: 'The service is busy',
     remedy: 'Wait as long as Retry-After says, then send the same request again.',
   },
+  'client-gone': {
+    status: 499,
+    title: 'The client closed the connection',
+    remedy: 'Seen in the log and the metrics only: the computation was stopped.',
+  },
   'internal-error': {
     status: 500,
     title: 'The service failed',
@@ -117,11 +117,6 @@ export const PROBLEMS = {
     status: 503,
     title: 'The service is shutting down',
     remedy: 'Send the request to another instance, or again after Retry-After.',
-  },
-  'not-ready': {
-    status: 503,
-    title: 'The service is not ready yet',
-    remedy: 'The worker threads are warming up; ask again.',
   },
   'deadline-exceeded': {
     status: 504,
@@ -194,7 +189,6 @@ const FRAMEWORK_KINDS: Readonly<Record<string, ProblemKind>> = {
   FST_ERR_CTP_EMPTY_JSON_BODY: 'malformed-body',
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: 'bad-request',
   FST_ERR_CTP_EMPTY_TYPE: 'unsupported-media-type',
-  FST_ERR_HANDLER_TIMEOUT: 'deadline-exceeded',
 };
 
 interface ErrorLike {
@@ -207,6 +201,9 @@ interface ErrorLike {
 export function toProblem(error: unknown): Problem {
   if (error instanceof Problem) return error;
   const { code, statusCode, message } = (error ?? {}) as ErrorLike;
+  if (code === 'ECONNRESET') {
+    return new Problem('client-gone', 'The client closed the connection.', { cause: error });
+  }
   const kind = code === undefined ? undefined : FRAMEWORK_KINDS[code];
   if (kind) return new Problem(kind, message ?? PROBLEMS[kind].title, { cause: error });
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) {

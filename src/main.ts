@@ -8,9 +8,13 @@ import { WorkerPool } from './pool/worker-pool.js';
 async function main(): Promise<void> {
   const config = readConfig(process.env);
   const workers = config.LORAGRAD_WORKERS || usableCpus();
-  const executor = await WorkerPool.start(workers, config.LORAGRAD_WARMUP_MS);
+  const executor = await WorkerPool.start({
+    workers,
+    warmUpMs: config.LORAGRAD_WARMUP_MS,
+    revectorize: config.LORAGRAD_REVECTORIZE,
+  });
   const app = await buildApp(config, executor);
-  app.log.info({ workers, node: process.version }, 'The workers are warm');
+  app.log.info({ workers, simd: executor.simd, node: process.version }, 'The workers are warm');
   for (const name of unknownSettings(process.env)) {
     app.log.warn(`${name} is not a setting of this service`);
   }

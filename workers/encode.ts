@@ -14,18 +14,20 @@ export interface Outgoing {
 
 export interface EncodeTask extends Task {
   readonly kernel: 'encode';
-  readonly tensors: readonly (Omit<Outgoing, 'shape'> & { readonly target: Uint8Array })[];
+  readonly tensors: readonly (Outgoing & { readonly target: Uint8Array })[];
 }
 
 export function runEncodeTask(task: EncodeTask): void {
-  for (const { data, dtype, target } of task.tensors) narrowTensor(data, dtype, target);
+  for (const { data, dtype, shape, target } of task.tensors) {
+    target.set(narrowTensor(data, dtype, shape).bytes);
+  }
 }
 
 /** All tensors in one task: results are small, or few. */
 export function* encodeJob(results: readonly Outgoing[]): Job<EncodedTensor[], EncodeTask> {
-  const tensors = results.map(({ data, dtype }) => {
-    const bytes = new SharedArrayBuffer(data.length * ITEM_SIZE[dtype]);
-    return { data, dtype, target: new Uint8Array(bytes) };
+  const tensors = results.map((result) => {
+    const bytes = new SharedArrayBuffer(result.data.length * ITEM_SIZE[result.dtype]);
+    return { ...result, target: new Uint8Array(bytes) };
   });
   if (tensors.length > 0) yield { name: 'encode', tasks: [{ kernel: 'encode', tensors }] };
   return results.map(({ dtype, shape }, k) => encodedTensor(dtype, shape, tensors[k].target));

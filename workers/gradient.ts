@@ -2,12 +2,20 @@
 import type { TaskMessage, TaskOutcome } from '../src/pool/message.js';
 import { type DecodeTask, runDecodeTask } from './decode.js';
 import { type EncodeTask, runEncodeTask } from './encode.js';
+import { type ExactTask, runExactTask } from './kernels/exact/gradient.js';
 import { type Cancelled, CancelledError } from './kernels/job.js';
 import { type ReferenceTask, runReferenceTask } from './kernels/reference/gradient.js';
 import { type ReferenceNormsTask, runReferenceNormsTask } from './kernels/reference/heads.js';
 import { runWarmUpTask, type WarmUpTask } from './warm-up.js';
+import { wasm } from './wasm.js';
 
-type AnyTask = DecodeTask | EncodeTask | ReferenceTask | ReferenceNormsTask | WarmUpTask;
+type AnyTask =
+  | DecodeTask
+  | EncodeTask
+  | ExactTask
+  | ReferenceTask
+  | ReferenceNormsTask
+  | WarmUpTask;
 
 function run(task: AnyTask, cancelled: Cancelled): unknown {
   switch (task.kernel) {
@@ -15,12 +23,14 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
       return runDecodeTask(task, cancelled);
     case 'encode':
       return runEncodeTask(task);
+    case 'exact':
+      return runExactTask(task, wasm, cancelled);
     case 'reference':
       return runReferenceTask(task, cancelled);
     case 'reference_norms':
       return runReferenceNormsTask(task, cancelled);
     case 'warm_up':
-      return runWarmUpTask(task, cancelled);
+      return runWarmUpTask(task, wasm, cancelled);
   }
 }
 

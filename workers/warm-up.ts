@@ -1,8 +1,10 @@
 /** The first task of every worker: loads the kernels and waits until all workers have come that far. */
 import type { AttentionProblem, Projection } from '../src/lora/problem.js';
 import type { Tensor } from '../src/tensor/tensor.js';
+import { exactJob, runExactTask } from './kernels/exact/gradient.js';
 import { type Cancelled, CancelledError, runJob, type Task } from './kernels/job.js';
 import { referenceJob, runReferenceTask } from './kernels/reference/gradient.js';
+import type { Wasm, WasmMode } from './kernels/wasm/instance.js';
 
 export interface WarmUpTask extends Task {
   readonly kernel: 'warm_up';
@@ -13,14 +15,19 @@ export interface WarmUpTask extends Task {
 
 const POLL_MS = 50;
 
-/** @throws {CancelledError} when the others do not arrive before the task is cancelled. */
-export function runWarmUpTask(task: WarmUpTask, cancelled: Cancelled): void {
-  runJob(referenceJob(tinyProblem(), { attentionOutput: false }), runReferenceTask);
+/**
+ * @returns which build of the inner loops the thread uses.
+ * @throws {CancelledError} when the others do not arrive before the task is cancelled.
+ */
+export function runWarmUpTask(task: WarmUpTask, wasm: Wasm, cancelled: Cancelled): WasmMode {
+  const options = { attentionOutput: false };
+  runJob(referenceJob(tinyProblem(), options), runReferenceTask);
+  runJob(exactJob(tinyProblem(), options), (exact) => runExactTask(exact, wasm, cancelled));
   Atomics.add(task.arrived, 0, 1);
   Atomics.notify(task.arrived, 0);
   for (;;) {
     const arrived = Atomics.load(task.arrived, 0);
-    if (arrived >= task.expected) return;
+    if (arrived >= task.expected) return wasm.mode;
     if (cancelled()) throw new CancelledError();
     Atomics.wait(task.arrived, 0, arrived, POLL_MS);
   }

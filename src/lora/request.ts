@@ -1,12 +1,11 @@
 /** The body of POST /gradient and POST /plan, in the names of PEFT and Transformers. */
 import Type, { type Static } from 'typebox';
 import type { EncodedTensor } from '../tensor/encoded.js';
-import { TENSOR_SCHEMA_ID } from '../tensor/schema.js';
+import { tensorField } from '../tensor/schema.js';
 
-const Tensor = (description: string) =>
-  Type.Unsafe<EncodedTensor>({ $ref: `${TENSOR_SCHEMA_ID}#`, description });
+const Tensor = tensorField<EncodedTensor>;
 
-const projection = (rows: string) =>
+const projection = (name: string, rows: string) =>
   Type.Object(
     {
       weight: Tensor(`Frozen weight, shape (${rows}, d_in).`),
@@ -25,8 +24,14 @@ const projection = (rows: string) =>
         }),
       ),
     },
-    { additionalProperties: false },
+    {
+      additionalProperties: false,
+      description: `The ${name} projection: a frozen weight and, if it is adapted, its LoRA adapter.`,
+    },
   );
+
+/** About what computing in bfloat16 costs. */
+export const DEFAULT_TOLERANCE = 0.01;
 
 export const METHODS = ['auto', 'exact'] as const;
 export const OUTPUTS = ['gradients', 'attention_output'] as const;
@@ -49,9 +54,9 @@ export const GradientRequest = Type.Object(
       ),
     ),
     value_states: Type.Optional(Tensor('Cross-attention: X^V, shape (Lk, d_in) or (B, Lk, d_in).')),
-    q_proj: projection('H d'),
-    k_proj: projection('Hkv d'),
-    v_proj: projection('Hkv dv'),
+    q_proj: projection('query', 'H d'),
+    k_proj: projection('key', 'Hkv d'),
+    v_proj: projection('value', 'Hkv dv'),
     num_attention_heads: Type.Optional(
       Type.Integer({ minimum: 1, default: 1, description: 'H, number of query heads.' }),
     ),
@@ -93,7 +98,7 @@ export const GradientRequest = Type.Object(
     tolerance: Type.Optional(
       Type.Number({
         exclusiveMinimum: 0,
-        default: 0.01,
+        default: DEFAULT_TOLERANCE,
         description:
           'Relative error in the Frobenius norm, allowed for every gradient tensor. Dimensionless.',
       }),
@@ -115,7 +120,11 @@ export const GradientRequest = Type.Object(
       }),
     ),
   },
-  { additionalProperties: false },
+  {
+    $id: 'GradientRequest',
+    additionalProperties: false,
+    description: 'The tensors of one attention layer, in the names of PEFT and Transformers.',
+  },
 );
 
 export type GradientRequest = Static<typeof GradientRequest>;

@@ -20,10 +20,14 @@ export function projectionFlops(layer: AttentionLayer): number {
   }, 0);
 }
 
-/** Forward and full backward of the reference kernel: S, O, dP, dQ, dK and dV for every pair. */
-export function referenceFlops(layer: AttentionLayer): number {
-  const { batch, heads, headDim, valueDim, queryLength, keyLength } = layer.dims;
-  // It computes what the causal mask hides as well.
-  const pairs = batch * heads * queryLength * keyLength;
-  return projectionFlops(layer) + pairs * 6 * (headDim + valueDim);
+/**
+ * The exact kernel: S, dP and, if it is needed, O at full width; every other product with P or dS has
+ * the width of an adapter's rank. exp is not counted.
+ */
+export function exactFlops(layer: AttentionLayer, formsOutput: boolean): number {
+  const { batch, heads, headDim, valueDim } = layer.dims;
+  const [q, k, v] = PROJECTIONS.map((name) => layer.projections[name].adapter?.rank ?? 0);
+  const wide = headDim + (q + k > 0 ? valueDim : 0) + (formsOutput ? valueDim : 0);
+  const thin = 2 * (q + k + v);
+  return projectionFlops(layer) + batch * heads * visiblePairs(layer) * 2 * (wide + thin);
 }

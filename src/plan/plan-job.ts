@@ -4,14 +4,24 @@ import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { PendingTensor } from '../lora/intake.js';
 import type { AttentionLayer } from '../lora/problem.js';
 import { efficiencyThreshold } from '../lora/threshold.js';
-import { referenceFlops } from './cost.js';
-import { decodePhase, type GradientAnswer, type PhaseTimes, phaseClock } from './gradient-job.js';
+import { exactFlops } from './cost.js';
+import { decodePhase } from './decode-phase.js';
+import type { GradientAnswer } from './gradient-job.js';
+import { type PhaseTimes, phaseClock } from './phases.js';
+import { choose } from './solve.js';
 
 export type PlanAnswer = Pick<GradientAnswer, 'method' | 'reason' | 'threshold' | 'plan'>;
+
+export interface PlanOptions {
+  readonly tolerance: number;
+  /** Whether the gradient would need the attention output. */
+  readonly formsOutput: boolean;
+}
 
 export function* planJob(
   layer: AttentionLayer,
   pending: readonly PendingTensor[],
+  { tolerance, formsOutput }: PlanOptions,
   times: PhaseTimes,
 ): Job<PlanAnswer> {
   const clock = phaseClock(times);
@@ -19,10 +29,11 @@ export function* planJob(
   clock('decode');
   const norms = yield* referenceNormsJob(layer);
   clock('plan');
-  const flops = referenceFlops(layer);
+  const flops = exactFlops(layer, formsOutput);
+  const { method, reason } = choose(tolerance);
   return {
-    method: 'exact',
-    reason: 'The exact kernel computes every problem in float64.',
+    method,
+    reason,
     threshold: efficiencyThreshold(norms, layer.dims),
     plan: { flops, exact_flops: flops },
   };

@@ -14,7 +14,7 @@ declare module 'fastify' {
   }
   interface FastifyReply {
     /** Encode the answer; its leaves may be encoded tensors. */
-    encode(answer: unknown): Buffer;
+    encode(answer: object): Buffer;
   }
 }
 
@@ -31,7 +31,7 @@ async function negotiate(request: FastifyRequest): Promise<void> {
   request.answerType = chosen;
 }
 
-function encode(this: FastifyReply, answer: unknown): Buffer {
+function encode(this: FastifyReply, answer: object): Buffer {
   const { answerType, dialect } = this.request;
   this.type(answerType === JSON_TYPE ? `${JSON_TYPE}; charset=utf-8` : answerType);
   return answerType === JSON_TYPE ? encodeJson(answer, dialect) : encodeMsgpack(answer, dialect);

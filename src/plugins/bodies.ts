@@ -1,4 +1,5 @@
 /** Request bodies: streamed into shared memory, then decoded into a tree whose leaves are tensors. */
+import type { IncomingMessage } from 'node:http';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../errors.js';
@@ -6,6 +7,7 @@ import { decodeJson } from '../tensor/json.js';
 import { decodeMsgpack } from '../tensor/msgpack.js';
 import type { Decoded } from '../tensor/tree.js';
 import { WireError } from '../tensor/wire-error.js';
+import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../tensor/wire-limits.js';
 import { JSON_TYPE, MSGPACK_TYPES } from './media-types.js';
 
 export interface BodyLimits {
@@ -29,43 +31,68 @@ function tooLarge(limit: number, actual: number): Problem {
   });
 }
 
-/**
- * The whole body in one SharedArrayBuffer, so that workers see the tensors in it without a copy.
- *
- * @throws {Problem} as soon as more than `limit` bytes are announced or have arrived.
- */
-async function readShared(
+/** Collects a body in one SharedArrayBuffer, so that workers see the tensors in it without a copy. */
+class SharedBody {
+  #memory: Uint8Array;
+  #length = 0;
+
+  constructor(
+    private readonly request: FastifyRequest,
+    private readonly limit: number,
+  ) {
+    const announced = Number(request.headers['content-length'] ?? 0);
+    if (announced > limit) throw tooLarge(limit, announced);
+    this.#memory = new Uint8Array(new SharedArrayBuffer(announced || 65_536));
+  }
+
+  /** @throws {Problem} as soon as more bytes have arrived than are allowed. */
+  append(chunk: Uint8Array): void {
+    const needed = this.#length + chunk.length;
+    if (needed > this.limit) throw tooLarge(this.limit, needed);
+    if (needed > this.#memory.length) {
+      // Only without Content-Length (chunked transfer): grow by doubling.
+      this.request.reserveBytes(needed);
+      const larger = new Uint8Array(new SharedArrayBuffer(Math.min(this.limit, 2 * needed)));
+      larger.set(this.bytes());
+      this.#memory = larger;
+    }
+    this.#memory.set(chunk, this.#length);
+    this.#length = needed;
+  }
+
+  bytes(): Uint8Array {
+    return this.#memory.subarray(0, this.#length);
+  }
+}
+
+function readBody(
   request: FastifyRequest,
-  payload: AsyncIterable<Buffer>,
+  payload: IncomingMessage,
   limit: number,
 ): Promise<Uint8Array> {
-  const announced = Number(request.headers['content-length'] ?? 0);
-  if (announced > limit) throw tooLarge(limit, announced);
-  let body = new Uint8Array(new SharedArrayBuffer(announced || 65_536));
-  let length = 0;
-  for await (const chunk of payload) {
-    const needed = length + chunk.length;
-    if (needed > limit) throw tooLarge(limit, needed);
-    if (needed > body.length) {
-      // Only without Content-Length (chunked transfer): grow by doubling.
-      request.reserveBytes(needed);
-      const larger = new Uint8Array(new SharedArrayBuffer(Math.min(limit, 2 * needed)));
-      larger.set(body.subarray(0, length));
-      body = larger;
-    }
-    body.set(chunk, length);
-    length = needed;
-  }
-  return body.subarray(0, length);
+  return new Promise((resolve, reject) => {
+    const body = new SharedBody(request, limit);
+    payload.on('data', (chunk: Buffer) => {
+      try {
+        body.append(chunk);
+      } catch (error) {
+        payload.pause();
+        payload.removeAllListeners('data');
+        reject(error);
+      }
+    });
+    payload.once('end', () => resolve(body.bytes()));
+    payload.once('error', reject);
+  });
 }
 
 function decodeWith(
-  decode: (body: Uint8Array) => Decoded,
+  decode: (body: Uint8Array, limits: WireLimits) => Decoded,
   request: FastifyRequest,
   body: Uint8Array,
 ): unknown {
   try {
-    const { value, dialect } = decode(body);
+    const { value, dialect } = decode(body, DEFAULT_WIRE_LIMITS);
     request.dialect = dialect;
     return value;
   } catch (error) {
@@ -78,11 +105,13 @@ function decodeWith(
 async function bodies(app: FastifyInstance, limits: BodyLimits): Promise<void> {
   app.decorateRequest('dialect', 'tensor');
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser([...MSGPACK_TYPES], async (request: FastifyRequest, payload) =>
-    decodeWith(decodeMsgpack, request, await readShared(request, payload, limits.maxBodyBytes)),
+  app.addContentTypeParser(
+    [...MSGPACK_TYPES],
+    async (request: FastifyRequest, payload: IncomingMessage) =>
+      decodeWith(decodeMsgpack, request, await readBody(request, payload, limits.maxBodyBytes)),
   );
-  app.addContentTypeParser(JSON_TYPE, async (request: FastifyRequest, payload) =>
-    decodeWith(decodeJson, request, await readShared(request, payload, limits.maxJsonBytes)),
+  app.addContentTypeParser(JSON_TYPE, async (request: FastifyRequest, payload: IncomingMessage) =>
+    decodeWith(decodeJson, request, await readBody(request, payload, limits.maxJsonBytes)),
   );
   app.addHook('onRequest', async (request) => {
     const encoding = request.headers['content-encoding'];

@@ -4,6 +4,8 @@ import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
+import { GradientRequest } from '../lora/request.js';
+import { GradientAnswerSchema, PlanAnswerSchema } from '../routes/schemas/answers.js';
 import { ProblemSchema } from '../routes/schemas/problem.js';
 import { TensorSchema } from '../tensor/schema.js';
 
@@ -20,8 +22,15 @@ export function packageVersion(): string {
 }
 
 async function docs(app: FastifyInstance): Promise<void> {
-  app.addSchema(TensorSchema);
-  app.addSchema(ProblemSchema);
+  for (const schema of [
+    TensorSchema,
+    GradientRequest,
+    GradientAnswerSchema,
+    PlanAnswerSchema,
+    ProblemSchema,
+  ]) {
+    app.addSchema(schema);
+  }
   await app.register(swagger, {
     openapi: {
       openapi: '3.1.0',
@@ -45,7 +54,13 @@ async function docs(app: FastifyInstance): Promise<void> {
   await app.register(swaggerUi, {
     routePrefix: '/docs',
     uiConfig: { tryItOutEnabled: false, docExpansion: 'list', defaultModelsExpandDepth: 0 },
-    staticCSP: true,
+    // Unlike the default, without upgrade-insecure-requests: the service speaks plain HTTP.
+    staticCSP: {
+      'default-src': ["'self'"],
+      'img-src': ["'self'", 'data:'],
+      'style-src': ["'self'", "'unsafe-inline'"],
+      'frame-ancestors': ["'self'"],
+    },
   });
 }
 

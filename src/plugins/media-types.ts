@@ -5,4 +5,5 @@ export const MSGPACK_TYPES = [
   'application/x-msgpack',
 ] as const;
 export const JSON_TYPE = 'application/json';
-export const BODY_TYPES = [...MSGPACK_TYPES, JSON_TYPE] as const;
+/** JSON first: the documentation offers the first one to those who try it out. */
+export const BODY_TYPES = [JSON_TYPE, ...MSGPACK_TYPES] as const;

@@ -3,6 +3,7 @@ import { Ajv, type ErrorObject } from 'ajv';
 import type { FastifyInstance, FastifySchemaCompiler } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../errors.js';
+import { GradientRequest } from '../lora/request.js';
 import { isEncodedTensor } from '../tensor/encoded.js';
 import { TENSOR_SCHEMA_ID } from '../tensor/schema.js';
 import { appendPointer } from '../tensor/wire-error.js';
@@ -63,9 +64,14 @@ function problemOf(error: ErrorObject): Problem {
   }
 }
 
+/** A misspelt key is often why another is missing, so it is told first. */
+function mostTelling(errors: readonly ErrorObject[]): ErrorObject {
+  return errors.find(({ keyword }) => keyword === 'additionalProperties') ?? errors[0];
+}
+
 async function validation(app: FastifyInstance): Promise<void> {
-  // Defaults and coercion would hide a misunderstanding; the first error is enough.
-  const ajv = new Ajv({ strict: false, verbose: true, allErrors: false });
+  // No defaults and no coercion: they would hide a misunderstanding.
+  const ajv = new Ajv({ strict: false, verbose: true, allErrors: true });
   ajv.addKeyword({
     keyword: 'tensor',
     errors: false,
@@ -73,12 +79,13 @@ async function validation(app: FastifyInstance): Promise<void> {
   });
   // In the document this id describes a tensor on the wire; here the body is decoded already.
   ajv.addSchema({ $id: TENSOR_SCHEMA_ID, tensor: true });
+  ajv.addSchema(GradientRequest);
 
   const compiler: FastifySchemaCompiler<object> = ({ schema }) => {
     const validate = ajv.compile(schema);
     return (data) => {
       if (validate(data)) return { value: data };
-      return { error: problemOf((validate.errors as ErrorObject[])[0]) };
+      return { error: problemOf(mostTelling(validate.errors as ErrorObject[])) };
     };
   };
   app.setValidatorCompiler(compiler);

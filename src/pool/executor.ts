@@ -3,20 +3,22 @@
  * only this.
  */
 import type { Job } from '../../workers/kernels/job.js';
+import type { WasmMode } from '../../workers/kernels/wasm/instance.js';
 
 export interface RunContext {
   /** When it aborts, the job is stopped within milliseconds and `run` rejects with its reason. */
   readonly signal: AbortSignal;
   /** The first task of the job has been handed to a worker. */
   readonly onStart?: () => void;
-  /** Some tasks of a stage are done; the job goes on. */
+  /** A task is done; the job goes on. */
   readonly onProgress?: (progress: Progress) => void;
 }
 
 export interface Progress {
+  /** Name of the stage that the task belongs to. */
   readonly stage: string;
-  readonly done: number;
-  readonly total: number;
+  /** Share of the whole job's work that is done; null in stages that do not say. */
+  readonly fraction: number | null;
 }
 
 export interface Load {
@@ -30,6 +32,8 @@ export interface Load {
 }
 
 export interface Executor {
+  /** Which build of the kernels' inner loops the workers run: plain, relaxed or revectorize SIMD. */
+  readonly simd: WasmMode;
   /** Run a job; jobs that run at the same time take turns, task by task. */
   run<Result>(job: Job<Result>, context: RunContext): Promise<Result>;
   load(): Load;

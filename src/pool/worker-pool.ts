@@ -1,6 +1,8 @@
 /** The executor on worker threads of this process: Piscina runs the threads, the turns are ours. */
 import { Piscina } from 'piscina';
 import type { Job, Stage, Task } from '../../workers/kernels/job.js';
+import type { WasmMode } from '../../workers/kernels/wasm/instance.js';
+import { type LoadOptions, relaxedSimd } from '../../workers/kernels/wasm/load.js';
 import type { WarmUpTask } from '../../workers/warm-up.js';
 import type { Executor, Load, RunContext } from './executor.js';
 import { FairQueue } from './fair-queue.js';
@@ -9,6 +11,13 @@ import { type NumberedTask, StageRun } from './stage-run.js';
 
 const WORKER_FILE = new URL('../../workers/gradient.js', import.meta.url).href;
 
+export interface PoolOptions {
+  readonly workers: number;
+  readonly warmUpMs: number;
+  /** Ask for 256-bit SIMD, where this Node has it and it computes correctly. */
+  readonly revectorize?: boolean;
+}
+
 export class WorkerPool implements Executor {
   readonly #piscina: Piscina<TaskMessage, TaskOutcome>;
   readonly #workers: number;
@@ -16,7 +25,9 @@ export class WorkerPool implements Executor {
   #busy = 0;
   #jobs = 0;
 
-  private constructor(workers: number) {
+  #simd: WasmMode = 'plain';
+
+  private constructor(workers: number, revectorize: boolean) {
     this.#workers = workers;
     this.#piscina = new Piscina<TaskMessage, TaskOutcome>({
       filename: WORKER_FILE,
@@ -24,6 +35,7 @@ export class WorkerPool implements Executor {
       maxThreads: workers,
       // A task owns its worker: turns are taken in `#queue`, not here.
       concurrentTasksPerWorker: 1,
+      workerData: { revectorize } satisfies LoadOptions,
     });
   }
 
@@ -32,11 +44,14 @@ export class WorkerPool implements Executor {
    *
    * @throws {Error} when that takes longer than `warmUpMs`: a worker that cannot load hangs for ever.
    */
-  static async start(workers: number, warmUpMs: number): Promise<WorkerPool> {
-    const pool = new WorkerPool(workers);
+  static async start(options: PoolOptions): Promise<WorkerPool> {
+    const { workers, warmUpMs, revectorize = false } = options;
+    // On Node 20 this sets a V8 flag, which has to be done before a thread compiles.
+    relaxedSimd();
+    const pool = new WorkerPool(workers, revectorize);
     const signal = AbortSignal.timeout(warmUpMs);
     try {
-      await Promise.race([pool.run(warmUpJob(workers), { signal }), aborted(signal)]);
+      pool.#simd = await Promise.race([pool.run(warmUpJob(workers), { signal }), aborted(signal)]);
     } catch (error) {
       await pool.#piscina.destroy();
       const reason = signal.aborted ? `not ready within ${warmUpMs} ms` : String(error);
@@ -56,6 +71,10 @@ export class WorkerPool implements Executor {
     } finally {
       this.#jobs--;
     }
+  }
+
+  get simd(): WasmMode {
+    return this.#simd;
   }
 
   load(): Load {
@@ -106,10 +125,11 @@ export class WorkerPool implements Executor {
 }
 
 /** One task for each worker; none returns before all have begun, so each worker gets one. */
-function* warmUpJob(workers: number): Job<void> {
+function* warmUpJob(workers: number): Job<WasmMode> {
   const arrived = new Int32Array(new SharedArrayBuffer(4));
   const task: WarmUpTask = { kernel: 'warm_up', arrived, expected: workers };
-  yield { name: 'warm-up', tasks: Array<Task>(workers).fill(task) };
+  const modes = yield { name: 'warm-up', tasks: Array<Task>(workers).fill(task) };
+  return modes[0] as WasmMode;
 }
 
 function aborted(signal: AbortSignal): Promise<never> {

@@ -1,7 +1,8 @@
 /** What the computing routes share: run a job for a request, time it, give it up when nobody waits. */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { Job } from '../../workers/kernels/job.js';
-import type { PhaseTimes } from '../plan/gradient-job.js';
+import type { Problem } from '../errors.js';
+import type { PhaseTimes } from '../plan/phases.js';
 import type { Executor } from '../pool/executor.js';
 
 export interface Timings extends PhaseTimes {
@@ -24,12 +25,17 @@ export async function compute<Answer>(
   const start = performance.now();
   let queue: number | null = null;
   const times: PhaseTimes = { decode: 0, plan: 0, compute: 0, encode: 0 };
-  const { signal } = request;
+  const signal = request.cancellation;
+  const run = app.runs.begin(request.log);
   try {
     const answer = await executor.run(make(times), {
       signal,
       onStart: () => {
         queue ??= performance.now() - start;
+      },
+      onProgress: (progress) => {
+        app.metrics.tasks.inc({ stage: progress.stage });
+        run.advance(progress);
       },
     });
     // The first phase began with the wait for a worker.
@@ -46,11 +52,13 @@ export async function compute<Answer>(
     return { answer, timings };
   } catch (error) {
     if (signal.aborted) {
-      const deadline = (signal.reason as { code?: string }).code === 'FST_ERR_HANDLER_TIMEOUT';
-      app.metrics.cancelled.inc({ reason: deadline ? 'deadline' : 'client_gone' });
-      const stopped = Math.round(performance.now() - start);
-      request.log.warn({ stopped_after_ms: stopped, deadline }, 'The computation was given up');
+      const reason = (signal.reason as Problem).kind;
+      const elapsed_ms = Math.round(performance.now() - start);
+      app.metrics.cancelled.inc({ reason });
+      request.log.warn({ reason, elapsed_ms }, 'The computation was given up');
     }
     throw error;
+  } finally {
+    run.end();
   }
 }

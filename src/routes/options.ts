@@ -5,5 +5,4 @@ import type { Executor } from '../pool/executor.js';
 export interface RouteOptions {
   readonly executor: Executor;
   readonly config: Config;
-  readonly deadlineMs: number;
 }

@@ -42,3 +42,9 @@ export const TensorSchema = Type.Unsafe({
     'A dense tensor. In MessagePack also what the Python package msgpack-numpy writes. The answer holds tensors in the form of the request.',
   anyOf: [TensorMap, NestedList],
 });
+
+/** A tensor as a field of a body or an answer. `description` gives its meaning and shape. */
+export function tensorField<Leaf>(description: string) {
+  // A description beside $ref would be lost on the way into the document.
+  return Type.Unsafe<Leaf>({ description, allOf: [{ $ref: `${TENSOR_SCHEMA_ID}#` }] });
+}

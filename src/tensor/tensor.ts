@@ -13,3 +13,20 @@ export interface Tensor {
   /** Backed by a SharedArrayBuffer, length = product of the shape. */
   readonly data: Float32Array | Float64Array;
 }
+
+/** Number of elements, 1 for the empty shape of a scalar. */
+export function elementCount(shape: readonly number[]): number {
+  let count = 1;
+  for (const size of shape) count *= size;
+  return count;
+}
+
+/** A tensor of zeros: float64 data for float64, float32 data for every other dtype. */
+export function allocateTensor(dtype: Dtype, shape: readonly number[]): Tensor {
+  const count = elementCount(shape);
+  const data =
+    dtype === 'float64'
+      ? new Float64Array(new SharedArrayBuffer(count * 8))
+      : new Float32Array(new SharedArrayBuffer(count * 4));
+  return { dtype, shape, data };
+}

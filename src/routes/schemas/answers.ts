@@ -1,13 +1,18 @@
 /** The answers of POST /gradient and POST /plan, for the OpenAPI document. */
 import Type from 'typebox';
-import { TENSOR_SCHEMA_ID } from '../../tensor/schema.js';
+import type { EncodedTensor } from '../../tensor/encoded.js';
+import { tensorField } from '../../tensor/schema.js';
 
-const Tensor = (description: string) => Type.Unsafe({ $ref: `${TENSOR_SCHEMA_ID}#`, description });
+const Tensor = tensorField<EncodedTensor>;
 
-const AdapterGradient = Type.Object({
-  lora_A: Tensor('dLoss/d lora_A, shape (r, d_in), dtype of lora_A.'),
-  lora_B: Tensor('dLoss/d lora_B, shape (out, r), dtype of lora_B.'),
-});
+const adapterGradient = (name: string) =>
+  Type.Object(
+    {
+      lora_A: Tensor('dLoss/d lora_A, shape (r, d_in), dtype of lora_A.'),
+      lora_B: Tensor('dLoss/d lora_B, shape (out, r), dtype of lora_B.'),
+    },
+    { description: `Gradients of the adapter of ${name}.` },
+  );
 
 const norm = (what: string) =>
   Type.Number({
@@ -45,21 +50,57 @@ const Threshold = Type.Object(
   { description: 'The efficiency threshold of arXiv 2406.03136 at this length.' },
 );
 
-const Plan = Type.Object({
-  flops: Type.Number({ description: 'Floating-point operations of the chosen kernel.' }),
-  exact_flops: Type.Number({ description: 'Floating-point operations of the exact kernel.' }),
-});
+const Plan = Type.Object(
+  {
+    flops: Type.Number({ description: 'Floating-point operations of the chosen kernel.' }),
+    exact_flops: Type.Number({ description: 'Floating-point operations of the exact kernel.' }),
+  },
+  { description: 'What is computed, and at what cost.' },
+);
+
+const relative = (description: string) =>
+  Type.Number({ description: `${description}, relative to the norm of the gradient.` });
+
+const Estimate = Type.Object(
+  {
+    relative: relative('Frobenius norm of the estimated error'),
+    upper: relative('Upper limit of the error at the stated confidence'),
+    confidence: Type.Number({ description: 'Confidence of the upper limit: 0.99.' }),
+    standard_error: relative('Standard error of the estimate'),
+    rows_sampled: Type.Integer({ description: 'Query rows recomputed in float64.' }),
+  },
+  {
+    description:
+      'Statistical: measured on sampled rows, recomputed in float64. Before rounding to the dtype of the answer.',
+  },
+);
+
+const TensorErrors = Type.Record(
+  Type.String(),
+  Type.Object({
+    estimate: Type.Union([Estimate, Type.Null()], {
+      description: 'null: computed in float64, with nothing more precise to compare with.',
+    }),
+    certificate: Type.Null({
+      description: 'Worst-case bound of the low-rank kernel; null for exact answers.',
+    }),
+  }),
+  { description: 'How large the error is, by gradient tensor: "q_proj.lora_A", ...' },
+);
 
 const milliseconds = (description: string) => Type.Number({ description: `${description}, ms.` });
 
-const Timings = Type.Object({
-  decode: milliseconds('Widening the tensors and searching them for NaN'),
-  queue: milliseconds('Waiting for a worker'),
-  plan: milliseconds('Choosing the kernel'),
-  compute: milliseconds('Computing'),
-  encode: milliseconds('Narrowing the results to their dtypes'),
-  total: milliseconds('From the decoded body to the answer'),
-});
+const Timings = Type.Object(
+  {
+    decode: milliseconds('Widening the tensors and searching them for NaN'),
+    queue: milliseconds('Waiting for a worker'),
+    plan: milliseconds('Choosing the kernel'),
+    compute: milliseconds('Computing'),
+    encode: milliseconds('Narrowing the results to their dtypes'),
+    total: milliseconds('From the decoded body to the answer'),
+  },
+  { description: 'Where the time went, in milliseconds.' },
+);
 
 const METHOD = Type.Enum(['exact'], { description: 'The kernel that was used.' });
 const REASON = Type.String({ description: 'Why this kernel, in one sentence.' });
@@ -69,9 +110,9 @@ export const GradientAnswerSchema = Type.Object(
     gradients: Type.Optional(
       Type.Object(
         {
-          q_proj: Type.Optional(AdapterGradient),
-          k_proj: Type.Optional(AdapterGradient),
-          v_proj: Type.Optional(AdapterGradient),
+          q_proj: Type.Optional(adapterGradient('q_proj')),
+          k_proj: Type.Optional(adapterGradient('k_proj')),
+          v_proj: Type.Optional(adapterGradient('v_proj')),
         },
         { description: 'One entry for each projection with an adapter; a batch is summed over.' },
       ),
@@ -86,7 +127,10 @@ export const GradientAnswerSchema = Type.Object(
     ),
     method: METHOD,
     reason: REASON,
-    fallback: Type.Boolean({ description: 'Whether a low-rank run missed the tolerance.' }),
+    fallback: Type.Boolean({
+      description: 'Whether another kernel than the first choice had to compute it; see reason.',
+    }),
+    error: TensorErrors,
     threshold: Threshold,
     plan: Plan,
     timings_ms: Timings,

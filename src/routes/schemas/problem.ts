@@ -37,5 +37,5 @@ export function problemResponses(wanted: readonly ProblemKind[]): Record<number,
 
 /** What a route that takes tensors can answer when it cannot answer. */
 export const COMPUTE_PROBLEMS: readonly ProblemKind[] = kinds.filter(
-  (kind) => !['not-found', 'method-not-allowed', 'not-ready'].includes(kind),
+  (kind) => !['not-found', 'method-not-allowed', 'client-gone'].includes(kind),
 );

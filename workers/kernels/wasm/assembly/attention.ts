@@ -10,8 +10,8 @@
  * Everything is float32 and row-major, but for Q and G of the block, which lie in panels of 16 rows
  * as `pack_transposed` makes them.
  */
-import { strip } from './tile';
-import { exp2NonPositive } from './elementwise';
+import { madd, strip } from './tile';
+import { exponentials } from './softmax';
 
 /** Query rows of a block, and keys of a tile. The caller's layouts rely on both. */
 export const ROWS: i32 = 64;
@@ -19,6 +19,7 @@ export const KEYS: i32 = 64;
 
 const ROW: usize = 256; // bytes from one key of a tile to the next
 const TILE: usize = 64 * 256; // bytes of a tile
+const SUMS: usize = memory.data(64, 16);
 
 /** Filled in by the caller, as 32-bit integers in this order. Addresses in bytes, 0: absent. */
 @unmanaged
@@ -88,10 +89,16 @@ export function scores(b: Block, t0: i32, t1: i32): void {
     const cols = width(b, t);
     outer(cols, b.rows, b.d, b.k + ((<usize>t * KEYS * b.d) << 2), b.q, tile);
     mask(b, t, cols, tile);
-    for (let i = 0; i < b.rows; i += 4) {
-      let m = v128.load(b.max + (i << 2));
-      for (let j = 0, s = tile + (i << 2); j < cols; j++, s += ROW) m = f32x4.max(m, v128.load(s));
-      v128.store(b.max + (i << 2), m);
+    for (let i = 0; i < b.rows; i += 16) {
+      const at = b.max + (i << 2);
+      let m0 = v128.load(at), m1 = v128.load(at, 16), m2 = v128.load(at, 32), m3 = v128.load(at, 48);
+      for (let j = 0, s = tile + (i << 2); j < cols; j++, s += ROW) {
+        m0 = f32x4.pmax(m0, v128.load(s));
+        m1 = f32x4.pmax(m1, v128.load(s, 16));
+        m2 = f32x4.pmax(m2, v128.load(s, 32));
+        m3 = f32x4.pmax(m3, v128.load(s, 48));
+      }
+      v128.store(at, m0); v128.store(at, m1, 16); v128.store(at, m2, 32); v128.store(at, m3, 48);
     }
   }
 }
@@ -115,20 +122,11 @@ export function weights(b: Block, t0: i32, t1: i32): void {
   for (let t = t0; t < t1; t++) {
     const tile = b.e + t * TILE;
     const cols = width(b, t);
-    for (let i = 0; i < b.rows; i += 8) {
-      const m0 = v128.load(b.max + (i << 2));
-      const m1 = v128.load(b.max + (i << 2), 16);
-      let s0 = f32x4.splat(0), s1 = s0;
-      for (let j = 0, x = tile + (i << 2); j < cols; j++, x += ROW) {
-        const e0 = exp2NonPositive(f32x4.sub(v128.load(x), m0));
-        const e1 = exp2NonPositive(f32x4.sub(v128.load(x, 16), m1));
-        v128.store(x, e0);
-        v128.store(x, e1, 16);
-        s0 = f32x4.add(s0, e0);
-        s1 = f32x4.add(s1, e1);
-      }
-      addTo(b.sum + (i << 3), s0);
-      addTo(b.sum + (i << 3) + 32, s1);
+    for (let i = 0; i < b.rows; i += 16) {
+      exponentials(cols, ROW, tile + (i << 2), b.max + (i << 2), SUMS);
+      const at = b.sum + (i << 3);
+      addTo(at, v128.load(SUMS)); addTo(at + 32, v128.load(SUMS, 16));
+      addTo(at + 64, v128.load(SUMS, 32)); addTo(at + 96, v128.load(SUMS, 48));
     }
     if (b.o) output(b, t, cols, tile);
   }
@@ -163,14 +161,18 @@ export function values(b: Block, t0: i32, t1: i32): void {
     const cols = width(b, t);
     const dp = b.t + t * TILE;
     outer(cols, b.rows, b.dv, b.v + ((<usize>t * KEYS * b.dv) << 2), b.g, dp);
-    for (let i = 0; i < b.rows; i += 4) {
-      let s = f32x4.splat(0);
+    for (let i = 0; i < b.rows; i += 16) {
+      let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0;
       let x = dp + (i << 2);
       let e = b.e + t * TILE + (i << 2);
       for (let j = 0; j < cols; j++, x += ROW, e += ROW) {
-        s = f32x4.add(s, f32x4.mul(v128.load(x), v128.load(e)));
+        s0 = madd(v128.load(x), v128.load(e), s0);
+        s1 = madd(v128.load(x, 16), v128.load(e, 16), s1);
+        s2 = madd(v128.load(x, 32), v128.load(e, 32), s2);
+        s3 = madd(v128.load(x, 48), v128.load(e, 48), s3);
       }
-      addTo(b.dot + (i << 3), s);
+      const at = b.dot + (i << 3);
+      addTo(at, s0); addTo(at + 32, s1); addTo(at + 64, s2); addTo(at + 96, s3);
     }
   }
 }
@@ -182,14 +184,16 @@ export function gradients(b: Block, t0: i32, t1: i32): void {
     const e = b.e + t * TILE;
     if (b.ps) {
       const ds = b.t + t * TILE;
-      for (let i = 0; i < b.rows; i += 8) {
-        const m0 = v128.load(b.mean + (i << 2));
-        const m1 = v128.load(b.mean + (i << 2), 16);
+      for (let i = 0; i < b.rows; i += 16) {
+        const at = b.mean + (i << 2);
+        const m0 = v128.load(at), m1 = v128.load(at, 16), m2 = v128.load(at, 32), m3 = v128.load(at, 48);
         let x = ds + (i << 2);
         let y = e + (i << 2);
         for (let j = 0; j < cols; j++, x += ROW, y += ROW) {
           v128.store(x, f32x4.mul(v128.load(y), f32x4.sub(v128.load(x), m0)));
           v128.store(x, f32x4.mul(v128.load(y, 16), f32x4.sub(v128.load(x, 16), m1)), 16);
+          v128.store(x, f32x4.mul(v128.load(y, 32), f32x4.sub(v128.load(x, 32), m2)), 32);
+          v128.store(x, f32x4.mul(v128.load(y, 48), f32x4.sub(v128.load(x, 48), m3)), 48);
         }
       }
       thin(b, t, cols, ds, b.ps, b.us, b.ws, b.rs, b.ls);

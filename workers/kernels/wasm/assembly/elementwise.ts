@@ -1,34 +1,14 @@
 /** Exponentials and other passes over vectors. Addresses in bytes, n in elements. */
 import { madd } from './tile';
 
-/**
- * 2^x for x <= 0; exactly 0 below 2^-100 (and for minus infinity). In a softmax row, whose largest
- * term is 1, that is far below one rounding, and products stay clear of denormal numbers.
- *
- * 2^x = 2^n 2^f with n the nearest integer; 2^f, |f| <= 1/2, is the minimax polynomial of degree 6
- * (relative error 2e-9, 1.3 ulp after rounding).
- */
-// @ts-ignore: decorator
-@inline
-export function exp2NonPositive(x: v128): v128 {
-  const keep = f32x4.gt(x, f32x4.splat(-100));
-  const n = f32x4.nearest(f32x4.max(x, f32x4.splat(-101)));
-  const f = f32x4.sub(f32x4.max(x, f32x4.splat(-101)), n);
-  let p = f32x4.splat(1.53533620e-4);
-  p = madd(p, f, f32x4.splat(1.33988750e-3));
-  p = madd(p, f, f32x4.splat(9.61843692e-3));
-  p = madd(p, f, f32x4.splat(5.55033237e-2));
-  p = madd(p, f, f32x4.splat(2.40226477e-1));
-  p = madd(p, f, f32x4.splat(6.93147182e-1));
-  p = madd(p, f, f32x4.splat(1));
-  return v128.and(scale(p, n), keep);
-}
+/** Adding it rounds to an integer, which then stands in the low bits of the sum: 1.5 * 2^23. */
+const MAGIC: f32 = 12582912;
 
-/** p 2^n, by adding n to the bits of the exponent. */
+/** p 2^n for t = n + MAGIC: n is added to the bits of the exponent. */
 // @ts-ignore: decorator
 @inline
-function scale(p: v128, n: v128): v128 {
-  return i32x4.add(p, i32x4.shl(i32x4.trunc_sat_f32x4_s(n), 23));
+function scale(p: v128, t: v128): v128 {
+  return i32x4.add(p, i32x4.shl(t, 23));
 }
 
 /**
@@ -39,8 +19,9 @@ function scale(p: v128, n: v128): v128 {
  */
 export function exp(x: usize, n: i32): void {
   for (const end = x + (<usize>n << 2); x < end; x += 16) {
-    const v = f32x4.max(f32x4.min(v128.load(x), f32x4.splat(88)), f32x4.splat(-87));
-    const m = f32x4.nearest(f32x4.mul(v, f32x4.splat(1.44269504)));
+    const v = f32x4.pmax(f32x4.splat(-87), f32x4.pmin(f32x4.splat(88), v128.load(x)));
+    const t = f32x4.add(f32x4.mul(v, f32x4.splat(1.44269504)), f32x4.splat(MAGIC));
+    const m = f32x4.sub(t, f32x4.splat(MAGIC));
     let f = f32x4.sub(v, f32x4.mul(m, f32x4.splat(0.693359375)));
     f = f32x4.add(f, f32x4.mul(m, f32x4.splat(2.12194440e-4)));
     let p = f32x4.splat(1.38436537e-3);
@@ -50,14 +31,14 @@ export function exp(x: usize, n: i32): void {
     p = madd(p, f, f32x4.splat(4.99999940e-1));
     p = madd(p, f, f32x4.splat(1));
     p = madd(p, f, f32x4.splat(1));
-    v128.store(x, scale(p, m));
+    v128.store(x, scale(p, t));
   }
 }
 
 /** Largest |x[i]|. n a multiple of 4. */
 export function max_abs(x: usize, n: i32): f32 {
   let m = f32x4.splat(0);
-  for (const end = x + (<usize>n << 2); x < end; x += 16) m = f32x4.max(m, f32x4.abs(v128.load(x)));
+  for (const end = x + (<usize>n << 2); x < end; x += 16) m = f32x4.pmax(m, f32x4.abs(v128.load(x)));
   return max(
     max(f32x4.extract_lane(m, 0), f32x4.extract_lane(m, 1)),
     max(f32x4.extract_lane(m, 2), f32x4.extract_lane(m, 3)),

@@ -6,3 +6,4 @@ export {
   running_softmax, score_gradient, outer, contract, fold, transpose,
   feature_products, weigh_features, scale_columns,
 } from './low-rank';
+export { dots64, combine64 } from './double';

@@ -1,0 +1,110 @@
+/**
+ * Programs that people would write themselves, run against the service as other processes. Those in
+ * Python are skipped where their packages are missing; the interpreter is $PYTHON, or python3.
+ */
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { finiteDifferences } from '../support/finite-differences.js';
+import type { GradientRequest } from '../support/fixtures.js';
+import { plainLoss, plainProblem } from '../support/plain-loss.js';
+import { type RunningServer, startServer } from '../support/server.js';
+import { encodeValues, relativeError } from '../support/wire-tensor.js';
+
+const run = promisify(execFile);
+const FOLDER = fileURLToPath(new URL('../../../test/clients/', import.meta.url));
+const PYTHON = process.env.PYTHON || 'python3';
+const TIMEOUT = 120_000;
+
+let server: RunningServer;
+before(async () => {
+  server = await startServer();
+});
+after(() => server.close());
+
+/** Why a command cannot run here, or false. */
+async function missing(command: string, args: string[]): Promise<string | false> {
+  try {
+    await run(command, args, { timeout: TIMEOUT });
+    return false;
+  } catch (error) {
+    const { stderr, message } = error as { stderr?: string; message: string };
+    return `${command}: ${stderr?.trim().split('\n').at(-1) || message}`;
+  }
+}
+
+const CLIENTS = [
+  { script: 'python_msgpack.py', packages: 'numpy, msgpack', checks: 3 },
+  { script: 'python_msgpack_numpy.py', packages: 'numpy, msgpack, msgpack_numpy', checks: 1 },
+  { script: 'python_numpy_json.py', packages: 'numpy', checks: 2 },
+];
+
+// All reasons are known before the first test is: the runner would end between two of them.
+const noCurl = await missing('curl', ['--version']);
+const noPackages = await Promise.all(
+  CLIENTS.map(({ packages }) => missing(PYTHON, ['-c', `import ${packages}`])),
+);
+
+for (const [index, { script, checks }] of CLIENTS.entries()) {
+  const skip = noPackages[index];
+  test(script, { skip }, async (t) => {
+    // -B: leaves no __pycache__ in the repository.
+    const { stdout } = await run(PYTHON, ['-B', FOLDER + script, `${server.url}/gradient`], {
+      timeout: TIMEOUT,
+    });
+    const lines = stdout.trim().split('\n');
+    for (const line of lines) t.diagnostic(line);
+    assert.equal(lines.length, checks);
+  });
+}
+
+/** The matrices of tiny.json as tensors. */
+function listsAsTensors(value: unknown): unknown {
+  if (Array.isArray(value)) {
+    const shape = [value.length, value[0].length];
+    return encodeValues('float64', shape, Float64Array.from(value.flat()));
+  }
+  if (typeof value !== 'object' || value === null) return value;
+  const entries = Object.entries(value).map(([key, item]) => [key, listsAsTensors(item)]);
+  return Object.fromEntries(entries);
+}
+
+test('curl_json.sh', { skip: noCurl }, async () => {
+  const script = `${FOLDER}curl_json.sh`;
+  const { stdout } = await run('sh', [script, `${server.url}/gradient`], { timeout: TIMEOUT });
+  const answer = JSON.parse(stdout);
+  const request = listsAsTensors(JSON.parse(readFileSync(`${FOLDER}tiny.json`, 'utf8')));
+  const problem = plainProblem(request as GradientRequest);
+  assert.ok(Math.abs(answer.loss / plainLoss(problem) - 1) < 1e-6);
+  for (const [projection, pair] of finiteDifferences(problem)) {
+    for (const tensor of ['lora_A', 'lora_B'] as const) {
+      const measured = Float64Array.from(answer.gradients[projection][tensor].flat());
+      assert.ok(relativeError(measured, pair[tensor]) < 1e-6, `${projection}.${tensor}`);
+    }
+  }
+});
+
+/** The only block of that language in the README which posts a gradient, aimed at this server. */
+function readmeExample(language: string): string {
+  const readme = readFileSync(`${FOLDER}../../README.md`, 'utf8');
+  const blocks = [...readme.matchAll(/^```(\w+)\n(.*?)^```$/gms)]
+    .filter(([, name, code]) => name === language && code.includes('3000/gradient'))
+    .map(([, , code]) => code);
+  assert.equal(blocks.length, 1);
+  return blocks[0].replaceAll('http://127.0.0.1:3000', server.url);
+}
+
+test('the Python example of the README', { skip: noPackages[0] }, async () => {
+  const { stdout } = await run(PYTHON, ['-c', readmeExample('python')], { timeout: TIMEOUT });
+  assert.match(stdout, /^\(8, 128\) \d+\.\d+\nbelow the threshold: (True|False) \d/);
+});
+
+test('the curl example of the README', { skip: noCurl }, async () => {
+  const { stdout } = await run('sh', ['-c', readmeExample('sh')], { timeout: TIMEOUT });
+  const { gradients } = JSON.parse(stdout);
+  assert.equal(gradients.q_proj.lora_A[0].length, 2);
+  assert.equal(gradients.q_proj.lora_B.length, 2);
+});

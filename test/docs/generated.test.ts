@@ -1,0 +1,46 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { Validator } from '@seriousme/openapi-schema-validator';
+import { TABLES, withTable } from '../../docs/tables.js';
+import { openapiDocument } from '../../openapi/generate.js';
+
+const root = new URL('../../../', import.meta.url);
+const read = (file: string) => readFileSync(new URL(file, root), 'utf8');
+
+test('openapi/openapi.json is what the code says (npm run docs)', async () => {
+  assert.equal(read('openapi/openapi.json'), await openapiDocument());
+});
+
+test('the OpenAPI document is valid 3.1', async () => {
+  const validator = new Validator();
+  const { valid, errors } = await validator.validate(JSON.parse(read('openapi/openapi.json')));
+  assert.ok(valid, JSON.stringify(errors, null, 2));
+  assert.equal(validator.version, '3.1');
+});
+
+/** Every schema object below a node that is a value of `properties`. */
+function* properties(node: unknown, path: string): Generator<[string, Record<string, unknown>]> {
+  if (typeof node !== 'object' || node === null) return;
+  for (const [key, value] of Object.entries(node)) {
+    if (key === 'properties') {
+      for (const [name, schema] of Object.entries(value as object))
+        yield [`${path}.${name}`, schema];
+    }
+    if (key !== 'examples') yield* properties(value, `${path}/${key}`);
+  }
+}
+
+test('every field of the document is described', () => {
+  const undescribed = [...properties(JSON.parse(read('openapi/openapi.json')), '')]
+    .filter(([, schema]) => !schema.description)
+    .map(([path]) => path);
+  assert.deepEqual(undescribed, []);
+});
+
+for (const { file, name, make } of TABLES) {
+  test(`the table of ${name} in ${file} is what the code says (npm run docs)`, () => {
+    const text = read(file);
+    assert.equal(text, withTable(text, name, make()));
+  });
+}

@@ -1,0 +1,122 @@
+/**
+ * The answers of the running service against PyTorch's autograd in float64.
+ *
+ * The yardstick is the error that plain float32 PyTorch makes on the same request: a float32 kernel may
+ * be a few times worse, since it adds in another order. Half-precision adapters get their gradients
+ * rounded to half precision, which comes on top.
+ */
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { finiteDifferences } from '../support/finite-differences.js';
+import { type Fixture, loadFixtures, PROJECTIONS } from '../support/fixtures.js';
+import { plainProblem } from '../support/plain-loss.js';
+import { type GradientAnswer, type RunningServer, startServer } from '../support/server.js';
+import { relativeError, values, type WireTensor } from '../support/wire-tensor.js';
+
+const TIMES_NAIVE = 3;
+const FLOAT32_ULP = 2 ** -23;
+const FLOOR = 4 * FLOAT32_ULP;
+/** Truncation and rounding of the central differences themselves: at most 1e-9 measured. */
+const DIFFERENCES = 1e-8;
+const PAIR = ['lora_A', 'lora_B'] as const;
+
+const fixtures = loadFixtures();
+let server: RunningServer;
+before(async () => {
+  server = await startServer();
+});
+after(() => server.close());
+
+/** The largest error of a gradient over its naive float32 error, before half-precision rounding. */
+const worst = { ratio: 0, of: '' };
+
+function allowed(fixture: Fixture, name: string, truth: Float64Array): number {
+  const naive = TIMES_NAIVE * fixture.naive_float32[name];
+  // A gradient that is exactly zero stays exactly zero, unless float32 itself leaves a remainder.
+  if (truth.every((value) => value === 0)) return naive;
+  return naive + FLOOR + (fixture.answer_rounding[name] ?? 0);
+}
+
+function assertClose(
+  fixture: Fixture,
+  name: string,
+  measured: WireTensor,
+  like: WireTensor,
+  truth: Float64Array,
+) {
+  assert.equal(measured.dtype, like.dtype, name);
+  assert.deepEqual(measured.shape, like.shape, name);
+  const error = relativeError(values(measured), truth);
+  const limit = allowed(fixture, name, truth);
+  assert.ok(error <= limit, `${name}: relative error ${error}, allowed ${limit}`);
+  const naive = fixture.naive_float32[name];
+  if (naive > 0 && /^float(32|64)$/.test(like.dtype) && error / naive > worst.ratio) {
+    Object.assign(worst, { ratio: error / naive, of: `${name} of ${fixture.name}` });
+  }
+}
+
+function assertGradients({ gradients }: GradientAnswer, fixture: Fixture) {
+  const { request, expected } = fixture;
+  assert.ok(gradients);
+  assert.deepEqual(Object.keys(gradients).sort(), Object.keys(expected.gradients).sort());
+  for (const projection of PROJECTIONS) {
+    const truth = expected.gradients[projection];
+    if (!truth) continue;
+    assert.deepEqual(Object.keys(gradients[projection]!).sort(), PAIR);
+    for (const name of PAIR) {
+      const measured = gradients[projection]![name];
+      const adapter = request[projection][name]!;
+      assertClose(fixture, `${projection}.${name}`, measured, adapter, values(truth[name]));
+    }
+  }
+}
+
+function assertLoss({ loss }: GradientAnswer, { expected, naive_float32 }: Fixture) {
+  if (expected.loss === undefined) return assert.equal(loss, undefined);
+  const error = Math.abs(loss! / expected.loss - 1);
+  const limit = TIMES_NAIVE * naive_float32.loss + FLOOR;
+  assert.ok(error <= limit, `loss: relative error ${error}, allowed ${limit}`);
+}
+
+test('there are fixtures for all that matters', () => {
+  assert.ok(fixtures.length >= 40, `${fixtures.length} fixtures`);
+});
+
+for (const fixture of fixtures) {
+  const { name, request, expected } = fixture;
+  test(name, async () => {
+    const answer = await server.gradient(request);
+    if (request.outputs?.includes('gradients') ?? true) assertGradients(answer, fixture);
+    else assert.ok(!('gradients' in answer));
+    assertLoss(answer, fixture);
+    if (expected.attention_output) {
+      const objective = (request.target ?? request.grad_output)!;
+      const truth = values(expected.attention_output);
+      assertClose(fixture, 'attention_output', answer.attention_output!, objective, truth);
+    } else assert.ok(!('attention_output' in answer));
+    assert.equal(answer.method, 'exact');
+    assert.equal(answer.fallback, false);
+  });
+}
+
+const tiny = fixtures.filter((fixture) => fixture.finite_differences);
+test('a few are small enough for finite differences', () => {
+  assert.ok(tiny.length >= 3);
+});
+
+for (const fixture of tiny) {
+  test(`${fixture.name}: finite differences of the loss`, async () => {
+    const { gradients } = await server.gradient(fixture.request);
+    for (const [projection, pair] of finiteDifferences(plainProblem(fixture.request))) {
+      for (const name of PAIR) {
+        const error = relativeError(values(gradients![projection]![name]), pair[name]);
+        const limit = allowed(fixture, `${projection}.${name}`, pair[name]) + DIFFERENCES;
+        assert.ok(error <= limit, `${projection}.${name}: ${error}, allowed ${limit}`);
+      }
+    }
+  });
+}
+
+test('the largest error beside that of float32 PyTorch', (t) => {
+  t.diagnostic(`${worst.ratio.toFixed(2)} times the naive float32 error: ${worst.of}`);
+});

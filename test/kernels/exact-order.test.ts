@@ -1,0 +1,71 @@
+/** The same bits for any number of threads, any order of tasks, and any number of runs. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { exactJob, runExactTask } from '../../workers/kernels/exact/gradient.js';
+import { CancelledError, runJob } from '../../workers/kernels/job.js';
+import type { GradientResult } from '../../workers/kernels/result.js';
+import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import { randomProblem, uniform } from './problems.js';
+import { exactOnMany, named } from './run.js';
+
+const inOrder = (n: number) => Array.from({ length: n }, (_, k) => k);
+const reversed = (n: number) => inOrder(n).reverse();
+const shuffled = (seed: number) => {
+  const next = uniform(seed);
+  return (n: number) =>
+    inOrder(n)
+      .map((index) => ({ index, key: next() }))
+      .sort((a, b) => a.key - b.key)
+      .map(({ index }) => index);
+};
+
+function assertSame(a: GradientResult, b: GradientResult, what: string): void {
+  for (const [name, gradient] of named(a)) {
+    assert.deepEqual(gradient, named(b).get(name), `${name}, ${what}`);
+  }
+  assert.deepEqual(a.attentionOutput, b.attentionOutput, what);
+  assert.deepEqual(a.norms, b.norms, what);
+  assert.equal(a.loss, b.loss, what);
+}
+
+const problems = {
+  'one long head': randomProblem({ seed: 1, queryLength: 2500, headDim: 8, objective: 'target' }),
+  'many heads, causal': randomProblem({
+    ...{ seed: 2, queryLength: 300, batch: 3, heads: 8, keyValueHeads: 4, causal: true },
+  }),
+};
+
+for (const [name, problem] of Object.entries(problems)) {
+  test(`bitwise the same on 1, 2, 3 and 8 threads: ${name}`, (t) => {
+    const seed = Date.now() % 2 ** 31;
+    t.diagnostic(`seed ${seed}`);
+    for (const build of ['plain', 'relaxed'] as const) {
+      const instances = inOrder(8).map(() => loadWasm({ build }));
+      const expected = exactOnMany(problem, instances.slice(0, 1), inOrder);
+      for (const count of [1, 2, 3, 8]) {
+        for (const order of [inOrder, reversed, shuffled(seed)]) {
+          const answer = exactOnMany(problem, instances.slice(0, count), order);
+          assertSame(expected, answer, `${build}, ${count} threads`);
+        }
+      }
+    }
+  });
+}
+
+test('a cancelled job stops, and its thread goes on', () => {
+  const wasm = loadWasm();
+  const problem = problems['one long head'];
+  let polls = 0;
+  const cancelled = () => ++polls > 20;
+  assert.throws(
+    () =>
+      runJob(
+        exactJob(problem, { attentionOutput: true }),
+        (t, c) => runExactTask(t, wasm, c),
+        cancelled,
+      ),
+    CancelledError,
+  );
+  const fresh = exactOnMany(problem, [loadWasm()], inOrder);
+  assertSame(fresh, exactOnMany(problem, [wasm], inOrder), 'after cancellation');
+});

@@ -1,0 +1,159 @@
+/**
+ * LoRA gradients in float32 as one would write them down first: every product rounded, every sum in
+ * order, P of the whole head in memory. How far it is from float64 says what float32 can be expected
+ * to give, and is the yardstick for the fast kernel.
+ */
+import type { AttentionProblem, Projection } from '../../src/lora/problem.js';
+
+const { fround } = Math;
+
+interface Matrix {
+  readonly rows: number;
+  readonly columns: number;
+  readonly data: Float32Array;
+}
+
+const zeros = (rows: number, columns: number): Matrix => ({
+  rows,
+  columns,
+  data: new Float32Array(rows * columns),
+});
+
+/** Rows [first, first + n) and columns [c, c + width) of row-major data. */
+function part(
+  data: Float32Array | Float64Array,
+  pitch: number,
+  first: number,
+  n: number,
+  c = 0,
+  width = pitch,
+): Matrix {
+  const out = zeros(n, width);
+  for (let i = 0; i < n; i++) {
+    for (let k = 0; k < width; k++) out.data[i * width + k] = data[(first + i) * pitch + c + k]!;
+  }
+  return out;
+}
+
+function transpose(a: Matrix): Matrix {
+  const out = zeros(a.columns, a.rows);
+  for (let i = 0; i < a.rows; i++) {
+    for (let k = 0; k < a.columns; k++) out.data[k * a.rows + i] = a.data[i * a.columns + k]!;
+  }
+  return out;
+}
+
+function multiply(a: Matrix, b: Matrix, scale = 1): Matrix {
+  const out = zeros(a.rows, b.columns);
+  for (let i = 0; i < a.rows; i++) {
+    for (let j = 0; j < b.columns; j++) {
+      let sum = 0;
+      for (let k = 0; k < a.columns; k++) {
+        sum = fround(sum + fround(a.data[i * a.columns + k]! * b.data[k * b.columns + j]!));
+      }
+      out.data[i * b.columns + j] = fround(sum * fround(scale));
+    }
+  }
+  return out;
+}
+
+function addTo(total: Float32Array, x: Matrix, offset = 0): void {
+  for (let k = 0; k < x.data.length; k++) total[offset + k]! += x.data[k]!;
+}
+
+function project(X: Matrix, p: Projection, head: number, width: number): Matrix {
+  const out = multiply(X, transpose(part(p.weight.data, p.inFeatures, head * width, width)));
+  if (p.bias) {
+    for (let k = 0; k < out.data.length; k++)
+      out.data[k]! += p.bias.data[head * width + (k % width)]!;
+  }
+  if (p.adapter) {
+    const { A, B, rank, scaling } = p.adapter;
+    const low = multiply(X, transpose(part(A.data, p.inFeatures, 0, rank)));
+    addTo(out.data, multiply(low, transpose(part(B.data, rank, head * width, width)), scaling));
+  }
+  return out;
+}
+
+export interface NaiveResult {
+  /** In the order lora_A, lora_B of the adapted projections among q, k, v. */
+  readonly gradients: Map<string, Float32Array>;
+  readonly output: Float32Array;
+}
+
+export function naiveGradient(problem: AttentionProblem): NaiveResult {
+  const { dims, projections, inputs, objective, scaling: beta } = problem;
+  const { batch, queryLength: Lq, keyLength: Lk, heads, keyValueHeads } = dims;
+  const { headDim: d, valueDim: dv } = dims;
+  const gradients = new Map<string, Float32Array>();
+  const output = new Float32Array(batch * Lq * heads * dv);
+
+  const addGradient = (
+    name: 'q_proj' | 'k_proj' | 'v_proj',
+    X: Matrix,
+    dY: Matrix,
+    head: number,
+  ) => {
+    const { adapter, inFeatures, outFeatures } = projections[name];
+    if (!adapter) return;
+    const { A, B, rank, scaling: s } = adapter;
+    const totalA = gradients.get(`${name}.lora_A`) ?? new Float32Array(rank * inFeatures);
+    const totalB = gradients.get(`${name}.lora_B`) ?? new Float32Array(outFeatures * rank);
+    const Bh = part(B.data, rank, head * dY.columns, dY.columns);
+    addTo(totalA, multiply(transpose(multiply(dY, Bh)), X, s));
+    const low = multiply(X, transpose(part(A.data, inFeatures, 0, rank)));
+    addTo(totalB, multiply(transpose(dY), low, s), head * dY.columns * rank);
+    gradients.set(`${name}.lora_A`, totalA).set(`${name}.lora_B`, totalB);
+  };
+
+  for (let b = 0; b < batch; b++) {
+    const XQ = part(inputs.query.data, projections.q_proj.inFeatures, b * Lq, Lq);
+    const XK = part(inputs.key.data, projections.k_proj.inFeatures, b * Lk, Lk);
+    const XV = part(inputs.value.data, projections.v_proj.inFeatures, b * Lk, Lk);
+    for (let h = 0; h < heads; h++) {
+      const shared = Math.floor((h * keyValueHeads) / heads);
+      const Q = project(XQ, projections.q_proj, h, d);
+      const K = project(XK, projections.k_proj, shared, d);
+      const V = project(XV, projections.v_proj, shared, dv);
+      const P = multiply(Q, transpose(K), beta);
+      softmax(P, problem.causal);
+      const O = multiply(P, V);
+      const G = part(objective.tensor.data, heads * dv, b * Lq, Lq, h * dv, dv);
+      for (let i = 0; i < Lq; i++) {
+        for (let c = 0; c < dv; c++) {
+          const value = O.data[i * dv + c]!;
+          output[(b * Lq + i) * heads * dv + h * dv + c] = value;
+          if (objective.kind === 'target') G.data[i * dv + c] = value - G.data[i * dv + c]!;
+        }
+      }
+      const dS = multiply(G, transpose(V));
+      for (let i = 0; i < Lq; i++) {
+        let mean = 0;
+        for (let c = 0; c < dv; c++) {
+          mean = fround(mean + fround(G.data[i * dv + c]! * O.data[i * dv + c]!));
+        }
+        for (let j = i * Lk; j < (i + 1) * Lk; j++) {
+          dS.data[j] = P.data[j]! * fround(dS.data[j]! - mean);
+        }
+      }
+      addGradient('q_proj', XQ, multiply(dS, K, beta), h);
+      addGradient('k_proj', XK, multiply(transpose(dS), Q, beta), shared);
+      addGradient('v_proj', XV, multiply(transpose(P), G), shared);
+    }
+  }
+  return { gradients, output };
+}
+
+function softmax(S: Matrix, causal: boolean): void {
+  for (let i = 0; i < S.rows; i++) {
+    const row = S.data.subarray(i * S.columns, (i + 1) * S.columns);
+    if (causal) row.fill(Number.NEGATIVE_INFINITY, i + 1);
+    const max = row.reduce((a, b) => Math.max(a, b));
+    let sum = 0;
+    for (let j = 0; j < row.length; j++) {
+      row[j] = Math.exp(fround(row[j]! - max));
+      sum = fround(sum + row[j]!);
+    }
+    for (let j = 0; j < row.length; j++) row[j]! /= sum;
+  }
+}

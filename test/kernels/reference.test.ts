@@ -1,0 +1,93 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { AttentionProblem } from '../../src/lora/problem.js';
+import { runJob } from '../../workers/kernels/job.js';
+import { referenceJob, runReferenceTask } from '../../workers/kernels/reference/gradient.js';
+import { type ProblemShape, randomProblem } from '../support/problems.js';
+
+const solve = (problem: AttentionProblem) =>
+  runJob(referenceJob(problem, { attentionOutput: true }), runReferenceTask);
+
+/** The problem in float64, so that a small step in one entry is not rounded away. */
+function inFloat64(problem: AttentionProblem): AttentionProblem {
+  return JSON.parse(JSON.stringify(problem), (_key, value) =>
+    value && typeof value === 'object' && 'dtype' in value
+      ? { ...value, data: Float64Array.from(Object.values(value.data as object)) }
+      : value,
+  );
+}
+
+const CASES: Record<string, ProblemShape> = {
+  'self-attention': { length: 7 },
+  'causal, two heads': { length: 6, heads: 2, headDim: 4, causal: true },
+  'cross-attention, dv unlike d': { length: 5, keyLength: 8, headDim: 6, valueDim: 3 },
+  'causal with fewer keys than queries': { length: 8, keyLength: 5, causal: true },
+  'four heads share two, batch of two': {
+    batch: 2,
+    length: 4,
+    heads: 4,
+    keyValueHeads: 2,
+    headDim: 3,
+  },
+  'more rows than a block': { length: 70, width: 4, headDim: 3, rank: 1 },
+};
+
+for (const [name, shape] of Object.entries(CASES)) {
+  test(`central differences of the loss: ${name}`, () => {
+    const seed = 20260101;
+    const problem = inFloat64(randomProblem(seed, { ...shape, objective: 'target' }));
+    const { gradients } = solve(problem);
+    for (const projection of ['q_proj', 'k_proj', 'v_proj'] as const) {
+      const adapter = problem.projections[projection].adapter;
+      const gradient = gradients[projection];
+      assert.ok(adapter && gradient);
+      for (const [tensor, expected] of [
+        [adapter.A.data, gradient.lora_A],
+        [adapter.B.data, gradient.lora_B],
+      ] as const) {
+        const scale = Math.max(...expected.map(Math.abs));
+        for (const k of [0, tensor.length >> 1, tensor.length - 1]) {
+          const [value, step] = [tensor[k], 1e-5];
+          tensor[k] = value + step;
+          const above = solve(problem).loss as number;
+          tensor[k] = value - step;
+          const below = solve(problem).loss as number;
+          tensor[k] = value;
+          const difference = (above - below) / (2 * step);
+          // Central differences: truncation of order step^2, rounding of order ulp(loss) / step.
+          const floor = (Math.abs(above) * 2 ** -52) / step;
+          assert.ok(
+            Math.abs(difference - expected[k]) <= 1e-7 * scale + 10 * floor,
+            `${projection}[${k}]: ${expected[k]} against ${difference} (seed ${seed})`,
+          );
+        }
+      }
+    }
+  });
+}
+
+test('rows of logits at +-10,000, one key and equal keys stay finite', () => {
+  const huge = inFloat64(randomProblem(3, { length: 5 }));
+  const scaled = { ...huge, scaling: 1e4 };
+  for (const problem of [scaled, randomProblem(4, { length: 3, keyLength: 1 })]) {
+    const { gradients, attentionOutput } = solve(problem);
+    for (const gradient of Object.values(gradients)) {
+      assert.ok([...gradient.lora_A, ...gradient.lora_B].every(Number.isFinite));
+    }
+    assert.ok(attentionOutput?.every(Number.isFinite));
+  }
+});
+
+test('with lora_B at zero the gradient of lora_A is exactly zero', () => {
+  const problem = randomProblem(5, { length: 6 });
+  for (const { adapter } of Object.values(problem.projections)) adapter?.B.data.fill(0);
+  for (const { lora_A, lora_B } of Object.values(solve(problem).gradients)) {
+    assert.ok(lora_A.every((x) => x === 0));
+    assert.ok(lora_B.some((x) => x !== 0));
+  }
+});
+
+test('no adapter, no gradient', () => {
+  const { gradients } = solve(randomProblem(6, { adapted: ['v_proj'] }));
+  assert.deepEqual(Object.keys(gradients), ['v_proj']);
+});

@@ -1,0 +1,107 @@
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { WorkerPool } from '../../src/pool/worker-pool.js';
+import type { Job, Task } from '../../workers/kernels/job.js';
+import { referenceJob } from '../../workers/kernels/reference/gradient.js';
+import type { GradientResult } from '../../workers/kernels/result.js';
+import type { WarmUpTask } from '../../workers/warm-up.js';
+import { randomProblem } from '../support/problems.js';
+
+const WORKERS = 2;
+let pool: WorkerPool;
+before(async () => {
+  pool = await WorkerPool.start({ workers: WORKERS, warmUpMs: 30_000 });
+});
+after(() => pool.close());
+
+const never = () => new AbortController().signal;
+
+/** Holds a worker until `open` is called: it waits for one more arrival than there are workers. */
+function gate(): { readonly job: Job<void>; readonly task: WarmUpTask; open(): void } {
+  const arrived = new Int32Array(new SharedArrayBuffer(4));
+  const task: WarmUpTask = { kernel: 'warm_up', arrived, expected: 1000 };
+  return {
+    task,
+    job: (function* () {
+      yield { name: 'gate', tasks: [task] };
+    })(),
+    open: () => {
+      Atomics.add(arrived, 0, 1000);
+      Atomics.notify(arrived, 0);
+    },
+  };
+}
+
+const idle = async () => {
+  while (pool.load().busy > 0) await new Promise((resolve) => setTimeout(resolve, 1));
+};
+
+test('results come back in the order of the tasks, stage by stage', async () => {
+  const problem = randomProblem(1, { length: 9 });
+  function* twice(): Job<GradientResult[]> {
+    const first = yield* referenceJob(problem, { attentionOutput: false });
+    const second = yield* referenceJob(problem, { attentionOutput: false });
+    return [first, second];
+  }
+  const [first, second] = await pool.run(twice(), { signal: never() });
+  assert.deepEqual(first.gradients, second.gradients);
+  assert.ok(first.gradients.q_proj?.lora_A.some((x) => x !== 0));
+});
+
+test('a stage without tasks is passed', async () => {
+  function* empty(): Job<string> {
+    const results = yield { name: 'nothing', tasks: [] };
+    return `${results.length} results`;
+  }
+  assert.equal(await pool.run(empty(), { signal: never() }), '0 results');
+});
+
+test('a task that fails fails its job and no other', async () => {
+  function* broken(): Job<void> {
+    yield { name: 'broken', tasks: [{ kernel: 'reference' } as Task] };
+  }
+  await assert.rejects(pool.run(broken(), { signal: never() }), /undefined/);
+  const result = await pool.run(
+    referenceJob(randomProblem(2, { length: 3 }), { attentionOutput: false }),
+    { signal: never() },
+  );
+  assert.ok(result.gradients.q_proj);
+});
+
+test('an abort stops a running task, frees its worker, and rejects with the reason', async () => {
+  const held = gate();
+  const controller = new AbortController();
+  const run = pool.run(held.job, { signal: controller.signal });
+  while (pool.load().busy === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  controller.abort(new Error('nobody waits'));
+  await assert.rejects(run, /nobody waits/);
+  assert.deepEqual(pool.load(), { workers: WORKERS, busy: 0, jobs: 0, waiting: 0 });
+});
+
+test('an abort drops the tasks that still wait', async () => {
+  const gates = Array.from({ length: WORKERS }, gate);
+  const holding = gates.map(({ job }) => pool.run(job, { signal: never() }));
+  while (pool.load().busy < WORKERS) await new Promise((resolve) => setTimeout(resolve, 1));
+  const controller = new AbortController();
+  const waiting = pool.run(
+    referenceJob(randomProblem(3, { length: 3 }), { attentionOutput: false }),
+    { signal: controller.signal },
+  );
+  assert.equal(pool.load().waiting, 1);
+  controller.abort(new Error('gave up'));
+  await assert.rejects(waiting, /gave up/);
+  assert.equal(pool.load().waiting, 0);
+  for (const { open } of gates) open();
+  await Promise.all(holding);
+});
+
+test('a job that is aborted before it starts runs nothing', async () => {
+  const signal = AbortSignal.abort(new Error('too late'));
+  await assert.rejects(pool.run(gate().job, { signal }), /too late/);
+  await idle();
+  assert.equal(pool.load().busy, 0);
+});
+
+test('a pool whose workers cannot get ready in time fails to start', async () => {
+  await assert.rejects(WorkerPool.start({ workers: 1, warmUpMs: 1 }), /not ready within 1 ms/);
+});

@@ -1,0 +1,73 @@
+/** The service as main.ts puts it together, on a free port of this process. */
+import type { AddressInfo } from 'node:net';
+import { buildApp } from '../../src/app.js';
+import { readConfig } from '../../src/config.js';
+import { WorkerPool } from '../../src/pool/worker-pool.js';
+import { DIALECTS, decodeAnswer } from './dialects.js';
+import type { GradientRequest, Gradients, Threshold } from './fixtures.js';
+import type { WireTensor } from './wire-tensor.js';
+
+/** What the tests read of an answer, with every tensor as {dtype, shape, data}. */
+export interface GradientAnswer {
+  gradients?: Gradients;
+  loss?: number;
+  attention_output?: WireTensor;
+  method: string;
+  fallback: boolean;
+  threshold: Threshold;
+  timings_ms: Record<string, number>;
+}
+
+export interface RunningServer {
+  readonly url: string;
+  post(path: string, body: Uint8Array, contentType: string, accept: string): Promise<Response>;
+  /** The decoded answer of POST /gradient, and of POST /plan; anything but 200 is an error. */
+  gradient(request: GradientRequest): Promise<GradientAnswer>;
+  plan(request: GradientRequest): Promise<Omit<GradientAnswer, 'gradients' | 'loss'>>;
+  close(): Promise<void>;
+}
+
+/** @param settings environment variables that differ from their defaults. */
+export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<RunningServer> {
+  const config = readConfig({
+    PORT: '0',
+    LOG_LEVEL: 'silent',
+    LORAGRAD_WORKERS: '2',
+    ...settings,
+  });
+  const executor = await WorkerPool.start({
+    workers: config.LORAGRAD_WORKERS,
+    warmUpMs: config.LORAGRAD_WARMUP_MS,
+    revectorize: config.LORAGRAD_REVECTORIZE,
+  });
+  const app = await buildApp(config, executor);
+  await app.listen({ port: config.PORT, host: config.HOST });
+  const { port } = app.server.address() as AddressInfo;
+  const url = `http://127.0.0.1:${port}`;
+
+  const post: RunningServer['post'] = (path, body, contentType, accept) =>
+    fetch(url + path, {
+      method: 'POST',
+      headers: { 'content-type': contentType, accept },
+      body: new Uint8Array(body),
+    });
+
+  const ask = async (path: string, request: GradientRequest) => {
+    const { contentType, encode } = DIALECTS.tensors;
+    const response = await post(path, encode(request), contentType, contentType);
+    const body = new Uint8Array(await response.arrayBuffer());
+    if (response.status !== 200) throw new Error(`${response.status}: ${Buffer.from(body)}`);
+    return decodeAnswer(body, response.headers.get('content-type') ?? '') as GradientAnswer;
+  };
+
+  return {
+    url,
+    post,
+    gradient: (request) => ask('/gradient', request),
+    plan: (request) => ask('/plan', request),
+    close: async () => {
+      await app.close();
+      await executor.close();
+    },
+  };
+}
