@@ -29,7 +29,6 @@ export function headCost(
 ): HeadCost {
   const at = layout(head);
   const { d, dv, queryLength: nq, keyLength: nk, query, key, value } = head;
-  const { p, rv } = at;
   const pairs = visible(head);
   const chain = 2 * m * (nk + nq) * (at.keyWidth + at.queryWidth) * (head.causal ? 1.5 : 1);
   const projections =

@@ -175,15 +175,15 @@ function columns(
   return out;
 }
 
-/** One-sided quantile of the normal distribution at 99 %, and the allowance used in its place. */
-const QUANTILE = 3;
+/** Jackknife deviations above the U-statistic: 2.33 would do for a normal distribution, these are not. */
+const DEVIATIONS = 6;
 
 /**
  * From n independent unbiased estimates D_k (n, size) of a matrix E.
  *
  * |mean|^2 is |E|^2 plus the noise of the mean, which for a sample of few rows is most of it. The mean
  * of D_k.D_l over pairs k != l has no such bias (a U-statistic); its deviation comes from the jackknife,
- * and |E|^2 <= U + 3 deviations at 99 % and more (2.33 would do for a normal distribution). The plainer
+ * and |E|^2 <= U + 6 deviations. The plainer
  * |mean| + 2.58 standard errors holds as well: the smaller of the two is the upper limit.
  */
 export function statistics(
@@ -220,7 +220,7 @@ export function statistics(
   }
   const deviation = Math.sqrt(((n - 1) / n) * spread);
   const norm = Math.sqrt(meanSquare);
-  const unbiased = Math.sqrt(Math.max(0, statistic) + QUANTILE * deviation);
+  const unbiased = Math.sqrt(Math.max(0, statistic) + DEVIATIONS * deviation);
   return {
     norm: norm * largest,
     standardError: standardError * largest,

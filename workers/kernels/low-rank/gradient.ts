@@ -24,7 +24,16 @@ export function headGradients(arithmetic: Arithmetic, run: HeadRun): HeadGradien
   if (plan.outlierQueries.length > 0) {
     const mark = arithmetic.mark();
     const space = openWorkspace(arithmetic, head, plan);
-    const { rows, gradient, va } = outlierGradient(space, run);
+    const { rows, gradient, va, output } = outlierGradient(space, run);
+    let squares = 0;
+    for (const g of gradient) squares += g * g;
+    run.loss[run.segments.length] = squares / 2;
+    plan.outlierQueries.forEach((row, i) => {
+      const to = row * head.objectiveStride + head.objectiveOffset;
+      for (let a = 0; run.attentionOutput && a < head.dv; a++) {
+        run.attentionOutput[to + a] = output[i * head.dv + a] + plan.centreV[a];
+      }
+    });
     const right = new Float64Array(plan.outlierQueries.length * at.p);
     addSlots(run.outlierRight, 0, run.segments.length, right);
     const { query, key, d, dv } = head;

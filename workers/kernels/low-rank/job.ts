@@ -1,6 +1,11 @@
 /** A low-rank run as a job: the chain, the error estimate on fresh rows, the certificate, the correction. */
-import type { AttentionProblem } from '../../../src/lora/problem.js';
+import {
+  type AttentionProblem,
+  PROJECTIONS,
+  type ProjectionName,
+} from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
+import type { GradientResult } from '../result.js';
 import { chainJob, tensorOffset } from './chain.js';
 import type { Draw, TensorEstimate } from './estimate.js';
 import { TENSORS, type TensorName } from './layout.js';
@@ -18,6 +23,7 @@ export interface LowRankOptions {
   readonly certificate: boolean;
   /** float32 (compiled) or float64 (plain) scratch between the stages. */
   readonly single: boolean;
+  readonly attentionOutput: boolean;
 }
 
 export interface TensorError {
@@ -31,9 +37,10 @@ export interface TensorError {
   readonly certificate: { readonly frobenius: number; readonly relative: number } | null;
 }
 
-export interface LowRankResult {
-  readonly gradients: Record<TensorName, Float64Array>;
+export interface LowRankResult extends GradientResult {
   readonly errors: Partial<Record<TensorName, TensorError>>;
+  /** Rows whose row sum the features lost. Not zero: the gradients and their estimate are void. */
+  readonly lostRows: number;
 }
 
 export function* lowRankJob(
@@ -43,16 +50,32 @@ export function* lowRankJob(
 ): Job<LowRankResult, LowRankTask> {
   const draws = yield* drawRows(problem, plan, options);
   const sampledRuns: SampledRun[] = [];
+  const outputs = options.attentionOutput ? allocateOutput(problem, options.single) : null;
+  const { batch } = problem.dims;
+  const item = (b: number) =>
+    outputs && outputs.subarray((b * outputs.length) / batch, ((b + 1) * outputs.length) / batch);
+  let loss = 0;
+  let lostRows = 0;
   const { gradients, certificates } = yield* chainJob(
     problem,
     plan.heads.length,
     (h) =>
-      openRun(plan.heads[h], plan.headPlans[h], draws.lists[plan.heads[h].batch], options.single),
+      openRun(
+        plan.heads[h],
+        plan.headPlans[h],
+        draws.lists[plan.heads[h].batch],
+        options.single,
+        item(plan.heads[h].batch),
+      ),
     {
       certified: options.certificate && !options.correction,
       unit: options.single ? 2 ** -24 : 2 ** -53,
     },
     function* (runs: readonly HeadRun[]) {
+      for (const run of runs) {
+        for (const part of run.loss) loss += part;
+        for (const part of run.lostRows) lostRows += part;
+      }
       const opened = runs.map(openSampledRun);
       for (const step of ['sampled_exact', 'sampled_errors'] as const) {
         yield {
@@ -97,8 +120,30 @@ export function* lowRankJob(
     const rows = draws.draws.length;
     errors[name] = describe(gradients[name], estimates[i], bound, rows, options.correction);
   });
-  return { gradients, errors };
+  const of = (name: ProjectionName) => ({
+    lora_A: gradients[`${name}.lora_A`],
+    lora_B: gradients[`${name}.lora_B`],
+  });
+  return {
+    gradients: Object.fromEntries(
+      PROJECTIONS.filter((name) => problem.projections[name].adapter).map((name) => [
+        name,
+        of(name),
+      ]),
+    ),
+    loss: problem.objective.kind === 'target' ? loss : null,
+    attentionOutput: outputs,
+    norms: plan.norms,
+    errors,
+    lostRows,
+  };
 }
+
+/**
+ * Rounding that the estimate does not see, since it forms its rows anew: 64 units of float32, several
+ * times what the chain was seen to lose against float64.
+ */
+const ROUNDING = 64 * 2 ** -24;
 
 /** The estimate as the answer shows it; adds the correction if it is wanted. */
 function describe(
@@ -119,7 +164,7 @@ function describe(
   return {
     estimate: {
       relative: over(correction ? standardError : Math.min(norm, upper)),
-      upper: over(correction ? 2.58 * standardError : upper),
+      upper: over(correction ? 2.58 * standardError : upper) + (square > 0 ? ROUNDING : 0),
       confidence: 0.99,
       standard_error: over(standardError),
       rows_sampled: rows,
@@ -146,6 +191,13 @@ function joinHeads(
   let square = 0;
   for (const bound of perPart.values()) square += bound * bound;
   return Math.sqrt(square);
+}
+
+function allocateOutput({ dims }: AttentionProblem, single: boolean): Float32Array | Float64Array {
+  const n = dims.batch * dims.queryLength * dims.heads * dims.valueDim;
+  return single
+    ? new Float32Array(new SharedArrayBuffer(4 * n))
+    : new Float64Array(new SharedArrayBuffer(8 * n));
 }
 
 interface Draws {

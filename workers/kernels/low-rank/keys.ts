@@ -12,7 +12,7 @@ import { type Layout, layout } from './layout.js';
 import { squaredNorms } from './norms.js';
 import type { KeyRows, QueryRows, Workspace } from './rows.js';
 import { BLOCK, keyRows, queryRows, weightedFeatures } from './rows.js';
-import { EMPTY, type HeadRun, MASKED } from './run.js';
+import { checkpoint, EMPTY, type HeadRun, MASKED } from './run.js';
 
 export function keyPass(
   space: Workspace,
@@ -33,7 +33,7 @@ export function keyPass(
   const outliers =
     plan.outlierQueries.length > 0 ? exactRows(space, loadOutlierQueries(space)) : null;
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
-    if (cancelled()) return;
+    checkpoint(cancelled);
     rows.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
     keyColumns(space, at, rows, right);
     weightedFeatures(space, rows.z, rows.count, (r) => Math.exp(rows.logWeight[r]), phi);

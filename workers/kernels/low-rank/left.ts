@@ -18,7 +18,7 @@ import {
   type Workspace,
   weightedFeatures,
 } from './rows.js';
-import { addSlots, type HeadRun } from './run.js';
+import { addSlots, checkpoint, type HeadRun } from './run.js';
 
 export function leftPass(
   space: Workspace,
@@ -48,7 +48,7 @@ export function leftPass(
   // A key is seen by later queries only: under a mask the sums grow from the last block to the first.
   if (head.causal) blocks.reverse();
   for (const start of blocks) {
-    if (cancelled()) return;
+    checkpoint(cancelled);
     const count = Math.min(BLOCK, to - start, head.keyLength - start);
     if (count > 0) {
       rows.load((r) => start + r, count);

@@ -1,6 +1,7 @@
 /** The plan of a low-rank run: features and outliers of every head, predicted error and cost. */
 import type { AttentionLayer, AttentionProblem } from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
+import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
 import { draftPlan, openScan, putAside } from './basis.js';
 import { headCost, type Rates, samplingFlops } from './cost.js';
 import { type Head, splitHeads } from './head.js';
@@ -37,6 +38,8 @@ export interface LowRankPlan {
   readonly meetsTolerance: boolean;
   /** Length from which low-rank is faster, at this share of outliers; null: never. */
   readonly breakEvenLength: number | null;
+  /** Norms of the composed matrices, which decide on the theoretical threshold. */
+  readonly norms: ComposedNorms;
   /** On one thread of this machine. */
   readonly seconds: { readonly lowRank: number; readonly exact: number };
 }
@@ -61,7 +64,7 @@ export function* planLowRank(
   options: PlanOptions,
 ): Job<LowRankPlan, LowRankTask> {
   const heads = splitHeads(problem);
-  const mostFeatures = options.features ?? FEATURE_STEPS[FEATURE_STEPS.length - 1];
+  const mostFeatures = options.features ?? mostWorthwhile(heads[0], options.rates);
   const trials = (yield {
     name: 'trial',
     tasks: heads.flatMap((head) =>
@@ -80,7 +83,7 @@ export function* planLowRank(
     draftPlan(head, choices[h].trial.basis, choices[h].m, SHELL),
   );
   const scans = heads.map((head) => openScan(head));
-  yield {
+  const norms = (yield {
     name: 'scan',
     tasks: heads.flatMap((head, h) =>
       cut(Math.max(head.queryLength, head.keyLength)).map((segment) => ({
@@ -92,7 +95,7 @@ export function* planLowRank(
         scan: scans[h],
       })),
     ),
-  };
+  }) as ComposedNorms[];
   const headPlans = heads.map((head, h) => {
     const { share } = choices[h];
     return putAside(
@@ -102,8 +105,23 @@ export function* planLowRank(
       outlierCount(head, head.keyLength, share),
     );
   });
-  return summary(heads, headPlans, choices, sampledRows, problem.dims.batch, options);
+  return {
+    ...summary(heads, headPlans, choices, sampledRows, problem.dims.batch, options),
+    norms: norms.reduce(largestNorms, ZERO_NORMS),
+  };
 }
+
+/** The most features with which a head is still cheaper than exact, and a few where none is. */
+function mostWorthwhile(head: Head, rates: Rates): number {
+  const fits = FEATURE_STEPS.filter((m) => {
+    const { flops, exactFlops } = headCost(head, m, 0, 0, 0);
+    return flops / rates.lowRank < exactFlops / rates.exact;
+  });
+  return Math.max(ALWAYS_TRIED, ...fits);
+}
+
+/** So that the answer can say what the input would need, also where it is too short to pay. */
+const ALWAYS_TRIED = 128;
 
 function cut(length: number) {
   const step = 32 * BLOCK;
@@ -212,7 +230,7 @@ function summary(
   sampledRows: number,
   batch: number,
   { tolerance, rates }: PlanOptions,
-): LowRankPlan {
+): Omit<LowRankPlan, 'norms'> {
   const costs = heads.map((head, h) => {
     const { m, outlierQueries, outlierKeys } = headPlans[h];
     return headCost(head, m, outlierQueries.length, outlierKeys.length, sampledRows / batch);

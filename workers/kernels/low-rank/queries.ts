@@ -17,7 +17,7 @@ import { type DenseColumns, denseBackward, denseColumns, denseForward } from './
 import { keyColumns } from './keys.js';
 import { type Layout, layout } from './layout.js';
 import { BLOCK, type QueryRows, queryRows, type Workspace, weightedFeatures } from './rows.js';
-import { addSlots, type HeadRun } from './run.js';
+import { addSlots, checkpoint, type HeadRun } from './run.js';
 
 /** What is known about a block of queries once its rows of P are normalised. */
 export interface QueryBlock {
@@ -67,15 +67,18 @@ export function queryPass(
   const outliers = openOutlierKeys(space);
   const diagonal = head.causal ? openDiagonal(space, at, phi, state) : null;
   let sample = 0;
+  let loss = 0;
+  let lost = 0;
   while (run.sampled[sample] < from) sample++;
 
   for (let start = from; start < Math.min(to, head.queryLength); start += BLOCK) {
-    if (cancelled()) return;
+    checkpoint(cancelled);
     const { rows } = block;
     rows.load((r) => start + r, Math.min(BLOCK, to - start, head.queryLength - start));
     weightedFeatures(space, rows.x, rows.count, () => 1, phi);
     arithmetic.transposedProduct(BLOCK, phi, packedState, block.products);
     const dense = [outliers, diagonal?.load(start)].filter((c) => c != null && c.count > 0);
+    lost += lostRows(space, at, block, state[0]);
     normalise(space, at, block, dense as DenseColumns[]);
     objectiveGradient(space, block);
     arithmetic.gemm(rows.count, at.rv, head.dv, block.gradient, up, block.gradientB);
@@ -94,6 +97,7 @@ export function queryPass(
       );
     }
     gradients.add(block);
+    loss += putOut(space, run, block, start);
     weigh(arithmetic, phi, m, block);
     queryColumns(space, at, block, left);
     arithmetic.repack(operand, left);
@@ -109,6 +113,8 @@ export function queryPass(
       arithmetic.repack(packedState, state);
     }
   }
+  run.loss[s] = loss;
+  run.lostRows[s] = lost;
   run.querySums[s].set(sums);
   gradients.save(run.queryGradients[s]);
   if (outliers) saveOutlierKeys(at, outliers, run.outlierLeft[s]);
@@ -132,6 +138,25 @@ function openBlock(space: Workspace, at: Layout): QueryBlock {
     right: arithmetic.array(BLOCK * at.p),
     rightValue: arithmetic.array(BLOCK * at.rv),
   };
+}
+
+/** Below this share of the smallest row sum to expect, a row sum is an artefact of the polynomial. */
+const LOST = 0.01;
+
+/**
+ * Rows whose low-rank row sum makes no sense. With the keys centred, the mean of exp over them is at
+ * least exp of the mean (Jensen), about 1: sum_j w_j exp(score) is not much below sum_j w_j. One such row
+ * can be all of the error, and no sample of rows need find it.
+ */
+function lostRows(space: Workspace, at: Layout, block: QueryBlock, weights: number): number {
+  const { rows, products } = block;
+  let lost = 0;
+  for (let r = 0; r < rows.count; r++) {
+    if (rows.logScale[r] === -Infinity) continue;
+    const scale = Math.exp(rows.logScale[r] - space.plan.logWeightShift);
+    if (!(scale * products[r * at.keyWidth] >= LOST * weights)) lost++;
+  }
+  return lost;
 }
 
 /** D, 1 / D, O - centre and P (X^V A_V') of the low-rank and the exact columns together. */
@@ -349,6 +374,22 @@ function keep(space: Workspace, run: HeadRun, block: QueryBlock, start: number):
     stored[2 * (start + r) + 1] = shift[r];
   }
   if (kind === 'target') output.set(block.output.subarray(0, rows.count * dv), start * dv);
+}
+
+/** Writes O of the rows of a block, if it is wanted, and returns 1/2 |G|^2 of them; outliers left out. */
+function putOut(space: Workspace, run: HeadRun, block: QueryBlock, start: number): number {
+  const { head, plan } = space;
+  const { dv } = head;
+  const { rows, gradient, output, inverse } = block;
+  let squares = 0;
+  for (let r = 0; r < rows.count; r++) {
+    if (inverse[r] === 0) continue;
+    for (let a = 0; a < dv; a++) squares += gradient[r * dv + a] ** 2;
+    if (!run.attentionOutput) continue;
+    const to = (start + r) * head.objectiveStride + head.objectiveOffset;
+    for (let a = 0; a < dv; a++) run.attentionOutput[to + a] = output[r * dv + a] + plan.centreV[a];
+  }
+  return squares / 2;
 }
 
 function record(

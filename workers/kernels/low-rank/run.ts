@@ -1,4 +1,5 @@
 /** Shared memory of the run of one head: what the stages hand to each other. */
+import { type Cancelled, CancelledError } from '../job.js';
 import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { layout, type Segment, segments } from './layout.js';
@@ -27,6 +28,12 @@ export interface HeadRun {
   readonly queryGradients: readonly Float64Array[];
   readonly keyGradients: readonly Float64Array[];
   readonly causal: CausalMemory | null;
+  /** O of the batch item, laid out as the objective; null: not wanted. */
+  readonly attentionOutput: Float32Array | Float64Array | null;
+  /** 1/2 ||G||^2 of the rows of each segment, and behind them that of the outlier queries. */
+  readonly loss: Float64Array;
+  /** Rows of each segment whose row sum the features lost: the answer is worth nothing. */
+  readonly lostRows: Float64Array;
   /** Rows whose statistics the stage over the queries records, in rising order. */
   readonly sampled: Int32Array;
   /** (sampled, 3 + dv): log scale of the low-rank part, running maximum, row sum, O~ - centre. */
@@ -45,7 +52,13 @@ export interface CausalMemory {
 
 const float64 = (n: number) => new Float64Array(new SharedArrayBuffer(8 * n));
 
-export function openRun(head: Head, plan: HeadPlan, sampled: Int32Array, single: boolean): HeadRun {
+export function openRun(
+  head: Head,
+  plan: HeadPlan,
+  sampled: Int32Array,
+  single: boolean,
+  attentionOutput: Float32Array | Float64Array | null,
+): HeadRun {
   const at = layout(head);
   const cut = segments(head, plan);
   const slots = (n: number) => cut.map(() => float64(n));
@@ -71,6 +84,9 @@ export function openRun(head: Head, plan: HeadPlan, sampled: Int32Array, single:
           output: real(head.kind === 'target' ? head.queryLength * head.dv : 0),
         }
       : null,
+    attentionOutput,
+    loss: float64(cut.length + 1),
+    lostRows: float64(cut.length),
     sampled,
     sampledRows: float64(sampled.length * (3 + head.dv)),
   };
@@ -90,4 +106,9 @@ export function addSlots(
     for (let i = 0; i < n; i++) total[i] += slot[i];
   }
   sum.set(total);
+}
+
+/** @throws {CancelledError} when the result is not wanted any more. */
+export function checkpoint(cancelled: Cancelled): void {
+  if (cancelled()) throw new CancelledError();
 }

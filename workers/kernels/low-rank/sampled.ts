@@ -8,13 +8,15 @@
  *
  * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O.
  */
+
+import type { Cancelled } from '../job.js';
 import type { Real } from './arithmetic.js';
 import { evaluateFeatures, featureBlock } from './evaluate.js';
 import { exactRows, type MergedRows, maskScores, mergeRows } from './keys.js';
 import type { Layout } from './layout.js';
 import { layout } from './layout.js';
 import { BLOCK, type KeyRows, keyRows, type QueryRows, queryRows, type Workspace } from './rows.js';
-import type { HeadRun } from './run.js';
+import { checkpoint, type HeadRun } from './run.js';
 
 /** Shared memory of the estimate of one head: one slot per segment. */
 export interface SampledRun {
@@ -55,12 +57,18 @@ function loadSampled(space: Workspace, run: HeadRun): QueryRows {
 }
 
 /** First pass: the exact softmax of the sampled rows over the keys of a segment. */
-export function sampledExactPass(space: Workspace, sampled: SampledRun, s: number): void {
+export function sampledExactPass(
+  space: Workspace,
+  sampled: SampledRun,
+  s: number,
+  cancelled: Cancelled,
+): void {
   const { run } = sampled;
   const { from, to } = run.segments[s];
   const rows = exactRows(space, loadSampled(space, run));
   const keys = keyRows(space, BLOCK);
   for (let start = from; start < Math.min(to, space.head.keyLength); start += BLOCK) {
+    checkpoint(cancelled);
     keys.load((r) => start + r, Math.min(BLOCK, to - start, space.head.keyLength - start));
     rows.advance(keys);
   }
@@ -116,7 +124,12 @@ export function sampledGradient(space: Workspace, sampled: SampledRun): SampledG
 }
 
 /** Second pass: the differences of the sampled rows, multiplied out over the keys of a segment. */
-export function sampledErrorPass(space: Workspace, sampled: SampledRun, s: number): void {
+export function sampledErrorPass(
+  space: Workspace,
+  sampled: SampledRun,
+  s: number,
+  cancelled: Cancelled,
+): void {
   const { arithmetic, head, plan } = space;
   const { run } = sampled;
   const { d, dv } = head;
@@ -146,6 +159,7 @@ export function sampledErrorPass(space: Workspace, sampled: SampledRun, s: numbe
   );
   const ones = arithmetic.array(n).fill(1);
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
+    checkpoint(cancelled);
     keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
     const { count } = keys;
     arithmetic.transpose(count, d, keys.k, keysTransposed);

@@ -1,9 +1,11 @@
 /** The tasks of the low-rank kernel, and what a worker thread does with one. */
-import type { Task } from '../job.js';
+import type { Cancelled, Task } from '../job.js';
+import type { Wasm } from '../wasm/instance.js';
 import type { Arithmetic } from './arithmetic.js';
 import { type RowScan, scanRows } from './basis.js';
 import { KeyCertificate, type KeySide } from './certificate-keys.js';
 import { QueryCertificate } from './certificate-queries.js';
+import { CompiledArithmetic } from './compiled.js';
 import { type Draw, estimateTensor, rowWeights } from './estimate.js';
 import { headGradients } from './gradient.js';
 import type { Head } from './head.js';
@@ -68,10 +70,21 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
       }
   );
 
+/** In float32, on the compiled inner loops of this thread. What lay in their memory is gone. */
+export function runCompiledLowRankTask(
+  task: LowRankTask,
+  wasm: Wasm,
+  cancelled: Cancelled,
+): unknown {
+  wasm.reset();
+  return runLowRankTask(task, new CompiledArithmetic(wasm), cancelled);
+}
+
+/** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
 export function runLowRankTask(
   task: LowRankTask,
   arithmetic: Arithmetic,
-  cancelled: () => boolean,
+  cancelled: Cancelled,
 ): unknown {
   const mark = arithmetic.mark();
   try {
@@ -79,7 +92,7 @@ export function runLowRankTask(
       case 'trial':
         return tryShare(arithmetic, task.head, task.outlierShare, task.mostFeatures, task.seed);
       case 'scan':
-        return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan);
+        return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan, cancelled);
       case 'gradients':
         return headGradients(arithmetic, task.run);
       case 'weights': {
@@ -91,7 +104,7 @@ export function runLowRankTask(
         const { sampled, segment, step } = task;
         const space = openWorkspace(arithmetic, sampled.run.head, sampled.run.plan);
         const pass = step === 'sampled_exact' ? sampledExactPass : sampledErrorPass;
-        return pass(space, sampled, segment);
+        return pass(space, sampled, segment, cancelled);
       }
       case 'estimate':
         return estimateTensor(arithmetic, task.sampled, task.draws, task.tensor, task.size);

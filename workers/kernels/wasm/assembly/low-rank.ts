@@ -1,8 +1,29 @@
 /** Passes of the low-rank kernel over blocks of rows. Addresses in bytes, sizes in elements. */
-import { exp2NonPositive, multiply } from './elementwise';
+import { multiply } from './elementwise';
 import { madd } from './tile';
 
 const LOG2E: f32 = 1.44269504;
+
+/**
+ * 2^x for x <= 0; exactly 0 below 2^-100. In a softmax row, whose largest term is 1, that is far below
+ * one rounding. 2^x = 2^n 2^f with n the nearest integer; 2^f is the minimax polynomial of degree 6.
+ */
+// @ts-ignore: decorator
+@inline
+function exp2NonPositive(x: v128): v128 {
+  const keep = f32x4.gt(x, f32x4.splat(-100));
+  const clamped = f32x4.max(x, f32x4.splat(-101));
+  const n = f32x4.nearest(clamped);
+  const f = f32x4.sub(clamped, n);
+  let p = f32x4.splat(1.53533620e-4);
+  p = madd(p, f, f32x4.splat(1.33988750e-3));
+  p = madd(p, f, f32x4.splat(9.61843692e-3));
+  p = madd(p, f, f32x4.splat(5.55033237e-2));
+  p = madd(p, f, f32x4.splat(2.40226477e-1));
+  p = madd(p, f, f32x4.splat(6.93147182e-1));
+  p = madd(p, f, f32x4.splat(1));
+  return v128.and(i32x4.add(p, i32x4.shl(i32x4.trunc_sat_f32x4_s(n), 23)), keep);
+}
 
 // @ts-ignore: decorator
 @inline
