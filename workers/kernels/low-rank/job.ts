@@ -39,7 +39,7 @@ export interface TensorError {
 
 export interface LowRankResult extends GradientResult {
   readonly errors: Partial<Record<TensorName, TensorError>>;
-  /** Rows whose row sum the features lost. Not zero: the gradients and their estimate are void. */
+  /** Rows whose row sum the features lost. Not zero: the gradients and all error figures are void. */
   readonly lostRows: number;
 }
 
@@ -110,6 +110,9 @@ export function* lowRankJob(
       size,
     })),
   }) as TensorEstimate[];
+  // A gradient that overflowed has no error figure either.
+  const finite = Object.values(gradients).every((g) => g.every(Number.isFinite));
+  if (!finite) lostRows = Math.max(lostRows, 1);
   const errors: LowRankResult['errors'] = {};
   tensors.forEach(({ name, t }, i) => {
     const bound = joinHeads(

@@ -90,7 +90,7 @@ export interface Segment {
 /** Memory that the sums of all segments of one head may take, in float64 numbers. */
 const SUMS_BUDGET = 2 ** 24;
 const LONGEST_CUT = 16;
-const SHORTEST_SEGMENT = 8 * BLOCK;
+const SHORTEST_SEGMENT = 16 * BLOCK;
 
 /**
  * The cut of a head into segments, the same for queries and keys. It depends on the problem and the

@@ -141,7 +141,7 @@ function openBlock(space: Workspace, at: Layout): QueryBlock {
 }
 
 /** Below this share of the smallest row sum to expect, a row sum is an artefact of the polynomial. */
-const LOST = 0.01;
+const LOST = 0.25;
 
 /**
  * Rows whose low-rank row sum makes no sense. With the keys centred, the mean of exp over them is at

@@ -89,6 +89,13 @@ function gather(
   offset = 0,
   stride = width,
 ): void {
+  // Neighbouring rows are one copy.
+  let together = stride === width && count > 0;
+  for (let r = 1; r < count && together; r++) together = rows(r) === rows(0) + r;
+  if (together) {
+    to.set(x.subarray(rows(0) * width, (rows(0) + count) * width));
+    return;
+  }
   for (let r = 0; r < count; r++) {
     const from = rows(r) * stride + offset;
     to.set(x.subarray(from, from + width), r * width);
