@@ -7,8 +7,10 @@ import answers from './plugins/answers.js';
 import bodies from './plugins/bodies.js';
 import cancellation from './plugins/cancellation.js';
 import docs from './plugins/docs.js';
+import draining from './plugins/draining.js';
 import metrics from './plugins/metrics.js';
 import problems from './plugins/problems.js';
+import progress from './plugins/progress.js';
 import validation from './plugins/validation.js';
 import type { Executor } from './pool/executor.js';
 import gradientRoute from './routes/gradient.js';
@@ -30,12 +32,14 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
   });
 
   await app.register(problems);
+  await app.register(draining);
   await app.register(validation);
   await app.register(admission, {
     maxRequests: config.LORAGRAD_MAX_REQUESTS,
     maxInflightBytes: config.LORAGRAD_MAX_INFLIGHT_BYTES,
   });
   await app.register(cancellation, { deadlineMs: config.LORAGRAD_DEADLINE_MS });
+  await app.register(progress);
   await app.register(metrics, { executor });
   await app.register(bodies, {
     maxBodyBytes: config.LORAGRAD_MAX_BODY_BYTES,

@@ -4,9 +4,11 @@ import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { PendingTensor } from '../lora/intake.js';
 import type { AttentionLayer } from '../lora/problem.js';
 import { efficiencyThreshold } from '../lora/threshold.js';
-import { chooseKernel } from './choose.js';
 import { exactFlops } from './cost.js';
-import { decodePhase, type GradientAnswer, type PhaseTimes, phaseClock } from './gradient-job.js';
+import { decodePhase } from './decode-phase.js';
+import type { GradientAnswer } from './gradient-job.js';
+import { type PhaseTimes, phaseClock } from './phases.js';
+import { choose } from './solve.js';
 
 export type PlanAnswer = Pick<GradientAnswer, 'method' | 'reason' | 'threshold' | 'plan'>;
 
@@ -28,9 +30,10 @@ export function* planJob(
   const norms = yield* referenceNormsJob(layer);
   clock('plan');
   const flops = exactFlops(layer, formsOutput);
+  const { method, reason } = choose(tolerance);
   return {
-    method: 'exact',
-    reason: chooseKernel(tolerance).reason,
+    method,
+    reason,
     threshold: efficiencyThreshold(norms, layer.dims),
     plan: { flops, exact_flops: flops },
   };

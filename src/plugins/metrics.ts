@@ -10,6 +10,8 @@ const SECONDS = [
 
 export interface ComputeMetrics {
   readonly registry: Registry;
+  /** Tasks that workers have finished, by stage. */
+  readonly tasks: Counter<'stage'>;
   /** Seconds in each phase of a request: queue, decode, plan, compute, encode. */
   readonly phase: Histogram<'phase'>;
   /** Gradients computed, by kernel and by the side of the efficiency threshold. */
@@ -59,6 +61,19 @@ async function metrics(app: FastifyInstance, options: { executor: Executor }): P
   gauge('loragrad_inflight_requests', 'Requests admitted', () => app.admitted().requests);
   gauge('loragrad_inflight_bytes', 'Bytes of their bodies', () => app.admitted().bytes);
 
+  gauge(
+    'loragrad_oldest_job_seconds',
+    'How long the oldest running computation has been under way; 0 when there is none',
+    () => {
+      const run = app.runs.oldest();
+      return run ? (performance.now() - run.start) / 1000 : 0;
+    },
+  );
+  gauge(
+    'loragrad_oldest_job_progress_ratio',
+    'Share of its work that is done',
+    () => app.runs.oldest()?.fraction ?? 0,
+  );
   new Gauge({
     name: 'loragrad_kernel_info',
     help: 'Always 1; the label says which build of the inner loops is in use',
@@ -73,6 +88,12 @@ async function metrics(app: FastifyInstance, options: { executor: Executor }): P
       help: 'Time of a request in each phase',
       labelNames: ['phase'] as const,
       buckets: SECONDS,
+      registers,
+    }),
+    tasks: new Counter({
+      name: 'loragrad_tasks_total',
+      help: 'Tasks that workers have finished',
+      labelNames: ['stage'] as const,
       registers,
     }),
     gradients: new Counter({
@@ -97,4 +118,7 @@ async function metrics(app: FastifyInstance, options: { executor: Executor }): P
   });
 }
 
-export default fp(metrics, { name: 'metrics', dependencies: ['admission', 'problems'] });
+export default fp(metrics, {
+  name: 'metrics',
+  dependencies: ['admission', 'problems', 'progress'],
+});

@@ -10,14 +10,15 @@ export interface RunContext {
   readonly signal: AbortSignal;
   /** The first task of the job has been handed to a worker. */
   readonly onStart?: () => void;
-  /** Some tasks of a stage are done; the job goes on. */
+  /** A task is done; the job goes on. */
   readonly onProgress?: (progress: Progress) => void;
 }
 
 export interface Progress {
+  /** Name of the stage that the task belongs to. */
   readonly stage: string;
-  readonly done: number;
-  readonly total: number;
+  /** Share of the whole job's work that is done; null in stages that do not say. */
+  readonly fraction: number | null;
 }
 
 export interface Load {

@@ -53,14 +53,19 @@ export class StageRun {
     if (outcome.status === 'done') {
       this.#values[index] = outcome.value;
       this.#done++;
-      const total = this.tasks.length;
-      this.#context.onProgress?.({ stage: this.#stage.name, done: this.#done, total });
+      this.#context.onProgress?.({ stage: this.#stage.name, fraction: this.#fraction() });
       this.#settleIfOver();
     } else if (outcome.status === 'failed') {
       this.#stop(Object.assign(new Error(outcome.message), { stack: outcome.stack }));
     } else {
       this.#stop(new Error('A task was cancelled'));
     }
+  }
+
+  #fraction(): number | null {
+    if (!this.#stage.span) return null;
+    const [from, to] = this.#stage.span;
+    return from + ((to - from) * this.#done) / this.tasks.length;
   }
 
   #stop(error: Error): void {

@@ -2,7 +2,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { Job } from '../../workers/kernels/job.js';
 import type { Problem } from '../errors.js';
-import type { PhaseTimes } from '../plan/gradient-job.js';
+import type { PhaseTimes } from '../plan/phases.js';
 import type { Executor } from '../pool/executor.js';
 
 export interface Timings extends PhaseTimes {
@@ -26,11 +26,16 @@ export async function compute<Answer>(
   let queue: number | null = null;
   const times: PhaseTimes = { decode: 0, plan: 0, compute: 0, encode: 0 };
   const signal = request.cancellation;
+  const run = app.runs.begin(request.log);
   try {
     const answer = await executor.run(make(times), {
       signal,
       onStart: () => {
         queue ??= performance.now() - start;
+      },
+      onProgress: (progress) => {
+        app.metrics.tasks.inc({ stage: progress.stage });
+        run.advance(progress);
       },
     });
     // The first phase began with the wait for a worker.
@@ -53,5 +58,7 @@ export async function compute<Answer>(
       request.log.warn({ reason, elapsed_ms }, 'The computation was given up');
     }
     throw error;
+  } finally {
+    run.end();
   }
 }

@@ -27,11 +27,13 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
       const gradients = outputs.includes('gradients');
       const parsed = parseLayer(body);
       const problem = requireProblem(parsed, gradients);
+      const seed = body.seed ?? 0;
       const jobOptions = {
         gradients,
         attentionOutput: outputs.includes('attention_output'),
         batched: parsed.batched,
         tolerance: body.tolerance ?? DEFAULT_TOLERANCE,
+        seed,
       };
       const { answer, timings } = await compute(app, options.executor, request, (times) =>
         gradientJob(problem, parsed.pending, jobOptions, times),
@@ -39,7 +41,7 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
       const { method, threshold } = answer;
       app.metrics.gradients.inc({ method, below_threshold: String(threshold.below_threshold) });
       request.log.info({ dims: problem.dims, method, timings_ms: timings }, 'gradient');
-      return reply.send(reply.encode({ ...answer, timings_ms: timings, seed: body.seed ?? 0 }));
+      return reply.send(reply.encode({ ...answer, timings_ms: timings, seed }));
     },
   });
 }

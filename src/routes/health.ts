@@ -11,11 +11,6 @@ const Status = Type.Object(
 
 /** The workers are warm before the service listens, so it is ready until it begins to close. */
 export default async function health(app: FastifyInstance): Promise<void> {
-  let closing = false;
-  app.addHook('preClose', async () => {
-    closing = true;
-  });
-
   app.get('/health/live', {
     logLevel: 'warn',
     schema: {
@@ -36,7 +31,7 @@ export default async function health(app: FastifyInstance): Promise<void> {
       response: { 200: Status, ...problemResponses(['shutting-down']) },
     },
     handler: async () => {
-      if (closing) throw new Problem('shutting-down', 'The service is shutting down.');
+      if (app.draining()) throw new Problem('shutting-down', 'The service is shutting down.');
       return { status: 'ok' };
     },
   });

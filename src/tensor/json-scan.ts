@@ -21,7 +21,9 @@ export function scanJson(body: Buffer, limits: WireLimits): void {
     const byte = body[position++];
     if (byte <= 0x20 || byte === COLON) continue;
     if (byte === 0x5d || byte === 0x7d) {
-      if (state.depth > 0) state.leave();
+      // After the end of the root, and at an end without a beginning, it is for the parser to complain.
+      if (state.depth <= 1) return;
+      state.leave();
       continue;
     }
     if (byte === COMMA) {
@@ -31,8 +33,8 @@ export function scanJson(body: Buffer, limits: WireLimits): void {
     if (state.depth > 0 && !begun[state.depth]) {
       begun[state.depth] = true;
       if (!state.inMap()) {
-        state.countElements(1);
         state.nextElement();
+        state.countElements(1);
       } else if (byte === QUOTE) {
         const end = stringEnd(body, position);
         state.countKeys(1);

@@ -57,7 +57,7 @@ function nestedList(tensor: EncodedTensor): unknown {
   return list(0);
 }
 
-/** The float64 with the fewest digits that rounds to this float32: 0.1, not 0.10000000149011612. */
+/** A float64 of 6 to 9 digits that rounds to this float32: 0.1, not 0.10000000149011612. */
 function shortest32(value: number): number {
   for (let digits = 6; digits < 9; digits++) {
     const short = Number(value.toPrecision(digits));

@@ -8,8 +8,8 @@ export interface NumpyScalar {
 }
 
 /**
- * By numpy type name, little endian only. Beyond 2^53 a 64-bit integer is rounded; the tree walker
- * refuses such numbers.
+ * By numpy type name, little endian only. Beyond 2^53 a 64-bit integer is rounded: no field
+ * of a request takes integers of that size.
  */
 export const NUMPY_SCALARS: ReadonlyMap<string, NumpyScalar> = new Map([
   ['|b1', { size: 1, read: (view: DataView) => view.getUint8(0) !== 0 }],

@@ -36,6 +36,8 @@ class Walker {
   readonly limits: WireLimits;
   readonly tensors: { pointer: string; tensor: EncodedTensor }[] = [];
   dialect: Dialect | null = null;
+  /** Entries of the lists that are no tensors. */
+  private entries = 0;
 
   constructor(limits: WireLimits) {
     this.limits = limits;
@@ -69,6 +71,7 @@ class Walker {
       return this.found('list', readNumberList(list, this.limits.maxElements, pointer), pointer);
     }
     this.checkDepth(depth, pointer);
+    this.countEntries(list.length, pointer);
     return list.map((item, index) => this.walk(item, appendPointer(pointer, index), depth + 1));
   }
 
@@ -122,6 +125,19 @@ class Walker {
     );
   }
 
+  /** Numbers come in bulk, as tensors; a list of anything else is an option of the request, and short. */
+  private countEntries(count: number, pointer: string): void {
+    this.entries += count;
+    const { maxKeys } = this.limits;
+    if (this.entries <= maxKeys) return;
+    throw new WireError(
+      'limit-exceeded',
+      pointer,
+      `The lists up to ${placeName(pointer)} have ${this.entries} entries that are no numbers; at most ${maxKeys} are allowed.`,
+      { limit: maxKeys, actual: this.entries },
+    );
+  }
+
   private checkDepth(depth: number, pointer: string): void {
     const { maxDepth } = this.limits;
     if (depth < maxDepth) return;
@@ -140,14 +156,6 @@ function checkNumber(value: number, pointer: string): number {
       'invalid-value',
       pointer,
       `The number at ${placeName(pointer)} is ${value}; numbers must be finite.`,
-    );
-  }
-  if (Number.isInteger(value) && !Number.isSafeInteger(value)) {
-    throw new WireError(
-      'invalid-value',
-      pointer,
-      `The number at ${placeName(pointer)} is beyond 2^53 - 1, where integers are no longer exact.`,
-      { limit: Number.MAX_SAFE_INTEGER, actual: Math.abs(value) },
     );
   }
   return value;

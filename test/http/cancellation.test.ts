@@ -1,4 +1,4 @@
-/** A computation lasts no longer than somebody waits for it. */
+/** A computation lasts no longer than somebody waits for its answer. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { DIALECTS } from '../support/dialects.js';

@@ -6,18 +6,18 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import fc from 'fast-check';
 import {
+  type AnswerTensor,
   DIALECTS,
   type Dialect,
   decodeAnswer,
   inFloat32,
-  isTensor,
   JSON_TYPE,
   MSGPACK,
   mapTensors,
 } from '../support/dialects.js';
 import type { GradientRequest } from '../support/fixtures.js';
 import { randomProblem } from '../support/random-problem.js';
-import { type RunningServer, startServer } from '../support/server.js';
+import { type GradientAnswer, type RunningServer, startServer } from '../support/server.js';
 import { encodeValues, values } from '../support/wire-tensor.js';
 
 const RUNS = 60;
@@ -36,8 +36,8 @@ function dtypesOf(request: GradientRequest): Set<string> {
 }
 
 /** Everything but the clock, with -0 as 0, since a number in JSON need not keep the sign of zero. */
-function comparable(answer: unknown): unknown {
-  const { timings_ms: _, ...rest } = answer as Record<string, unknown>;
+function comparable(answer: GradientAnswer): unknown {
+  const { timings_ms: _, ...rest } = answer;
   return mapTensors(rest, ({ dtype, shape, data }) => {
     if (dtype === 'float16' || dtype === 'bfloat16') return { dtype, shape, bits: [...data] };
     const numbers = values({ dtype, shape, data }).map((value) => value + 0);
@@ -46,7 +46,7 @@ function comparable(answer: unknown): unknown {
 }
 
 async function answers(request: GradientRequest, dialects: readonly Dialect[]) {
-  const all: { way: string; answer: unknown }[] = [];
+  const all: { way: string; answer: GradientAnswer }[] = [];
   for (const dialect of dialects) {
     for (const accept of ACCEPTED) {
       const way = `${dialect.name}, answered in ${accept}`;
@@ -60,7 +60,11 @@ async function answers(request: GradientRequest, dialects: readonly Dialect[]) {
       const body = new Uint8Array(await response.arrayBuffer());
       assert.equal(response.status, 200, `${way}: ${Buffer.from(body)}`);
       assert.ok(contentType.startsWith(accept), `${way}: ${contentType}`);
-      all.push({ way, answer: decodeAnswer(body, contentType) });
+      const answer = decodeAnswer(body, contentType) as GradientAnswer;
+      mapTensors(answer, (tensor) => {
+        assert.equal((tensor as AnswerTensor).form, dialect.answered[accept], way);
+      });
+      all.push({ way, answer });
     }
   }
   return all;
@@ -69,10 +73,8 @@ async function answers(request: GradientRequest, dialects: readonly Dialect[]) {
 async function assertSameAnswers(request: GradientRequest, dialects: readonly Dialect[]) {
   const [first, ...others] = await answers(request, dialects);
   const expected = comparable(first.answer);
-  const { gradients } = first.answer as { gradients: object };
   let tensors = 0;
-  mapTensors(gradients, (tensor) => {
-    assert.ok(isTensor(tensor));
+  mapTensors(first.answer.gradients, () => {
     tensors += 1;
   });
   const adapted = [request.q_proj, request.k_proj, request.v_proj].filter((one) => one.lora_A);

@@ -7,7 +7,7 @@ import { encodeValues, values, type WireTensor } from './wire-tensor.js';
 export const MSGPACK = 'application/vnd.msgpack';
 export const JSON_TYPE = 'application/json';
 
-export function isTensor(value: unknown): value is WireTensor {
+function isTensor(value: unknown): value is WireTensor {
   return typeof value === 'object' && value !== null && 'dtype' in value && 'data' in value;
 }
 
@@ -49,37 +49,54 @@ export function nestedLists({ shape, ...tensor }: WireTensor): unknown {
 
 const base64 = (data: Uint8Array) => Buffer.from(data).toString('base64');
 
+/** How a tensor was written. */
+export type Form = 'tensor' | 'numpy' | 'list';
+
 export interface Dialect {
   readonly name: string;
   readonly contentType: string;
+  /** In which form its tensors are answered, by the media type of the answer. */
+  readonly answered: Readonly<Record<string, Form>>;
   encode(request: GradientRequest): Buffer;
 }
 
-function msgpackDialect(name: string, change: (tensor: WireTensor) => unknown): Dialect {
-  const encode = (request: GradientRequest) => encodeMsgpack(mapTensors(request, change));
-  return { name, contentType: MSGPACK, encode };
-}
+/** In the same form where the format of the answer has it, else as {dtype, shape, data}. */
+const ANSWERED: Record<Form, Readonly<Record<string, Form>>> = {
+  tensor: { [MSGPACK]: 'tensor', [JSON_TYPE]: 'tensor' },
+  numpy: { [MSGPACK]: 'numpy', [JSON_TYPE]: 'tensor' },
+  list: { [MSGPACK]: 'tensor', [JSON_TYPE]: 'list' },
+};
 
-function jsonDialect(name: string, change: (tensor: WireTensor) => unknown): Dialect {
-  const encode = (request: GradientRequest) =>
-    Buffer.from(JSON.stringify(mapTensors(request, change)));
-  return { name, contentType: JSON_TYPE, encode };
+function dialect(
+  name: string,
+  contentType: string,
+  form: Form,
+  change: (tensor: WireTensor) => unknown,
+): Dialect {
+  const encode = (request: GradientRequest) => {
+    const body = mapTensors(request, change);
+    return contentType === MSGPACK ? encodeMsgpack(body) : Buffer.from(JSON.stringify(body));
+  };
+  return { name, contentType, answered: ANSWERED[form], encode };
 }
 
 export const DIALECTS = {
-  tensors: msgpackDialect('msgpack', (tensor) => tensor),
-  numpyNames: msgpackDialect('msgpack, numpy names', (tensor) => ({
+  tensors: dialect('msgpack', MSGPACK, 'tensor', (tensor) => tensor),
+  numpyNames: dialect('msgpack, numpy names', MSGPACK, 'tensor', (tensor) => ({
     ...tensor,
     dtype: NUMPY[tensor.dtype] ?? tensor.dtype,
   })),
-  msgpackNumpy: msgpackDialect('msgpack-numpy', msgpackNumpy),
-  base64: jsonDialect('JSON base64', (tensor) => ({ ...tensor, data: base64(tensor.data) })),
-  safetensorsNames: jsonDialect('JSON base64, safetensors names', (tensor) => ({
+  msgpackNumpy: dialect('msgpack-numpy', MSGPACK, 'numpy', msgpackNumpy),
+  base64: dialect('JSON base64', JSON_TYPE, 'tensor', (tensor) => ({
+    ...tensor,
+    data: base64(tensor.data),
+  })),
+  safetensorsNames: dialect('JSON base64, safetensors names', JSON_TYPE, 'tensor', (tensor) => ({
     ...tensor,
     dtype: SAFETENSORS[tensor.dtype],
     data: base64(tensor.data),
   })),
-  lists: jsonDialect('JSON lists', nestedLists),
+  lists: dialect('JSON lists', JSON_TYPE, 'list', nestedLists),
 };
 
 /** The same numbers in float32, where that loses nothing: all but float64. */
@@ -92,8 +109,12 @@ function keyName(key: unknown): string {
   return key instanceof Uint8Array ? Buffer.from(key).toString() : String(key);
 }
 
+export interface AnswerTensor extends WireTensor {
+  readonly form: Form;
+}
+
 /** A tensor of an answer in whatever form it came; null for anything else. */
-function readTensor(value: unknown): WireTensor | null {
+function readTensor(value: unknown): AnswerTensor | null {
   if (value instanceof Map) {
     const fields = new Map([...value].map(([key, item]) => [keyName(key), item]));
     if (fields.has('nd')) {
@@ -101,12 +122,14 @@ function readTensor(value: unknown): WireTensor | null {
         throw new Error('msgpack_numpy.decode looks for bytes keys');
       }
       const type = Object.keys(NUMPY).find((dtype) => NUMPY[dtype] === fields.get('type'));
-      return { dtype: type!, shape: fields.get('shape'), data: fields.get('data') };
+      return { dtype: type!, shape: fields.get('shape'), data: fields.get('data'), form: 'numpy' };
     }
-    if (fields.has('dtype')) return Object.fromEntries(fields) as unknown as WireTensor;
+    if (fields.has('dtype')) {
+      return { ...(Object.fromEntries(fields) as unknown as WireTensor), form: 'tensor' };
+    }
   } else if (isTensor(value)) {
     const { dtype, shape, data } = value as unknown as Omit<WireTensor, 'data'> & { data: string };
-    return { dtype, shape, data: Buffer.from(data, 'base64') };
+    return { dtype, shape, data: Buffer.from(data, 'base64'), form: 'tensor' };
   } else if (Array.isArray(value) && Array.isArray(value[0])) {
     const shape: number[] = [];
     for (let level: unknown = value; Array.isArray(level); level = level[0]) {
@@ -114,7 +137,7 @@ function readTensor(value: unknown): WireTensor | null {
     }
     // Adding zero turns -0, which a list in JSON may not keep, into 0.
     const numbers = (value.flat(Number.POSITIVE_INFINITY) as number[]).map((x) => x + 0);
-    return encodeValues('float32', shape, Float64Array.from(numbers));
+    return { ...encodeValues('float32', shape, Float64Array.from(numbers)), form: 'list' };
   }
   return null;
 }

@@ -15,6 +15,7 @@ export interface GradientAnswer {
   method: string;
   fallback: boolean;
   threshold: Threshold;
+  timings_ms: Record<string, number>;
 }
 
 export interface RunningServer {

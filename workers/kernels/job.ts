@@ -19,6 +19,8 @@ export interface Stage<T extends Task = Task> {
   /** For the log, the progress and the metrics: 'decode', 'project', 'attention', ... */
   readonly name: string;
   readonly tasks: readonly T[];
+  /** Which part of the whole job's work this stage is: from, to, both in [0, 1]. */
+  readonly span?: readonly [number, number];
 }
 
 export type Job<Result, T extends Task = Task> = Generator<Stage<T>, Result, readonly unknown[]>;

@@ -58,6 +58,36 @@ const Plan = Type.Object(
   { description: 'What is computed, and at what cost.' },
 );
 
+const relative = (description: string) =>
+  Type.Number({ description: `${description}, relative to the norm of the gradient.` });
+
+const Estimate = Type.Object(
+  {
+    relative: relative('Frobenius norm of the estimated error'),
+    upper: relative('Upper limit of the error at the stated confidence'),
+    confidence: Type.Number({ description: 'Confidence of the upper limit: 0.99.' }),
+    standard_error: relative('Standard error of the estimate'),
+    rows_sampled: Type.Integer({ description: 'Query rows recomputed in float64.' }),
+  },
+  {
+    description:
+      'Statistical: measured on sampled rows, recomputed in float64. Before rounding to the dtype of the answer.',
+  },
+);
+
+const TensorErrors = Type.Record(
+  Type.String(),
+  Type.Object({
+    estimate: Type.Union([Estimate, Type.Null()], {
+      description: 'null: computed in float64, with nothing more precise to compare with.',
+    }),
+    certificate: Type.Null({
+      description: 'Worst-case bound of the low-rank kernel; null for exact answers.',
+    }),
+  }),
+  { description: 'How large the error is, by gradient tensor: "q_proj.lora_A", ...' },
+);
+
 const milliseconds = (description: string) => Type.Number({ description: `${description}, ms.` });
 
 const Timings = Type.Object(
@@ -97,7 +127,10 @@ export const GradientAnswerSchema = Type.Object(
     ),
     method: METHOD,
     reason: REASON,
-    fallback: Type.Boolean({ description: 'Whether a low-rank run missed the tolerance.' }),
+    fallback: Type.Boolean({
+      description: 'Whether another kernel than the first choice had to compute it; see reason.',
+    }),
+    error: TensorErrors,
     threshold: Threshold,
     plan: Plan,
     timings_ms: Timings,

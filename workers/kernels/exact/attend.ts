@@ -41,19 +41,24 @@ export interface LaneOfHead {
   readonly lane: number;
 }
 
-/** Rows [first, first + n) of a lane's query head. */
+/** Rows of a lane's query head: `first` and the n - 1 after it, or those that `picked` lists. */
 export interface RowBlock {
   readonly lane: LaneOfHead;
   readonly first: number;
   readonly n: number;
+  readonly picked?: readonly number[];
 }
+
+/** Number of row i of the block in its sequence. */
+export const rowAt = ({ first, picked }: RowBlock, i: number): number =>
+  picked ? picked[i]! : first + i;
 
 /** @returns the loss of these rows, 1/2 ||O - Y||^2, or 0. */
 export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: () => void): number {
   const { plan } = task;
   let loss = 0;
   for (const lane of task.lanes) {
-    const memory = prepareMemory(task, wasm, lane);
+    const memory = prepareMemory(task, wasm, lane, checkpoint);
     takeSums(task, wasm, memory, lane);
     for (let turn = task.first; turn < task.last; turn++) {
       const block = lane.lane + turn * plan.lanes;
@@ -73,10 +78,25 @@ function attendBlock(
   index: number,
   checkpoint: () => void,
 ): number {
+  const first = index * ROWS;
+  const n = Math.min(ROWS, task.plan.problem.dims.queryLength - first);
+  const rows: RowBlock = { lane, first, n };
+  const { loss, right } = attendRows(task, wasm, memory, rows, checkpoint);
+  right.contract(task, wasm, memory, rows);
+  return loss;
+}
+
+/** All passes over the keys for one block of rows; E and dS of the block stay behind in memory. */
+export function attendRows(
+  task: AttendTask,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  rows: RowBlock,
+  checkpoint: () => void,
+): { readonly loss: number; readonly right: RightSums } {
   const { plan } = task;
   const { dims, causal } = plan.problem;
-  const first = index * ROWS;
-  const n = Math.min(ROWS, dims.queryLength - first);
+  const { first, n } = rows;
   const keys = causal ? Math.min(dims.keyLength, first + n) : dims.keyLength;
   const tiles = Math.ceil(keys / KEYS);
   const pass = (run: typeof wasm.fn.scores, after?: () => void) => {
@@ -91,7 +111,6 @@ function attendBlock(
     ...{ ...memory.fields, rows: Math.ceil(n / 16) * 16, firstRow: first },
     ...{ keys, causal: Number(causal) },
   });
-  const rows: RowBlock = { lane, first, n };
   loadRows(task, wasm, memory, rows);
   pass(wasm.fn.scores);
   pass(wasm.fn.weights);
@@ -100,8 +119,7 @@ function attendBlock(
   divideBySums(task, wasm, memory, rows);
   const right = new RightSums(plan, wasm, memory);
   pass(wasm.fn.gradients, () => right.flush());
-  right.contract(task, wasm, memory, rows);
-  return loss;
+  return { loss, right };
 }
 
 /** Fetches the lane's partial sums of left products; the first task of a wave begins with zeros. */

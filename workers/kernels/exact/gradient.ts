@@ -7,24 +7,54 @@ import type { AttentionProblem, ProjectionName } from '../../../src/lora/problem
 import { type Cancelled, CancelledError, type Job } from '../job.js';
 import type { ComposedNorms } from '../norms.js';
 import { allocateGradients, type GradientResult } from '../result.js';
+import { makeErrorSums } from '../sampling/estimate.js';
 import type { Wasm } from '../wasm/instance.js';
 import { type AttendTask, runAttend } from './attend.js';
 import { type ContractTask, runContract } from './contract.js';
+import {
+  type ErrorEstimates,
+  type EstimateTask,
+  runEstimate,
+  summationError,
+  tensorsOf,
+} from './estimate.js';
 import { type FinishTask, runFinish } from './finish.js';
 import { makePlan, makeWorkspace } from './plan.js';
 import { type ProjectionNorms, type ProjectTask, runProject } from './project.js';
-import { attendStages, contractTasks, projectTasks } from './tasks.js';
+import { runSample, type SampleTask } from './sample.js';
+import { attendStages, contractTasks, projectTasks, sampleTasks } from './tasks.js';
 
-export type ExactTask = ProjectTask | AttendTask | ContractTask | FinishTask;
+export type ExactTask =
+  | ProjectTask
+  | AttendTask
+  | SampleTask
+  | ContractTask
+  | FinishTask
+  | EstimateTask;
 
 export interface ExactOptions {
   readonly attentionOutput: boolean;
+  /** Estimate the rounding error from this many rows (see rowsForEstimate); absent: not at all. */
+  readonly estimate?: { readonly rows: number; readonly seed: number };
+}
+
+export interface ExactResult extends GradientResult {
+  /** By tensor, 'q_proj.lora_A' and so on; null when not asked for. */
+  readonly errors: ErrorEstimates | null;
+}
+
+/** Tasks of a sampling stage. Each has sums as large as the gradients. */
+const SAMPLERS = 4;
+
+/** Enough rows for a figure of the right size, at a small share of the cost. */
+export function rowsForEstimate({ dims }: AttentionProblem): number {
+  return Math.min(24, Math.max(8, Math.ceil((dims.batch * dims.heads * dims.queryLength) / 128)));
 }
 
 export function* exactJob(
   problem: AttentionProblem,
   options: ExactOptions,
-): Job<GradientResult, ExactTask> {
+): Job<ExactResult, ExactTask> {
   const { batch, queryLength, heads, valueDim } = problem.dims;
   const plan = makePlan(problem, options.attentionOutput);
   const workspace = makeWorkspace(plan);
@@ -32,15 +62,30 @@ export function* exactJob(
   const attentionOutput = options.attentionOutput
     ? new Float32Array(new SharedArrayBuffer(4 * batch * queryLength * heads * valueDim))
     : null;
+  const sums = Array.from({ length: options.estimate ? SAMPLERS : 0 }, () =>
+    Object.fromEntries(tensorsOf(gradients).map(([name, x]) => [name, makeErrorSums(x.length)])),
+  );
   const norms: ProjectionNorms[] = [];
   let loss = 0;
 
   for (const [wave, units] of plan.waves.entries()) {
     const project = projectTasks(plan, workspace, units);
     norms.push(...((yield { name: 'project', tasks: project }) as ProjectionNorms[]));
-    for (const tasks of attendStages(plan, workspace, attentionOutput, wave)) {
-      const losses = (yield { name: 'attend', tasks }) as number[];
+    const attend = [...attendStages(plan, workspace, attentionOutput, wave)];
+    for (const [turn, tasks] of attend.entries()) {
+      const done = (turns: number) => (wave + turns / attend.length) / plan.waves.length;
+      const losses = (yield {
+        name: 'attend',
+        tasks,
+        span: [done(turn), done(turn + 1)],
+      }) as number[];
       for (const part of losses) loss += part;
+    }
+    if (options.estimate) {
+      const share = units.length / (batch * problem.dims.keyValueHeads);
+      const draws = Math.max(2, Math.ceil(options.estimate.rows * share));
+      const { seed } = options.estimate;
+      yield { name: 'sample', tasks: sampleTasks(plan, workspace, wave, draws, seed, sums) };
     }
     const contract = contractTasks(plan, workspace, units);
     yield { name: 'contract', tasks: contract };
@@ -48,8 +93,17 @@ export function* exactJob(
     const finish = { plan, workspace, units, parts, gradients };
     yield { name: 'finish', tasks: [{ kernel: 'exact', step: 'finish', ...finish }] };
   }
+  let errors: ErrorEstimates | null = null;
+  if (options.estimate) {
+    const summation = summationError(plan);
+    const estimate: EstimateTask = {
+      ...{ kernel: 'exact', step: 'estimate', gradients, sums, summation },
+    };
+    [errors] = (yield { name: 'estimate', tasks: [estimate] }) as [ErrorEstimates];
+  }
   return {
     gradients,
+    errors,
     loss: problem.objective.kind === 'target' ? loss : null,
     attentionOutput,
     norms: composedNorms(norms, problem.scaling),
@@ -66,10 +120,14 @@ export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled):
       return runProject(task, wasm, checkpoint);
     case 'attend':
       return runAttend(task, wasm, checkpoint);
+    case 'sample':
+      return runSample(task, wasm, checkpoint);
     case 'contract':
       return runContract(task, wasm, checkpoint);
     case 'finish':
       return runFinish(task);
+    case 'estimate':
+      return runEstimate(task);
   }
 }
 

@@ -20,6 +20,9 @@ const LANE_BYTES = 48 * 2 ** 20;
 /** Lanes of a wave: enough for the threads of one machine, and even over 2, 4, 8 of them. */
 const WAVE_LANES = 16;
 
+/** Tokens of one contraction with the inputs: its float32 sums are no longer than this. */
+export const CONTRACT_TOKENS = 2048;
+
 export interface Unit {
   readonly batchItem: number;
   readonly sharedHead: number;
@@ -49,6 +52,8 @@ export interface Workspace {
   readonly uv: Float32Array;
   /** dS K B_Q (unit, group, Lq, rq) */
   readonly rightQ: Float32Array;
+  /** |G_i| (unit, group, Lq) */
+  readonly normG: Float32Array;
   /** dS^T [Q B_K | X^Q A_Q^T] (unit, group, lane, keys, ps) and P^T G B_V (.., pv). */
   readonly ls: Float32Array;
   readonly lv: Float32Array;
@@ -144,6 +149,7 @@ export function makeWorkspace(plan: ExactPlan): Workspace {
     us: floats(heads * plan.keys * ps),
     uv: floats(units * plan.keys * pv),
     rightQ: floats(heads * queryLength * rq),
+    normG: floats(heads * queryLength),
     ls: floats(laned * plan.keys * ps),
     lv: floats(laned * plan.keys * pv),
     outK: doubles(laned * headDim * rk),

@@ -34,6 +34,20 @@ export class RightSums {
     }
   }
 
+  /** Column c of [dS K B_Q | X^K A_K^T] for row i of the block, divided by its row sum. */
+  ofScores(i: number, c: number): number {
+    return Math.fround(this.#s[c * ROWS + i]! / this.#sum(i));
+  }
+
+  /** Column c of P X^V A_V^T. */
+  ofValues(i: number, c: number): number {
+    return Math.fround(this.#v[c * ROWS + i]! / this.#sum(i));
+  }
+
+  #sum(i: number): number {
+    return this.#wasm.f64(this.#memory.fields.sum, ROWS)[i]!;
+  }
+
   /**
    * Keeps dS K B_Q for the contraction with X^Q, and adds Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T)
    * to the lane's totals.

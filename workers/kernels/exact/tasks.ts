@@ -1,15 +1,22 @@
 /** The tasks of each stage of a wave. */
 import { PROJECTIONS, type ProjectionName } from '../../../src/lora/problem.js';
+import { sampleRows } from '../sampling/rows.js';
 import { KEYS, ROWS } from '../wasm/block.js';
 import type { AttendTask, LaneOfHead } from './attend.js';
 import { type ContractParts, type ContractTask, placesOf } from './contract.js';
-import { type ExactPlan, rankOf, roundUp, type Unit, type Workspace } from './plan.js';
+import {
+  CONTRACT_TOKENS,
+  type ExactPlan,
+  rankOf,
+  roundUp,
+  type Unit,
+  type Workspace,
+} from './plan.js';
 import type { ProjectTask } from './project.js';
+import type { Draw, SampleTask } from './sample.js';
 
 /** Flops of a task that takes about 25 ms: short enough to share threads fairly, long enough to pay. */
 const TASK_FLOPS = 1e9;
-/** Tokens of a contraction: float32 sums no longer than this. */
-const CONTRACT_TOKENS = 2048;
 
 const floats = (n: number): Float32Array => new Float32Array(new SharedArrayBuffer(4 * n));
 
@@ -66,6 +73,17 @@ function blockFlops(plan: ExactPlan): number {
   return 2 * ROWS * roundUp(plan.keys, KEYS) * (wide + 2 * (ps + pv) + 8);
 }
 
+/** Query heads of a wave in the order of their places. */
+function headsOfWave(plan: ExactPlan, wave: number): Omit<LaneOfHead, 'lane'>[] {
+  return plan.waves[wave]!.flatMap((unit, index) =>
+    Array.from({ length: plan.group }, (_, x) => ({
+      place: index * plan.group + x,
+      unit,
+      head: unit.sharedHead * plan.group + x,
+    })),
+  );
+}
+
 /** One list of tasks for each stage: stages take the row blocks of all lanes from first to last. */
 export function* attendStages(
   plan: ExactPlan,
@@ -73,14 +91,8 @@ export function* attendStages(
   attentionOutput: Float32Array | null,
   wave: number,
 ): Generator<AttendTask[]> {
-  const all: LaneOfHead[] = plan.waves[wave]!.flatMap((unit, place) =>
-    Array.from({ length: plan.group * plan.lanes }, (_, k) => {
-      const x = Math.floor(k / plan.lanes);
-      return {
-        ...{ place: place * plan.group + x, unit },
-        ...{ head: unit.sharedHead * plan.group + x, lane: k % plan.lanes },
-      };
-    }),
+  const all = headsOfWave(plan, wave).flatMap((head) =>
+    Array.from({ length: plan.lanes }, (_, lane): LaneOfHead => ({ ...head, lane })),
   );
   const flops = blockFlops(plan);
   const turns = Math.ceil(plan.blocks / plan.lanes);
@@ -124,5 +136,32 @@ export function contractTasks(
       return task('key', { A: { ...part('k_proj'), ...part('v_proj') }, BQ }, span);
     });
     return [...queries, ...keys];
+  });
+}
+
+/** Rows of a wave to look at twice, drawn in proportion to |G_i|, and at most as many tasks as `sums`. */
+export function sampleTasks(
+  plan: ExactPlan,
+  workspace: Workspace,
+  wave: number,
+  draws: number,
+  seed: number,
+  sums: readonly SampleTask['sums'][],
+): SampleTask[] {
+  const { queryLength } = plan.problem.dims;
+  const heads = headsOfWave(plan, wave);
+  const weights = Float64Array.from(workspace.normG.subarray(0, heads.length * queryLength));
+  const drawn = sampleRows(weights, draws, seed + wave)
+    .sort((a, b) => a.index - b.index)
+    .map(({ index, probability }): Draw => {
+      const head = heads[Math.floor(index / queryLength)]!;
+      return { lane: { ...head, lane: 0 }, row: index % queryLength, probability };
+    });
+  const each = Math.ceil(drawn.length / sums.length);
+  return sums.flatMap((mine, k) => {
+    const part = drawn.slice(k * each, (k + 1) * each);
+    if (part.length === 0) return [];
+    const what = { plan, workspace, wave, draws: part, drawsOfWave: drawn.length, sums: mine };
+    return [{ kernel: 'exact', step: 'sample', ...what } as SampleTask];
   });
 }

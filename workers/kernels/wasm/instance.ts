@@ -4,7 +4,7 @@ export type WasmMode = 'plain' | 'relaxed' | 'revectorize';
 
 /**
  * The functions of assembly/, described where they are defined. Addresses are in bytes, leading
- * dimensions in elements; everything is float32.
+ * dimensions in elements; everything is float32 but where it says so.
  */
 export interface WasmExports {
   readonly memory: WebAssembly.Memory;
@@ -24,6 +24,11 @@ export interface WasmExports {
   gemm: Gemm;
   /** c (m, n) = [c +] a^T b, a (k, m), b packed */
   gemm_tn: Gemm;
+  /** float64: out[j] = x_j . y for x (n, k) */
+  dots64(n: number, k: number, x: number, y: number, out: number): void;
+  /** float64: out (k) += sum_j w[j] x_j for x (n, k) */
+  combine64(n: number, k: number, w: number, x: number, out: number): void;
+  /** The passes over the tiles of a row block, described in assembly/attention.ts. */
   scores(block: number, t0: number, t1: number): void;
   weights(block: number, t0: number, t1: number): void;
   values(block: number, t0: number, t1: number): void;

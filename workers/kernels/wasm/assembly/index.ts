@@ -2,3 +2,4 @@
 export { exp, max_abs, axpy, multiply } from './elementwise';
 export { pack, pack_transposed, gemm, gemm_tn } from './gemm';
 export { scores, weights, values, gradients } from './attention';
+export { dots64, combine64 } from './double';

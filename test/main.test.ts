@@ -1,0 +1,96 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { pack, tensor } from './support/bodies.js';
+
+const MAIN = fileURLToPath(new URL('../src/main.js', import.meta.url));
+
+interface Service {
+  readonly child: ChildProcess;
+  readonly url: string;
+}
+
+/** The service as an operator starts it; resolves when it listens. */
+async function start(env: NodeJS.ProcessEnv = {}): Promise<Service> {
+  const child = spawn(process.execPath, [MAIN], {
+    env: { ...process.env, PORT: '0', LORAGRAD_WORKERS: '1', ...env },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  for await (const chunk of child.stdout as NodeJS.ReadableStream) {
+    const listening = String(chunk).match(/http:\/\/127\.0\.0\.1:\d+/);
+    if (listening) return { child, url: listening[0] };
+  }
+  throw new Error('The service ended before it listened');
+}
+
+const exitCode = async ({ child }: Service): Promise<number | null> => {
+  if (child.exitCode === null) await once(child, 'exit');
+  return child.exitCode;
+};
+
+/** Some hundred milliseconds for one worker. */
+function slowBody(): Uint8Array<ArrayBuffer> {
+  const [length, width] = [4096, 64];
+  const body = {
+    hidden_states: tensor([length, width]),
+    q_proj: {
+      weight: tensor([width, width]),
+      lora_A: tensor([2, width]),
+      lora_B: tensor([width, 2]),
+    },
+    k_proj: { weight: tensor([width, width]) },
+    v_proj: { weight: tensor([width, width]) },
+    grad_output: tensor([length, width]),
+  };
+  return new Uint8Array(pack(body));
+}
+
+const post = (url: string) =>
+  fetch(`${url}/gradient`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/vnd.msgpack' },
+    body: slowBody(),
+  });
+
+const busy = async (url: string) => {
+  const metrics = await (await fetch(`${url}/metrics`)).text();
+  return /^loragrad_workers_busy 1$/m.test(metrics);
+};
+
+test('SIGTERM: the request in flight is answered, then the process ends with 0', async () => {
+  const service = await start();
+  const answer = post(service.url);
+  while (!(await busy(service.url))) await new Promise((resolve) => setTimeout(resolve, 2));
+  service.child.kill('SIGTERM');
+  assert.equal((await answer).status, 200);
+  assert.equal(await exitCode(service), 0);
+  await assert.rejects(fetch(`${service.url}/health/live`));
+});
+
+test('a setting that is not valid: one line that names it, and no service', async () => {
+  const child = spawn(process.execPath, [MAIN], {
+    env: { ...process.env, LORAGRAD_WORKERS: 'many' },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let complaint = '';
+  child.stderr?.on('data', (chunk) => {
+    complaint += chunk;
+  });
+  const [code] = await once(child, 'exit');
+  assert.equal(code, 1);
+  assert.match(complaint, /^env\/LORAGRAD_WORKERS must be integer\n$/);
+});
+
+test('a port that is taken ends the process, not only the listener', async () => {
+  const first = await start();
+  const child = spawn(process.execPath, [MAIN], {
+    env: { ...process.env, PORT: new URL(first.url).port, LORAGRAD_WORKERS: '1' },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  const [code] = await once(child, 'exit');
+  assert.equal(code, 1);
+  first.child.kill('SIGTERM');
+  assert.equal(await exitCode(first), 0);
+});

@@ -1,0 +1,50 @@
+/** From the sums of all sampled rows to the figures in the answer. */
+import type { Gradients } from '../result.js';
+import {
+  type ErrorEstimate,
+  type ErrorSums,
+  estimateError,
+  frobenius,
+} from '../sampling/estimate.js';
+import { ROWS } from '../wasm/block.js';
+import { CONTRACT_TOKENS, type ExactPlan } from './plan.js';
+
+export interface EstimateTask {
+  readonly kernel: 'exact';
+  readonly step: 'estimate';
+  readonly gradients: Gradients;
+  readonly sums: readonly Readonly<Record<string, ErrorSums>>[];
+  /** Relative error of adding up. */
+  readonly summation: number;
+}
+
+export function runEstimate({ gradients, sums, summation }: EstimateTask): ErrorEstimates {
+  return Object.fromEntries(
+    tensorsOf(gradients).map(([name, gradient]) => {
+      const parts = sums.map((record) => record[name]!);
+      return [name, estimateError(parts, frobenius(gradient), summation)];
+    }),
+  );
+}
+
+export type ErrorEstimates = Readonly<Record<string, ErrorEstimate>>;
+
+/** 'q_proj.lora_A' and so on, with the gradient. */
+export function tensorsOf(gradients: Gradients): [string, Float64Array][] {
+  return Object.entries(gradients).flatMap(([projection, { lora_A, lora_B }]) => [
+    [`${projection}.lora_A`, lora_A] as [string, Float64Array],
+    [`${projection}.lora_B`, lora_B] as [string, Float64Array],
+  ]);
+}
+
+/**
+ * Relative error of sums of float32, as a random walk: each of n additions rounds a partial sum, which
+ * on average is smaller than the whole, by at most 2^-24. The longest chains are those of a lane over
+ * its rows and of a contraction over its tokens; all longer sums are made in float64.
+ */
+export function summationError(plan: ExactPlan): number {
+  const { queryLength, keyLength } = plan.problem.dims;
+  const rowsOfLane = Math.min(queryLength, ROWS * Math.ceil(plan.blocks / plan.lanes));
+  const tokens = Math.min(Math.max(queryLength, keyLength), CONTRACT_TOKENS);
+  return 2 ** -24 * Math.sqrt(Math.max(rowsOfLane, tokens) / 2);
+}
