@@ -53,6 +53,8 @@ export interface Section {
 export interface Question<S = Setting> {
   readonly name: string;
   readonly title: string;
+  /** It compares with PyTorch, whose version then belongs to its environment. */
+  readonly needsTorch?: boolean;
   run(bench: Bench): Promise<readonly Measurement<S>[]>;
   /** Pure: the same run gives the same section. */
   tell(run: Run<S>): Section;

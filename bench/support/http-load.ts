@@ -74,6 +74,7 @@ function exchange(socket: Socket, request: Buffer): Promise<void> {
       if (head < 0) return;
       const text = answer.toString('latin1', 0, head);
       const length = Number(/content-length: (\d+)/i.exec(text)?.[1]);
+      if (Number.isNaN(length)) return settle(new Error(`An answer without a length: ${text}`));
       if (answer.length < head + 4 + length) return;
       settle(text.startsWith('HTTP/1.1 200') ? undefined : new Error(answer.toString()));
     };

@@ -100,7 +100,9 @@ export function linePlot({ title, series, ...axes }: PlotOptions): string {
   }
   out.push(`<path class="frame" d="M${LEFT} ${TOP}V${BOTTOM}H${RIGHT}"/>`);
   out.push(text((LEFT + RIGHT) / 2, HEIGHT - 14, x.label, 'text-anchor="middle"'));
-  out.push(text(18, middle, y.label, `text-anchor="middle" transform="rotate(-90 18 ${n(middle)})"`));
+  out.push(
+    text(18, middle, y.label, `text-anchor="middle" transform="rotate(-90 18 ${n(middle)})"`),
+  );
 
   let colour = 0;
   series.forEach((one, row) => {

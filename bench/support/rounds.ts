@@ -55,7 +55,8 @@ export async function takeTurns<S extends Setting>(
         able = able.filter((other) => other !== side);
         delete seconds[side.name];
       } else if (book) {
-        (seconds[side.name] ??= []).push(taken);
+        seconds[side.name] ??= [];
+        seconds[side.name].push(taken);
       }
     }
   };
