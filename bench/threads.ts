@@ -45,7 +45,7 @@ async function run(bench: Bench): Promise<Measurement<ThreadsSetting>[]> {
   try {
     for (const length of lengths) {
       const setting = { length, dim: 64, adapters: 'qv' } as const;
-      const rounds = { least: 7, budgetSeconds: 5 };
+      const rounds = { least: 5, budgetSeconds: 5 };
       measurements.push(await takeTurns(sides, setting, rounds, bench.progress));
     }
   } finally {

@@ -28,11 +28,13 @@ export interface Rounds<S> {
   readonly least: number;
   /** More rounds than `least` as long as they fit into this time. */
   readonly budgetSeconds: number;
-  /** The setting of the round before the first that counts; by default the same setting. */
+  /** The setting of the rounds before the first that counts; by default the same setting. */
   warmUp?(setting: S): S;
 }
 
 const MOST_ROUNDS = 15;
+/** Compilers on either side optimise what has run for a while; one round of a small size is too few. */
+const WARM_UP_SECONDS = 0.5;
 /** The threads of the side before spin for about a millisecond before they sleep. */
 const PAUSE_MS = 5;
 
@@ -61,11 +63,15 @@ export async function takeTurns<S extends Setting>(
     }
   };
 
+  let start = performance.now();
+  const elapsedSeconds = () => (performance.now() - start) / 1000;
   progress.step(setting, 'warm-up');
-  await round(rounds.warmUp?.(setting) ?? setting, false);
-  const start = performance.now();
+  do await round(rounds.warmUp?.(setting) ?? setting, false);
+  while (elapsedSeconds() < WARM_UP_SECONDS);
+
+  start = performance.now();
   for (let done = 0; done < MOST_ROUNDS; done++) {
-    const elapsed = (performance.now() - start) / 1000;
+    const elapsed = elapsedSeconds();
     // One more round takes about as long as those before it did on average.
     if (done >= rounds.least && elapsed + elapsed / done > rounds.budgetSeconds) break;
     progress.step(setting, `round ${done + 1}`);
