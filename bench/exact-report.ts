@@ -11,6 +11,7 @@ type Row = Measurement<ExactSetting>;
 type Seconds = Row['seconds'];
 
 const US = 'loragrad';
+const RATIOS = ['over the best', 'over autograd'];
 const AUTOGRAD = 'PyTorch autograd';
 const WAYS = ['PyTorch autograd', 'PyTorch sdpa', 'PyTorch blocked'];
 
@@ -33,7 +34,7 @@ const rate = ({ setting: { length, dim }, seconds }: Row) =>
 function rowsTable(rows: readonly Row[]): string {
   const ways = WAYS.filter((way) => rows.some(({ seconds }) => seconds[way]));
   return table(
-    ['L', 'd', 'adapters', US, ...ways, 'over the best', 'over autograd', 'GFLOP/s'],
+    ['L', 'd', 'adapters', US, ...ways, ...(ways.length > 0 ? RATIOS : []), 'GFLOP/s'],
     rows.map((row) => {
       const { setting, seconds } = row;
       const best = bestWay(seconds);
@@ -43,8 +44,9 @@ function rowsTable(rows: readonly Row[]): string {
         String(setting.dim),
         adapterSet(setting.adapters),
         ...[US, ...ways].map((side) => (seconds[side] ? duration(median(seconds[side])) : '')),
-        best ? timesSpread(best.ratio) : '',
-        plain ? timesSpread(plain) : '',
+        ...(ways.length > 0
+          ? [best?.ratio, plain].map((one) => (one ? timesSpread(one) : ''))
+          : []),
         digits(rate(row)),
       ];
     }),

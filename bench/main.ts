@@ -4,6 +4,7 @@
  * Runs the questions (all of them by default), keeps their results and writes docs/benchmarks.md with
  * its plots. Progress goes to standard error.
  */
+import { loadavg } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { usableCpus } from '../src/pool/cpus.js';
@@ -23,6 +24,9 @@ const { values: options, positionals } = parseArgs({
     report: { type: 'boolean', default: false },
   },
 });
+
+/** The load average of a machine with nothing else to do stays below. */
+const QUIET_LOAD = 0.5;
 
 /** @throws {Error} when there is no such question. */
 function chosen(names: readonly string[]): readonly Question[] {
@@ -56,16 +60,23 @@ async function simdOfWorkers(): Promise<string> {
 async function measure(questions: readonly Question[], folder: string): Promise<void> {
   const progress = new Progress();
   const { quick, revectorize } = options;
+  const loadAtStart = Number(loadavg()[0].toFixed(2));
+  if (loadAtStart > QUIET_LOAD) {
+    progress.say(
+      `This machine is busy (load average ${loadAtStart}): the numbers will not be good.`,
+    );
+  }
   const simd = await simdOfWorkers();
   const torch = questions.some((one) => one.needsTorch) ? await startTorch(progress) : null;
   const bench: Bench = { quick, revectorize, cpus: usableCpus(), torch, progress };
   try {
     for (const question of questions) {
+      const version = question.needsTorch ? (torch?.version ?? null) : null;
       const measurements = await question.run(bench);
       const run: Run = {
         date: new Date().toISOString().slice(0, 10),
         quick,
-        environment: environment(simd, question.needsTorch ? (torch?.version ?? null) : null),
+        environment: environment(simd, version, loadAtStart),
         measurements,
       };
       // At once: who stops the run here keeps what there is.

@@ -6,6 +6,8 @@ export interface Environment {
   readonly cpu: string;
   readonly cpus: number;
   readonly memoryGiB: number;
+  /** Load average when the run began: above about 0.5, somebody else was at work too. */
+  readonly loadAtStart: number;
   readonly system: string;
   readonly node: string;
   readonly v8: string;
@@ -15,11 +17,12 @@ export interface Environment {
   readonly torch: string | null;
 }
 
-export function environment(simd: string, torch: string | null): Environment {
+export function environment(simd: string, torch: string | null, loadAtStart: number): Environment {
   return {
     cpu: cpus()[0]?.model.trim() ?? 'unknown',
     cpus: usableCpus(),
     memoryGiB: Math.round(totalmem() / 2 ** 30),
+    loadAtStart,
     system: `${type()} ${release().split('-')[0]}, ${process.arch}`,
     node: process.versions.node,
     v8: process.versions.v8,
@@ -30,5 +33,5 @@ export function environment(simd: string, torch: string | null): Environment {
 
 export function environmentLine(e: Environment): string {
   const torch = e.torch === null ? '' : `, PyTorch ${e.torch}`;
-  return `${e.cpu}, ${e.cpus} CPUs, ${e.memoryGiB} GiB, ${e.system}; Node ${e.node} (V8 ${e.v8}), ${e.simd} SIMD${torch}`;
+  return `${e.cpu}, ${e.cpus} CPUs, ${e.memoryGiB} GiB, ${e.system}; Node ${e.node} (V8 ${e.v8}), ${e.simd} SIMD${torch}; load average ${e.loadAtStart} at the start`;
 }

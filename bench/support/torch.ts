@@ -59,7 +59,7 @@ export class Torch {
 }
 
 function howToInstall(python: string, complaint: string): string {
-  const last = complaint.trim().split('\n').at(-1);
+  const last = complaint.trim().split('\n').at(-1) || 'it ended without a word';
   return `No PyTorch in ${python} (${last}). To compare with it: pip install torch, or apt install python3-torch; PYTHON names another interpreter.`;
 }
 

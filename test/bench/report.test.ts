@@ -10,6 +10,7 @@ const environment = {
   cpu: 'A processor',
   cpus: 2,
   memoryGiB: 8,
+  loadAtStart: 0.1,
   system: 'Linux 6, x64',
   node: '20.0.0',
   v8: '11.3',
