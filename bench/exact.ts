@@ -1,5 +1,5 @@
 /** How fast is the exact kernel, against each of PyTorch's ways to the same gradients? */
-import { totalmem } from 'node:os';
+import { usableMemory } from '../src/machine/resources.js';
 import type { WorkerPool } from '../src/pool/worker-pool.js';
 import { bestWay, tell } from './exact-report.js';
 import type { Bench, Question } from './question.js';
@@ -30,7 +30,7 @@ function theirs(torch: Torch): Side<ExactSetting>[] {
   return torch.ways.map((way) => ({
     name: `PyTorch ${way}`,
     covers: ({ length }) =>
-      way !== 'autograd' || AUTOGRAD_MATRICES * 4 * length ** 2 < MEMORY_PART * totalmem(),
+      way !== 'autograd' || AUTOGRAD_MATRICES * 4 * length ** 2 < MEMORY_PART * usableMemory(),
     seconds: ({ length, dim, adapters, threads }) =>
       torch.seconds({ way, length, dim, rank: RANK, adapters, threads }),
   }));

@@ -7,7 +7,7 @@
 import { loadavg } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { usableCpus } from '../src/pool/cpus.js';
+import { usableCpus } from '../src/machine/resources.js';
 import type { Bench, Question, Run } from './question.js';
 import { QUESTIONS } from './questions.js';
 import { environment } from './support/environment.js';

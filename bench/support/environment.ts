@@ -1,6 +1,6 @@
 /** Where a measurement was made. */
-import { cpus, release, totalmem, type } from 'node:os';
-import { usableCpus } from '../../src/pool/cpus.js';
+import { cpus, release, type } from 'node:os';
+import { usableCpus, usableMemory } from '../../src/machine/resources.js';
 
 export interface Environment {
   readonly cpu: string;
@@ -21,7 +21,7 @@ export function environment(simd: string, torch: string | null, loadAtStart: num
   return {
     cpu: cpus()[0]?.model.trim() ?? 'unknown',
     cpus: usableCpus(),
-    memoryGiB: Math.round(totalmem() / 2 ** 30),
+    memoryGiB: Math.round(usableMemory() / 2 ** 30),
     loadAtStart,
     system: `${type()} ${release().split('-')[0]}, ${process.arch}`,
     node: process.versions.node,
