@@ -56,6 +56,12 @@ export const ConfigSchema = Type.Object({
     minimum: 1024,
     description: 'Sum of the body sizes of those requests; more get 429',
   }),
+  LORAGRAD_STORE_BYTES: Type.Integer({
+    default: GIB,
+    minimum: 1024,
+    description:
+      'Memory for the tensors that PUT /tensors keeps, bytes; the least recently used make room',
+  }),
   LORAGRAD_DEADLINE_MS: Type.Integer({
     default: 600_000,
     minimum: 1,

@@ -1,6 +1,7 @@
 /** What a worker thread runs: one task of any kernel, its outcome as a value. */
 import type { TaskMessage, TaskOutcome } from '../src/pool/message.js';
 import { type DecodeTask, runDecodeTask } from './decode.js';
+import { type DigestTask, runDigestTask } from './digest.js';
 import { type EncodeTask, runEncodeTask } from './encode.js';
 import { type ExactTask, runExactTask } from './kernels/exact/gradient.js';
 import { type Cancelled, CancelledError } from './kernels/job.js';
@@ -11,6 +12,7 @@ import { wasm } from './wasm.js';
 
 type AnyTask =
   | DecodeTask
+  | DigestTask
   | EncodeTask
   | ExactTask
   | ReferenceTask
@@ -21,6 +23,8 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
   switch (task.kernel) {
     case 'decode':
       return runDecodeTask(task, cancelled);
+    case 'digest':
+      return runDigestTask(task, cancelled);
     case 'encode':
       return runEncodeTask(task);
     case 'exact':

@@ -5,6 +5,7 @@
  * that the answer can go back in the same type.
  */
 import type { Dtype } from './dtype.js';
+import type { EncodedTensor } from './encoded.js';
 
 export interface Tensor {
   readonly dtype: Dtype;
@@ -13,6 +14,9 @@ export interface Tensor {
   /** Backed by a SharedArrayBuffer, length = product of the shape. */
   readonly data: Float32Array | Float64Array;
 }
+
+/** A tensor of a request: bytes of the body, still to be decoded, or a tensor of the store. */
+export type GivenTensor = EncodedTensor | Tensor;
 
 /** Number of elements, 1 for the empty shape of a scalar. */
 export function elementCount(shape: readonly number[]): number {
