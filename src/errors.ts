@@ -168,7 +168,7 @@ export interface ProblemDetails {
   readonly missing?: readonly string[];
 }
 
-export function problemType(kind: ProblemKind): string {
+export function problemType<Kind extends ProblemKind>(kind: Kind): `urn:loragrad:problem:${Kind}` {
   return `urn:loragrad:problem:${kind}`;
 }
 

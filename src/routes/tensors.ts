@@ -78,6 +78,7 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
   });
 
   app.head<{ Params: Params }>(URL, {
+    config: { swagger: { exposeHeadRoute: true } },
     schema: {
       operationId: 'headTensor',
       summary: 'Whether a tensor is kept',
@@ -85,13 +86,13 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
       tags: ['tensors'],
       params: Params,
       response: {
-        204: { description: 'It is kept.', type: 'null' },
+        200: { description: 'It is kept.', type: 'null' },
         ...problemResponses(MISSING),
       },
     },
     handler: async (request, reply) => {
       stored(request.params);
-      return reply.code(204).send();
+      return reply.send();
     },
   });
 
@@ -106,7 +107,13 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
       params: Params,
       response: {
         200: answerContent('Tensor', 'The tensor as {dtype, shape, data}.'),
-        ...problemResponses([...MISSING, 'not-acceptable', 'queue-full', 'deadline-exceeded']),
+        ...problemResponses([
+          ...MISSING,
+          'not-acceptable',
+          'queue-full',
+          'internal-error',
+          'deadline-exceeded',
+        ]),
       },
     },
     handler: async (request, reply) => {
