@@ -1,10 +1,10 @@
-import type { ProblemDetails } from '../errors.js';
+import { PROBLEM_MEDIA_TYPE, type ProblemDetails } from '../errors.js';
 import type { Answer } from './retries.js';
 
 /** A refusal of the service, or of something in front of it; `message` is the human sentence. */
 export class ProblemError extends Error {
   override readonly name = 'ProblemError';
-  /** Stable: 'urn:loragrad:problem:...'; 'about:blank' when the answer did not come from the service. */
+  /** Stable: 'urn:loragrad:problem:...'; 'about:blank' when the answer came from something else. */
   readonly type: ProblemDetails['type'];
   readonly title: string;
   /** HTTP status. */
@@ -33,13 +33,14 @@ export class ProblemError extends Error {
 
 /** @param answer with a status that is no success. */
 export function problemOf({ status, headers, body }: Answer): ProblemError {
-  if (headers.get('content-type')?.startsWith('application/problem+json')) {
+  // The answer to HEAD has the header without the body.
+  if (body.length > 0 && headers.get('content-type')?.startsWith(PROBLEM_MEDIA_TYPE)) {
     return new ProblemError(JSON.parse(new TextDecoder().decode(body)) as ProblemDetails);
   }
   return new ProblemError({
     type: 'about:blank',
-    title: 'Not an answer of the service',
+    title: 'An answer without a description',
     status,
-    detail: `The answer has status ${status} and is not from the service.`,
+    detail: `The answer has status ${status} and does not say why.`,
   });
 }
