@@ -54,7 +54,8 @@ export const ConfigSchema = Type.Object({
   LORAGRAD_MAX_INFLIGHT_BYTES: Type.Integer({
     default: 4 * GIB,
     minimum: 1024,
-    description: 'Sum of the body sizes of those requests; more get 429',
+    description:
+      'Sum of the body sizes of those requests, tensors that they refer to included; more get 429',
   }),
   LORAGRAD_STORE_BYTES: Type.Integer({
     default: GIB,

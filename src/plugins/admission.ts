@@ -31,6 +31,11 @@ declare module 'fastify' {
      * @throws {Problem} queue-full when that is too much beside the other requests.
      */
     reserveBytes(bytes: number): void;
+    /**
+     * Announce that it works on this many bytes beside its body.
+     * @throws {Problem} queue-full when that is too much beside the other requests.
+     */
+    reserveMoreBytes(bytes: number): void;
   }
 }
 
@@ -67,6 +72,9 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
   app.decorate('admitted', () => ({ requests: inHouse.size, bytes }));
   app.decorateRequest('reserveBytes', function (this: FastifyRequest, wanted: number) {
     reserve(this, wanted);
+  });
+  app.decorateRequest('reserveMoreBytes', function (this: FastifyRequest, more: number) {
+    reserve(this, (inHouse.get(this) ?? 0) + more);
   });
 
   async function admit(request: FastifyRequest, reply: FastifyReply): Promise<void> {

@@ -4,8 +4,7 @@ import fp from 'fastify-plugin';
 import { Counter, Gauge } from 'prom-client';
 import { resolveReferences } from '../store/resolve.js';
 import type { TensorStore } from '../store/tensor-store.js';
-import { ITEM_SIZE } from '../tensor/dtype.js';
-import { elementCount } from '../tensor/tensor.js';
+import { wireBytes } from '../tensor/tensor.js';
 
 async function storePlugin(app: FastifyInstance, options: { store: TensorStore }): Promise<void> {
   const { store } = options;
@@ -48,12 +47,16 @@ async function storePlugin(app: FastifyInstance, options: { store: TensorStore }
   });
 
   async function resolve(request: FastifyRequest): Promise<void> {
+    let bytes = 0;
     request.body = resolveReferences(request.body, (name) => {
       const tensor = store.get(name);
       references.inc({ result: tensor ? 'hit' : 'miss' });
-      if (tensor) referenced.inc(elementCount(tensor.shape) * ITEM_SIZE[tensor.dtype]);
+      bytes += tensor ? wireBytes(tensor) : 0;
       return tensor;
     });
+    // Kernels need as much memory for these tensors as for those in the body.
+    if (bytes > 0) request.reserveMoreBytes(bytes);
+    referenced.inc(bytes);
   }
 
   app.addHook('onRoute', (route) => {

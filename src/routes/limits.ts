@@ -18,6 +18,7 @@ export default async function limits(app: FastifyInstance, options: RouteOptions
     max_depth: DEFAULT_WIRE_LIMITS.maxDepth,
     max_keys: DEFAULT_WIRE_LIMITS.maxKeys,
     max_elements: DEFAULT_WIRE_LIMITS.maxElements,
+    max_arrays: DEFAULT_WIRE_LIMITS.maxArrays,
     max_tensors: DEFAULT_WIRE_LIMITS.maxTensors,
     max_key_bytes: DEFAULT_WIRE_LIMITS.maxKeyBytes,
     max_string_bytes: DEFAULT_WIRE_LIMITS.maxStringBytes,

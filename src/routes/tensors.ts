@@ -6,10 +6,9 @@ import { Problem } from '../errors.js';
 import { JSON_TYPE } from '../plugins/media-types.js';
 import { storeJob } from '../store/store-job.js';
 import { storedBytes } from '../store/tensor-store.js';
-import { ITEM_SIZE } from '../tensor/dtype.js';
 import type { EncodedTensor } from '../tensor/encoded.js';
 import { referenceName } from '../tensor/reference.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { type Tensor, wireBytes } from '../tensor/tensor.js';
 import { compute } from './compute.js';
 import type { RouteOptions } from './options.js';
 import { TENSOR_EXAMPLE, TENSOR_EXAMPLE_DIGEST } from './schemas/example.js';
@@ -119,7 +118,7 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
     handler: async (request, reply) => {
       const tensor = stored(request.params);
       const limit = config.LORAGRAD_MAX_JSON_BYTES;
-      const actual = tensor.data.length * ITEM_SIZE[tensor.dtype];
+      const actual = wireBytes(tensor);
       if (request.answerType === JSON_TYPE && actual > limit) {
         throw new Problem(
           'not-acceptable',
@@ -127,6 +126,7 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
           { limit, actual },
         );
       }
+      request.reserveMoreBytes(actual);
       const { answer } = await compute(app, executor, request, () => encodeJob([tensor]));
       return reply.send(reply.encode(answer[0]));
     },

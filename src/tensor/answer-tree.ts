@@ -3,8 +3,8 @@ import { type EncodedTensor, isEncodedTensor } from './encoded.js';
 /**
  * A copy of an answer (plain objects, arrays, strings, numbers, booleans, null, encoded tensors) with
  * each tensor replaced by what its format writes for it, and NaN and infinity by null, which JSON has
- * no other word for; undefined entries of an object are left out. Throws TypeError for anything that is not data, a bare
- * typed array among it, since encoders write those wrongly.
+ * no other word for; undefined entries of an object are left out. Throws TypeError for anything that
+ * is not data, a bare typed array among it, since encoders write those wrongly.
  */
 export function renderAnswer(value: unknown, tensor: (tensor: EncodedTensor) => unknown): unknown {
   if (value === null || typeof value === 'boolean' || typeof value === 'string') return value;

@@ -3,11 +3,10 @@
  * Typed arrays have the byte order of the machine: little endian, as on every platform Node is built
  * for except s390x.
  */
-import type { Dtype } from './dtype.js';
-import { ITEM_SIZE } from './dtype.js';
+import { type Dtype, ITEM_SIZE } from './dtype.js';
 import { float16Values } from './half.js';
 
-/** Elements looked at before the scan asks whether one of them was not finite. */
+/** Elements that the scan joins before it asks whether one of them was not finite. */
 const BLOCK = 4096;
 
 /**

@@ -10,6 +10,7 @@ export class ScanState {
   depth = 0;
   private keys = 0;
   private maps = 0;
+  private arrays = 0;
   private elements = 0;
   /** Per level: the keys seen so far of a map, null for an array. */
   private readonly seen: (Set<string> | null)[] = [];
@@ -29,6 +30,9 @@ export class ScanState {
     if (kind === 'map') {
       this.maps += 1;
       if (this.maps > this.limits.maxKeys) this.exceeded('maxKeys', this.maps, 'maps');
+    } else {
+      this.arrays += 1;
+      if (this.arrays > this.limits.maxArrays) this.exceeded('maxArrays', this.arrays, 'arrays');
     }
     this.seen[this.depth] = kind === 'map' ? new Set() : null;
     this.key[this.depth] = '';

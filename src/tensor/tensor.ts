@@ -4,7 +4,7 @@
  * float16 and bfloat16 are widened to float32 on arrival; `dtype` remembers what the client sent, so
  * that the answer can go back in the same type.
  */
-import type { Dtype } from './dtype.js';
+import { type Dtype, ITEM_SIZE } from './dtype.js';
 import type { EncodedTensor } from './encoded.js';
 
 export interface Tensor {
@@ -17,6 +17,11 @@ export interface Tensor {
 
 /** A tensor of a request: bytes of the body, still to be decoded, or a tensor of the store. */
 export type GivenTensor = EncodedTensor | Tensor;
+
+/** Bytes that its data takes on the wire. */
+export function wireBytes({ dtype, data }: Tensor): number {
+  return data.length * ITEM_SIZE[dtype];
+}
 
 /** Number of elements, 1 for the empty shape of a scalar. */
 export function elementCount(shape: readonly number[]): number {

@@ -39,6 +39,8 @@ class Walker {
   readonly limits: WireLimits;
   readonly tensors: { pointer: string; tensor: EncodedTensor }[] = [];
   dialect: Dialect | null = null;
+  /** Entries of the lists that are no tensors. */
+  private entries = 0;
 
   constructor(limits: WireLimits) {
     this.limits = limits;
@@ -72,6 +74,7 @@ class Walker {
       return this.found('list', readNumberList(list, this.limits.maxElements, pointer), pointer);
     }
     this.checkDepth(depth, pointer);
+    this.countEntries(list.length, pointer);
     return list.map((item, index) => this.walk(item, appendPointer(pointer, index), depth + 1));
   }
 
@@ -123,6 +126,19 @@ class Walker {
       pointer,
       `The string at ${placeName(pointer)} has ${actual} bytes; at most ${maxStringBytes} are allowed.`,
       { limit: maxStringBytes, actual },
+    );
+  }
+
+  /** Numbers come in bulk, as tensors; a list of anything else is an option of the request, and short. */
+  private countEntries(count: number, pointer: string): void {
+    this.entries += count;
+    const { maxKeys } = this.limits;
+    if (this.entries <= maxKeys) return;
+    throw new WireError(
+      'limit-exceeded',
+      pointer,
+      `The lists up to ${placeName(pointer)} have ${this.entries} entries that are no numbers; at most ${maxKeys} are allowed.`,
+      { limit: maxKeys, actual: this.entries },
     );
   }
 

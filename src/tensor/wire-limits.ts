@@ -2,10 +2,12 @@
 export interface WireLimits {
   /** Maps and arrays inside each other; the root counts as 1. */
   readonly maxDepth: number;
-  /** Entries of all maps together, and also the number of maps. */
+  /** Entries of all maps together, the number of maps, and the entries of lists without numbers. */
   readonly maxKeys: number;
   /** Entries of all arrays together: every number of a nested list is one. */
   readonly maxElements: number;
+  /** Arrays, which cost far more memory than numbers: the rows of nested lists. */
+  readonly maxArrays: number;
   /** Tensors in the body. */
   readonly maxTensors: number;
   /** Bytes of one map key. */
@@ -18,6 +20,7 @@ export const DEFAULT_WIRE_LIMITS: WireLimits = {
   maxDepth: 16,
   maxKeys: 1024,
   maxElements: 1_000_000,
+  maxArrays: 65_536,
   maxTensors: 64,
   maxKeyBytes: 256,
   maxStringBytes: 65_536,

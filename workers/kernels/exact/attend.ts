@@ -41,19 +41,24 @@ export interface LaneOfHead {
   readonly lane: number;
 }
 
-/** Rows [first, first + n) of a lane's query head. */
+/** Rows of a lane's query head: `first` and the n - 1 after it, or those that `picked` lists. */
 export interface RowBlock {
   readonly lane: LaneOfHead;
   readonly first: number;
   readonly n: number;
+  readonly picked?: readonly number[];
 }
+
+/** Number of row i of the block in its sequence. */
+export const rowAt = ({ first, picked }: RowBlock, i: number): number =>
+  picked ? picked[i]! : first + i;
 
 /** @returns the loss of these rows, 1/2 ||O - Y||^2, or 0. */
 export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: () => void): number {
   const { plan } = task;
   let loss = 0;
   for (const lane of task.lanes) {
-    const memory = prepareMemory(task, wasm, lane);
+    const memory = prepareMemory(task, wasm, lane, checkpoint);
     takeSums(task, wasm, memory, lane);
     for (let turn = task.first; turn < task.last; turn++) {
       const block = lane.lane + turn * plan.lanes;

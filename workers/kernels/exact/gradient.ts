@@ -48,7 +48,7 @@ const SAMPLERS = 4;
 
 /** Enough rows for a figure of the right size, at a small share of the cost. */
 export function rowsForEstimate({ dims }: AttentionProblem): number {
-  return Math.min(32, Math.max(8, Math.ceil((dims.batch * dims.heads * dims.queryLength) / 128)));
+  return Math.min(24, Math.max(8, Math.ceil((dims.batch * dims.heads * dims.queryLength) / 128)));
 }
 
 export function* exactJob(

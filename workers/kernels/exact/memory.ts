@@ -4,6 +4,9 @@ import { packedFloats, type Wasm } from '../wasm/instance.js';
 import type { AttendTask, LaneOfHead } from './attend.js';
 import { type Floats, slice } from './operands.js';
 
+/** Floats copied between two looks at the flag that cancels. */
+const PIECE = 2 ** 20;
+
 export interface AttentionMemory {
   /** Address of the parameters of a row block, and what stays the same in them. */
   readonly block: number;
@@ -24,7 +27,12 @@ export interface AttentionMemory {
  * Lays out memory for one head. What all row blocks of the head share is copied in only if it is not
  * there yet: the same head's previous task may have run on this thread.
  */
-export function prepareMemory(task: AttendTask, wasm: Wasm, lane: LaneOfHead): AttentionMemory {
+export function prepareMemory(
+  task: AttendTask,
+  wasm: Wasm,
+  lane: LaneOfHead,
+  checkpoint: () => void,
+): AttentionMemory {
   const { plan, workspace } = task;
   const { headDim: d, valueDim: dv, keyLength } = plan.problem.dims;
   const { rk, rv, ps, pv } = plan.thin;
@@ -75,7 +83,13 @@ export function prepareMemory(task: AttendTask, wasm: Wasm, lane: LaneOfHead): A
   }
 
   const unit = Math.floor(lane.place / plan.group);
-  const copy = (at: number, x: Floats) => wasm.f32(at, x.length).set(x);
+  const copy = (at: number, x: Floats) => {
+    for (let first = 0; first < x.length; first += PIECE) {
+      checkpoint();
+      const piece = x.subarray(first, first + PIECE);
+      wasm.f32(at + 4 * first, piece.length).set(piece);
+    }
+  };
   copy(fields.k, slice(workspace.K, unit, keys * d));
   if (needV) copy(fields.v, slice(workspace.V, unit, keys * dv));
   copy(fields.us, slice(workspace.us, lane.place, keys * ps));

@@ -1,7 +1,7 @@
 /** What a block of query rows brings along: Q, the upstream gradient G, and the left thin factors. */
 import { ROWS } from '../wasm/block.js';
 import type { Wasm } from '../wasm/instance.js';
-import type { AttendTask, RowBlock } from './attend.js';
+import { type AttendTask, type RowBlock, rowAt } from './attend.js';
 import type { AttentionMemory } from './memory.js';
 import { slice } from './operands.js';
 
@@ -10,21 +10,24 @@ export function loadRows(
   { plan, workspace }: AttendTask,
   wasm: Wasm,
   { fields, qRows, BK }: AttentionMemory,
-  { lane, first, n }: RowBlock,
+  rows: RowBlock,
 ): void {
+  const { lane, n } = rows;
   const { queryLength, headDim: d } = plan.problem.dims;
   const { rq, rk, ps, pv } = plan.thin;
   const Q = slice(workspace.Q, lane.place, queryLength * d);
-  wasm.f32(qRows, n * d).set(Q.subarray(first * d, (first + n) * d));
+  const q = wasm.f32(qRows, n * d);
+  for (let i = 0; i < n; i++) q.set(slice(Q, rowAt(rows, i), d), i * d);
   wasm.fn.pack_transposed(n, d, qRows, d, plan.problem.scaling * Math.LOG2E, fields.q);
 
   const ws = wasm.f32(fields.ws, ROWS * ps).fill(0);
   if (rk) wasm.fn.gemm(n, rk, d, qRows, d, BK, fields.ws, ps, false);
   if (rq) {
     const unit = Math.floor(lane.place / plan.group);
-    const lowQ = slice(workspace.lowQ, unit, queryLength * rq).subarray(first * rq);
+    const lowQ = slice(workspace.lowQ, unit, queryLength * rq);
     for (let i = 0; i < n; i++) {
-      for (let c = 0; c < rq; c++) ws[i * ps + rk + c] = lowQ[i * rq + c]!;
+      const from = rowAt(rows, i) * rq;
+      for (let c = 0; c < rq; c++) ws[i * ps + rk + c] = lowQ[from + c]!;
     }
   }
   wasm.f32(fields.max, ROWS).fill(Number.NEGATIVE_INFINITY);
@@ -43,16 +46,17 @@ export function makeUpstream(
   { plan, workspace, attentionOutput }: AttendTask,
   wasm: Wasm,
   { fields, gRows, BV }: AttentionMemory,
-  { lane, first, n }: RowBlock,
+  rows: RowBlock,
 ): number {
+  const { lane, n } = rows;
   const { queryLength, heads, valueDim: dv } = plan.problem.dims;
   const { objective } = plan.problem;
   const { rv, pv } = plan.thin;
   const pitch = heads * dv;
-  const corner = (lane.unit.batchItem * queryLength + first) * pitch + lane.head * dv;
+  const corner = lane.unit.batchItem * queryLength * pitch + lane.head * dv;
   const G = wasm.f32(gRows, n * dv);
   for (let i = 0; i < n; i++) {
-    const at = corner + i * pitch;
+    const at = corner + rowAt(rows, i) * pitch;
     G.set(objective.tensor.data.subarray(at, at + dv), i * dv);
   }
 
@@ -62,9 +66,10 @@ export function makeUpstream(
     const sum = wasm.f64(fields.sum, n);
     for (let i = 0; i < n; i++) {
       const scale = 1 / sum[i]!;
+      const at = corner + rowAt(rows, i) * pitch;
       for (let c = 0; c < dv; c++) {
         const value = o[c * ROWS + i]! * scale;
-        if (attentionOutput) attentionOutput[corner + i * pitch + c] = value;
+        if (attentionOutput) attentionOutput[at + c] = value;
         if (objective.kind === 'target') {
           const difference = value - G[i * dv + c]!;
           G[i * dv + c] = difference;
@@ -77,7 +82,7 @@ export function makeUpstream(
   for (let i = 0; i < n; i++) {
     let square = 0;
     for (let c = i * dv; c < (i + 1) * dv; c++) square += G[c]! * G[c]!;
-    norms[first + i] = Math.sqrt(square);
+    norms[rowAt(rows, i)] = Math.sqrt(square);
   }
   wasm.fn.pack_transposed(n, dv, gRows, dv, 1, fields.g);
   wasm.f32(fields.wv, ROWS * pv).fill(0);

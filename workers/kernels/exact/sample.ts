@@ -67,7 +67,9 @@ function sampleBatchItem(
 ): void {
   const { problem } = task.plan;
   const { q_proj, k_proj, v_proj } = problem.projections;
-  const kernel = draws.map((draw) => kernelRow(task, wasm, draw, checkpoint));
+  const kernel = blocksOf(task, draws).flatMap((block) =>
+    kernelRows(task, wasm, block, checkpoint),
+  );
   wasm.reset();
   const passes = new InputPasses(
     wasm,
@@ -84,37 +86,61 @@ function sampleBatchItem(
   });
 }
 
-/** Runs the kernel on one row as a block of its own: rows of a block do not touch each other. */
-function kernelRow(
+/** Rows that the kernel can take together, in order: of one head; with a causal mask one by one. */
+function blocksOf({ plan }: SampleTask, draws: readonly Draw[]): Draw[][] {
+  const blocks: Draw[][] = [];
+  for (const draw of draws) {
+    const open = blocks.at(-1);
+    const fits = open && open[0]!.lane.place === draw.lane.place && open.length < ROWS;
+    if (fits && !plan.problem.causal) open.push(draw);
+    else blocks.push([draw]);
+  }
+  return blocks;
+}
+
+/** Runs the kernel on a block of rows from anywhere: rows of a block do not touch each other. */
+function kernelRows(
   { plan, workspace, wave }: SampleTask,
   wasm: Wasm,
-  { lane, row }: Draw,
+  draws: readonly Draw[],
   checkpoint: () => void,
-): KernelRow {
+): KernelRow[] {
+  const { lane } = draws[0]!;
   const what = { plan, workspace, wave, attentionOutput: null, lanes: [lane], first: 0, last: 0 };
   const task: AttendTask = { kernel: 'exact', step: 'attend', ...what };
-  const memory = prepareMemory(task, wasm, lane);
-  const { right } = attendRows(task, wasm, memory, { lane, first: row, n: 1 }, checkpoint);
-  const { fields } = memory;
+  const memory = prepareMemory(task, wasm, lane, checkpoint);
   const { headDim: d, valueDim: dv, keyLength } = plan.problem.dims;
   const { rq, rk, rv, ps, pv } = plan.thin;
-  const visible = plan.problem.causal ? Math.min(row + 1, keyLength) : keyLength;
-  const column = (tiles: number) => {
-    const all = wasm.f32(tiles, visible * ROWS);
-    return Float64Array.from({ length: keyLength }, (_, j) => (j < visible ? all[j * ROWS]! : 0));
-  };
+  const { causal } = plan.problem;
+  const picked = draws.map(({ row }) => row);
+  const first = picked[0]!;
+  const rows = { lane, first, n: draws.length, picked };
+  const { right } = attendRows(task, wasm, memory, rows, checkpoint);
+  const { fields } = memory;
   const list = (n: number, value: (c: number) => number) =>
     Float64Array.from({ length: n }, (_, c) => value(c));
-  return {
-    e: column(fields.e),
-    t: ps ? column(fields.t) : new Float64Array(0),
-    q: Float64Array.from(wasm.f32(memory.qRows, d)),
-    g: Float64Array.from(wasm.f32(memory.gRows, dv)),
-    ws: Float64Array.from(wasm.f32(fields.ws, ps)),
-    wv: Float64Array.from(wasm.f32(fields.wv, pv)),
-    rights: list(rq + rk, (c) => right.ofScores(0, c)),
-    rightv: list(rv, (c) => right.ofValues(0, c)),
-  };
+  return draws.map(({ row }, i) => {
+    checkpoint();
+    const visible = causal ? Math.min(row + 1, keyLength) : keyLength;
+    const column = (tiles: number) => {
+      const all = wasm.f32(tiles, visible * ROWS);
+      const out = new Float64Array(keyLength);
+      for (let j = 0; j < visible; j++) out[j] = all[j * ROWS + i]!;
+      return out;
+    };
+    const rowOf = (at: number, width: number) =>
+      Float64Array.from(wasm.f32(at + 4 * i * width, width));
+    return {
+      e: column(fields.e),
+      t: ps ? column(fields.t) : new Float64Array(0),
+      q: rowOf(memory.qRows, d),
+      g: rowOf(memory.gRows, dv),
+      ws: rowOf(fields.ws, ps),
+      wv: rowOf(fields.wv, pv),
+      rights: list(rq + rk, (c) => right.ofScores(i, c)),
+      rightv: list(rv, (c) => right.ofValues(i, c)),
+    };
+  });
 }
 
 /** The same list of rank-one matrices as exactContributions gives, as the kernel has them. */

@@ -60,6 +60,7 @@ export function exactContributions(
     all.map(({ key, q }) => key.back(q)),
   );
   const P = all.map(({ row }, k) => {
+    passes.checkpoint();
     const logits = scores[k]!.map((s) => beta * s);
     return softmax(logits, causal ? Math.min(row + 1, keyLength) : keyLength);
   });
@@ -74,6 +75,7 @@ export function exactContributions(
     all.map(({ value }, k) => value.back(G[k]!)),
   );
   dS.forEach((t, k) => {
+    passes.checkpoint();
     const p = P[k]!;
     const mean = t.reduce((sum, tj, j) => sum + p[j]! * tj, 0);
     for (let j = 0; j < t.length; j++) t[j] = p[j]! * (t[j]! - mean);

@@ -10,11 +10,12 @@ export class InputPasses {
   readonly #vector: number;
   readonly #weights: number;
 
-  readonly #checkpoint: () => void;
-
   /** Allocates on top of what lies in memory, for inputs of at most `widest` columns. */
-  constructor(wasm: Wasm, widest: number, checkpoint: () => void) {
-    this.#checkpoint = checkpoint;
+  constructor(
+    wasm: Wasm,
+    widest: number,
+    readonly checkpoint: () => void,
+  ) {
     this.#wasm = wasm;
     this.#block = wasm.alloc(8 * TOKENS * widest);
     this.#vector = wasm.alloc(8 * widest);
@@ -59,7 +60,7 @@ export class InputPasses {
     for (let first = 0; first < n; first += TOKENS) {
       const count = Math.min(TOKENS, n - first);
       this.#wasm.f64(this.#block, count * k).set(X.subarray(first * k, (first + count) * k));
-      this.#checkpoint();
+      this.checkpoint();
       visit(first, count);
     }
   }

@@ -11,7 +11,7 @@
  * as `pack_transposed` makes them.
  */
 import { madd, strip } from './tile';
-import { exp2NonPositive } from './elementwise';
+import { exponentials } from './softmax';
 
 /** Query rows of a block, and keys of a tile. The caller's layouts rely on both. */
 export const ROWS: i32 = 64;
@@ -19,6 +19,7 @@ export const KEYS: i32 = 64;
 
 const ROW: usize = 256; // bytes from one key of a tile to the next
 const TILE: usize = 64 * 256; // bytes of a tile
+const SUMS: usize = memory.data(64, 16);
 
 /** Filled in by the caller, as 32-bit integers in this order. Addresses in bytes, 0: absent. */
 @unmanaged
@@ -121,20 +122,11 @@ export function weights(b: Block, t0: i32, t1: i32): void {
   for (let t = t0; t < t1; t++) {
     const tile = b.e + t * TILE;
     const cols = width(b, t);
-    for (let i = 0; i < b.rows; i += 8) {
-      const m0 = v128.load(b.max + (i << 2));
-      const m1 = v128.load(b.max + (i << 2), 16);
-      let s0 = f32x4.splat(0), s1 = s0;
-      for (let j = 0, x = tile + (i << 2); j < cols; j++, x += ROW) {
-        const e0 = exp2NonPositive(f32x4.sub(v128.load(x), m0));
-        const e1 = exp2NonPositive(f32x4.sub(v128.load(x, 16), m1));
-        v128.store(x, e0);
-        v128.store(x, e1, 16);
-        s0 = f32x4.add(s0, e0);
-        s1 = f32x4.add(s1, e1);
-      }
-      addTo(b.sum + (i << 3), s0);
-      addTo(b.sum + (i << 3) + 32, s1);
+    for (let i = 0; i < b.rows; i += 16) {
+      exponentials(cols, ROW, tile + (i << 2), b.max + (i << 2), SUMS);
+      const at = b.sum + (i << 3);
+      addTo(at, v128.load(SUMS)); addTo(at + 32, v128.load(SUMS, 16));
+      addTo(at + 64, v128.load(SUMS, 32)); addTo(at + 96, v128.load(SUMS, 48));
     }
     if (b.o) output(b, t, cols, tile);
   }
@@ -192,14 +184,16 @@ export function gradients(b: Block, t0: i32, t1: i32): void {
     const e = b.e + t * TILE;
     if (b.ps) {
       const ds = b.t + t * TILE;
-      for (let i = 0; i < b.rows; i += 8) {
-        const m0 = v128.load(b.mean + (i << 2));
-        const m1 = v128.load(b.mean + (i << 2), 16);
+      for (let i = 0; i < b.rows; i += 16) {
+        const at = b.mean + (i << 2);
+        const m0 = v128.load(at), m1 = v128.load(at, 16), m2 = v128.load(at, 32), m3 = v128.load(at, 48);
         let x = ds + (i << 2);
         let y = e + (i << 2);
         for (let j = 0; j < cols; j++, x += ROW, y += ROW) {
           v128.store(x, f32x4.mul(v128.load(y), f32x4.sub(v128.load(x), m0)));
           v128.store(x, f32x4.mul(v128.load(y, 16), f32x4.sub(v128.load(x, 16), m1)), 16);
+          v128.store(x, f32x4.mul(v128.load(y, 32), f32x4.sub(v128.load(x, 32), m2)), 32);
+          v128.store(x, f32x4.mul(v128.load(y, 48), f32x4.sub(v128.load(x, 48), m3)), 48);
         }
       }
       thin(b, t, cols, ds, b.ps, b.us, b.ws, b.rs, b.ls);

@@ -4,30 +4,6 @@ import { madd } from './tile';
 /** Adding it rounds to an integer, which then stands in the low bits of the sum: 1.5 * 2^23. */
 const MAGIC: f32 = 12582912;
 
-/**
- * 2^x for x <= 0; exactly 0 below 2^-100 (and for minus infinity). In a softmax row, whose largest
- * term is 1, that is far below one rounding, and products stay clear of denormal numbers.
- *
- * 2^x = 2^n 2^f with n the nearest integer; 2^f, |f| <= 1/2, is the minimax polynomial of degree 6
- * (relative error 2e-9, 1.3 ulp after rounding).
- */
-// @ts-ignore: decorator
-@inline
-export function exp2NonPositive(x: v128): v128 {
-  const keep = f32x4.gt(x, f32x4.splat(-100));
-  const y = f32x4.pmax(f32x4.splat(-101), x);
-  const t = f32x4.add(y, f32x4.splat(MAGIC));
-  const f = f32x4.sub(y, f32x4.sub(t, f32x4.splat(MAGIC)));
-  let p = f32x4.splat(1.53533620e-4);
-  p = madd(p, f, f32x4.splat(1.33988750e-3));
-  p = madd(p, f, f32x4.splat(9.61843692e-3));
-  p = madd(p, f, f32x4.splat(5.55033237e-2));
-  p = madd(p, f, f32x4.splat(2.40226477e-1));
-  p = madd(p, f, f32x4.splat(6.93147182e-1));
-  p = madd(p, f, f32x4.splat(1));
-  return v128.and(scale(p, t), keep);
-}
-
 /** p 2^n for t = n + MAGIC: n is added to the bits of the exponent. */
 // @ts-ignore: decorator
 @inline

@@ -1,0 +1,45 @@
+# Three stages: what runs (dependencies), what compiles (build), and the image itself, which has
+# neither compiler nor tests. Plain Dockerfile syntax: BuildKit and the classic builder both take it.
+
+# Dependencies come before the sources, so that a changed source file reinstalls nothing.
+# No dependency needs its install script; leaving scripts out keeps other people's code from
+# running at build time.
+FROM node:24-bookworm-slim AS dependencies
+WORKDIR /app
+COPY package.json package-lock.json ./
+RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund && npm cache clean --force
+
+FROM node:24-bookworm-slim AS build
+WORKDIR /app
+COPY package.json package-lock.json ./
+RUN npm ci --ignore-scripts --no-audit --no-fund
+COPY tsconfig.json ./
+COPY openapi ./openapi
+COPY workers ./workers
+COPY src ./src
+RUN npm run build
+
+FROM node:24-bookworm-slim
+LABEL org.opencontainers.image.title="loragrad" \
+      org.opencontainers.image.description="LoRA gradients of attention layers over HTTP, with error bars and the efficiency-threshold verdict" \
+      org.opencontainers.image.licenses="MIT"
+ENV NODE_ENV=production \
+    HOST=0.0.0.0 \
+    PORT=3000
+WORKDIR /app
+# The files belong to root and the process does not: the service cannot rewrite itself. It writes
+# nothing to disk, so the root file system may be read-only.
+COPY package.json ./
+COPY --from=dependencies /app/node_modules ./node_modules
+COPY openapi/openapi.json ./openapi/
+COPY --from=build /app/dist/workers ./dist/workers
+COPY --from=build /app/dist/src ./dist/src
+USER node
+EXPOSE 3000
+# Ready means: worker threads warm, and not draining.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT}/health/ready`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+# No shell and no npm in between: node is process 1 and gets SIGTERM itself, on which it finishes
+# the requests in hand and exits with 0. `docker stop -t` must leave it the time.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["node", "dist/src/main.js"]
