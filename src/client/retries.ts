@@ -14,10 +14,7 @@ const LONGEST_MS = 15_000;
 const TIMER_MS = 2 ** 31 - 1;
 
 const BUSY: ReadonlySet<number> = new Set([429, 503]);
-/**
- * A service that refuses a large body does not read it: it answers and closes, and the closed connection
- * may be all that is seen of the answer.
- */
+/** The connection broke after it was made, as when the service is restarted. */
 const LOST: ReadonlySet<unknown> = new Set(['ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET']);
 
 function connectionLost(error: unknown): boolean {

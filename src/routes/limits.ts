@@ -1,6 +1,7 @@
 /** GET /limits: every limit that a request can hit, as numbers. */
 import type { FastifyInstance } from 'fastify';
 import type { Static } from 'typebox';
+import { maxBodyBytes, maxInflightBytes, storeBytes } from '../config.js';
 import { DEFAULT_WIRE_LIMITS, MAX_DIMENSIONS } from '../tensor/wire-limits.js';
 import type { RouteOptions } from './options.js';
 import { LimitsSchema } from './schemas/limits.js';
@@ -8,13 +9,13 @@ import { LimitsSchema } from './schemas/limits.js';
 export default async function limits(app: FastifyInstance, options: RouteOptions): Promise<void> {
   const { config } = options;
   const answer: Static<typeof LimitsSchema> = {
-    max_body_bytes: config.LORAGRAD_MAX_BODY_BYTES,
+    max_body_bytes: maxBodyBytes(config),
     max_json_body_bytes: config.LORAGRAD_MAX_JSON_BYTES,
     max_requests: config.LORAGRAD_MAX_REQUESTS,
-    max_inflight_bytes: config.LORAGRAD_MAX_INFLIGHT_BYTES,
+    max_inflight_bytes: maxInflightBytes(config),
     deadline_ms: config.LORAGRAD_DEADLINE_MS,
     body_timeout_ms: config.LORAGRAD_BODY_TIMEOUT_MS,
-    max_store_bytes: config.LORAGRAD_STORE_BYTES,
+    max_store_bytes: storeBytes(config),
     max_depth: DEFAULT_WIRE_LIMITS.maxDepth,
     max_keys: DEFAULT_WIRE_LIMITS.maxKeys,
     max_elements: DEFAULT_WIRE_LIMITS.maxElements,

@@ -55,7 +55,7 @@ test('429: the call waits as long as Retry-After says, and succeeds', async () =
   assert.ok(performance.now() - start >= 1000);
 });
 
-test('429 to a large body, whose connection is closed while it is being sent', async () => {
+test('429 to a large body, before all of it is sent', async () => {
   const large = randomLayer(64, 2048).step(10);
   const release = await occupied();
   const { fetch, seen } = noting();

@@ -34,6 +34,11 @@ async function problem(response: Response): Promise<ProblemDetails & { kind: str
   return { ...details, kind: details.type.replace(/.*:/, '') };
 }
 
+async function figures(response: Response): Promise<unknown[]> {
+  const { kind, limit, actual } = await problem(response);
+  return [kind, limit, actual];
+}
+
 const FIXTURE_NAMES = FIXTURES.map(({ name }) => name).filter((name) =>
   /^(self-qkv|cross-qkv|everything|batch-3|mixed|bfloat16|float16|float64|tiny)/.test(name),
 );
@@ -182,11 +187,17 @@ test('requests that refer to tensors while others delete and send them: 200 or 4
 });
 
 test('tensors that are referred to count as bytes in flight', async () => {
-  const fresh = await startServer({ LORAGRAD_MAX_INFLIGHT_BYTES: '20000' });
+  const whole = request('heads-8');
+  const body = DIALECTS.tensors.encode(withReferences(whole));
+  let referred = 0;
+  mapTensors(whole, ({ data }) => {
+    referred += data.length;
+  });
+  // Exactly one such request fits.
+  const limit = body.length + referred;
+  const fresh = await startServer({ LORAGRAD_MAX_INFLIGHT_BYTES: String(limit) });
   const held = connect(Number(new URL(fresh.url).port), '127.0.0.1');
   try {
-    const whole = request('heads-8');
-    const body = DIALECTS.tensors.encode(withReferences(whole));
     await putTensors(fresh.url, whole);
     // A body that has been announced and does not come: the house is not empty any more.
     held.write(
@@ -194,22 +205,22 @@ test('tensors that are referred to count as bytes in flight', async () => {
     );
     const metric = async () => (await fetch(`${fresh.url}/metrics`)).text();
     while (!/^loragrad_inflight_bytes 9$/m.test(await metric()));
-    let referred = 0;
-    mapTensors(whole, ({ data }) => {
-      referred += data.length;
-    });
-    assert.ok(body.length < 20_000 && referred > 20_000);
     const { contentType } = DIALECTS.tensors;
-    const response = await fresh.post('/gradient', body, contentType, contentType);
-    assert.equal(response.status, 429);
-    const { kind, limit, actual } = await problem(response);
-    assert.deepEqual([kind, limit, actual], ['queue-full', 20_000, 9 + body.length + referred]);
-    const tensor = whole.hidden_states as WireTensor;
-    const read = await fetch(`${fresh.url}/tensors/${sha256(tensor)}`);
-    assert.equal(read.status, tensor.data.length > 20_000 - 9 ? 429 : 200);
+    const busy = await fresh.post('/gradient', body, contentType, contentType);
+    assert.equal(busy.status, 429);
+    assert.deepEqual(await figures(busy), ['queue-full', limit, limit + 9]);
     held.destroy();
     while (!/^loragrad_inflight_bytes 0$/m.test(await metric()));
-    assert.ok((await fresh.gradient(withReferences(whole))).gradients, 'alone it is let in');
+    assert.ok((await fresh.gradient(withReferences(whole))).gradients, 'alone it fits');
+    // One byte more could never be let in.
+    const longer = DIALECTS.tensors.encode({
+      ...withReferences(whole),
+      seed: 0,
+    } as GradientRequest);
+    const never = await fresh.post('/gradient', longer, contentType, contentType);
+    assert.equal(never.status, 413);
+    const extra = longer.length - body.length;
+    assert.deepEqual(await figures(never), ['body-too-large', limit, limit + extra]);
   } finally {
     held.destroy();
     await fresh.close();
