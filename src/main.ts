@@ -35,9 +35,13 @@ async function main(): Promise<void> {
     revectorize: config.LORAGRAD_REVECTORIZE,
   });
   app = await buildApp(config, executor);
-  const { simd } = executor;
+  const { simd, rates } = executor;
+  const gflops = { exact: rates.exact / 1e9, low_rank: rates.lowRank / 1e9 };
   const inflightBytes = maxInflightBytes(config);
-  app.log.info({ workers, simd, inflightBytes, node: process.version }, 'The workers are warm');
+  app.log.info(
+    { workers, simd, gflops, inflightBytes, node: process.version },
+    'The workers are warm',
+  );
   for (const name of unknownSettings(process.env)) {
     app.log.warn(`${name} is not a setting of this service`);
   }

@@ -2,6 +2,7 @@
 import type { FastifyInstance } from 'fastify';
 import type { Static } from 'typebox';
 import { maxBodyBytes, maxInflightBytes, storeBytes } from '../config.js';
+import { MAX_FEATURES } from '../lora/request.js';
 import { DEFAULT_WIRE_LIMITS, MAX_DIMENSIONS } from '../tensor/wire-limits.js';
 import type { RouteOptions } from './options.js';
 import { LimitsSchema } from './schemas/limits.js';
@@ -23,6 +24,7 @@ export default async function limits(app: FastifyInstance, options: RouteOptions
     max_tensors: DEFAULT_WIRE_LIMITS.maxTensors,
     max_key_bytes: DEFAULT_WIRE_LIMITS.maxKeyBytes,
     max_string_bytes: DEFAULT_WIRE_LIMITS.maxStringBytes,
+    max_features: MAX_FEATURES,
     max_dimensions: MAX_DIMENSIONS,
   };
   app.get('/limits', {

@@ -26,6 +26,7 @@ export const LimitsSchema = Type.Object(
     max_key_bytes: limit('Bytes of one key.'),
     max_string_bytes: limit('Bytes of one string other than base64 data.'),
     max_dimensions: limit('Dimensions of a tensor.'),
+    max_features: limit('Features of the low-rank kernel.'),
   },
   { $id: 'Limits', description: 'Every limit that a request can hit.' },
 );
