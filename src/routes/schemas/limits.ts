@@ -27,6 +27,7 @@ export const LimitsSchema = Type.Object(
     max_string_bytes: limit('Bytes of one string other than base64 data.'),
     max_features: limit('Features of the low-rank kernel.'),
     max_dimensions: limit('Dimensions of a tensor.'),
+    max_features: limit('Features of the low-rank kernel.'),
   },
   { $id: 'Limits', description: 'Every limit that a request can hit.' },
 );
