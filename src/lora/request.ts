@@ -1,9 +1,9 @@
 /** The bodies of POST /gradient, POST /plan and POST /forward, in the names of PEFT and Transformers. */
 import Type, { type Static } from 'typebox';
-import type { EncodedTensor } from '../tensor/encoded.js';
-import { tensorField } from '../tensor/schema.js';
+import { givenTensorField } from '../tensor/schema.js';
+import type { GivenTensor } from '../tensor/tensor.js';
 
-const Tensor = tensorField<EncodedTensor>;
+const Tensor = givenTensorField<GivenTensor>;
 
 const projection = (name: string, rows: string) =>
   Type.Object(
@@ -33,7 +33,8 @@ const projection = (name: string, rows: string) =>
 /** About what computing in bfloat16 costs. */
 export const DEFAULT_TOLERANCE = 0.01;
 
-export const METHODS = ['auto', 'exact'] as const;
+export const METHODS = ['auto', 'exact', 'low_rank'] as const;
+export const MAX_FEATURES = 1024;
 export const OUTPUTS = ['gradients', 'attention_output', 'input_gradients'] as const;
 
 /** What every route takes: a layer, and how to compute it. */
@@ -106,6 +107,21 @@ const LAYER = {
         'Relative error in the Frobenius norm, allowed for every gradient tensor. Dimensionless.',
     }),
   ),
+  features: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: MAX_FEATURES,
+      description:
+        'Low-rank only: this number of features, no search. Without an explicit tolerance the answer is given whatever its error.',
+    }),
+  ),
+  correction: Type.Optional(
+    Type.Boolean({
+      default: false,
+      description:
+        'Low-rank only: add the estimated error, which makes the gradient unbiased with the standard error that the answer states.',
+    }),
+  ),
   seed: Type.Optional(
     Type.Integer({
       minimum: 0,
@@ -150,6 +166,7 @@ export const ForwardRequest = Type.Object(LAYER, {
   description: 'The body of POST /gradient without target, grad_output and outputs.',
 });
 
+/** As the routes see them: references have been replaced by the tensors of the store. */
 export type GradientRequest = Static<typeof GradientRequest>;
 export type ForwardRequest = Static<typeof ForwardRequest>;
 export type ProjectionRequest = ForwardRequest['q_proj'];

@@ -1,7 +1,6 @@
 /** Rotary position tables: both or neither, one row for every token. */
 import { Problem } from '../errors.js';
-import type { EncodedTensor } from '../tensor/encoded.js';
-import type { Tensor } from '../tensor/tensor.js';
+import type { GivenTensor, Tensor } from '../tensor/tensor.js';
 import type { Intake } from './intake.js';
 import type { Dimensions, Rotary } from './problem.js';
 import type { ForwardRequest } from './request.js';
@@ -11,21 +10,21 @@ const TABLES = ['cos', 'sin'] as const;
 
 function parseTable(
   name: 'cos' | 'sin',
-  encoded: EncodedTensor,
+  given: GivenTensor,
   { batch, queryLength, headDim }: Dimensions,
   intake: Intake,
 ): Tensor {
   const row = [queryLength, headDim];
   const allowed = [row, [1, ...row], [batch, ...row]];
-  if (!allowed.some((shape) => shape.join() === encoded.shape.join())) {
+  if (!allowed.some((shape) => shape.join() === given.shape.join())) {
     throw shapeMismatch(
       `/${name}`,
-      encoded,
+      given,
       `it must be (L, d) = ${formatShape(row)}, or that with a leading 1 or B = ${batch}.`,
     );
   }
-  const shape = encoded.shape.length === 2 ? [1, ...encoded.shape] : encoded.shape;
-  return intake.take(`/${name}`, encoded, shape);
+  const shape = given.shape.length === 2 ? [1, ...given.shape] : given.shape;
+  return intake.take(`/${name}`, given, shape);
 }
 
 /** @throws {Problem} with a pointer to the table at fault. */
@@ -57,7 +56,7 @@ export function parseRotary(
     );
   }
   const [cos, sin] = TABLES.map((name) =>
-    parseTable(name, request[name] as EncodedTensor, dims, intake),
+    parseTable(name, request[name] as GivenTensor, dims, intake),
   );
   return { cos, sin };
 }

@@ -8,18 +8,17 @@ import type { PendingTensor } from '../lora/intake.js';
 import type { AttentionLayer } from '../lora/problem.js';
 import { efficiencyThreshold } from '../lora/threshold.js';
 import type { EncodedTensor } from '../tensor/encoded.js';
+import { chooseForward } from './choose.js';
 import { forwardFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
 import { encodeForwardPhase } from './encode-phase.js';
+import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
 import { type PhaseTimes, phaseClock } from './phases.js';
-import { allFinite, choose, type Solution, type TensorError } from './solve.js';
+import { allFinite, type Solution, type SolveOptions, type TensorError } from './solve.js';
 
-export interface ForwardOptions {
+export interface ForwardOptions extends SolveOptions {
   readonly batched: boolean;
-  /** Relative error of the attention output in the Frobenius norm. */
-  readonly tolerance: number;
-  readonly seed: number;
 }
 
 export interface ForwardAnswer
@@ -44,8 +43,8 @@ function* inFloat64(layer: AttentionLayer) {
 }
 
 function* solveForward(layer: AttentionLayer, options: ForwardOptions): Job<ForwardSolution> {
-  const { kernel, reason } = choose(options.tolerance);
-  if (kernel === 'float64') return { ...(yield* inFloat64(layer)), reason, fallback: false };
+  const { kernel, reason } = chooseForward(options);
+  if (kernel === 'reference') return { ...(yield* inFloat64(layer)), reason, fallback: false };
   const { error, ...result } = yield* exactForwardJob(layer, { seed: options.seed });
   if (allFinite(result.attentionOutput)) {
     return { result, estimate: error, reason, fallback: false };
@@ -83,6 +82,6 @@ export function* forwardJob(
     fallback,
     error: { attention_output: { estimate, certificate: null } },
     threshold: efficiencyThreshold(result.norms, layer.dims),
-    plan: { flops, exact_flops: flops },
+    plan: planFigures(null, 'exact', flops, options.rates.exact),
   };
 }

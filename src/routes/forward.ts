@@ -1,12 +1,14 @@
 /** POST /forward */
 import type { FastifyInstance } from 'fastify';
 import { parseLayer } from '../lora/parse.js';
-import { DEFAULT_TOLERANCE, type ForwardRequest } from '../lora/request.js';
+import type { ForwardRequest } from '../lora/request.js';
 import { forwardJob } from '../plan/forward-job.js';
 import { compute } from './compute.js';
 import type { RouteOptions } from './options.js';
+import { FORWARD_EXAMPLE } from './schemas/example.js';
 import { answerContent, requestBody } from './schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from './schemas/problem.js';
+import { solveOptions } from './solve-options.js';
 
 export default async function forward(app: FastifyInstance, options: RouteOptions): Promise<void> {
   app.post<{ Body: ForwardRequest }>('/forward', {
@@ -17,7 +19,7 @@ export default async function forward(app: FastifyInstance, options: RouteOption
       description:
         'Takes the body of POST /gradient without target, grad_output and outputs. Computed by the same method, with the same tolerance and the same error report, so that forward and backward of one step agree.',
       tags: ['gradients'],
-      body: requestBody('ForwardRequest'),
+      body: requestBody('ForwardRequest', FORWARD_EXAMPLE),
       response: {
         200: answerContent('ForwardAnswer', 'Attention output, verdict, plan and timings.'),
         ...problemResponses(COMPUTE_PROBLEMS),
@@ -25,15 +27,14 @@ export default async function forward(app: FastifyInstance, options: RouteOption
     },
     handler: async (request, reply) => {
       const { body } = request;
-      const { layer, pending, batched } = parseLayer(body);
-      const seed = body.seed ?? 0;
-      const tolerance = body.tolerance ?? DEFAULT_TOLERANCE;
+      const { layer, pending, batched, kind } = parseLayer(body);
+      const solve = solveOptions(body, kind, options.executor.rates);
       const { answer, timings } = await compute(app, options.executor, request, (times) =>
-        forwardJob(layer, pending, { batched, tolerance, seed }, times),
+        forwardJob(layer, pending, { ...solve, batched }, times),
       );
       const { method } = answer;
       request.log.info({ dims: layer.dims, method, timings_ms: timings }, 'forward');
-      return reply.send(reply.encode({ ...answer, timings_ms: timings, seed }));
+      return reply.send(reply.encode({ ...answer, timings_ms: timings, seed: solve.seed }));
     },
   });
 }
