@@ -26,8 +26,8 @@ export const LimitsSchema = Type.Object(
     max_key_bytes: limit('Bytes of one key.'),
     max_string_bytes: limit('Bytes of one string other than base64 data.'),
     max_features: limit('Features of the low-rank kernel.'),
+    max_low_rank_width: limit('Width of a head that the low-rank kernel takes.'),
     max_dimensions: limit('Dimensions of a tensor.'),
-    max_features: limit('Features of the low-rank kernel.'),
   },
   { $id: 'Limits', description: 'Every limit that a request can hit.' },
 );
