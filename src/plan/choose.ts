@@ -9,8 +9,11 @@ import { exactFlops, type Needs } from './cost.js';
 
 /** Below this relative error float32 can promise nothing. */
 const FLOAT32_TOLERANCE = 1e-5;
-/** Seconds of exact work that are not worth a plan. */
+/** Seconds of exact work, and a length, that are not worth a plan. */
 const NOT_WORTH_A_PLAN = 0.05;
+const SHORT = 1024;
+/** Widest head that is balanced: the algebra of the plan grows with the cube of the width. */
+export const MAX_LOW_RANK_WIDTH = 256;
 
 export interface ChooseOptions {
   readonly method: (typeof METHODS)[number];
@@ -34,15 +37,12 @@ export interface Choice {
   readonly lowRank: LowRankPlan | null;
 }
 
-export function isAdapted(layer: AttentionLayer): boolean {
+function isAdapted(layer: AttentionLayer): boolean {
   return Object.values(layer.projections).some(({ adapter }) => adapter !== null);
 }
 
 /** What keeps the low-rank kernel from a problem, or null. */
-export function needsExact(
-  layer: AttentionLayer,
-  { inputGradients }: ChooseOptions,
-): string | null {
+function needsExact(layer: AttentionLayer, { inputGradients }: ChooseOptions): string | null {
   if (inputGradients) return 'input_gradients';
   if (layer.rotary) return 'cos and sin';
   return layer.keyLengths ? 'key_lengths' : null;
@@ -56,6 +56,13 @@ export function needsOf(
     output: attentionOutput || problem.objective?.kind === 'target',
     inputGradients: inputGradients !== undefined,
   };
+}
+
+/** Whether the low-rank kernel takes the layer at all. */
+export function isPlannable(layer: AttentionLayer, options: ChooseOptions): boolean {
+  const { headDim, valueDim } = layer.dims;
+  const narrow = Math.max(headDim, valueDim) <= MAX_LOW_RANK_WIDTH;
+  return isAdapted(layer) && narrow && !needsExact(layer, options);
 }
 
 function percent(x: number): string {
@@ -80,8 +87,20 @@ export function* choose(
   }
   const exactOnly = needsExact(problem, options);
   if (exactOnly) return { kernel: 'exact', reason: exactReason(exactOnly, method), lowRank: null };
+  const { headDim, valueDim, queryLength, keyLength } = problem.dims;
+  if (!isPlannable(problem, options)) {
+    if (method === 'low_rank' && isAdapted(problem)) {
+      throw new Problem(
+        'limit-exceeded',
+        `Low-rank takes heads of up to ${MAX_LOW_RANK_WIDTH} columns; these have ${Math.max(headDim, valueDim)}.`,
+        { pointer: '/method', limit: MAX_LOW_RANK_WIDTH, actual: Math.max(headDim, valueDim) },
+      );
+    }
+    return { kernel: 'exact', reason: 'Low-rank does not take this layer.', lowRank: null };
+  }
   const exactSeconds = exactFlops(problem, needsOf(problem, options)) / rates.exact;
-  if (method === 'auto' && (exactSeconds < NOT_WORTH_A_PLAN || !isAdapted(problem))) {
+  const short = Math.max(queryLength, keyLength) < SHORT;
+  if (method === 'auto' && (short || exactSeconds < NOT_WORTH_A_PLAN)) {
     const reason = `The exact kernel takes about ${seconds(exactSeconds)} on one thread: not worth a plan.`;
     return { kernel: 'exact', reason, lowRank: null };
   }

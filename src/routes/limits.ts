@@ -3,6 +3,7 @@ import type { FastifyInstance } from 'fastify';
 import type { Static } from 'typebox';
 import { maxBodyBytes, maxInflightBytes, storeBytes } from '../config.js';
 import { MAX_FEATURES } from '../lora/request.js';
+import { MAX_LOW_RANK_WIDTH } from '../plan/choose.js';
 import { DEFAULT_WIRE_LIMITS, MAX_DIMENSIONS } from '../tensor/wire-limits.js';
 import type { RouteOptions } from './options.js';
 import { LimitsSchema } from './schemas/limits.js';
@@ -25,6 +26,7 @@ export default async function limits(app: FastifyInstance, options: RouteOptions
     max_key_bytes: DEFAULT_WIRE_LIMITS.maxKeyBytes,
     max_string_bytes: DEFAULT_WIRE_LIMITS.maxStringBytes,
     max_features: MAX_FEATURES,
+    max_low_rank_width: MAX_LOW_RANK_WIDTH,
     max_dimensions: MAX_DIMENSIONS,
   };
   app.get('/limits', {
