@@ -4,7 +4,15 @@ import { decodeAnswer, encodeRequest, keptTensors } from './codec.js';
 import { KeptTensor } from './kept-tensor.js';
 import { ProblemError, problemOf } from './problem-error.js';
 import { type Answer, withRetries } from './retries.js';
-import type { GradientAnswer, GradientRequest, Limits, PlanAnswer, TensorInput } from './types.js';
+import type {
+  ForwardAnswer,
+  ForwardRequest,
+  GradientAnswer,
+  GradientRequest,
+  Limits,
+  PlanAnswer,
+  TensorInput,
+} from './types.js';
 import { Uploads } from './uploads.js';
 
 export interface ClientOptions {
@@ -54,6 +62,11 @@ export class Client {
   /** The verdict without the gradient: target and grad_output may be left out. */
   async plan(request: GradientRequest, options: CallOptions = {}): Promise<PlanAnswer> {
     return (await this.#ask('plan', request, options)) as PlanAnswer;
+  }
+
+  /** The attention output alone. */
+  async forward(request: ForwardRequest, options: CallOptions = {}): Promise<ForwardAnswer> {
+    return (await this.#ask('forward', request, options)) as ForwardAnswer;
   }
 
   async limits(options: CallOptions = {}): Promise<Limits> {

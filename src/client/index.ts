@@ -5,6 +5,8 @@ export { type CallOptions, Client, type ClientOptions } from './client.js';
 export { KeptTensor } from './kept-tensor.js';
 export { ProblemError } from './problem-error.js';
 export type {
+  ForwardAnswer,
+  ForwardRequest,
   GradientAnswer,
   GradientRequest,
   Limits,

@@ -1,7 +1,14 @@
 /** What the client takes and gives: the types of the schemas, with tensors in memory as their leaves. */
 import type { Static } from 'typebox';
-import type { GradientRequest as WireRequest } from '../lora/request.js';
-import type { GradientAnswerSchema, PlanAnswerSchema } from '../routes/schemas/answers.js';
+import type {
+  ForwardRequest as WireForwardRequest,
+  GradientRequest as WireRequest,
+} from '../lora/request.js';
+import type {
+  ForwardAnswerSchema,
+  GradientAnswerSchema,
+  PlanAnswerSchema,
+} from '../routes/schemas/answers.js';
 import type { LimitsSchema } from '../routes/schemas/limits.js';
 import type { Dtype } from '../tensor/dtype.js';
 import type { EncodedTensor } from '../tensor/encoded.js';
@@ -30,6 +37,8 @@ type WithTensors<T, Leaf> = T extends GivenTensor | EncodedTensor
       : T;
 
 export type GradientRequest = WithTensors<WireRequest, TensorInput | KeptTensor>;
+export type ForwardRequest = WithTensors<WireForwardRequest, TensorInput | KeptTensor>;
+export type ForwardAnswer = WithTensors<Static<typeof ForwardAnswerSchema>, Tensor>;
 export type GradientAnswer = WithTensors<Static<typeof GradientAnswerSchema>, Tensor>;
 export type PlanAnswer = Static<typeof PlanAnswerSchema>;
 export type Limits = Static<typeof LimitsSchema>;

@@ -70,6 +70,10 @@ const numpy = (type: unknown, shape: unknown, data: Buffer, kind: unknown = Buff
     [Buffer.from('shape'), shape],
     [Buffer.from('data'), data],
   ]);
+const rotary = (cos: number[], sin: number[]) => (body: Body) => {
+  body.cos = tensor(cos);
+  body.sin = tensor(sin);
+};
 const X = '/hidden_states';
 
 const CASES: Record<string, Case> = {
@@ -379,6 +383,63 @@ const CASES: Record<string, Case> = {
     'shape-mismatch',
     '/key_states',
   ),
+
+  // Rotary positions and padding.
+  'cos without sin': map(set('cos', tensor([4, 2])), 'missing-key', '', /sin is missing/),
+  'cos of another length': map(rotary([3, 2], [4, 2]), 'shape-mismatch', '/cos', /\(4, 2\)/),
+  'sin of another batch': map(rotary([4, 2], [2, 4, 2]), 'shape-mismatch', '/sin'),
+  'rotary positions on an odd width': map(
+    (body) => {
+      for (const name of ['q_proj', 'k_proj', 'v_proj']) {
+        body[name] = { weight: tensor([3, 4]), lora_A: tensor([1, 4]), lora_B: tensor([3, 1]) };
+      }
+      body.target = tensor([4, 3]);
+      rotary([4, 3], [4, 3])(body);
+    },
+    'shape-mismatch',
+    '/cos',
+    /odd/,
+  ),
+  'rotary positions on other keys': map(
+    (body) => {
+      delete body.hidden_states;
+      body.query_states = tensor([4, 4]);
+      body.key_states = tensor([3, 4]);
+      body.value_states = tensor([3, 4]);
+      rotary([4, 2], [4, 2])(body);
+    },
+    'shape-mismatch',
+    '/cos',
+    /Lq = 4 and Lk = 3/,
+  ),
+  'key lengths for two items of one': map(
+    set('key_lengths', [4, 4]),
+    'shape-mismatch',
+    '/key_lengths',
+  ),
+  'a key length of none': map(set('key_lengths', [0]), 'invalid-value', '/key_lengths/0'),
+  'a key length beyond Lk': map(
+    set('key_lengths', [5]),
+    'invalid-value',
+    '/key_lengths/0',
+    /from 1 to Lk = 4/,
+  ),
+  'half a key': map(set('key_lengths', [2.5]), 'invalid-value', '/key_lengths/0'),
+  'a key length that is no number': map(
+    set(
+      'key_lengths',
+      tensor([1], () => Number.NaN),
+    ),
+    'invalid-value',
+    '/key_lengths/0',
+  ),
+  'key lengths as one number': map(set('key_lengths', 4), 'invalid-tensor', '/key_lengths'),
+  'low_rank with padding': map(
+    (body) => Object.assign(body, { method: 'low_rank', key_lengths: [3] }),
+    'conflicting-keys',
+    '/method',
+    /key_lengths/,
+  ),
 };
 
 for (const [name, { body, kind, pointer, type = MSGPACK, says }] of Object.entries(CASES)) {
@@ -396,6 +457,34 @@ for (const [name, { body, kind, pointer, type = MSGPACK, says }] of Object.entri
     assert.ok(elapsed < 1000, `answered after ${elapsed} ms`);
   });
 }
+
+test('forward takes no objective, and says so', async () => {
+  const response = await server.post('/forward', good, MSGPACK, '*/*');
+  const problem = (await response.json()) as ProblemDetails;
+  assert.equal(problem.type, 'urn:loragrad:problem:unknown-key');
+  assert.equal(problem.pointer, '/target');
+});
+
+test('input gradients of a frozen layer are something to do, its adapters are not', async () => {
+  const frozen = (outputs: string[]) =>
+    pack(
+      spoilt((body) => {
+        body.q_proj = { weight: tensor([2, 4]) };
+        body.v_proj = { weight: tensor([2, 4]) };
+        body.outputs = outputs;
+      }),
+    );
+  const fine = await server.post('/gradient', frozen(['input_gradients']), MSGPACK, '*/*');
+  assert.equal(fine.status, 200);
+  const refused = await server.post(
+    '/gradient',
+    frozen(['gradients', 'input_gradients']),
+    MSGPACK,
+    '*/*',
+  );
+  const problem = (await refused.json()) as ProblemDetails;
+  assert.equal(problem.type, 'urn:loragrad:problem:nothing-to-do');
+});
 
 test('not acceptable', async () => {
   const response = await server.post('/gradient', good, MSGPACK, 'text/html');
