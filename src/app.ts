@@ -14,6 +14,7 @@ import progress from './plugins/progress.js';
 import storePlugin from './plugins/store.js';
 import validation from './plugins/validation.js';
 import type { Executor } from './pool/executor.js';
+import forwardRoute from './routes/forward.js';
 import gradientRoute from './routes/gradient.js';
 import healthRoutes from './routes/health.js';
 import limitsRoute from './routes/limits.js';
@@ -55,6 +56,7 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
   await app.register(storePlugin, { store });
   const options: RouteOptions = { executor, config, store };
   await app.register(gradientRoute, options);
+  await app.register(forwardRoute, options);
   await app.register(planRoute, options);
   await app.register(tensorsRoute, options);
   await app.register(limitsRoute, options);

@@ -7,6 +7,7 @@ import { type EncodeTask, runEncodeTask } from './encode.js';
 import { type ExactTask, runExactTask } from './kernels/exact/gradient.js';
 import { type Cancelled, CancelledError } from './kernels/job.js';
 import { type LowRankTask, runCompiledLowRankTask } from './kernels/low-rank/task.js';
+import { type ReferenceForwardTask, runReferenceForwardTask } from './kernels/reference/forward.js';
 import { type ReferenceTask, runReferenceTask } from './kernels/reference/gradient.js';
 import { type ReferenceNormsTask, runReferenceNormsTask } from './kernels/reference/heads.js';
 import { runWarmUpTask, type WarmUpTask } from './warm-up.js';
@@ -20,6 +21,7 @@ type AnyTask =
   | LowRankTask
   | CalibrateTask
   | ReferenceTask
+  | ReferenceForwardTask
   | ReferenceNormsTask
   | WarmUpTask;
 
@@ -37,6 +39,8 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
       return runCompiledLowRankTask(task, wasm, cancelled);
     case 'reference':
       return runReferenceTask(task, cancelled);
+    case 'reference_forward':
+      return runReferenceForwardTask(task, cancelled);
     case 'reference_norms':
       return runReferenceNormsTask(task, cancelled);
     case 'calibrate':

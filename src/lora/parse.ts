@@ -1,9 +1,17 @@
 /** From the checked request to the typed problem: the rules between tensors, and the defaults. */
 import { Problem } from '../errors.js';
 import { Intake, type PendingTensor } from './intake.js';
-import type { AttentionLayer, AttentionProblem, Dimensions, Projection } from './problem.js';
+import { parseKeyLengths } from './padding.js';
+import type {
+  AttentionKind,
+  AttentionLayer,
+  AttentionProblem,
+  Dimensions,
+  Projection,
+} from './problem.js';
 import { parseProjection } from './projections.js';
 import type { GradientRequest } from './request.js';
+import { parseRotary } from './rotary.js';
 import { formatShape } from './shapes.js';
 import { type Inputs, parseInputs, parseObjective } from './states.js';
 
@@ -15,6 +23,7 @@ export interface ParsedLayer {
   readonly pending: readonly PendingTensor[];
   /** Whether the client's tensors carry a batch dimension. */
   readonly batched: boolean;
+  readonly kind: AttentionKind;
 }
 
 function invalidHeads(pointer: string, sentence: string): Problem {
@@ -76,6 +85,7 @@ export function parseLayer(request: GradientRequest): ParsedLayer {
     v_proj: parseProjection('v_proj', request.v_proj, inputs.value, intake),
   };
   const dims = parseDimensions(request, inputs, projections);
+  const rotary = parseRotary(request, dims, intake);
   const layer: AttentionLayer = {
     dims,
     inputs: {
@@ -86,6 +96,8 @@ export function parseLayer(request: GradientRequest): ParsedLayer {
     projections,
     scaling: request.scaling ?? 1 / Math.sqrt(dims.headDim),
     causal: request.is_causal ?? false,
+    ...(rotary && { rotary }),
+    ...(request.key_lengths && { keyLengths: parseKeyLengths(request.key_lengths, dims) }),
   };
   const objective = parseObjective(request, inputs, dims, intake);
   return {
@@ -93,6 +105,7 @@ export function parseLayer(request: GradientRequest): ParsedLayer {
     problem: objective && { ...layer, objective },
     pending: intake.pending,
     batched: inputs.batch !== null,
+    kind: inputs.kind,
   };
 }
 

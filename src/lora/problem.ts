@@ -31,6 +31,13 @@ export interface Projection {
   readonly inFeatures: number;
 }
 
+/** Rotary positions: queries and keys of token l are turned by row l of the tables. */
+export interface Rotary {
+  /** (B, L, d), or (1, L, d) for all items of a batch. */
+  readonly cos: Tensor;
+  readonly sin: Tensor;
+}
+
 export interface Dimensions {
   readonly batch: number;
   readonly queryLength: number;
@@ -55,10 +62,32 @@ export interface AttentionLayer {
   readonly scaling: number;
   /** Row i sees keys j <= i (top-left aligned when Lq differs from Lk, as in PyTorch). */
   readonly causal: boolean;
+  /** Applied to queries and keys between projection and scores; needs Lq = Lk and an even d. */
+  readonly rotary?: Rotary;
+  /** By batch item: keys from there on are padding, and get no probability. Absent: Lk for all. */
+  readonly keyLengths?: readonly number[];
+}
+
+/** target: loss = 1/2 ||O - Y||_F^2; grad_output: dLoss/dO. (B, Lq, H dv). */
+export interface Objective {
+  readonly kind: 'target' | 'grad_output';
+  readonly tensor: Tensor;
 }
 
 /** A layer and what is to be differentiated. */
 export interface AttentionProblem extends AttentionLayer {
-  /** target: loss = 1/2 ||O - Y||_F^2; grad_output: dLoss/dO. (B, Lq, H dv). */
-  readonly objective: { readonly kind: 'target' | 'grad_output'; readonly tensor: Tensor };
+  readonly objective: Objective;
 }
+
+/** Keys of a batch item that are no padding. */
+export function keysOf({ dims, keyLengths }: AttentionLayer, batchItem: number): number {
+  return keyLengths?.[batchItem] ?? dims.keyLength;
+}
+
+/** The inputs in the client's names: one tensor for self-attention, three for cross-attention. */
+export const STATES = {
+  self: { query: 'hidden_states', key: 'hidden_states', value: 'hidden_states' },
+  cross: { query: 'query_states', key: 'key_states', value: 'value_states' },
+} as const;
+export type AttentionKind = keyof typeof STATES;
+export type StatesName = (typeof STATES)[AttentionKind]['query' | 'key' | 'value'];

@@ -2,14 +2,18 @@
 import { Problem } from '../errors.js';
 import type { GivenTensor, Tensor } from '../tensor/tensor.js';
 import type { Intake } from './intake.js';
-import type { Dimensions } from './problem.js';
+import {
+  type AttentionKind,
+  type Dimensions,
+  type Objective,
+  STATES,
+  type StatesName,
+} from './problem.js';
 import type { GradientRequest } from './request.js';
 import { formatShape, requireDimensions, requireSize, shapeMismatch } from './shapes.js';
 
-type StatesKey = 'hidden_states' | 'query_states' | 'key_states' | 'value_states';
-
 export interface States {
-  readonly name: StatesKey;
+  readonly name: StatesName;
   readonly width: number;
   readonly length: number;
   readonly tensor: Tensor;
@@ -18,18 +22,19 @@ export interface States {
 export interface Inputs {
   /** null: the tensors came without a batch dimension, and the answer goes without one. */
   readonly batch: number | null;
+  readonly kind: AttentionKind;
   readonly query: States;
   readonly key: States;
   readonly value: States;
 }
 
-const CROSS = ['query_states', 'key_states', 'value_states'] as const;
+const CROSS = Object.values(STATES.cross);
 
 /** @throws {Problem} unless hidden_states, or all three of the others, are given. */
-function givenStates(request: GradientRequest): readonly [StatesKey, StatesKey, StatesKey] {
+function givenKind(request: GradientRequest): AttentionKind {
   const cross = CROSS.filter((key) => request[key] !== undefined);
   if (request.hidden_states) {
-    if (cross.length === 0) return ['hidden_states', 'hidden_states', 'hidden_states'];
+    if (cross.length === 0) return 'self';
     throw new Problem(
       'conflicting-keys',
       `hidden_states (self-attention) and ${cross[0]} (cross-attention) exclude each other.`,
@@ -37,7 +42,7 @@ function givenStates(request: GradientRequest): readonly [StatesKey, StatesKey, 
     );
   }
   const missing = CROSS.find((key) => request[key] === undefined);
-  if (!missing) return CROSS;
+  if (!missing) return 'cross';
   throw new Problem(
     'missing-key',
     cross.length === 0
@@ -63,9 +68,10 @@ function requireSameBatch(
 }
 
 export function parseInputs(request: GradientRequest, intake: Intake): Inputs {
-  const keys = givenStates(request);
+  const kind = givenKind(request);
+  const keys = Object.values(STATES[kind]);
   const first = { name: keys[0], shape: (request[keys[0]] as GivenTensor).shape };
-  const read = new Map<StatesKey, States>();
+  const read = new Map<StatesName, States>();
   for (const name of new Set(keys)) {
     const pointer = `/${name}`;
     const given = request[name] as GivenTensor;
@@ -80,7 +86,7 @@ export function parseInputs(request: GradientRequest, intake: Intake): Inputs {
     read.set(name, { name, width, length, tensor: intake.take(pointer, given, shape) });
   }
   const [query, key, value] = keys.map((name) => read.get(name) as States);
-  return { batch: first.shape.length === 3 ? first.shape[0] : null, query, key, value };
+  return { batch: first.shape.length === 3 ? first.shape[0] : null, kind, query, key, value };
 }
 
 /** @throws {Problem} unless exactly one of target and grad_output is given, in the output's shape. */
@@ -89,7 +95,7 @@ export function parseObjective(
   inputs: Inputs,
   dims: Dimensions,
   intake: Intake,
-): { readonly kind: 'target' | 'grad_output'; readonly tensor: Tensor } | null {
+): Objective | null {
   if (request.target && request.grad_output) {
     throw new Problem('conflicting-keys', 'target and grad_output exclude each other.', {
       pointer: '/grad_output',

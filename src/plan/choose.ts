@@ -3,9 +3,9 @@ import type { Job } from '../../workers/kernels/job.js';
 import type { Rates } from '../../workers/kernels/low-rank/cost.js';
 import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan.js';
 import { Problem } from '../errors.js';
-import type { AttentionLayer, AttentionProblem } from '../lora/problem.js';
+import type { AttentionKind, AttentionLayer, AttentionProblem } from '../lora/problem.js';
 import type { METHODS } from '../lora/request.js';
-import { exactFlops } from './cost.js';
+import { exactFlops, type Needs } from './cost.js';
 
 /** Below this relative error float32 can promise nothing. */
 const FLOAT32_TOLERANCE = 1e-5;
@@ -23,6 +23,8 @@ export interface ChooseOptions {
   readonly features?: number | undefined;
   readonly seed: number;
   readonly attentionOutput: boolean;
+  /** Whose gradients are wanted beside those of the adapters; absent: none. */
+  readonly inputGradients?: AttentionKind | undefined;
   readonly rates: Rates;
 }
 
@@ -39,10 +41,28 @@ function isAdapted(layer: AttentionLayer): boolean {
   return Object.values(layer.projections).some(({ adapter }) => adapter !== null);
 }
 
+/** What keeps the low-rank kernel from a problem, or null. */
+function needsExact(layer: AttentionLayer, { inputGradients }: ChooseOptions): string | null {
+  if (inputGradients) return 'input_gradients';
+  if (layer.rotary) return 'cos and sin';
+  return layer.keyLengths ? 'key_lengths' : null;
+}
+
+export function needsOf(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  { attentionOutput, inputGradients }: ChooseOptions,
+): Needs {
+  return {
+    output: attentionOutput || problem.objective?.kind === 'target',
+    inputGradients: inputGradients !== undefined,
+  };
+}
+
 /** Whether the low-rank kernel takes the layer at all. */
-export function isPlannable(layer: AttentionLayer): boolean {
+export function isPlannable(layer: AttentionLayer, options: ChooseOptions): boolean {
   const { headDim, valueDim } = layer.dims;
-  return isAdapted(layer) && Math.max(headDim, valueDim) <= MAX_LOW_RANK_WIDTH;
+  const narrow = Math.max(headDim, valueDim) <= MAX_LOW_RANK_WIDTH;
+  return isAdapted(layer) && narrow && !needsExact(layer, options);
 }
 
 function percent(x: number): string {
@@ -60,14 +80,15 @@ export function* choose(
 ): Job<Choice> {
   const { method, tolerance, features, seed, rates } = options;
   if (method !== 'low_rank' && tolerance < FLOAT32_TOLERANCE) {
-    const reason = `The tolerance of ${tolerance} is below what float32 can keep (${FLOAT32_TOLERANCE}): computed in float64.`;
-    return { kernel: 'reference', reason, lowRank: null };
+    return { kernel: 'reference', reason: float64Reason(tolerance), lowRank: null };
   }
   if (method === 'exact') {
     return { kernel: 'exact', reason: 'The exact kernel was asked for.', lowRank: null };
   }
+  const exactOnly = needsExact(problem, options);
+  if (exactOnly) return { kernel: 'exact', reason: exactReason(exactOnly, method), lowRank: null };
   const { headDim, valueDim, queryLength, keyLength } = problem.dims;
-  if (!isPlannable(problem)) {
+  if (!isPlannable(problem, options)) {
     if (method === 'low_rank' && isAdapted(problem)) {
       throw new Problem(
         'limit-exceeded',
@@ -77,8 +98,7 @@ export function* choose(
     }
     return { kernel: 'exact', reason: 'Low-rank does not take this layer.', lowRank: null };
   }
-  const formsOutput = options.attentionOutput || problem.objective?.kind === 'target';
-  const exactSeconds = exactFlops(problem, formsOutput) / rates.exact;
+  const exactSeconds = exactFlops(problem, needsOf(problem, options)) / rates.exact;
   const short = Math.max(queryLength, keyLength) < SHORT;
   if (method === 'auto' && (short || exactSeconds < NOT_WORTH_A_PLAN)) {
     const reason = `The exact kernel takes about ${seconds(exactSeconds)} on one thread: not worth a plan.`;
@@ -91,6 +111,31 @@ export function* choose(
     ...(features !== undefined && { features }),
   });
   return { ...judge(lowRank, options), lowRank };
+}
+
+/** @throws {Problem} when low_rank was asked for: there is an exact kernel for the output alone. */
+export function chooseForward(options: ChooseOptions): Omit<Choice, 'lowRank'> {
+  const { method, tolerance } = options;
+  if (method === 'low_rank') exactReason('a request without an objective', method);
+  if (tolerance < FLOAT32_TOLERANCE)
+    return { kernel: 'reference', reason: float64Reason(tolerance) };
+  return { kernel: 'exact', reason: 'The attention output alone is computed by the exact kernel.' };
+}
+
+function float64Reason(tolerance: number): string {
+  return `The tolerance of ${tolerance} is below what float32 can keep (${FLOAT32_TOLERANCE}): computed in float64.`;
+}
+
+/** @throws {Problem} when low_rank was asked for all the same. */
+function exactReason(keys: string, method: ChooseOptions['method']): string {
+  if (method === 'low_rank') {
+    throw new Problem(
+      'conflicting-keys',
+      `The low-rank kernel does not take ${keys}: leave the method to auto, or ask for exact.`,
+      { pointer: '/method' },
+    );
+  }
+  return `Only the exact kernel takes ${keys}.`;
 }
 
 /** What the plan says about the kernel to take. */

@@ -3,7 +3,7 @@ import type { Job } from '../../workers/kernels/job.js';
 import type { PendingTensor } from '../lora/intake.js';
 import type { AttentionProblem } from '../lora/problem.js';
 import { efficiencyThreshold, type Threshold } from '../lora/threshold.js';
-import { choose } from './choose.js';
+import { choose, needsOf } from './choose.js';
 import { exactFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
 import { type EncodedResult, type EncodeOptions, encodePhase } from './encode-phase.js';
@@ -38,7 +38,6 @@ export function* gradientJob(
   clock('compute');
   const tensors = yield* encodePhase(problem, result, options);
   clock('encode');
-  const formsOutput = options.attentionOutput || problem.objective.kind === 'target';
   return {
     ...tensors,
     ...(result.loss !== null && { loss: result.loss }),
@@ -47,7 +46,7 @@ export function* gradientJob(
     plan: planFigures(
       choice.lowRank,
       solution.method,
-      exactFlops(problem, formsOutput),
+      exactFlops(problem, needsOf(problem, options)),
       options.rates.exact,
     ),
   };

@@ -5,7 +5,7 @@ import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { PendingTensor } from '../lora/intake.js';
 import type { AttentionLayer, AttentionProblem } from '../lora/problem.js';
 import { efficiencyThreshold } from '../lora/threshold.js';
-import { type ChooseOptions, choose, isPlannable, judge } from './choose.js';
+import { type ChooseOptions, choose, isPlannable, judge, needsOf } from './choose.js';
 import { exactFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
 import { planFigures } from './figures.js';
@@ -28,7 +28,7 @@ export function* planJob(
   const { tolerance, features, seed, rates } = options;
   const plan =
     choice.lowRank ??
-    (isPlannable(problem)
+    (isPlannable(problem, options)
       ? yield* planLowRank(problem, {
           ...{ tolerance, seed, rates },
           ...(features !== undefined && { features }),
@@ -37,11 +37,10 @@ export function* planJob(
   const norms = plan ? plan.norms : yield* referenceNormsJob(problem);
   clock('plan');
   const method = choice.kernel === 'low_rank' ? 'low_rank' : 'exact';
-  const formsOutput = options.attentionOutput || problem.objective?.kind === 'target';
   return {
     method,
     reason: plan && options.method === 'auto' ? judge(plan, options).reason : choice.reason,
     threshold: efficiencyThreshold(norms, problem.dims),
-    plan: planFigures(plan, method, exactFlops(problem, formsOutput), rates.exact),
+    plan: planFigures(plan, method, exactFlops(problem, needsOf(problem, options)), rates.exact),
   };
 }

@@ -17,7 +17,7 @@ export interface SolveOptions extends ChooseOptions {
 }
 
 export interface TensorError {
-  /** null: computed in float64, and nothing more precise to compare with. */
+  /** null: computed in float64, with nothing more precise to compare with; or not measured. */
   readonly estimate: ErrorEstimate | null;
   /** Worst-case bound of a low-rank gradient; null: void, or not of the low-rank kernel. */
   readonly certificate: { readonly frobenius: number; readonly relative: number } | null;
@@ -36,25 +36,25 @@ export interface Solution {
 
 type Solved = Pick<Solution, 'result' | 'error'>;
 
-function allFinite(data: Float32Array | Float64Array): boolean {
+export function allFinite(data: Float32Array | Float64Array): boolean {
   // x * 0 is NaN for NaN and infinity; one look at the sum is quicker than one at every element.
   let sum = 0;
   for (let k = 0; k < data.length; k++) sum += data[k] * 0;
   return sum === 0;
 }
 
-function overflowed({ gradients, loss, attentionOutput }: GradientResult): boolean {
+function overflowed({ gradients, inputGradients, loss, attentionOutput }: GradientResult): boolean {
   const tensors: (Float32Array | Float64Array)[] = Object.values(gradients).flatMap(
     ({ lora_A, lora_B }) => [lora_A, lora_B],
   );
+  tensors.push(...Object.values(inputGradients ?? {}));
   if (attentionOutput) tensors.push(attentionOutput);
   return !Number.isFinite(loss ?? 0) || !tensors.every(allFinite);
 }
 
 /** @throws {Problem} when the result is beyond float64. */
 function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solved> {
-  const { attentionOutput } = options;
-  const result = yield* referenceJob(problem, { attentionOutput });
+  const result = yield* referenceJob(problem, options);
   if (overflowed(result)) {
     throw new Problem(
       'not-finite',
@@ -66,20 +66,28 @@ function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solve
     error[`${name}.lora_A`] = { estimate: null, certificate: null };
     error[`${name}.lora_B`] = { estimate: null, certificate: null };
   }
-  return { result, error };
+  return { result, error: { ...error, ...inputErrors(result) } };
+}
+
+/** Input gradients are not sampled: one row of them is a sum over all heads and all rows of P. */
+function inputErrors({ inputGradients }: GradientResult): Record<string, TensorError> {
+  const names = Object.keys(inputGradients ?? {});
+  const unknown: TensorError = { estimate: null, certificate: null };
+  return Object.fromEntries(names.map((name) => [`input_gradients.${name}`, unknown]));
 }
 
 /** null: the numbers are too large for float32. */
 function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solved | null> {
   const { errors, ...result } = yield* exactJob(problem, {
     attentionOutput: options.attentionOutput,
+    inputGradients: options.inputGradients,
     estimate: { rows: rowsForEstimate(problem), seed: options.seed },
   });
   if (overflowed(result)) return null;
   const error = Object.fromEntries(
     Object.entries(errors ?? {}).map(([name, estimate]) => [name, { estimate, certificate: null }]),
   );
-  return { result, error };
+  return { result, error: { ...error, ...inputErrors(result) } };
 }
 
 function* exactly(

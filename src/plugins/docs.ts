@@ -4,8 +4,12 @@ import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
-import { GradientRequest } from '../lora/request.js';
-import { GradientAnswerSchema, PlanAnswerSchema } from '../routes/schemas/answers.js';
+import { ForwardRequest, GradientRequest } from '../lora/request.js';
+import {
+  ForwardAnswerSchema,
+  GradientAnswerSchema,
+  PlanAnswerSchema,
+} from '../routes/schemas/answers.js';
 import { ProblemSchema } from '../routes/schemas/problem.js';
 import { GivenTensorSchema, TensorSchema } from '../tensor/schema.js';
 
@@ -26,7 +30,9 @@ async function docs(app: FastifyInstance): Promise<void> {
     TensorSchema,
     GivenTensorSchema,
     GradientRequest,
+    ForwardRequest,
     GradientAnswerSchema,
+    ForwardAnswerSchema,
     PlanAnswerSchema,
     ProblemSchema,
   ]) {

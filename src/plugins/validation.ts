@@ -3,7 +3,7 @@ import { Ajv, type ErrorObject } from 'ajv';
 import type { FastifyInstance, FastifySchemaCompiler } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../errors.js';
-import { GradientRequest } from '../lora/request.js';
+import { ForwardRequest, GradientRequest } from '../lora/request.js';
 import { isEncodedTensor } from '../tensor/encoded.js';
 import { TensorReference } from '../tensor/reference.js';
 import { GIVEN_TENSOR_SCHEMA_ID, TENSOR_SCHEMA_ID } from '../tensor/schema.js';
@@ -89,6 +89,7 @@ async function validation(app: FastifyInstance): Promise<void> {
   ajv.addSchema({ $id: TENSOR_SCHEMA_ID, tensor: 'tensor' });
   ajv.addSchema({ $id: GIVEN_TENSOR_SCHEMA_ID, tensor: 'given' });
   ajv.addSchema(GradientRequest);
+  ajv.addSchema(ForwardRequest);
 
   const compiler: FastifySchemaCompiler<object> = ({ schema, httpPart }) => {
     const validate = ajv.compile(schema);

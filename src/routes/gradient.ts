@@ -30,7 +30,7 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
       const parsed = parseLayer(body);
       const problem = requireProblem(parsed, gradients);
       const jobOptions = {
-        ...solveOptions(body, options.executor.rates),
+        ...solveOptions(body, parsed.kind, options.executor.rates),
         gradients,
         batched: parsed.batched,
       };

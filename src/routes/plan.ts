@@ -26,8 +26,8 @@ export default async function plan(app: FastifyInstance, options: RouteOptions):
     },
     handler: async (request, reply) => {
       const { body } = request;
-      const { layer, problem, pending } = parseLayer(body);
-      const planOptions = solveOptions(body, options.executor.rates);
+      const { layer, problem, pending, kind } = parseLayer(body);
+      const planOptions = solveOptions(body, kind, options.executor.rates);
       const { answer, timings } = await compute(app, options.executor, request, (times) =>
         planJob(problem ?? layer, pending, planOptions, times),
       );

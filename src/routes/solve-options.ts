@@ -1,11 +1,16 @@
 /** From the request to the options of the planner and the solver. */
 import type { Rates } from '../../workers/kernels/low-rank/cost.js';
 import { Problem } from '../errors.js';
+import type { AttentionKind } from '../lora/problem.js';
 import { DEFAULT_TOLERANCE, type GradientRequest } from '../lora/request.js';
 import type { SolveOptions } from '../plan/solve.js';
 
 /** @throws {Problem} when an option of the low-rank kernel is given together with method exact. */
-export function solveOptions(request: GradientRequest, rates: Rates): SolveOptions {
+export function solveOptions(
+  request: GradientRequest,
+  kind: AttentionKind,
+  rates: Rates,
+): SolveOptions {
   const { method = 'auto', tolerance, features, correction, seed = 0, outputs = [] } = request;
   for (const key of ['features', 'correction'] as const) {
     if (method === 'exact' && request[key]) {
@@ -23,6 +28,7 @@ export function solveOptions(request: GradientRequest, rates: Rates): SolveOptio
     correction: correction ?? false,
     seed,
     attentionOutput: outputs.includes('attention_output'),
+    inputGradients: outputs.includes('input_gradients') ? kind : undefined,
     rates,
   };
 }

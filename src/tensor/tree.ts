@@ -29,7 +29,10 @@ export type Dialect = 'tensor' | 'numpy' | 'list';
 
 export interface Decoded {
   readonly value: WireValue;
-  /** That of the first tensor in the body; of a body without tensors, the plainest of its format. */
+  /**
+   * That of the first tensor in the body, flat lists apart (key_lengths is one whatever the dialect); of
+   * a body without others, the plainest of its format.
+   */
   readonly dialect: Dialect;
   /** Every tensor with its JSON pointer, in document order. */
   readonly tensors: readonly { readonly pointer: string; readonly tensor: EncodedTensor }[];
@@ -103,7 +106,7 @@ class Walker {
   }
 
   private found(dialect: Dialect, tensor: EncodedTensor, pointer: string): EncodedTensor {
-    this.dialect ??= dialect;
+    if (dialect !== 'list' || tensor.shape.length > 1) this.dialect ??= dialect;
     this.tensors.push({ pointer, tensor });
     const { maxTensors } = this.limits;
     if (this.tensors.length > maxTensors) {

@@ -7,8 +7,8 @@
  */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { finiteDifferences } from '../support/finite-differences.js';
-import { type Fixture, loadFixtures, PROJECTIONS } from '../support/fixtures.js';
+import { finiteDifferences, inputDifferences } from '../support/finite-differences.js';
+import { type Fixture, loadFixtures, PROJECTIONS, type StatesName } from '../support/fixtures.js';
 import { plainProblem } from '../support/plain-loss.js';
 import { type GradientAnswer, type RunningServer, startServer } from '../support/server.js';
 import { relativeError, values, type WireTensor } from '../support/wire-tensor.js';
@@ -71,6 +71,19 @@ function assertGradients({ gradients }: GradientAnswer, fixture: Fixture) {
   }
 }
 
+function assertInputGradients({ input_gradients, error }: GradientAnswer, fixture: Fixture) {
+  const { request, expected } = fixture;
+  if (!expected.input_gradients) return assert.equal(input_gradients, undefined);
+  const names = Object.keys(expected.input_gradients) as StatesName[];
+  assert.deepEqual(Object.keys(input_gradients!).sort(), names.sort());
+  for (const name of names) {
+    const truth = values(expected.input_gradients[name]!);
+    const label = `input_gradients.${name}`;
+    assertClose(fixture, label, input_gradients![name]!, request[name]!, truth);
+    assert.ok(label in error, label);
+  }
+}
+
 function assertLoss({ loss }: GradientAnswer, { expected, naive_float32 }: Fixture) {
   if (expected.loss === undefined) return assert.equal(loss, undefined);
   const error = Math.abs(loss! / expected.loss - 1);
@@ -88,6 +101,7 @@ for (const fixture of fixtures) {
     const answer = await server.gradient(request);
     if (request.outputs?.includes('gradients') ?? true) assertGradients(answer, fixture);
     else assert.ok(!('gradients' in answer));
+    assertInputGradients(answer, fixture);
     assertLoss(answer, fixture);
     if (expected.attention_output) {
       const objective = (request.target ?? request.grad_output)!;
@@ -99,6 +113,39 @@ for (const fixture of fixtures) {
   });
 }
 
+for (const fixture of fixtures.filter(({ expected }) => expected.attention_output)) {
+  const { name, request, expected } = fixture;
+  test(`${name}: POST /forward`, async () => {
+    const answer = await server.forward(request);
+    const measured = answer.attention_output!;
+    const truth = values(expected.attention_output!);
+    assert.equal(measured.dtype, (request.hidden_states ?? request.query_states)!.dtype);
+    assert.deepEqual(measured.shape, expected.attention_output!.shape);
+    const rounding = fixture.answer_rounding.forward;
+    const limit = TIMES_NAIVE * fixture.naive_float32.attention_output + FLOOR + rounding;
+    const error = relativeError(values(measured), truth);
+    assert.ok(error <= limit, `relative error ${error}, allowed ${limit}`);
+    const { estimate } = answer.error.attention_output;
+    assert.ok(estimate && error <= estimate.upper + rounding, `${error}, ${estimate?.upper}`);
+    assert.equal(answer.fallback, false);
+  });
+
+  test(`${name}: forward and backward agree`, async () => {
+    const [forward, backward] = await Promise.all([
+      server.forward(request),
+      server.gradient({ ...request, outputs: ['attention_output'] }),
+    ]);
+    const error = relativeError(
+      values(forward.attention_output!),
+      values(backward.attention_output!),
+    );
+    assert.ok(
+      error <= 2 * (fixture.answer_rounding.forward + fixture.answer_rounding.attention_output),
+    );
+    assert.deepEqual(forward.threshold, backward.threshold);
+  });
+}
+
 const tiny = fixtures.filter((fixture) => fixture.finite_differences);
 test('a few are small enough for finite differences', () => {
   assert.ok(tiny.length >= 3);
@@ -106,7 +153,13 @@ test('a few are small enough for finite differences', () => {
 
 for (const fixture of tiny) {
   test(`${fixture.name}: finite differences of the loss`, async () => {
-    const { gradients } = await server.gradient(fixture.request);
+    const { gradients, input_gradients } = await server.gradient(fixture.request);
+    for (const name of Object.keys(input_gradients ?? {}) as StatesName[]) {
+      const truth = inputDifferences(plainProblem(fixture.request), name);
+      const error = relativeError(values(input_gradients![name]!), truth);
+      const limit = allowed(fixture, `input_gradients.${name}`, truth) + DIFFERENCES;
+      assert.ok(error <= limit, `${name}: ${error}, allowed ${limit}`);
+    }
     for (const [projection, pair] of finiteDifferences(plainProblem(fixture.request))) {
       for (const name of PAIR) {
         const error = relativeError(values(gradients![projection]![name]), pair[name]);

@@ -1,9 +1,14 @@
 /** The same bits for any number of threads, any order of tasks, and any number of runs. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { exactJob, runExactTask } from '../../workers/kernels/exact/gradient.js';
+import type { AttentionProblem } from '../../src/lora/problem.js';
+import {
+  type ExactOptions,
+  type ExactResult,
+  exactJob,
+  runExactTask,
+} from '../../workers/kernels/exact/gradient.js';
 import { CancelledError, runJob } from '../../workers/kernels/job.js';
-import type { GradientResult } from '../../workers/kernels/result.js';
 import { loadWasm } from '../../workers/kernels/wasm/load.js';
 import { randomProblem, uniform } from './problems.js';
 import { exactOnMany, named } from './run.js';
@@ -19,14 +24,18 @@ const shuffled = (seed: number) => {
       .map(({ index }) => index);
 };
 
-function assertSame(a: GradientResult, b: GradientResult, what: string): void {
+function assertSame(a: ExactResult, b: ExactResult, what: string): void {
   for (const [name, gradient] of named(a)) {
     assert.deepEqual(gradient, named(b).get(name), `${name}, ${what}`);
   }
   assert.deepEqual(a.attentionOutput, b.attentionOutput, what);
   assert.deepEqual(a.norms, b.norms, what);
   assert.equal(a.loss, b.loss, what);
+  assert.deepEqual(a.errors, b.errors, what);
 }
+
+type Outputs = Omit<ExactOptions, 'attentionOutput'>;
+const everything: Outputs = { inputGradients: 'self', estimate: { rows: 8, seed: 3 } };
 
 const problems = {
   'one long head': randomProblem({ seed: 1, queryLength: 2500, headDim: 8, objective: 'target' }),
@@ -35,16 +44,33 @@ const problems = {
   }),
 };
 
-for (const [name, problem] of Object.entries(problems)) {
+const layers: Record<string, readonly [AttentionProblem, Outputs]> = {
+  'one long head': [problems['one long head'], {}],
+  'many heads, causal': [problems['many heads, causal'], {}],
+  'input gradients, one long head': [problems['one long head'], everything],
+  'rotary positions, padding, input gradients': [
+    randomProblem({
+      ...{ seed: 4, queryLength: 260, batch: 2, heads: 6, keyValueHeads: 2, causal: true },
+      ...{ rotary: true, keyLengths: [260, 131] },
+    }),
+    everything,
+  ],
+  'rotary positions, adapters alone': [
+    randomProblem({ seed: 5, queryLength: 700, rotary: true, ranks: { q: 4, v: 4 } }),
+    { estimate: { rows: 8, seed: 3 } },
+  ],
+};
+
+for (const [name, [problem, outputs]] of Object.entries(layers)) {
   test(`bitwise the same on 1, 2, 3 and 8 threads: ${name}`, (t) => {
     const seed = Date.now() % 2 ** 31;
     t.diagnostic(`seed ${seed}`);
     for (const build of ['plain', 'relaxed'] as const) {
       const instances = inOrder(8).map(() => loadWasm({ build }));
-      const expected = exactOnMany(problem, instances.slice(0, 1), inOrder);
+      const expected = exactOnMany(problem, instances.slice(0, 1), inOrder, outputs);
       for (const count of [1, 2, 3, 8]) {
         for (const order of [inOrder, reversed, shuffled(seed)]) {
-          const answer = exactOnMany(problem, instances.slice(0, count), order);
+          const answer = exactOnMany(problem, instances.slice(0, count), order, outputs);
           assertSame(expected, answer, `${build}, ${count} threads`);
         }
       }

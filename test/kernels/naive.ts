@@ -3,7 +3,7 @@
  * order, P of the whole head in memory. How far it is from float64 says what float32 can be expected
  * to give, and is the yardstick for the fast kernel.
  */
-import type { AttentionProblem, Projection } from '../../src/lora/problem.js';
+import type { AttentionProblem, Projection, Rotary } from '../../src/lora/problem.js';
 
 const { fround } = Math;
 
@@ -75,10 +75,33 @@ function project(X: Matrix, p: Projection, head: number, width: number): Matrix 
   return out;
 }
 
+/** Rows of batch item b, turned by their positions, or with `back` by the transpose. */
+function turn(x: Matrix, rotary: Rotary | undefined, b: number, back = false): Matrix {
+  if (!rotary) return x;
+  const out = zeros(x.rows, x.columns);
+  const [, length, d] = rotary.cos.shape as [number, number, number];
+  const item = rotary.cos.shape[0] === 1 ? 0 : b;
+  const half = d / 2;
+  for (let l = 0; l < x.rows; l++) {
+    for (let c = 0; c < d; c++) {
+      const pair = (c + half) % d;
+      const table = (item * length + l) * d;
+      const sign = c < half === back ? 1 : -1;
+      const sin = rotary.sin.data[table + (back ? pair : c)]!;
+      out.data[l * d + c] =
+        fround(x.data[l * d + c]! * rotary.cos.data[table + c]!) +
+        fround(sign * x.data[l * d + pair]! * sin);
+    }
+  }
+  return out;
+}
+
 export interface NaiveResult {
   /** In the order lora_A, lora_B of the adapted projections among q, k, v. */
   readonly gradients: Map<string, Float32Array>;
   readonly output: Float32Array;
+  /** dX^Q, dX^K, dX^V, summed over heads; (B, L, in). */
+  readonly inputs: Readonly<Record<'q_proj' | 'k_proj' | 'v_proj', Float32Array>>;
 }
 
 export function naiveGradient(problem: AttentionProblem): NaiveResult {
@@ -87,19 +110,30 @@ export function naiveGradient(problem: AttentionProblem): NaiveResult {
   const { headDim: d, valueDim: dv } = dims;
   const gradients = new Map<string, Float32Array>();
   const output = new Float32Array(batch * Lq * heads * dv);
+  const dX = {
+    q_proj: new Float32Array(inputs.query.data.length),
+    k_proj: new Float32Array(inputs.key.data.length),
+    v_proj: new Float32Array(inputs.value.data.length),
+  };
 
   const addGradient = (
     name: 'q_proj' | 'k_proj' | 'v_proj',
     X: Matrix,
     dY: Matrix,
     head: number,
+    firstRow: number,
   ) => {
     const { adapter, inFeatures, outFeatures } = projections[name];
+    const width = dY.columns;
+    const W = part(projections[name].weight.data, inFeatures, head * width, width);
+    addTo(dX[name], multiply(dY, W), firstRow * inFeatures);
     if (!adapter) return;
     const { A, B, rank, scaling: s } = adapter;
     const totalA = gradients.get(`${name}.lora_A`) ?? new Float32Array(rank * inFeatures);
     const totalB = gradients.get(`${name}.lora_B`) ?? new Float32Array(outFeatures * rank);
     const Bh = part(B.data, rank, head * dY.columns, dY.columns);
+    const up = multiply(dY, Bh, s);
+    addTo(dX[name], multiply(up, part(A.data, inFeatures, 0, rank)), firstRow * inFeatures);
     addTo(totalA, multiply(transpose(multiply(dY, Bh)), X, s));
     const low = multiply(X, transpose(part(A.data, inFeatures, 0, rank)));
     addTo(totalB, multiply(transpose(dY), low, s), head * dY.columns * rank);
@@ -108,12 +142,13 @@ export function naiveGradient(problem: AttentionProblem): NaiveResult {
 
   for (let b = 0; b < batch; b++) {
     const XQ = part(inputs.query.data, projections.q_proj.inFeatures, b * Lq, Lq);
-    const XK = part(inputs.key.data, projections.k_proj.inFeatures, b * Lk, Lk);
-    const XV = part(inputs.value.data, projections.v_proj.inFeatures, b * Lk, Lk);
+    const keys = problem.keyLengths?.[b] ?? Lk;
+    const XK = part(inputs.key.data, projections.k_proj.inFeatures, b * Lk, keys);
+    const XV = part(inputs.value.data, projections.v_proj.inFeatures, b * Lk, keys);
     for (let h = 0; h < heads; h++) {
       const shared = Math.floor((h * keyValueHeads) / heads);
-      const Q = project(XQ, projections.q_proj, h, d);
-      const K = project(XK, projections.k_proj, shared, d);
+      const Q = turn(project(XQ, projections.q_proj, h, d), problem.rotary, b);
+      const K = turn(project(XK, projections.k_proj, shared, d), problem.rotary, b);
       const V = project(XV, projections.v_proj, shared, dv);
       const P = multiply(Q, transpose(K), beta);
       softmax(P, problem.causal);
@@ -132,16 +167,18 @@ export function naiveGradient(problem: AttentionProblem): NaiveResult {
         for (let c = 0; c < dv; c++) {
           mean = fround(mean + fround(G.data[i * dv + c]! * O.data[i * dv + c]!));
         }
-        for (let j = i * Lk; j < (i + 1) * Lk; j++) {
+        for (let j = i * keys; j < (i + 1) * keys; j++) {
           dS.data[j] = P.data[j]! * fround(dS.data[j]! - mean);
         }
       }
-      addGradient('q_proj', XQ, multiply(dS, K, beta), h);
-      addGradient('k_proj', XK, multiply(transpose(dS), Q, beta), shared);
-      addGradient('v_proj', XV, multiply(transpose(P), G), shared);
+      const dQ = turn(multiply(dS, K, beta), problem.rotary, b, true);
+      const dK = turn(multiply(transpose(dS), Q, beta), problem.rotary, b, true);
+      addGradient('q_proj', XQ, dQ, h, b * Lq);
+      addGradient('k_proj', XK, dK, shared, b * Lk);
+      addGradient('v_proj', XV, multiply(transpose(P), G), shared, b * Lk);
     }
   }
-  return { gradients, output };
+  return { gradients, output, inputs: dX };
 }
 
 function softmax(S: Matrix, causal: boolean): void {

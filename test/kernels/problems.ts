@@ -1,5 +1,5 @@
 /** Random attention problems for tests of kernels. */
-import type { Adapter, AttentionProblem, Projection } from '../../src/lora/problem.js';
+import type { Adapter, AttentionProblem, Projection, Rotary } from '../../src/lora/problem.js';
 import type { Tensor } from '../../src/tensor/tensor.js';
 
 export interface ProblemOptions {
@@ -15,6 +15,9 @@ export interface ProblemOptions {
   ranks?: { q?: number; k?: number; v?: number };
   bias?: boolean;
   causal?: boolean;
+  /** Tables of rotary positions, another one for each batch item. */
+  rotary?: boolean;
+  keyLengths?: number[];
   objective?: 'target' | 'grad_output';
   /** Standard deviation of the logits, about. */
   spread?: number;
@@ -53,6 +56,22 @@ export function tensor(
   return { dtype, shape, data };
 }
 
+/** As Transformers computes them; item b of the batch begins at position 3 b. */
+export function rotaryTables(
+  batch: number,
+  length: number,
+  d: number,
+  dtype: 'float32' | 'float64',
+): Rotary {
+  const angle = (k: number) => {
+    const [item, token, c] = [Math.floor(k / (length * d)), Math.floor(k / d) % length, k % d];
+    return (3 * item + token) * 10000 ** ((-2 * (c % (d / 2))) / d);
+  };
+  const make = (of: (x: number) => number) =>
+    tensor([batch, length, d], dtype, (k) => of(angle(k)));
+  return { cos: make(Math.cos), sin: make(Math.sin) };
+}
+
 export function randomProblem(options: ProblemOptions): AttentionProblem {
   const { batch = 1, queryLength = 64, heads = 1, headDim = 16, inFeatures = 24 } = options;
   const { keyLength = queryLength, keyValueHeads = heads, valueDim = headDim } = options;
@@ -86,6 +105,8 @@ export function randomProblem(options: ProblemOptions): AttentionProblem {
     },
     scaling: headDim ** -0.5,
     causal: options.causal ?? false,
+    ...(options.rotary && { rotary: rotaryTables(batch, queryLength, headDim, dtype) }),
+    ...(options.keyLengths && { keyLengths: options.keyLengths }),
     objective: {
       kind: options.objective ?? 'grad_output',
       tensor: make([batch, queryLength, heads * valueDim], 1),

@@ -4,6 +4,7 @@ import type { AttentionProblem } from '../../src/lora/problem.js';
 import { runJob } from '../../workers/kernels/job.js';
 import { referenceJob, runReferenceTask } from '../../workers/kernels/reference/gradient.js';
 import { type ProblemShape, randomProblem } from '../support/problems.js';
+import { randomProblem as layerProblem } from './problems.js';
 
 const solve = (problem: AttentionProblem) =>
   runJob(referenceJob(problem, { attentionOutput: true }), runReferenceTask);
@@ -65,6 +66,33 @@ for (const [name, shape] of Object.entries(CASES)) {
     }
   });
 }
+
+test('central differences of the loss by the inputs: rotary positions, padding, shared heads', () => {
+  const options = { queryLength: 6, heads: 2, keyValueHeads: 1, headDim: 4, inFeatures: 5 };
+  for (const causal of [false, true]) {
+    const problem = layerProblem({
+      ...{ ...options, seed: 9, batch: 2, causal, rotary: true, bias: true, keyLengths: [6, 3] },
+      ...{ objective: 'target', dtype: 'float64', spread: 3 },
+    });
+    const gradients = runJob(
+      referenceJob(problem, { attentionOutput: false, inputGradients: 'self' }),
+      runReferenceTask,
+    ).inputGradients!;
+    const X = problem.inputs.query.data;
+    const expected = gradients.hidden_states!;
+    assert.equal(expected.length, X.length);
+    for (let k = 0; k < X.length; k++) {
+      const [value, step] = [X[k], 1e-5];
+      X[k] = value + step;
+      const above = solve(problem).loss as number;
+      X[k] = value - step;
+      const below = solve(problem).loss as number;
+      X[k] = value;
+      const difference = (above - below) / (2 * step);
+      assert.ok(Math.abs(difference - expected[k]) <= 1e-7, `${k}: ${expected[k]}, ${difference}`);
+    }
+  }
+});
 
 test('rows of logits at +-10,000, one key and equal keys stay finite', () => {
   const huge = inFloat64(randomProblem(3, { length: 5 }));

@@ -1,21 +1,53 @@
 /** The error figures of an exact answer, against errors that are known. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { type AttentionProblem, keysOf } from '../../src/lora/problem.js';
+import { exactForwardJob } from '../../workers/kernels/exact/forward.js';
 import { exactJob, rowsForEstimate, runExactTask } from '../../workers/kernels/exact/gradient.js';
 import { runJob } from '../../workers/kernels/job.js';
-import { exactContributions } from '../../workers/kernels/sampling/exact-rows.js';
+import {
+  referenceForwardJob,
+  runReferenceForwardTask,
+} from '../../workers/kernels/reference/forward.js';
+import { contributionsOf } from '../../workers/kernels/sampling/contributions.js';
+import type { Contribution } from '../../workers/kernels/sampling/estimate.js';
+import { exactContributions, exactRows } from '../../workers/kernels/sampling/exact-rows.js';
 import { InputPasses } from '../../workers/kernels/sampling/input-passes.js';
+import { keyInputs, type RowOfHead } from '../../workers/kernels/sampling/row-of-head.js';
 import { sampleRows } from '../../workers/kernels/sampling/rows.js';
+import { TurnedKeyRows } from '../../workers/kernels/sampling/turned-keys.js';
 import { loadWasm } from '../../workers/kernels/wasm/load.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
 import { distance, named, norm, reference } from './run.js';
 
 const wasm = loadWasm();
 
+const rowsOf = (x: Contribution): readonly Float64Array[] =>
+  'rows' in x ? x.rows : Array.from(x.u, (a) => x.v.map((b) => a * b));
+
+/** Those of the keys under rotary positions, too. */
+function contributions(
+  problem: AttentionProblem,
+  rows: readonly RowOfHead[],
+  passes: InputPasses,
+): ReadonlyMap<string, Contribution>[] {
+  const { rotary } = problem;
+  if (!rotary) return exactContributions(problem, rows, passes);
+  return exactRows(problem, rows, passes).map((row) => {
+    const { XK } = keyInputs(problem, row.batchItem, keysOf(problem, row.batchItem));
+    const keys = new TurnedKeyRows({ ...problem, rotary }, row.batchItem, row.shared, XK, passes);
+    const { A, B } = keys.of(row);
+    const others = contributionsOf(problem, row);
+    return new Map<string, Contribution>([...others, ['k_proj.lora_A', A], ['k_proj.lora_B', B]]);
+  });
+}
+
 test('the float64 contributions of all rows add up to the gradients', () => {
   for (const options of [
     { batch: 2, heads: 4, keyValueHeads: 2, bias: true, objective: 'target' as const },
     { keyLength: 37, causal: true, valueDim: 9 },
+    { batch: 2, keyLength: 37, keyLengths: [30, 5], bias: true },
+    { heads: 4, keyValueHeads: 2, bias: true, rotary: true, causal: true, keyLengths: [17] },
   ]) {
     const problem = randomProblem({ seed: 11, queryLength: 21, dtype: 'float64', ...options });
     const { batch, heads, queryLength } = problem.dims;
@@ -26,11 +58,12 @@ test('the float64 contributions of all rows add up to the gradients', () => {
         ...{ batchItem, head: Math.floor(k / queryLength), row: k % queryLength },
       }));
       wasm.reset();
-      for (const row of exactContributions(problem, rows, new InputPasses(wasm, 24, () => {}))) {
-        for (const [name, { u, v, offset }] of row) {
+      for (const row of contributions(problem, rows, new InputPasses(wasm, 24, () => {}))) {
+        for (const [name, contribution] of row) {
           const total = totals.get(name)!;
-          u.forEach((a, i) => {
-            for (let c = 0; c < v.length; c++) total[offset + i * v.length + c]! += a * v[c]!;
+          rowsOf(contribution).forEach((values, i) => {
+            const at = contribution.offset + i * values.length;
+            for (let c = 0; c < values.length; c++) total[at + c]! += values[c]!;
           });
         }
       }
@@ -59,6 +92,8 @@ test('the upper limit holds for at least 98 of 100 tensors', (t) => {
     { queryLength: 400, headDim: 32, objective: 'target' },
     { queryLength: 130, causal: true, heads: 4, keyValueHeads: 2, spread: 4 },
     { queryLength: 90, keyLength: 300, batch: 2, bias: true, dtype: 'float64', spread: 10 },
+    { queryLength: 180, rotary: true, heads: 4, keyValueHeads: 2, causal: true, spread: 4 },
+    { queryLength: 200, rotary: true, bias: true, keyLengths: [150], objective: 'target' },
   ];
   let [held, total] = [0, 0];
   for (let round = 0; round < 32; round++) {
@@ -76,6 +111,33 @@ test('the upper limit holds for at least 98 of 100 tensors', (t) => {
     }
   }
   assert.ok(held >= 0.98 * total, `${held} of ${total}`);
+});
+
+test('forward: the upper limit holds for at least 98 of 100 outputs', (t) => {
+  const seed = Date.now() % 2 ** 31;
+  t.diagnostic(`seed ${seed}`);
+  const variants: Omit<ProblemOptions, 'seed'>[] = [
+    { queryLength: 150 },
+    { queryLength: 400, headDim: 32, keyLengths: [333] },
+    { queryLength: 130, causal: true, heads: 4, keyValueHeads: 2, spread: 4 },
+    { queryLength: 90, keyLength: 300, batch: 2, bias: true, dtype: 'float64', spread: 10 },
+    { queryLength: 180, rotary: true, heads: 8, causal: true, spread: 4 },
+    { queryLength: 20, headDim: 4, inFeatures: 6, rotary: true, bias: true },
+  ];
+  let held = 0;
+  const rounds = 120;
+  for (let round = 0; round < rounds; round++) {
+    const problem = randomProblem({ seed: seed + round, ...variants[round % variants.length] });
+    const job = exactForwardJob(problem, { seed });
+    const { error, ...answer } = runJob(job, (task, c) => runExactTask(task, wasm, c));
+    const truth = runJob(referenceForwardJob(problem), runReferenceForwardTask);
+    const { attentionOutput: expected } = truth;
+    const relative = distance(answer.attentionOutput, expected) / norm(expected);
+    assert.ok(error.rows_sampled >= 20 && error.upper < 1e-4, `${error.upper}`);
+    if (relative <= error.upper) held++;
+    assert.ok(Math.abs(answer.norms.query - truth.norms.query) <= 1e-5 * truth.norms.query);
+  }
+  assert.ok(held >= 0.97 * rounds, `${held} of ${rounds}`);
 });
 
 test('a gradient that vanishes has no error', () => {

@@ -1,18 +1,32 @@
 /** Kernels on one thread, and how far two answers are apart. */
-import type { AttentionProblem } from '../../src/lora/problem.js';
-import { type ExactTask, exactJob, runExactTask } from '../../workers/kernels/exact/gradient.js';
-import { type Job, runJob } from '../../workers/kernels/job.js';
+import type { AttentionKind, AttentionProblem } from '../../src/lora/problem.js';
+import {
+  type ExactOptions,
+  type ExactResult,
+  exactJob,
+  runExactTask,
+} from '../../workers/kernels/exact/gradient.js';
+import { runJob } from '../../workers/kernels/job.js';
 import { referenceJob, runReferenceTask } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type { Wasm } from '../../workers/kernels/wasm/instance.js';
 
-export function exact(problem: AttentionProblem, wasm: Wasm, attentionOutput = false) {
-  const job = exactJob(problem, { attentionOutput });
+export function exact(
+  problem: AttentionProblem,
+  wasm: Wasm,
+  attentionOutput = false,
+  inputGradients?: AttentionKind,
+) {
+  const job = exactJob(problem, { attentionOutput, inputGradients });
   return runJob(job, (task, cancelled) => runExactTask(task, wasm, cancelled));
 }
 
-export function reference(problem: AttentionProblem): GradientResult {
-  return runJob(referenceJob(problem, { attentionOutput: true }), runReferenceTask);
+export function reference(
+  problem: AttentionProblem,
+  inputGradients?: AttentionKind,
+): GradientResult {
+  const outputs = { attentionOutput: true, inputGradients };
+  return runJob(referenceJob(problem, outputs), runReferenceTask);
 }
 
 /** The exact job with its tasks dealt out to several instances, in an order of the caller's choice. */
@@ -20,8 +34,9 @@ export function exactOnMany(
   problem: AttentionProblem,
   instances: readonly Wasm[],
   order: (tasks: number) => number[],
-): GradientResult {
-  const job: Job<GradientResult, ExactTask> = exactJob(problem, { attentionOutput: true });
+  outputs: Omit<ExactOptions, 'attentionOutput'> = {},
+): ExactResult {
+  const job = exactJob(problem, { attentionOutput: true, ...outputs });
   let step = job.next([]);
   while (!step.done) {
     const { tasks } = step.value;
@@ -36,9 +51,9 @@ export function exactOnMany(
   return step.value;
 }
 
-/** Gradients by name: 'q_proj.lora_A', ... */
-export function named(result: GradientResult): Map<string, Float64Array> {
-  const names = new Map<string, Float64Array>();
+/** Gradients by name: 'q_proj.lora_A', ..., 'hidden_states', ... */
+export function named(result: GradientResult): Map<string, Floats> {
+  const names = new Map<string, Floats>(Object.entries(result.inputGradients ?? {}));
   for (const [projection, gradient] of Object.entries(result.gradients)) {
     names.set(`${projection}.lora_A`, gradient.lora_A);
     names.set(`${projection}.lora_B`, gradient.lora_B);

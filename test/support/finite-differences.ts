@@ -1,5 +1,5 @@
 /** Central differences of the plain loss: gradients that owe nothing to any formula for gradients. */
-import { PROJECTIONS, type ProjectionName } from './fixtures.js';
+import { PROJECTIONS, type ProjectionName, type StatesName } from './fixtures.js';
 import { type PlainProblem, plainLoss } from './plain-loss.js';
 
 /** Balances the truncation error, step^2, against the rounding error, 2^-53 / step. */
@@ -29,4 +29,18 @@ export function finiteDifferences(
     });
   }
   return gradients;
+}
+
+/** Of the loss by an input: hidden_states stands for the inputs of all three projections. */
+export function inputDifferences(problem: PlainProblem, name: StatesName): Float64Array {
+  const { states } = problem;
+  if (name === 'hidden_states') {
+    states.k_proj = states.q_proj;
+    states.v_proj = states.q_proj;
+    return differences(problem, states.q_proj);
+  }
+  const role = ({ query_states: 'q_proj', key_states: 'k_proj', value_states: 'v_proj' } as const)[
+    name
+  ];
+  return differences(problem, states[role]);
 }

@@ -26,12 +26,19 @@ export interface GradientRequest extends Record<ProjectionName, ProjectionFields
   num_key_value_heads?: number;
   scaling?: number;
   is_causal?: boolean;
+  cos?: WireTensor;
+  sin?: WireTensor;
+  /** A plain list will do. */
+  key_lengths?: WireTensor | number[];
   target?: WireTensor;
   grad_output?: WireTensor;
   outputs?: string[];
 }
 
 export type Gradients = Partial<Record<ProjectionName, { lora_A: WireTensor; lora_B: WireTensor }>>;
+
+export type StatesName = 'hidden_states' | 'query_states' | 'key_states' | 'value_states';
+export type InputGradients = Partial<Record<StatesName, WireTensor>>;
 
 export interface Threshold {
   gamma: number;
@@ -51,6 +58,7 @@ export interface Fixture {
     threshold: Threshold;
     loss?: number;
     attention_output?: WireTensor;
+    input_gradients?: InputGradients;
   };
   naive_float32: Record<string, number>;
   answer_rounding: Record<string, number>;

@@ -29,6 +29,9 @@ export interface PlainProblem {
   projections: Record<'q_proj' | 'k_proj' | 'v_proj', PlainProjection>;
   target: Float64Array | undefined;
   gradOutput: Float64Array | undefined;
+  /** (1 or B, L, d) */
+  rotary: { cos: Float64Array; sin: Float64Array } | undefined;
+  keyLengths: number[] | undefined;
 }
 
 function plainProjection(fields: ProjectionFields): PlainProjection {
@@ -46,6 +49,10 @@ function plainProjection(fields: ProjectionFields): PlainProjection {
     inFeatures,
     outFeatures,
   };
+}
+
+function keyLengths(given: GradientRequest['key_lengths']): number[] | undefined {
+  return Array.isArray(given) ? given : given && [...values(given)];
 }
 
 export function plainProblem(request: GradientRequest): PlainProblem {
@@ -69,6 +76,8 @@ export function plainProblem(request: GradientRequest): PlainProblem {
     },
     target: request.target && values(request.target),
     gradOutput: request.grad_output && values(request.grad_output),
+    rotary: request.cos && { cos: values(request.cos), sin: values(request.sin!) },
+    keyLengths: keyLengths(request.key_lengths),
   };
 }
 
@@ -96,20 +105,35 @@ function projectAll(problem: PlainProblem, name: keyof PlainProblem['states'], l
   return rows.map((row) => project(problem.states[name], row, problem.projections[name]));
 }
 
+/** Rotary positions: every head of row l of batch item b. */
+function turn({ rotary, queryLength: length }: PlainProblem, rows: number[][], d: number) {
+  if (!rotary) return rows;
+  const items = rotary.cos.length / (length * d);
+  return rows.map((row, number) => {
+    const table = (items === 1 ? number % length : number) * d;
+    return row.map((x, k) => {
+      const c = k % d;
+      const other = c < d / 2 ? -row[k + d / 2] : row[k - d / 2];
+      return x * rotary.cos[table + c] + other * rotary.sin[table + c];
+    });
+  });
+}
+
 /** 1/2 ||O - Y||^2 with a target Y, <G, O> with an upstream gradient G: same gradients as G = dLoss/dO. */
 export function plainLoss(problem: PlainProblem): number {
   const { batch, queryLength, keyLength, heads, kvHeads, projections } = problem;
   const d = projections.q_proj.outFeatures / heads;
   const dv = projections.v_proj.outFeatures / kvHeads;
-  const q = projectAll(problem, 'q_proj', queryLength);
-  const k = projectAll(problem, 'k_proj', keyLength);
+  const q = turn(problem, projectAll(problem, 'q_proj', queryLength), d);
+  const k = turn(problem, projectAll(problem, 'k_proj', keyLength), d);
   const v = projectAll(problem, 'v_proj', keyLength);
   let loss = 0;
   for (let b = 0; b < batch; b++) {
     for (let h = 0; h < heads; h++) {
       const group = Math.floor((h * kvHeads) / heads);
       for (let i = 0; i < queryLength; i++) {
-        const visible = problem.causal ? Math.min(i + 1, keyLength) : keyLength;
+        const keys = problem.keyLengths?.[b] ?? keyLength;
+        const visible = problem.causal ? Math.min(i + 1, keys) : keys;
         const logits: number[] = [];
         for (let j = 0; j < visible; j++) {
           let dot = 0;

@@ -4,7 +4,7 @@ import { buildApp } from '../../src/app.js';
 import { readConfig } from '../../src/config.js';
 import { WorkerPool } from '../../src/pool/worker-pool.js';
 import { DIALECTS, decodeAnswer } from './dialects.js';
-import type { GradientRequest, Gradients, Threshold } from './fixtures.js';
+import type { GradientRequest, Gradients, InputGradients, Threshold } from './fixtures.js';
 import type { WireTensor } from './wire-tensor.js';
 
 /** What the tests read of an answer, with every tensor as {dtype, shape, data}. */
@@ -12,8 +12,10 @@ export interface GradientAnswer {
   gradients?: Gradients;
   loss?: number;
   attention_output?: WireTensor;
+  input_gradients?: InputGradients;
   method: string;
   fallback: boolean;
+  error: Record<string, { estimate: { relative: number; upper: number } | null }>;
   threshold: Threshold;
   timings_ms: Record<string, number>;
 }
@@ -24,6 +26,8 @@ export interface RunningServer {
   /** The decoded answer of POST /gradient, and of POST /plan; anything but 200 is an error. */
   gradient(request: GradientRequest): Promise<GradientAnswer>;
   plan(request: GradientRequest): Promise<Omit<GradientAnswer, 'gradients' | 'loss'>>;
+  /** That of POST /forward, to the same layer. */
+  forward(request: GradientRequest): Promise<GradientAnswer>;
   close(): Promise<void>;
 }
 
@@ -65,6 +69,7 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
     post,
     gradient: (request) => ask('/gradient', request),
     plan: (request) => ask('/plan', request),
+    forward: ({ target: _, grad_output: __, outputs: ___, ...layer }) => ask('/forward', layer),
     close: async () => {
       await app.close();
       await executor.close();

@@ -96,11 +96,14 @@ test('msgpack lists of numbers are float32 tensors too', () => {
 
 test('the first tensor in document order decides the dialect', () => {
   const dialects: Dialect[] = ['tensor', 'list'];
-  const [map, list] = ['{"dtype":"F32","shape":[1],"data":"AAAAAA=="}', '[1]'];
+  const [map, list] = ['{"dtype":"F32","shape":[1],"data":"AAAAAA=="}', '[[1]]'];
   for (const dialect of dialects) {
     const [first, second] = dialect === 'list' ? [list, map] : [map, list];
     const body = Buffer.from(`{"a":{"b":${first}},"c":${second}}`);
     assert.equal(decodeJson(body, LIMITS).dialect, dialect);
+    // A flat list decides nothing: in Python `key_lengths` is one beside tensors of any kind.
+    const flat = Buffer.from(`{"lengths":[1],"a":{"b":${first}},"c":${second}}`);
+    assert.equal(decodeJson(flat, LIMITS).dialect, dialect);
   }
   assert.equal(decodeJson(Buffer.from('{}'), LIMITS).dialect, 'list');
   assert.equal(decodeMsgpack(Buffer.from([0x80]), LIMITS).dialect, 'tensor');

@@ -1,9 +1,13 @@
 /** What every gradient kernel answers, and the memory it writes to. */
 import {
+  type AttentionKind,
+  type AttentionLayer,
   type AttentionProblem,
   PROJECTIONS,
   type Projection,
   type ProjectionName,
+  STATES,
+  type StatesName,
 } from '../../src/lora/problem.js';
 import type { ComposedNorms } from './norms.js';
 
@@ -15,18 +19,40 @@ export interface AdapterGradient<Data = Float64Array> {
 
 export type Gradients = Partial<Record<ProjectionName, AdapterGradient>>;
 
+/** dLoss/dX in the shape of X, by the client's name of X. */
+export type InputGradients<Data = Float32Array | Float64Array> = Partial<Record<StatesName, Data>>;
+
+/** What is wanted beside the gradients of the adapters. */
+export interface GradientOutputs {
+  readonly attentionOutput: boolean;
+  /** self: the three gradients add up, for they are those of one tensor. Absent: none. */
+  readonly inputGradients?: AttentionKind | undefined;
+}
+
 export interface GradientResult {
   readonly gradients: Gradients;
   /** 1/2 ||O - Y||_F^2 summed over the batch; null when the upstream gradient was given. */
   readonly loss: number | null;
   /** (B, Lq, H dv) when it was asked for. */
   readonly attentionOutput: Float64Array | Float32Array | null;
+  readonly inputGradients: InputGradients | null;
   readonly norms: ComposedNorms;
 }
 
-/** Zeroed float64 memory, visible to every thread. */
+/** The attention alone. */
+export interface ForwardResult {
+  /** (B, Lq, H dv) */
+  readonly attentionOutput: Float64Array | Float32Array;
+  readonly norms: ComposedNorms;
+}
+
+/** Zeroed memory, visible to every thread. */
 export function sharedFloat64(length: number): Float64Array {
   return new Float64Array(new SharedArrayBuffer(length * 8));
+}
+
+export function sharedFloat32(length: number): Float32Array {
+  return new Float32Array(new SharedArrayBuffer(length * 4));
 }
 
 function adapterGradient(projection: Projection): AdapterGradient | null {
@@ -47,3 +73,20 @@ export function allocateGradients(problem: AttentionProblem): Gradients {
   }
   return gradients;
 }
+
+/** Zeroed gradients of the inputs. */
+export function allocateInputGradients<Data extends Float32Array | Float64Array>(
+  { inputs }: AttentionLayer,
+  kind: AttentionKind | undefined,
+  allocate: (length: number) => Data,
+): InputGradients<Data> | null {
+  if (!kind) return null;
+  const gradients: InputGradients<Data> = {};
+  for (const role of ['query', 'key', 'value'] as const) {
+    gradients[STATES[kind][role]] ??= allocate(inputs[role].data.length);
+  }
+  return gradients;
+}
+
+/** Which of the inputs a projection is applied to. */
+export const ROLES = { q_proj: 'query', k_proj: 'key', v_proj: 'value' } as const;

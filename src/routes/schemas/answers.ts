@@ -1,4 +1,4 @@
-/** The answers of POST /gradient and POST /plan, for the OpenAPI document. */
+/** The answers of POST /gradient, POST /plan and POST /forward, for the OpenAPI document. */
 import Type, { type TSchema } from 'typebox';
 import type { EncodedTensor } from '../../tensor/encoded.js';
 import { tensorField } from '../../tensor/schema.js';
@@ -13,6 +13,9 @@ const adapterGradient = (name: string) =>
     },
     { description: `Gradients of the adapter of ${name}.` },
   );
+
+const inputGradient = (name: string) =>
+  Type.Optional(Tensor(`dLoss/d ${name}, in its shape and dtype.`));
 
 const norm = (what: string) =>
   Type.Number({
@@ -44,7 +47,10 @@ const Threshold = Type.Object(
         key: norm("K' = sqrt(beta) K, the sum of both"),
         value: norm('V'),
       },
-      { description: 'The composed norms that decide on the efficient regime.' },
+      {
+        description:
+          'The composed norms that decide on the efficient regime. With cos and sin: of queries and keys as they meet in the scores, both parts rotated. Keys that are padding do not count.',
+      },
     ),
   },
   { description: 'The efficiency threshold of arXiv 2406.03136 at this length.' },
@@ -103,11 +109,11 @@ const Estimate = Type.Object(
   },
 );
 
-const TensorErrors = Type.Record(
-  Type.String(),
-  Type.Object({
+const TensorError = Type.Object(
+  {
     estimate: Type.Union([Estimate, Type.Null()], {
-      description: 'null: computed in float64, with nothing more precise to compare with.',
+      description:
+        'null: computed in float64, with nothing more precise to compare with; or not measured (input gradients).',
     }),
     certificate: nullable(
       Type.Object({
@@ -116,9 +122,14 @@ const TensorErrors = Type.Record(
       }),
       'Deterministic worst-case bound of a low-rank gradient; null: void, or an exact answer.',
     ),
-  }),
-  { description: 'How large the error is, by gradient tensor: "q_proj.lora_A", ...' },
+  },
+  { description: 'How large the error of one tensor is.' },
 );
+
+const TensorErrors = Type.Record(Type.String(), TensorError, {
+  description:
+    'How large the error is, by gradient tensor: "q_proj.lora_A", ..., "input_gradients.hidden_states", ...',
+});
 
 const milliseconds = (description: string) => Type.Number({ description: `${description}, ms.` });
 
@@ -136,6 +147,10 @@ const Timings = Type.Object(
 
 const METHOD = Type.Enum(['exact', 'low_rank'], { description: 'The kernel that was used.' });
 const REASON = Type.String({ description: 'Why this kernel, in one sentence.' });
+const FALLBACK = Type.Boolean({
+  description: 'Whether another kernel than the first choice had to compute it; see reason.',
+});
+const SEED = Type.Integer({ description: 'The seed that was used.' });
 
 export const GradientAnswerSchema = Type.Object(
   {
@@ -157,18 +172,50 @@ export const GradientAnswerSchema = Type.Object(
     attention_output: Type.Optional(
       Tensor('O, shape (Lq, H dv) or (B, Lq, H dv), in the dtype of target or grad_output.'),
     ),
+    input_gradients: Type.Optional(
+      Type.Object(
+        {
+          hidden_states: inputGradient('hidden_states'),
+          query_states: inputGradient('query_states'),
+          key_states: inputGradient('key_states'),
+          value_states: inputGradient('value_states'),
+        },
+        {
+          description:
+            'When asked for: hidden_states for self-attention, the other three for cross-attention.',
+        },
+      ),
+    ),
     method: METHOD,
     reason: REASON,
-    fallback: Type.Boolean({
-      description: 'Whether another kernel than the first choice had to compute it; see reason.',
-    }),
+    fallback: FALLBACK,
     error: TensorErrors,
     threshold: Threshold,
     plan: Plan,
     timings_ms: Timings,
-    seed: Type.Integer({ description: 'The seed that was used.' }),
+    seed: SEED,
   },
   { $id: 'GradientAnswer', description: 'Gradients, verdict, plan and timings.' },
+);
+
+export const ForwardAnswerSchema = Type.Object(
+  {
+    attention_output: Tensor(
+      'O, shape (Lq, H dv) or (B, Lq, H dv), in the dtype of hidden_states or query_states.',
+    ),
+    method: METHOD,
+    reason: REASON,
+    fallback: FALLBACK,
+    error: Type.Object(
+      { attention_output: TensorError },
+      { description: 'How large the error of the attention output is.' },
+    ),
+    threshold: Threshold,
+    plan: Plan,
+    timings_ms: Timings,
+    seed: SEED,
+  },
+  { $id: 'ForwardAnswer', description: 'Attention output, verdict, plan and timings.' },
 );
 
 export const PlanAnswerSchema = Type.Object(

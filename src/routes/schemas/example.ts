@@ -40,6 +40,9 @@ export const GRADIENT_EXAMPLE = {
   ],
 };
 
+const { target: _, ...layer } = GRADIENT_EXAMPLE;
+/** The same layer, for POST /forward. */
+export const FORWARD_EXAMPLE = layer;
 /** PUT /tensors: as a nested list it is read as float32. */
 export const TENSOR_EXAMPLE = [
   [1, 2],

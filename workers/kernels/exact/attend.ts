@@ -4,10 +4,13 @@
  *     E = exp(S - max),  P = E / sum,  dS = P (dP - G.O),  dP = G V^T,  G = O - Y or given
  *     right:  dS [K B_Q | X^K A_K^T],      P X^V A_V^T
  *     left:   dS^T [Q B_K | X^Q A_Q^T],    P^T G B_V
+ *     at full width:  dS K,  dS^T Q,  P^T G
+ *     forward only:   O = P V
  *
  * The division by the row sum is folded into the thin factors. Products that belong to rows alone,
  * Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T), are contracted here; the others wait for all rows.
  */
+import { keysOf } from '../../../src/lora/problem.js';
 import { KEYS, ROWS, writeBlock } from '../wasm/block.js';
 import type { Wasm } from '../wasm/instance.js';
 import { type AttentionMemory, prepareMemory } from './memory.js';
@@ -95,9 +98,10 @@ export function attendRows(
   checkpoint: () => void,
 ): { readonly loss: number; readonly right: RightSums } {
   const { plan } = task;
-  const { dims, causal } = plan.problem;
+  const { causal } = plan.problem;
   const { first, n } = rows;
-  const keys = causal ? Math.min(dims.keyLength, first + n) : dims.keyLength;
+  const visible = keysOf(plan.problem, rows.lane.unit.batchItem);
+  const keys = causal ? Math.min(visible, first + n) : visible;
   const tiles = Math.ceil(keys / KEYS);
   const pass = (run: typeof wasm.fn.scores, after?: () => void) => {
     for (let t = 0; t < tiles; t += TILES_AT_ONCE) {
@@ -115,20 +119,23 @@ export function attendRows(
   pass(wasm.fn.scores);
   pass(wasm.fn.weights);
   const loss = makeUpstream(task, wasm, memory, rows);
-  if (plan.thin.ps) pass(wasm.fn.values);
-  divideBySums(task, wasm, memory, rows);
   const right = new RightSums(plan, wasm, memory);
-  pass(wasm.fn.gradients, () => right.flush());
+  const { ps, pv } = plan.thin;
+  if (ps) pass(wasm.fn.values);
+  if (ps + pv) {
+    divideBySums(task, wasm, memory, rows);
+    pass(wasm.fn.gradients, () => right.flush());
+  }
   return { loss, right };
 }
 
 /** Fetches the lane's partial sums of left products; the first task of a wave begins with zeros. */
 function takeSums(task: AttendTask, wasm: Wasm, memory: AttentionMemory, lane: LaneOfHead): void {
   const { plan, workspace } = task;
-  const { ps, pv } = plan.thin;
+  const { ls, pv } = plan.thin;
   const number = lane.place * plan.lanes + lane.lane;
   for (const [at, store, width] of [
-    [memory.fields.ls, workspace.ls, ps],
+    [memory.fields.ls, workspace.ls, ls],
     [memory.fields.lv, workspace.lv, pv],
   ] as const) {
     const sums = wasm.f32(at, plan.keys * width);
@@ -143,8 +150,8 @@ function takeSums(task: AttendTask, wasm: Wasm, memory: AttentionMemory, lane: L
 
 function giveSums(task: AttendTask, wasm: Wasm, memory: AttentionMemory, lane: LaneOfHead): void {
   const { plan, workspace } = task;
-  const { ps, pv } = plan.thin;
+  const { ls, pv } = plan.thin;
   const number = lane.place * plan.lanes + lane.lane;
-  slice(workspace.ls, number, plan.keys * ps).set(wasm.f32(memory.fields.ls, plan.keys * ps));
+  slice(workspace.ls, number, plan.keys * ls).set(wasm.f32(memory.fields.ls, plan.keys * ls));
   slice(workspace.lv, number, plan.keys * pv).set(wasm.f32(memory.fields.lv, plan.keys * pv));
 }

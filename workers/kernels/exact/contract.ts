@@ -9,7 +9,7 @@
  */
 import type { ProjectionName } from '../../../src/lora/problem.js';
 import type { Wasm } from '../wasm/instance.js';
-import { pack, rowsOf, slice } from './operands.js';
+import { type Floats, pack, rowsOf, slice } from './operands.js';
 import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
 
 /** Tokens in WebAssembly memory at once. */
@@ -30,10 +30,10 @@ export interface ContractTask {
   readonly parts: ContractParts;
 }
 
-/** Results of one task: lora_A^T (in, r8) of each adapter on its side; lora_B_Q (unit, group, d, r8). */
+/** Results of one task: lora_A^T (in, r8), and lora_B (head, width, r8) of the wave's heads. */
 export interface ContractParts {
   readonly A: Partial<Record<ProjectionName, Float32Array>>;
-  readonly BQ: Float32Array | null;
+  readonly B: Partial<Record<ProjectionName, Float32Array>>;
 }
 
 /** Places in the wave of the units of one batch item. */
@@ -42,8 +42,7 @@ export function placesOf(units: readonly Unit[], batchItem: number): number[] {
 }
 
 export function runContract(task: ContractTask, wasm: Wasm, checkpoint: () => void): null {
-  for (const x of Object.values(task.parts.A)) x.fill(0);
-  task.parts.BQ?.fill(0);
+  for (const x of [...Object.values(task.parts.A), ...Object.values(task.parts.B)]) x.fill(0);
   for (let first = task.first; first < task.last; first += TOKENS) {
     checkpoint();
     const n = Math.min(TOKENS, task.last - first);
@@ -70,7 +69,7 @@ function contractQueries(task: ContractTask, wasm: Wasm, first: number, n: numbe
 function contractKeys(task: ContractTask, wasm: Wasm, first: number, n: number): void {
   const { plan, workspace, units, batchItem, parts } = task;
   const { headDim: d } = plan.problem.dims;
-  const { rq, rk, rv, ps, pv } = plan.thin;
+  const { rq, rk, rv, ls: ps, pv } = plan.thin;
   const leftK = new Float64Array(n * rk);
   const leftV = new Float64Array(n * rv);
   const leftQ = new Float64Array(n * rq);
@@ -87,12 +86,12 @@ function contractKeys(task: ContractTask, wasm: Wasm, first: number, n: number):
         addColumns(ls, rk, ps, leftQ, rq, n);
         addColumns(lv, 0, pv, leftV, rv, n);
       }
-      if (parts.BQ) {
+      if (parts.B.q_proj) {
         wasm.reset();
         const K = slice(workspace.K, place, plan.keys * d);
         const rows = K.subarray(first * d, (first + n) * d);
         const r8 = roundUp(rq, 8);
-        product(wasm, rows, d, leftQ, rq, n, slice(parts.BQ, index * plan.group + x, d * r8));
+        product(wasm, rows, d, leftQ, rq, n, slice(parts.B.q_proj, index * plan.group + x, d * r8));
       }
     }
   });
@@ -136,11 +135,11 @@ function meetInputs(
 }
 
 /** to (m, r8) += x^T thin, for x (n, m) and thin (n, r), padded with zeros to r8 columns. */
-function product(
+export function product(
   wasm: Wasm,
-  x: Float32Array | Float64Array,
+  x: Floats,
   m: number,
-  thin: Float64Array,
+  thin: Floats,
   r: number,
   n: number,
   to: Float32Array,

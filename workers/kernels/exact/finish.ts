@@ -1,5 +1,5 @@
 /** The end of a wave: float32 sums over stretches of tokens are added up in float64, in order. */
-import type { ProjectionName } from '../../../src/lora/problem.js';
+import { PROJECTIONS, type ProjectionName } from '../../../src/lora/problem.js';
 import type { Gradients } from '../result.js';
 import { type ContractParts, placesOf } from './contract.js';
 import { slice } from './operands.js';
@@ -19,7 +19,7 @@ export interface FinishTask {
 export function runFinish(task: FinishTask): null {
   const { plan, units, gradients, workspace } = task;
   const { headDim: d, valueDim: dv } = plan.problem.dims;
-  const { rq, rk, rv } = plan.thin;
+  const { rk, rv } = plan.thin;
   for (const { batchItem, parts } of task.parts) {
     for (const [name, part] of Object.entries(parts.A) as [ProjectionName, Float32Array][]) {
       const { adapter, inFeatures } = plan.problem.projections[name];
@@ -29,19 +29,10 @@ export function runFinish(task: FinishTask): null {
         for (let c = 0; c < inFeatures; c++) to[r * inFeatures + c]! += scale * part[c * r8 + r]!;
       }
     }
-    if (!parts.BQ) continue;
-    const r8 = roundUp(rq, 8);
-    const scale = scaleOf(plan, 'q_proj');
-    placesOf(units, batchItem).forEach((place, index) => {
-      for (let x = 0; x < plan.group; x++) {
-        const part = slice(parts.BQ!, index * plan.group + x, d * r8);
-        const head = units[place]!.sharedHead * plan.group + x;
-        const to = slice(gradients.q_proj!.lora_B, head, d * rq);
-        for (let c = 0; c < d; c++) {
-          for (let r = 0; r < rq; r++) to[c * rq + r]! += scale * part[c * r8 + r]!;
-        }
-      }
-    });
+    for (const name of PROJECTIONS) {
+      const part = parts.B[name];
+      if (part) addHeads(task, batchItem, name, part);
+    }
   }
   units.forEach(({ sharedHead }, place) => {
     const sums = plan.group * plan.lanes;
@@ -57,6 +48,31 @@ export function runFinish(task: FinishTask): null {
     }
   });
   return null;
+}
+
+/** lora_B += part (head, width, r8), for the heads of one batch item. */
+function addHeads(
+  { plan, units, gradients }: FinishTask,
+  batchItem: number,
+  name: ProjectionName,
+  part: Float32Array,
+): void {
+  const { headDim, valueDim } = plan.problem.dims;
+  const width = name === 'v_proj' ? valueDim : headDim;
+  const rank = plan.problem.projections[name].adapter!.rank;
+  const r8 = roundUp(rank, 8);
+  const scale = scaleOf(plan, name);
+  const each = name === 'q_proj' ? plan.group : 1;
+  placesOf(units, batchItem).forEach((place, index) => {
+    for (let x = 0; x < each; x++) {
+      const from = slice(part, index * each + x, width * r8);
+      const head = units[place]!.sharedHead * each + x;
+      const to = slice(gradients[name]!.lora_B, head, width * rank);
+      for (let c = 0; c < width; c++) {
+        for (let r = 0; r < rank; r++) to[c * rank + r]! += scale * from[c * r8 + r]!;
+      }
+    }
+  });
 }
 
 /** s beta for queries and keys, s for values. */

@@ -35,8 +35,8 @@ export function prepareMemory(
 ): AttentionMemory {
   const { plan, workspace } = task;
   const { headDim: d, valueDim: dv, keyLength } = plan.problem.dims;
-  const { rk, rv, ps, pv } = plan.thin;
-  const { keys } = plan;
+  const { rk, rv, ps, pv, us, uv, ls } = plan.thin;
+  const { keys, full } = plan;
   const owner = `${plan.id}/${task.wave}/${lane.place}`;
   const warm = wasm.owner === owner;
   wasm.reset();
@@ -44,13 +44,15 @@ export function prepareMemory(
   const tiles = Math.ceil(keyLength / KEYS) * TILE_FLOATS;
   const needV = plan.formOutput || ps > 0;
   const floats = (n: number) => wasm.allocFloats(n);
+  const k = floats(keys * d);
+  // dS K takes K itself where its rows are whole vectors.
+  const wholeK = full.dQ && d === ps;
   const fields = {
-    ...{ d, dv, ps, pv },
-    k: floats(keys * d),
+    ...{ d, dv, ps, pv, k },
     v: needV ? floats(keys * dv) : 0,
-    us: floats(keys * ps),
-    uv: floats(keys * pv),
-    ls: floats(keys * ps),
+    us: wholeK ? k : us || full.dQ ? floats(keys * ps) : 0,
+    uv: uv ? floats(keys * pv) : 0,
+    ls: ls ? floats(keys * ps) : 0,
     lv: floats(keys * pv),
     e: floats(tiles),
     t: ps ? floats(tiles) : 0,
@@ -92,8 +94,11 @@ export function prepareMemory(
   };
   copy(fields.k, slice(workspace.K, unit, keys * d));
   if (needV) copy(fields.v, slice(workspace.V, unit, keys * dv));
-  copy(fields.us, slice(workspace.us, lane.place, keys * ps));
-  copy(fields.uv, slice(workspace.uv, unit, keys * pv));
+  copy(fields.us, slice(workspace.us, lane.place, keys * us));
+  copy(fields.uv, slice(workspace.uv, unit, keys * uv));
+  if (full.dQ && !wholeK) {
+    copyRows(wasm, slice(workspace.K, unit, keys * d), d, fields.us, ps, keys);
+  }
   packAdapter(wasm, plan.problem.projections.k_proj.adapter?.B.data, lane, d, rk, memory.BK);
   packAdapter(wasm, plan.problem.projections.v_proj.adapter?.B.data, lane, dv, rv, memory.BV);
   wasm.owner = owner;
@@ -112,4 +117,17 @@ function packAdapter(
   const mark = wasm.mark();
   wasm.fn.pack(width, rank, wasm.put(slice(B, lane.unit.sharedHead, width * rank)), rank, to);
   wasm.release(mark);
+}
+
+/** x (n, width) to rows of `pitch` floats, filled up with zeros. */
+export function copyRows(
+  wasm: Wasm,
+  x: Floats,
+  width: number,
+  to: number,
+  pitch: number,
+  n: number,
+): void {
+  const rows = wasm.f32(to, n * pitch).fill(0);
+  for (let i = 0; i < n; i++) rows.set(slice(x, i, width), i * pitch);
 }

@@ -10,7 +10,8 @@
  * All of it follows from the problem alone, never from the number of threads.
  */
 import { randomUUID } from 'node:crypto';
-import type { AttentionProblem, ProjectionName } from '../../../src/lora/problem.js';
+import type { AttentionLayer, Objective, ProjectionName } from '../../../src/lora/problem.js';
+import { type GradientOutputs, sharedFloat32, sharedFloat64 } from '../result.js';
 import { ROWS } from '../wasm/block.js';
 
 /** Bytes of intermediate matrices that one wave may take (one unit is always allowed). */
@@ -28,15 +29,34 @@ export interface Unit {
   readonly sharedHead: number;
 }
 
-/** Sizes of the thin products. */
+/** A layer, and what is to be differentiated if anything is. */
+export type ExactProblem = AttentionLayer & { readonly objective: Objective | null };
+
+/**
+ * Which gradients of the projections' outputs are formed at full width: where input gradients are
+ * wanted, or rotary positions stand between an adapter and the scores.
+ */
+export interface FullWidth {
+  readonly dQ: boolean;
+  readonly dK: boolean;
+  readonly dV: boolean;
+}
+
+/** Sizes of what meets dS and P. */
 export interface ThinSizes {
-  /** Ranks of the adapters, 0: frozen. */
+  /** Ranks of the adapters; 0: frozen, or taken at full width. */
   readonly rq: number;
   readonly rk: number;
   readonly rv: number;
-  /** rq + rk and rv, rounded up to whole vectors: widths of what meets dS and P. */
+  /** Widths in whole vectors: rq + rk, or d at full width; rv, or dv at full width. */
   readonly ps: number;
   readonly pv: number;
+  /** Of them, what is kept in the workspace: right factors, left products; 0: not needed. */
+  readonly us: number;
+  readonly uv: number;
+  readonly ls: number;
+  /** Width of the right products that are kept, dS K B_Q or dS K. */
+  readonly right: number;
 }
 
 export interface Workspace {
@@ -50,11 +70,11 @@ export interface Workspace {
   /** Right factors: [K B_Q | X^K A_K^T] (unit, group, keys, ps) and X^V A_V^T (unit, keys, pv). */
   readonly us: Float32Array;
   readonly uv: Float32Array;
-  /** dS K B_Q (unit, group, Lq, rq) */
+  /** dS K B_Q (unit, group, Lq, rq), or dS K (unit, group, Lq, d) */
   readonly rightQ: Float32Array;
   /** |G_i| (unit, group, Lq) */
   readonly normG: Float32Array;
-  /** dS^T [Q B_K | X^Q A_Q^T] (unit, group, lane, keys, ps) and P^T G B_V (.., pv). */
+  /** dS^T [Q B_K | X^Q A_Q^T] or dS^T Q (unit, group, lane, keys, ps); P^T G B_V or P^T G (.., pv). */
   readonly ls: Float32Array;
   readonly lv: Float32Array;
   /** Sums over a lane of Q^T (dS X^K A_K^T) (unit, group, lane, d, rk) and G^T (P X^V A_V^T). */
@@ -65,9 +85,10 @@ export interface Workspace {
 export interface ExactPlan {
   /** Names the job in the memory of worker threads. */
   readonly id: string;
-  readonly problem: AttentionProblem;
+  readonly problem: ExactProblem;
   /** Query heads of a unit. */
   readonly group: number;
+  readonly full: FullWidth;
   readonly thin: ThinSizes;
   /** Lk rounded up to 8. */
   readonly keys: number;
@@ -81,31 +102,51 @@ export interface ExactPlan {
 
 export const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to;
 
-export const rankOf = (problem: AttentionProblem, name: ProjectionName): number =>
-  problem.projections[name].adapter?.rank ?? 0;
+/** Rank of an adapter whose gradient is wanted; 0: there is none. */
+export const rankOf = (problem: ExactProblem, name: ProjectionName): number =>
+  problem.objective ? (problem.projections[name].adapter?.rank ?? 0) : 0;
 
-function thinSizes(problem: AttentionProblem): ThinSizes {
-  const [rq, rk, rv] = [
-    rankOf(problem, 'q_proj'),
-    rankOf(problem, 'k_proj'),
-    rankOf(problem, 'v_proj'),
-  ];
-  return { rq, rk, rv, ps: roundUp(rq + rk, 8), pv: roundUp(rv, 8) };
+function fullWidth(problem: ExactProblem, inputGradients: boolean): FullWidth {
+  const turned = (name: ProjectionName) => Boolean(problem.rotary) && rankOf(problem, name) > 0;
+  return {
+    dQ: inputGradients || turned('q_proj'),
+    dK: inputGradients || turned('k_proj'),
+    dV: inputGradients,
+  };
 }
 
-export function makePlan(problem: AttentionProblem, attentionOutput: boolean): ExactPlan {
+function thinSizes(problem: ExactProblem, full: FullWidth): ThinSizes {
+  const { headDim, valueDim } = problem.dims;
+  const [rq, rk, rv] = [
+    full.dQ ? 0 : rankOf(problem, 'q_proj'),
+    full.dK ? 0 : rankOf(problem, 'k_proj'),
+    full.dV ? 0 : rankOf(problem, 'v_proj'),
+  ];
+  const ps = roundUp(full.dQ || full.dK ? headDim : rq + rk, 8);
+  const pv = roundUp(full.dV ? valueDim : rv, 8);
+  return {
+    ...{ rq, rk, rv, ps, pv },
+    us: rq + rk ? ps : 0,
+    uv: rv ? pv : 0,
+    ls: rq + rk > 0 || full.dK ? ps : 0,
+    right: full.dQ ? headDim : rq,
+  };
+}
+
+export function makePlan(problem: ExactProblem, outputs: GradientOutputs): ExactPlan {
   const { batch, queryLength, keyLength, heads, keyValueHeads, headDim, valueDim } = problem.dims;
   const group = heads / keyValueHeads;
-  const thin = thinSizes(problem);
+  const full = fullWidth(problem, outputs.inputGradients !== undefined);
+  const thin = thinSizes(problem, full);
   const keys = roundUp(keyLength, 8);
   const blocks = Math.ceil(queryLength / ROWS);
 
   const unitBytes =
     4 *
-    (group * queryLength * (headDim + thin.rq) +
+    (group * queryLength * (headDim + thin.right) +
       queryLength * thin.rq +
-      keys * (headDim + valueDim + group * thin.ps + thin.pv));
-  const laneBytes = 4 * group * keys * (thin.ps + thin.pv);
+      keys * (headDim + valueDim + group * thin.us + thin.uv));
+  const laneBytes = 4 * group * keys * (thin.ls + thin.pv);
   const perWave = Math.max(1, Math.floor(WAVE_BYTES / (unitBytes + laneBytes)));
   const units: Unit[] = [];
   for (let batchItem = 0; batchItem < batch; batchItem++) {
@@ -123,21 +164,20 @@ export function makePlan(problem: AttentionProblem, attentionOutput: boolean): E
     id: randomUUID(),
     problem,
     group,
+    full,
     thin,
     keys,
     lanes: Math.max(1, Math.min(wanted, affordable, blocks)),
     blocks,
-    formOutput: attentionOutput || problem.objective.kind === 'target',
+    formOutput: outputs.attentionOutput || problem.objective?.kind === 'target',
     waves,
   };
 }
 
-const floats = (n: number): Float32Array => new Float32Array(new SharedArrayBuffer(4 * n));
-const doubles = (n: number): Float64Array => new Float64Array(new SharedArrayBuffer(8 * n));
-
 export function makeWorkspace(plan: ExactPlan): Workspace {
   const { queryLength, headDim, valueDim } = plan.problem.dims;
-  const { rq, rk, rv, ps, pv } = plan.thin;
+  const { rq, rk, rv, pv, us, uv, ls, right } = plan.thin;
+  const [floats, doubles] = [sharedFloat32, sharedFloat64];
   const units = plan.waves[0]!.length;
   const heads = units * plan.group;
   const laned = heads * plan.lanes;
@@ -146,11 +186,11 @@ export function makeWorkspace(plan: ExactPlan): Workspace {
     K: floats(units * plan.keys * headDim),
     V: floats(units * plan.keys * valueDim),
     lowQ: floats(units * queryLength * rq),
-    us: floats(heads * plan.keys * ps),
-    uv: floats(units * plan.keys * pv),
-    rightQ: floats(heads * queryLength * rq),
+    us: floats(heads * plan.keys * us),
+    uv: floats(units * plan.keys * uv),
+    rightQ: floats(heads * queryLength * right),
     normG: floats(heads * queryLength),
-    ls: floats(laned * plan.keys * ps),
+    ls: floats(laned * plan.keys * ls),
     lv: floats(laned * plan.keys * pv),
     outK: doubles(laned * headDim * rk),
     outV: doubles(laned * valueDim * rv),

@@ -3,8 +3,11 @@
  *
  *     frozen = X W^T + bias        adapter = s (X A^T) B^T        output = frozen + adapter
  *     us = [K B_Q | X^K A_K^T]     uv = X^V A_V^T
+ *
+ * Rotary positions turn queries and keys, both parts of them.
  */
 import type { Projection, ProjectionName } from '../../../src/lora/problem.js';
+import { rotate } from '../rotary.js';
 import type { Wasm } from '../wasm/instance.js';
 import { pack, packTransposed, rowsOf, slice } from './operands.js';
 import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
@@ -44,7 +47,8 @@ interface Tokens {
 
 export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void): ProjectionNorms {
   const { plan, projection: name } = task;
-  const { dims, inputs, projections } = plan.problem;
+  const { dims, inputs, projections, rotary } = plan.problem;
+  const { batchItem } = task.units[0]!;
   const projection = projections[name];
   const isQuery = name === 'q_proj';
   const length = isQuery ? dims.queryLength : dims.keyLength;
@@ -57,15 +61,18 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
   for (let first = task.first; first < task.last; first += TOKENS) {
     const n = Math.min(TOKENS, task.last - first);
     wasm.reset();
-    const row = task.units[0]!.batchItem * length + first;
+    const row = batchItem * length + first;
     const X = wasm.put(rowsOf(input, projection.inFeatures, row, n));
+    const turn = (rows: Float32Array) => {
+      if (rotary && name !== 'v_proj') rotate(rotary, batchItem, first, rows);
+    };
     const tokens: Tokens = { first, n, X, low: lowRank(wasm, projection, X, n) };
     const mark = wasm.mark();
     for (let head = 0; head < task.units.length * headsHere; head++) {
       checkpoint();
       wasm.release(mark);
       const index = task.units[0]!.sharedHead * headsHere + head;
-      const output = projectHead(wasm, projection, index, width, tokens, norms);
+      const output = projectHead(wasm, projection, index, width, tokens, turn, norms);
       save(task, wasm, head, tokens, output);
     }
   }
@@ -73,7 +80,7 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
 }
 
 /** X A^T (n, r), or 0 without an adapter. */
-function lowRank(wasm: Wasm, projection: Projection, X: number, n: number): number {
+export function lowRank(wasm: Wasm, projection: Projection, X: number, n: number): number {
   const { adapter, inFeatures } = projection;
   if (!adapter) return 0;
   const low = wasm.allocFloats(n * adapter.rank);
@@ -82,13 +89,14 @@ function lowRank(wasm: Wasm, projection: Projection, X: number, n: number): numb
   return low;
 }
 
-/** Output (n, width) of head number `index`, row-major; raises the norms. */
+/** Output (n, width) of head number `index`, row-major and turned; raises the norms. */
 function projectHead(
   wasm: Wasm,
   projection: Projection,
   index: number,
   width: number,
   { n, X, low }: Tokens,
+  turn: (rows: Float32Array) => void,
   norms: ProjectionNorms,
 ): number {
   const { weight, bias, adapter, inFeatures } = projection;
@@ -102,6 +110,7 @@ function projectHead(
     for (let i = 0; i < n; i++) values.set(b, i * width);
   }
   wasm.fn.gemm(n, width, inFeatures, X, inFeatures, W, output, width, true);
+  turn(wasm.f32(output, n * width));
   const frozen = wasm.fn.max_abs(output, size);
   norms.frozen = Math.max(norms.frozen, frozen);
   if (!adapter) {
@@ -113,6 +122,7 @@ function projectHead(
   const B = packTransposed(wasm, slice(adapter.B.data, index, width * rank), width, rank, scaling);
   wasm.f32(added, size).fill(0);
   wasm.fn.gemm(n, width, rank, low, rank, B, added, width, false);
+  turn(wasm.f32(added, n * width));
   norms.adapter = Math.max(norms.adapter, wasm.fn.max_abs(added, size));
   wasm.fn.axpy(size, 1, added, output);
   norms.sum = Math.max(norms.sum, wasm.fn.max_abs(output, size));
@@ -136,7 +146,7 @@ const saveQuery: Save = (task, wasm, head, { first, n, low }, output) => {
 const saveKey: Save = (task, wasm, head, { first, n, low }, output) => {
   const { plan, workspace: to } = task;
   const { headDim: d } = plan.problem.dims;
-  const { rq, rk, ps } = plan.thin;
+  const { rq, rk, us: ps } = plan.thin;
   const place = task.firstUnit + head;
   slice(to.K, place, plan.keys * d).set(wasm.f32(output, n * d), first * d);
   if (ps === 0) return;
@@ -160,7 +170,7 @@ const saveKey: Save = (task, wasm, head, { first, n, low }, output) => {
 const saveValue: Save = (task, wasm, head, { first, n, low }, output) => {
   const { plan, workspace: to } = task;
   const { valueDim: dv } = plan.problem.dims;
-  const { rv, pv } = plan.thin;
+  const { rv, uv: pv } = plan.thin;
   const place = task.firstUnit + head;
   slice(to.V, place, plan.keys * dv).set(wasm.f32(output, n * dv), first * dv);
   if (pv === 0) return;

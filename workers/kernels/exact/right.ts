@@ -1,4 +1,4 @@
-/** Right products of one row block: dS [K B_Q | X^K A_K^T] and P X^V A_V^T. */
+/** Right products of one row block: dS [K B_Q | X^K A_K^T] and P X^V A_V^T; or dS K at full width. */
 import { ROWS } from '../wasm/block.js';
 import type { Wasm } from '../wasm/instance.js';
 import type { AttendTask, RowBlock } from './attend.js';
@@ -17,8 +17,8 @@ export class RightSums {
   constructor({ thin }: ExactPlan, wasm: Wasm, memory: AttentionMemory) {
     this.#wasm = wasm;
     this.#memory = memory;
-    this.#s = new Float64Array(thin.ps * ROWS);
-    this.#v = new Float64Array(thin.pv * ROWS);
+    this.#s = new Float64Array((thin.us || thin.right ? thin.ps : 0) * ROWS);
+    this.#v = new Float64Array(thin.uv * ROWS);
   }
 
   /** Takes what the kernel has summed since the last time. */
@@ -34,7 +34,7 @@ export class RightSums {
     }
   }
 
-  /** Column c of [dS K B_Q | X^K A_K^T] for row i of the block, divided by its row sum. */
+  /** Column c of dS [K B_Q | X^K A_K^T] or dS K for row i of the block, divided by its row sum. */
   ofScores(i: number, c: number): number {
     return Math.fround(this.#s[c * ROWS + i]! / this.#sum(i));
   }
@@ -49,20 +49,18 @@ export class RightSums {
   }
 
   /**
-   * Keeps dS K B_Q for the contraction with X^Q, and adds Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T)
+   * Keeps dS K B_Q or dS K for the contraction with X^Q, and adds Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T)
    * to the lane's totals.
    */
   contract(task: AttendTask, wasm: Wasm, memory: AttentionMemory, { lane, first, n }: RowBlock) {
     const { plan, workspace } = task;
     const { queryLength, headDim: d, valueDim: dv } = plan.problem.dims;
-    const { rq, rk, rv } = plan.thin;
+    const { rq, rk, rv, right } = plan.thin;
     const sum = wasm.f64(memory.fields.sum, n);
-    if (rq) {
-      const rightQ = slice(workspace.rightQ, lane.place, queryLength * rq);
-      for (let i = 0; i < n; i++) {
-        for (let c = 0; c < rq; c++) {
-          rightQ[(first + i) * rq + c] = this.#s[c * ROWS + i]! / sum[i]!;
-        }
+    const kept = slice(workspace.rightQ, lane.place, queryLength * right);
+    for (let i = 0; i < n; i++) {
+      for (let c = 0; c < right; c++) {
+        kept[(first + i) * right + c] = this.#s[c * ROWS + i]! / sum[i]!;
       }
     }
     const number = lane.place * plan.lanes + lane.lane;

@@ -2,10 +2,10 @@
 import { ROWS } from '../wasm/block.js';
 import type { Wasm } from '../wasm/instance.js';
 import { type AttendTask, type RowBlock, rowAt } from './attend.js';
-import type { AttentionMemory } from './memory.js';
+import { type AttentionMemory, copyRows } from './memory.js';
 import { slice } from './operands.js';
 
-/** Q (packed, times beta log2 e, so that weights are powers of two) and ws = [Q B_K | X^Q A_Q^T]. */
+/** Q (packed, times beta log2 e, so that weights are powers of two); ws = [Q B_K | X^Q A_Q^T] or Q. */
 export function loadRows(
   { plan, workspace }: AttendTask,
   wasm: Wasm,
@@ -21,6 +21,7 @@ export function loadRows(
   wasm.fn.pack_transposed(n, d, qRows, d, plan.problem.scaling * Math.LOG2E, fields.q);
 
   const ws = wasm.f32(fields.ws, ROWS * ps).fill(0);
+  if (plan.full.dK) copyRows(wasm, q, d, fields.ws, ps, n);
   if (rk) wasm.fn.gemm(n, rk, d, qRows, d, BK, fields.ws, ps, false);
   if (rq) {
     const unit = Math.floor(lane.place / plan.group);
@@ -39,8 +40,8 @@ export function loadRows(
 }
 
 /**
- * G, as given or O - Y, packed; wv = G B_V; the attention output, if anyone asked for it.
- * @returns the loss of these rows.
+ * G, as given or O - Y, packed; wv = G B_V or G; the attention output, if anyone asked for it.
+ * @returns the loss of these rows; without an objective that of Y = 0, which is half of |O|^2.
  */
 export function makeUpstream(
   { plan, workspace, attentionOutput }: AttendTask,
@@ -54,8 +55,8 @@ export function makeUpstream(
   const { rv, pv } = plan.thin;
   const pitch = heads * dv;
   const corner = lane.unit.batchItem * queryLength * pitch + lane.head * dv;
-  const G = wasm.f32(gRows, n * dv);
-  for (let i = 0; i < n; i++) {
+  const G = wasm.f32(gRows, n * dv).fill(0);
+  for (let i = 0; objective && i < n; i++) {
     const at = corner + rowAt(rows, i) * pitch;
     G.set(objective.tensor.data.subarray(at, at + dv), i * dv);
   }
@@ -70,14 +71,14 @@ export function makeUpstream(
       for (let c = 0; c < dv; c++) {
         const value = o[c * ROWS + i]! * scale;
         if (attentionOutput) attentionOutput[at + c] = value;
-        if (objective.kind === 'target') {
-          const difference = value - G[i * dv + c]!;
-          G[i * dv + c] = difference;
-          loss += 0.5 * difference * difference;
-        }
+        if (objective?.kind === 'grad_output') continue;
+        const difference = value - G[i * dv + c]!;
+        G[i * dv + c] = difference;
+        loss += 0.5 * difference * difference;
       }
     }
   }
+  if (!objective) return loss;
   const norms = slice(workspace.normG, lane.place, queryLength);
   for (let i = 0; i < n; i++) {
     let square = 0;
@@ -86,6 +87,7 @@ export function makeUpstream(
   }
   wasm.fn.pack_transposed(n, dv, gRows, dv, 1, fields.g);
   wasm.f32(fields.wv, ROWS * pv).fill(0);
+  if (plan.full.dV) copyRows(wasm, G, dv, fields.wv, pv, n);
   if (rv) wasm.fn.gemm(n, rv, dv, gRows, dv, BV, fields.wv, pv, false);
   return loss;
 }

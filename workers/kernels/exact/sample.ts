@@ -6,13 +6,17 @@
  * remains between the two contributions is rounding in projections, scores, softmax and backward.
  * Rounding while adding up thousands of rows is not seen this way: `summationError` (estimate.ts) allows for it.
  */
+import { type AttentionProblem, keysOf, type Rotary } from '../../../src/lora/problem.js';
+import { type AttendedRow, contributionsOf } from '../sampling/contributions.js';
 import { addDraw, type ErrorSums, type RankOne } from '../sampling/estimate.js';
-import { exactContributions, type RowOfHead } from '../sampling/exact-rows.js';
+import { exactRows } from '../sampling/exact-rows.js';
+import { HeadWeights } from '../sampling/head-weights.js';
 import { InputPasses } from '../sampling/input-passes.js';
-import { ROWS } from '../wasm/block.js';
+import { keyInputs, type RowOfHead } from '../sampling/row-of-head.js';
+import { TurnedKeyRows } from '../sampling/turned-keys.js';
 import type { Wasm } from '../wasm/instance.js';
-import { type AttendTask, attendRows, type LaneOfHead } from './attend.js';
-import { prepareMemory } from './memory.js';
+import type { LaneOfHead } from './attend.js';
+import { blocksOf, type KernelRow, kernelRows } from './kernel-rows.js';
 import { slice } from './operands.js';
 import type { ExactPlan, Workspace } from './plan.js';
 
@@ -35,21 +39,6 @@ export interface Draw {
   readonly probability: number;
 }
 
-/** What the kernel used for one row. */
-interface KernelRow {
-  /** E and E (dP - G.O), over all keys. */
-  readonly e: Float64Array;
-  readonly t: Float64Array;
-  /** Q, G, and the left factors ws, wv of the row. */
-  readonly q: Float64Array;
-  readonly g: Float64Array;
-  readonly ws: Float64Array;
-  readonly wv: Float64Array;
-  /** dS [K B_Q | X^K A_K^T] and P X^V A_V^T. */
-  readonly rights: Float64Array;
-  readonly rightv: Float64Array;
-}
-
 export function runSample(task: SampleTask, wasm: Wasm, checkpoint: () => void): null {
   for (const batchItem of new Set(task.draws.map(({ lane }) => lane.unit.batchItem))) {
     const draws = task.draws.filter(({ lane }) => lane.unit.batchItem === batchItem);
@@ -65,7 +54,7 @@ function sampleBatchItem(
   wasm: Wasm,
   checkpoint: () => void,
 ): void {
-  const { problem } = task.plan;
+  const problem = task.plan.problem as AttentionProblem;
   const { q_proj, k_proj, v_proj } = problem.projections;
   const kernel = blocksOf(task, draws).flatMap((block) =>
     kernelRows(task, wasm, block, checkpoint),
@@ -77,99 +66,60 @@ function sampleBatchItem(
     checkpoint,
   );
   const rows = draws.map(({ lane, row }): RowOfHead => ({ batchItem, head: lane.head, row }));
-  const exact = exactContributions(problem, rows, passes);
-  const used = kernelContributions(task, draws, kernel, passes);
+  const exact = exactRows(problem, rows, passes);
+  const full = fullRows(task, draws, kernel, passes);
+  const thin = thinContributions(task, draws, kernel, passes);
   draws.forEach(({ probability }, k) => {
-    for (const [name, contribution] of exact[k]!) {
-      addDraw(task.sums[name]!, contribution, used[k]!.get(name)!, probability, task.drawsOfWave);
+    const used = new Map([...(full[k] ? contributionsOf(problem, full[k]!) : []), ...thin[k]!]);
+    for (const [name, contribution] of contributionsOf(problem, exact[k]!)) {
+      addDraw(task.sums[name]!, contribution, used.get(name)!, probability, task.drawsOfWave);
     }
   });
+  if (problem.rotary && k_proj.adapter) sampleTurnedKeys(task, draws, exact, full, passes);
 }
 
-/** Rows that the kernel can take together, in order: of one head; with a causal mask one by one. */
-function blocksOf({ plan }: SampleTask, draws: readonly Draw[]): Draw[][] {
-  const blocks: Draw[][] = [];
-  for (const draw of draws) {
-    const open = blocks.at(-1);
-    const fits = open && open[0]!.lane.place === draw.lane.place && open.length < ROWS;
-    if (fits && !plan.problem.causal) open.push(draw);
-    else blocks.push([draw]);
-  }
-  return blocks;
-}
-
-/** Runs the kernel on a block of rows from anywhere: rows of a block do not touch each other. */
-function kernelRows(
-  { plan, workspace, wave }: SampleTask,
-  wasm: Wasm,
+/** The adapter of the keys under rotary positions: differences between the rows, head by head. */
+function sampleTurnedKeys(
+  task: SampleTask,
   draws: readonly Draw[],
-  checkpoint: () => void,
-): KernelRow[] {
-  const { lane } = draws[0]!;
-  const what = { plan, workspace, wave, attentionOutput: null, lanes: [lane], first: 0, last: 0 };
-  const task: AttendTask = { kernel: 'exact', step: 'attend', ...what };
-  const memory = prepareMemory(task, wasm, lane, checkpoint);
-  const { headDim: d, valueDim: dv, keyLength } = plan.problem.dims;
-  const { rq, rk, rv, ps, pv } = plan.thin;
-  const { causal } = plan.problem;
-  const picked = draws.map(({ row }) => row);
-  const first = picked[0]!;
-  const rows = { lane, first, n: draws.length, picked };
-  const { right } = attendRows(task, wasm, memory, rows, checkpoint);
-  const { fields } = memory;
-  const list = (n: number, value: (c: number) => number) =>
-    Float64Array.from({ length: n }, (_, c) => value(c));
-  return draws.map(({ row }, i) => {
-    checkpoint();
-    const visible = causal ? Math.min(row + 1, keyLength) : keyLength;
-    const column = (tiles: number) => {
-      const all = wasm.f32(tiles, visible * ROWS);
-      const out = new Float64Array(keyLength);
-      for (let j = 0; j < visible; j++) out[j] = all[j * ROWS + i]!;
-      return out;
-    };
-    const rowOf = (at: number, width: number) =>
-      Float64Array.from(wasm.f32(at + 4 * i * width, width));
-    return {
-      e: column(fields.e),
-      t: ps ? column(fields.t) : new Float64Array(0),
-      q: rowOf(memory.qRows, d),
-      g: rowOf(memory.gRows, dv),
-      ws: rowOf(fields.ws, ps),
-      wv: rowOf(fields.wv, pv),
-      rights: list(rq + rk, (c) => right.ofScores(i, c)),
-      rightv: list(rv, (c) => right.ofValues(i, c)),
-    };
-  });
+  exact: readonly AttendedRow[],
+  full: readonly AttendedRow[],
+  passes: InputPasses,
+): void {
+  const problem = task.plan.problem as AttentionProblem & { readonly rotary: Rotary };
+  for (const shared of new Set(exact.map((row) => row.shared))) {
+    const { batchItem } = exact[0]!;
+    const { XK } = keyInputs(problem, batchItem, keysOf(problem, batchItem));
+    const keys = new TurnedKeyRows(problem, batchItem, shared, XK, passes);
+    draws.forEach(({ probability }, k) => {
+      if (exact[k]!.shared !== shared) return;
+      const { A, B } = keys.of(exact[k]!, full[k]!);
+      for (const [name, difference] of [
+        ['k_proj.lora_A', A],
+        ['k_proj.lora_B', B],
+      ] as const) {
+        addDraw(task.sums[name]!, difference, null, probability, task.drawsOfWave);
+      }
+    });
+  }
 }
 
-/** The same list of rank-one matrices as exactContributions gives, as the kernel has them. */
-function kernelContributions(
+/** Rank-one matrices of the adapters that take the thin path, as the kernel has them. */
+function thinContributions(
   { plan, workspace }: SampleTask,
   draws: readonly Draw[],
   kernel: readonly KernelRow[],
   passes: InputPasses,
 ): Map<string, RankOne>[] {
   const { dims, inputs, projections, scaling: beta } = plan.problem;
-  const { queryLength, keyLength, headDim: d, valueDim: dv } = dims;
+  const { queryLength, headDim: d, valueDim: dv } = dims;
   const { rq, rk, rv } = plan.thin;
   const { batchItem } = draws[0]!.lane.unit;
-  const inputRows = (x: Float32Array | Float64Array, columns: number) =>
-    slice(x, batchItem, keyLength * columns);
-  const tX = rk
-    ? passes.combine(
-        inputRows(inputs.key.data, projections.k_proj.inFeatures),
-        keyLength,
-        kernel.map(({ t }) => t),
-      )
-    : [];
-  const eX = rv
-    ? passes.combine(
-        inputRows(inputs.value.data, projections.v_proj.inFeatures),
-        keyLength,
-        kernel.map(({ e }) => e),
-      )
-    : [];
+  const keys = keysOf(plan.problem, batchItem);
+  const { XK, XV } = keyInputs(plan.problem, batchItem, keys);
+  const [t, e] = [kernel.map((row) => row.t), kernel.map((row) => row.e)];
+  const tX = rk ? passes.combine(XK, keys, t) : [];
+  const eX = rv ? passes.combine(XV, keys, e) : [];
 
   return draws.map(({ lane, row }, k) => {
     const { ws, wv, q, g, t, rights, rightv } = kernel[k]!;
@@ -178,8 +128,8 @@ function kernelContributions(
       const width = projections.q_proj.inFeatures;
       const x = slice(inputs.query.data, batchItem * queryLength + row, width);
       const unit = Math.floor(lane.place / plan.group);
-      const K = slice(workspace.K, unit, plan.keys * d).subarray(0, keyLength * d);
-      const tK = passes.combine(K, keyLength, [t])[0]!;
+      const K = slice(workspace.K, unit, plan.keys * d).subarray(0, keys * d);
+      const tK = passes.combine(K, keys, [t])[0]!;
       const scale = beta * projections.q_proj.adapter!.scaling;
       const u = rights.subarray(0, rq).map((y) => scale * y);
       out.set('q_proj.lora_A', { u, v: Float64Array.from(x), offset: 0 });
@@ -201,5 +151,41 @@ function kernelContributions(
       out.set('v_proj.lora_B', { u: g, v: low, offset: lane.unit.sharedHead * dv * rv });
     }
     return out;
+  });
+}
+
+/**
+ * Rows at full width: P and dS of the kernel, and its Q, G and dS K, for the formulas of float64. For
+ * adapters on the thin path there is something better: what the kernel itself has for them.
+ */
+function fullRows(
+  { plan }: SampleTask,
+  draws: readonly Draw[],
+  kernel: readonly KernelRow[],
+  passes: InputPasses,
+): AttendedRow[] {
+  const { dQ, dK, dV } = plan.full;
+  if (!dQ && !dK && !dV) return [];
+  const problem = plan.problem as AttentionProblem;
+  const { dims, projections, inputs, rotary } = problem;
+  const { batchItem } = draws[0]!.lane.unit;
+  const keys = keysOf(problem, batchItem);
+  const { XK, XV } = keyInputs(problem, batchItem, keys);
+  const P = kernel.map(({ e, sum }) => e.map((x) => x / sum));
+  const dS = kernel.map(({ t, sum }) => t.map((x) => x / sum));
+  const PX = passes.combine(XV, keys, P);
+  const dSX = rotary ? [] : passes.combine(XK, keys, dS);
+  return draws.map(({ lane, row }, k) => {
+    const { head, unit } = lane;
+    const width = projections.q_proj.inFeatures;
+    const { q, g, rights } = kernel[k]!;
+    return {
+      ...{ batchItem, head, row, shared: unit.sharedHead, q, g },
+      query: new HeadWeights(projections.q_proj, head, dims.headDim),
+      key: new HeadWeights(projections.k_proj, unit.sharedHead, dims.headDim),
+      value: new HeadWeights(projections.v_proj, unit.sharedHead, dims.valueDim),
+      x: Float64Array.from(slice(inputs.query.data, batchItem * dims.queryLength + row, width)),
+      ...{ dS: dS[k]!, dSK: rights, PX: PX[k]!, dSX: dSX[k] },
+    };
   });
 }

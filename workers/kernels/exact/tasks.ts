@@ -1,9 +1,17 @@
 /** The tasks of each stage of a wave. */
-import { PROJECTIONS, type ProjectionName } from '../../../src/lora/problem.js';
-import { sampleRows } from '../sampling/rows.js';
+import {
+  type AttentionKind,
+  keysOf,
+  PROJECTIONS,
+  type ProjectionName,
+  STATES,
+} from '../../../src/lora/problem.js';
+import { type InputGradients, ROLES, sharedFloat32 } from '../result.js';
+import { sampleClusters } from '../sampling/rows.js';
 import { KEYS, ROWS } from '../wasm/block.js';
 import type { AttendTask, LaneOfHead } from './attend.js';
 import { type ContractParts, type ContractTask, placesOf } from './contract.js';
+import type { FullTask } from './full.js';
 import {
   CONTRACT_TOKENS,
   type ExactPlan,
@@ -17,8 +25,6 @@ import type { Draw, SampleTask } from './sample.js';
 
 /** Flops of a task that takes about 25 ms: short enough to share threads fairly, long enough to pay. */
 const TASK_FLOPS = 1e9;
-
-const floats = (n: number): Float32Array => new Float32Array(new SharedArrayBuffer(4 * n));
 
 /** Stretches [first, last) of at most `size` out of `total`. */
 function stretches(total: number, size: number): { first: number; last: number }[] {
@@ -55,7 +61,8 @@ export function projectTasks(
       for (const { first, last } of stretches(places.length, together)) {
         const firstUnit = places[first]!;
         const mine = units.slice(firstUnit, firstUnit + last - first);
-        for (const span of stretches(isQuery ? dims.queryLength : dims.keyLength, tokens)) {
+        const length = isQuery ? dims.queryLength : keysOf(plan.problem, batchItem);
+        for (const span of stretches(length, tokens)) {
           const what = { plan, workspace, projection, units: mine, firstUnit, ...span };
           tasks.push({ kernel: 'exact', step: 'project', ...what });
         }
@@ -114,13 +121,12 @@ export function contractTasks(
   workspace: Workspace,
   units: readonly Unit[],
 ): ContractTask[] {
-  const { queryLength, keyLength, headDim } = plan.problem.dims;
-  const part = (name: ProjectionName) => {
-    const rank = rankOf(plan.problem, name);
+  const { queryLength, headDim } = plan.problem.dims;
+  const { rq, rk, rv } = plan.thin;
+  const part = (name: ProjectionName, rank: number) => {
     const columns = plan.problem.projections[name].inFeatures;
-    return rank ? { [name]: floats(columns * roundUp(rank, 8)) } : {};
+    return rank ? { [name]: sharedFloat32(columns * roundUp(rank, 8)) } : {};
   };
-  const { rq, ps, pv } = plan.thin;
   return batchItems(units).flatMap((batchItem) => {
     const heads = placesOf(units, batchItem).length * plan.group;
     const task = (side: 'query' | 'key', parts: ContractParts, span: object) =>
@@ -129,14 +135,47 @@ export function contractTasks(
         ...span,
       }) as ContractTask;
     const queries = stretches(rq ? queryLength : 0, CONTRACT_TOKENS).map((span) =>
-      task('query', { A: part('q_proj'), BQ: null }, span),
+      task('query', { A: part('q_proj', rq), B: {} }, span),
     );
-    const keys = stretches(ps + pv ? keyLength : 0, CONTRACT_TOKENS).map((span) => {
-      const BQ = rq ? floats(heads * headDim * roundUp(rq, 8)) : null;
-      return task('key', { A: { ...part('k_proj'), ...part('v_proj') }, BQ }, span);
+    const length = rq + rk + rv ? keysOf(plan.problem, batchItem) : 0;
+    const keys = stretches(length, CONTRACT_TOKENS).map((span) => {
+      const B = rq ? { q_proj: sharedFloat32(heads * headDim * roundUp(rq, 8)) } : {};
+      return task('key', { A: { ...part('k_proj', rk), ...part('v_proj', rv) }, B }, span);
     });
     return [...queries, ...keys];
   });
+}
+
+/**
+ * One list of tasks for each projection that is taken at full width: one after the other, since input
+ * gradients of self-attention add up in one place.
+ */
+export function* fullStages(
+  plan: ExactPlan,
+  workspace: Workspace,
+  units: readonly Unit[],
+  kind: AttentionKind | undefined,
+  inputGradients: InputGradients<Float32Array> | null,
+): Generator<FullTask[]> {
+  const { dims, projections } = plan.problem;
+  const wanted = { q_proj: plan.full.dQ, k_proj: plan.full.dK, v_proj: plan.full.dV };
+  for (const projection of PROJECTIONS.filter((name) => wanted[name])) {
+    const isQuery = projection === 'q_proj';
+    const width = projection === 'v_proj' ? dims.valueDim : dims.headDim;
+    const r8 = roundUp(rankOf(plan.problem, projection), 8);
+    const inputGradient = (kind && inputGradients?.[STATES[kind][ROLES[projection]]]) ?? null;
+    yield batchItems(units).flatMap((batchItem) => {
+      const heads = placesOf(units, batchItem).length * (isQuery ? plan.group : 1);
+      const length = isQuery ? dims.queryLength : keysOf(plan.problem, batchItem);
+      return stretches(length, CONTRACT_TOKENS).map((span): FullTask => {
+        const A = { [projection]: sharedFloat32(projections[projection].inFeatures * r8) };
+        const B = { [projection]: sharedFloat32(heads * width * r8) };
+        const parts: ContractParts = r8 ? { A, B } : { A: {}, B: {} };
+        const what = { plan, workspace, units, batchItem, projection, parts, inputGradient };
+        return { kernel: 'exact', step: 'full', ...what, ...span };
+      });
+    });
+  }
 }
 
 /** Rows of a wave to look at twice, drawn in proportion to |G_i|, and at most as many tasks as `sums`. */
@@ -151,15 +190,20 @@ export function sampleTasks(
   const { queryLength } = plan.problem.dims;
   const heads = headsOfWave(plan, wave);
   const weights = Float64Array.from(workspace.normG.subarray(0, heads.length * queryLength));
-  const drawn = sampleRows(weights, draws, seed + wave)
+  const unitRows = plan.problem.rotary ? plan.group * queryLength : weights.length;
+  const drawn = sampleClusters(weights, unitRows, draws, seed + wave)
     .sort((a, b) => a.index - b.index)
     .map(({ index, probability }): Draw => {
       const head = heads[Math.floor(index / queryLength)]!;
       return { lane: { ...head, lane: 0 }, row: index % queryLength, probability };
     });
   const each = Math.ceil(drawn.length / sums.length);
+  const units = [...new Set(drawn.map(({ lane }) => lane.unit))];
   return sums.flatMap((mine, k) => {
-    const part = drawn.slice(k * each, (k + 1) * each);
+    // Under rotary positions a task projects the keys of its units: none has those of another.
+    const part = plan.problem.rotary
+      ? drawn.filter(({ lane }) => units.indexOf(lane.unit) % sums.length === k)
+      : drawn.slice(k * each, (k + 1) * each);
     if (part.length === 0) return [];
     const what = { plan, workspace, wave, draws: part, drawsOfWave: drawn.length, sums: mine };
     return [{ kernel: 'exact', step: 'sample', ...what } as SampleTask];

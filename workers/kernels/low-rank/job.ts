@@ -136,6 +136,7 @@ export function* lowRankJob(
     ),
     loss: problem.objective.kind === 'target' ? loss : null,
     attentionOutput: outputs,
+    inputGradients: null,
     norms: plan.norms,
     errors,
     lostRows,

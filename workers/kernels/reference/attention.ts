@@ -14,17 +14,20 @@ import { type Cancelled, CancelledError } from '../job.js';
 
 const BLOCK_ROWS = 64;
 
-export interface HeadProblem {
+export interface HeadLayer {
   /** Q (Lq, d), K (Lk, d), V (Lk, dv) of one head. */
   readonly Q: Matrix;
   readonly K: Matrix;
   readonly V: Matrix;
-  /** Y or G, (Lq, dv). */
-  readonly objective: { readonly kind: 'target' | 'grad_output'; readonly matrix: Matrix };
   /** beta */
   readonly scaling: number;
   /** Row i sees keys j <= i only. */
   readonly causal: boolean;
+}
+
+export interface HeadProblem extends HeadLayer {
+  /** Y or G, (Lq, dv). */
+  readonly objective: { readonly kind: 'target' | 'grad_output'; readonly matrix: Matrix };
 }
 
 export interface HeadGradient {
@@ -52,27 +55,44 @@ function softmaxRows(S: Matrix, first: number, causal: boolean): void {
   }
 }
 
-/**
- * @throws {CancelledError} when `cancelled` answers true between two blocks of rows.
- */
-export function headGradient(problem: HeadProblem, cancelled: Cancelled): HeadGradient {
-  const { Q, K, V, objective, scaling: beta, causal } = problem;
-  const O = Matrix.zeros(Q.rows, V.columns);
-  const dQ = Matrix.zeros(Q.rows, Q.columns);
-  const dK = Matrix.zeros(K.rows, K.columns);
-  const dV = Matrix.zeros(V.rows, V.columns);
+/** Blocks of rows, each with its P. */
+function* blocks({ Q, K, scaling: beta, causal }: HeadLayer, cancelled: Cancelled) {
   const KT = K.transpose();
-  const VT = V.transpose();
-  let loss = 0;
-
   for (let first = 0; first < Q.rows; first += BLOCK_ROWS) {
     if (cancelled()) throw new CancelledError();
     const last = Math.min(first + BLOCK_ROWS, Q.rows) - 1;
     const rows = (M: Matrix) => M.subMatrix(first, last, 0, M.columns - 1);
-
     const q = rows(Q);
     const P = q.mmul(KT).mul(beta);
     softmaxRows(P, first, causal);
+    yield { first, rows, q, P };
+  }
+}
+
+/**
+ * O = P V
+ *
+ * @throws {CancelledError} when `cancelled` answers true between two blocks of rows.
+ */
+export function headOutput(layer: HeadLayer, cancelled: Cancelled): Matrix {
+  const O = Matrix.zeros(layer.Q.rows, layer.V.columns);
+  for (const { first, P } of blocks(layer, cancelled)) O.setSubMatrix(P.mmul(layer.V), first, 0);
+  return O;
+}
+
+/**
+ * @throws {CancelledError} when `cancelled` answers true between two blocks of rows.
+ */
+export function headGradient(problem: HeadProblem, cancelled: Cancelled): HeadGradient {
+  const { Q, K, V, objective, scaling: beta } = problem;
+  const O = Matrix.zeros(Q.rows, V.columns);
+  const dQ = Matrix.zeros(Q.rows, Q.columns);
+  const dK = Matrix.zeros(K.rows, K.columns);
+  const dV = Matrix.zeros(V.rows, V.columns);
+  const VT = V.transpose();
+  let loss = 0;
+
+  for (const { first, rows, q, P } of blocks(problem, cancelled)) {
     const o = P.mmul(V);
     let g = rows(objective.matrix);
     if (objective.kind === 'target') {

@@ -1,26 +1,36 @@
 /**
- * The LoRA gradients of a whole attention layer in float64: every head of every batch item, one at a
- * time. Slow and plain; the oracle of the tests, and the kernel for tolerances that float32 cannot
- * keep.
+ * The gradients of a whole attention layer in float64: every head of every batch item, one at a time.
+ * Slow and plain; the oracle of the tests, and the kernel for tolerances that float32 cannot keep.
  */
-import type { AttentionProblem } from '../../../src/lora/problem.js';
+import {
+  type AttentionProblem,
+  PROJECTIONS,
+  STATES,
+  type StatesName,
+} from '../../../src/lora/problem.js';
 import type { Cancelled, Job, Task } from '../job.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
 import {
   allocateGradients,
+  allocateInputGradients,
+  type GradientOutputs,
   type GradientResult,
   type Gradients,
+  type InputGradients,
+  ROLES,
   sharedFloat64,
 } from '../result.js';
 import { headGradient } from './attention.js';
 import { normsOf, projectedHeads } from './heads.js';
-import { addAdapterGradient, matrixOf } from './projection.js';
+import { addAdapterGradient, addInputGradient, matrixOf } from './projection.js';
 
 export interface ReferenceTask extends Task {
   readonly kernel: 'reference';
   readonly problem: AttentionProblem;
+  readonly outputs: GradientOutputs;
   /** Totals to add to; one task owns them all. */
   readonly gradients: Gradients;
+  readonly inputGradients: InputGradients<Float64Array> | null;
   /** (B, Lq, H dv) or null */
   readonly attentionOutput: Float64Array | null;
 }
@@ -37,7 +47,8 @@ export function runReferenceTask(task: ReferenceTask, cancelled: Cancelled): Ref
   let loss = 0;
   let norms = ZERO_NORMS;
 
-  for (const { batchItem, head, sharedHead, query, key, value } of projectedHeads(problem)) {
+  for (const composed of projectedHeads(problem)) {
+    const { batchItem, head, sharedHead, query, key, value, turnBack } = composed;
     norms = largestNorms(norms, normsOf(query, key, value, problem.scaling));
     const firstRow = batchItem * dims.queryLength;
     const firstColumn = head * dims.valueDim;
@@ -61,10 +72,18 @@ export function runReferenceTask(task: ReferenceTask, cancelled: Cancelled): Ref
       cancelled,
     );
     loss += gradient.loss;
-    const { q_proj, k_proj, v_proj } = gradients;
-    if (q_proj) addAdapterGradient(gradient.dQ, query.X, projections.q_proj, head, q_proj);
-    if (k_proj) addAdapterGradient(gradient.dK, key.X, projections.k_proj, sharedHead, k_proj);
-    if (v_proj) addAdapterGradient(gradient.dV, value.X, projections.v_proj, sharedHead, v_proj);
+    const outcomes = {
+      q_proj: { dOut: turnBack(gradient.dQ), X: query.X, owner: head },
+      k_proj: { dOut: turnBack(gradient.dK), X: key.X, owner: sharedHead },
+      v_proj: { dOut: gradient.dV, X: value.X, owner: sharedHead },
+    };
+    for (const name of PROJECTIONS) {
+      const { dOut, X, owner } = outcomes[name];
+      const totals = gradients[name];
+      if (totals) addAdapterGradient(dOut, X, projections[name], owner, totals);
+      const dX = inputRows(task, name, batchItem);
+      if (dX) addInputGradient(dOut, projections[name], owner, dX);
+    }
     for (let i = 0; attentionOutput && i < dims.queryLength; i++) {
       attentionOutput.set(gradient.O.getRow(i), (firstRow + i) * outputWidth + firstColumn);
     }
@@ -72,28 +91,38 @@ export function runReferenceTask(task: ReferenceTask, cancelled: Cancelled): Ref
   return { loss, norms };
 }
 
-export interface ReferenceOptions {
-  readonly attentionOutput: boolean;
+/** dX of a batch item, for the input that a projection is applied to. */
+function inputRows(
+  { problem, outputs, inputGradients }: ReferenceTask,
+  name: keyof typeof ROLES,
+  batchItem: number,
+): Float64Array | undefined {
+  if (!inputGradients || !outputs.inputGradients) return undefined;
+  const states: StatesName = STATES[outputs.inputGradients][ROLES[name]];
+  const { queryLength, keyLength } = problem.dims;
+  const size = (name === 'q_proj' ? queryLength : keyLength) * problem.projections[name].inFeatures;
+  return inputGradients[states]?.subarray(batchItem * size, (batchItem + 1) * size);
 }
 
 /** All gradients, as one task. */
 export function* referenceJob(
   problem: AttentionProblem,
-  options: ReferenceOptions,
+  outputs: GradientOutputs,
 ): Job<GradientResult, ReferenceTask> {
   const { batch, queryLength, heads, valueDim } = problem.dims;
   const gradients = allocateGradients(problem);
-  const attentionOutput = options.attentionOutput
+  const inputGradients = allocateInputGradients(problem, outputs.inputGradients, sharedFloat64);
+  const attentionOutput = outputs.attentionOutput
     ? sharedFloat64(batch * queryLength * heads * valueDim)
     : null;
+  const results = { gradients, inputGradients, attentionOutput };
   const [report] = (yield {
     name: 'reference',
-    tasks: [{ kernel: 'reference', problem, gradients, attentionOutput }],
+    tasks: [{ kernel: 'reference', problem, outputs, ...results }],
   }) as [ReferenceReport];
   return {
-    gradients,
+    ...results,
     loss: problem.objective.kind === 'target' ? report.loss : null,
-    attentionOutput,
     norms: report.norms,
   };
 }

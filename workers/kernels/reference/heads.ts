@@ -1,8 +1,10 @@
 /** The composed heads of a layer, one after the other, and their norms. */
-import type { AttentionLayer } from '../../../src/lora/problem.js';
+import { Matrix } from 'ml-matrix';
+import { type AttentionLayer, keysOf } from '../../../src/lora/problem.js';
 import { type Cancelled, CancelledError, type Job, type Task } from '../job.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
-import { matrixOf, type ProjectedHead, projectHead } from './projection.js';
+import { rotate, rotateBack } from '../rotary.js';
+import { matrixOf, type ProjectedHead, projectHead, type Turn } from './projection.js';
 
 export interface ComposedHead {
   readonly batchItem: number;
@@ -10,8 +12,21 @@ export interface ComposedHead {
   /** Index of the key/value head that this query head uses. */
   readonly sharedHead: number;
   readonly query: ProjectedHead;
+  /** Of the keys that are no padding. */
   readonly key: ProjectedHead;
   readonly value: ProjectedHead;
+  /** From the gradient of turned queries or keys to that of what the projection put out. */
+  readonly turnBack: Turn;
+}
+
+/** All rows of a batch item turned by their positions, or left as they are without rotary tables. */
+function turner({ rotary }: AttentionLayer, batchItem: number, run: typeof rotate): Turn {
+  if (!rotary) return (M) => M;
+  return (M) => {
+    const rows = Float64Array.from(M.to1DArray());
+    run(rotary, batchItem, 0, rows);
+    return Matrix.from1DArray(M.rows, M.columns, rows);
+  };
 }
 
 /** Q, K and V of each head of each batch item; grouped query heads follow each other. */
@@ -23,17 +38,21 @@ export function* projectedHeads(layer: AttentionLayer): Generator<ComposedHead> 
     const firstQuery = batchItem * dims.queryLength;
     const firstKey = batchItem * dims.keyLength;
     const XQ = matrixOf(inputs.query, q_proj.inFeatures, firstQuery, dims.queryLength);
-    const XK = matrixOf(inputs.key, k_proj.inFeatures, firstKey, dims.keyLength);
-    const XV = matrixOf(inputs.value, v_proj.inFeatures, firstKey, dims.keyLength);
+    const keys = keysOf(layer, batchItem);
+    const XK = matrixOf(inputs.key, k_proj.inFeatures, firstKey, keys);
+    const XV = matrixOf(inputs.value, v_proj.inFeatures, firstKey, keys);
+    const turn = turner(layer, batchItem, rotate);
+    const turnBack = turner(layer, batchItem, rotateBack);
     for (let head = 0; head < dims.heads; head++) {
       const sharedHead = Math.floor(head / headsPerGroup);
       yield {
         batchItem,
         head,
         sharedHead,
-        query: projectHead(XQ, q_proj, head, dims.headDim),
-        key: projectHead(XK, k_proj, sharedHead, dims.headDim),
+        query: projectHead(XQ, q_proj, head, dims.headDim, turn),
+        key: projectHead(XK, k_proj, sharedHead, dims.headDim, turn),
         value: projectHead(XV, v_proj, sharedHead, dims.valueDim),
+        turnBack,
       };
     }
   }

@@ -2,6 +2,8 @@
  * A linear layer with a LoRA adapter, one head (a band of output features) at a time, in float64.
  *
  *     frozen = X W^T + bias        adapter = s (X A^T) B^T        output = frozen + adapter
+ *
+ * Rotary positions turn both parts, and so their sum.
  */
 import { Matrix } from 'ml-matrix';
 import type { Projection } from '../../../src/lora/problem.js';
@@ -16,7 +18,7 @@ export function matrixOf(tensor: Tensor, columns: number, first: number, count: 
 export interface ProjectedHead {
   /** X (L, in) */
   readonly X: Matrix;
-  /** frozen + adapter, (L, width) */
+  /** frozen + adapter, turned, (L, width) */
   readonly output: Matrix;
   /** max |frozen|, max |adapter|, max |output|, before beta. */
   readonly norms: { readonly frozen: number; readonly adapter: number; readonly sum: number };
@@ -24,25 +26,30 @@ export interface ProjectedHead {
 
 const maxAbs = (M: Matrix): number => Math.max(M.max(), -M.min());
 
+/** Turns the rows of a matrix (L, width). */
+export type Turn = (M: Matrix) => Matrix;
+
 /** Head `head` of width `width` for the rows X (L, in). */
 export function projectHead(
   X: Matrix,
   projection: Projection,
   head: number,
   width: number,
+  turn: Turn = (M) => M,
 ): ProjectedHead {
   const first = head * width;
   const W = matrixOf(projection.weight, projection.inFeatures, first, width);
-  const output = X.mmul(W.transpose());
+  const straight = X.mmul(W.transpose());
   if (projection.bias) {
-    output.addRowVector(Array.from(projection.bias.data.subarray(first, first + width)));
+    straight.addRowVector(Array.from(projection.bias.data.subarray(first, first + width)));
   }
+  const output = turn(straight);
   const frozen = maxAbs(output);
   let adapterNorm = 0;
   if (projection.adapter) {
     const { A, B, rank, scaling } = projection.adapter;
     const low = X.mmul(matrixOf(A, projection.inFeatures, 0, rank).transpose());
-    const adapter = low.mmul(matrixOf(B, rank, first, width).transpose()).mul(scaling);
+    const adapter = turn(low.mmul(matrixOf(B, rank, first, width).transpose()).mul(scaling));
     adapterNorm = maxAbs(adapter);
     output.add(adapter);
   }
@@ -54,7 +61,7 @@ export function projectHead(
  *
  *     d lora_A += s (dOut B_h)^T X        d lora_B[head's rows] += s dOut^T (X A^T)
  *
- * @param dOut (L, width), gradient of the head's output.
+ * @param dOut (L, width), gradient of the head's output before it was turned.
  * @param totals lora_A (r, in) and lora_B (out, r), row-major.
  */
 export function addAdapterGradient(
@@ -80,5 +87,32 @@ export function addAdapterGradient(
   });
   dB.to1DArray().forEach((value, k) => {
     totals.lora_B[first * rank + k] += value;
+  });
+}
+
+/**
+ * Add the gradient of the inputs that comes through one head.
+ *
+ *     dX += dOut (W_h + s B_h A)
+ *
+ * @param dOut (L, width), gradient of the head's output before it was turned.
+ * @param total rows of dX, (L, in), row-major.
+ */
+export function addInputGradient(
+  dOut: Matrix,
+  projection: Projection,
+  head: number,
+  total: Float64Array,
+): void {
+  const width = dOut.columns;
+  const first = head * width;
+  const dX = dOut.mmul(matrixOf(projection.weight, projection.inFeatures, first, width));
+  if (projection.adapter) {
+    const { A, B, rank, scaling } = projection.adapter;
+    const up = dOut.mmul(matrixOf(B, rank, first, width)).mul(scaling);
+    dX.add(up.mmul(matrixOf(A, projection.inFeatures, 0, rank)));
+  }
+  dX.to1DArray().forEach((value, k) => {
+    total[k] += value;
   });
 }

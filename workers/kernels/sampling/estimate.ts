@@ -13,8 +13,16 @@ export interface RankOne {
   readonly offset: number;
 }
 
+/** The same where rotary positions leave no rank one: the rows of that part of the tensor. */
+export interface Rows {
+  readonly rows: readonly Float64Array[];
+  readonly offset: number;
+}
+
+export type Contribution = RankOne | Rows;
+
 /** Contributions of one row to all gradients, by name: 'q_proj.lora_A', ... */
-export type RowContribution = ReadonlyMap<string, RankOne>;
+export type RowContribution = ReadonlyMap<string, Contribution>;
 
 /** What the answer shows; all but the last two relative to the Frobenius norm of the gradient. */
 export interface ErrorEstimate {
@@ -41,7 +49,8 @@ export function makeErrorSums(size: number): ErrorSums {
 }
 
 /**
- * Books one of `draws` draws. Both contributions lie on the same part of the tensor.
+ * Books one of `draws` draws. Both contributions lie on the same part of the tensor; without `used`
+ * the first is their difference already.
  *
  * The variance of the mean is (sum |Delta / p|^2 - n |mean|^2) / (n (n - 1)). The second term is left
  * out: it needs a mean for every part of the rows that is sampled by itself, it matters only where
@@ -49,17 +58,18 @@ export function makeErrorSums(size: number): ErrorSums {
  */
 export function addDraw(
   sums: ErrorSums,
-  exact: RankOne,
-  used: RankOne,
+  exact: Contribution,
+  used: Contribution | null,
   probability: number,
   draws: number,
 ): void {
-  const { u, v, offset } = exact;
   let square = 0;
-  for (let a = 0; a < u.length; a++) {
-    const row = offset + a * v.length;
-    for (let b = 0; b < v.length; b++) {
-      const delta = (u[a]! * v[b]! - used.u[a]! * used.v[b]!) / probability;
+  for (let a = 0; a < rowsOf(exact); a++) {
+    const [x, xs] = rowOf(exact, a);
+    const [y, ys] = used ? rowOf(used, a) : [0, xs];
+    const row = exact.offset + a * xs.length;
+    for (let b = 0; b < xs.length; b++) {
+      const delta = (x * xs[b]! - y * ys[b]!) / probability;
       sums.error[row + b]! += delta / draws;
       square += delta * delta;
     }
@@ -67,6 +77,12 @@ export function addDraw(
   sums.totals[0]! += square / (draws * Math.max(1, draws - 1));
   sums.totals[1]! += 1;
 }
+
+const rowsOf = (x: Contribution): number => ('rows' in x ? x.rows.length : x.u.length);
+
+/** Row a of a contribution: a factor and a vector. */
+const rowOf = (x: Contribution, a: number): readonly [number, Float64Array] =>
+  'rows' in x ? [1, x.rows[a]!] : [x.u[a]!, x.v];
 
 /** Two-sided 99 % of a normal distribution. */
 const DEVIATIONS = 2.58;

@@ -9,38 +9,28 @@
  *
  * with W the weights including the adapters. The biases of keys and values move all S_j, all dP_j of a
  * row alike and drop out. O = W_V PX + b_V; and dS K = W_K dSX, for the entries of dS add up to zero.
- * Cost: four passes over X a row.
+ * Cost: four passes over X a row. Under rotary positions the keys differ by more than their inputs: then
+ * K is projected and turned once for each head that has rows here, and S_j = beta q . k_j, dS K from it.
  */
-import type { AttentionProblem, ProjectionName } from '../../../src/lora/problem.js';
-import type { Tensor } from '../../../src/tensor/tensor.js';
+import { type AttentionLayer, type AttentionProblem, keysOf } from '../../../src/lora/problem.js';
+import { rotate } from '../rotary.js';
+import { type AttendedRow, contributionsOf } from './contributions.js';
 import type { RankOne } from './estimate.js';
 import { HeadWeights } from './head-weights.js';
 import type { InputPasses } from './input-passes.js';
-
-/** A query row of a head of a batch item. */
-export interface RowOfHead {
-  readonly batchItem: number;
-  readonly head: number;
-  readonly row: number;
-}
+import { keyInputs, type RowOfHead } from './row-of-head.js';
+import { turnedKeys } from './turned-keys.js';
 
 const slice64 = (x: Float32Array | Float64Array, first: number, n: number): Float64Array =>
   Float64Array.from(x.subarray(first, first + n));
 
-/** Contributions of `rows`, all of one batch item, by tensor name; the factors s beta included. */
-export function exactContributions(
-  problem: AttentionProblem,
-  rows: readonly RowOfHead[],
-  passes: InputPasses,
-): Map<string, RankOne>[] {
-  const { dims, inputs, projections, objective, scaling: beta, causal } = problem;
-  const { queryLength, keyLength, heads, keyValueHeads, headDim: d, valueDim: dv } = dims;
+/** Softmax and P X^V of `rows`, all of one batch item. */
+function attend(layer: AttentionLayer, rows: readonly RowOfHead[], passes: InputPasses) {
+  const { dims, inputs, projections, scaling: beta, causal, rotary } = layer;
+  const { queryLength, heads, keyValueHeads, headDim: d, valueDim: dv } = dims;
   const { batchItem } = rows[0]!;
-  const of = (tensor: Tensor, columns: number) =>
-    tensor.data.subarray(batchItem * keyLength * columns, (batchItem + 1) * keyLength * columns);
-  const XK = of(inputs.key, projections.k_proj.inFeatures);
-  const XV = of(inputs.value, projections.v_proj.inFeatures);
-
+  const n = keysOf(layer, batchItem);
+  const { XK, XV } = keyInputs(layer, batchItem, n);
   const all = rows.map(({ head, row }) => {
     const shared = Math.floor((head * keyValueHeads) / heads);
     const query = new HeadWeights(projections.q_proj, head, d);
@@ -49,29 +39,66 @@ export function exactContributions(
     const width = projections.q_proj.inFeatures;
     const x = slice64(inputs.query.data, (batchItem * queryLength + row) * width, width);
     const q = query.addBias(query.apply(x));
-    const at = ((batchItem * queryLength + row) * heads + head) * dv;
-    const given = slice64(objective.tensor.data, at, dv);
-    return { head, row, shared, query, key, value, x, q, given };
+    if (rotary) rotate(rotary, batchItem, row, q);
+    return { batchItem, head, row, shared, query, key, value, x, q };
   });
-
-  const scores = passes.dots(
-    XK,
-    keyLength,
-    all.map(({ key, q }) => key.back(q)),
-  );
+  const turned = new Map<number, Float64Array>();
+  for (const { shared, key } of rotary ? all : []) {
+    if (turned.has(shared)) continue;
+    turned.set(shared, turnedKeys(layer, key, batchItem, XK, n, passes));
+  }
+  const scores = rotary
+    ? all.map(({ shared, q }) => passes.dots(turned.get(shared)!, n, [q])[0]!)
+    : passes.dots(
+        XK,
+        n,
+        all.map(({ key, q }) => key.back(q)),
+      );
   const P = all.map(({ row }, k) => {
     passes.checkpoint();
     const logits = scores[k]!.map((s) => beta * s);
-    return softmax(logits, causal ? Math.min(row + 1, keyLength) : keyLength);
+    return softmax(logits, causal ? Math.min(row + 1, n) : n);
   });
-  const PX = passes.combine(XV, keyLength, P);
-  const G = all.map(({ value, given }, k) => {
+  return { all, n, XK, XV, turned, P, PX: passes.combine(XV, n, P) };
+}
+
+/** Rows of the attention output, (dv) each; `rows` are all of one batch item. */
+export function exactOutputs(
+  layer: AttentionLayer,
+  rows: readonly RowOfHead[],
+  passes: InputPasses,
+): Float64Array[] {
+  const { all, PX } = attend(layer, rows, passes);
+  return all.map(({ value }, k) => value.addBias(value.apply(PX[k]!)));
+}
+
+/** Contributions of `rows`, all of one batch item, by tensor name; the factors s beta included. */
+export function exactContributions(
+  problem: AttentionProblem,
+  rows: readonly RowOfHead[],
+  passes: InputPasses,
+): Map<string, RankOne>[] {
+  return exactRows(problem, rows, passes).map((row) => contributionsOf(problem, row));
+}
+
+/** The backward pass of `rows`, all of one batch item. */
+export function exactRows(
+  problem: AttentionProblem,
+  rows: readonly RowOfHead[],
+  passes: InputPasses,
+): AttendedRow[] {
+  const { dims, objective, rotary } = problem;
+  const { queryLength, heads, valueDim: dv } = dims;
+  const { all, n, XK, XV, turned, P, PX } = attend(problem, rows, passes);
+  const G = all.map(({ batchItem, head, row, value }, k) => {
+    const at = ((batchItem * queryLength + row) * heads + head) * dv;
+    const given = slice64(objective.tensor.data, at, dv);
     if (objective.kind === 'grad_output') return given;
     return value.addBias(value.apply(PX[k]!)).map((o, c) => o - given[c]!);
   });
   const dS = passes.dots(
     XV,
-    keyLength,
+    n,
     all.map(({ value }, k) => value.back(G[k]!)),
   );
   dS.forEach((t, k) => {
@@ -80,29 +107,12 @@ export function exactContributions(
     const mean = t.reduce((sum, tj, j) => sum + p[j]! * tj, 0);
     for (let j = 0; j < t.length; j++) t[j] = p[j]! * (t[j]! - mean);
   });
-  const dSX = passes.combine(XK, keyLength, dS);
-
-  return all.map(({ head, shared, query, key, value, x, q }, k) => {
-    const out = new Map<string, RankOne>();
-    const add = (
-      name: ProjectionName,
-      A: readonly [Float64Array, Float64Array],
-      B: readonly [Float64Array, Float64Array],
-      owner: number,
-      width: number,
-    ) => {
-      const { adapter } = projections[name];
-      if (!adapter) return;
-      const scale = adapter.scaling * (name === 'v_proj' ? 1 : beta);
-      const offset = owner * width * adapter.rank;
-      out.set(`${name}.lora_A`, { u: A[0].map((y) => scale * y), v: A[1], offset: 0 });
-      out.set(`${name}.lora_B`, { u: B[0].map((y) => scale * y), v: B[1], offset });
-    };
-    const dSK = key.apply(dSX[k]!);
-    add('q_proj', [query.up(dSK), x], [dSK, query.low(x)], head, d);
-    add('k_proj', [key.up(q), dSX[k]!], [q, key.low(dSX[k]!)], shared, d);
-    add('v_proj', [value.up(G[k]!), PX[k]!], [G[k]!, value.low(PX[k]!)], shared, dv);
-    return out;
+  const dSX = rotary ? [] : passes.combine(XK, n, dS);
+  return all.map((row, k) => {
+    const dSK = rotary
+      ? passes.combine(turned.get(row.shared)!, n, [dS[k]!])[0]!
+      : row.key.apply(dSX[k]!);
+    return { ...row, g: G[k]!, dS: dS[k]!, dSK, PX: PX[k]!, dSX: dSX[k] };
   });
 }
 

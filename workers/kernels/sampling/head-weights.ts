@@ -48,6 +48,18 @@ export class HeadWeights {
     return x;
   }
 
+  /** Row c of W + s B A (in) */
+  row(c: number): Float64Array {
+    const { weight, adapter, inFeatures } = this.#p;
+    const at = this.#first + c;
+    const out = Float64Array.from(weight.data.subarray(at * inFeatures, (at + 1) * inFeatures));
+    for (let r = 0; adapter && r < adapter.rank; r++) {
+      const factor = adapter.scaling * adapter.B.data[at * adapter.rank + r]!;
+      for (let i = 0; i < inFeatures; i++) out[i]! += factor * adapter.A.data[r * inFeatures + i]!;
+    }
+    return out;
+  }
+
   addBias(y: Float64Array): Float64Array {
     const { bias } = this.#p;
     for (let c = 0; bias && c < y.length; c++) y[c]! += bias.data[this.#first + c]!;

@@ -39,6 +39,31 @@ export function sampleRows(weights: Float64Array, draws: number, seed: number): 
   });
 }
 
+/**
+ * The same from at most a few clusters of `size` neighbours: clusters are drawn first, then rows in them.
+ * Every draw keeps its probability; draws of one cluster are no longer independent.
+ */
+export function sampleClusters(
+  weights: Float64Array,
+  size: number,
+  draws: number,
+  seed: number,
+): SampledRow[] {
+  if (weights.length <= TURNED_UNITS * size) return sampleRows(weights, draws, seed);
+  const sums = new Float64Array(weights.length / size).map((_, k) =>
+    weights.subarray(k * size, (k + 1) * size).reduce((a, b) => a + b, 0),
+  );
+  return sampleRows(sums, TURNED_UNITS, seed).flatMap((cluster, k) => {
+    const first = cluster.index * size;
+    const mine =
+      Math.floor(((k + 1) * draws) / TURNED_UNITS) - Math.floor((k * draws) / TURNED_UNITS);
+    return sampleRows(weights.subarray(first, first + size), mine, seed + 1 + k).map((row) => ({
+      index: first + row.index,
+      probability: cluster.probability * row.probability,
+    }));
+  });
+}
+
 /** Index of the first entry of an increasing list that is larger than x. */
 function firstAbove(list: Float64Array, x: number): number {
   let [low, high] = [0, list.length - 1];
@@ -49,3 +74,13 @@ function firstAbove(list: Float64Array, x: number): number {
   }
   return low;
 }
+
+/** One of each of `draws` equal stretches of 0 ... n - 1, or all numbers if there are not more. */
+export function spreadRows(n: number, draws: number, seed: number): number[] {
+  if (n <= draws) return Array.from({ length: n }, (_, k) => k);
+  const next = uniformNumbers(seed);
+  return Array.from({ length: draws }, (_, k) => Math.floor(((k + next()) * n) / draws));
+}
+
+/** Key/value heads of which rows are drawn when keys have to be projected for each (rotary positions). */
+export const TURNED_UNITS = 4;

@@ -50,12 +50,12 @@ export class Block {
   /** Widths, multiples of 8, of the thin factors that meet dS and P. */
   ps: i32;
   pv: i32;
-  /** Right factors (keys, width) and left factors (ROWS, width), row-major. */
+  /** Right factors (keys, width) and left factors (ROWS, width), row-major. us, uv 0: no right products. */
   us: usize;
   uv: usize;
   ws: usize;
   wv: usize;
-  /** Right products, transposed (width, ROWS), and left products (keys, width); both are added to. */
+  /** Right products, transposed (width, ROWS), and left products (keys, width); both are added to. ls 0: none. */
   rs: usize;
   rv: usize;
   ls: usize;
@@ -208,11 +208,11 @@ function thin(
 ): void {
   const pitch = <usize>p << 2;
   const first = <usize>t * KEYS * pitch;
-  for (let c = 0; c < p; c += 4) {
+  for (let c = 0; u && c < p; c += 4) {
     const a = u + first + (c << 2);
     strip(b.rows, cols, a, a + 4, a + 8, a + 12, pitch, x, ROW, right + c * ROW, ROW, true);
   }
-  for (let j = 0; j < cols; j += 4) {
+  for (let j = 0; left && j < cols; j += 4) {
     const a = x + j * ROW;
     strip(
       p, b.rows, a, a + ROW, a + 2 * ROW, a + 3 * ROW, 4,

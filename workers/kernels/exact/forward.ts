@@ -1,0 +1,107 @@
+/**
+ * The attention output alone, exact up to float32 rounding: the stages of the gradient without its
+ * backward half. Rows are sampled and computed again in float64 to measure the rounding error.
+ */
+import type { AttentionLayer } from '../../../src/lora/problem.js';
+import type { Job } from '../job.js';
+import { type ForwardResult, sharedFloat32 } from '../result.js';
+import type { ErrorEstimate } from '../sampling/estimate.js';
+import { exactOutputs } from '../sampling/exact-rows.js';
+import { InputPasses } from '../sampling/input-passes.js';
+import { type RowError, rowErrorEstimate } from '../sampling/row-error.js';
+import type { RowOfHead } from '../sampling/row-of-head.js';
+import { spreadRows, TURNED_UNITS } from '../sampling/rows.js';
+import type { Wasm } from '../wasm/instance.js';
+import type { ExactTask } from './gradient.js';
+import { makePlan, makeWorkspace } from './plan.js';
+import type { ProjectionNorms } from './project.js';
+import { attendWave, composedNorms } from './wave.js';
+
+/** Rows to compute again: one costs about four passes over the inputs. */
+const ROWS_SAMPLED = 32;
+
+export interface ExactForwardResult extends ForwardResult {
+  readonly attentionOutput: Float32Array;
+  readonly error: ErrorEstimate;
+}
+
+export interface ForwardSampleTask {
+  readonly kernel: 'exact';
+  readonly step: 'forward_sample';
+  readonly layer: AttentionLayer;
+  readonly attentionOutput: Float32Array;
+  /** Rows of one batch item. */
+  readonly rows: readonly RowOfHead[];
+}
+
+export function* exactForwardJob(
+  layer: AttentionLayer,
+  { seed }: { readonly seed: number },
+): Job<ExactForwardResult, ExactTask> {
+  const { batch, queryLength, heads, valueDim } = layer.dims;
+  const plan = makePlan({ ...layer, objective: null }, { attentionOutput: true });
+  const workspace = makeWorkspace(plan);
+  const attentionOutput = sharedFloat32(batch * queryLength * heads * valueDim);
+  const norms: ProjectionNorms[] = [];
+  let square = 0;
+  for (const wave of plan.waves.keys()) {
+    const attended = yield* attendWave(plan, workspace, attentionOutput, wave);
+    norms.push(...attended.norms);
+    square += 2 * attended.loss;
+  }
+  const tasks = sampleTasks(layer, attentionOutput, seed);
+  const errors = (yield { name: 'sample', tasks }) as RowError[][];
+  return {
+    attentionOutput,
+    norms: composedNorms(norms, layer.scaling),
+    error: rowErrorEstimate(errors.flat(), batch * heads * queryLength, square),
+  };
+}
+
+/** Rows drawn evenly from all heads, or from some; those of one batch item share a pass over its inputs. */
+function sampleTasks(
+  layer: AttentionLayer,
+  attentionOutput: Float32Array,
+  seed: number,
+): ForwardSampleTask[] {
+  const { batch, heads, keyValueHeads, queryLength } = layer.dims;
+  const group = heads / keyValueHeads;
+  const units = batch * keyValueHeads;
+  const drawn = spreadRows(units, layer.rotary ? TURNED_UNITS : units, seed);
+  const rows = spreadRows(drawn.length * group * queryLength, ROWS_SAMPLED, seed + 1).map(
+    (index): RowOfHead => {
+      const place = Math.floor(index / queryLength);
+      const head = drawn[Math.floor(place / group)]! * group + (place % group);
+      return {
+        batchItem: Math.floor(head / heads),
+        head: head % heads,
+        row: index % queryLength,
+      };
+    },
+  );
+  return Array.from({ length: batch }, (_, item) => rows.filter((row) => row.batchItem === item))
+    .filter((mine) => mine.length > 0)
+    .map((mine) => ({
+      ...{ kernel: 'exact', step: 'forward_sample', layer, attentionOutput, rows: mine },
+    }));
+}
+
+/** How far each row of the output is from the same row in float64. */
+export function runForwardSample(
+  { layer, attentionOutput, rows }: ForwardSampleTask,
+  wasm: Wasm,
+  checkpoint: () => void,
+): RowError[] {
+  const { queryLength, heads, valueDim } = layer.dims;
+  const { q_proj, k_proj, v_proj } = layer.projections;
+  wasm.reset();
+  const widest = Math.max(
+    ...[q_proj, k_proj, v_proj].map(({ inFeatures }) => inFeatures),
+    layer.dims.headDim,
+  );
+  const exact = exactOutputs(layer, rows, new InputPasses(wasm, widest, checkpoint));
+  return rows.map(({ batchItem, head, row }, k) => {
+    const at = ((batchItem * queryLength + row) * heads + head) * valueDim;
+    return exact[k]!.reduce((sum, o, c) => sum + (o - attentionOutput[at + c]!) ** 2, 0);
+  });
+}

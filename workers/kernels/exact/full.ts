@@ -1,0 +1,158 @@
+/**
+ * Gradients of a projection's outputs at full width meet its weights and its inputs, a stretch of
+ * tokens a task. With dY (n, width) the gradient of one head before rotary positions:
+ *
+ *     d lora_A = s (dY B_h)^T X       d lora_B_h = s dY^T (X A^T)       dX = dY (W_h + s B_h A)
+ *
+ * summed over heads, but for lora_B. The factor beta of queries and keys comes in at the very end.
+ */
+import type { ProjectionName } from '../../../src/lora/problem.js';
+import { ROLES } from '../result.js';
+import { rotateBack } from '../rotary.js';
+import type { Wasm } from '../wasm/instance.js';
+import { type ContractParts, placesOf, product } from './contract.js';
+import { type Floats, pack, rowsOf, slice } from './operands.js';
+import { type ExactPlan, rankOf, roundUp, type Unit, type Workspace } from './plan.js';
+import { lowRank } from './project.js';
+
+/** Tokens in WebAssembly memory at once. */
+const TOKENS = 256;
+
+export interface FullTask {
+  readonly kernel: 'exact';
+  readonly step: 'full';
+  readonly plan: ExactPlan;
+  readonly workspace: Workspace;
+  readonly units: readonly Unit[];
+  readonly batchItem: number;
+  readonly projection: ProjectionName;
+  /** Tokens [first, last) */
+  readonly first: number;
+  readonly last: number;
+  readonly parts: ContractParts;
+  /** dX (B, L, in), added to; null: not wanted. */
+  readonly inputGradient: Float32Array | null;
+}
+
+export function runFull(task: FullTask, wasm: Wasm, checkpoint: () => void): null {
+  for (const x of [...Object.values(task.parts.A), ...Object.values(task.parts.B)]) x.fill(0);
+  for (let first = task.first; first < task.last; first += TOKENS) {
+    runTokens(task, wasm, first, Math.min(TOKENS, task.last - first), checkpoint);
+  }
+  return null;
+}
+
+function runTokens(
+  task: FullTask,
+  wasm: Wasm,
+  first: number,
+  n: number,
+  checkpoint: () => void,
+): void {
+  const { plan, batchItem, projection: name, parts, inputGradient } = task;
+  const { dims, inputs, projections, scaling: beta } = plan.problem;
+  const { adapter, weight, inFeatures } = projections[name];
+  const isQuery = name === 'q_proj';
+  const width = name === 'v_proj' ? dims.valueDim : dims.headDim;
+  const rank = rankOf(plan.problem, name);
+  const length = isQuery ? dims.queryLength : dims.keyLength;
+  const token = batchItem * length + first;
+  const X = rowsOf(inputs[ROLES[name]], inFeatures, token, n);
+  const sizeB = width * roundUp(rank, 8);
+
+  wasm.reset();
+  const lowAt = rank ? lowRank(wasm, projections[name], wasm.put(X), n) : 0;
+  const low = wasm.f32(lowAt, n * rank).slice();
+  wasm.reset();
+  const up = wasm.allocFloats(n * rank);
+  const dX = wasm.allocFloats(inputGradient ? n * inFeatures : 0);
+  wasm.f32(up, n * rank).fill(0);
+  if (inputGradient) wasm.f32(dX, n * inFeatures).fill(0);
+  const mark = wasm.mark();
+  for (const { place, slot, head, index } of headsOf(task)) {
+    checkpoint();
+    wasm.release(mark);
+    const rows = gradientRows(task, place, slot, first, n);
+    const dY = wasm.put(rows);
+    if (rank) {
+      const B = pack(wasm, slice(adapter!.B.data, head, width * rank), width, rank);
+      wasm.fn.gemm(n, rank, width, dY, width, B, up, rank, true);
+      product(wasm, rows, width, low, rank, n, slice(parts.B[name]!, index, sizeB));
+    }
+    if (inputGradient) {
+      const W = pack(wasm, slice(weight.data, head, width * inFeatures), width, inFeatures);
+      wasm.fn.gemm(n, inFeatures, width, dY, width, W, dX, inFeatures, true);
+    }
+  }
+  wasm.release(mark);
+  if (rank) {
+    const sums = wasm.f32(up, n * rank);
+    product(wasm, X, inFeatures, sums.slice(), rank, n, parts.A[name]!);
+    if (inputGradient) {
+      const A = pack(wasm, adapter!.A.data, rank, inFeatures);
+      const scaled = wasm.f32(up, n * rank);
+      for (let k = 0; k < scaled.length; k++) scaled[k]! *= adapter!.scaling;
+      wasm.fn.gemm(n, inFeatures, rank, up, rank, A, dX, inFeatures, true);
+    }
+  }
+  if (!inputGradient) return;
+  const to = inputGradient.subarray(token * inFeatures, (token + n) * inFeatures);
+  const from = wasm.f32(dX, to.length);
+  const scale = name === 'v_proj' ? 1 : beta;
+  for (let k = 0; k < to.length; k++) to[k]! += scale * from[k]!;
+}
+
+/** Heads of the projection in this batch item: their units' places, and their own places and numbers. */
+function* headsOf({ plan, units, batchItem, projection }: FullTask) {
+  const each = projection === 'q_proj' ? plan.group : 1;
+  let index = 0;
+  for (const place of placesOf(units, batchItem)) {
+    for (let x = 0; x < each; x++) {
+      yield {
+        place,
+        slot: place * each + x,
+        head: units[place]!.sharedHead * each + x,
+        index: index++,
+      };
+    }
+  }
+}
+
+/** dS K, dS^T Q or P^T G (n, width) of one head, turned back to before rotary positions. */
+function gradientRows(
+  { plan, workspace, batchItem, projection }: FullTask,
+  place: number,
+  slot: number,
+  first: number,
+  n: number,
+): Floats {
+  const { dims, rotary } = plan.problem;
+  const { headDim: d, valueDim: dv } = dims;
+  if (projection === 'v_proj') return sumOfLanes(plan, workspace.lv, place, dv, first, n);
+  const rows =
+    projection === 'q_proj'
+      ? slice(workspace.rightQ, slot, dims.queryLength * d).slice(first * d, (first + n) * d)
+      : sumOfLanes(plan, workspace.ls, place, d, first, n);
+  if (rotary) rotateBack(rotary, batchItem, first, rows);
+  return rows;
+}
+
+/** Left products of a unit, summed over its query heads and their lanes: (n, width). */
+function sumOfLanes(
+  { group, lanes, keys }: ExactPlan,
+  store: Float32Array,
+  place: number,
+  width: number,
+  first: number,
+  n: number,
+): Float64Array {
+  const pitch = roundUp(width, 8);
+  const sums = new Float64Array(n * width);
+  for (let number = place * group * lanes; number < (place + 1) * group * lanes; number++) {
+    const from = slice(store, number, keys * pitch).subarray(first * pitch);
+    for (let i = 0; i < n; i++) {
+      for (let c = 0; c < width; c++) sums[i * width + c]! += from[i * pitch + c]!;
+    }
+  }
+  return sums;
+}

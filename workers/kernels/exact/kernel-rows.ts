@@ -1,0 +1,83 @@
+/** Single rows once more through the kernel: what it used for them, bit by bit as before. */
+import { keysOf } from '../../../src/lora/problem.js';
+import { ROWS } from '../wasm/block.js';
+import type { Wasm } from '../wasm/instance.js';
+import { type AttendTask, attendRows } from './attend.js';
+import { prepareMemory } from './memory.js';
+import type { Draw, SampleTask } from './sample.js';
+
+/** What the kernel used for one row. */
+export interface KernelRow {
+  /** The row sum of E. */
+  readonly sum: number;
+  /** E and E (dP - G.O), over all keys. */
+  readonly e: Float64Array;
+  readonly t: Float64Array;
+  /** Q, G, and the left factors ws, wv of the row. */
+  readonly q: Float64Array;
+  readonly g: Float64Array;
+  readonly ws: Float64Array;
+  readonly wv: Float64Array;
+  /** dS [K B_Q | X^K A_K^T] or dS K, and P X^V A_V^T. */
+  readonly rights: Float64Array;
+  readonly rightv: Float64Array;
+}
+
+/** Rows that the kernel can take together, in order: of one head; with a causal mask one by one. */
+export function blocksOf({ plan }: SampleTask, draws: readonly Draw[]): Draw[][] {
+  const blocks: Draw[][] = [];
+  for (const draw of draws) {
+    const open = blocks.at(-1);
+    const fits = open && open[0]!.lane.place === draw.lane.place && open.length < ROWS;
+    if (fits && !plan.problem.causal) open.push(draw);
+    else blocks.push([draw]);
+  }
+  return blocks;
+}
+
+/** Runs the kernel on a block of rows from anywhere: rows of a block do not touch each other. */
+export function kernelRows(
+  { plan, workspace, wave }: SampleTask,
+  wasm: Wasm,
+  draws: readonly Draw[],
+  checkpoint: () => void,
+): KernelRow[] {
+  const { lane } = draws[0]!;
+  const what = { plan, workspace, wave, attentionOutput: null, lanes: [lane], first: 0, last: 0 };
+  const task: AttendTask = { kernel: 'exact', step: 'attend', ...what };
+  const memory = prepareMemory(task, wasm, lane, checkpoint);
+  const { headDim: d, valueDim: dv } = plan.problem.dims;
+  const { rq, rk, rv, ps, pv, right: kept } = plan.thin;
+  const { causal } = plan.problem;
+  const keys = keysOf(plan.problem, lane.unit.batchItem);
+  const picked = draws.map(({ row }) => row);
+  const first = picked[0]!;
+  const rows = { lane, first, n: draws.length, picked };
+  const { right } = attendRows(task, wasm, memory, rows, checkpoint);
+  const { fields } = memory;
+  const list = (n: number, value: (c: number) => number) =>
+    Float64Array.from({ length: n }, (_, c) => value(c));
+  return draws.map(({ row }, i) => {
+    checkpoint();
+    const visible = causal ? Math.min(row + 1, keys) : keys;
+    const column = (tiles: number) => {
+      const all = wasm.f32(tiles, visible * ROWS);
+      const out = new Float64Array(keys);
+      for (let j = 0; j < visible; j++) out[j] = all[j * ROWS + i]!;
+      return out;
+    };
+    const rowOf = (at: number, width: number) =>
+      Float64Array.from(wasm.f32(at + 4 * i * width, width));
+    return {
+      sum: wasm.f64(fields.sum, ROWS)[i]!,
+      e: column(fields.e),
+      t: ps ? column(fields.t) : new Float64Array(0),
+      q: rowOf(memory.qRows, d),
+      g: rowOf(memory.gRows, dv),
+      ws: rowOf(fields.ws, ps),
+      wv: rowOf(fields.wv, pv),
+      rights: list(Math.max(rq + rk, kept), (c) => right.ofScores(i, c)),
+      rightv: list(rv, (c) => right.ofValues(i, c)),
+    };
+  });
+}

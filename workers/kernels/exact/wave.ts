@@ -1,0 +1,46 @@
+/** What the gradient and the output alone have in common: projections and attention of a wave. */
+import type { ProjectionName } from '../../../src/lora/problem.js';
+import type { Job } from '../job.js';
+import type { ComposedNorms } from '../norms.js';
+import type { AttendTask } from './attend.js';
+import type { ExactPlan, Workspace } from './plan.js';
+import type { ProjectionNorms, ProjectTask } from './project.js';
+import { attendStages, projectTasks } from './tasks.js';
+
+/** Projections, softmax and backward of a wave. */
+export function* attendWave(
+  plan: ExactPlan,
+  workspace: Workspace,
+  attentionOutput: Float32Array | null,
+  wave: number,
+): Job<
+  { readonly norms: readonly ProjectionNorms[]; readonly loss: number },
+  ProjectTask | AttendTask
+> {
+  const project = projectTasks(plan, workspace, plan.waves[wave]!);
+  const norms = (yield { name: 'project', tasks: project }) as ProjectionNorms[];
+  const attend = [...attendStages(plan, workspace, attentionOutput, wave)];
+  let loss = 0;
+  for (const [turn, tasks] of attend.entries()) {
+    const done = (turns: number) => (wave + turns / attend.length) / plan.waves.length;
+    const span = [done(turn), done(turn + 1)] as const;
+    const losses = (yield { name: 'attend', tasks, span }) as number[];
+    for (const part of losses) loss += part;
+  }
+  return { norms, loss };
+}
+
+export function composedNorms(all: readonly ProjectionNorms[], scaling: number): ComposedNorms {
+  const largest = (name: ProjectionName, part: 'frozen' | 'adapter' | 'sum') =>
+    all.reduce((m, norms) => (norms.projection === name ? Math.max(m, norms[part]) : m), 0);
+  const root = Math.sqrt(scaling);
+  return {
+    query_frozen: root * largest('q_proj', 'frozen'),
+    query_adapter: root * largest('q_proj', 'adapter'),
+    query: root * largest('q_proj', 'sum'),
+    key_frozen: root * largest('k_proj', 'frozen'),
+    key_adapter: root * largest('k_proj', 'adapter'),
+    key: root * largest('k_proj', 'sum'),
+    value: largest('v_proj', 'sum'),
+  };
+}

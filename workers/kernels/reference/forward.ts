@@ -1,0 +1,47 @@
+/** The output of a whole attention layer in float64, one head at a time: the oracle of POST /forward. */
+import type { AttentionLayer } from '../../../src/lora/problem.js';
+import type { Cancelled, Job, Task } from '../job.js';
+import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
+import { type ForwardResult, sharedFloat64 } from '../result.js';
+import { headOutput } from './attention.js';
+import { normsOf, projectedHeads } from './heads.js';
+
+export interface ReferenceForwardTask extends Task {
+  readonly kernel: 'reference_forward';
+  readonly layer: AttentionLayer;
+  /** (B, Lq, H dv) */
+  readonly attentionOutput: Float64Array;
+}
+
+export function runReferenceForwardTask(
+  { layer, attentionOutput }: ReferenceForwardTask,
+  cancelled: Cancelled,
+): ComposedNorms {
+  const { queryLength, heads, valueDim } = layer.dims;
+  let norms = ZERO_NORMS;
+  for (const { batchItem, head, query, key, value } of projectedHeads(layer)) {
+    norms = largestNorms(norms, normsOf(query, key, value, layer.scaling));
+    const { scaling, causal } = layer;
+    const O = headOutput(
+      { Q: query.output, K: key.output, V: value.output, scaling, causal },
+      cancelled,
+    );
+    for (let i = 0; i < queryLength; i++) {
+      const at = ((batchItem * queryLength + i) * heads + head) * valueDim;
+      attentionOutput.set(O.getRow(i), at);
+    }
+  }
+  return norms;
+}
+
+export function* referenceForwardJob(
+  layer: AttentionLayer,
+): Job<ForwardResult, ReferenceForwardTask> {
+  const { batch, queryLength, heads, valueDim } = layer.dims;
+  const attentionOutput = sharedFloat64(batch * queryLength * heads * valueDim);
+  const [norms] = (yield {
+    name: 'reference',
+    tasks: [{ kernel: 'reference_forward', layer, attentionOutput }],
+  }) as [ComposedNorms];
+  return { attentionOutput, norms };
+}
