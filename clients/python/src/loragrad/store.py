@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,19 +13,25 @@ from .tensors import Tensor, to_wire
 from .transport import Answer, Transport
 
 MISSING = "missing-tensors"
-# A store smaller than one request evicts what the request needs. Then its tensors travel with it.
-MAX_ROUNDS = 3
+# The first loss may be a restart of the service. A second in a row: its store is too small for what its
+# clients use, and the tensor had better travel with its requests.
+MAX_LOSSES = 2
 
 
 class TensorStore:
-    """Remembers what the service is believed to hold; what it forgot it says itself (409)."""
+    """Remembers what the service is believed to hold; what it forgot it says itself (409).
+
+    Threads may share it without a lock: what one does not know of another costs an upload, no more.
+    """
 
     def __init__(self, transport: Transport):
         self._transport = transport
         self._hashes = HashMemory()
         self._held: set[str] = set()
-        self._refused: set[str] = set()
-        self._lock = threading.Lock()
+        #: Sent within their requests.
+        self._given_up: set[str] = set()
+        #: How often in a row a tensor was found missing that had been uploaded.
+        self._losses: Counter[str] = Counter()
 
     def reference(self, tensor: Tensor) -> Reference | None:
         """A reference to the tensor; None when it is too small to be worth one."""
@@ -36,55 +42,59 @@ class TensorStore:
     def post(self, path: str, request: Mapping[str, Any]) -> Answer:
         """POST a request whose tensors may be References, uploading them first where needed."""
         references = {item.sha256: item for item in _references(request)}
-        with self._lock:
-            unknown = references.keys() - self._held
-        for _ in range(MAX_ROUNDS):
-            for sha256 in unknown:
+        lacking = references.keys() - self._held
+        uploaded: set[str] = set()
+        # Ends, since every round without an answer brings a reference nearer to being given up.
+        while True:
+            for sha256 in lacking - self._given_up:
                 self._upload(references[sha256])
+                uploaded.add(sha256)
             try:
-                return self._transport.request("POST", path, Body(self._resolved(request)))
+                answer = self._transport.request("POST", path, Body(self._resolved(request)))
             except ProblemError as error:
-                if error.kind != MISSING:
+                lacking = references.keys() & _names(error)
+                if error.kind != MISSING or not lacking:
                     raise
-                unknown = references.keys() & {
-                    name.removeprefix("sha256:") for name in error.missing
-                }
-                if not unknown:
-                    raise
-                with self._lock:
-                    self._held -= unknown
-        with self._lock:
-            self._refused |= unknown
-        return self._transport.request("POST", path, Body(self._resolved(request)))
+                self._lose(lacking)
+            else:
+                for sha256 in references.keys() - uploaded:
+                    self._losses.pop(sha256, None)
+                return answer
 
     def _upload(self, reference: Reference) -> None:
         path = f"/tensors/{reference.sha256}"
-        held = False
         try:
             self._transport.request("HEAD", path)
-            held = True
         except ProblemError as error:
             if error.status != 404:
                 raise
-        if not held:
             try:
                 self._transport.request("PUT", path, Body(reference.load()))
-            except ProblemError as error:
+            except ProblemError as refusal:
                 # Too large for the store, or not valid: sent within its request, which can say more.
-                if error.status not in (413, 422):
+                if refusal.status not in (413, 422):
                     raise
-                with self._lock:
-                    self._refused.add(reference.sha256)
+                self._given_up.add(reference.sha256)
                 return
-        with self._lock:
-            self._held.add(reference.sha256)
+        self._held.add(reference.sha256)
+
+    def _lose(self, names: Iterable[str]) -> None:
+        for sha256 in names:
+            self._held.discard(sha256)
+            self._losses[sha256] += 1
+            if self._losses[sha256] >= MAX_LOSSES:
+                self._given_up.add(sha256)
 
     def _resolved(self, value: Any) -> Any:
         if isinstance(value, Reference):
-            return value.load() if value.sha256 in self._refused else value.wire
+            return value.load() if value.sha256 in self._given_up else value.wire
         if isinstance(value, Mapping):
             return {key: self._resolved(item) for key, item in value.items()}
         return value
+
+
+def _names(error: ProblemError) -> set[str]:
+    return {name.removeprefix("sha256:") for name in error.missing}
 
 
 def _references(value: Any) -> Iterable[Reference]:
