@@ -14,7 +14,6 @@ import torch
 import truth
 
 MEDIA_TYPE = "application/vnd.msgpack"
-REQUEST_KEYS = ("hidden_states", *truth.PROJECTIONS)
 
 
 class Problem(Exception):
@@ -101,10 +100,6 @@ class ContractService:
         self.bodies.append(body)
         body = self._resolved(body)
         x, projections, layer = _problem(body)
-        if path == "/forward":
-            output = truth.attention(x.double(), truth.as_double(projections), **layer).detach()
-            error = {"estimate": None, "certificate": None}
-            return {"attention_output": _tensor(output, body["hidden_states"]), "error": error}
         answer = {
             "method": "exact",
             "reason": "There is no other.",
@@ -121,7 +116,17 @@ class ContractService:
             "plan": {"flops": 1, "exact_flops": 1},
             "timings_ms": {"total": 1.0},
         }
-        return answer if path == "/plan" else answer | self._gradient(body, x, projections, layer)
+        if path == "/plan":
+            return answer
+        answer |= {"fallback": False, "seed": body.get("seed", 0)}
+        if path == "/forward":
+            return answer | self._forward(body, x, projections, layer)
+        return answer | self._gradient(body, x, projections, layer)
+
+    def _forward(self, body, x, projections, layer):
+        output = truth.attention(x.double(), truth.as_double(projections), **layer).detach()
+        error = {"attention_output": {"estimate": None, "certificate": None}}
+        return {"attention_output": _tensor(output, body["hidden_states"]), "error": error}
 
     def _gradient(self, body, x, projections, layer):
         given = {
@@ -145,8 +150,6 @@ class ContractService:
                 for name, pair in adapters.items()
                 for part in pair
             },
-            "fallback": False,
-            "seed": body.get("seed", 0),
         }
         outputs = body.get("outputs", ["gradients"])
         if "input_gradients" in outputs:

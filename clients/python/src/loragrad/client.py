@@ -14,7 +14,6 @@ from .result import (
     ForwardResult,
     GradientResult,
     PlanResult,
-    TensorError,
     Threshold,
     known,
     tensor_error,
@@ -103,15 +102,8 @@ class Client:
             },
             attention_output=output and from_wire(output, like),
             loss=answer.get("loss"),
-            method=answer["method"],
-            reason=answer["reason"],
-            fallback=answer["fallback"],
             error={name: tensor_error(error) for name, error in answer["error"].items()},
-            threshold=known(Threshold, answer["threshold"]),
-            plan=answer["plan"],
-            timings_ms=answer["timings_ms"],
-            seed=answer["seed"],
-            raw=_without_tensors(answer),
+            **_verdict(answer),
         )
 
     def plan(self, **request: Unpack[Request]) -> PlanResult:
@@ -119,20 +111,16 @@ class Client:
 
         `target` and `grad_output` may be left out.
         """
-        answer = self._post("/plan", request)
-        threshold = known(Threshold, answer["threshold"])
-        return known(PlanResult, {**answer, "threshold": threshold, "raw": answer})
+        return PlanResult(**_verdict(self._post("/plan", request)))
 
     def forward(self, **request: Unpack[Request]) -> ForwardResult:
         """The attention output, in the library, device and dtype of the queries' states."""
         answer = self._post("/forward", request)
         like = request.get("hidden_states", request.get("query_states"))
-        error = answer.get("error")
         return ForwardResult(
             attention_output=from_wire(answer["attention_output"], like),
-            method=answer.get("method"),
-            error=_single_error(error) if error else None,
-            raw=_without_tensors(answer),
+            error=tensor_error(answer["error"]["attention_output"]),
+            **_verdict(answer),
         )
 
     def close(self) -> None:
@@ -170,10 +158,11 @@ def _gradients(answer: Mapping[str, Any], request: Mapping[str, Any]) -> dict[st
     }
 
 
-def _single_error(error: Mapping[str, Any]) -> TensorError:
-    """The error of the attention output, whether named or bare."""
-    return tensor_error(error.get("attention_output", error))
-
-
-def _without_tensors(answer: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in answer.items() if key not in _TENSOR_KEYS}
+def _verdict(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `PlanResult` and, where the answer has them, of `ComputedResult`."""
+    names = ("method", "reason", "plan", "timings_ms", "fallback", "seed")
+    return {
+        **{name: answer[name] for name in names if name in answer},
+        "threshold": known(Threshold, answer["threshold"]),
+        "raw": {key: value for key, value in answer.items() if key not in _TENSOR_KEYS},
+    }

@@ -1,4 +1,4 @@
-"""Answers of the service as objects. `raw` holds the answer as it came, tensors excepted."""
+"""Answers of the service as objects."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Certificate:
 class TensorError:
     """How far one tensor may be from the truth, before rounding to its dtype.
 
-    `estimate` is None when there was nothing more precise to compare with (computed in float64),
-    `certificate` is None when there is none or it is void.
+    `estimate` is None when it was not measured: where everything is computed in float64 there is nothing
+    more precise to compare with. `certificate` is None when there is none or it is void.
     """
 
     estimate: Estimate | None
@@ -71,51 +71,53 @@ class Threshold:
     norms: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanResult:
     """The verdict without the gradient."""
 
+    #: "exact" or "low_rank"
     method: str
+    #: Why this method, in one sentence.
     reason: str
     threshold: Threshold
     plan: Mapping[str, Any]
     timings_ms: Mapping[str, float]
+    #: The answer as it came, without its tensors.
     raw: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class ForwardResult:
+@dataclass(frozen=True, kw_only=True)
+class ComputedResult(PlanResult):
+    """What the answers of all computations share."""
+
+    #: Whether another kernel than the first choice had to compute it; see `reason`.
+    fallback: bool
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardResult(ComputedResult):
     """The attention output (B, Lq, H dv), before o_proj."""
 
     attention_output: Tensor
-    method: str | None
-    error: TensorError | None
-    raw: Mapping[str, Any]
+    error: TensorError
 
 
-@dataclass(frozen=True)
-class GradientResult:
+@dataclass(frozen=True, kw_only=True)
+class GradientResult(ComputedResult):
     """The gradients of every adapter, with error figures by tensor: `error["q_proj.lora_A"]`."""
 
     gradients: Gradients
+    #: By name of the states; empty unless asked for.
     input_gradients: dict[str, Tensor]
     attention_output: Tensor | None
     #: 1/2 ||O - target||^2 when a target was given.
     loss: float | None
-    method: str
-    reason: str
-    #: Whether another kernel than the first choice had to compute it; see `reason`.
-    fallback: bool
     error: Mapping[str, TensorError]
-    threshold: Threshold
-    plan: Mapping[str, Any]
-    timings_ms: Mapping[str, float]
-    seed: int
-    raw: Mapping[str, Any]
 
     @property
     def error_bound(self) -> float | None:
-        """The largest relative error bound of all tensors; None when none has one."""
+        """The largest relative error bound of the tensors that have one; None when none has."""
         bounds = [error.bound for error in self.error.values() if error.bound is not None]
         return max(bounds, default=None)
 

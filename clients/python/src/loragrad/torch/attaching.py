@@ -34,7 +34,11 @@ VERIFY_LIMIT = {
     torch.float16: 1e-2,
     torch.bfloat16: 5e-2,
 }
+# A difference may grow with the weights: every so many uses of a layer it is measured again.
+VERIFY_EVERY = 100
 IMPLEMENTATIONS = ("eager", "sdpa")
+# What other attention modules have beside or between the projections.
+FOREIGN = ("q_norm", "k_norm", "attn_logit_softcapping", "sinks")
 
 
 def attach(
@@ -54,13 +58,13 @@ def attach(
     Supported: decoder layers of the Llama type in Transformers (q_proj, k_proj, v_proj, o_proj,
     rotary positions, grouped heads, causal), one active LoRA adapter, padding on the right, the "eager"
     and "sdpa" implementations, gradient checkpointing, autocast. Everything else in the model, other
-    adapters included, is left alone. Each layer's output is compared once with the formula that the
-    service differentiates.
+    adapters included, is left alone. Each layer's output is compared with the formula that the service
+    differentiates, in its first use and every hundredth after that.
 
     UnsupportedError is raised, here or in the forward pass, for: dropout in LoRA or attention, DoRA and
     other variants, several active or merged adapters, trained biases or weights in q_proj, k_proj or
     v_proj, quantised weights, left padding, packed sequences, sliding windows, other masks, norms between
-    projection and scores, partial or interleaved rotary positions, flash and flex attention, training
+    projection and scores, soft caps, sinks, partial or interleaved rotary positions, flash and flex attention, training
     with a filled cache.
 
     :param url: of the service, or a Client.
@@ -161,13 +165,16 @@ class _AttachedLayer:
         self.name = name
         self._handle = handle
         self._module: Any = module
-        self._verified = False
+        self._uses = 0
         self._installed = False
         for attribute in ("o_proj", "head_dim", "scaling", "config"):
             if not hasattr(module, attribute):
                 raise UnsupportedError(
                     f"{name} ({type(module).__name__}) has no {attribute}: not of the Llama type"
                 )
+        for attribute in FOREIGN:
+            if getattr(module, attribute, None) is not None:
+                raise UnsupportedError(f"{name} ({type(module).__name__}) has {attribute}")
         if getattr(module, "attention_dropout", 0):
             raise UnsupportedError(f"{name} has dropout in its attention; set attention_dropout=0")
         if not getattr(module, "is_causal", True):
@@ -200,8 +207,9 @@ class _AttachedLayer:
 
         def tap(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             output, *rest = inputs
-            if not self._verified:
+            if self._uses % VERIFY_EVERY == 0:
                 self._verify(output, hidden_states, call)
+            self._uses += 1
             output = ServiceGradient.apply(call, output, hidden_states, *call.tensors())
             return (output, *rest)
 
@@ -301,7 +309,6 @@ class _AttachedLayer:
                 f"{self.name} ({type(self._module).__name__}) computes other attention than the service: "
                 f"its output differs by {difference:.1e} (relative; {limit:.0e} is allowed for rounding)"
             )
-        self._verified = True
 
     def _listen(self, result: Any, cost: CallCost) -> None:
         self._handle._report(LayerReport.of(self.name, result, cost))

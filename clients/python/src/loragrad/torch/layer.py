@@ -90,6 +90,8 @@ def attention(
         output = attention_output(hidden_states, fixed, **layer)
     elif serves(client, "forward", forward):
         request: dict[str, Any] = {**call.options, **fixed}
+        # That is a matter of gradients.
+        request.pop("correction", None)
         answer = client.forward(hidden_states=hidden_states.detach(), **request)
         output = cast(Tensor, answer.attention_output)
     else:
