@@ -64,7 +64,8 @@ def attach(
     UnsupportedError is raised, here or in the forward pass, for: dropout in LoRA or attention, DoRA and
     other variants, several active or merged adapters, trained biases or weights in q_proj, k_proj or
     v_proj, quantised weights, left padding, packed sequences, sliding windows, other masks, norms between
-    projection and scores, soft caps, sinks, partial or interleaved rotary positions, flash and flex attention, training
+    projection and scores, soft caps, sinks, partial or interleaved rotary positions, flash and flex
+    attention, training
     with a filled cache.
 
     :param url: of the service, or a Client.
