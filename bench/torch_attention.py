@@ -4,7 +4,7 @@
     python3 bench/torch_attention.py --length 4096 --adapters qv
 
 times each way and prints one line of JSON per way. With --serve it reads such settings as JSON, one
-object a line, and answers each with one line: that is how bench/kernel.ts takes turns with it.
+object a line, and answers each with one line: that is how bench/exact.ts takes turns with it.
 
     {"way": "autograd", "length": 4096, "dim": 64, "rank": 8, "adapters": "qv", "threads": 1}
     {"seconds": 0.31}

@@ -7,6 +7,7 @@ import type { Executor } from '../src/pool/executor.js';
 /** The document needs routes, not workers. */
 const IDLE: Executor = {
   simd: 'plain',
+  rates: { exact: 1, lowRank: 1 },
   run: () => Promise.reject(new Error('There are no workers behind the document')),
   load: () => ({ workers: 0, busy: 0, jobs: 0, waiting: 0 }),
   close: async () => {},

@@ -1,7 +1,7 @@
 /** The Fastify instance, built from plugins and routes; it does not listen yet. */
 import { randomUUID } from 'node:crypto';
 import Fastify, { type FastifyInstance } from 'fastify';
-import type { Config } from './config.js';
+import { type Config, maxBodyBytes, maxInflightBytes } from './config.js';
 import admission from './plugins/admission.js';
 import answers from './plugins/answers.js';
 import bodies from './plugins/bodies.js';
@@ -25,7 +25,7 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
   const app = Fastify({
     logger: { level: config.LOG_LEVEL },
     genReqId: () => randomUUID(),
-    bodyLimit: config.LORAGRAD_MAX_BODY_BYTES,
+    bodyLimit: maxBodyBytes(config),
     requestTimeout: config.LORAGRAD_BODY_TIMEOUT_MS,
     forceCloseConnections: 'idle',
     return503OnClosing: false,
@@ -36,13 +36,13 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
   await app.register(validation);
   await app.register(admission, {
     maxRequests: config.LORAGRAD_MAX_REQUESTS,
-    maxInflightBytes: config.LORAGRAD_MAX_INFLIGHT_BYTES,
+    maxInflightBytes: maxInflightBytes(config),
   });
   await app.register(cancellation, { deadlineMs: config.LORAGRAD_DEADLINE_MS });
   await app.register(progress);
   await app.register(metrics, { executor });
   await app.register(bodies, {
-    maxBodyBytes: config.LORAGRAD_MAX_BODY_BYTES,
+    maxBodyBytes: maxBodyBytes(config),
     maxJsonBytes: config.LORAGRAD_MAX_JSON_BYTES,
   });
   await app.register(answers);

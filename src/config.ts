@@ -1,6 +1,7 @@
 /** Every setting, its default and its environment variable. The README's table is made of this. */
 import envSchema from 'env-schema';
 import Type, { type Static } from 'typebox';
+import { usableMemory } from './machine/resources.js';
 
 const GIB = 1024 ** 3;
 const MIB = 1024 ** 2;
@@ -36,7 +37,7 @@ export const ConfigSchema = Type.Object({
     default: GIB,
     minimum: 1024,
     maximum: 4 * GIB,
-    description: 'Largest MessagePack body, bytes',
+    description: 'Largest MessagePack body, bytes; never more than may be in flight',
   }),
   LORAGRAD_MAX_JSON_BYTES: Type.Integer({
     default: MIB,
@@ -52,9 +53,10 @@ export const ConfigSchema = Type.Object({
       'Requests with a body that may be in the house at once, running or waiting; more get 429',
   }),
   LORAGRAD_MAX_INFLIGHT_BYTES: Type.Integer({
-    default: 4 * GIB,
-    minimum: 1024,
-    description: 'Sum of the body sizes of those requests; more get 429',
+    default: 0,
+    minimum: 0,
+    description:
+      'Sum of the body sizes of those requests; more get 429. 0 means a sixteenth of the memory that the process may use (cgroup limit included)',
   }),
   LORAGRAD_DEADLINE_MS: Type.Integer({
     default: 600_000,
@@ -100,4 +102,20 @@ export function unknownSettings(env: NodeJS.ProcessEnv): string[] {
   return Object.keys(env).filter(
     (name) => name.startsWith('LORAGRAD_') && !Object.hasOwn(ConfigSchema.properties, name),
   );
+}
+
+/**
+ * Measured peak memory: 5 times the body in float32, 8 times in float16, and twice that when it is
+ * computed in float64.
+ */
+const MEMORY_SHARE = 1 / 16;
+
+/** The limit on bytes in flight that is in force. */
+export function maxInflightBytes(config: Config): number {
+  return config.LORAGRAD_MAX_INFLIGHT_BYTES || Math.floor(usableMemory() * MEMORY_SHARE);
+}
+
+/** The largest MessagePack body: what is allowed in flight is allowed at most. */
+export function maxBodyBytes(config: Config): number {
+  return Math.min(config.LORAGRAD_MAX_BODY_BYTES, maxInflightBytes(config));
 }

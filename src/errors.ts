@@ -98,6 +98,12 @@ export const PROBLEMS = {
     title: 'No projection has an adapter',
     remedy: 'Give lora_A and lora_B to at least one of q_proj, k_proj and v_proj.',
   },
+  'tolerance-missed': {
+    status: 422,
+    title: 'The low-rank kernel cannot keep the tolerance',
+    remedy:
+      'Take method auto or exact, or the tolerance or the number of features that the detail names.',
+  },
   'queue-full': {
     status: 429,
     title: 'The service is busy',

@@ -1,30 +1,50 @@
 /** Start: configuration, worker threads, listen; on SIGTERM or SIGINT drain and end. */
 import closeWithGrace from 'close-with-grace';
+import type { FastifyInstance } from 'fastify';
 import { buildApp } from './app.js';
-import { readConfig, unknownSettings } from './config.js';
-import { usableCpus } from './pool/cpus.js';
+import { maxInflightBytes, readConfig, unknownSettings } from './config.js';
+import { Problem } from './errors.js';
+import { usableCpus } from './machine/resources.js';
 import { WorkerPool } from './pool/worker-pool.js';
+
+/** After the drain: time for the cancelled requests to get their 503. */
+const LAST_WORDS_MS = 2000;
 
 async function main(): Promise<void> {
   const config = readConfig(process.env);
+  let app: FastifyInstance | undefined;
+  let executor: WorkerPool | undefined;
+
+  // Before anything else: a container's process 1 ignores signals that nobody listens to.
+  const delay = config.LORAGRAD_DRAIN_MS + LAST_WORDS_MS;
+  closeWithGrace({ delay }, async ({ signal, err }) => {
+    if (err) app?.log.fatal(err, 'The process fails');
+    else app?.log.info(`${signal}: requests in flight are finished first`);
+    const timer = setTimeout(() => {
+      app?.cancelAll(new Problem('shutting-down', 'The service shut down before the end.'));
+    }, config.LORAGRAD_DRAIN_MS);
+    await app?.close();
+    clearTimeout(timer);
+    await executor?.close();
+  });
+
   const workers = config.LORAGRAD_WORKERS || usableCpus();
-  const executor = await WorkerPool.start({
+  executor = await WorkerPool.start({
     workers,
     warmUpMs: config.LORAGRAD_WARMUP_MS,
     revectorize: config.LORAGRAD_REVECTORIZE,
   });
-  const app = await buildApp(config, executor);
-  app.log.info({ workers, simd: executor.simd, node: process.version }, 'The workers are warm');
+  app = await buildApp(config, executor);
+  const { simd, rates } = executor;
+  const gflops = { exact: rates.exact / 1e9, low_rank: rates.lowRank / 1e9 };
+  const inflightBytes = maxInflightBytes(config);
+  app.log.info(
+    { workers, simd, gflops, inflightBytes, node: process.version },
+    'The workers are warm',
+  );
   for (const name of unknownSettings(process.env)) {
     app.log.warn(`${name} is not a setting of this service`);
   }
-
-  closeWithGrace({ delay: config.LORAGRAD_DRAIN_MS, logger: app.log }, async ({ signal, err }) => {
-    if (err) app.log.fatal(err, 'The process fails');
-    else app.log.info(`${signal}: requests in flight are finished first`);
-    await app.close();
-    await executor.close();
-  });
   await app.listen({ port: config.PORT, host: config.HOST });
 }
 

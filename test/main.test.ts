@@ -30,9 +30,9 @@ const exitCode = async ({ child }: Service): Promise<number | null> => {
   return child.exitCode;
 };
 
-/** Some hundred milliseconds for one worker. */
-function slowBody(): Uint8Array<ArrayBuffer> {
-  const [length, width] = [4096, 64];
+/** For one worker: a tenth of a second at length 4096, sixteen times that at four times the length. */
+function slowBody(length: number): Uint8Array<ArrayBuffer> {
+  const width = 64;
   const body = {
     hidden_states: tensor([length, width]),
     q_proj: {
@@ -47,11 +47,11 @@ function slowBody(): Uint8Array<ArrayBuffer> {
   return new Uint8Array(pack(body));
 }
 
-const post = (url: string) =>
+const post = (url: string, length = 4096) =>
   fetch(`${url}/gradient`, {
     method: 'POST',
     headers: { 'content-type': 'application/vnd.msgpack' },
-    body: slowBody(),
+    body: slowBody(length),
   });
 
 const busy = async (url: string) => {
@@ -67,6 +67,27 @@ test('SIGTERM: the request in flight is answered, then the process ends with 0',
   assert.equal((await answer).status, 200);
   assert.equal(await exitCode(service), 0);
   await assert.rejects(fetch(`${service.url}/health/live`));
+});
+
+test('a request longer than the drain is answered with 503 before the process ends', async () => {
+  const service = await start({ LORAGRAD_DRAIN_MS: '50' });
+  const answer = post(service.url, 16_384);
+  while (!(await busy(service.url))) await new Promise((resolve) => setTimeout(resolve, 2));
+  service.child.kill('SIGTERM');
+  assert.equal((await answer).status, 503);
+  assert.equal(await exitCode(service), 0);
+});
+
+test('SIGTERM during start-up ends the process at once', async () => {
+  const child = spawn(process.execPath, [MAIN], {
+    env: { ...process.env, PORT: '0', LORAGRAD_WORKERS: '1' },
+    stdio: 'ignore',
+  });
+  await new Promise((resolve) => setTimeout(resolve, 400));
+  child.kill('SIGTERM');
+  const start = performance.now();
+  await once(child, 'exit');
+  assert.ok(performance.now() - start < 10_000, 'it waited for a warm-up or a grace period');
 });
 
 test('a setting that is not valid: one line that names it, and no service', async () => {

@@ -1,9 +1,11 @@
 /** What a worker thread runs: one task of any kernel, its outcome as a value. */
 import type { TaskMessage, TaskOutcome } from '../src/pool/message.js';
+import { type CalibrateTask, runCalibrateTask } from './calibrate.js';
 import { type DecodeTask, runDecodeTask } from './decode.js';
 import { type EncodeTask, runEncodeTask } from './encode.js';
 import { type ExactTask, runExactTask } from './kernels/exact/gradient.js';
 import { type Cancelled, CancelledError } from './kernels/job.js';
+import { type LowRankTask, runCompiledLowRankTask } from './kernels/low-rank/task.js';
 import { type ReferenceTask, runReferenceTask } from './kernels/reference/gradient.js';
 import { type ReferenceNormsTask, runReferenceNormsTask } from './kernels/reference/heads.js';
 import { runWarmUpTask, type WarmUpTask } from './warm-up.js';
@@ -13,6 +15,8 @@ type AnyTask =
   | DecodeTask
   | EncodeTask
   | ExactTask
+  | LowRankTask
+  | CalibrateTask
   | ReferenceTask
   | ReferenceNormsTask
   | WarmUpTask;
@@ -25,10 +29,14 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
       return runEncodeTask(task);
     case 'exact':
       return runExactTask(task, wasm, cancelled);
+    case 'low_rank':
+      return runCompiledLowRankTask(task, wasm, cancelled);
     case 'reference':
       return runReferenceTask(task, cancelled);
     case 'reference_norms':
       return runReferenceNormsTask(task, cancelled);
+    case 'calibrate':
+      return runCalibrateTask(task, wasm, cancelled);
     case 'warm_up':
       return runWarmUpTask(task, wasm, cancelled);
   }

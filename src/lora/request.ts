@@ -33,7 +33,8 @@ const projection = (name: string, rows: string) =>
 /** About what computing in bfloat16 costs. */
 export const DEFAULT_TOLERANCE = 0.01;
 
-export const METHODS = ['auto', 'exact'] as const;
+export const METHODS = ['auto', 'exact', 'low_rank'] as const;
+export const MAX_FEATURES = 1024;
 export const OUTPUTS = ['gradients', 'attention_output'] as const;
 
 export const GradientRequest = Type.Object(
@@ -101,6 +102,21 @@ export const GradientRequest = Type.Object(
         default: DEFAULT_TOLERANCE,
         description:
           'Relative error in the Frobenius norm, allowed for every gradient tensor. Dimensionless.',
+      }),
+    ),
+    features: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        maximum: MAX_FEATURES,
+        description:
+          'Low-rank only: this number of features, no search. Without an explicit tolerance the answer is given whatever its error.',
+      }),
+    ),
+    correction: Type.Optional(
+      Type.Boolean({
+        default: false,
+        description:
+          'Low-rank only: add the estimated error, which makes the gradient unbiased with the standard error that the answer states.',
       }),
     ),
     seed: Type.Optional(

@@ -1,40 +1,47 @@
 /** A dry run: the verdict and the plan, without the gradient and without its cost. */
 import type { Job } from '../../workers/kernels/job.js';
+import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
 import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { PendingTensor } from '../lora/intake.js';
-import type { AttentionLayer } from '../lora/problem.js';
+import type { AttentionLayer, AttentionProblem } from '../lora/problem.js';
 import { efficiencyThreshold } from '../lora/threshold.js';
+import { type ChooseOptions, choose, isAdapted, judge } from './choose.js';
 import { exactFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
+import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
 import { type PhaseTimes, phaseClock } from './phases.js';
-import { choose } from './solve.js';
 
 export type PlanAnswer = Pick<GradientAnswer, 'method' | 'reason' | 'threshold' | 'plan'>;
 
-export interface PlanOptions {
-  readonly tolerance: number;
-  /** Whether the gradient would need the attention output. */
-  readonly formsOutput: boolean;
-}
-
 export function* planJob(
-  layer: AttentionLayer,
+  problem: AttentionLayer & Partial<AttentionProblem>,
   pending: readonly PendingTensor[],
-  { tolerance, formsOutput }: PlanOptions,
+  options: ChooseOptions,
   times: PhaseTimes,
 ): Job<PlanAnswer> {
   const clock = phaseClock(times);
   yield* decodePhase(pending);
   clock('decode');
-  const norms = yield* referenceNormsJob(layer);
+  const choice = yield* choose(problem, options);
+  // Asked for a plan, we make one also where a gradient would do without.
+  const { tolerance, features, seed, rates } = options;
+  const plan =
+    choice.lowRank ??
+    (isAdapted(problem)
+      ? yield* planLowRank(problem, {
+          ...{ tolerance, seed, rates },
+          ...(features !== undefined && { features }),
+        })
+      : null);
+  const norms = plan ? plan.norms : yield* referenceNormsJob(problem);
   clock('plan');
-  const flops = exactFlops(layer, formsOutput);
-  const { method, reason } = choose(tolerance);
+  const method = choice.kernel === 'low_rank' ? 'low_rank' : 'exact';
+  const formsOutput = options.attentionOutput || problem.objective?.kind === 'target';
   return {
     method,
-    reason,
-    threshold: efficiencyThreshold(norms, layer.dims),
-    plan: { flops, exact_flops: flops },
+    reason: plan && options.method === 'auto' ? judge(plan, options).reason : choice.reason,
+    threshold: efficiencyThreshold(norms, problem.dims),
+    plan: planFigures(plan, method, exactFlops(problem, formsOutput), rates.exact),
   };
 }

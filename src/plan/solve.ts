@@ -1,57 +1,40 @@
-/** Which kernel computes a problem, and what is done when its answer will not do. */
+/** Runs the kernel that was chosen, and another one when its answer will not do. */
 import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
 import type { Job } from '../../workers/kernels/job.js';
+import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
+import type { LowRankPlan } from '../../workers/kernels/low-rank/plan.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type { ErrorEstimate } from '../../workers/kernels/sampling/estimate.js';
 import { Problem } from '../errors.js';
 import type { AttentionProblem } from '../lora/problem.js';
+import type { Choice, ChooseOptions } from './choose.js';
 
-/** Below this relative error float32 can promise nothing. */
-const FLOAT32_TOLERANCE = 1e-5;
-
-export interface SolveOptions {
-  readonly attentionOutput: boolean;
-  /** Relative error in the Frobenius norm allowed for every gradient tensor. */
-  readonly tolerance: number;
-  readonly seed: number;
+export interface SolveOptions extends ChooseOptions {
+  /** Whether the tolerance was stated in the request, not taken from the default. */
+  readonly toleranceStated: boolean;
+  readonly correction: boolean;
 }
 
 export interface TensorError {
   /** null: computed in float64, and nothing more precise to compare with. */
   readonly estimate: ErrorEstimate | null;
-  /** null: void, or not of the low-rank kernel. */
-  readonly certificate: null;
+  /** Worst-case bound of a low-rank gradient; null: void, or not of the low-rank kernel. */
+  readonly certificate: { readonly frobenius: number; readonly relative: number } | null;
 }
 
 export interface Solution {
   readonly result: GradientResult;
   /** By tensor: 'q_proj.lora_A', ... */
   readonly error: Readonly<Record<string, TensorError>>;
-  readonly method: 'exact';
+  readonly method: 'exact' | 'low_rank';
   /** Why this kernel, in one sentence. */
   readonly reason: string;
+  /** Whether another kernel than the chosen one had to compute it. */
   readonly fallback: boolean;
 }
 
-export type Choice = Pick<Solution, 'method' | 'reason'> & {
-  readonly kernel: 'float32' | 'float64';
-};
-
-export function choose(tolerance: number): Choice {
-  if (tolerance >= FLOAT32_TOLERANCE) {
-    return {
-      kernel: 'float32',
-      method: 'exact',
-      reason: 'The exact kernel computes every problem.',
-    };
-  }
-  return {
-    kernel: 'float64',
-    method: 'exact',
-    reason: `The tolerance of ${tolerance} is below what float32 can keep (${FLOAT32_TOLERANCE}): computed in float64.`,
-  };
-}
+type Solved = Pick<Solution, 'result' | 'error'>;
 
 function allFinite(data: Float32Array | Float64Array): boolean {
   // x * 0 is NaN for NaN and infinity; one look at the sum is quicker than one at every element.
@@ -69,7 +52,7 @@ function overflowed({ gradients, loss, attentionOutput }: GradientResult): boole
 }
 
 /** @throws {Problem} when the result is beyond float64. */
-function* inFloat64(problem: AttentionProblem, options: SolveOptions) {
+function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solved> {
   const { attentionOutput } = options;
   const result = yield* referenceJob(problem, { attentionOutput });
   if (overflowed(result)) {
@@ -86,25 +69,91 @@ function* inFloat64(problem: AttentionProblem, options: SolveOptions) {
   return { result, error };
 }
 
-export function* solve(problem: AttentionProblem, options: SolveOptions): Job<Solution> {
-  const { kernel, method, reason } = choose(options.tolerance);
-  if (kernel === 'float64') {
-    return { ...(yield* inFloat64(problem, options)), method, reason, fallback: false };
-  }
+/** null: the numbers are too large for float32. */
+function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solved | null> {
   const { errors, ...result } = yield* exactJob(problem, {
     attentionOutput: options.attentionOutput,
     estimate: { rows: rowsForEstimate(problem), seed: options.seed },
   });
-  if (overflowed(result)) {
-    return {
-      ...(yield* inFloat64(problem, options)),
-      method,
-      reason: 'The numbers are too large for float32: computed in float64.',
-      fallback: true,
-    };
-  }
+  if (overflowed(result)) return null;
   const error = Object.fromEntries(
     Object.entries(errors ?? {}).map(([name, estimate]) => [name, { estimate, certificate: null }]),
   );
-  return { result, error, method, reason, fallback: false };
+  return { result, error };
+}
+
+function* exactly(
+  problem: AttentionProblem,
+  options: SolveOptions,
+  reason: string,
+  fallback: boolean,
+): Job<Solution> {
+  const solved = yield* inFloat32(problem, options);
+  if (solved) return { ...solved, method: 'exact', reason, fallback };
+  return {
+    ...(yield* inFloat64(problem, options)),
+    method: 'exact',
+    reason: 'The numbers are too large for float32: computed in float64.',
+    fallback: true,
+  };
+}
+
+/** Largest upper limit of the error over the gradient tensors; infinite when the run broke down. */
+function worstError({ errors, lostRows }: LowRankResult): number {
+  if (lostRows > 0) return Number.POSITIVE_INFINITY;
+  return Math.max(0, ...Object.values(errors).map(({ estimate }) => estimate.upper));
+}
+
+/** @throws {Problem} when low_rank was asked for and cannot keep what was promised. */
+function* approximately(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  options: SolveOptions,
+  reason: string,
+): Job<Solution> {
+  const { seed, correction, attentionOutput, tolerance, method } = options;
+  const run = yield* lowRankJob(problem, plan, {
+    ...{ seed, correction, attentionOutput },
+    certificate: true,
+    single: true,
+  });
+  const worst = worstError(run);
+  const unchecked = options.features !== undefined && !options.toleranceStated;
+  if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {
+    const { errors, lostRows: _, ...result } = run;
+    return { result, error: errors, method: 'low_rank', reason, fallback: false };
+  }
+  if (method === 'low_rank') throw toleranceMissed(plan, worst, tolerance);
+  const reached = Number.isFinite(worst)
+    ? `an error of up to ${worst.toPrecision(2)}`
+    : 'no result';
+  const why = `Low-rank with ${plan.features} features gave ${reached}, above the tolerance of ${tolerance}: computed exactly.`;
+  return yield* exactly(problem, options, why, true);
+}
+
+function toleranceMissed(plan: LowRankPlan, worst: number, tolerance: number): Problem {
+  const sentence = Number.isFinite(worst)
+    ? `Low-rank with ${plan.features} features reaches an error of up to ${worst.toPrecision(3)} ` +
+      `(99 % confidence), above the tolerance of ${tolerance}. A tolerance of ` +
+      `${(1.2 * worst).toPrecision(2)} would do with as many features; a smaller error needs more of them or the exact kernel.`
+    : `Low-rank with ${plan.features} features breaks down on this input: its logits are too large. ` +
+      'Take the exact kernel.';
+  return new Problem('tolerance-missed', sentence, {
+    pointer: '/method',
+    ...(Number.isFinite(worst) && { limit: tolerance, actual: worst }),
+  });
+}
+
+export function* solve(
+  problem: AttentionProblem,
+  { kernel, reason, lowRank }: Choice,
+  options: SolveOptions,
+): Job<Solution> {
+  if (kernel === 'low_rank' && lowRank) {
+    return yield* approximately(problem, lowRank, options, reason);
+  }
+  if (kernel === 'reference') {
+    return { ...(yield* inFloat64(problem, options)), method: 'exact', reason, fallback: false };
+  }
+  return yield* exactly(problem, options, reason, false);
 }

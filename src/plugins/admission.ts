@@ -1,6 +1,6 @@
 /**
  * Admission control: by requests and by bytes, before a byte of the body is read. What is refused here
- * costs nothing and may be sent again.
+ * may be sent again.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
@@ -40,7 +40,7 @@ function busy(what: string, limit: number, actual: number): Problem {
   return new Problem('queue-full', `${what}: ${actual}, the limit is ${limit}. Try again later.`, {
     limit,
     actual,
-    headers: { 'retry-after': RETRY_AFTER_SECONDS, connection: 'close' },
+    headers: { 'retry-after': RETRY_AFTER_SECONDS },
   });
 }
 
@@ -51,8 +51,7 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
   function reserve(request: FastifyRequest, wanted: number): void {
     const held = inHouse.get(request) ?? 0;
     const total = bytes - held + wanted;
-    // A body that is alone is let in whatever its size: the body limit speaks for it.
-    if (total > limits.maxInflightBytes && bytes > held) {
+    if (total > limits.maxInflightBytes) {
       throw busy('Bytes of all requests in flight', limits.maxInflightBytes, total);
     }
     bytes = total;
@@ -73,7 +72,9 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
     if (inHouse.size >= limits.maxRequests) {
       throw busy('Requests in flight', limits.maxRequests, inHouse.size + 1);
     }
-    reserve(request, Number(request.headers['content-length'] ?? 0));
+    const announced = Number(request.headers['content-length'] ?? 0);
+    // What could never be let in is refused as too large when it is read, not as too much for now.
+    reserve(request, announced > limits.maxInflightBytes ? 0 : announced);
     // 'close' comes once, whether the answer was sent or the client went away.
     reply.raw.once('close', () => release(request));
   }

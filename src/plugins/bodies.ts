@@ -26,8 +26,6 @@ function tooLarge(limit: number, actual: number): Problem {
   return new Problem('body-too-large', `The body has ${actual} bytes; the limit is ${limit}.`, {
     limit,
     actual,
-    // The rest of the body is not read: the connection is of no more use.
-    headers: { connection: 'close' },
   });
 }
 
@@ -76,7 +74,6 @@ function readBody(
       try {
         body.append(chunk);
       } catch (error) {
-        payload.pause();
         payload.removeAllListeners('data');
         reject(error);
       }

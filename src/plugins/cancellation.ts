@@ -9,6 +9,10 @@ import fp from 'fastify-plugin';
 import { Problem } from '../errors.js';
 
 declare module 'fastify' {
+  interface FastifyInstance {
+    /** Stop every computation; each request is answered with the problem. */
+    cancelAll(problem: Problem): void;
+  }
   interface FastifyRequest {
     /** Aborts with a Problem (client-gone or deadline-exceeded) as its reason. */
     cancellation: AbortSignal;
@@ -17,6 +21,7 @@ declare module 'fastify' {
 
 async function cancellation(app: FastifyInstance, options: { deadlineMs: number }): Promise<void> {
   const { deadlineMs } = options;
+  const waiting = new Set<AbortController>();
 
   async function watch(request: FastifyRequest, reply: FastifyReply): Promise<void> {
     const controller = new AbortController();
@@ -27,8 +32,10 @@ async function cancellation(app: FastifyInstance, options: { deadlineMs: number 
         }),
       );
     }, deadlineMs);
+    waiting.add(controller);
     reply.raw.once('close', () => {
       clearTimeout(timer);
+      waiting.delete(controller);
       if (!reply.raw.writableFinished) {
         controller.abort(new Problem('client-gone', 'The client closed the connection.'));
       }
@@ -36,6 +43,9 @@ async function cancellation(app: FastifyInstance, options: { deadlineMs: number 
     request.cancellation = controller.signal;
   }
 
+  app.decorate('cancelAll', (problem: Problem) => {
+    for (const controller of waiting) controller.abort(problem);
+  });
   app.decorateRequest('cancellation');
   app.addHook('onRoute', (route) => {
     if (route.config?.compute) route.onRequest = [watch, ...[route.onRequest ?? []].flat()];

@@ -12,6 +12,10 @@ declare module 'fastify' {
 
 function answer(problem: Problem, request: FastifyRequest, reply: FastifyReply): void {
   reply.problem = problem.kind;
+  // Many clients look for an answer only once they have sent everything: the rest is received and
+  // thrown away, on a connection that Fastify would close.
+  request.raw.resume();
+  reply.removeHeader('connection');
   const { statusCode } = problem;
   if (statusCode >= 500)
     request.log.error({ err: problem.options.cause ?? problem }, problem.message);

@@ -3,6 +3,7 @@
  * only this.
  */
 import type { Job } from '../../workers/kernels/job.js';
+import type { Rates } from '../../workers/kernels/low-rank/cost.js';
 import type { WasmMode } from '../../workers/kernels/wasm/instance.js';
 
 export interface RunContext {
@@ -34,6 +35,8 @@ export interface Load {
 export interface Executor {
   /** Which build of the kernels' inner loops the workers run: plain, relaxed or revectorize SIMD. */
   readonly simd: WasmMode;
+  /** Flops per second of each kernel on one worker, measured at start. */
+  readonly rates: Rates;
   /** Run a job; jobs that run at the same time take turns, task by task. */
   run<Result>(job: Job<Result>, context: RunContext): Promise<Result>;
   load(): Load;

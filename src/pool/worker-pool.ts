@@ -1,6 +1,8 @@
 /** The executor on worker threads of this process: Piscina runs the threads, the turns are ours. */
 import { Piscina } from 'piscina';
+import type { CalibrateTask } from '../../workers/calibrate.js';
 import type { Job, Stage, Task } from '../../workers/kernels/job.js';
+import type { Rates } from '../../workers/kernels/low-rank/cost.js';
 import type { WasmMode } from '../../workers/kernels/wasm/instance.js';
 import { type LoadOptions, relaxedSimd } from '../../workers/kernels/wasm/load.js';
 import type { WarmUpTask } from '../../workers/warm-up.js';
@@ -26,6 +28,7 @@ export class WorkerPool implements Executor {
   #jobs = 0;
 
   #simd: WasmMode = 'plain';
+  #rates: Rates = { exact: 1, lowRank: 1 };
 
   private constructor(workers: number, revectorize: boolean) {
     this.#workers = workers;
@@ -51,7 +54,11 @@ export class WorkerPool implements Executor {
     const pool = new WorkerPool(workers, revectorize);
     const signal = AbortSignal.timeout(warmUpMs);
     try {
-      pool.#simd = await Promise.race([pool.run(warmUpJob(workers), { signal }), aborted(signal)]);
+      const ready = async () => {
+        pool.#simd = await pool.run(warmUpJob(workers), { signal });
+        pool.#rates = await pool.run(calibrateJob(), { signal });
+      };
+      await Promise.race([ready(), aborted(signal)]);
     } catch (error) {
       await pool.#piscina.destroy();
       const reason = signal.aborted ? `not ready within ${warmUpMs} ms` : String(error);
@@ -75,6 +82,10 @@ export class WorkerPool implements Executor {
 
   get simd(): WasmMode {
     return this.#simd;
+  }
+
+  get rates(): Rates {
+    return this.#rates;
   }
 
   load(): Load {
@@ -130,6 +141,12 @@ function* warmUpJob(workers: number): Job<WasmMode> {
   const task: WarmUpTask = { kernel: 'warm_up', arrived, expected: workers };
   const modes = yield { name: 'warm-up', tasks: Array<Task>(workers).fill(task) };
   return modes[0] as WasmMode;
+}
+
+function* calibrateJob(): Job<Rates> {
+  const task: CalibrateTask = { kernel: 'calibrate' };
+  const [rates] = yield { name: 'calibrate', tasks: [task] };
+  return rates as Rates;
 }
 
 function aborted(signal: AbortSignal): Promise<never> {

@@ -1,12 +1,13 @@
 /** POST /gradient */
 import type { FastifyInstance } from 'fastify';
 import { parseLayer, requireProblem } from '../lora/parse.js';
-import { DEFAULT_TOLERANCE, type GradientRequest } from '../lora/request.js';
+import type { GradientRequest } from '../lora/request.js';
 import { gradientJob } from '../plan/gradient-job.js';
 import { compute } from './compute.js';
 import type { RouteOptions } from './options.js';
 import { answerContent, requestBody } from './schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from './schemas/problem.js';
+import { solveOptions } from './solve-options.js';
 
 export default async function gradient(app: FastifyInstance, options: RouteOptions): Promise<void> {
   app.post<{ Body: GradientRequest }>('/gradient', {
@@ -27,13 +28,10 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
       const gradients = outputs.includes('gradients');
       const parsed = parseLayer(body);
       const problem = requireProblem(parsed, gradients);
-      const seed = body.seed ?? 0;
       const jobOptions = {
+        ...solveOptions(body, options.executor.rates),
         gradients,
-        attentionOutput: outputs.includes('attention_output'),
         batched: parsed.batched,
-        tolerance: body.tolerance ?? DEFAULT_TOLERANCE,
-        seed,
       };
       const { answer, timings } = await compute(app, options.executor, request, (times) =>
         gradientJob(problem, parsed.pending, jobOptions, times),
@@ -41,7 +39,7 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
       const { method, threshold } = answer;
       app.metrics.gradients.inc({ method, below_threshold: String(threshold.below_threshold) });
       request.log.info({ dims: problem.dims, method, timings_ms: timings }, 'gradient');
-      return reply.send(reply.encode({ ...answer, timings_ms: timings, seed }));
+      return reply.send(reply.encode({ ...answer, timings_ms: timings, seed: jobOptions.seed }));
     },
   });
 }

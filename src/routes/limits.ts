@@ -1,6 +1,8 @@
 /** GET /limits: every limit that a request can hit, as numbers. */
 import type { FastifyInstance } from 'fastify';
 import Type from 'typebox';
+import { maxBodyBytes, maxInflightBytes } from '../config.js';
+import { MAX_FEATURES } from '../lora/request.js';
 import { DEFAULT_WIRE_LIMITS, MAX_DIMENSIONS } from '../tensor/wire-limits.js';
 import type { RouteOptions } from './options.js';
 
@@ -23,6 +25,7 @@ const Limits = Type.Object(
     max_tensors: limit('Tensors in a body.'),
     max_key_bytes: limit('Bytes of one key.'),
     max_string_bytes: limit('Bytes of one string other than base64 data.'),
+    max_features: limit('Features of the low-rank kernel.'),
     max_dimensions: limit('Dimensions of a tensor.'),
   },
   { $id: 'Limits', description: 'Every limit that a request can hit.' },
@@ -31,10 +34,10 @@ const Limits = Type.Object(
 export default async function limits(app: FastifyInstance, options: RouteOptions): Promise<void> {
   const { config } = options;
   const answer: Type.Static<typeof Limits> = {
-    max_body_bytes: config.LORAGRAD_MAX_BODY_BYTES,
+    max_body_bytes: maxBodyBytes(config),
     max_json_body_bytes: config.LORAGRAD_MAX_JSON_BYTES,
     max_requests: config.LORAGRAD_MAX_REQUESTS,
-    max_inflight_bytes: config.LORAGRAD_MAX_INFLIGHT_BYTES,
+    max_inflight_bytes: maxInflightBytes(config),
     deadline_ms: config.LORAGRAD_DEADLINE_MS,
     body_timeout_ms: config.LORAGRAD_BODY_TIMEOUT_MS,
     max_depth: DEFAULT_WIRE_LIMITS.maxDepth,
@@ -44,6 +47,7 @@ export default async function limits(app: FastifyInstance, options: RouteOptions
     max_tensors: DEFAULT_WIRE_LIMITS.maxTensors,
     max_key_bytes: DEFAULT_WIRE_LIMITS.maxKeyBytes,
     max_string_bytes: DEFAULT_WIRE_LIMITS.maxStringBytes,
+    max_features: MAX_FEATURES,
     max_dimensions: MAX_DIMENSIONS,
   };
   app.get('/limits', {

@@ -1,12 +1,13 @@
 /** POST /plan: the same body as POST /gradient; the verdict without the gradient. */
 import type { FastifyInstance } from 'fastify';
 import { parseLayer } from '../lora/parse.js';
-import { DEFAULT_TOLERANCE, type GradientRequest } from '../lora/request.js';
+import type { GradientRequest } from '../lora/request.js';
 import { planJob } from '../plan/plan-job.js';
 import { compute } from './compute.js';
 import type { RouteOptions } from './options.js';
 import { answerContent, requestBody } from './schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from './schemas/problem.js';
+import { solveOptions } from './solve-options.js';
 
 export default async function plan(app: FastifyInstance, options: RouteOptions): Promise<void> {
   app.post<{ Body: GradientRequest }>('/plan', {
@@ -24,13 +25,10 @@ export default async function plan(app: FastifyInstance, options: RouteOptions):
     },
     handler: async (request, reply) => {
       const { body } = request;
-      const { layer, pending } = parseLayer(body);
-      const planOptions = {
-        tolerance: body.tolerance ?? DEFAULT_TOLERANCE,
-        formsOutput: !body.grad_output || (body.outputs ?? []).includes('attention_output'),
-      };
+      const { layer, problem, pending } = parseLayer(body);
+      const planOptions = solveOptions(body, options.executor.rates);
       const { answer, timings } = await compute(app, options.executor, request, (times) =>
-        planJob(layer, pending, planOptions, times),
+        planJob(problem ?? layer, pending, planOptions, times),
       );
       return reply.send(reply.encode({ ...answer, timings_ms: timings }));
     },

@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import { Validator } from '@seriousme/openapi-schema-validator';
 import { TABLES, withTable } from '../../docs/tables.js';
 import { openapiDocument } from '../../openapi/generate.js';
+import { ConfigSchema } from '../../src/config.js';
 
 const root = new URL('../../../', import.meta.url);
 const read = (file: string) => readFileSync(new URL(file, root), 'utf8');
@@ -44,3 +45,12 @@ for (const { file, name, make } of TABLES) {
     assert.equal(text, withTable(text, name, make()));
   });
 }
+
+test('docker-compose.yml hands every setting of the service through', () => {
+  const compose = read('docker-compose.yml');
+  const settings = Object.keys(ConfigSchema.properties).filter((name) =>
+    name.startsWith('LORAGRAD_'),
+  );
+  const missing = settings.filter((name) => !compose.includes(`      ${name}:`));
+  assert.deepEqual(missing, []);
+});

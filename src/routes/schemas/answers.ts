@@ -1,5 +1,5 @@
 /** The answers of POST /gradient and POST /plan, for the OpenAPI document. */
-import Type from 'typebox';
+import Type, { type TSchema } from 'typebox';
 import type { EncodedTensor } from '../../tensor/encoded.js';
 import { tensorField } from '../../tensor/schema.js';
 
@@ -50,10 +50,38 @@ const Threshold = Type.Object(
   { description: 'The efficiency threshold of arXiv 2406.03136 at this length.' },
 );
 
+const nullable = <T extends TSchema>(schema: T, description: string) =>
+  Type.Union([schema, Type.Null()], { description });
+
 const Plan = Type.Object(
   {
-    flops: Type.Number({ description: 'Floating-point operations of the chosen kernel.' }),
+    features: nullable(
+      Type.Integer(),
+      'm, number of low-rank features, the largest over the heads; null: nothing was planned.',
+    ),
+    max_degree: nullable(Type.Integer(), 'Largest degree of a feature.'),
+    outlier_queries: nullable(Type.Integer(), 'Query rows computed exactly, over all heads.'),
+    outlier_keys: nullable(
+      Type.Integer(),
+      'Keys whose column is computed exactly, over all heads.',
+    ),
+    flops: Type.Number({ description: 'Floating-point operations of the kernel of `method`.' }),
     exact_flops: Type.Number({ description: 'Floating-point operations of the exact kernel.' }),
+    break_even_length: nullable(
+      Type.Integer(),
+      'L from which low-rank is cheaper on this machine, at this share of outliers; null: never.',
+    ),
+    predicted_error: nullable(
+      Type.Number(),
+      'Upper limit of the relative error to expect of low-rank.',
+    ),
+    expected_ms: Type.Object(
+      {
+        exact: Type.Number({ description: 'Exact kernel, ms on one thread.' }),
+        low_rank: nullable(Type.Number(), 'Low-rank kernel, ms on one thread.'),
+      },
+      { description: 'Time to expect on this machine.' },
+    ),
   },
   { description: 'What is computed, and at what cost.' },
 );
@@ -81,9 +109,13 @@ const TensorErrors = Type.Record(
     estimate: Type.Union([Estimate, Type.Null()], {
       description: 'null: computed in float64, with nothing more precise to compare with.',
     }),
-    certificate: Type.Null({
-      description: 'Worst-case bound of the low-rank kernel; null for exact answers.',
-    }),
+    certificate: nullable(
+      Type.Object({
+        frobenius: Type.Number({ description: 'Bound of the Frobenius norm of the error.' }),
+        relative: relative('The same bound'),
+      }),
+      'Deterministic worst-case bound of a low-rank gradient; null: void, or an exact answer.',
+    ),
   }),
   { description: 'How large the error is, by gradient tensor: "q_proj.lora_A", ...' },
 );
@@ -102,7 +134,7 @@ const Timings = Type.Object(
   { description: 'Where the time went, in milliseconds.' },
 );
 
-const METHOD = Type.Enum(['exact'], { description: 'The kernel that was used.' });
+const METHOD = Type.Enum(['exact', 'low_rank'], { description: 'The kernel that was used.' });
 const REASON = Type.String({ description: 'Why this kernel, in one sentence.' });
 
 export const GradientAnswerSchema = Type.Object(

@@ -33,6 +33,37 @@ export interface WasmExports {
   weights(block: number, t0: number, t1: number): void;
   values(block: number, t0: number, t1: number): void;
   gradients(block: number, t0: number, t1: number): void;
+  /** Passes of the low-rank kernel; see assembly/low-rank.ts. */
+  running_softmax(
+    rows: number,
+    columns: number,
+    s: number,
+    max: number,
+    total: number,
+    factor: number,
+  ): void;
+  score_gradient(
+    rows: number,
+    columns: number,
+    p: number,
+    t: number,
+    scale: number,
+    shift: number,
+  ): void;
+  outer(rows: number, n: number, p: number, a: number, b: number, c: number, ldc: number): void;
+  contract(rows: number, n: number, p: number, a: number, t: number, ldt: number, c: number): void;
+  fold(n: number, block: number, sums: number): void;
+  transpose(rows: number, columns: number, a: number, b: number): void;
+  feature_products(
+    features: number,
+    rows: number,
+    base: number,
+    slot: number,
+    table: number,
+    phi: number,
+  ): void;
+  weigh_features(features: number, rows: number, phi: number, weight: number, out: number): void;
+  scale_columns(rows: number, columns: number, x: number, scale: number): void;
 }
 
 type Gemm = (

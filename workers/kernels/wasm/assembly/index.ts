@@ -2,4 +2,8 @@
 export { exp, max_abs, axpy, multiply } from './elementwise';
 export { pack, pack_transposed, gemm, gemm_tn } from './gemm';
 export { scores, weights, values, gradients } from './attention';
+export {
+  running_softmax, score_gradient, outer, contract, fold, transpose,
+  feature_products, weigh_features, scale_columns,
+} from './low-rank';
 export { dots64, combine64 } from './double';

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
-import { availableParallelism, tmpdir } from 'node:os';
+import { availableParallelism, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { usableCpus } from '../../src/pool/cpus.js';
+import { usableCpus, usableMemory } from '../../src/machine/resources.js';
 
 const folder = () => mkdtempSync(join(tmpdir(), 'cgroup-'));
 
@@ -27,4 +27,19 @@ test('cgroup v1: a quota of half a CPU is still one worker, -1 is no quota', () 
   assert.equal(usableCpus(root), 1);
   writeFileSync(join(root, 'cpu', 'cpu.cfs_quota_us'), '-1\n');
   assert.equal(usableCpus(root), availableParallelism());
+});
+
+test('memory: the limit of a cgroup, v2 or v1, and never more than there is', () => {
+  assert.equal(usableMemory(folder()), totalmem());
+  const v2 = folder();
+  writeFileSync(join(v2, 'memory.max'), '1048576\n');
+  assert.equal(usableMemory(v2), 1048576);
+  writeFileSync(join(v2, 'memory.max'), 'max\n');
+  assert.equal(usableMemory(v2), totalmem());
+  const v1 = folder();
+  mkdirSync(join(v1, 'memory'));
+  writeFileSync(join(v1, 'memory', 'memory.limit_in_bytes'), '2097152\n');
+  assert.equal(usableMemory(v1), 2097152);
+  writeFileSync(join(v1, 'memory', 'memory.limit_in_bytes'), '9223372036854771712\n');
+  assert.equal(usableMemory(v1), totalmem());
 });

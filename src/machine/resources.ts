@@ -1,6 +1,6 @@
-/** How many CPUs this process may use: a container's quota counts, Node does not know of it. */
+/** What this process may use of the machine: a container's limits count, Node does not know of them. */
 import { readFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
+import { availableParallelism, totalmem } from 'node:os';
 
 function read(path: string): string | null {
   try {
@@ -24,4 +24,13 @@ function quota(root: string): number | null {
 export function usableCpus(cgroupRoot = '/sys/fs/cgroup'): number {
   const cpus = Math.min(availableParallelism(), quota(cgroupRoot) ?? Number.POSITIVE_INFINITY);
   return Math.max(1, Math.floor(cpus));
+}
+
+/** Bytes of memory: the smaller of the machine's and the cgroup's limit (v2, then v1). */
+export function usableMemory(cgroupRoot = '/sys/fs/cgroup'): number {
+  const limit = Number(
+    read(`${cgroupRoot}/memory.max`) ?? read(`${cgroupRoot}/memory/memory.limit_in_bytes`),
+  );
+  // 'max' is NaN; without a cgroup there is null, which is 0.
+  return limit > 0 ? Math.min(totalmem(), limit) : totalmem();
 }

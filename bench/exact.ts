@@ -1,0 +1,93 @@
+/** How fast is the exact kernel, against each of PyTorch's ways to the same gradients? */
+import { usableMemory } from '../src/machine/resources.js';
+import type { WorkerPool } from '../src/pool/worker-pool.js';
+import { bestWay, tell } from './exact-report.js';
+import type { Bench, Question } from './question.js';
+import { type Measurement, type Side, takeTurns } from './support/rounds.js';
+import { exactSeconds, problems, RANK, startPool } from './support/subject.js';
+import type { Torch } from './support/torch.js';
+
+export interface ExactSetting {
+  readonly [name: string]: number | string;
+  readonly length: number;
+  readonly dim: number;
+  readonly adapters: 'qv' | 'qkv';
+  readonly threads: number;
+}
+
+/** Longer ones would take their warm-up's time for nothing: by then everything is warm. */
+const LONGEST_WARM_UP = 4096;
+/** L x L matrices in float32 that autograd holds at its peak, and the part of the memory for them. */
+const AUTOGRAD_MATRICES = 5;
+const MEMORY_PART = 0.7;
+
+function ours(pool: WorkerPool): Side<ExactSetting> {
+  const problem = problems();
+  return { name: 'loragrad', seconds: (setting) => exactSeconds(pool, problem(setting)) };
+}
+
+function theirs(torch: Torch): Side<ExactSetting>[] {
+  return torch.ways.map((way) => ({
+    name: `PyTorch ${way}`,
+    covers: ({ length }) =>
+      way !== 'autograd' || AUTOGRAD_MATRICES * 4 * length ** 2 < MEMORY_PART * usableMemory(),
+    seconds: ({ length, dim, adapters, threads }) =>
+      torch.seconds({ way, length, dim, rank: RANK, adapters, threads }),
+  }));
+}
+
+function settings({ quick, cpus }: Bench): ExactSetting[] {
+  const lengths = quick ? [256, 512, 1024] : [1024, 2048, 4096, 8192, 16384];
+  const all: ExactSetting[] = [];
+  for (const threads of new Set([1, cpus])) {
+    for (const length of lengths) {
+      for (const dim of [64, 128]) {
+        for (const adapters of ['qv', 'qkv'] as const) all.push({ length, dim, adapters, threads });
+      }
+    }
+  }
+  return all;
+}
+
+/** Five rounds, and fewer where a round takes longest and no target depends on it. */
+const leastRounds = ({ length, dim }: ExactSetting) => (dim > 64 && length >= 8192 ? 3 : 5);
+
+async function run(bench: Bench): Promise<Measurement<ExactSetting>[]> {
+  const all = settings(bench);
+  bench.progress.begin('exact', all.length);
+  const measurements: Measurement<ExactSetting>[] = [];
+  for (const threads of new Set(all.map((setting) => setting.threads))) {
+    const pool = await startPool(threads, bench.revectorize);
+    try {
+      const sides = [ours(pool), ...(bench.torch ? theirs(bench.torch) : [])];
+      for (const setting of all.filter((one) => one.threads === threads)) {
+        const rounds = {
+          least: leastRounds(setting),
+          budgetSeconds: 3,
+          warmUp: (at: ExactSetting) => ({ ...at, length: Math.min(at.length, LONGEST_WARM_UP) }),
+        };
+        const measured = await takeTurns(sides, setting, rounds, bench.progress);
+        bench.progress.say(summary(measured));
+        measurements.push(measured);
+      }
+    } finally {
+      await pool.close();
+    }
+  }
+  return measurements;
+}
+
+function summary({ setting, seconds }: Measurement<ExactSetting>): string {
+  const best = bestWay(seconds);
+  const { length, dim, adapters, threads } = setting;
+  const what = `L ${length}, d ${dim}, ${adapters}, ${threads} thr.`;
+  return best === null ? what : `${what}: ${best.ratio.median.toFixed(2)}x ${best.name}`;
+}
+
+export const exact: Question<ExactSetting> = {
+  name: 'exact',
+  title: 'The exact kernel against PyTorch',
+  needsTorch: true,
+  run,
+  tell,
+};

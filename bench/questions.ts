@@ -1,0 +1,8 @@
+/** All questions, in the order in which they run and are told. */
+import { exact } from './exact.js';
+import { overhead } from './overhead.js';
+import type { Question } from './question.js';
+import { threads } from './threads.js';
+import { throughput } from './throughput.js';
+
+export const QUESTIONS: readonly Question[] = [exact, threads, overhead, throughput];

@@ -1,0 +1,102 @@
+/** Which kernel computes a problem, and why. */
+import type { Job } from '../../workers/kernels/job.js';
+import type { Rates } from '../../workers/kernels/low-rank/cost.js';
+import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan.js';
+import type { AttentionLayer, AttentionProblem } from '../lora/problem.js';
+import type { METHODS } from '../lora/request.js';
+import { exactFlops } from './cost.js';
+
+/** Below this relative error float32 can promise nothing. */
+const FLOAT32_TOLERANCE = 1e-5;
+/** Seconds of exact work that are not worth a plan. */
+const NOT_WORTH_A_PLAN = 0.05;
+
+export interface ChooseOptions {
+  readonly method: (typeof METHODS)[number];
+  /** Relative error in the Frobenius norm allowed for every gradient tensor. */
+  readonly tolerance: number;
+  /** Low-rank with this number of features, no search. */
+  readonly features?: number | undefined;
+  readonly seed: number;
+  readonly attentionOutput: boolean;
+  readonly rates: Rates;
+}
+
+export interface Choice {
+  /** exact: float32; reference: float64, exact too. */
+  readonly kernel: 'exact' | 'reference' | 'low_rank';
+  /** One sentence. */
+  readonly reason: string;
+  /** null: nothing was planned. */
+  readonly lowRank: LowRankPlan | null;
+}
+
+export function isAdapted(layer: AttentionLayer): boolean {
+  return Object.values(layer.projections).some(({ adapter }) => adapter !== null);
+}
+
+function percent(x: number): string {
+  return `${(100 * x).toPrecision(2)} %`;
+}
+
+function seconds(x: number): string {
+  return x < 1 ? `${(1000 * x).toPrecision(2)} ms` : `${x.toPrecision(2)} s`;
+}
+
+/** The cheapest kernel that is expected to keep the tolerance; low_rank when it was asked for. */
+export function* choose(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  options: ChooseOptions,
+): Job<Choice> {
+  const { method, tolerance, features, seed, rates } = options;
+  if (method !== 'low_rank' && tolerance < FLOAT32_TOLERANCE) {
+    const reason = `The tolerance of ${tolerance} is below what float32 can keep (${FLOAT32_TOLERANCE}): computed in float64.`;
+    return { kernel: 'reference', reason, lowRank: null };
+  }
+  if (method === 'exact') {
+    return { kernel: 'exact', reason: 'The exact kernel was asked for.', lowRank: null };
+  }
+  const formsOutput = options.attentionOutput || problem.objective?.kind === 'target';
+  const exactSeconds = exactFlops(problem, formsOutput) / rates.exact;
+  if (method === 'auto' && (exactSeconds < NOT_WORTH_A_PLAN || !isAdapted(problem))) {
+    const reason = `The exact kernel takes about ${seconds(exactSeconds)} on one thread: not worth a plan.`;
+    return { kernel: 'exact', reason, lowRank: null };
+  }
+  const lowRank = yield* planLowRank(problem, {
+    tolerance,
+    seed,
+    rates,
+    ...(features !== undefined && { features }),
+  });
+  return { ...judge(lowRank, options), lowRank };
+}
+
+/** What the plan says about the kernel to take. */
+export function judge(
+  plan: LowRankPlan,
+  { method, tolerance, features }: ChooseOptions,
+): Pick<Choice, 'kernel' | 'reason'> {
+  const m = `${plan.features} features`;
+  const [low, exact] = [seconds(plan.seconds.lowRank), seconds(plan.seconds.exact)];
+  if (method === 'low_rank') {
+    const given = features === undefined ? '' : ' of the request';
+    return { kernel: 'low_rank', reason: `Low-rank was asked for; it uses the ${m}${given}.` };
+  }
+  if (!plan.meetsTolerance) {
+    const error = percent(plan.predictedError);
+    return {
+      kernel: 'exact',
+      reason: `With ${m}, the most that pay, low-rank would reach an error of ${error}, above the tolerance of ${percent(tolerance)}.`,
+    };
+  }
+  if (plan.seconds.lowRank >= plan.seconds.exact) {
+    return {
+      kernel: 'exact',
+      reason: `The exact kernel is cheaper at this length: about ${exact} on one thread, low-rank with ${m} ${low}.`,
+    };
+  }
+  return {
+    kernel: 'low_rank',
+    reason: `Low-rank with ${m} keeps the tolerance and is cheaper: about ${low} on one thread, exact ${exact}.`,
+  };
+}

@@ -1,0 +1,64 @@
+/** How fast this machine runs each kernel: measured once, when the service starts. */
+import { exactJob, runExactTask } from './kernels/exact/gradient.js';
+import { type Cancelled, runJob, type Task } from './kernels/job.js';
+import type { Rates } from './kernels/low-rank/cost.js';
+import { lowRankJob } from './kernels/low-rank/job.js';
+import { planLowRank } from './kernels/low-rank/plan.js';
+import { type LowRankTask, runCompiledLowRankTask } from './kernels/low-rank/task.js';
+import type { Wasm } from './kernels/wasm/instance.js';
+import { sampleProblem } from './sample-problem.js';
+
+export interface CalibrateTask extends Task {
+  readonly kernel: 'calibrate';
+}
+
+/** Long enough to be typical of long inputs, short enough for a start in a second. */
+const LENGTH = 2048;
+const WIDTH = 64;
+const RANK = 8;
+const FEATURES = 64;
+
+/** @returns flops per second of each kernel on one thread, overheads included. */
+export function runCalibrateTask(_task: CalibrateTask, wasm: Wasm, cancelled: Cancelled): Rates {
+  const problem = sampleProblem(LENGTH, WIDTH, RANK);
+  const runLowRank = (task: LowRankTask) => runCompiledLowRankTask(task, wasm, cancelled);
+  const plan = runJob(
+    planLowRank(problem, {
+      features: FEATURES,
+      tolerance: 1,
+      seed: 0,
+      // Not asked for the cheapest: the number of features is given.
+      rates: { exact: 1, lowRank: 1 },
+    }),
+    runLowRank,
+  );
+  const exact = () =>
+    runJob(exactJob(problem, { attentionOutput: false }), (task) =>
+      runExactTask(task, wasm, cancelled),
+    );
+  const lowRank = () =>
+    runJob(
+      lowRankJob(problem, plan, {
+        seed: 0,
+        correction: false,
+        certificate: true,
+        single: true,
+        attentionOutput: false,
+      }),
+      runLowRank,
+    );
+  return {
+    exact: plan.exactFlops / fastest(exact),
+    lowRank: plan.flops / fastest(lowRank),
+  };
+}
+
+/** Seconds of the faster of two runs; the first also compiles. */
+function fastest(run: () => unknown): number {
+  const seconds = [0, 1].map(() => {
+    const start = performance.now();
+    run();
+    return (performance.now() - start) / 1000;
+  });
+  return Math.min(...seconds);
+}

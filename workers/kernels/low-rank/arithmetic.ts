@@ -1,0 +1,106 @@
+/**
+ * The few block operations that the low-rank kernel is made of.
+ *
+ * Two implementations exist: float64 in plain TypeScript (plain.ts), for reading and for checking, and
+ * float32 in WebAssembly SIMD (compiled.ts). The kernel is written once, over this interface. All
+ * matrices are row-major.
+ */
+export type Real = Float32Array | Float64Array;
+
+/** A right operand made ready for many products. */
+export interface Packed {
+  readonly inner: number;
+  readonly columns: number;
+  readonly data: Real;
+}
+
+export interface Arithmetic {
+  /** Unit roundoff of a block operation: 2^-53 or 2^-24. */
+  readonly unit: number;
+  /** Zeroed scratch of n elements, valid until an earlier mark is released. */
+  array(n: number): Real;
+  /** Zeroed float64 scratch: sums of blocks are kept in it. */
+  sums(n: number): Float64Array;
+  indices(list: Int32Array): Int32Array;
+  mark(): number;
+  release(mark: number): void;
+  /** b (inner, columns), copied: b may change afterwards. */
+  pack(inner: number, columns: number, b: Real): Packed;
+  /** Packs b again, over an operand of the same size. */
+  repack(operand: Packed, b: Real): void;
+  /** c (rows, columns) = a (rows, inner) b; adds to c if asked to. */
+  product(rows: number, a: Real, b: Packed, c: Real, accumulate?: boolean): void;
+  /** c (rows, columns) = a' b for a (inner, rows). */
+  transposedProduct(rows: number, a: Real, b: Packed, c: Real, accumulate?: boolean): void;
+  /** c (rows, columns) = a (rows, inner) b (inner, columns). */
+  gemm(
+    rows: number,
+    columns: number,
+    inner: number,
+    a: Real,
+    b: Real,
+    c: Real,
+    accumulate?: boolean,
+  ): void;
+  /** c (rows, columns) = a' b for a (inner, rows), b (inner, columns). */
+  transposedGemm(
+    rows: number,
+    columns: number,
+    inner: number,
+    a: Real,
+    b: Real,
+    c: Real,
+    accumulate?: boolean,
+  ): void;
+  /** b (columns, rows) = transpose of a (rows, columns). */
+  transpose(rows: number, columns: number, a: Real, b: Real): void;
+  /**
+   * One step of a running softmax over scores s (rows, columns): max grows to the row maximum,
+   * factor = exp(old max - new max), s = exp(s - new max), total = factor total + row sum of s.
+   */
+  softmax(rows: number, columns: number, s: Real, max: Real, total: Real, factor: Real): void;
+  /** p = p scale_i, t = p (t - shift_i): a block of P and of dS from exp(S) and G V'. */
+  scoreGradient(rows: number, columns: number, p: Real, t: Real, scale: Real, shift: Real): void;
+  /** c[i, offset + x p + y] = a[i, x] b[i, y] for a (rows, n), b (rows, p), c (rows, stride). */
+  outer(
+    rows: number,
+    n: number,
+    p: number,
+    a: Real,
+    b: Real,
+    c: Real,
+    stride: number,
+    offset: number,
+  ): void;
+  /** c[i, y] += sum_x a[i, x] t[i, offset + x p + y] for a (rows, n), t (rows, stride), c (rows, p). */
+  contract(
+    rows: number,
+    n: number,
+    p: number,
+    a: Real,
+    t: Real,
+    stride: number,
+    offset: number,
+    c: Real,
+  ): void;
+  /** sums += block, then block = 0: float32 blocks, float64 sums of blocks. */
+  fold(n: number, block: Real, sums: Float64Array): void;
+  /** phi[f] = phi[base[f]] table[slot[f]] for f = 1, 2, ...: rows of `rows` numbers. */
+  featureProducts(
+    rows: number,
+    base: Int32Array,
+    slot: Int32Array,
+    table: Float64Array,
+    phi: Float64Array,
+  ): void;
+  /** out[f, i] = phi[f, i] weight[i] for the first `features` rows of phi (.., rows). */
+  weighFeatures(
+    features: number,
+    rows: number,
+    phi: Float64Array,
+    weight: Float64Array,
+    out: Real,
+  ): void;
+  /** x[f, i] *= weight[i] for x (features, rows). */
+  scaleColumns(features: number, rows: number, x: Real, weight: Real): void;
+}

@@ -1,0 +1,102 @@
+/**
+ * Coordinates in which few features suffice: both clouds of rows centred, with unit variance and
+ * without correlation, in directions of falling logit deviation sigma_1 >= sigma_2 >= ...
+ */
+import { CholeskyDecomposition, Matrix, SingularValueDecomposition } from 'ml-matrix';
+import type { Real } from './arithmetic.js';
+
+export interface Balance {
+  readonly d: number;
+  /** x = (q - centreQ) transformQ, z = (k - centreK) transformK; both transforms (d, d), row-major. */
+  readonly centreQ: Float64Array;
+  readonly centreK: Float64Array;
+  readonly transformQ: Float64Array;
+  readonly transformK: Float64Array;
+  /** beta (q - centreQ).(k - centreK) = sum_a sigma_a x_a z_a, exactly, whatever the rows were. */
+  readonly sigma: Float64Array;
+}
+
+/**
+ * Variance added to every direction, as a share of the mean variance: directions in which the rows do
+ * not vary at all must not blow up rounding errors. Any invertible transform is exact.
+ */
+const RIDGE = 1e-6;
+
+/**
+ * Balance from sample rows q (nq, d), k (nk, d), outliers left out.
+ *
+ * With covariances C_q = A A', C_k = B B' (Cholesky) and beta A'B = U diag(sigma) V' (SVD), take
+ * x = q A^-T U and z = k B^-T V: then x and z have unit covariance and
+ * sum_a sigma_a x_a z_a = beta q A^-T A' B B^-1 k' = beta q k'.
+ */
+export function balance(q: Real, k: Real, d: number, beta: number): Balance {
+  const centreQ = mean(q, d);
+  const centreK = mean(k, d);
+  const a = factor(q, d, centreQ);
+  const b = factor(k, d, centreK);
+  const svd = new SingularValueDecomposition(a.transpose().mmul(b).mul(beta), {
+    autoTranspose: true,
+  });
+  const u = svd.leftSingularVectors;
+  const v = svd.rightSingularVectors;
+  return {
+    d,
+    centreQ,
+    centreK,
+    transformQ: solveTransposed(a, u),
+    transformK: solveTransposed(b, v),
+    sigma: Float64Array.from(svd.diagonal, (s) => Math.max(s, 0)),
+  };
+}
+
+/** Mean row of x (n, d). */
+export function mean(x: Real, d: number): Float64Array {
+  const n = x.length / d;
+  const sum = new Float64Array(d);
+  for (let i = 0; i < n; i++) {
+    for (let a = 0; a < d; a++) sum[a] += x[i * d + a];
+  }
+  return sum.map((s) => s / Math.max(n, 1));
+}
+
+/** Covariance (d, d) of x (n, d) about the centre. */
+export function covariance(x: Real, d: number, centre: Float64Array): Float64Array {
+  const n = x.length / d;
+  const result = new Float64Array(d * d);
+  const row = new Float64Array(d);
+  for (let i = 0; i < n; i++) {
+    for (let a = 0; a < d; a++) row[a] = x[i * d + a] - centre[a];
+    for (let a = 0; a < d; a++) {
+      const xa = row[a] / n;
+      for (let b = 0, at = a * d; b <= a; b++, at++) result[at] += xa * row[b];
+    }
+  }
+  for (let a = 0; a < d; a++) {
+    for (let b = 0; b < a; b++) result[b * d + a] = result[a * d + b];
+  }
+  return result;
+}
+
+/** Lower Cholesky factor of the covariance of x (n, d) about the centre. */
+function factor(x: Real, d: number, centre: Float64Array): Matrix {
+  const entries = covariance(x, d, centre);
+  let trace = 0;
+  for (let a = 0; a < d; a++) trace += entries[a * d + a];
+  const ridge = trace > 0 ? (RIDGE * trace) / d : 1;
+  for (let a = 0; a < d; a++) entries[a * d + a] += ridge;
+  return new CholeskyDecomposition(Matrix.from1DArray(d, d, entries)).lowerTriangularMatrix;
+}
+
+/** X of L' X = B for lower triangular L, row-major (d, d). */
+function solveTransposed(lower: Matrix, b: Matrix): Float64Array {
+  const d = lower.rows;
+  const x = new Float64Array(d * d);
+  for (let c = 0; c < d; c++) {
+    for (let i = d - 1; i >= 0; i--) {
+      let sum = b.get(i, c);
+      for (let j = i + 1; j < d; j++) sum -= lower.get(j, i) * x[j * d + c];
+      x[i * d + c] = sum / lower.get(i, i);
+    }
+  }
+  return x;
+}

@@ -1,0 +1,131 @@
+/** The chain as a job: three passes over the rows of every head, and what they add up to. */
+import type { AttentionProblem } from '../../../src/lora/problem.js';
+import type { Job } from '../job.js';
+import { certificate } from './certificate.js';
+import { joinKeySides, type KeySide } from './certificate-keys.js';
+import { joinQuerySides, type QuerySide } from './certificate-queries.js';
+import { type HeadGradients, tensorScale } from './gradient.js';
+import type { Head } from './head.js';
+import { TENSORS, type TensorName } from './layout.js';
+import type { HeadRun } from './run.js';
+import type { LowRankTask } from './task.js';
+
+/** Heads whose sums are in memory at the same time. */
+const WAVE = 8;
+
+export interface ChainResult {
+  /** Each (r, in) or (out, r) as in PEFT; empty for a frozen projection. */
+  readonly gradients: Record<TensorName, Float64Array>;
+  /** Bounds of the six tensors of every head; null: none. */
+  readonly certificates: readonly (readonly (number | null)[])[];
+}
+
+/** `after` sees every wave of heads while its sums are in memory. */
+export function* chainJob(
+  problem: AttentionProblem,
+  heads: number,
+  open: (index: number) => HeadRun,
+  { certified, unit }: { readonly certified: boolean; readonly unit: number },
+  after: (runs: readonly HeadRun[]) => Job<void, LowRankTask>,
+): Job<ChainResult, LowRankTask> {
+  const gradients = emptyGradients(problem);
+  const certificates: (number | null)[][] = [];
+  for (let first = 0; first < heads; first += WAVE) {
+    const runs = Array.from({ length: Math.min(WAVE, heads - first) }, (_, i) => open(first + i));
+    const perSegment = <T>(make: (run: HeadRun, segment: number, h: number) => T): T[] =>
+      runs.flatMap((run, h) => run.segments.map((_, segment) => make(run, segment, h)));
+    const ofHead = <T>(results: readonly unknown[]): T[][] => {
+      const all = results.slice() as T[];
+      return runs.map((run) => all.splice(0, run.segments.length));
+    };
+    const certify = (run: HeadRun) => certified && !run.head.causal;
+    const keySides = ofHead<KeySide>(
+      yield {
+        name: 'keys',
+        tasks: perSegment((run, segment) => ({
+          kernel: 'low_rank' as const,
+          step: 'keys' as const,
+          run,
+          segment,
+          certify: certify(run),
+        })),
+      },
+    ).map((sides, h) => (certify(runs[h]) ? joinKeySides(sides) : null));
+    const querySides = ofHead<QuerySide>(
+      yield {
+        name: 'queries',
+        tasks: perSegment((run, segment, h) => ({
+          kernel: 'low_rank' as const,
+          step: 'queries' as const,
+          run,
+          segment,
+          certificate: keySides[h],
+        })),
+      },
+    );
+    runs.forEach((run, h) => {
+      const keys = keySides[h];
+      const bounds = keys
+        ? certificate(keys, joinQuerySides(querySides[h]), run.head.kind === 'target', unit)
+        : TENSORS.map(() => null);
+      certificates.push(
+        bounds.map((b, t) => (b === null ? null : b * Math.abs(tensorScale(run.head, t)))),
+      );
+    });
+    yield {
+      name: 'left',
+      tasks: perSegment((run, segment) => ({
+        kernel: 'low_rank' as const,
+        step: 'left' as const,
+        run,
+        segment,
+      })),
+    };
+    const parts = yield {
+      name: 'gradients',
+      tasks: runs.map((run) => ({ kernel: 'low_rank' as const, step: 'gradients' as const, run })),
+    };
+    runs.forEach((run, i) => {
+      addHead(gradients, run.head, parts[i] as HeadGradients);
+    });
+    yield* after(runs);
+  }
+  return { gradients, certificates };
+}
+
+export function emptyGradients(problem: AttentionProblem): Record<TensorName, Float64Array> {
+  const { q_proj, k_proj, v_proj } = problem.projections;
+  const sizes = [q_proj, k_proj, v_proj].flatMap((p) => {
+    const rank = p.adapter?.rank ?? 0;
+    return [rank * p.inFeatures, rank * p.outFeatures];
+  });
+  return Object.fromEntries(TENSORS.map((name, t) => [name, new Float64Array(sizes[t])])) as Record<
+    TensorName,
+    Float64Array
+  >;
+}
+
+/** Where tensor t of a head stands in the whole tensor: lora_A is shared, lora_B has rows per head. */
+export function tensorOffset(head: Head, t: number): number {
+  const { d, dv, query, key, value } = head;
+  return [
+    0,
+    head.head * d * query.rank,
+    0,
+    head.keyValueHead * d * key.rank,
+    0,
+    head.keyValueHead * dv * value.rank,
+  ][t];
+}
+
+function addHead(
+  total: Record<TensorName, Float64Array>,
+  head: Head,
+  part: Record<TensorName, Float64Array>,
+): void {
+  TENSORS.forEach((name, t) => {
+    const offset = tensorOffset(head, t);
+    const [to, from] = [total[name], part[name]];
+    for (let i = 0; i < from.length; i++) to[offset + i] += from[i];
+  });
+}

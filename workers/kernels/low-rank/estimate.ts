@@ -1,0 +1,280 @@
+/**
+ * The statistical error estimate: rows drawn at random, their exact contribution minus their
+ * approximate one, divided by their probability. The mean estimates the error matrix without bias.
+ */
+import type { Arithmetic, Real } from './arithmetic.js';
+import { tensorOffset } from './chain.js';
+import { tensorScale } from './gradient.js';
+import type { Head } from './head.js';
+import { openWorkspace } from './rows.js';
+import { addSlots } from './run.js';
+import { errorColumns, type SampledGradient, type SampledRun, sampledGradient } from './sampled.js';
+
+/** Draws with replacement from all query rows of the batch. */
+export interface Draw {
+  readonly batch: number;
+  /** Position in the list of sampled rows of that batch item. */
+  readonly position: number;
+  readonly probability: number;
+}
+
+export interface TensorEstimate {
+  /** Frobenius norm of the estimated error matrix. */
+  readonly norm: number;
+  /** Its standard error: root mean square distance from the error matrix itself. */
+  readonly standardError: number;
+  /** Upper limit of the norm of the error matrix, at 99 %. */
+  readonly upper: number;
+  /** The estimated error matrix, to be added by those who want no bias. */
+  readonly mean: Float64Array;
+}
+
+/** The contributions Delta_i / p_i of all draws to tensor t, and what they say. */
+export function estimateTensor(
+  arithmetic: Arithmetic,
+  runs: readonly SampledRun[],
+  draws: readonly Draw[],
+  t: number,
+  size: number,
+): TensorEstimate {
+  const n = draws.length;
+  const contributions = new Float64Array(n * size);
+  for (const sampled of runs) {
+    const { head, plan } = sampled.run;
+    const mark = arithmetic.mark();
+    const space = openWorkspace(arithmetic, head, plan);
+    const state = sampledGradient(space, sampled);
+    const terms = outerProducts(arithmetic, sampled, state, t);
+    const offset = tensorOffset(head, t);
+    const scale = tensorScale(head, t);
+    draws.forEach((draw, k) => {
+      if (draw.batch !== head.batch) return;
+      const to = k * size + offset;
+      for (const { left, leftWidth, right, rightWidth, transposed } of terms) {
+        const rows = transposed ? rightWidth : leftWidth;
+        const columns = transposed ? leftWidth : rightWidth;
+        const [a, b] = transposed ? [right, left] : [left, right];
+        for (let x = 0; x < rows; x++) {
+          const factor = (scale / draw.probability) * a[draw.position * rows + x];
+          for (let y = 0; y < columns; y++) {
+            contributions[to + x * columns + y] += factor * b[draw.position * columns + y];
+          }
+        }
+      }
+    });
+    arithmetic.release(mark);
+  }
+  return statistics(arithmetic, contributions, n, size);
+}
+
+/** One term left_i (x) right_i of a contribution, both (n, width). */
+interface OuterProduct {
+  readonly left: ArrayLike<number>;
+  readonly leftWidth: number;
+  readonly right: ArrayLike<number>;
+  readonly rightWidth: number;
+  /** Whether the tensor is (right, left): lora_A_Q = (dS K B_Q)'X^Q. */
+  readonly transposed: boolean;
+}
+
+/**
+ * Left factor and row error of tensor t:
+ * X^Q, dS K B_Q; X^Q A_Q', dS K; Q B_K, dS X^K; Q, dS X^K A_K'; G B_V, P X^V; G, P X^V A_V'.
+ */
+function outerProducts(
+  arithmetic: Arithmetic,
+  sampled: SampledRun,
+  state: SampledGradient,
+  t: number,
+): OuterProduct[] {
+  const { head } = sampled.run;
+  const { d, dv, query, key, value } = head;
+  const { rows, gradient, approximate } = state;
+  const n = rows.count;
+  const p = query.rank + key.rank;
+  const widths = errorColumns(sampled.run);
+  const sum = (slots: readonly Float64Array[], width: number) => {
+    const total = new Float64Array(n * width);
+    addSlots(slots, 0, slots.length, total);
+    return total;
+  };
+  if (t < 4) {
+    const errors = sum(sampled.scoreErrors, widths.score);
+    const part = (from: number, width: number) => columns(n, errors, widths.score, from, width);
+    const low = (from: number, width: number) => columns(n, rows.l, p, from, width);
+    const wide = p + (query.rank > 0 ? d : 0);
+    switch (t) {
+      case 0:
+        return [outer(rows.xq, query.effective.inputs, part(0, query.rank), query.rank, true)];
+      case 1:
+        return [outer(low(0, query.rank), query.rank, part(p, d), d, true)];
+      case 2:
+        return [
+          outer(
+            low(query.rank, key.rank),
+            key.rank,
+            part(wide, key.effective.inputs),
+            key.effective.inputs,
+            false,
+          ),
+        ];
+      default:
+        return [outer(rows.q, d, part(query.rank, key.rank), key.rank, false)];
+    }
+  }
+  const errors = sum(sampled.valueErrors, 2 * widths.value);
+  const { inputs } = value.effective;
+  const [from, width] = t === 4 ? [value.rank, inputs] : [0, value.rank];
+  const leftOf = (g: Real): { left: Real; width: number } => {
+    if (t === 5) return { left: g, width: dv };
+    const up = arithmetic.array(dv * value.rank);
+    up.set(value.up);
+    const gb = arithmetic.array(n * value.rank);
+    arithmetic.gemm(n, value.rank, dv, g, up, gb);
+    return { left: gb, width: value.rank };
+  };
+  const exact = leftOf(gradient);
+  const right = columns(n, errors, 2 * widths.value, from, width);
+  const terms = [outer(exact.left, exact.width, right, width, false)];
+  if (head.kind === 'target') {
+    // G P X - G~ P~ X = G (P - P~) X + (G - G~) P~ X.
+    const difference = leftOf(subtract(arithmetic, gradient, approximate));
+    const rest = columns(n, errors, 2 * widths.value, widths.value + from, width);
+    terms.push(outer(difference.left, difference.width, rest, width, false));
+  }
+  return terms;
+}
+
+function outer(
+  left: ArrayLike<number>,
+  leftWidth: number,
+  right: ArrayLike<number>,
+  rightWidth: number,
+  transposed: boolean,
+): OuterProduct {
+  return { left, leftWidth, right, rightWidth, transposed };
+}
+
+function subtract(arithmetic: Arithmetic, a: Real, b: Real): Real {
+  const difference = arithmetic.array(a.length);
+  for (let i = 0; i < a.length; i++) difference[i] = a[i] - b[i];
+  return difference;
+}
+
+function columns(
+  n: number,
+  x: ArrayLike<number>,
+  stride: number,
+  from: number,
+  width: number,
+): Float64Array {
+  const out = new Float64Array(n * width);
+  for (let i = 0; i < n; i++) {
+    for (let c = 0; c < width; c++) out[i * width + c] = x[i * stride + from + c];
+  }
+  return out;
+}
+
+/** Jackknife deviations above the U-statistic: 2.33 would do for a normal distribution, these are not. */
+const DEVIATIONS = 6;
+
+/**
+ * From n independent unbiased estimates D_k (n, size) of a matrix E.
+ *
+ * |mean|^2 is |E|^2 plus the noise of the mean, which for a sample of few rows is most of it. The mean
+ * of D_k.D_l over pairs k != l has no such bias (a U-statistic); its deviation comes from the jackknife,
+ * and |E|^2 <= U + 6 deviations. The plainer
+ * |mean| + 2.58 standard errors holds as well: the smaller of the two is the upper limit.
+ */
+export function statistics(
+  arithmetic: Arithmetic,
+  contributions: Float64Array,
+  n: number,
+  size: number,
+): TensorEstimate {
+  const mean = new Float64Array(size);
+  let largest = 0;
+  for (const x of contributions) largest = Math.max(largest, Math.abs(x));
+  if (n < 3 || largest === 0) return { norm: 0, standardError: 0, upper: 0, mean };
+  for (let k = 0; k < n; k++) {
+    for (let i = 0; i < size; i++) mean[i] += contributions[k * size + i] / n;
+  }
+  const gram = gramMatrix(arithmetic, contributions, n, size, largest);
+  let squares = 0;
+  let pairs = 0;
+  const rowSums = new Float64Array(n);
+  for (let k = 0; k < n; k++) {
+    for (let l = 0; l < n; l++) {
+      if (k === l) squares += gram[k * n + k];
+      else rowSums[k] += gram[k * n + l];
+    }
+    pairs += rowSums[k];
+  }
+  const total = squares + pairs;
+  const meanSquare = Math.max(0, total / (n * n));
+  const standardError = Math.sqrt(Math.max(0, squares / n - meanSquare) / (n - 1));
+  const statistic = pairs / (n * (n - 1));
+  let spread = 0;
+  for (const row of rowSums) {
+    spread += ((pairs - 2 * row) / ((n - 1) * (n - 2)) - statistic) ** 2;
+  }
+  const deviation = Math.sqrt(((n - 1) / n) * spread);
+  const norm = Math.sqrt(meanSquare);
+  const unbiased = Math.sqrt(Math.max(0, statistic) + DEVIATIONS * deviation);
+  return {
+    norm: norm * largest,
+    standardError: standardError * largest,
+    upper: Math.min(unbiased, norm + 2.58 * standardError) * largest,
+    mean,
+  };
+}
+
+/** D D' (n, n) of the contributions over `scale`. */
+function gramMatrix(
+  arithmetic: Arithmetic,
+  contributions: Float64Array,
+  n: number,
+  size: number,
+  scale: number,
+): Float64Array {
+  const gram = new Float64Array(n * n);
+  const mark = arithmetic.mark();
+  const width = Math.min(size, 1024);
+  const part = arithmetic.array(n * width);
+  const turned = arithmetic.array(width * n);
+  const product = arithmetic.array(n * n);
+  for (let from = 0; from < size; from += width) {
+    const count = Math.min(width, size - from);
+    for (let k = 0; k < n; k++) {
+      for (let i = 0; i < count; i++) {
+        part[k * count + i] = contributions[k * size + from + i] / scale;
+      }
+    }
+    arithmetic.transpose(n, count, part, turned);
+    arithmetic.gemm(n, n, count, part, turned, product);
+    for (let i = 0; i < n * n; i++) gram[i] += product[i];
+  }
+  arithmetic.release(mark);
+  return gram;
+}
+
+/** Weights of the rows of a batch item for the draw: |X^Q_i| |G_i|, for a target |X^Q_i| |Y_i - mean|. */
+export function rowWeights(
+  head: Head,
+  objectiveWidth: number,
+  centre: Float64Array,
+  from: number,
+  to: number,
+  weights: Float64Array,
+): void {
+  const { inputs } = head.query.effective;
+  for (let i = from; i < to; i++) {
+    let x = 0;
+    let g = 0;
+    for (let c = 0; c < inputs; c++) x += head.query.rows[i * inputs + c] ** 2;
+    for (let a = 0; a < objectiveWidth; a++) {
+      g += (head.objective[i * objectiveWidth + a] - centre[a]) ** 2;
+    }
+    weights[i] = Math.sqrt(x * g);
+  }
+}

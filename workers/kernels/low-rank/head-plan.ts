@@ -1,0 +1,21 @@
+/** What was chosen for one head before the run. */
+import type { Balance } from './balance.js';
+import type { FeatureSet } from './features.js';
+
+export interface HeadPlan {
+  readonly balance: Balance;
+  /** m features are used; the set holds more: the shell behind them, which the certificate needs. */
+  readonly m: number;
+  readonly features: FeatureSet;
+  /** Rows treated exactly, in rising order. */
+  readonly outlierQueries: Int32Array;
+  readonly outlierKeys: Int32Array;
+  /** Subtracted from every log w_j, so that the largest weight is 1. */
+  readonly logWeightShift: number;
+  /** Softmax rows sum to one and rows of dS to zero, so V and X^K may be centred: fewer digits lost. */
+  readonly centreV: Float64Array;
+  readonly centreXK: Float64Array;
+  /** Centres of the rows of X^V and X^V A_V', for the norms of the certificate. */
+  readonly centreXV: Float64Array;
+  readonly centreVA: Float64Array;
+}

@@ -1,0 +1,281 @@
+/** A low-rank run as a job: the chain, the error estimate on fresh rows, the certificate, the correction. */
+import {
+  type AttentionProblem,
+  PROJECTIONS,
+  type ProjectionName,
+} from '../../../src/lora/problem.js';
+import type { Job } from '../job.js';
+import type { GradientResult } from '../result.js';
+import { chainJob, tensorOffset } from './chain.js';
+import type { Draw, TensorEstimate } from './estimate.js';
+import { TENSORS, type TensorName } from './layout.js';
+import type { LowRankPlan } from './plan.js';
+import { Random } from './random.js';
+import { type HeadRun, openRun } from './run.js';
+import { openSampledRun, type SampledRun } from './sampled.js';
+import type { LowRankTask } from './task.js';
+
+export interface LowRankOptions {
+  readonly seed: number;
+  /** Add the estimated error: no bias, at the price of its standard error. */
+  readonly correction: boolean;
+  /** Compute the certificate. A corrected gradient has none. */
+  readonly certificate: boolean;
+  /** float32 (compiled) or float64 (plain) scratch between the stages. */
+  readonly single: boolean;
+  readonly attentionOutput: boolean;
+}
+
+export interface TensorError {
+  readonly estimate: {
+    readonly relative: number;
+    readonly upper: number;
+    readonly confidence: 0.99;
+    readonly standard_error: number;
+    readonly rows_sampled: number;
+  };
+  readonly certificate: { readonly frobenius: number; readonly relative: number } | null;
+}
+
+export interface LowRankResult extends GradientResult {
+  readonly errors: Partial<Record<TensorName, TensorError>>;
+  /** Rows whose row sum the features lost. Not zero: the gradients and all error figures are void. */
+  readonly lostRows: number;
+}
+
+export function* lowRankJob(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  options: LowRankOptions,
+): Job<LowRankResult, LowRankTask> {
+  const draws = yield* drawRows(problem, plan, options);
+  const sampledRuns: SampledRun[] = [];
+  const outputs = options.attentionOutput ? allocateOutput(problem, options.single) : null;
+  const { batch } = problem.dims;
+  const item = (b: number) =>
+    outputs && outputs.subarray((b * outputs.length) / batch, ((b + 1) * outputs.length) / batch);
+  let loss = 0;
+  let lostRows = 0;
+  const { gradients, certificates } = yield* chainJob(
+    problem,
+    plan.heads.length,
+    (h) =>
+      openRun(
+        plan.heads[h],
+        plan.headPlans[h],
+        draws.lists[plan.heads[h].batch],
+        options.single,
+        item(plan.heads[h].batch),
+      ),
+    {
+      certified: options.certificate && !options.correction,
+      unit: options.single ? 2 ** -24 : 2 ** -53,
+    },
+    function* (runs: readonly HeadRun[]) {
+      for (const run of runs) {
+        for (const part of run.loss) loss += part;
+        for (const part of run.lostRows) lostRows += part;
+      }
+      const opened = runs.map(openSampledRun);
+      for (const step of ['sampled_exact', 'sampled_errors'] as const) {
+        yield {
+          name: step,
+          tasks: opened.flatMap((sampled) =>
+            sampled.run.segments.map((_, segment) => ({
+              kernel: 'low_rank' as const,
+              step,
+              sampled,
+              segment,
+            })),
+          ),
+        };
+      }
+      // Only what the estimate reads is kept: the sums of the chain may go.
+      for (const { run, ...rest } of opened) {
+        sampledRuns.push({ ...rest, run: { ...run, keySums: [], querySums: [] } });
+      }
+    },
+  );
+  const tensors = TENSORS.map((name, t) => ({ name, t, size: gradients[name].length })).filter(
+    ({ size }) => size > 0,
+  );
+  const estimates = (yield {
+    name: 'estimate',
+    tasks: tensors.map(({ t, size }) => ({
+      kernel: 'low_rank' as const,
+      step: 'estimate' as const,
+      sampled: sampledRuns,
+      draws: draws.draws,
+      tensor: t,
+      size,
+    })),
+  }) as TensorEstimate[];
+  // A gradient that overflowed has no error figure either.
+  const finite = Object.values(gradients).every((g) => g.every(Number.isFinite));
+  if (!finite) lostRows = Math.max(lostRows, 1);
+  const errors: LowRankResult['errors'] = {};
+  tensors.forEach(({ name, t }, i) => {
+    const bound = joinHeads(
+      plan,
+      certificates.map((bounds) => bounds[t]),
+      t,
+    );
+    const rows = draws.draws.length;
+    errors[name] = describe(gradients[name], estimates[i], bound, rows, options.correction);
+  });
+  const of = (name: ProjectionName) => ({
+    lora_A: gradients[`${name}.lora_A`],
+    lora_B: gradients[`${name}.lora_B`],
+  });
+  return {
+    gradients: Object.fromEntries(
+      PROJECTIONS.filter((name) => problem.projections[name].adapter).map((name) => [
+        name,
+        of(name),
+      ]),
+    ),
+    loss: problem.objective.kind === 'target' ? loss : null,
+    attentionOutput: outputs,
+    norms: plan.norms,
+    errors,
+    lostRows,
+  };
+}
+
+/**
+ * Rounding that the estimate does not see, since it forms its rows anew: 64 units of float32, several
+ * times what the chain was seen to lose against float64.
+ */
+const ROUNDING = 64 * 2 ** -24;
+
+/** The estimate as the answer shows it; adds the correction if it is wanted. */
+function describe(
+  gradient: Float64Array,
+  estimate: TensorEstimate,
+  bound: number | null,
+  rows: number,
+  correction: boolean,
+): TensorError {
+  if (correction) {
+    for (let i = 0; i < gradient.length; i++) gradient[i] += estimate.mean[i];
+  }
+  let square = 0;
+  for (const x of gradient) square += x * x;
+  // A gradient that is zero has no error: all its terms are zero.
+  const over = (x: number) => (square > 0 ? x / Math.sqrt(square) : 0);
+  const { norm, standardError, upper } = estimate;
+  return {
+    estimate: {
+      relative: over(correction ? standardError : Math.min(norm, upper)),
+      upper: over(correction ? 2.58 * standardError : upper) + (square > 0 ? ROUNDING : 0),
+      confidence: 0.99,
+      standard_error: over(standardError),
+      rows_sampled: rows,
+    },
+    certificate: bound === null ? null : { frobenius: bound, relative: over(bound) },
+  };
+}
+
+/**
+ * Bound of a whole tensor from those of its heads: heads share lora_A and add up; in lora_B each has
+ * rows of its own, and only batch items and grouped query heads add up.
+ */
+function joinHeads(
+  plan: LowRankPlan,
+  bounds: readonly (number | null)[],
+  t: number,
+): number | null {
+  const perPart = new Map<number, number>();
+  for (const [h, bound] of bounds.entries()) {
+    if (bound === null) return null;
+    const part = tensorOffset(plan.heads[h], t);
+    perPart.set(part, (perPart.get(part) ?? 0) + bound);
+  }
+  let square = 0;
+  for (const bound of perPart.values()) square += bound * bound;
+  return Math.sqrt(square);
+}
+
+function allocateOutput({ dims }: AttentionProblem, single: boolean): Float32Array | Float64Array {
+  const n = dims.batch * dims.queryLength * dims.heads * dims.valueDim;
+  return single
+    ? new Float32Array(new SharedArrayBuffer(4 * n))
+    : new Float64Array(new SharedArrayBuffer(8 * n));
+}
+
+interface Draws {
+  readonly draws: readonly Draw[];
+  /** Rows drawn of each batch item, in rising order. */
+  readonly lists: readonly Int32Array[];
+}
+
+/** Share of the draws that is uniform: no row is without a chance. */
+const UNIFORM = 0.1;
+
+/** Rows drawn with probability proportional to |X_i| |G_i|, mixed with a share of uniform. */
+function* drawRows(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  { seed }: LowRankOptions,
+): Job<Draws, LowRankTask> {
+  const { batch, queryLength, heads: headCount, valueDim } = problem.dims;
+  const weights = new Float64Array(new SharedArrayBuffer(8 * batch * queryLength));
+  const centre = new Float64Array(headCount * valueDim);
+  if (problem.objective.kind === 'target') {
+    for (let h = 0; h < headCount; h++) centre.set(plan.headPlans[h].centreV, h * valueDim);
+  }
+  const step = Math.max(1024, Math.ceil(queryLength / 16));
+  yield {
+    name: 'weights',
+    tasks: Array.from({ length: batch }, (_, b) =>
+      Array.from({ length: Math.ceil(queryLength / step) }, (_, s) => ({
+        kernel: 'low_rank' as const,
+        step: 'weights' as const,
+        head: plan.heads[b * headCount],
+        centre,
+        segment: { from: s * step, to: Math.min(queryLength, (s + 1) * step) },
+        weights: weights.subarray(b * queryLength, (b + 1) * queryLength),
+      })),
+    ).flat(),
+  };
+  const cumulative = new Float64Array(weights.length);
+  let total = 0;
+  weights.forEach((w, i) => {
+    total += w;
+    cumulative[i] = total;
+  });
+  const random = new Random(seed ^ 0x5eed);
+  const probability = (row: number) =>
+    UNIFORM / weights.length +
+    (total > 0 ? ((1 - UNIFORM) * weights[row]) / total : (1 - UNIFORM) / weights.length);
+  const drawn = Array.from({ length: plan.sampledRows }, () => {
+    if (total === 0 || random.uniform() < UNIFORM) return random.integer(weights.length);
+    return Math.min(upperBound(cumulative, random.uniform() * total), weights.length - 1);
+  });
+  const lists = Array.from({ length: batch }, (_, b) => {
+    const rows = new Set(
+      drawn.filter((row) => Math.floor(row / queryLength) === b).map((row) => row % queryLength),
+    );
+    return Int32Array.from(rows).sort();
+  });
+  const draws = drawn.map((row) => {
+    const b = Math.floor(row / queryLength);
+    return {
+      batch: b,
+      position: lists[b].indexOf(row % queryLength),
+      probability: probability(row),
+    };
+  });
+  return { draws, lists };
+}
+
+/** First index whose value exceeds x. */
+function upperBound(sorted: Float64Array, x: number): number {
+  let [low, high] = [0, sorted.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (sorted[middle] > x) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}

@@ -1,0 +1,165 @@
+/**
+ * First pass, over the keys of a segment: the sums that every query needs,
+ *
+ *     Z = sum_j w_j phi(k_j) [v_j, 1]',  ZU = sum_j w_j phi(k_j) u_j',  M = sum_j w_j phi(k_j) (v_j (x) u_j)'
+ *
+ * as one product (after arXiv 2406.03136, with the thin factor u multiplied in before the Khatri-Rao
+ * product), and the running softmax of the outlier queries, whose rows of P are exact.
+ */
+import type { Real } from './arithmetic.js';
+import type { KeyCertificate } from './certificate-keys.js';
+import { type Layout, layout } from './layout.js';
+import { squaredNorms } from './norms.js';
+import type { KeyRows, QueryRows, Workspace } from './rows.js';
+import { BLOCK, keyRows, queryRows, weightedFeatures } from './rows.js';
+import { checkpoint, EMPTY, type HeadRun, MASKED } from './run.js';
+
+export function keyPass(
+  space: Workspace,
+  run: HeadRun,
+  s: number,
+  certificate: KeyCertificate | null,
+  cancelled: () => boolean,
+): void {
+  const { arithmetic, head, plan } = space;
+  const at = layout(head);
+  const { from, to } = run.segments[s];
+  const rows = keyRows(space, BLOCK);
+  const phi = arithmetic.array(plan.m * BLOCK);
+  const right = arithmetic.array(BLOCK * at.keyWidth);
+  const operand = arithmetic.pack(BLOCK, at.keyWidth, right);
+  const block = arithmetic.array(plan.m * at.keyWidth);
+  const sums = arithmetic.sums(plan.m * at.keyWidth);
+  const outliers =
+    plan.outlierQueries.length > 0 ? exactRows(space, loadOutlierQueries(space)) : null;
+  for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
+    checkpoint(cancelled);
+    rows.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
+    keyColumns(space, at, rows, right);
+    weightedFeatures(space, rows.z, rows.count, (r) => Math.exp(rows.logWeight[r]), phi);
+    arithmetic.repack(operand, right);
+    arithmetic.product(plan.m, phi, operand, block, true);
+    arithmetic.fold(plan.m * at.keyWidth, block, sums);
+    certificate?.add(space, rows);
+    outliers?.advance(rows);
+  }
+  run.keySums[s].set(sums);
+  outliers?.save(run.outlierRows[s]);
+}
+
+/** [1 | v | u | va | norms | v (x) u] (BLOCK, keyWidth) of a block of keys. */
+export function keyColumns(space: Workspace, at: Layout, rows: KeyRows, right: Real): void {
+  const { arithmetic, head } = space;
+  const { dv } = head;
+  const norms = squaredNorms(space, rows);
+  for (let r = 0; r < rows.count; r++) {
+    const to = r * at.keyWidth;
+    right[to] = 1;
+    for (let a = 0; a < dv; a++) right[to + at.atV + a] = rows.v[r * dv + a];
+    for (let c = 0; c < at.p; c++) right[to + at.atU + c] = rows.u[r * at.p + c];
+    for (let c = 0; c < at.rv; c++) right[to + at.atVA + c] = rows.va[r * at.rv + c];
+    for (let n = 0; n < norms.length; n++) right[to + at.atNorms + n] = norms[n][r];
+  }
+  arithmetic.outer(rows.count, dv, at.p, rows.v, rows.u, right, at.keyWidth, at.atVU);
+}
+
+/** Scores (queries, keys) of rows of q against a block of keys; pairs hidden by the mask are MASKED. */
+export function maskScores(
+  causal: boolean,
+  queries: { readonly count: number; readonly index: Int32Array },
+  keyIndex: Int32Array,
+  columns: number,
+  scores: Real,
+): void {
+  if (!causal) return;
+  for (let i = 0; i < queries.count; i++) {
+    const row = queries.index[i];
+    for (let j = 0; j < columns; j++) {
+      if (keyIndex[j] > row) scores[i * columns + j] = MASKED;
+    }
+  }
+}
+
+/** The outlier queries, loaded whole: their number is small beside the length. */
+export function loadOutlierQueries(space: Workspace): QueryRows {
+  const { outlierQueries: list } = space.plan;
+  const rows = queryRows(space, list.length);
+  rows.load((r) => list[r], list.length);
+  return rows;
+}
+
+/** Rows of P over all keys, block by block: a running softmax with O and P (X^V A_V') beside it. */
+export function exactRows(space: Workspace, queries: QueryRows) {
+  const { arithmetic, head } = space;
+  const { d, dv, causal } = head;
+  const rv = head.value.rank;
+  const width = dv + rv;
+  const n = queries.count;
+  const max = arithmetic.array(n).fill(EMPTY);
+  const total = arithmetic.array(n);
+  const factor = arithmetic.array(n);
+  const keysTransposed = arithmetic.array(d * BLOCK);
+  const scores = arithmetic.array(n * BLOCK);
+  const values = arithmetic.array(BLOCK * width);
+  const output = arithmetic.array(n * width);
+  return {
+    advance(keys: KeyRows): void {
+      const { count } = keys;
+      arithmetic.transpose(count, d, keys.k, keysTransposed);
+      arithmetic.gemm(n, count, d, queries.scaled, keysTransposed, scores);
+      maskScores(causal, queries, keys.index, count, scores);
+      arithmetic.softmax(n, count, scores, max, total, factor);
+      for (let r = 0; r < count; r++) {
+        for (let a = 0; a < dv; a++) values[r * width + a] = keys.v[r * dv + a];
+        for (let c = 0; c < rv; c++) values[r * width + dv + c] = keys.va[r * rv + c];
+      }
+      for (let i = 0; i < n; i++) {
+        for (let a = 0; a < width; a++) output[i * width + a] *= factor[i];
+      }
+      arithmetic.gemm(n, width, count, scores, values, output, true);
+    },
+    save(slot: Float64Array): void {
+      for (let i = 0; i < n; i++) {
+        const to = i * (2 + width);
+        slot[to] = max[i];
+        slot[to + 1] = total[i];
+        for (let a = 0; a < width; a++) slot[to + 2 + a] = output[i * width + a];
+      }
+    },
+  };
+}
+
+export interface MergedRows {
+  readonly max: Real;
+  readonly inverse: Real;
+  /** O - centre (n, dv) and P (X^V A_V') (n, r_v). */
+  readonly output: Float64Array;
+  readonly va: Float64Array;
+}
+
+/** The running softmaxes of all segments joined, in their order. */
+export function mergeRows(space: Workspace, slots: readonly Float64Array[], n: number): MergedRows {
+  const { arithmetic, head } = space;
+  const { dv } = head;
+  const rv = head.value.rank;
+  const width = 2 + dv + rv;
+  const max = arithmetic.array(n).fill(EMPTY);
+  const inverse = arithmetic.array(n);
+  const output = new Float64Array(n * dv);
+  const va = new Float64Array(n * rv);
+  for (let i = 0; i < n; i++) {
+    for (const slot of slots) max[i] = Math.max(max[i], slot[i * width]);
+    let total = 0;
+    for (const slot of slots) {
+      const from = i * width;
+      const factor = Math.exp(slot[from] - max[i]);
+      total += factor * slot[from + 1];
+      for (let a = 0; a < dv; a++) output[i * dv + a] += factor * slot[from + 2 + a];
+      for (let c = 0; c < rv; c++) va[i * rv + c] += factor * slot[from + 2 + dv + c];
+    }
+    inverse[i] = 1 / total;
+    for (let a = 0; a < dv; a++) output[i * dv + a] /= total;
+    for (let c = 0; c < rv; c++) va[i * rv + c] /= total;
+  }
+  return { max, inverse, output, va };
+}

@@ -1,0 +1,259 @@
+/**
+ * Third pass, over the keys of a segment: the left products from the query sums N,
+ *
+ *     (dS'L)_j = w_j ( v_j'[phi_j'N] - phi_j' sum_i phi_i (G_i.O_i) l_i' / D_i )
+ *     (P'G B_V)_j = w_j phi_j' sum_i phi_i (G_i B_V)' / D_i
+ *
+ * joined with the exact rows of the outlier queries, and with them the gradients that are sums over keys.
+ */
+import type { Real } from './arithmetic.js';
+import { loadOutlierQueries, maskScores, mergeRows } from './keys.js';
+import { type Layout, layout } from './layout.js';
+import { queryColumns, take } from './queries.js';
+import {
+  BLOCK,
+  type KeyRows,
+  keyRows,
+  queryRows,
+  type Workspace,
+  weightedFeatures,
+} from './rows.js';
+import { addSlots, checkpoint, type HeadRun } from './run.js';
+
+export function leftPass(
+  space: Workspace,
+  run: HeadRun,
+  s: number,
+  cancelled: () => boolean,
+): void {
+  const { arithmetic, head, plan } = space;
+  const at = layout(head);
+  const { m } = plan;
+  const { from, to } = run.segments[s];
+  const width = at.p + at.rv;
+  const rows = keyRows(space, BLOCK);
+  const state = arithmetic.array(m * at.queryWidth);
+  addSlots(run.querySums, head.causal ? s + 1 : 0, run.segments.length, state);
+  const packedState = arithmetic.pack(m, at.queryWidth, state);
+  const phi = arithmetic.array(m * BLOCK);
+  const products = arithmetic.array(BLOCK * at.queryWidth);
+  const left = arithmetic.array(BLOCK * at.p);
+  const leftValue = arithmetic.array(BLOCK * at.rv);
+  const gradients = gradientSums(space, at);
+  const outliers = plan.outlierQueries.length > 0 ? outlierQueries(space, at, run) : null;
+  const earlier = head.causal ? backwardState(space, at, run, phi, state) : null;
+  const columns = outlierColumns(space, at, run);
+  const blocks: number[] = [];
+  for (let start = from; start < to; start += BLOCK) blocks.push(start);
+  // A key is seen by later queries only: under a mask the sums grow from the last block to the first.
+  if (head.causal) blocks.reverse();
+  for (const start of blocks) {
+    checkpoint(cancelled);
+    const count = Math.min(BLOCK, to - start, head.keyLength - start);
+    if (count > 0) {
+      rows.load((r) => start + r, count);
+      weightedFeatures(space, rows.z, count, (r) => Math.exp(rows.logWeight[r]), phi);
+      arithmetic.transposedProduct(BLOCK, phi, packedState, products);
+      lowRankLeft(space, at, rows, products, left, leftValue);
+      for (let r = 0; r < count; r++) {
+        const outlier = columns.get(start + r);
+        for (let c = 0; c < at.p; c++) {
+          if (outlier) left[r * at.p + c] = outlier[c];
+          if (run.causal) left[r * at.p + c] += run.causal.left[(start + r) * width + c];
+        }
+        for (let c = 0; c < at.rv; c++) {
+          const i = r * at.rv + c;
+          if (outlier) leftValue[i] = outlier[at.p + c];
+          if (run.causal) leftValue[i] += run.causal.left[(start + r) * width + at.p + c];
+        }
+      }
+      outliers?.advance(rows, left, leftValue);
+      gradients.add(rows, left, leftValue);
+    }
+    if (earlier) {
+      earlier.advance(start);
+      arithmetic.repack(packedState, state);
+    }
+  }
+  gradients.save(run.keyGradients[s]);
+  outliers?.save(run.outlierRight[s]);
+}
+
+function lowRankLeft(
+  space: Workspace,
+  at: Layout,
+  rows: KeyRows,
+  products: Real,
+  left: Real,
+  leftValue: Real,
+): void {
+  const { arithmetic, head } = space;
+  left.fill(0);
+  if (at.p > 0) {
+    arithmetic.contract(rows.count, head.dv, at.p, rows.v, products, at.queryWidth, at.atGL, left);
+  }
+  // w_j is in the features already.
+  for (let r = 0; r < rows.count; r++) {
+    const from = r * at.queryWidth;
+    for (let c = 0; c < at.p; c++) left[r * at.p + c] -= products[from + c];
+    for (let c = 0; c < at.rv; c++) leftValue[r * at.rv + c] = products[from + at.atGB + c];
+  }
+}
+
+/** Left products of the outlier keys, summed over the segments of the second pass. */
+function outlierColumns(space: Workspace, at: Layout, run: HeadRun): Map<number, Float64Array> {
+  const { outlierKeys } = space.plan;
+  const width = at.p + at.rv;
+  const sum = new Float64Array(outlierKeys.length * width);
+  addSlots(run.outlierLeft, 0, run.outlierLeft.length, sum);
+  const columns = new Map<number, Float64Array>();
+  outlierKeys.forEach((key, j) => {
+    columns.set(key, sum.subarray(j * width, (j + 1) * width));
+  });
+  return columns;
+}
+
+/** The outlier queries against each block of keys: exact rows of P and dS. */
+function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
+  const { arithmetic, head } = space;
+  const { d, dv } = head;
+  const outlier = outlierGradient(space, run);
+  const { rows: queries, max, inverse, gradient, gradientB, shift } = outlier;
+  const n = queries.count;
+  const keysTransposed = arithmetic.array(d * BLOCK);
+  const valuesTransposed = arithmetic.array(dv * BLOCK);
+  const e = arithmetic.array(n * BLOCK);
+  const ds = arithmetic.array(n * BLOCK);
+  const total = arithmetic.array(n);
+  const factor = arithmetic.array(n);
+  const right = arithmetic.array(n * at.p);
+  const sums = arithmetic.sums(n * at.p);
+  return {
+    advance(keys: KeyRows, left: Real, leftValue: Real): void {
+      const { count } = keys;
+      arithmetic.transpose(count, d, keys.k, keysTransposed);
+      arithmetic.transpose(count, dv, keys.v, valuesTransposed);
+      arithmetic.gemm(n, count, d, queries.scaled, keysTransposed, e);
+      maskScores(head.causal, queries, keys.index, count, e);
+      arithmetic.softmax(n, count, e, max, total, factor);
+      arithmetic.gemm(n, count, dv, gradient, valuesTransposed, ds);
+      arithmetic.scoreGradient(n, count, e, ds, inverse, shift);
+      if (at.p > 0) {
+        arithmetic.gemm(n, at.p, count, ds, keys.u, right, true);
+        arithmetic.fold(n * at.p, right, sums);
+        arithmetic.transposedGemm(count, at.p, n, ds, queries.l, left, true);
+      }
+      if (at.rv > 0) {
+        arithmetic.transposedGemm(count, at.rv, n, e, gradientB, leftValue, true);
+      }
+    },
+    save(slot: Float64Array): void {
+      slot.set(sums.subarray(0, slot.length));
+    },
+  };
+}
+
+/** G, G B_V and G.(O - centre) of the outlier queries, from their exact rows of P. */
+export function outlierGradient(space: Workspace, run: HeadRun) {
+  const { arithmetic, head, plan } = space;
+  const { dv } = head;
+  const rv = head.value.rank;
+  const rows = loadOutlierQueries(space);
+  const n = rows.count;
+  const merged = mergeRows(space, run.outlierRows, n);
+  const gradient = arithmetic.array(n * dv);
+  const gradientB = arithmetic.array(n * rv);
+  const shift = arithmetic.array(n);
+  for (let i = 0; i < n; i++) {
+    let dot = 0;
+    for (let a = 0; a < dv; a++) {
+      const o = merged.output[i * dv + a];
+      const given = rows.objective[i * dv + a];
+      const g = head.kind === 'target' ? o + plan.centreV[a] - given : given;
+      gradient[i * dv + a] = g;
+      dot += g * o;
+    }
+    shift[i] = dot;
+  }
+  const up = arithmetic.array(dv * rv);
+  up.set(head.value.up);
+  arithmetic.gemm(n, rv, dv, gradient, up, gradientB);
+  return { rows, gradient, gradientB, shift, ...merged };
+}
+
+/** Under a causal mask: the queries of a block join the sums that earlier keys see. */
+function backwardState(space: Workspace, at: Layout, run: HeadRun, phi: Real, state: Real) {
+  const { arithmetic, head, plan } = space;
+  const { dv } = head;
+  const memory = run.causal!;
+  const rows = queryRows(space, BLOCK);
+  const gradient = arithmetic.array(BLOCK * dv);
+  const gradientB = arithmetic.array(BLOCK * at.rv);
+  const shift = arithmetic.array(BLOCK);
+  const columns = arithmetic.array(BLOCK * at.queryWidth);
+  const up = arithmetic.array(dv * at.rv);
+  up.set(head.value.up);
+  return {
+    advance(start: number): void {
+      const count = Math.min(BLOCK, head.queryLength - start);
+      if (count <= 0) return;
+      rows.load((r) => start + r, count);
+      for (let r = 0; r < count; r++) {
+        shift[r] = memory.rows[2 * (start + r) + 1];
+        for (let a = 0; a < dv; a++) {
+          const given = rows.objective[r * dv + a];
+          gradient[r * dv + a] =
+            head.kind === 'target'
+              ? memory.output[(start + r) * dv + a] + plan.centreV[a] - given
+              : given;
+        }
+      }
+      arithmetic.gemm(count, at.rv, dv, gradient, up, gradientB);
+      weightedFeatures(space, rows.x, count, (r) => memory.rows[2 * (start + r)], phi);
+      queryColumns(space, at, { rows, gradient, gradientB, shift }, columns);
+      arithmetic.gemm(plan.m, at.queryWidth, BLOCK, phi, columns, state, true);
+    },
+  };
+}
+
+/** d lora_B_Q += K'(dS'X^Q A_Q'), d lora_A_K += (dS'Q B_K)'X^K, d lora_A_V += (P'G B_V)'X^V. */
+function gradientSums(space: Workspace, at: Layout) {
+  const { arithmetic, head } = space;
+  const { d, query, key, value } = head;
+  const sizes = at.gradientSizes;
+  const sums = [1, 2, 4].map((t) => arithmetic.array(sizes[t]));
+  const totals = [1, 2, 4].map((t) => arithmetic.sums(sizes[t]));
+  const thin = arithmetic.array(BLOCK * Math.max(query.rank, key.rank, 1));
+  return {
+    add(rows: KeyRows, left: Real, leftValue: Real): void {
+      const n = rows.count;
+      if (query.rank > 0) {
+        take(n, left, at.p, 0, query.rank, thin);
+        arithmetic.transposedGemm(d, query.rank, n, rows.k, thin, sums[0], true);
+        arithmetic.fold(sizes[1], sums[0], totals[0]);
+      }
+      if (key.rank > 0) {
+        take(n, left, at.p, query.rank, key.rank, thin);
+        arithmetic.transposedGemm(key.rank, key.effective.inputs, n, thin, rows.xk, sums[1], true);
+        arithmetic.fold(sizes[2], sums[1], totals[1]);
+      }
+      if (at.rv > 0) {
+        arithmetic.transposedGemm(
+          at.rv,
+          value.effective.inputs,
+          n,
+          leftValue,
+          rows.xv,
+          sums[2],
+          true,
+        );
+        arithmetic.fold(sizes[4], sums[2], totals[2]);
+      }
+    },
+    save(slot: Float64Array): void {
+      [1, 2, 4].forEach((t, i) => {
+        slot.set(totals[i].subarray(0, sizes[t]), at.gradientAt[t]);
+      });
+    },
+  };
+}

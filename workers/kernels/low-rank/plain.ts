@@ -1,0 +1,120 @@
+/** The block operations of arithmetic.ts in float64, in the order in which the formulas are written. */
+import type { Arithmetic, Real } from './arithmetic.js';
+
+export const plain: Arithmetic = {
+  unit: 2 ** -53,
+  array: (n) => new Float64Array(n),
+  sums: (n) => new Float64Array(n),
+  mark: () => 0,
+  release: () => {},
+
+  indices: (list) => list,
+  pack: (inner, columns, b) => ({ inner, columns, data: b.slice(0, inner * columns) }),
+  repack: (operand, b) => operand.data.set(b.subarray(0, operand.inner * operand.columns)),
+
+  product(rows, a, b, c, accumulate) {
+    plain.gemm(rows, b.columns, b.inner, a, b.data, c, accumulate);
+  },
+
+  transposedProduct(rows, a, b, c, accumulate) {
+    plain.transposedGemm(rows, b.columns, b.inner, a, b.data, c, accumulate);
+  },
+
+  gemm(rows, columns, inner, a, b, c, accumulate = false) {
+    if (!accumulate) c.fill(0, 0, rows * columns);
+    for (let i = 0; i < rows; i++) {
+      for (let k = 0; k < inner; k++) {
+        const aik = a[i * inner + k];
+        for (let j = 0, ci = i * columns, bk = k * columns; j < columns; j++, ci++, bk++) {
+          c[ci] += aik * b[bk];
+        }
+      }
+    }
+  },
+
+  transposedGemm(rows, columns, inner, a, b, c, accumulate = false) {
+    if (!accumulate) c.fill(0, 0, rows * columns);
+    for (let k = 0; k < inner; k++) {
+      for (let i = 0; i < rows; i++) {
+        const aki = a[k * rows + i];
+        for (let j = 0, ci = i * columns, bk = k * columns; j < columns; j++, ci++, bk++) {
+          c[ci] += aki * b[bk];
+        }
+      }
+    }
+  },
+
+  transpose(rows, columns, a, b) {
+    for (let i = 0; i < rows; i++) {
+      for (let j = 0; j < columns; j++) b[j * rows + i] = a[i * columns + j];
+    }
+  },
+
+  softmax(rows, columns, s, max, total, factor) {
+    for (let i = 0; i < rows; i++) {
+      let top = max[i];
+      for (let j = i * columns; j < (i + 1) * columns; j++) top = Math.max(top, s[j]);
+      factor[i] = max[i] === top ? 1 : Math.exp(max[i] - top);
+      max[i] = top;
+      let sum = 0;
+      for (let j = i * columns; j < (i + 1) * columns; j++) {
+        // A row that sees nothing yet has top = -infinity, and all its entries are absent.
+        s[j] = s[j] === -Infinity ? 0 : Math.exp(s[j] - top);
+        sum += s[j];
+      }
+      total[i] = factor[i] * total[i] + sum;
+    }
+  },
+
+  scoreGradient(rows, columns, p, t, scale, shift) {
+    for (let i = 0; i < rows; i++) {
+      for (let j = i * columns; j < (i + 1) * columns; j++) {
+        p[j] *= scale[i];
+        t[j] = p[j] * (t[j] - shift[i]);
+      }
+    }
+  },
+
+  outer(rows, n, p, a, b, c, stride, offset) {
+    for (let i = 0; i < rows; i++) {
+      for (let x = 0; x < n; x++) {
+        const to = i * stride + offset + x * p;
+        for (let y = 0; y < p; y++) c[to + y] = a[i * n + x] * b[i * p + y];
+      }
+    }
+  },
+
+  contract(rows, n, p, a, t, stride, offset, c) {
+    for (let i = 0; i < rows; i++) {
+      for (let x = 0; x < n; x++) {
+        const from = i * stride + offset + x * p;
+        for (let y = 0; y < p; y++) c[i * p + y] += a[i * n + x] * t[from + y];
+      }
+    }
+  },
+
+  fold(n: number, block: Real, sums: Float64Array) {
+    for (let i = 0; i < n; i++) sums[i] += block[i];
+    block.fill(0, 0, n);
+  },
+
+  featureProducts(rows, base, slot, table, phi) {
+    for (let f = 1; f < base.length; f++) {
+      for (let i = 0; i < rows; i++) {
+        phi[f * rows + i] = phi[base[f] * rows + i] * table[slot[f] * rows + i];
+      }
+    }
+  },
+
+  weighFeatures(features, rows, phi, weight, out) {
+    for (let f = 0; f < features; f++) {
+      for (let i = 0; i < rows; i++) out[f * rows + i] = phi[f * rows + i] * weight[i];
+    }
+  },
+
+  scaleColumns(features, rows, x, weight) {
+    for (let f = 0; f < features; f++) {
+      for (let i = 0; i < rows; i++) x[f * rows + i] *= weight[i];
+    }
+  },
+};

@@ -1,0 +1,262 @@
+/** The plan of a low-rank run: features and outliers of every head, predicted error and cost. */
+import type { AttentionLayer, AttentionProblem } from '../../../src/lora/problem.js';
+import type { Job } from '../job.js';
+import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
+import { draftPlan, openScan, putAside } from './basis.js';
+import { headCost, type Rates, samplingFlops } from './cost.js';
+import { type Head, splitHeads } from './head.js';
+import type { HeadPlan } from './head-plan.js';
+import { BLOCK } from './rows.js';
+import type { LowRankTask } from './task.js';
+import { FEATURE_STEPS, type Trial } from './trial.js';
+
+export interface PlanOptions {
+  /** Relative error that the upper limit of the estimate shall not exceed. */
+  readonly tolerance: number;
+  /** Use this number of features, whatever the error. */
+  readonly features?: number;
+  readonly seed: number;
+  readonly rates: Rates;
+}
+
+export interface LowRankPlan {
+  readonly heads: readonly Head[];
+  readonly headPlans: readonly HeadPlan[];
+  /** Query rows that the error estimate draws. */
+  readonly sampledRows: number;
+  /** The largest over the heads. */
+  readonly features: number;
+  readonly maxDegree: number;
+  /** Sums over the heads. */
+  readonly outlierQueries: number;
+  readonly outlierKeys: number;
+  readonly flops: number;
+  readonly exactFlops: number;
+  /** Expected upper limit of the relative error. */
+  readonly predictedError: number;
+  /** Whether the prediction meets the tolerance. */
+  readonly meetsTolerance: boolean;
+  /** Length from which low-rank is faster, at this share of outliers; null: never. */
+  readonly breakEvenLength: number | null;
+  /** Norms of the composed matrices, which decide on the theoretical threshold. */
+  readonly norms: ComposedNorms;
+  /** On one thread of this machine. */
+  readonly seconds: { readonly lowRank: number; readonly exact: number };
+}
+
+/** Shares of the rows that may be put aside. */
+const OUTLIER_SHARES = [0, 1 / 256, 1 / 64, 1 / 20] as const;
+/** Bytes that the rows put aside may take in a worker. */
+const OUTLIER_BYTES = 48 * 2 ** 20;
+/** The shell behind the features, from which the certificate takes its operator norm. */
+export const SHELL = 128;
+
+interface Choice {
+  readonly trial: Trial;
+  readonly share: number;
+  readonly m: number;
+  readonly error: number;
+  readonly seconds: number;
+}
+
+export function* planLowRank(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  options: PlanOptions,
+): Job<LowRankPlan, LowRankTask> {
+  const heads = splitHeads(problem);
+  const mostFeatures = options.features ?? mostWorthwhile(heads[0], options.rates);
+  const trials = (yield {
+    name: 'trial',
+    tasks: heads.flatMap((head) =>
+      OUTLIER_SHARES.map((outlierShare) => ({
+        kernel: 'low_rank' as const,
+        step: 'trial' as const,
+        head,
+        outlierShare,
+        mostFeatures: Math.max(mostFeatures, FEATURE_STEPS[0]),
+        seed: options.seed,
+      })),
+    ),
+  }) as Trial[];
+  const { choices, sampledRows } = chooseAll(heads, trials, problem.dims.batch, options);
+  const drafts = heads.map((head, h) =>
+    draftPlan(head, choices[h].trial.basis, choices[h].m, SHELL),
+  );
+  const scans = heads.map((head) => openScan(head));
+  const norms = (yield {
+    name: 'scan',
+    tasks: heads.flatMap((head, h) =>
+      cut(Math.max(head.queryLength, head.keyLength)).map((segment) => ({
+        kernel: 'low_rank' as const,
+        step: 'scan' as const,
+        head,
+        plan: drafts[h],
+        segment,
+        scan: scans[h],
+      })),
+    ),
+  }) as ComposedNorms[];
+  const headPlans = heads.map((head, h) => {
+    const { share } = choices[h];
+    return putAside(
+      drafts[h],
+      scans[h],
+      outlierCount(head, head.queryLength, share),
+      outlierCount(head, head.keyLength, share),
+    );
+  });
+  return {
+    ...summary(heads, headPlans, choices, sampledRows, problem.dims.batch, options),
+    norms: norms.reduce(largestNorms, ZERO_NORMS),
+  };
+}
+
+/** The most features with which a head is still cheaper than exact, and a few where none is. */
+function mostWorthwhile(head: Head, rates: Rates): number {
+  const fits = FEATURE_STEPS.filter((m) => {
+    const { flops, exactFlops } = headCost(head, m, 0, 0, 0);
+    return flops / rates.lowRank < exactFlops / rates.exact;
+  });
+  return Math.max(ALWAYS_TRIED, ...fits);
+}
+
+/** So that the answer can say what the input would need, also where it is too short to pay. */
+const ALWAYS_TRIED = 128;
+
+function cut(length: number) {
+  const step = 32 * BLOCK;
+  return Array.from({ length: Math.ceil(length / step) }, (_, s) => ({
+    from: s * step,
+    to: Math.min(length, (s + 1) * step),
+  }));
+}
+
+function outlierCount(head: Head, length: number, share: number): number {
+  const { key, value, query, d, dv } = head;
+  const bytes =
+    4 *
+    (key.effective.inputs +
+      value.effective.inputs +
+      query.effective.inputs +
+      4 * (d + dv) +
+      4 * BLOCK);
+  return Math.min(Math.ceil(share * length), Math.floor(OUTLIER_BYTES / bytes));
+}
+
+/**
+ * Upper limit to expect of the estimate when rows have this relative error.
+ *
+ * Gradients of unrelated rows add up like noise, so does their error, and the norm of a mean over n
+ * sampled rows of Lq is then about sqrt(Lq / n) times too large.
+ */
+function predicted(error: number, head: Head, rowsPerItem: number): number {
+  return error * Math.max(1, NOISE * Math.sqrt(head.queryLength / rowsPerItem));
+}
+
+/** Measured: upper limit over row error times sqrt(Lq / n), on data without any structure. */
+const NOISE = 1.1;
+
+/** Rows that the estimate may draw, and the share of the work that more than the least may take. */
+const SAMPLED_ROWS = [96, 192, 384, 768] as const;
+const SAMPLING_SHARE = 0.2;
+
+/** The cheapest pair of features and outliers that is expected to meet the tolerance, else the best. */
+function choose(
+  head: Head,
+  trials: readonly Trial[],
+  options: PlanOptions,
+  rowsPerItem: number,
+): Choice {
+  const { tolerance, rates, features } = options;
+  const all: Choice[] = trials.flatMap((trial, i) => {
+    const share = OUTLIER_SHARES[i];
+    const nq = outlierCount(head, head.queryLength, share);
+    const nk = outlierCount(head, head.keyLength, share);
+    return trial.rows.map(({ features: m, error }) => ({
+      trial,
+      share,
+      m,
+      error: predicted(error, head, rowsPerItem),
+      seconds: headCost(head, m, nq, nk, rowsPerItem).flops / rates.lowRank,
+    }));
+  });
+  if (features !== undefined) {
+    const largest = Math.max(...all.map((c) => c.m));
+    const most = all.filter((c) => c.m === largest);
+    const least = Math.min(...most.map((c) => c.error));
+    // More outliers help a little nearly always: take the fewest that do most of the good.
+    const good = most.find((c) => c.error <= 1.5 * least) ?? most[0];
+    return { ...good, m: features };
+  }
+  const fit = all.filter((c) => c.error <= tolerance).sort((a, b) => a.seconds - b.seconds);
+  return fit[0] ?? all.sort((a, b) => a.error - b.error)[0];
+}
+
+/** One choice for every head, with the number of sampled rows that makes the whole cheapest. */
+function chooseAll(
+  heads: readonly Head[],
+  trials: readonly Trial[],
+  batch: number,
+  options: PlanOptions,
+): { choices: readonly Choice[]; sampledRows: number } {
+  const shares = OUTLIER_SHARES.length;
+  const candidates = SAMPLED_ROWS.map((sampledRows) => {
+    const perItem = sampledRows / batch;
+    const choices = heads.map((head, h) =>
+      choose(head, trials.slice(h * shares, (h + 1) * shares), options, perItem),
+    );
+    const seconds = choices.reduce((sum, c) => sum + c.seconds, 0);
+    const sampling = heads.reduce((sum, head) => sum + samplingFlops(head, perItem), 0);
+    return {
+      choices,
+      sampledRows,
+      seconds,
+      error: Math.max(...choices.map((c) => c.error)),
+      modest:
+        sampledRows === SAMPLED_ROWS[0] ||
+        sampling / options.rates.lowRank <= SAMPLING_SHARE * seconds,
+    };
+  }).filter((c) => c.modest);
+  if (options.features !== undefined) return candidates[candidates.length - 1];
+  const fit = candidates.filter((c) => c.error <= options.tolerance);
+  if (fit.length > 0) return fit.reduce((a, b) => (b.seconds < a.seconds ? b : a));
+  return candidates.reduce((a, b) => (b.error < a.error ? b : a));
+}
+
+function summary(
+  heads: readonly Head[],
+  headPlans: readonly HeadPlan[],
+  choices: readonly Choice[],
+  sampledRows: number,
+  batch: number,
+  { tolerance, rates }: PlanOptions,
+): Omit<LowRankPlan, 'norms'> {
+  const costs = heads.map((head, h) => {
+    const { m, outlierQueries, outlierKeys } = headPlans[h];
+    return headCost(head, m, outlierQueries.length, outlierKeys.length, sampledRows / batch);
+  });
+  const total = (of: (cost: (typeof costs)[number]) => number) =>
+    costs.reduce((sum, cost) => sum + of(cost), 0);
+  const saved = total((c) => c.exact) / rates.exact - total((c) => c.quadratic) / rates.lowRank;
+  const predictedError = Math.max(...choices.map((c) => c.error));
+  const degree = (plan: HeadPlan) =>
+    plan.features.degree.subarray(0, plan.m).reduce((a, b) => Math.max(a, b), 0);
+  return {
+    heads,
+    headPlans,
+    sampledRows,
+    features: Math.max(...headPlans.map((plan) => plan.m)),
+    maxDegree: Math.max(...headPlans.map(degree)),
+    outlierQueries: headPlans.reduce((n, plan) => n + plan.outlierQueries.length, 0),
+    outlierKeys: headPlans.reduce((n, plan) => n + plan.outlierKeys.length, 0),
+    flops: total((c) => c.flops),
+    exactFlops: total((c) => c.exactFlops),
+    predictedError,
+    meetsTolerance: predictedError <= tolerance,
+    breakEvenLength: saved > 0 ? Math.ceil(total((c) => c.linear) / rates.lowRank / saved) : null,
+    seconds: {
+      lowRank: total((c) => c.flops) / rates.lowRank,
+      exact: total((c) => c.exactFlops) / rates.exact,
+    },
+  };
+}

@@ -1,0 +1,409 @@
+/**
+ * Second pass, over the queries of a segment. With S the key sums and phi_i the features of query i,
+ *
+ *     D_i = phi_i.Z_1,  O_i = phi_i'Z_v / D_i,  (dS U)_i = (G_i'[phi_i'M] - (G_i.O_i) phi_i'ZU) / D_i
+ *
+ * and the mirror image of the key sums for the left products of the third pass,
+ *
+ *     N = sum_i phi_i (G_i (x) l_i)' / D_i,   sum_i phi_i (G_i.O_i) l_i' / D_i,   sum_i phi_i (G_i B_V)' / D_i
+ *
+ * The formula of the exact gradient is approximated, not the gradient of the approximate forward pass:
+ * that one would be of one degree less. Under a causal mask the key sums run along with the rows, and
+ * the diagonal block is exact.
+ */
+import type { Arithmetic, Real } from './arithmetic.js';
+import type { QueryCertificate } from './certificate-queries.js';
+import { type DenseColumns, denseBackward, denseColumns, denseForward } from './dense.js';
+import { keyColumns } from './keys.js';
+import { type Layout, layout } from './layout.js';
+import { BLOCK, type QueryRows, queryRows, type Workspace, weightedFeatures } from './rows.js';
+import { addSlots, checkpoint, type HeadRun } from './run.js';
+
+/** What is known about a block of queries once its rows of P are normalised. */
+export interface QueryBlock {
+  readonly rows: QueryRows;
+  /** phi_i'S (BLOCK, keyWidth), times factor: the low-rank part in units of exp(score - max). */
+  readonly products: Real;
+  readonly max: Real;
+  readonly total: Real;
+  readonly factor: Real;
+  /** 1 / D_i; 0 for outlier rows and rows past the end. */
+  readonly inverse: Real;
+  /** factor / D_i: the weight of the row's features in the query sums. */
+  readonly weight: Real;
+  /** O - centre, G, G B_V, G.(O - centre). */
+  readonly output: Real;
+  readonly gradient: Real;
+  readonly gradientB: Real;
+  readonly shift: Real;
+  /** dS U, P (X^V A_V'). */
+  readonly right: Real;
+  readonly rightValue: Real;
+}
+
+export function queryPass(
+  space: Workspace,
+  run: HeadRun,
+  s: number,
+  certificate: QueryCertificate | null,
+  cancelled: () => boolean,
+): void {
+  const { arithmetic, head, plan } = space;
+  const at = layout(head);
+  const { from, to } = run.segments[s];
+  const { m } = plan;
+  const block = openBlock(space, at);
+  const state = arithmetic.array(m * at.keyWidth);
+  addSlots(run.keySums, 0, head.causal ? s : run.segments.length, state);
+  const packedState = arithmetic.pack(m, at.keyWidth, state);
+  const phi = arithmetic.array(m * BLOCK);
+  const left = arithmetic.array(BLOCK * at.queryWidth);
+  const operand = arithmetic.pack(BLOCK, at.queryWidth, left);
+  const sumBlock = arithmetic.array(m * at.queryWidth);
+  const sums = arithmetic.sums(m * at.queryWidth);
+  const gradients = gradientSums(space, at);
+  const up = arithmetic.array(head.dv * at.rv);
+  up.set(head.value.up);
+  const outliers = openOutlierKeys(space);
+  const diagonal = head.causal ? openDiagonal(space, at, phi, state) : null;
+  let sample = 0;
+  let loss = 0;
+  let lost = 0;
+  while (run.sampled[sample] < from) sample++;
+
+  for (let start = from; start < Math.min(to, head.queryLength); start += BLOCK) {
+    checkpoint(cancelled);
+    const { rows } = block;
+    rows.load((r) => start + r, Math.min(BLOCK, to - start, head.queryLength - start));
+    weightedFeatures(space, rows.x, rows.count, () => 1, phi);
+    arithmetic.transposedProduct(BLOCK, phi, packedState, block.products);
+    const dense = [outliers, diagonal?.load(start)].filter((c) => c != null && c.count > 0);
+    lost += lostRows(space, at, block, state[0]);
+    normalise(space, at, block, dense as DenseColumns[]);
+    objectiveGradient(space, block);
+    arithmetic.gemm(rows.count, at.rv, head.dv, block.gradient, up, block.gradientB);
+    rightProducts(space, at, block);
+    for (const columns of dense as DenseColumns[]) {
+      denseBackward(
+        space,
+        rows,
+        columns,
+        block.gradient,
+        block.gradientB,
+        block.inverse,
+        block.shift,
+        block.right,
+        block.rightValue,
+      );
+    }
+    gradients.add(block);
+    loss += putOut(space, run, block, start);
+    weigh(arithmetic, phi, m, block);
+    queryColumns(space, at, block, left);
+    arithmetic.repack(operand, left);
+    arithmetic.product(m, phi, operand, sumBlock, true);
+    arithmetic.fold(m * at.queryWidth, sumBlock, sums);
+    certificate?.add(space, at, block, dense as DenseColumns[]);
+    for (; run.sampled[sample] < start + rows.count; sample++)
+      record(space, run, block, sample, start);
+    if (diagonal) {
+      keep(space, run, block, start);
+      diagonal.save(run, start);
+      diagonal.advance();
+      arithmetic.repack(packedState, state);
+    }
+  }
+  run.loss[s] = loss;
+  run.lostRows[s] = lost;
+  run.querySums[s].set(sums);
+  gradients.save(run.queryGradients[s]);
+  if (outliers) saveOutlierKeys(at, outliers, run.outlierLeft[s]);
+}
+
+function openBlock(space: Workspace, at: Layout): QueryBlock {
+  const { arithmetic, head } = space;
+  const { dv } = head;
+  return {
+    rows: queryRows(space, BLOCK),
+    products: arithmetic.array(BLOCK * at.keyWidth),
+    max: arithmetic.array(BLOCK),
+    total: arithmetic.array(BLOCK),
+    factor: arithmetic.array(BLOCK),
+    inverse: arithmetic.array(BLOCK),
+    weight: arithmetic.array(BLOCK),
+    output: arithmetic.array(BLOCK * dv),
+    gradient: arithmetic.array(BLOCK * dv),
+    gradientB: arithmetic.array(BLOCK * at.rv),
+    shift: arithmetic.array(BLOCK),
+    right: arithmetic.array(BLOCK * at.p),
+    rightValue: arithmetic.array(BLOCK * at.rv),
+  };
+}
+
+/** Below this share of the smallest row sum to expect, a row sum is an artefact of the polynomial. */
+const LOST = 0.25;
+
+/**
+ * Rows whose low-rank row sum makes no sense. With the keys centred, the mean of exp over them is at
+ * least exp of the mean (Jensen), about 1: sum_j w_j exp(score) is not much below sum_j w_j. One such row
+ * can be all of the error, and no sample of rows need find it.
+ */
+function lostRows(space: Workspace, at: Layout, block: QueryBlock, weights: number): number {
+  const { rows, products } = block;
+  let lost = 0;
+  for (let r = 0; r < rows.count; r++) {
+    if (rows.logScale[r] === -Infinity) continue;
+    const scale = Math.exp(rows.logScale[r] - space.plan.logWeightShift);
+    if (!(scale * products[r * at.keyWidth] >= LOST * weights)) lost++;
+  }
+  return lost;
+}
+
+/** D, 1 / D, O - centre and P (X^V A_V') of the low-rank and the exact columns together. */
+function normalise(space: Workspace, at: Layout, block: QueryBlock, dense: DenseColumns[]): void {
+  const { arithmetic, head } = space;
+  const { dv } = head;
+  const { rows, products, max, total, factor, inverse, output, rightValue } = block;
+  for (let r = 0; r < rows.count; r++) {
+    // An outlier row is not this pass's business: any finite scale will do.
+    max[r] = rows.logScale[r] === -Infinity ? 0 : rows.logScale[r];
+    total[r] = products[r * at.keyWidth];
+    for (let a = 0; a < dv; a++) output[r * dv + a] = products[r * at.keyWidth + at.atV + a];
+    for (let c = 0; c < at.rv; c++) {
+      rightValue[r * at.rv + c] = products[r * at.keyWidth + at.atVA + c];
+    }
+  }
+  const scale = new Float64Array(rows.count).fill(1);
+  for (const columns of dense) {
+    denseForward(space, rows, columns, max, total, factor);
+    const { count, e, keys } = columns;
+    for (let r = 0; r < rows.count; r++) {
+      scale[r] *= factor[r];
+      for (let a = 0; a < dv; a++) output[r * dv + a] *= factor[r];
+    }
+    for (const earlier of dense) {
+      if (earlier === columns) break;
+      rescale(earlier, rows.count, factor);
+    }
+    arithmetic.gemm(rows.count, dv, count, e, keys.v, output, true);
+  }
+  for (let r = 0; r < BLOCK; r++) {
+    const counts = r < rows.count && rows.logScale[r] !== -Infinity;
+    inverse[r] = counts ? 1 / total[r] : 0;
+    factor[r] = counts ? scale[r] : 0;
+    for (let a = 0; a < dv; a++) output[r * dv + a] *= inverse[r];
+    for (let c = 0; c < at.rv; c++) rightValue[r * at.rv + c] *= factor[r] * inverse[r];
+  }
+}
+
+function rescale(columns: DenseColumns, rows: number, factor: Real): void {
+  const { count, e } = columns;
+  for (let r = 0; r < rows; r++) {
+    if (factor[r] === 1) continue;
+    for (let j = 0; j < count; j++) e[r * count + j] *= factor[r];
+  }
+}
+
+/** G = O - Y or as given, and G.(O - centre). */
+function objectiveGradient(space: Workspace, block: QueryBlock): void {
+  const { head, plan } = space;
+  const { dv, kind } = head;
+  const { rows, output, gradient, shift } = block;
+  for (let r = 0; r < rows.count; r++) {
+    let dot = 0;
+    for (let a = 0; a < dv; a++) {
+      const i = r * dv + a;
+      const given = rows.objective[i];
+      gradient[i] = kind === 'target' ? output[i] + plan.centreV[a] - given : given;
+      dot += gradient[i] * output[i];
+    }
+    shift[r] = dot;
+  }
+}
+
+/** The low-rank part of dS U: (G'[phi'M] - (G.O) phi'ZU) / D. */
+function rightProducts(space: Workspace, at: Layout, block: QueryBlock): void {
+  const { arithmetic, head } = space;
+  const { rows, products, inverse, factor, gradient, shift, right } = block;
+  const { p } = at;
+  if (p === 0) return;
+  right.fill(0);
+  arithmetic.contract(rows.count, head.dv, p, gradient, products, at.keyWidth, at.atVU, right);
+  for (let r = 0; r < rows.count; r++) {
+    const scale = inverse[r] * factor[r];
+    const from = r * at.keyWidth + at.atU;
+    for (let c = 0; c < p; c++) {
+      right[r * p + c] = scale * (right[r * p + c] - shift[r] * products[from + c]);
+    }
+  }
+}
+
+/** phi times factor / D, row by row: the features as the query sums take them. */
+function weigh(arithmetic: Arithmetic, phi: Real, m: number, block: QueryBlock): void {
+  for (let r = 0; r < BLOCK; r++) block.weight[r] = block.factor[r] * block.inverse[r];
+  arithmetic.scaleColumns(m, BLOCK, phi, block.weight);
+}
+
+/** [(G.O) l | G B_V | G (x) l] (BLOCK, queryWidth). */
+export function queryColumns(
+  space: Workspace,
+  at: Layout,
+  block: Pick<QueryBlock, 'rows' | 'gradient' | 'gradientB' | 'shift'>,
+  left: Real,
+): void {
+  const { arithmetic, head } = space;
+  const { rows, gradient, gradientB, shift } = block;
+  const { p, rv } = at;
+  for (let r = 0; r < rows.count; r++) {
+    const to = r * at.queryWidth;
+    for (let c = 0; c < p; c++) left[to + c] = shift[r] * rows.l[r * p + c];
+    for (let c = 0; c < rv; c++) left[to + at.atGB + c] = gradientB[r * rv + c];
+  }
+  arithmetic.outer(rows.count, head.dv, p, gradient, rows.l, left, at.queryWidth, at.atGL);
+}
+
+/** d lora_A_Q += (dS K B_Q)'X^Q, d lora_B_K += Q'(dS X^K A_K'), d lora_B_V += G'(P X^V A_V'). */
+function gradientSums(space: Workspace, at: Layout) {
+  const { arithmetic, head } = space;
+  const { d, dv, query, key } = head;
+  const sizes = at.gradientSizes;
+  const sums = [0, 3, 5].map((t) => arithmetic.array(sizes[t]));
+  const totals = [0, 3, 5].map((t) => arithmetic.sums(sizes[t]));
+  const thin = arithmetic.array(BLOCK * Math.max(query.rank, key.rank, 1));
+  return {
+    add(block: QueryBlock): void {
+      const { rows, right, rightValue, gradient } = block;
+      const n = rows.count;
+      if (query.rank > 0) {
+        take(n, right, at.p, 0, query.rank, thin);
+        arithmetic.transposedGemm(
+          query.rank,
+          query.effective.inputs,
+          n,
+          thin,
+          rows.xq,
+          sums[0],
+          true,
+        );
+        arithmetic.fold(sizes[0], sums[0], totals[0]);
+      }
+      if (key.rank > 0) {
+        take(n, right, at.p, query.rank, key.rank, thin);
+        arithmetic.transposedGemm(d, key.rank, n, rows.q, thin, sums[1], true);
+        arithmetic.fold(sizes[3], sums[1], totals[1]);
+      }
+      if (at.rv > 0) {
+        arithmetic.transposedGemm(dv, at.rv, n, gradient, rightValue, sums[2], true);
+        arithmetic.fold(sizes[5], sums[2], totals[2]);
+      }
+    },
+    save(slot: Float64Array): void {
+      [0, 3, 5].forEach((t, i) => {
+        slot.set(totals[i].subarray(0, sizes[t]), at.gradientAt[t]);
+      });
+    },
+  };
+}
+
+/** Columns [from, from + width) of x (n, stride). */
+export function take(
+  n: number,
+  x: Real,
+  stride: number,
+  from: number,
+  width: number,
+  to: Real,
+): void {
+  for (let r = 0; r < n; r++) {
+    for (let c = 0; c < width; c++) to[r * width + c] = x[r * stride + from + c];
+  }
+}
+
+function openOutlierKeys(space: Workspace): DenseColumns | null {
+  const list = space.plan.outlierKeys;
+  if (list.length === 0) return null;
+  const columns = denseColumns(space, list.length);
+  columns.load((r) => list[r], list.length);
+  return columns;
+}
+
+function saveOutlierKeys(at: Layout, columns: DenseColumns, slot: Float64Array): void {
+  const width = at.p + at.rv;
+  for (let j = 0; j < columns.count; j++) {
+    for (let c = 0; c < at.p; c++) slot[j * width + c] = columns.left[j * at.p + c];
+    for (let c = 0; c < at.rv; c++) slot[j * width + at.p + c] = columns.leftValue[j * at.rv + c];
+  }
+}
+
+/** Under a causal mask: the exact diagonal block, after which its keys join the running key sums. */
+function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real) {
+  const { arithmetic, head, plan } = space;
+  const columns = denseColumns(space, BLOCK, (keys, j) => space.isOutlierKey(keys.index[j]));
+  const right = arithmetic.array(BLOCK * at.keyWidth);
+  return {
+    load(start: number): DenseColumns {
+      columns.load((r) => start + r, Math.max(0, Math.min(BLOCK, head.keyLength - start)));
+      return columns;
+    },
+    advance(): void {
+      const { keys } = columns;
+      if (keys.count === 0) return;
+      keyColumns(space, at, keys, right);
+      weightedFeatures(space, keys.z, keys.count, (r) => Math.exp(keys.logWeight[r]), phi);
+      arithmetic.gemm(plan.m, at.keyWidth, BLOCK, phi, right, state, true);
+    },
+    save(run: HeadRun, start: number): void {
+      const width = at.p + at.rv;
+      const { left } = run.causal!;
+      for (let j = 0; j < columns.count; j++) {
+        const to = (start + j) * width;
+        for (let c = 0; c < at.p; c++) left[to + c] = columns.left[j * at.p + c];
+        for (let c = 0; c < at.rv; c++) left[to + at.p + c] = columns.leftValue[j * at.rv + c];
+      }
+    },
+  };
+}
+
+/** What the backward running sums of the third pass need of each row. */
+function keep(space: Workspace, run: HeadRun, block: QueryBlock, start: number): void {
+  const { dv, kind } = space.head;
+  const { rows: stored, output } = run.causal!;
+  const { rows, factor, inverse, shift } = block;
+  for (let r = 0; r < rows.count; r++) {
+    stored[2 * (start + r)] = factor[r] * inverse[r];
+    stored[2 * (start + r) + 1] = shift[r];
+  }
+  if (kind === 'target') output.set(block.output.subarray(0, rows.count * dv), start * dv);
+}
+
+/** Writes O of the rows of a block, if it is wanted, and returns 1/2 |G|^2 of them; outliers left out. */
+function putOut(space: Workspace, run: HeadRun, block: QueryBlock, start: number): number {
+  const { head, plan } = space;
+  const { dv } = head;
+  const { rows, gradient, output, inverse } = block;
+  let squares = 0;
+  for (let r = 0; r < rows.count; r++) {
+    if (inverse[r] === 0) continue;
+    for (let a = 0; a < dv; a++) squares += gradient[r * dv + a] ** 2;
+    if (!run.attentionOutput) continue;
+    const to = (start + r) * head.objectiveStride + head.objectiveOffset;
+    for (let a = 0; a < dv; a++) run.attentionOutput[to + a] = output[r * dv + a] + plan.centreV[a];
+  }
+  return squares / 2;
+}
+
+function record(
+  space: Workspace,
+  run: HeadRun,
+  block: QueryBlock,
+  sample: number,
+  start: number,
+): void {
+  const { dv } = space.head;
+  const r = run.sampled[sample] - start;
+  const to = sample * (3 + dv);
+  run.sampledRows[to] = block.rows.logScale[r];
+  run.sampledRows[to + 1] = block.max[r];
+  run.sampledRows[to + 2] = block.total[r];
+  for (let a = 0; a < dv; a++) run.sampledRows[to + 3 + a] = block.output[r * dv + a];
+}

@@ -1,0 +1,297 @@
+/**
+ * Blocks of rows, projected when they are needed.
+ *
+ * Nothing of the size of Q, K or V is kept: a block is a few products with small matrices, cheap beside
+ * the chain of chain.ts, and a million rows then cost no memory but the inputs.
+ */
+import type { Arithmetic, Packed, Real } from './arithmetic.js';
+import { evaluateFeatures, type FeatureBlock, featureBlock, logC, logG } from './evaluate.js';
+import { type Affine, type Head, scoreWidth } from './head.js';
+import type { HeadPlan } from './head-plan.js';
+
+/** Rows of a block. */
+export const BLOCK = 128;
+
+/** A matrix in the arithmetic's own memory, with a row added before the product. */
+interface Loaded {
+  readonly inputs: number;
+  readonly outputs: number;
+  readonly weight: Packed;
+  readonly bias: Float64Array | null;
+}
+
+export interface Workspace {
+  readonly arithmetic: Arithmetic;
+  readonly head: Head;
+  readonly plan: HeadPlan;
+  readonly isOutlierQuery: (row: number) => boolean;
+  readonly isOutlierKey: (row: number) => boolean;
+  readonly features: FeatureBlock;
+  readonly weights: Float64Array;
+}
+
+export function openWorkspace(arithmetic: Arithmetic, head: Head, plan: HeadPlan): Workspace {
+  return {
+    arithmetic,
+    head,
+    plan,
+    isOutlierQuery: membership(plan.outlierQueries),
+    isOutlierKey: membership(plan.outlierKeys),
+    features: featureBlock(arithmetic, plan.features, BLOCK),
+    weights: arithmetic.sums(BLOCK),
+  };
+}
+
+function membership(rows: Int32Array): (row: number) => boolean {
+  const set = new Set(rows);
+  return (row) => set.has(row);
+}
+
+function load(
+  arithmetic: Arithmetic,
+  inputs: number,
+  outputs: number,
+  weight: Float64Array,
+  bias: Float64Array | null = null,
+): Loaded {
+  return { inputs, outputs, weight: arithmetic.pack(inputs, outputs, weight), bias };
+}
+
+/** y (n, outputs) = x (n, inputs) weight + bias. */
+function apply(arithmetic: Arithmetic, n: number, map: Loaded, x: Real, y: Real): void {
+  const { outputs, weight, bias } = map;
+  if (outputs === 0) return;
+  if (bias) for (let i = 0; i < n; i++) y.set(bias, i * outputs);
+  arithmetic.product(n, x, weight, y, bias !== null);
+}
+
+/** bias - centre, so that a projected row comes out centred. */
+function centred(map: Affine, centre: Float64Array): Float64Array {
+  return map.bias.map((b, a) => b - centre[a]);
+}
+
+/** -(row times matrix): the bias that centres the product of centred rows. */
+function minusProduct(row: Float64Array, matrix: Float64Array, outputs: number): Float64Array {
+  const out = new Float64Array(outputs);
+  for (let a = 0; a < row.length; a++) {
+    for (let c = 0; c < outputs; c++) out[c] -= row[a] * matrix[a * outputs + c];
+  }
+  return out;
+}
+
+/** Copies rows of x (n, width) into a block; rows past `count` are zeroed. */
+function gather(
+  x: Real,
+  width: number,
+  rows: (r: number) => number,
+  count: number,
+  to: Real,
+  offset = 0,
+  stride = width,
+): void {
+  // Neighbouring rows are one copy.
+  let together = stride === width && count > 0;
+  for (let r = 1; r < count && together; r++) together = rows(r) === rows(0) + r;
+  if (together) {
+    to.set(x.subarray(rows(0) * width, (rows(0) + count) * width));
+    return;
+  }
+  for (let r = 0; r < count; r++) {
+    const from = rows(r) * stride + offset;
+    to.set(x.subarray(from, from + width), r * width);
+  }
+}
+
+/** Everything about a block of keys; rows of `capacity`, the first `count` of them filled. */
+export interface KeyRows {
+  count: number;
+  readonly index: Int32Array;
+  /** X^K and X^V (capacity, inputs). */
+  readonly xk: Real;
+  readonly xv: Real;
+  /** K - centre (capacity, d), V - centre (capacity, dv). */
+  readonly k: Real;
+  readonly v: Real;
+  /** Balanced coordinates (capacity, d); zero for outliers. */
+  readonly z: Real;
+  /** U = [(K - centre) B_Q | (X^K - centre) A_K'] (capacity, r_q + r_k). */
+  readonly u: Real;
+  /** X^V A_V' (capacity, r_v). */
+  readonly va: Real;
+  /** log w_j, the weight beside the features; -infinity for outliers. */
+  readonly logWeight: Float64Array;
+  load(rows: (r: number) => number, count: number): void;
+}
+
+export function keyRows(space: Workspace, capacity: number): KeyRows {
+  const { arithmetic, head, plan } = space;
+  const { d, dv, key, value, query, beta } = head;
+  const { balance, features } = plan;
+  const p = scoreWidth(head);
+  const [inK, inV] = [key.effective.inputs, value.effective.inputs];
+  const toK = load(
+    arithmetic,
+    inK,
+    d,
+    key.effective.weight,
+    centred(key.effective, balance.centreK),
+  );
+  const toV = load(
+    arithmetic,
+    inV,
+    dv,
+    value.effective.weight,
+    centred(value.effective, plan.centreV),
+  );
+  const toZ = load(arithmetic, d, d, balance.transformK);
+  const toKB = load(arithmetic, d, query.rank, query.up);
+  const toXA = load(
+    arithmetic,
+    inK,
+    key.rank,
+    key.down,
+    minusProduct(plan.centreXK, key.down, key.rank),
+  );
+  const toVA = load(arithmetic, inV, value.rank, value.down);
+  const kb = arithmetic.array(capacity * query.rank);
+  const xa = arithmetic.array(capacity * key.rank);
+  const block: KeyRows = {
+    count: 0,
+    index: new Int32Array(capacity),
+    xk: arithmetic.array(capacity * inK),
+    xv: arithmetic.array(capacity * inV),
+    k: arithmetic.array(capacity * d),
+    v: arithmetic.array(capacity * dv),
+    z: arithmetic.array(capacity * d),
+    u: arithmetic.array(capacity * p),
+    va: arithmetic.array(capacity * value.rank),
+    logWeight: new Float64Array(capacity),
+    load(rows, count) {
+      block.count = count;
+      for (let r = 0; r < count; r++) block.index[r] = rows(r);
+      gather(key.rows, inK, rows, count, block.xk);
+      gather(value.rows, inV, rows, count, block.xv);
+      apply(arithmetic, count, toK, block.xk, block.k);
+      apply(arithmetic, count, toV, block.xv, block.v);
+      apply(arithmetic, count, toZ, block.k, block.z);
+      apply(arithmetic, count, toKB, block.k, kb);
+      apply(arithmetic, count, toXA, block.xk, xa);
+      apply(arithmetic, count, toVA, block.xv, block.va);
+      join(count, kb, query.rank, xa, key.rank, block.u);
+      for (let r = 0; r < count; r++) {
+        if (space.isOutlierKey(block.index[r])) {
+          block.z.fill(0, r * d, (r + 1) * d);
+          block.logWeight[r] = -Infinity;
+          continue;
+        }
+        // Q - c multiplies column j by exp(beta c.k_j); Mehler's formula multiplies it by g(z_j).
+        let shift = 0;
+        for (let a = 0; a < d; a++) shift += balance.centreQ[a] * block.k[r * d + a];
+        block.logWeight[r] = beta * shift + logG(features, block.z, d, r) - plan.logWeightShift;
+      }
+    },
+  };
+  return block;
+}
+
+export interface QueryRows {
+  count: number;
+  readonly index: Int32Array;
+  readonly xq: Real;
+  /** Q, as it is (capacity, d). */
+  readonly q: Real;
+  /** beta Q: its products with K - centre are the scores, up to a constant of the row. */
+  readonly scaled: Real;
+  readonly x: Real;
+  /** L = [X^Q A_Q' | Q B_K] (capacity, r_q + r_k). */
+  readonly l: Real;
+  /** Y or G (capacity, dv). */
+  readonly objective: Real;
+  /** log of the factor between phi(q).phi(k) w and exp(score); -infinity for outliers. */
+  readonly logScale: Float64Array;
+  load(rows: (r: number) => number, count: number): void;
+}
+
+export function queryRows(space: Workspace, capacity: number): QueryRows {
+  const { arithmetic, head, plan } = space;
+  const { d, dv, key, query, beta } = head;
+  const { balance, features } = plan;
+  const p = scoreWidth(head);
+  const inQ = query.effective.inputs;
+  const toQ = load(arithmetic, inQ, d, query.effective.weight, query.effective.bias);
+  const minusCentre = minusProduct(balance.centreQ, balance.transformQ, d);
+  const toX = load(arithmetic, d, d, balance.transformQ, minusCentre);
+  const toXA = load(arithmetic, inQ, query.rank, query.down);
+  const toQB = load(arithmetic, d, key.rank, key.up);
+  const xa = arithmetic.array(capacity * query.rank);
+  const qb = arithmetic.array(capacity * key.rank);
+  const constant = logC(features) + plan.logWeightShift;
+  const block: QueryRows = {
+    count: 0,
+    index: new Int32Array(capacity),
+    xq: arithmetic.array(capacity * inQ),
+    q: arithmetic.array(capacity * d),
+    scaled: arithmetic.array(capacity * d),
+    x: arithmetic.array(capacity * d),
+    l: arithmetic.array(capacity * p),
+    objective: arithmetic.array(capacity * dv),
+    logScale: new Float64Array(capacity),
+    load(rows, count) {
+      block.count = count;
+      for (let r = 0; r < count; r++) block.index[r] = rows(r);
+      gather(query.rows, inQ, rows, count, block.xq);
+      const known = head.objective.length > 0 ? count : 0;
+      gather(
+        head.objective,
+        dv,
+        rows,
+        known,
+        block.objective,
+        head.objectiveOffset,
+        head.objectiveStride,
+      );
+      apply(arithmetic, count, toQ, block.xq, block.q);
+      for (let i = 0; i < count * d; i++) block.scaled[i] = beta * block.q[i];
+      apply(arithmetic, count, toX, block.q, block.x);
+      apply(arithmetic, count, toXA, block.xq, xa);
+      apply(arithmetic, count, toQB, block.q, qb);
+      join(count, xa, query.rank, qb, key.rank, block.l);
+      for (let r = 0; r < count; r++) {
+        if (space.isOutlierQuery(block.index[r])) {
+          block.x.fill(0, r * d, (r + 1) * d);
+          block.logScale[r] = -Infinity;
+        } else {
+          block.logScale[r] = constant + logG(features, block.x, d, r);
+        }
+      }
+    },
+  };
+  return block;
+}
+
+/** c (n, wa + wb) = [a | b]. */
+function join(n: number, a: Real, wa: number, b: Real, wb: number, c: Real): void {
+  const width = wa + wb;
+  for (let i = 0; i < n; i++) {
+    for (let x = 0; x < wa; x++) c[i * width + x] = a[i * wa + x];
+    for (let x = 0; x < wb; x++) c[i * width + wa + x] = b[i * wb + x];
+  }
+}
+
+/**
+ * The features of a block of rows, weighted, in the arithmetic's precision: phi (m, BLOCK), rows past
+ * count and rows of weight 0 are 0.
+ */
+export function weightedFeatures(
+  space: Workspace,
+  coordinates: Real,
+  count: number,
+  weight: (r: number) => number,
+  phi: Real,
+): void {
+  const { arithmetic, head, plan, features } = space;
+  evaluateFeatures(arithmetic, plan.features, coordinates, head.d, count, features);
+  space.weights.fill(0);
+  for (let r = 0; r < count; r++) space.weights[r] = weight(r);
+  arithmetic.weighFeatures(plan.m, BLOCK, features.phi, space.weights, phi);
+}

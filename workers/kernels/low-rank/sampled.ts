@@ -1,0 +1,291 @@
+/**
+ * The error of sampled rows, row by row of P, in two passes over the keys.
+ *
+ * Every weight gradient is a sum over query rows of (left factor) (x) (row product). For the sampled
+ * rows both the exact and the approximate row of P are formed over all keys, and with them
+ *
+ *     E_S = (dS - dS~) [U | K - centre | X^K - centre],   E_P = (P - P~) [X^V A_V' | X^V]
+ *
+ * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O.
+ */
+
+import type { Cancelled } from '../job.js';
+import type { Real } from './arithmetic.js';
+import { evaluateFeatures, featureBlock } from './evaluate.js';
+import { exactRows, type MergedRows, maskScores, mergeRows } from './keys.js';
+import type { Layout } from './layout.js';
+import { layout } from './layout.js';
+import { BLOCK, type KeyRows, keyRows, type QueryRows, queryRows, type Workspace } from './rows.js';
+import { checkpoint, type HeadRun } from './run.js';
+
+/** Shared memory of the estimate of one head: one slot per segment. */
+export interface SampledRun {
+  readonly run: HeadRun;
+  readonly exact: readonly Float64Array[];
+  /** (n, scoreColumns), (n, 2 valueColumns): E_S, [E_P | P~ ...]. */
+  readonly scoreErrors: readonly Float64Array[];
+  readonly valueErrors: readonly Float64Array[];
+}
+
+/** Widths of E_S and E_P. */
+export function errorColumns(run: HeadRun): { score: number; value: number } {
+  const { query, key, value, d } = run.head;
+  const p = query.rank + key.rank;
+  return {
+    score: p + (query.rank > 0 ? d : 0) + (key.rank > 0 ? key.effective.inputs : 0),
+    value: value.rank > 0 ? value.rank + value.effective.inputs : 0,
+  };
+}
+
+export function openSampledRun(run: HeadRun): SampledRun {
+  const n = run.sampled.length;
+  const { score, value } = errorColumns(run);
+  const slots = (width: number) =>
+    run.segments.map(() => new Float64Array(new SharedArrayBuffer(8 * n * width)));
+  return {
+    run,
+    exact: slots(2 + run.head.dv + run.head.value.rank),
+    scoreErrors: slots(score),
+    valueErrors: slots(2 * value),
+  };
+}
+
+function loadSampled(space: Workspace, run: HeadRun): QueryRows {
+  const rows = queryRows(space, run.sampled.length);
+  rows.load((r) => run.sampled[r], run.sampled.length);
+  return rows;
+}
+
+/** First pass: the exact softmax of the sampled rows over the keys of a segment. */
+export function sampledExactPass(
+  space: Workspace,
+  sampled: SampledRun,
+  s: number,
+  cancelled: Cancelled,
+): void {
+  const { run } = sampled;
+  const { from, to } = run.segments[s];
+  const rows = exactRows(space, loadSampled(space, run));
+  const keys = keyRows(space, BLOCK);
+  for (let start = from; start < Math.min(to, space.head.keyLength); start += BLOCK) {
+    checkpoint(cancelled);
+    keys.load((r) => start + r, Math.min(BLOCK, to - start, space.head.keyLength - start));
+    rows.advance(keys);
+  }
+  rows.save(sampled.exact[s]);
+}
+
+/** Both gradients of the sampled rows: G, G.(O - centre) exact and as the chain had them. */
+export interface SampledGradient extends MergedRows {
+  readonly rows: QueryRows;
+  readonly gradient: Real;
+  readonly shift: Real;
+  readonly approximate: Real;
+  readonly approximateShift: Real;
+}
+
+export function sampledGradient(space: Workspace, sampled: SampledRun): SampledGradient {
+  const { arithmetic, head, plan } = space;
+  const { run } = sampled;
+  const { dv } = head;
+  const rows = loadSampled(space, run);
+  const n = rows.count;
+  const merged = mergeRows(space, sampled.exact, n);
+  const side = (output: (i: number, a: number) => number) => {
+    const gradient = arithmetic.array(n * dv);
+    const shift = arithmetic.array(n);
+    for (let i = 0; i < n; i++) {
+      let dot = 0;
+      for (let a = 0; a < dv; a++) {
+        const o = output(i, a);
+        const given = rows.objective[i * dv + a];
+        const g = head.kind === 'target' ? o + plan.centreV[a] - given : given;
+        gradient[i * dv + a] = g;
+        dot += g * o;
+      }
+      shift[i] = dot;
+    }
+    return { gradient, shift };
+  };
+  const exact = side((i, a) => merged.output[i * dv + a]);
+  // Outlier rows are exact in the chain too, but it is not the pass over the queries that makes them.
+  const chain = side((i, a) =>
+    space.isOutlierQuery(run.sampled[i])
+      ? merged.output[i * dv + a]
+      : run.sampledRows[i * (3 + dv) + 3 + a],
+  );
+  return {
+    rows,
+    ...merged,
+    ...exact,
+    approximate: chain.gradient,
+    approximateShift: chain.shift,
+  };
+}
+
+/** Second pass: the differences of the sampled rows, multiplied out over the keys of a segment. */
+export function sampledErrorPass(
+  space: Workspace,
+  sampled: SampledRun,
+  s: number,
+  cancelled: Cancelled,
+): void {
+  const { arithmetic, head, plan } = space;
+  const { run } = sampled;
+  const { d, dv } = head;
+  const at = layout(head);
+  const { from, to } = run.segments[s];
+  const widths = errorColumns(run);
+  const state = sampledGradient(space, sampled);
+  const { rows, max, inverse } = state;
+  const n = rows.count;
+  const keys = keyRows(space, BLOCK);
+  const turned = rowFeatures(space, rows, run);
+  const phi = arithmetic.array(plan.m * BLOCK);
+  const keysTransposed = arithmetic.array(d * BLOCK);
+  const valuesTransposed = arithmetic.array(dv * BLOCK);
+  const exact = arithmetic.array(n * BLOCK);
+  const approximate = arithmetic.array(n * BLOCK);
+  const t = arithmetic.array(n * BLOCK);
+  const total = arithmetic.array(n);
+  const factor = arithmetic.array(n);
+  const scoreRight = arithmetic.array(BLOCK * widths.score);
+  const valueRight = arithmetic.array(BLOCK * widths.value);
+  const score = arithmetic.array(n * widths.score);
+  const value = arithmetic.array(n * widths.value);
+  const valueApproximate = arithmetic.array(n * widths.value);
+  const [scoreSum, valueSum, approximateSum] = [score, value, valueApproximate].map((x) =>
+    arithmetic.sums(x.length),
+  );
+  const ones = arithmetic.array(n).fill(1);
+  for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
+    checkpoint(cancelled);
+    keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
+    const { count } = keys;
+    arithmetic.transpose(count, d, keys.k, keysTransposed);
+    arithmetic.transpose(count, dv, keys.v, valuesTransposed);
+    arithmetic.gemm(n, count, d, rows.scaled, keysTransposed, exact);
+    maskScores(head.causal, rows, keys.index, count, exact);
+    arithmetic.softmax(n, count, exact, max, total, factor);
+    keyFeatures(space, keys, phi);
+    arithmetic.gemm(n, BLOCK, plan.m, turned, phi, approximate);
+    approximateRows(space, sampled, state, keys, exact, approximate);
+    arithmetic.gemm(n, count, dv, state.approximate, valuesTransposed, t);
+    const kept = approximate.slice(0, n * count);
+    arithmetic.scoreGradient(n, count, approximate, t, ones, state.approximateShift);
+    const chain = t.slice(0, n * count);
+    arithmetic.gemm(n, count, dv, state.gradient, valuesTransposed, t);
+    arithmetic.scoreGradient(n, count, exact, t, inverse, state.shift);
+    for (let i = 0; i < n * count; i++) {
+      t[i] -= chain[i];
+      exact[i] -= kept[i];
+    }
+    scoreColumns(space, at, keys, widths.score, scoreRight);
+    valueColumns(space, keys, widths.value, valueRight);
+    arithmetic.gemm(n, widths.score, count, t, scoreRight, score, true);
+    arithmetic.gemm(n, widths.value, count, exact, valueRight, value, true);
+    if (head.kind === 'target') {
+      arithmetic.gemm(n, widths.value, count, approximate, valueRight, valueApproximate, true);
+      arithmetic.fold(valueApproximate.length, valueApproximate, approximateSum);
+    }
+    arithmetic.fold(score.length, score, scoreSum);
+    arithmetic.fold(value.length, value, valueSum);
+  }
+  sampled.scoreErrors[s].set(scoreSum);
+  for (let i = 0; i < n; i++) {
+    const row = 2 * i * widths.value;
+    const part = (x: Float64Array) => x.subarray(i * widths.value, (i + 1) * widths.value);
+    sampled.valueErrors[s].set(part(valueSum), row);
+    sampled.valueErrors[s].set(part(approximateSum), row + widths.value);
+  }
+}
+
+/** phi (n, m) of the sampled rows, times the low-rank scale over the row sum that the chain had. */
+function rowFeatures(space: Workspace, rows: QueryRows, run: HeadRun): Real {
+  const { arithmetic, head, plan } = space;
+  const n = rows.count;
+  const out = arithmetic.array(n * plan.m);
+  const mark = arithmetic.mark();
+  const block = featureBlock(arithmetic, plan.features, n + (n % 2));
+  evaluateFeatures(arithmetic, plan.features, rows.x, head.d, n, block);
+  for (let i = 0; i < n; i++) {
+    const [logScale, max, total] = run.sampledRows.subarray(i * (3 + head.dv));
+    const weight = Math.exp(logScale - max) / total;
+    for (let f = 0; f < plan.m; f++) out[i * plan.m + f] = weight * block.phi[f * block.rows + i];
+  }
+  arithmetic.release(mark);
+  return out;
+}
+
+/** w phi (m, BLOCK) of a block of keys. */
+function keyFeatures(space: Workspace, keys: KeyRows, phi: Real): void {
+  const { arithmetic, head, plan, features, weights } = space;
+  evaluateFeatures(arithmetic, plan.features, keys.z, head.d, keys.count, features);
+  weights.fill(0);
+  for (let r = 0; r < keys.count; r++) weights[r] = Math.exp(keys.logWeight[r]);
+  arithmetic.weighFeatures(plan.m, BLOCK, features.phi, weights, phi);
+}
+
+/**
+ * Turns the low-rank block approximate (n, BLOCK) into rows of P~ (n, count): exact where the chain was
+ * exact (outlier rows and columns, diagonal blocks), with the row sums of the chain.
+ */
+function approximateRows(
+  space: Workspace,
+  sampled: SampledRun,
+  state: SampledGradient,
+  keys: KeyRows,
+  exact: Real,
+  approximate: Real,
+): void {
+  const { head } = space;
+  const { sampledRows } = sampled.run;
+  const { rows, max, inverse } = state;
+  for (let i = 0; i < rows.count; i++) {
+    const [logScale, chainMax, chainTotal] = sampledRows.subarray(i * (3 + head.dv));
+    const outlier = logScale === -Infinity;
+    const ratio = outlier ? inverse[i] : Math.exp(max[i] - chainMax) / chainTotal;
+    const row = rows.index[i];
+    const firstOfBlock = row - (row % BLOCK);
+    for (let j = 0; j < keys.count; j++) {
+      const key = keys.index[j];
+      const dense = keys.logWeight[j] === -Infinity || (head.causal && key >= firstOfBlock);
+      // In place: the source is BLOCK wide, the result count wide, so nothing is read after it is written.
+      approximate[i * keys.count + j] =
+        outlier || dense ? ratio * exact[i * keys.count + j] : approximate[i * BLOCK + j];
+    }
+  }
+}
+
+/** [u | K - centre | X^K - centre], as far as there are adapters for it. */
+function scoreColumns(
+  space: Workspace,
+  at: Layout,
+  keys: KeyRows,
+  width: number,
+  right: Real,
+): void {
+  const { head, plan } = space;
+  const { d, query, key } = head;
+  for (let r = 0; r < keys.count; r++) {
+    let to = r * width;
+    for (let c = 0; c < at.p; c++) right[to++] = keys.u[r * at.p + c];
+    if (query.rank > 0) for (let a = 0; a < d; a++) right[to++] = keys.k[r * d + a];
+    if (key.rank > 0) {
+      const { inputs } = key.effective;
+      for (let c = 0; c < inputs; c++) right[to++] = keys.xk[r * inputs + c] - plan.centreXK[c];
+    }
+  }
+}
+
+/** [X^V A_V' | X^V]. */
+function valueColumns(space: Workspace, keys: KeyRows, width: number, right: Real): void {
+  const { value } = space.head;
+  if (width === 0) return;
+  const { inputs } = value.effective;
+  for (let r = 0; r < keys.count; r++) {
+    const to = r * width;
+    for (let c = 0; c < value.rank; c++) right[to + c] = keys.va[r * value.rank + c];
+    for (let c = 0; c < inputs; c++) right[to + value.rank + c] = keys.xv[r * inputs + c];
+  }
+}

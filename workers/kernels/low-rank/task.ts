@@ -1,0 +1,139 @@
+/** The tasks of the low-rank kernel, and what a worker thread does with one. */
+import type { Cancelled, Task } from '../job.js';
+import type { Wasm } from '../wasm/instance.js';
+import type { Arithmetic } from './arithmetic.js';
+import { type RowScan, scanRows } from './basis.js';
+import { KeyCertificate, type KeySide } from './certificate-keys.js';
+import { QueryCertificate } from './certificate-queries.js';
+import { CompiledArithmetic } from './compiled.js';
+import { type Draw, estimateTensor, rowWeights } from './estimate.js';
+import { headGradients } from './gradient.js';
+import type { Head } from './head.js';
+import type { HeadPlan } from './head-plan.js';
+import { keyPass } from './keys.js';
+import type { Segment } from './layout.js';
+import { leftPass } from './left.js';
+import { queryPass } from './queries.js';
+import { openWorkspace } from './rows.js';
+import type { HeadRun } from './run.js';
+import { type SampledRun, sampledErrorPass, sampledExactPass } from './sampled.js';
+import { tryShare } from './trial.js';
+
+export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
+    | {
+        readonly step: 'trial';
+        readonly head: Head;
+        readonly outlierShare: number;
+        readonly mostFeatures: number;
+        readonly seed: number;
+      }
+    | {
+        readonly step: 'scan';
+        readonly head: Head;
+        readonly plan: HeadPlan;
+        readonly segment: Segment;
+        readonly scan: RowScan;
+      }
+    | {
+        readonly step: 'keys';
+        readonly run: HeadRun;
+        readonly segment: number;
+        readonly certify: boolean;
+      }
+    | {
+        readonly step: 'queries';
+        readonly run: HeadRun;
+        readonly segment: number;
+        /** Key side of the certificate; null when none is wanted. */
+        readonly certificate: KeySide | null;
+      }
+    | { readonly step: 'left'; readonly run: HeadRun; readonly segment: number }
+    | { readonly step: 'gradients'; readonly run: HeadRun }
+    | {
+        readonly step: 'weights';
+        readonly head: Head;
+        readonly centre: Float64Array;
+        readonly segment: Segment;
+        readonly weights: Float64Array;
+      }
+    | {
+        readonly step: 'sampled_exact' | 'sampled_errors';
+        readonly sampled: SampledRun;
+        readonly segment: number;
+      }
+    | {
+        readonly step: 'estimate';
+        readonly sampled: readonly SampledRun[];
+        readonly draws: readonly Draw[];
+        readonly tensor: number;
+        readonly size: number;
+      }
+  );
+
+/** In float32, on the compiled inner loops of this thread. What lay in their memory is gone. */
+export function runCompiledLowRankTask(
+  task: LowRankTask,
+  wasm: Wasm,
+  cancelled: Cancelled,
+): unknown {
+  wasm.reset();
+  return runLowRankTask(task, new CompiledArithmetic(wasm), cancelled);
+}
+
+/** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
+export function runLowRankTask(
+  task: LowRankTask,
+  arithmetic: Arithmetic,
+  cancelled: Cancelled,
+): unknown {
+  const mark = arithmetic.mark();
+  try {
+    switch (task.step) {
+      case 'trial':
+        return tryShare(arithmetic, task.head, task.outlierShare, task.mostFeatures, task.seed);
+      case 'scan':
+        return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan, cancelled);
+      case 'gradients':
+        return headGradients(arithmetic, task.run);
+      case 'weights': {
+        const { head, centre, segment, weights } = task;
+        return rowWeights(head, head.objectiveStride, centre, segment.from, segment.to, weights);
+      }
+      case 'sampled_exact':
+      case 'sampled_errors': {
+        const { sampled, segment, step } = task;
+        const space = openWorkspace(arithmetic, sampled.run.head, sampled.run.plan);
+        const pass = step === 'sampled_exact' ? sampledExactPass : sampledErrorPass;
+        return pass(space, sampled, segment, cancelled);
+      }
+      case 'estimate':
+        return estimateTensor(arithmetic, task.sampled, task.draws, task.tensor, task.size);
+      default: {
+        const { run, segment } = task;
+        const space = openWorkspace(arithmetic, run.head, run.plan);
+        if (task.step === 'keys') {
+          const certificate = task.certify ? new KeyCertificate(space) : null;
+          keyPass(space, run, segment, certificate, cancelled);
+          return certificate && detached(certificate.side);
+        }
+        if (task.step === 'queries') {
+          const certificate = task.certificate && new QueryCertificate(space, task.certificate);
+          queryPass(space, run, segment, certificate, cancelled);
+          return certificate && detached(certificate.side);
+        }
+        leftPass(space, run, segment, cancelled);
+        return null;
+      }
+    }
+  } finally {
+    arithmetic.release(mark);
+  }
+}
+
+/** A copy that no longer lies in the scratch memory: cloning a view would clone all of that. */
+function detached<T>(side: T): T {
+  if (side instanceof Float64Array) return side.slice() as T;
+  if (Array.isArray(side)) return side.map(detached) as T;
+  if (typeof side !== 'object' || side === null) return side;
+  return Object.fromEntries(Object.entries(side).map(([k, v]) => [k, detached(v)])) as T;
+}

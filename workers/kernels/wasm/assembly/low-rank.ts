@@ -1,0 +1,196 @@
+/** Passes of the low-rank kernel over blocks of rows. Addresses in bytes, sizes in elements. */
+import { multiply } from './elementwise';
+import { madd } from './tile';
+
+const LOG2E: f32 = 1.44269504;
+
+/**
+ * 2^x for x <= 0; exactly 0 below 2^-100. In a softmax row, whose largest term is 1, that is far below
+ * one rounding. 2^x = 2^n 2^f with n the nearest integer; 2^f is the minimax polynomial of degree 6.
+ */
+// @ts-ignore: decorator
+@inline
+function exp2NonPositive(x: v128): v128 {
+  const keep = f32x4.gt(x, f32x4.splat(-100));
+  const clamped = f32x4.max(x, f32x4.splat(-101));
+  const n = f32x4.nearest(clamped);
+  const f = f32x4.sub(clamped, n);
+  let p = f32x4.splat(1.53533620e-4);
+  p = madd(p, f, f32x4.splat(1.33988750e-3));
+  p = madd(p, f, f32x4.splat(9.61843692e-3));
+  p = madd(p, f, f32x4.splat(5.55033237e-2));
+  p = madd(p, f, f32x4.splat(2.40226477e-1));
+  p = madd(p, f, f32x4.splat(6.93147182e-1));
+  p = madd(p, f, f32x4.splat(1));
+  return v128.and(i32x4.add(p, i32x4.shl(i32x4.trunc_sat_f32x4_s(n), 23)), keep);
+}
+
+// @ts-ignore: decorator
+@inline
+function at(base: usize, i: i32): usize {
+  return base + (<usize>i << 2);
+}
+
+/**
+ * One step of a running softmax over s (rows, columns): top = max(max, row of s),
+ * factor = exp(max - top), s = exp(s - top), total = factor total + sum of s, max = top.
+ */
+export function running_softmax(
+  rows: i32, columns: i32, s: usize, max: usize, total: usize, factor: usize,
+): void {
+  const whole = columns & ~3;
+  for (let i = 0; i < rows; i++) {
+    const row = at(s, i * columns);
+    let m = f32x4.splat(load<f32>(at(max, i)));
+    for (let j = 0; j < whole; j += 4) m = f32x4.max(m, v128.load(at(row, j)));
+    for (let j = whole; j < columns; j++) m = f32x4.max(m, v128.load32_splat(at(row, j)));
+    m = f32x4.max(m, v128.shuffle<f32>(m, m, 2, 3, 0, 1));
+    m = f32x4.max(m, v128.shuffle<f32>(m, m, 1, 0, 3, 2));
+    const log2e = f32x4.splat(LOG2E);
+    const old = f32x4.sub(v128.load32_splat(at(max, i)), m);
+    const f = f32x4.extract_lane(exp2NonPositive(f32x4.mul(old, log2e)), 0);
+    let sum = f32x4.splat(0);
+    for (let j = 0; j < whole; j += 4) {
+      const e = exp2NonPositive(f32x4.mul(f32x4.sub(v128.load(at(row, j)), m), log2e));
+      v128.store(at(row, j), e);
+      sum = f32x4.add(sum, e);
+    }
+    let rest: f32 = 0;
+    for (let j = whole; j < columns; j++) {
+      const x = f32x4.sub(v128.load32_splat(at(row, j)), m);
+      const e = f32x4.extract_lane(exp2NonPositive(f32x4.mul(x, log2e)), 0);
+      store<f32>(at(row, j), e);
+      rest += e;
+    }
+    rest += f32x4.extract_lane(sum, 0) + f32x4.extract_lane(sum, 1);
+    rest += f32x4.extract_lane(sum, 2) + f32x4.extract_lane(sum, 3);
+    store<f32>(at(factor, i), f);
+    store<f32>(at(total, i), f * load<f32>(at(total, i)) + rest);
+    store<f32>(at(max, i), f32x4.extract_lane(m, 0));
+  }
+}
+
+/** p = scale_i p, t = p (t - shift_i) for p, t (rows, columns). */
+export function score_gradient(
+  rows: i32, columns: i32, p: usize, t: usize, scale: usize, shift: usize,
+): void {
+  const whole = columns & ~3;
+  for (let i = 0; i < rows; i++) {
+    const a = load<f32>(at(scale, i));
+    const b = load<f32>(at(shift, i));
+    const scales = f32x4.splat(a);
+    const shifts = f32x4.splat(b);
+    const first = i * columns;
+    for (let j = first; j < first + whole; j += 4) {
+      const x = f32x4.mul(v128.load(at(p, j)), scales);
+      v128.store(at(p, j), x);
+      v128.store(at(t, j), f32x4.mul(x, f32x4.sub(v128.load(at(t, j)), shifts)));
+    }
+    for (let j = first + whole; j < first + columns; j++) {
+      const x = a * load<f32>(at(p, j));
+      store<f32>(at(p, j), x);
+      store<f32>(at(t, j), x * (load<f32>(at(t, j)) - b));
+    }
+  }
+}
+
+/** c[i, x p + y] = a[i, x] b[i, y] for a (rows, n), b (rows, p); rows of c are ldc apart. */
+export function outer(rows: i32, n: i32, p: i32, a: usize, b: usize, c: usize, ldc: i32): void {
+  for (let i = 0; i < rows; i++) {
+    const from = at(b, i * p);
+    let to = at(c, i * ldc);
+    for (let x = 0; x < n; x++) {
+      const value = load<f32>(at(a, i * n + x));
+      const values = f32x4.splat(value);
+      let y = 0;
+      for (; y + 4 <= p; y += 4) v128.store(at(to, y), f32x4.mul(values, v128.load(at(from, y))));
+      for (; y < p; y++) store<f32>(at(to, y), value * load<f32>(at(from, y)));
+      to += <usize>p << 2;
+    }
+  }
+}
+
+/** c[i, y] += sum_x a[i, x] t[i, x p + y] for a (rows, n), c (rows, p); rows of t are ldt apart. */
+export function contract(rows: i32, n: i32, p: i32, a: usize, t: usize, ldt: i32, c: usize): void {
+  for (let i = 0; i < rows; i++) {
+    const row = at(t, i * ldt);
+    const to = at(c, i * p);
+    let y = 0;
+    for (; y + 4 <= p; y += 4) {
+      let sum = v128.load(at(to, y));
+      let from = at(row, y);
+      for (let x = 0; x < n; x++, from += <usize>p << 2) {
+        sum = madd(v128.load32_splat(at(a, i * n + x)), v128.load(from), sum);
+      }
+      v128.store(at(to, y), sum);
+    }
+    for (; y < p; y++) {
+      let sum = load<f32>(at(to, y));
+      let from = at(row, y);
+      for (let x = 0; x < n; x++, from += <usize>p << 2) {
+        sum += load<f32>(at(a, i * n + x)) * load<f32>(from);
+      }
+      store<f32>(at(to, y), sum);
+    }
+  }
+}
+
+/** sums (float64) += block, block = 0. n a multiple of 4. */
+export function fold(n: i32, block: usize, sums: usize): void {
+  for (let i = 0; i < n; i += 4) {
+    const x = v128.load(at(block, i));
+    const to = sums + (<usize>i << 3);
+    v128.store(to, f64x2.add(v128.load(to), f64x2.promote_low_f32x4(x)));
+    const high = v128.shuffle<f32>(x, x, 2, 3, 2, 3);
+    v128.store(to, f64x2.add(v128.load(to, 16), f64x2.promote_low_f32x4(high)), 16);
+    v128.store(at(block, i), f32x4.splat(0));
+  }
+}
+
+/** b (columns, rows) = transpose of a (rows, columns). */
+export function transpose(rows: i32, columns: i32, a: usize, b: usize): void {
+  for (let i = 0; i < rows; i++) {
+    let to = at(b, i);
+    for (let j = 0; j < columns; j++, to += <usize>rows << 2) {
+      store<f32>(to, load<f32>(at(a, i * columns + j)));
+    }
+  }
+}
+
+/**
+ * phi[f] = phi[base[f]] table[slot[f]] for f from 1 to features - 1: float64 rows of `rows` elements,
+ * a multiple of 2; base and slot are int32.
+ */
+export function feature_products(
+  features: i32, rows: i32, base: usize, slot: usize, table: usize, phi: usize,
+): void {
+  const bytes = <usize>rows << 3;
+  for (let f = 1; f < features; f++) {
+    const x = phi + <usize>load<i32>(at(base, f)) * bytes;
+    const y = table + <usize>load<i32>(at(slot, f)) * bytes;
+    const to = phi + <usize>f * bytes;
+    for (let i: usize = 0; i < bytes; i += 16) {
+      v128.store(to + i, f64x2.mul(v128.load(x + i), v128.load(y + i)));
+    }
+  }
+}
+
+/** out (float32) = phi (float64) times weight (float64), row by row of `rows` elements (multiple of 4). */
+export function weigh_features(
+  features: i32, rows: i32, phi: usize, weight: usize, out: usize,
+): void {
+  for (let f = 0; f < features; f++) {
+    for (let i = 0; i < rows; i += 4) {
+      const from = phi + (<usize>(f * rows + i) << 3);
+      const by = weight + (<usize>i << 3);
+      const low = f32x4.demote_f64x2_zero(f64x2.mul(v128.load(from), v128.load(by)));
+      const high = f32x4.demote_f64x2_zero(f64x2.mul(v128.load(from, 16), v128.load(by, 16)));
+      v128.store(at(out, f * rows + i), v128.shuffle<f32>(low, high, 0, 1, 4, 5));
+    }
+  }
+}
+
+/** x (rows, columns) *= scale of its column, for float32 features stored row by feature. */
+export function scale_columns(rows: i32, columns: i32, x: usize, scale: usize): void {
+  for (let i = 0; i < rows; i++) multiply(columns, scale, at(x, i * columns));
+}
