@@ -98,6 +98,31 @@ def test_gradients_are_those_of_autograd(service, needs, targets, input_gradient
     assert step.bytes_sent > 0
 
 
+@pytest.mark.parametrize("input_gradients", ["local", "service"])
+def test_the_gradients_are_the_service_s_and_nobody_else_s(contract, monkeypatch, input_gradients):
+    """A service that answers zeros: adapters of q, k and v get zeros, those of o_proj what is theirs."""
+    answer = contract.post
+
+    def zeros(path, body):
+        result = answer(path, body)
+        for pair in result["gradients"].values():
+            for tensor in pair.values():
+                tensor["data"] = bytes(len(tensor["data"]))
+        return result
+
+    monkeypatch.setattr(contract, "post", zeros)
+    model = make_model([*TARGETS, "o_proj"])
+    _, expected = train_once(model, make_batch())
+    with attach(model, contract.url, input_gradients=input_gradients):
+        _, measured = train_once(model, make_batch())
+    assert measured.keys() == expected.keys()
+    for name, value in measured.items():
+        if "o_proj" in name:
+            assert truth.relative(value, expected[name].double()) < 1e-4
+        else:
+            assert not value.any() and expected[name].any()
+
+
 @pytest.mark.parametrize("dtype, limit", [(torch.bfloat16, 4e-2), (torch.float16, 1e-2)], ids=str)
 def test_half_precision(service, dtype, limit):
     """As far as two ways of rounding agree: PyTorch's own layer rounds after every operation."""

@@ -12,6 +12,8 @@ class Capabilities:
     version: str
     #: `method="low_rank"`
     low_rank: bool
+    #: `correction=True`
+    correction: bool
     #: rotary positions: `cos`, `sin`
     rotary: bool
     #: padding: `key_lengths`
@@ -31,6 +33,7 @@ class Capabilities:
         return cls(
             version=str(document["info"]["version"]),
             low_rank="low_rank" in _values(request.get("method")),
+            correction="correction" in request,
             rotary="cos" in request and "sin" in request,
             key_lengths="key_lengths" in request,
             input_gradients="input_gradients" in _values(request.get("outputs")),
