@@ -1,7 +1,7 @@
 /** The Fastify instance, built from plugins and routes; it does not listen yet. */
 import { randomUUID } from 'node:crypto';
 import Fastify, { type FastifyInstance } from 'fastify';
-import { type Config, maxBodyBytes, maxInflightBytes } from './config.js';
+import { type Config, maxBodyBytes, maxInflightBytes, storeBytes } from './config.js';
 import admission from './plugins/admission.js';
 import answers from './plugins/answers.js';
 import bodies from './plugins/bodies.js';
@@ -11,6 +11,7 @@ import draining from './plugins/draining.js';
 import metrics from './plugins/metrics.js';
 import problems from './plugins/problems.js';
 import progress from './plugins/progress.js';
+import storePlugin from './plugins/store.js';
 import validation from './plugins/validation.js';
 import type { Executor } from './pool/executor.js';
 import gradientRoute from './routes/gradient.js';
@@ -20,6 +21,8 @@ import metricsRoute from './routes/metrics.js';
 import openapiRoute from './routes/openapi.js';
 import type { RouteOptions } from './routes/options.js';
 import planRoute from './routes/plan.js';
+import tensorsRoute from './routes/tensors.js';
+import { TensorStore } from './store/tensor-store.js';
 
 export async function buildApp(config: Config, executor: Executor): Promise<FastifyInstance> {
   const app = Fastify({
@@ -48,9 +51,12 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
   await app.register(answers);
   await app.register(docs);
 
-  const options: RouteOptions = { executor, config };
+  const store = new TensorStore(storeBytes(config));
+  await app.register(storePlugin, { store });
+  const options: RouteOptions = { executor, config, store };
   await app.register(gradientRoute, options);
   await app.register(planRoute, options);
+  await app.register(tensorsRoute, options);
   await app.register(limitsRoute, options);
   await app.register(healthRoutes);
   await app.register(metricsRoute);

@@ -56,7 +56,13 @@ export const ConfigSchema = Type.Object({
     default: 0,
     minimum: 0,
     description:
-      'Sum of the body sizes of those requests; more get 429. 0 means a sixteenth of the memory that the process may use (cgroup limit included)',
+      'Sum of the body sizes of those requests, tensors that they refer to included; more get 429. 0 means a sixteenth of the memory that the process may use (cgroup limit included)',
+  }),
+  LORAGRAD_STORE_BYTES: Type.Integer({
+    default: 0,
+    minimum: 0,
+    description:
+      'Memory for the tensors that PUT /tensors keeps, bytes; the least recently used make room. 0 means 1 GiB, or an eighth of the memory that the process may use if that is less',
   }),
   LORAGRAD_DEADLINE_MS: Type.Integer({
     default: 600_000,
@@ -113,6 +119,11 @@ const MEMORY_SHARE = 1 / 16;
 /** The limit on bytes in flight that is in force. */
 export function maxInflightBytes(config: Config): number {
   return config.LORAGRAD_MAX_INFLIGHT_BYTES || Math.floor(usableMemory() * MEMORY_SHARE);
+}
+
+/** Memory for the tensors that are kept. */
+export function storeBytes(config: Config): number {
+  return config.LORAGRAD_STORE_BYTES || Math.min(GIB, Math.floor(usableMemory() / 8));
 }
 
 /** The largest MessagePack body: what is allowed in flight is allowed at most. */

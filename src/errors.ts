@@ -40,11 +40,22 @@ export const PROBLEMS = {
     title: 'None of the accepted media types can be answered',
     remedy: 'Accept application/vnd.msgpack or application/json.',
   },
+  'missing-tensors': {
+    status: 409,
+    title: 'Tensors that are referred to are not in the store',
+    remedy:
+      'The member missing lists all of them. PUT each to /tensors/{sha256}, then send the request again.',
+  },
   'body-too-large': {
     status: 413,
     title: 'The body is too large',
     remedy:
       'GET /limits tells the limits. JSON bodies have a smaller one: use MessagePack for real tensors.',
+  },
+  'tensor-too-large': {
+    status: 413,
+    title: 'The tensor is larger than the store',
+    remedy: 'Send it inside the request instead, or raise LORAGRAD_STORE_BYTES.',
   },
   'unsupported-media-type': {
     status: 415,
@@ -77,6 +88,12 @@ export const PROBLEMS = {
     title: 'A tensor is not valid',
     remedy:
       'Send {dtype, shape, data}: little-endian, row-major, with prod(shape) x itemsize bytes of data.',
+  },
+  'digest-mismatch': {
+    status: 422,
+    title: 'The tensor is not the one that the URL names',
+    remedy:
+      'The URL holds the SHA-256 of "{dtype}\\n{shape joined by commas}\\n" and the data, little endian and row-major.',
   },
   'not-finite': {
     status: 422,
@@ -138,6 +155,8 @@ export interface ProblemOptions {
   readonly pointer?: string | undefined;
   readonly limit?: number | undefined;
   readonly actual?: number | undefined;
+  /** References that the store does not have: 'sha256:<hex>'. */
+  readonly missing?: readonly string[] | undefined;
   readonly headers?: Readonly<Record<string, string>> | undefined;
   readonly cause?: unknown;
 }
@@ -152,9 +171,10 @@ export interface ProblemDetails {
   readonly pointer?: string;
   readonly limit?: number;
   readonly actual?: number;
+  readonly missing?: readonly string[];
 }
 
-export function problemType(kind: ProblemKind): string {
+export function problemType<Kind extends ProblemKind>(kind: Kind): `urn:loragrad:problem:${Kind}` {
   return `urn:loragrad:problem:${kind}`;
 }
 
@@ -174,7 +194,7 @@ export class Problem extends Error {
 
   /** @param instance identifies this occurrence: the request id. */
   details(instance: string): ProblemDetails {
-    const { pointer, limit, actual } = this.options;
+    const { pointer, limit, actual, missing } = this.options;
     return {
       type: problemType(this.kind),
       title: PROBLEMS[this.kind].title,
@@ -184,6 +204,7 @@ export class Problem extends Error {
       ...(pointer !== undefined && { pointer }),
       ...(limit !== undefined && { limit }),
       ...(actual !== undefined && { actual }),
+      ...(missing !== undefined && { missing }),
     };
   }
 }

@@ -2,6 +2,7 @@
 import type { TaskMessage, TaskOutcome } from '../src/pool/message.js';
 import { type CalibrateTask, runCalibrateTask } from './calibrate.js';
 import { type DecodeTask, runDecodeTask } from './decode.js';
+import { type DigestTask, runDigestTask } from './digest.js';
 import { type EncodeTask, runEncodeTask } from './encode.js';
 import { type ExactTask, runExactTask } from './kernels/exact/gradient.js';
 import { type Cancelled, CancelledError } from './kernels/job.js';
@@ -13,6 +14,7 @@ import { wasm } from './wasm.js';
 
 type AnyTask =
   | DecodeTask
+  | DigestTask
   | EncodeTask
   | ExactTask
   | LowRankTask
@@ -25,6 +27,8 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
   switch (task.kernel) {
     case 'decode':
       return runDecodeTask(task, cancelled);
+    case 'digest':
+      return runDigestTask(task, cancelled);
     case 'encode':
       return runEncodeTask(task);
     case 'exact':

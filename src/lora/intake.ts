@@ -1,6 +1,6 @@
 /** Tensors of a request: memory is set aside while their bytes still wait to be decoded. */
-import type { EncodedTensor } from '../tensor/encoded.js';
-import { allocateTensor, type Tensor } from '../tensor/tensor.js';
+import { isEncodedTensor } from '../tensor/encoded.js';
+import { allocateTensor, type GivenTensor, type Tensor } from '../tensor/tensor.js';
 
 /** One tensor to decode, from bytes of the body into its aligned place. */
 export interface PendingTensor {
@@ -14,13 +14,15 @@ export interface PendingTensor {
 export class Intake {
   readonly pending: PendingTensor[] = [];
 
-  /** @param shape as the kernels want it; same number of elements as on the wire. */
-  take(pointer: string, encoded: EncodedTensor, shape: readonly number[]): Tensor {
-    const tensor = allocateTensor(encoded.dtype, shape);
+  /** @param shape as the kernels want it; same number of elements as it was given with. */
+  take(pointer: string, given: GivenTensor, shape: readonly number[]): Tensor {
+    // A tensor of the store is decoded already, and is shared: kernels only read their inputs.
+    if (!isEncodedTensor(given)) return { ...given, shape };
+    const tensor = allocateTensor(given.dtype, shape);
     this.pending.push({
       pointer,
-      dtype: encoded.dtype,
-      bytes: encoded.bytes,
+      dtype: given.dtype,
+      bytes: given.bytes,
       target: tensor.data,
     });
     return tensor;

@@ -1,9 +1,9 @@
 /** The body of POST /gradient and POST /plan, in the names of PEFT and Transformers. */
 import Type, { type Static } from 'typebox';
-import type { EncodedTensor } from '../tensor/encoded.js';
-import { tensorField } from '../tensor/schema.js';
+import { givenTensorField } from '../tensor/schema.js';
+import type { GivenTensor } from '../tensor/tensor.js';
 
-const Tensor = tensorField<EncodedTensor>;
+const Tensor = givenTensorField<GivenTensor>;
 
 const projection = (name: string, rows: string) =>
   Type.Object(
@@ -143,5 +143,6 @@ export const GradientRequest = Type.Object(
   },
 );
 
+/** As the routes see it: references have been replaced by the tensors of the store. */
 export type GradientRequest = Static<typeof GradientRequest>;
 export type ProjectionRequest = GradientRequest['q_proj'];

@@ -1,17 +1,17 @@
 /** Rules between shapes; every failure names both sides and the rule. */
 import { Problem } from '../errors.js';
-import type { EncodedTensor } from '../tensor/encoded.js';
+import type { GivenTensor } from '../tensor/tensor.js';
 
-/** '/q_proj/lora_A' reads as 'q_proj.lora_A' in a sentence. */
+/** '/q_proj/lora_A' reads as 'q_proj.lora_A' in a sentence; '' is a body that is a tensor. */
 export function nameOf(pointer: string): string {
-  return pointer.slice(1).replaceAll('/', '.');
+  return pointer === '' ? 'The tensor' : pointer.slice(1).replaceAll('/', '.');
 }
 
 export function formatShape(shape: readonly number[]): string {
   return `(${shape.join(', ')}${shape.length === 1 ? ',' : ''})`;
 }
 
-export function shapeMismatch(pointer: string, tensor: EncodedTensor, rule: string): Problem {
+export function shapeMismatch(pointer: string, tensor: GivenTensor, rule: string): Problem {
   return new Problem(
     'shape-mismatch',
     `${nameOf(pointer)} has shape ${formatShape(tensor.shape)}; ${rule}`,
@@ -22,7 +22,7 @@ export function shapeMismatch(pointer: string, tensor: EncodedTensor, rule: stri
 /** @throws {Problem} unless the tensor has one of the allowed numbers of dimensions. */
 export function requireDimensions(
   pointer: string,
-  tensor: EncodedTensor,
+  tensor: GivenTensor,
   allowed: readonly number[],
   meaning: string,
 ): void {
@@ -34,7 +34,7 @@ export function requireDimensions(
 /** @throws {Problem} unless dimension `axis` has the expected size. `source` says where that is from. */
 export function requireSize(
   pointer: string,
-  tensor: EncodedTensor,
+  tensor: GivenTensor,
   axis: number,
   expected: number,
   source: string,

@@ -1,7 +1,6 @@
 /** Inputs of the layer and the objective: which tensors were given, and their common B and L. */
 import { Problem } from '../errors.js';
-import type { EncodedTensor } from '../tensor/encoded.js';
-import type { Tensor } from '../tensor/tensor.js';
+import type { GivenTensor, Tensor } from '../tensor/tensor.js';
 import type { Intake } from './intake.js';
 import type { Dimensions } from './problem.js';
 import type { GradientRequest } from './request.js';
@@ -51,7 +50,7 @@ function givenStates(request: GradientRequest): readonly [StatesKey, StatesKey, 
 /** Leading sizes must agree between `tensor` and the tensor that was read first. */
 function requireSameBatch(
   pointer: string,
-  tensor: EncodedTensor,
+  tensor: GivenTensor,
   other: { readonly name: string; readonly shape: readonly number[] },
 ): void {
   const [batch, otherBatch] = [tensor.shape, other.shape].map((shape) => shape.slice(0, -2));
@@ -65,20 +64,20 @@ function requireSameBatch(
 
 export function parseInputs(request: GradientRequest, intake: Intake): Inputs {
   const keys = givenStates(request);
-  const first = { name: keys[0], shape: (request[keys[0]] as EncodedTensor).shape };
+  const first = { name: keys[0], shape: (request[keys[0]] as GivenTensor).shape };
   const read = new Map<StatesKey, States>();
   for (const name of new Set(keys)) {
     const pointer = `/${name}`;
-    const encoded = request[name] as EncodedTensor;
-    requireDimensions(pointer, encoded, [2, 3], '(L, d_in) or (B, L, d_in)');
-    requireSameBatch(pointer, encoded, first);
-    const [length, width] = encoded.shape.slice(-2);
+    const given = request[name] as GivenTensor;
+    requireDimensions(pointer, given, [2, 3], '(L, d_in) or (B, L, d_in)');
+    requireSameBatch(pointer, given, first);
+    const [length, width] = given.shape.slice(-2);
     if (name === 'value_states') {
       const keyLength = read.get('key_states')?.length as number;
-      requireSize(pointer, encoded, encoded.shape.length - 2, keyLength, 'Lk, rows of key_states');
+      requireSize(pointer, given, given.shape.length - 2, keyLength, 'Lk, rows of key_states');
     }
-    const shape = encoded.shape.length === 3 ? encoded.shape : [1, ...encoded.shape];
-    read.set(name, { name, width, length, tensor: intake.take(pointer, encoded, shape) });
+    const shape = given.shape.length === 3 ? given.shape : [1, ...given.shape];
+    read.set(name, { name, width, length, tensor: intake.take(pointer, given, shape) });
   }
   const [query, key, value] = keys.map((name) => read.get(name) as States);
   return { batch: first.shape.length === 3 ? first.shape[0] : null, query, key, value };
@@ -97,18 +96,18 @@ export function parseObjective(
     });
   }
   const kind = request.target ? 'target' : 'grad_output';
-  const encoded = request[kind];
-  if (!encoded) return null;
+  const given = request[kind];
+  if (!given) return null;
   const width = dims.heads * dims.valueDim;
   const shape = [dims.batch, dims.queryLength, width];
   const expected = inputs.batch === null ? shape.slice(1) : shape;
-  if (encoded.shape.join() !== expected.join()) {
+  if (given.shape.join() !== expected.join()) {
     throw shapeMismatch(
       `/${kind}`,
-      encoded,
+      given,
       `the attention output has shape ${formatShape(expected)}: the rows of ${inputs.query.name} ` +
         `by num_attention_heads x dv = ${dims.heads} x ${dims.valueDim}.`,
     );
   }
-  return { kind, tensor: intake.take(`/${kind}`, encoded, shape) };
+  return { kind, tensor: intake.take(`/${kind}`, given, shape) };
 }

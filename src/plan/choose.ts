@@ -2,14 +2,18 @@
 import type { Job } from '../../workers/kernels/job.js';
 import type { Rates } from '../../workers/kernels/low-rank/cost.js';
 import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan.js';
+import { Problem } from '../errors.js';
 import type { AttentionLayer, AttentionProblem } from '../lora/problem.js';
 import type { METHODS } from '../lora/request.js';
 import { exactFlops } from './cost.js';
 
 /** Below this relative error float32 can promise nothing. */
 const FLOAT32_TOLERANCE = 1e-5;
-/** Seconds of exact work that are not worth a plan. */
+/** Seconds of exact work, and a length, that are not worth a plan. */
 const NOT_WORTH_A_PLAN = 0.05;
+const SHORT = 1024;
+/** Widest head that is balanced: the algebra of the plan grows with the cube of the width. */
+export const MAX_LOW_RANK_WIDTH = 256;
 
 export interface ChooseOptions {
   readonly method: (typeof METHODS)[number];
@@ -31,8 +35,14 @@ export interface Choice {
   readonly lowRank: LowRankPlan | null;
 }
 
-export function isAdapted(layer: AttentionLayer): boolean {
+function isAdapted(layer: AttentionLayer): boolean {
   return Object.values(layer.projections).some(({ adapter }) => adapter !== null);
+}
+
+/** Whether the low-rank kernel takes the layer at all. */
+export function isPlannable(layer: AttentionLayer): boolean {
+  const { headDim, valueDim } = layer.dims;
+  return isAdapted(layer) && Math.max(headDim, valueDim) <= MAX_LOW_RANK_WIDTH;
 }
 
 function percent(x: number): string {
@@ -56,9 +66,21 @@ export function* choose(
   if (method === 'exact') {
     return { kernel: 'exact', reason: 'The exact kernel was asked for.', lowRank: null };
   }
+  const { headDim, valueDim, queryLength, keyLength } = problem.dims;
+  if (!isPlannable(problem)) {
+    if (method === 'low_rank' && isAdapted(problem)) {
+      throw new Problem(
+        'limit-exceeded',
+        `Low-rank takes heads of up to ${MAX_LOW_RANK_WIDTH} columns; these have ${Math.max(headDim, valueDim)}.`,
+        { pointer: '/method', limit: MAX_LOW_RANK_WIDTH, actual: Math.max(headDim, valueDim) },
+      );
+    }
+    return { kernel: 'exact', reason: 'Low-rank does not take this layer.', lowRank: null };
+  }
   const formsOutput = options.attentionOutput || problem.objective?.kind === 'target';
   const exactSeconds = exactFlops(problem, formsOutput) / rates.exact;
-  if (method === 'auto' && (exactSeconds < NOT_WORTH_A_PLAN || !isAdapted(problem))) {
+  const short = Math.max(queryLength, keyLength) < SHORT;
+  if (method === 'auto' && (short || exactSeconds < NOT_WORTH_A_PLAN)) {
     const reason = `The exact kernel takes about ${seconds(exactSeconds)} on one thread: not worth a plan.`;
     return { kernel: 'exact', reason, lowRank: null };
   }

@@ -5,7 +5,7 @@ import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { PendingTensor } from '../lora/intake.js';
 import type { AttentionLayer, AttentionProblem } from '../lora/problem.js';
 import { efficiencyThreshold } from '../lora/threshold.js';
-import { type ChooseOptions, choose, isAdapted, judge } from './choose.js';
+import { type ChooseOptions, choose, isPlannable, judge } from './choose.js';
 import { exactFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
 import { planFigures } from './figures.js';
@@ -28,7 +28,7 @@ export function* planJob(
   const { tolerance, features, seed, rates } = options;
   const plan =
     choice.lowRank ??
-    (isAdapted(problem)
+    (isPlannable(problem)
       ? yield* planLowRank(problem, {
           ...{ tolerance, seed, rates },
           ...(features !== undefined && { features }),

@@ -31,6 +31,12 @@ declare module 'fastify' {
      * @throws {Problem} queue-full when that is too much beside the other requests.
      */
     reserveBytes(bytes: number): void;
+    /**
+     * Announce that it works on this many bytes beside its body.
+     * @throws {Problem} queue-full when that is too much beside the other requests; body-too-large when
+     * it is too much for one request.
+     */
+    reserveMoreBytes(bytes: number): void;
   }
 }
 
@@ -66,6 +72,18 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
   app.decorate('admitted', () => ({ requests: inHouse.size, bytes }));
   app.decorateRequest('reserveBytes', function (this: FastifyRequest, wanted: number) {
     reserve(this, wanted);
+  });
+  app.decorateRequest('reserveMoreBytes', function (this: FastifyRequest, more: number) {
+    const actual = (inHouse.get(this) ?? 0) + more;
+    const limit = limits.maxInflightBytes;
+    if (actual > limit) {
+      throw new Problem(
+        'body-too-large',
+        `The body and the tensors that it refers to have ${actual} bytes; the limit is ${limit}.`,
+        { limit, actual },
+      );
+    }
+    reserve(this, actual);
   });
 
   async function admit(request: FastifyRequest, reply: FastifyReply): Promise<void> {

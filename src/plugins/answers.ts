@@ -5,7 +5,7 @@ import fp from 'fastify-plugin';
 import { Problem } from '../errors.js';
 import { encodeJson } from '../tensor/json.js';
 import { encodeMsgpack } from '../tensor/msgpack.js';
-import { BODY_TYPES, JSON_TYPE } from './media-types.js';
+import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from './media-types.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -18,9 +18,13 @@ declare module 'fastify' {
   }
 }
 
-/** @throws {Problem} before any work is done, when no answer would be acceptable. */
+/**
+ * A request without a body is answered in MessagePack, unless Accept prefers JSON.
+ *
+ * @throws {Problem} before any work is done, when no answer would be acceptable.
+ */
 async function negotiate(request: FastifyRequest): Promise<void> {
-  const offered = [request.mediaType ?? JSON_TYPE, ...BODY_TYPES];
+  const offered = [request.mediaType ?? MSGPACK_TYPES[0], ...BODY_TYPES];
   const chosen = request.accepts().type(offered);
   if (typeof chosen !== 'string') {
     throw new Problem(

@@ -7,7 +7,7 @@ import fp from 'fastify-plugin';
 import { GradientRequest } from '../lora/request.js';
 import { GradientAnswerSchema, PlanAnswerSchema } from '../routes/schemas/answers.js';
 import { ProblemSchema } from '../routes/schemas/problem.js';
-import { TensorSchema } from '../tensor/schema.js';
+import { GivenTensorSchema, TensorSchema } from '../tensor/schema.js';
 
 const DESCRIPTION = `Gradients of LoRA adapters in attention layers, exact or approximate, with error
 bounds and the efficiency-threshold verdict of arXiv 2406.03136.
@@ -24,6 +24,7 @@ export function packageVersion(): string {
 async function docs(app: FastifyInstance): Promise<void> {
   for (const schema of [
     TensorSchema,
+    GivenTensorSchema,
     GradientRequest,
     GradientAnswerSchema,
     PlanAnswerSchema,
@@ -44,6 +45,7 @@ async function docs(app: FastifyInstance): Promise<void> {
       servers: [{ url: '/' }],
       tags: [
         { name: 'gradients', description: 'Gradients and plans' },
+        { name: 'tensors', description: 'Tensors that the service keeps' },
         { name: 'service', description: 'Limits, health and metrics' },
       ],
     },

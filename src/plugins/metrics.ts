@@ -59,7 +59,11 @@ async function metrics(app: FastifyInstance, options: { executor: Executor }): P
   gauge('loragrad_jobs', 'Jobs running or waiting', () => executor.load().jobs);
   gauge('loragrad_tasks_waiting', 'Tasks waiting for a worker', () => executor.load().waiting);
   gauge('loragrad_inflight_requests', 'Requests admitted', () => app.admitted().requests);
-  gauge('loragrad_inflight_bytes', 'Bytes of their bodies', () => app.admitted().bytes);
+  gauge(
+    'loragrad_inflight_bytes',
+    'Bytes of their bodies and of the tensors that they refer to',
+    () => app.admitted().bytes,
+  );
 
   gauge(
     'loragrad_oldest_job_seconds',

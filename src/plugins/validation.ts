@@ -5,10 +5,12 @@ import fp from 'fastify-plugin';
 import { Problem } from '../errors.js';
 import { GradientRequest } from '../lora/request.js';
 import { isEncodedTensor } from '../tensor/encoded.js';
-import { TENSOR_SCHEMA_ID } from '../tensor/schema.js';
+import { TensorReference } from '../tensor/reference.js';
+import { GIVEN_TENSOR_SCHEMA_ID, TENSOR_SCHEMA_ID } from '../tensor/schema.js';
 import { appendPointer } from '../tensor/wire-error.js';
 
 function quote(value: unknown): string {
+  if (value instanceof TensorReference) return 'a reference';
   const text = isEncodedTensor(value) ? 'a tensor' : JSON.stringify(value);
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 }
@@ -64,6 +66,11 @@ function problemOf(error: ErrorObject): Problem {
   }
 }
 
+/** Parameters of the URL are no part of the body, so there is no pointer. */
+function problemOfUrl({ instancePath, message, data }: ErrorObject): Problem {
+  return new Problem('bad-request', `${place(instancePath)} ${message}; it is ${quote(data)}.`);
+}
+
 /** A misspelt key is often why another is missing, so it is told first. */
 function mostTelling(errors: readonly ErrorObject[]): ErrorObject {
   return errors.find(({ keyword }) => keyword === 'additionalProperties') ?? errors[0];
@@ -75,17 +82,20 @@ async function validation(app: FastifyInstance): Promise<void> {
   ajv.addKeyword({
     keyword: 'tensor',
     errors: false,
-    validate: (_: true, data: unknown) => isEncodedTensor(data),
+    validate: (kind: 'tensor' | 'given', data: unknown) =>
+      isEncodedTensor(data) || (kind === 'given' && data instanceof TensorReference),
   });
-  // In the document this id describes a tensor on the wire; here the body is decoded already.
-  ajv.addSchema({ $id: TENSOR_SCHEMA_ID, tensor: true });
+  // In the document these ids describe tensors on the wire; here the body is decoded already.
+  ajv.addSchema({ $id: TENSOR_SCHEMA_ID, tensor: 'tensor' });
+  ajv.addSchema({ $id: GIVEN_TENSOR_SCHEMA_ID, tensor: 'given' });
   ajv.addSchema(GradientRequest);
 
-  const compiler: FastifySchemaCompiler<object> = ({ schema }) => {
+  const compiler: FastifySchemaCompiler<object> = ({ schema, httpPart }) => {
     const validate = ajv.compile(schema);
     return (data) => {
       if (validate(data)) return { value: data };
-      return { error: problemOf(mostTelling(validate.errors as ErrorObject[])) };
+      const error = mostTelling(validate.errors as ErrorObject[]);
+      return { error: httpPart === 'body' ? problemOf(error) : problemOfUrl(error) };
     };
   };
   app.setValidatorCompiler(compiler);

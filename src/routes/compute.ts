@@ -47,7 +47,8 @@ export async function compute<Answer>(
       total: performance.now() - start,
     };
     for (const phase of ['queue', 'decode', 'plan', 'compute', 'encode'] as const) {
-      app.metrics.phase.observe({ phase }, timings[phase] / 1000);
+      // A phase that the job does not have took no time at all.
+      if (timings[phase] > 0) app.metrics.phase.observe({ phase }, timings[phase] / 1000);
     }
     return { answer, timings };
   } catch (error) {

@@ -5,6 +5,7 @@ import type { GradientRequest } from '../lora/request.js';
 import { gradientJob } from '../plan/gradient-job.js';
 import { compute } from './compute.js';
 import type { RouteOptions } from './options.js';
+import { GRADIENT_EXAMPLE } from './schemas/example.js';
 import { answerContent, requestBody } from './schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from './schemas/problem.js';
 import { solveOptions } from './solve-options.js';
@@ -16,7 +17,7 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
       operationId: 'gradient',
       summary: 'Gradients of the LoRA adapters of one attention layer',
       tags: ['gradients'],
-      body: requestBody('GradientRequest'),
+      body: requestBody('GradientRequest', GRADIENT_EXAMPLE),
       response: {
         200: answerContent('GradientAnswer', 'Gradients, verdict, plan and timings.'),
         ...problemResponses(COMPUTE_PROBLEMS),

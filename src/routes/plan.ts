@@ -5,6 +5,7 @@ import type { GradientRequest } from '../lora/request.js';
 import { planJob } from '../plan/plan-job.js';
 import { compute } from './compute.js';
 import type { RouteOptions } from './options.js';
+import { GRADIENT_EXAMPLE } from './schemas/example.js';
 import { answerContent, requestBody } from './schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from './schemas/problem.js';
 import { solveOptions } from './solve-options.js';
@@ -17,7 +18,7 @@ export default async function plan(app: FastifyInstance, options: RouteOptions):
       summary: 'Threshold verdict and plan, without computing the gradient',
       description: 'Takes the body of POST /gradient; target and grad_output may be left out.',
       tags: ['gradients'],
-      body: requestBody('GradientRequest'),
+      body: requestBody('GradientRequest', GRADIENT_EXAMPLE),
       response: {
         200: answerContent('PlanAnswer', 'The verdict and the plan.'),
         ...problemResponses(COMPUTE_PROBLEMS),

@@ -1,8 +1,10 @@
 /** How a tensor looks on the wire, for the OpenAPI document. */
 import Type from 'typebox';
 import { DTYPES } from './dtype.js';
+import { REFERENCE_KEY } from './reference.js';
 
 export const TENSOR_SCHEMA_ID = 'Tensor';
+export const GIVEN_TENSOR_SCHEMA_ID = 'GivenTensor';
 
 const TensorMap = Type.Object(
   {
@@ -35,7 +37,18 @@ const NestedList = Type.Array(Type.Unsafe<unknown>({}), {
   ],
 });
 
-/** The description; what is checked is the decoded tensor (see plugins/validation.ts). */
+/** Not by `properties`: tools take a property of this name for a reference of their own. */
+const Reference = Type.Unsafe({
+  type: 'object',
+  title: 'Reference',
+  description:
+    '{"$ref": "sha256:<hex>"}: a tensor that was sent with PUT /tensors/{sha256}, by the same digest.',
+  required: [REFERENCE_KEY],
+  maxProperties: 1,
+  additionalProperties: { type: 'string', pattern: '^sha256:[0-9a-f]{64}$' },
+});
+
+/** The descriptions; what is checked is the decoded tensor (see plugins/validation.ts). */
 export const TensorSchema = Type.Unsafe({
   $id: TENSOR_SCHEMA_ID,
   description:
@@ -43,8 +56,23 @@ export const TensorSchema = Type.Unsafe({
   anyOf: [TensorMap, NestedList],
 });
 
-/** A tensor as a field of a body or an answer. `description` gives its meaning and shape. */
-export function tensorField<Leaf>(description: string) {
+export const GivenTensorSchema = Type.Unsafe({
+  $id: GIVEN_TENSOR_SCHEMA_ID,
+  description: 'A tensor, or a reference to one that the service keeps.',
+  anyOf: [{ $ref: `${TENSOR_SCHEMA_ID}#` }, Reference],
+});
+
+function field<Leaf>(schemaId: string, description: string) {
   // A description beside $ref would be lost on the way into the document.
-  return Type.Unsafe<Leaf>({ description, allOf: [{ $ref: `${TENSOR_SCHEMA_ID}#` }] });
+  return Type.Unsafe<Leaf>({ description, allOf: [{ $ref: `${schemaId}#` }] });
+}
+
+/** A tensor as a field of an answer. `description` gives its meaning and shape. */
+export function tensorField<Leaf>(description: string) {
+  return field<Leaf>(TENSOR_SCHEMA_ID, description);
+}
+
+/** A tensor as a field of a request, where a reference may stand in its place. */
+export function givenTensorField<Leaf>(description: string) {
+  return field<Leaf>(GIVEN_TENSOR_SCHEMA_ID, description);
 }

@@ -4,7 +4,8 @@
  * float16 and bfloat16 are widened to float32 on arrival; `dtype` remembers what the client sent, so
  * that the answer can go back in the same type.
  */
-import type { Dtype } from './dtype.js';
+import { type Dtype, ITEM_SIZE } from './dtype.js';
+import type { EncodedTensor } from './encoded.js';
 
 export interface Tensor {
   readonly dtype: Dtype;
@@ -12,6 +13,14 @@ export interface Tensor {
   readonly shape: readonly number[];
   /** Backed by a SharedArrayBuffer, length = product of the shape. */
   readonly data: Float32Array | Float64Array;
+}
+
+/** A tensor of a request: bytes of the body, still to be decoded, or a tensor of the store. */
+export type GivenTensor = EncodedTensor | Tensor;
+
+/** Bytes that its data takes on the wire. */
+export function wireBytes({ dtype, data }: Tensor): number {
+  return data.length * ITEM_SIZE[dtype];
 }
 
 /** Number of elements, 1 for the empty shape of a scalar. */

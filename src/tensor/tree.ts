@@ -1,9 +1,11 @@
 /**
  * The strict walker: what a decoder made of a body becomes a tree of null-prototype objects, arrays,
- * strings, numbers, booleans, null and encoded tensors, and nothing else. Every refusal names its place.
+ * strings, numbers, booleans, null, encoded tensors and references to tensors, and nothing else. Every
+ * refusal names its place.
  */
 import type { EncodedTensor } from './encoded.js';
 import { isNumberList, readNumberList } from './number-list.js';
+import { isReferenceMap, readReference, type TensorReference } from './reference.js';
 import { isNumpyMap, isTensorMap, readNumpyMap, readTensorMap } from './tensor-map.js';
 import { appendPointer, placeName, WireError } from './wire-error.js';
 import type { WireLimits } from './wire-limits.js';
@@ -15,6 +17,7 @@ export type WireValue =
   | number
   | string
   | EncodedTensor
+  | TensorReference
   | WireValue[]
   | { [key: string]: WireValue };
 
@@ -89,6 +92,7 @@ class Walker {
         `The key ${JSON.stringify(map.bytesKey)} at ${placeName(pointer)} is bytes; keys must be strings.`,
       );
     }
+    if (isReferenceMap(map)) return readReference(map, pointer);
     if (isTensorMap(map)) return this.found('tensor', readTensorMap(map, pointer), pointer);
     this.checkDepth(depth, pointer);
     const object: { [key: string]: WireValue } = Object.create(null);

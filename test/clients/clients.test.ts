@@ -87,11 +87,11 @@ test('curl_json.sh', { skip: noCurl }, async () => {
   }
 });
 
-/** The only block of that language in the README which posts a gradient, aimed at this server. */
-function readmeExample(language: string): string {
+/** The only block of that language in the README with this text in it, aimed at this server. */
+function readmeExample(language: string, text = '3000/gradient'): string {
   const readme = readFileSync(`${FOLDER}../../README.md`, 'utf8');
   const blocks = [...readme.matchAll(/^```(\w+)\n(.*?)^```$/gms)]
-    .filter(([, name, code]) => name === language && code.includes('3000/gradient'))
+    .filter(([, name, code]) => name === language && code.includes(text))
     .map(([, , code]) => code);
   assert.equal(blocks.length, 1);
   return blocks[0].replaceAll('http://127.0.0.1:3000', server.url);
@@ -100,6 +100,33 @@ function readmeExample(language: string): string {
 test('the Python example of the README', { skip: noPackages[0] }, async () => {
   const { stdout } = await run(PYTHON, ['-c', readmeExample('python')], { timeout: TIMEOUT });
   assert.match(stdout, /^\(8, 128\) \d+\.\d+\nbelow the threshold: (True|False) \d/);
+});
+
+test('the Python example of the README, continued with references', {
+  skip: noPackages[0],
+}, async () => {
+  const program = readmeExample('python') + readmeExample('python', '3000/tensors');
+  const again =
+    'print(urllib.request.urlopen(urllib.request.Request(request_url, ' +
+    'data=msgpack.packb(body), headers={"Content-Type": "application/vnd.msgpack"})).status)';
+  const { stdout } = await run(
+    PYTHON,
+    ['-c', `${program}\nrequest_url = "${server.url}/gradient"\n${again}`],
+    { timeout: TIMEOUT },
+  );
+  const [, , sizes, status] = stdout.trim().split('\n');
+  const [before, after] = [...sizes.matchAll(/\d+/g)].map(Number);
+  assert.ok(after < before && before - after > 3 * 4 * 128 * 128 - 1000, sizes);
+  assert.equal(status, '200');
+});
+
+test('the JavaScript example of the README', async () => {
+  const { stdout } = await run(
+    process.execPath,
+    ['--input-type=module', '-e', readmeExample('js', "from 'loragrad'")],
+    { timeout: TIMEOUT, cwd: `${FOLDER}../..` },
+  );
+  assert.match(stdout, /^(\[ 8, 64 \] (true|false)\n){3}$/);
 });
 
 test('the curl example of the README', { skip: noCurl }, async () => {

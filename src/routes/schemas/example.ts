@@ -1,4 +1,6 @@
-/** The ready-made example of POST /gradient in Swagger UI: four tokens, one head, rank one. */
+/** Ready-made examples for Swagger UI. */
+
+/** POST /gradient: four tokens, one head, rank one. */
 export const GRADIENT_EXAMPLE = {
   hidden_states: [
     [0.5, -0.2, 0.1, 0.7],
@@ -37,3 +39,13 @@ export const GRADIENT_EXAMPLE = {
     [0, 0],
   ],
 };
+
+/** PUT /tensors: as a nested list it is read as float32. */
+export const TENSOR_EXAMPLE = [
+  [1, 2],
+  [3, 4],
+];
+
+/** SHA-256 of "float32\n2,2\n" and the four numbers. */
+export const TENSOR_EXAMPLE_DIGEST =
+  '8906ddd5d4c5a909fc77c47d4955f651a1eb83119b7adcb0e801232351813f65';

@@ -1,12 +1,11 @@
 /** Bodies and answers by media type. */
 import { BODY_TYPES, JSON_TYPE } from '../../plugins/media-types.js';
-import { GRADIENT_EXAMPLE } from './example.js';
 
 /** One schema for every media type of a body; JSON comes with an example that can be executed. */
-export function requestBody(schemaId: string) {
+export function requestBody(schemaId: string, example: unknown) {
   const schema = { $ref: `${schemaId}#` };
   // An example beside $ref would be lost on the way into the document.
-  const withExample = { allOf: [schema], examples: [GRADIENT_EXAMPLE] };
+  const withExample = { allOf: [schema], examples: [example] };
   return {
     content: Object.fromEntries(
       BODY_TYPES.map((type) => [type, { schema: type === JSON_TYPE ? withExample : schema }]),

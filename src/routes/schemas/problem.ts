@@ -16,6 +16,12 @@ export const ProblemSchema = Type.Object(
     ),
     limit: Type.Optional(Type.Number({ description: 'The limit that was hit.' })),
     actual: Type.Optional(Type.Number({ description: 'The actual value.' })),
+    missing: Type.Optional(
+      Type.Array(Type.String(), {
+        description:
+          'missing-tensors: every reference that the store does not have, "sha256:<hex>".',
+      }),
+    ),
   },
   { $id: 'Problem', description: 'RFC 9457 problem details.' },
 );
@@ -35,7 +41,20 @@ export function problemResponses(wanted: readonly ProblemKind[]): Record<number,
   return responses;
 }
 
-/** What a route that takes tensors can answer when it cannot answer. */
-export const COMPUTE_PROBLEMS: readonly ProblemKind[] = kinds.filter(
-  (kind) => !['not-found', 'method-not-allowed', 'client-gone'].includes(kind),
+const except = (...others: readonly ProblemKind[]) =>
+  kinds.filter(
+    (kind) => !['not-found', 'method-not-allowed', 'client-gone', ...others].includes(kind),
+  );
+
+/** What a route that computes can answer when it cannot answer. */
+export const COMPUTE_PROBLEMS = except('digest-mismatch', 'tensor-too-large');
+
+/** What the route that takes one tensor into the store can answer instead. */
+export const STORE_PROBLEMS = except(
+  'missing-tensors',
+  'unknown-key',
+  'missing-key',
+  'conflicting-keys',
+  'shape-mismatch',
+  'nothing-to-do',
 );

@@ -1,0 +1,35 @@
+/** What the client takes and gives: the types of the schemas, with tensors in memory as their leaves. */
+import type { Static } from 'typebox';
+import type { GradientRequest as WireRequest } from '../lora/request.js';
+import type { GradientAnswerSchema, PlanAnswerSchema } from '../routes/schemas/answers.js';
+import type { LimitsSchema } from '../routes/schemas/limits.js';
+import type { Dtype } from '../tensor/dtype.js';
+import type { EncodedTensor } from '../tensor/encoded.js';
+import type { GivenTensor } from '../tensor/tensor.js';
+import type { KeptTensor } from './kept-tensor.js';
+
+/** A dense tensor in memory. */
+export interface Tensor {
+  /** Type on the wire; float16 and bfloat16 are float32 in memory, and rounded on their way out. */
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  /** Row-major (C order), as many elements as the product of the shape. */
+  readonly data: Float32Array | Float64Array;
+}
+
+/** Without dtype a tensor travels as float32 or float64, as its data is. */
+export type TensorInput = Omit<Tensor, 'dtype'> & Partial<Pick<Tensor, 'dtype'>>;
+
+/** T with another type of tensors. */
+type WithTensors<T, Leaf> = T extends GivenTensor | EncodedTensor
+  ? Leaf
+  : T extends readonly unknown[]
+    ? T
+    : T extends object
+      ? { [Key in keyof T]: WithTensors<T[Key], Leaf> }
+      : T;
+
+export type GradientRequest = WithTensors<WireRequest, TensorInput | KeptTensor>;
+export type GradientAnswer = WithTensors<Static<typeof GradientAnswerSchema>, Tensor>;
+export type PlanAnswer = Static<typeof PlanAnswerSchema>;
+export type Limits = Static<typeof LimitsSchema>;

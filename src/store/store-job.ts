@@ -1,0 +1,30 @@
+/** One tensor on its way into the store: its digest is verified, then it is decoded. */
+import { digestJob } from '../../workers/digest.js';
+import type { Job } from '../../workers/kernels/job.js';
+import { Problem } from '../errors.js';
+import { Intake } from '../lora/intake.js';
+import { decodePhase } from '../plan/decode-phase.js';
+import { type PhaseTimes, phaseClock } from '../plan/phases.js';
+import type { EncodedTensor } from '../tensor/encoded.js';
+import type { Tensor } from '../tensor/tensor.js';
+
+/**
+ * @param digest what the client says that it is, 64 hex digits.
+ * @param times filled in as the phases pass.
+ * @throws {Problem} digest-mismatch, or not-finite.
+ */
+export function* storeJob(digest: string, encoded: EncodedTensor, times: PhaseTimes): Job<Tensor> {
+  const clock = phaseClock(times);
+  const actual = yield* digestJob(encoded);
+  if (actual !== digest) {
+    throw new Problem(
+      'digest-mismatch',
+      `The digest of this ${encoded.dtype} tensor of shape [${encoded.shape.join(', ')}] is ${actual}, not ${digest}.`,
+    );
+  }
+  const intake = new Intake();
+  const tensor = intake.take('', encoded, encoded.shape);
+  yield* decodePhase(intake.pending);
+  clock('decode');
+  return tensor;
+}

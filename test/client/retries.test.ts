@@ -1,0 +1,114 @@
+/** Patience with a busy service: 429 from the real one, 503 as a proxy would answer. */
+import assert from 'node:assert/strict';
+import { connect } from 'node:net';
+import { after, before, test } from 'node:test';
+import { Client, ProblemError } from '../../src/client/index.js';
+import { randomLayer } from '../support/client-problem.js';
+import { type RunningServer, startServer } from '../support/server.js';
+
+let server: RunningServer;
+before(async () => {
+  server = await startServer({ LORAGRAD_MAX_REQUESTS: '1' });
+});
+after(() => server.close());
+
+const small = randomLayer(12, 8).step(10);
+
+/** fetch that notes the status, or the failure, of every attempt. */
+function noting(): { fetch: typeof globalThis.fetch; seen: (number | string)[] } {
+  const seen: (number | string)[] = [];
+  const fetch: typeof globalThis.fetch = async (input, init) => {
+    try {
+      const response = await globalThis.fetch(input, init);
+      seen.push(response.status);
+      return response;
+    } catch (error) {
+      seen.push((error as { cause?: { code?: string } }).cause?.code ?? 'aborted');
+      throw error;
+    }
+  };
+  return { fetch, seen };
+}
+
+/** Takes the only place in the house until it is released. */
+async function occupied(): Promise<() => void> {
+  const socket = connect(Number(new URL(server.url).port), '127.0.0.1');
+  socket.on('error', () => {});
+  socket.write(
+    'POST /gradient HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n',
+  );
+  for (let taken = false; !taken; ) {
+    const metrics = await (await fetch(`${server.url}/metrics`)).text();
+    taken = /^loragrad_inflight_requests 1$/m.test(metrics);
+  }
+  return () => socket.destroy();
+}
+
+test('429: the call waits as long as Retry-After says, and succeeds', async () => {
+  const release = await occupied();
+  const { fetch, seen } = noting();
+  const start = performance.now();
+  const answer = new Client(server.url, { fetch }).gradient(small);
+  setTimeout(release, 500);
+  assert.ok((await answer).gradients?.q_proj);
+  assert.deepEqual(seen, [429, 200]);
+  assert.ok(performance.now() - start >= 1000);
+});
+
+test('429 to a large body, before all of it is sent', async () => {
+  const large = randomLayer(64, 2048).step(10);
+  const release = await occupied();
+  const { fetch, seen } = noting();
+  const answer = new Client(server.url, { fetch }).gradient(large);
+  setTimeout(release, 500);
+  assert.ok((await answer).gradients?.q_proj);
+  assert.equal(seen.at(-1), 200);
+  assert.ok(seen.length > 1, String(seen));
+});
+
+test('when patience ends the refusal is thrown', async () => {
+  const release = await occupied();
+  const { fetch, seen } = noting();
+  const refused = new Client(server.url, { fetch, retries: 1 }).gradient(small);
+  await assert.rejects(refused, (error: unknown) => {
+    assert.ok(error instanceof ProblemError);
+    assert.equal(error.type, 'urn:loragrad:problem:queue-full');
+    assert.deepEqual([error.status, error.limit, error.actual], [429, 1, 2]);
+    return true;
+  });
+  assert.deepEqual(seen, [429, 429]);
+  release();
+});
+
+test('aborted while it waits', async () => {
+  const release = await occupied();
+  const start = performance.now();
+  const waiting = new Client(server.url).gradient(small, { signal: AbortSignal.timeout(200) });
+  await assert.rejects(waiting, { name: 'TimeoutError' });
+  assert.ok(performance.now() - start < 900, 'it did not wait for Retry-After');
+  release();
+});
+
+const retryAfter: Record<string, () => string | null> = {
+  seconds: () => '1',
+  'a date': () => new Date(Date.now() + 2000).toUTCString(),
+  nothing: () => null,
+  nonsense: () => 'soon',
+};
+for (const [name, header] of Object.entries(retryAfter)) {
+  test(`503 with Retry-After: ${name}`, async () => {
+    let attempts = 0;
+    const flaky: typeof globalThis.fetch = async (input, init) => {
+      attempts += 1;
+      if (attempts > 1) return globalThis.fetch(input, init);
+      const value = header();
+      return new Response('', { status: 503, headers: value ? { 'retry-after': value } : {} });
+    };
+    const start = performance.now();
+    assert.ok(await new Client(server.url, { fetch: flaky }).plan(small));
+    const waited = performance.now() - start;
+    assert.equal(attempts, 2);
+    if (header()?.match(/\d/)) assert.ok(waited >= 1000, String(waited));
+    else assert.ok(waited >= 125 && waited < 1000, String(waited));
+  });
+}
