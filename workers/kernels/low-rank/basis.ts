@@ -8,13 +8,12 @@
 
 import type { Cancelled } from '../job.js';
 import { type ComposedNorms, ZERO_NORMS } from '../norms.js';
-import type { Arithmetic, Packed, Real } from './arithmetic.js';
+import type { Arithmetic, Real } from './arithmetic.js';
 import { type Balance, balance, covariance, mean } from './balance.js';
 import { type FeatureSet, selectFeatures } from './features.js';
 import type { Affine, Head, HeadProjection } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import type { Segment } from './layout.js';
-import { take } from './queries.js';
 import { Random } from './random.js';
 import { BLOCK, keyRows, openWorkspace, queryRows } from './rows.js';
 import { checkpoint } from './run.js';
@@ -179,55 +178,47 @@ export function scanRows(
   cancelled: Cancelled,
 ): ComposedNorms {
   const norms = { ...ZERO_NORMS };
-  const space = openWorkspace(arithmetic, head, plan);
-  const { sigma } = plan.balance;
+  const space = openWorkspace(arithmetic, head, plan, 1);
+  const { d, dv } = head;
   const queries = queryRows(space, BLOCK);
   const keys = keyRows(space, BLOCK);
-  const adapter = arithmetic.array(BLOCK * head.d);
-  const [upQ, upK] = [head.query, head.key].map(({ up, rank }) =>
-    arithmetic.pack(rank, head.d, turned(up, head.d, rank)),
-  );
-  const low = arithmetic.array(BLOCK * Math.max(head.query.rank, head.key.rank));
-  const downK = arithmetic.array(head.key.down.length);
-  downK.set(head.key.down);
-  const p = head.query.rank + head.key.rank;
+  const row = (values: Float64Array) => {
+    const copy = arithmetic.array(values.length);
+    copy.set(values);
+    return copy;
+  };
+  const [centreK, centreV] = [row(plan.balance.centreK), row(plan.centreV)];
+  const none = arithmetic.sums(d);
+  const sigma = arithmetic.sums(d);
+  sigma.set(plan.balance.sigma);
+  const logitNorms = arithmetic.sums(BLOCK);
+  const querySize = composed(arithmetic, head.query);
+  const keySize = composed(arithmetic, head.key);
   const root = Math.sqrt(head.beta);
   for (let start = from; start < Math.min(to, head.queryLength); start += BLOCK) {
     checkpoint(cancelled);
     queries.load((r) => start + r, Math.min(BLOCK, to - start, head.queryLength - start));
-    for (let r = 0; r < queries.count; r++) {
-      scan.query[start + r] = logitNorm(queries.x, head.d, sigma, r);
-    }
-    take(queries.count, queries.l, p, 0, head.query.rank, low);
-    const parts = composed(
-      arithmetic,
-      head.query,
-      queries.count,
-      queries.q,
-      null,
-      low,
-      upQ,
-      adapter,
-    );
+    arithmetic.forms(queries.count, d, queries.x, none, sigma, logitNorms);
+    scan.query.set(logitNorms.subarray(0, queries.count), start);
+    const parts = querySize(queries.count, queries.q, queries.xq);
     norms.query = Math.max(norms.query, root * parts.sum);
     norms.query_frozen = Math.max(norms.query_frozen, root * parts.frozen);
     norms.query_adapter = Math.max(norms.query_adapter, root * parts.adapter);
   }
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
+    checkpoint(cancelled);
     keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
-    for (let r = 0; r < keys.count; r++) {
-      scan.key[start + r] = logitNorm(keys.z, head.d, sigma, r);
-      scan.logWeight[start + r] = keys.logWeight[r];
-    }
-    const { centreK } = plan.balance;
-    arithmetic.gemm(keys.count, head.key.rank, head.key.effective.inputs, keys.xk, downK, low);
-    const parts = composed(arithmetic, head.key, keys.count, keys.k, centreK, low, upK, adapter);
+    arithmetic.forms(keys.count, d, keys.z, none, sigma, logitNorms);
+    scan.key.set(logitNorms.subarray(0, keys.count), start);
+    scan.logWeight.set(keys.logWeight.subarray(0, keys.count), start);
+    // The rows come centred; what they were is wanted here.
+    arithmetic.addRow(keys.count, d, centreK, keys.k);
+    arithmetic.addRow(keys.count, dv, centreV, keys.v);
+    const parts = keySize(keys.count, keys.k, keys.xk);
     norms.key = Math.max(norms.key, root * parts.sum);
     norms.key_frozen = Math.max(norms.key_frozen, root * parts.frozen);
     norms.key_adapter = Math.max(norms.key_adapter, root * parts.adapter);
-    for (let i = 0; i < keys.count * head.dv; i++) {
-      norms.value = Math.max(norms.value, Math.abs(keys.v[i] + plan.centreV[i % head.dv]));
-    }
+    norms.value = Math.max(norms.value, arithmetic.largest(keys.count * dv, keys.v));
   }
   return norms;
 }
@@ -237,28 +228,23 @@ function turned(x: Float64Array, rows: number, columns: number): Float64Array {
   return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
 }
 
-/** Largest entries of s (X A') B', of the frozen part and of their sum y (n, d), given without its centre. */
-function composed(
-  arithmetic: Arithmetic,
-  projection: HeadProjection,
-  n: number,
-  y: Real,
-  centre: Float64Array | null,
-  low: Real,
-  up: Packed,
-  scratch: Real,
-): { sum: number; frozen: number; adapter: number } {
-  const d = projection.effective.outputs;
-  const result = { sum: 0, frozen: 0, adapter: 0 };
-  if (projection.rank > 0) arithmetic.product(n, low, up, scratch);
-  for (let i = 0; i < n * d; i++) {
-    const sum = y[i] + (centre ? centre[i % d] : 0);
-    const adapter = projection.rank > 0 ? projection.adapterScaling * scratch[i] : 0;
-    result.sum = Math.max(result.sum, Math.abs(sum));
-    result.frozen = Math.max(result.frozen, Math.abs(sum - adapter));
-    result.adapter = Math.max(result.adapter, Math.abs(adapter));
-  }
-  return result;
+/** Largest entries of y = X (W + s B A)', of s (X A') B' and of what is left: a function of y and X. */
+function composed(arithmetic: Arithmetic, projection: HeadProjection) {
+  const { rank, adapterScaling, effective } = projection;
+  const { inputs, outputs: d } = effective;
+  const down = arithmetic.pack(inputs, rank, projection.down);
+  const up = arithmetic.pack(rank, d, turned(projection.up, d, rank));
+  const low = arithmetic.array(BLOCK * rank);
+  const adapter = arithmetic.array(BLOCK * d);
+  return (n: number, y: Real, x: Real) => {
+    const sum = arithmetic.largest(n * d, y);
+    if (rank === 0) return { sum, frozen: sum, adapter: 0 };
+    arithmetic.product(n, x, down, low);
+    arithmetic.product(n, low, up, adapter);
+    const size = Math.abs(adapterScaling) * arithmetic.largest(n * d, adapter);
+    arithmetic.combine(n * d, 1, y, -adapterScaling, adapter);
+    return { sum, frozen: arithmetic.largest(n * d, adapter), adapter: size };
+  };
 }
 
 /** The plan with its outliers, the rows of largest logit norm, and the largest remaining weight at 1. */

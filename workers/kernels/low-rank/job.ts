@@ -53,7 +53,7 @@ export function* lowRankJob(
   const outputs = options.attentionOutput ? allocateOutput(problem, options.single) : null;
   const { batch } = problem.dims;
   const item = (b: number) =>
-    outputs && outputs.subarray((b * outputs.length) / batch, ((b + 1) * outputs.length) / batch);
+    outputs?.subarray((b * outputs.length) / batch, ((b + 1) * outputs.length) / batch) ?? null;
   let loss = 0;
   let lostRows = 0;
   const { gradients, certificates } = yield* chainJob(

@@ -206,8 +206,8 @@ function rowFeatures(space: Workspace, rows: QueryRows, run: HeadRun): Real {
   const n = rows.count;
   const out = arithmetic.array(n * plan.m);
   const mark = arithmetic.mark();
-  const block = featureBlock(arithmetic, plan.features, n + (n % 2));
-  evaluateFeatures(arithmetic, plan.features, rows.x, head.d, n, block);
+  const block = featureBlock(arithmetic, plan.features, 4 * Math.ceil(n / 4), plan.m);
+  evaluateFeatures(arithmetic, rows.x, head.d, block);
   for (let i = 0; i < n; i++) {
     const [logScale, max, total] = run.sampledRows.subarray(i * (3 + head.dv));
     const weight = Math.exp(logScale - max) / total;
@@ -220,7 +220,7 @@ function rowFeatures(space: Workspace, rows: QueryRows, run: HeadRun): Real {
 /** w phi (m, BLOCK) of a block of keys. */
 function keyFeatures(space: Workspace, keys: KeyRows, phi: Real): void {
   const { arithmetic, head, plan, features, weights } = space;
-  evaluateFeatures(arithmetic, plan.features, keys.z, head.d, keys.count, features);
+  evaluateFeatures(arithmetic, keys.z, head.d, features);
   weights.fill(0);
   for (let r = 0; r < keys.count; r++) weights[r] = Math.exp(keys.logWeight[r]);
   arithmetic.weighFeatures(plan.m, BLOCK, features.phi, weights, phi);

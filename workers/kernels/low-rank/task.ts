@@ -110,7 +110,11 @@ export function runLowRankTask(
         return estimateTensor(arithmetic, task.sampled, task.draws, task.tensor, task.size);
       default: {
         const { run, segment } = task;
-        const space = openWorkspace(arithmetic, run.head, run.plan);
+        const certified =
+          (task.step === 'keys' && task.certify) ||
+          (task.step === 'queries' && task.certificate !== null);
+        const evaluated = certified ? run.plan.features.size : run.plan.m;
+        const space = openWorkspace(arithmetic, run.head, run.plan, evaluated);
         if (task.step === 'keys') {
           const certificate = task.certify ? new KeyCertificate(space) : null;
           keyPass(space, run, segment, certificate, cancelled);

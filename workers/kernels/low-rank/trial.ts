@@ -5,7 +5,7 @@
  */
 import type { Arithmetic, Real } from './arithmetic.js';
 import { type Basis, draftPlan, sampleBasis } from './basis.js';
-import { evaluateFeatures, featureBlock, logC, logG } from './evaluate.js';
+import { evaluateFeatures, featureBlock } from './evaluate.js';
 import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { Random } from './random.js';
@@ -100,9 +100,9 @@ function lowRankBlock(space: Workspace, sample: TrialSample, block: ExactBlock) 
   const [n, count] = [queries.count, keys.count];
   let shift = -Infinity;
   for (let j = 0; j < count; j++) if (!outlierKey[j]) shift = Math.max(shift, keys.logWeight[j]);
-  const constant = logC(plan.features) + shift;
+  // A draft has neither outliers nor a weight shift of its own.
   const scale = Float64Array.from(block.max, (max, i) =>
-    Math.exp(constant + logG(plan.features, queries.x, head.d, i) - max),
+    Math.exp(queries.logScale[i] + shift - max),
   );
   const weight = Float64Array.from({ length: count }, (_, j) =>
     Math.exp(keys.logWeight[j] - shift),
@@ -147,7 +147,7 @@ function features(
   const mark = arithmetic.mark();
   const rows = 4 * Math.ceil(n / 4);
   const block = featureBlock(arithmetic, plan.features, rows);
-  evaluateFeatures(arithmetic, plan.features, x, d, n, block);
+  evaluateFeatures(arithmetic, x, d, block);
   for (let i = 0; i < n; i++) {
     const w = weight(i);
     if (w === 0) continue;
