@@ -112,6 +112,8 @@ export interface Arithmetic {
     quadratic: Float64Array,
     out: Float64Array,
   ): void;
+  /** out[i] = x_i . y for x (rows, n), all in float64 scratch. */
+  dots(rows: number, n: number, x: Float64Array, y: Float64Array, out: Float64Array): void;
   /** out[i] = a_i . b_i for a, b (rows, n). */
   rowDots(rows: number, n: number, a: Real, b: Real, out: Real): void;
   /** x[i, :] *= weight[i] for x (rows, n). */

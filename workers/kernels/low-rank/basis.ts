@@ -42,7 +42,7 @@ export function sampleBasis(
   const q = project(arithmetic, query.rows, query.effective, queryList);
   const k = project(arithmetic, key.rows, key.effective, keyList);
   const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
-  const result = balance(bulk.q, bulk.k, d, head.beta);
+  const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
   arithmetic.release(mark);
   return {
     balance: result,
@@ -91,7 +91,7 @@ function withoutOutliers(
   d: number,
   share: number,
 ): { q: Real; k: Real } {
-  const [cq, ck] = [covariance(q, d, mean(q, d)), covariance(k, d, mean(k, d))];
+  const [cq, ck] = [q, k].map((x) => covariance(arithmetic, x, d, mean(x, d)));
   return {
     q: smallest(arithmetic, q, d, ck, share),
     k: smallest(arithmetic, k, d, cq, share),

@@ -38,6 +38,12 @@ export function* chainJob(
       const all = results.slice() as T[];
       return runs.map((run) => all.splice(0, run.segments.length));
     };
+    const join = (side: 'key' | 'query') => ({
+      name: 'join',
+      tasks: runs
+        .filter((run) => !run.head.causal)
+        .map((run) => ({ kernel: 'low_rank' as const, step: 'join' as const, run, side })),
+    });
     const certify = (run: HeadRun) => certified && !run.head.causal;
     const keySides = ofHead<KeySide>(
       yield {
@@ -51,6 +57,7 @@ export function* chainJob(
         })),
       },
     ).map((sides, h) => (certify(runs[h]) ? joinKeySides(sides) : null));
+    yield join('key');
     const querySides = ofHead<QuerySide>(
       yield {
         name: 'queries',
@@ -72,6 +79,7 @@ export function* chainJob(
         bounds.map((b, t) => (b === null ? null : b * Math.abs(tensorScale(run.head, t)))),
       );
     });
+    yield join('query');
     yield {
       name: 'left',
       tasks: perSegment((run, segment) => ({

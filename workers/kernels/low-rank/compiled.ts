@@ -237,6 +237,10 @@ export class CompiledArithmetic implements Arithmetic {
     fn.forms(rows, n, x.byteOffset, linear.byteOffset, quadratic.byteOffset, out.byteOffset);
   }
 
+  dots(rows: number, n: number, x: Float64Array, y: Float64Array, out: Float64Array): void {
+    this.#wasm.fn.dots64(rows, n, x.byteOffset, y.byteOffset, out.byteOffset);
+  }
+
   rowDots(rows: number, n: number, a: Real, b: Real, out: Real): void {
     this.#wasm.fn.row_dots(rows, n, a.byteOffset, b.byteOffset, out.byteOffset);
   }

@@ -92,7 +92,11 @@ export function* lowRankJob(
       }
       // Only what the estimate reads is kept: the sums of the chain may go.
       for (const { run, ...rest } of opened) {
-        sampledRuns.push({ ...rest, run: { ...run, keySums: [], querySums: [] } });
+        const none = new Float64Array(0);
+        sampledRuns.push({
+          ...rest,
+          run: { ...run, keySums: [], querySums: [], keyTotal: none, queryTotal: none },
+        });
       }
     },
   );

@@ -33,7 +33,8 @@ export function leftPass(
   const width = at.p + at.rv;
   const rows = keyRows(space, BLOCK);
   const state = arithmetic.array(m * at.queryWidth);
-  addSlots(run.querySums, head.causal ? s + 1 : 0, run.segments.length, state);
+  if (head.causal) addSlots(run.querySums, s + 1, run.segments.length, state);
+  else state.set(run.queryTotal);
   const packedState = arithmetic.pack(m, at.queryWidth, state);
   const phi = arithmetic.array(m * BLOCK);
   const products = arithmetic.array(BLOCK * at.queryWidth);

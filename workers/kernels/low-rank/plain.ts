@@ -128,6 +128,13 @@ export const plain: Arithmetic = {
     }
   },
 
+  dots(rows, n, x, y, out) {
+    for (let i = 0; i < rows; i++) {
+      out[i] = 0;
+      for (let a = 0; a < n; a++) out[i] += x[i * n + a] * y[a];
+    }
+  },
+
   rowDots(rows, n, a, b, out) {
     for (let i = 0; i < rows; i++) {
       out[i] = 0;

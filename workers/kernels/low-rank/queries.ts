@@ -54,7 +54,8 @@ export function queryPass(
   const { m } = plan;
   const block = openBlock(space, at);
   const state = arithmetic.array(m * at.keyWidth);
-  addSlots(run.keySums, 0, head.causal ? s : run.segments.length, state);
+  if (head.causal) addSlots(run.keySums, 0, s, state);
+  else state.set(run.keyTotal);
   const packedState = arithmetic.pack(m, at.keyWidth, state);
   const phi = arithmetic.array(m * BLOCK);
   const left = arithmetic.array(BLOCK * at.queryWidth);

@@ -15,17 +15,15 @@ import type { Segment } from './layout.js';
 import { leftPass } from './left.js';
 import { queryPass } from './queries.js';
 import { openWorkspace } from './rows.js';
-import type { HeadRun } from './run.js';
+import { addSlots, type HeadRun } from './run.js';
 import { type SampledRun, sampledErrorPass, sampledExactPass } from './sampled.js';
-import { tryShare } from './trial.js';
+import { type TrialRequest, tryShare } from './trial.js';
 
 export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
     | {
         readonly step: 'trial';
         readonly head: Head;
-        readonly outlierShare: number;
-        readonly mostFeatures: number;
-        readonly seed: number;
+        readonly request: TrialRequest;
       }
     | {
         readonly step: 'scan';
@@ -49,6 +47,7 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
       }
     | { readonly step: 'left'; readonly run: HeadRun; readonly segment: number }
     | { readonly step: 'gradients'; readonly run: HeadRun }
+    | { readonly step: 'join'; readonly run: HeadRun; readonly side: 'key' | 'query' }
     | {
         readonly step: 'weights';
         readonly head: Head;
@@ -90,11 +89,17 @@ export function runLowRankTask(
   try {
     switch (task.step) {
       case 'trial':
-        return tryShare(arithmetic, task.head, task.outlierShare, task.mostFeatures, task.seed);
+        return tryShare(arithmetic, task.head, task.request);
       case 'scan':
         return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan, cancelled);
       case 'gradients':
         return headGradients(arithmetic, task.run);
+      case 'join': {
+        const { keySums, querySums, keyTotal, queryTotal } = task.run;
+        if (task.side === 'key') addSlots(keySums, 0, keySums.length, keyTotal);
+        else addSlots(querySums, 0, querySums.length, queryTotal);
+        return null;
+      }
       case 'weights': {
         const { head, centre, segment, weights } = task;
         return rowWeights(head, head.objectiveStride, centre, segment.from, segment.to, weights);

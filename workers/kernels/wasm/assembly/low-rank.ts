@@ -147,13 +147,40 @@ export function fold(n: i32, block: usize, sums: usize): void {
   }
 }
 
-/** b (columns, rows) = transpose of a (rows, columns). */
+/** b (columns, rows) = transpose of a (rows, columns), in squares of 4 by 4. */
 export function transpose(rows: i32, columns: i32, a: usize, b: usize): void {
-  for (let i = 0; i < rows; i++) {
+  const whole = columns & ~3;
+  const step = <usize>columns << 2;
+  const down = <usize>rows << 2;
+  let i = 0;
+  for (; i + 4 <= rows; i += 4) {
+    let from = at(a, i * columns);
     let to = at(b, i);
-    for (let j = 0; j < columns; j++, to += <usize>rows << 2) {
-      store<f32>(to, load<f32>(at(a, i * columns + j)));
+    for (let j = 0; j < whole; j += 4, from += 16) {
+      const r0 = v128.load(from);
+      const r1 = v128.load(from + step);
+      const r2 = v128.load(from + 2 * step);
+      const r3 = v128.load(from + 3 * step);
+      const low01 = v128.shuffle<f32>(r0, r1, 0, 4, 1, 5);
+      const low23 = v128.shuffle<f32>(r2, r3, 0, 4, 1, 5);
+      const high01 = v128.shuffle<f32>(r0, r1, 2, 6, 3, 7);
+      const high23 = v128.shuffle<f32>(r2, r3, 2, 6, 3, 7);
+      v128.store(to, v128.shuffle<f32>(low01, low23, 0, 1, 4, 5));
+      to += down;
+      v128.store(to, v128.shuffle<f32>(low01, low23, 2, 3, 6, 7));
+      to += down;
+      v128.store(to, v128.shuffle<f32>(high01, high23, 0, 1, 4, 5));
+      to += down;
+      v128.store(to, v128.shuffle<f32>(high01, high23, 2, 3, 6, 7));
+      to += down;
     }
+    for (let j = whole; j < columns; j++, to += down) {
+      for (let r = 0; r < 4; r++) store<f32>(at(to, r), load<f32>(at(a, (i + r) * columns + j)));
+    }
+  }
+  for (; i < rows; i++) {
+    let to = at(b, i);
+    for (let j = 0; j < columns; j++, to += down) store<f32>(to, load<f32>(at(a, i * columns + j)));
   }
 }
 
