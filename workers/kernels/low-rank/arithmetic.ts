@@ -133,6 +133,8 @@ export interface Arithmetic {
     ldy: number,
     to: number,
   ): void;
+  /** out[i] = sum_f phi[f, i]^2 for phi (features, rows), in float64. */
+  squareSums(features: number, rows: number, phi: Float64Array, out: Float64Array): void;
   /** Largest |x[i]| of n elements. */
   largest(n: number, x: Real): number;
   /**

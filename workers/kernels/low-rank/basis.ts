@@ -2,20 +2,20 @@
  * The coordinates and the outliers of one head.
  *
  * A handful of rows with large norms (attention sinks, massive activations) would ruin every polynomial,
- * so the rows with the largest |x^|^2 = sum_a sigma_a x_a^2, the size of the logits they can make, are put
- * aside and treated exactly. The coordinates come from a sample without them.
+ * so the rows of which the features leave out most are put aside and treated exactly. The coordinates come from a sample without them.
  */
 
 import type { Cancelled } from '../job.js';
 import { type ComposedNorms, ZERO_NORMS } from '../norms.js';
 import type { Arithmetic, Real } from './arithmetic.js';
 import { type Balance, balance, covariance, mean } from './balance.js';
+import { evaluateFeatures, logC } from './evaluate.js';
 import { type FeatureSet, selectFeatures } from './features.js';
 import type { Affine, Head, HeadProjection } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import type { Segment } from './layout.js';
 import { Random } from './random.js';
-import { BLOCK, keyRows, openWorkspace, queryRows } from './rows.js';
+import { BLOCK, keyRows, openWorkspace, queryRows, type Workspace } from './rows.js';
 import { checkpoint } from './run.js';
 
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */
@@ -146,6 +146,7 @@ export function draftPlan(head: Head, basis: Basis, m: number, shell: number): H
     outlierQueries: new Int32Array(0),
     outlierKeys: new Int32Array(0),
     logWeightShift: 0,
+    risk: new Float32Array(0),
     centreV: times(basis.centreXV, weight, head.dv).map((x, a) => x + bias[a]),
     centreXK: basis.centreXK,
     centreXV: basis.centreXV,
@@ -153,7 +154,10 @@ export function draftPlan(head: Head, basis: Basis, m: number, shell: number): H
   };
 }
 
-/** Logit norms of the rows of a segment, and log w_j of its keys; one entry per row. */
+/**
+ * log sqrt(R(x, x)) g(x) of the queries and log w_j sqrt(R(z, z)) of the keys, where R is what the features
+ * leave out: how much a row can spoil. And log w_j of the keys. One entry per row.
+ */
 export interface RowScan {
   readonly query: Float32Array;
   readonly key: Float32Array;
@@ -178,7 +182,7 @@ export function scanRows(
   cancelled: Cancelled,
 ): ComposedNorms {
   const norms = { ...ZERO_NORMS };
-  const space = openWorkspace(arithmetic, head, plan, 1);
+  const space = openWorkspace(arithmetic, head, plan);
   const { d, dv } = head;
   const queries = queryRows(space, BLOCK);
   const keys = keyRows(space, BLOCK);
@@ -188,18 +192,15 @@ export function scanRows(
     return copy;
   };
   const [centreK, centreV] = [row(plan.balance.centreK), row(plan.centreV)];
-  const none = arithmetic.sums(d);
-  const sigma = arithmetic.sums(d);
-  sigma.set(plan.balance.sigma);
-  const logitNorms = arithmetic.sums(BLOCK);
+  const residual = logResiduals(space);
   const querySize = composed(arithmetic, head.query);
   const keySize = composed(arithmetic, head.key);
   const root = Math.sqrt(head.beta);
   for (let start = from; start < Math.min(to, head.queryLength); start += BLOCK) {
     checkpoint(cancelled);
     queries.load((r) => start + r, Math.min(BLOCK, to - start, head.queryLength - start));
-    arithmetic.forms(queries.count, d, queries.x, none, sigma, logitNorms);
-    scan.query.set(logitNorms.subarray(0, queries.count), start);
+    const left = residual(queries.x, queries.count);
+    for (let r = 0; r < queries.count; r++) scan.query[start + r] = left[r] + queries.logScale[r];
     const parts = querySize(queries.count, queries.q, queries.xq);
     norms.query = Math.max(norms.query, root * parts.sum);
     norms.query_frozen = Math.max(norms.query_frozen, root * parts.frozen);
@@ -208,8 +209,8 @@ export function scanRows(
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     checkpoint(cancelled);
     keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
-    arithmetic.forms(keys.count, d, keys.z, none, sigma, logitNorms);
-    scan.key.set(logitNorms.subarray(0, keys.count), start);
+    const left = residual(keys.z, keys.count);
+    for (let r = 0; r < keys.count; r++) scan.key[start + r] = left[r] + keys.logWeight[r];
     scan.logWeight.set(keys.logWeight.subarray(0, keys.count), start);
     // The rows come centred; what they were is wanted here.
     arithmetic.addRow(keys.count, d, centreK, keys.k);
@@ -227,6 +228,33 @@ export function scanRows(
 function turned(x: Float64Array, rows: number, columns: number): Float64Array {
   return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
 }
+
+/** log sqrt(k(x, x) - |phi(x)|^2) of the rows of a block, up to a constant: a function of x and count. */
+function logResiduals(space: Workspace) {
+  const { arithmetic, head, plan, features } = space;
+  const { rho } = plan.features;
+  const none = arithmetic.sums(head.d);
+  const quadratic = arithmetic.sums(head.d);
+  quadratic.set(rho.map((r) => r / (1 + r)));
+  const logs = arithmetic.sums(BLOCK);
+  const kept = arithmetic.sums(BLOCK);
+  const constant = logC(plan.features);
+  return (x: Real, count: number): Float64Array => {
+    arithmetic.forms(count, head.d, x, none, quadratic, logs);
+    evaluateFeatures(arithmetic, x, head.d, features);
+    arithmetic.squareSums(plan.m, BLOCK, features.phi, kept);
+    for (let r = 0; r < count; r++) {
+      // log k(x, x), and the share of it that is left out.
+      const whole = logs[r] - constant;
+      const left = Math.max(LEAST_SHARE, 1 - kept[r] * Math.exp(-whole));
+      logs[r] = 0.5 * (whole + Math.log(left));
+    }
+    return logs;
+  };
+}
+
+/** Below this share of k(x, x) the rest is rounding. */
+const LEAST_SHARE = 1e-12;
 
 /** Largest entries of y = X (W + s B A)', of s (X A') B' and of what is left: a function of y and X. */
 function composed(arithmetic: Arithmetic, projection: HeadProjection) {
@@ -247,7 +275,7 @@ function composed(arithmetic: Arithmetic, projection: HeadProjection) {
   };
 }
 
-/** The plan with its outliers, the rows of largest logit norm, and the largest remaining weight at 1. */
+/** The plan with its outliers, the rows that can spoil most, and the largest remaining weight at 1. */
 export function putAside(
   draft: HeadPlan,
   scan: RowScan,
@@ -260,9 +288,17 @@ export function putAside(
   scan.logWeight.forEach((w, j) => {
     if (w > shift && !aside.has(j)) shift = w;
   });
+  const queries = largest(scan.query, outlierQueries);
+  for (const i of queries) scan.query[i] = -Infinity;
+  const worst = scan.query.reduce((a, b) => Math.max(a, b), -Infinity);
+  const risk = new Float32Array(new SharedArrayBuffer(scan.query.byteLength));
+  scan.query.forEach((x, i) => {
+    risk[i] = x === -Infinity ? 0 : Math.exp(x - worst);
+  });
   return {
     ...draft,
-    outlierQueries: largest(scan.query, outlierQueries),
+    risk,
+    outlierQueries: queries,
     outlierKeys: keys,
     logWeightShift: shift === -Infinity ? 0 : shift,
   };

@@ -40,9 +40,12 @@ export function* chainJob(
     };
     const join = (side: 'key' | 'query') => ({
       name: 'join',
-      tasks: runs
-        .filter((run) => !run.head.causal)
-        .map((run) => ({ kernel: 'low_rank' as const, step: 'join' as const, run, side })),
+      tasks: runs.map((run) => ({
+        kernel: 'low_rank' as const,
+        step: 'join' as const,
+        run,
+        side,
+      })),
     });
     const certify = (run: HeadRun) => certified && !run.head.causal;
     const keySides = ofHead<KeySide>(
@@ -57,7 +60,7 @@ export function* chainJob(
         })),
       },
     ).map((sides, h) => (certify(runs[h]) ? joinKeySides(sides) : null));
-    yield join('key');
+    if (!runs[0].head.causal) yield join('key');
     const querySides = ofHead<QuerySide>(
       yield {
         name: 'queries',
@@ -79,7 +82,7 @@ export function* chainJob(
         bounds.map((b, t) => (b === null ? null : b * Math.abs(tensorScale(run.head, t)))),
       );
     });
-    yield join('query');
+    if (!runs[0].head.causal) yield join('query');
     yield {
       name: 'left',
       tasks: perSegment((run, segment) => ({

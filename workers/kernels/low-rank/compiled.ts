@@ -271,6 +271,10 @@ export class CompiledArithmetic implements Arithmetic {
     this.#wasm.fn.copy_columns(rows, columns, a, ldx, b, ldy);
   }
 
+  squareSums(features: number, rows: number, phi: Float64Array, out: Float64Array): void {
+    this.#wasm.fn.square_sums(features, rows, phi.byteOffset, out.byteOffset);
+  }
+
   largest(n: number, x: Real): number {
     return this.#wasm.fn.largest(n, x.byteOffset);
   }

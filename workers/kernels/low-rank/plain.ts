@@ -164,6 +164,13 @@ export const plain: Arithmetic = {
     }
   },
 
+  squareSums(features, rows, phi, out) {
+    out.fill(0, 0, rows);
+    for (let f = 0; f < features; f++) {
+      for (let i = 0; i < rows; i++) out[i] += phi[f * rows + i] ** 2;
+    }
+  },
+
   largest(n, x) {
     let most = 0;
     for (let i = 0; i < n; i++) most = Math.max(most, Math.abs(x[i]));

@@ -50,10 +50,12 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
     | { readonly step: 'join'; readonly run: HeadRun; readonly side: 'key' | 'query' }
     | {
         readonly step: 'weights';
-        readonly head: Head;
+        /** Of one batch item. */
+        readonly heads: readonly { readonly head: Head; readonly risk: Float32Array }[];
         readonly centre: Float64Array;
         readonly segment: Segment;
         readonly weights: Float64Array;
+        readonly risky: Float64Array;
       }
     | {
         readonly step: 'sampled_exact' | 'sampled_errors';
@@ -101,8 +103,8 @@ export function runLowRankTask(
         return null;
       }
       case 'weights': {
-        const { head, centre, segment, weights } = task;
-        return rowWeights(head, head.objectiveStride, centre, segment.from, segment.to, weights);
+        const { heads, centre, segment, weights, risky } = task;
+        return rowWeights(heads, centre, segment.from, segment.to, weights, risky);
       }
       case 'sampled_exact':
       case 'sampled_errors': {

@@ -71,6 +71,7 @@ export interface WasmExports {
   combine(n: number, alpha: number, x: number, beta: number, y: number): void;
   copy_columns(rows: number, columns: number, x: number, ldx: number, y: number, ldy: number): void;
   largest(n: number, x: number): number;
+  square_sums(features: number, rows: number, phi: number, out: number): void;
   feature_table(
     slots: number,
     rows: number,

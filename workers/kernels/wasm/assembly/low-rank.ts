@@ -353,3 +353,15 @@ export function feature_table(
     }
   }
 }
+
+/** out[i] = sum_f phi[f, i]^2 over float64 phi (features, rows), rows a multiple of 2. */
+export function square_sums(features: i32, rows: i32, phi: usize, out: usize): void {
+  const bytes = <usize>rows << 3;
+  for (let i: usize = 0; i < bytes; i += 16) v128.store(out + i, f64x2.splat(0));
+  for (let f = 0; f < features; f++, phi += bytes) {
+    for (let i: usize = 0; i < bytes; i += 16) {
+      const x = v128.load(phi + i);
+      v128.store(out + i, f64x2.add(v128.load(out + i), f64x2.mul(x, x)));
+    }
+  }
+}
