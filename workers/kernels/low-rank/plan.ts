@@ -209,7 +209,7 @@ function choose(
   });
   if (features !== undefined) {
     const least = Math.min(...all.map((c) => c.rowError));
-    const wanted = Math.max(tolerance / 2, 2 * least);
+    const wanted = Math.max(tolerance, 2 * least);
     // More outliers help a little nearly always: take the fewest that do most of the good.
     const good = all.filter((c) => c.rowError <= wanted).sort((a, b) => a.seconds - b.seconds);
     return { ...(good[0] ?? all[0]), m: features };
