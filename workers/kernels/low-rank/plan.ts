@@ -48,7 +48,7 @@ export interface LowRankPlan {
  * Shares of the rows that may be put aside. The first two are tried on every head, the others where
  * the second helped.
  */
-const OUTLIER_SHARES = [0, 1 / 128, 1 / 512, 1 / 32] as const;
+const OUTLIER_SHARES = [0, 1 / 128, 1 / 512, 1 / 64, 1 / 32] as const;
 /** How much the second share must help, at the same number of features. */
 const HELPFUL = 1.5;
 /** Bytes that the rows put aside may take in a worker. */
