@@ -1,8 +1,9 @@
 /** All questions, in the order in which they run and are told. */
 import { exact } from './exact.js';
+import { growth } from './growth.js';
 import { overhead } from './overhead.js';
 import type { Question } from './question.js';
 import { threads } from './threads.js';
 import { throughput } from './throughput.js';
 
-export const QUESTIONS: readonly Question[] = [exact, threads, overhead, throughput];
+export const QUESTIONS: readonly Question[] = [exact, growth, threads, overhead, throughput];

@@ -103,4 +103,49 @@ export interface Arithmetic {
   ): void;
   /** x[f, i] *= weight[i] for x (features, rows). */
   scaleColumns(features: number, rows: number, x: Real, weight: Real): void;
+  /** out[i] = sum_a (linear[a] + quadratic[a] x[i, a]) x[i, a] for x (rows, n), in float64. */
+  forms(
+    rows: number,
+    n: number,
+    x: Real,
+    linear: Float64Array,
+    quadratic: Float64Array,
+    out: Float64Array,
+  ): void;
+  /** out[i] = x_i . y for x (rows, n), all in float64 scratch. */
+  dots(rows: number, n: number, x: Float64Array, y: Float64Array, out: Float64Array): void;
+  /** out[i] = a_i . b_i for a, b (rows, n). */
+  rowDots(rows: number, n: number, a: Real, b: Real, out: Real): void;
+  /** x[i, :] *= weight[i] for x (rows, n). */
+  scaleRows(rows: number, n: number, x: Real, weight: Real): void;
+  /** y[i, :] += row for y (rows, n). */
+  addRow(rows: number, n: number, row: Real, y: Real): void;
+  /** y = alpha x + beta y, n elements. */
+  combine(n: number, alpha: number, x: Real, beta: number, y: Real): void;
+  /** Copies columns [from, from + columns) of x (rows, ldx) to columns [to, ..) of y (rows, ldy). */
+  copyColumns(
+    rows: number,
+    columns: number,
+    x: Real,
+    ldx: number,
+    from: number,
+    y: Real,
+    ldy: number,
+    to: number,
+  ): void;
+  /** out[i] = sum_f phi[f, i]^2 for phi (features, rows), in float64. */
+  squareSums(features: number, rows: number, phi: Float64Array, out: Float64Array): void;
+  /** Largest |x[i]| of n elements. */
+  largest(n: number, x: Real): number;
+  /**
+   * Row s + 1 of table (.., rows) = up_s x[a] row one_s - down_s row two_s for x (d, rows); row 0 = 1.
+   * `index` lists (a, one, two) of each s, `factor` (up, down).
+   */
+  featureTable(
+    rows: number,
+    index: Int32Array,
+    factor: Float64Array,
+    x: Real,
+    table: Float64Array,
+  ): void;
 }

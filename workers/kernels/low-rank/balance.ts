@@ -3,7 +3,7 @@
  * without correlation, in directions of falling logit deviation sigma_1 >= sigma_2 >= ...
  */
 import { CholeskyDecomposition, Matrix, SingularValueDecomposition } from 'ml-matrix';
-import type { Real } from './arithmetic.js';
+import type { Arithmetic, Real } from './arithmetic.js';
 
 export interface Balance {
   readonly d: number;
@@ -29,11 +29,17 @@ const RIDGE = 1e-6;
  * x = q A^-T U and z = k B^-T V: then x and z have unit covariance and
  * sum_a sigma_a x_a z_a = beta q A^-T A' B B^-1 k' = beta q k'.
  */
-export function balance(q: Real, k: Real, d: number, beta: number): Balance {
+export function balance(
+  arithmetic: Arithmetic,
+  q: Real,
+  k: Real,
+  d: number,
+  beta: number,
+): Balance {
   const centreQ = mean(q, d);
   const centreK = mean(k, d);
-  const a = factor(q, d, centreQ);
-  const b = factor(k, d, centreK);
+  const a = factor(arithmetic, q, d, centreQ);
+  const b = factor(arithmetic, k, d, centreK);
   const svd = new SingularValueDecomposition(a.transpose().mmul(b).mul(beta), {
     autoTranspose: true,
   });
@@ -59,27 +65,35 @@ export function mean(x: Real, d: number): Float64Array {
   return sum.map((s) => s / Math.max(n, 1));
 }
 
-/** Covariance (d, d) of x (n, d) about the centre. */
-export function covariance(x: Real, d: number, centre: Float64Array): Float64Array {
+/** Covariance (d, d) of x (n, d) about the centre, in float64. */
+export function covariance(
+  arithmetic: Arithmetic,
+  x: Real,
+  d: number,
+  centre: Float64Array,
+): Float64Array {
   const n = x.length / d;
-  const result = new Float64Array(d * d);
-  const row = new Float64Array(d);
+  const mark = arithmetic.mark();
+  const turned = arithmetic.sums(n * d);
+  const row = arithmetic.sums(d);
   for (let i = 0; i < n; i++) {
-    for (let a = 0; a < d; a++) row[a] = x[i * d + a] - centre[a];
-    for (let a = 0; a < d; a++) {
-      const xa = row[a] / n;
-      for (let b = 0, at = a * d; b <= a; b++, at++) result[at] += xa * row[b];
+    for (let a = 0; a < d; a++) turned[a * n + i] = x[i * d + a] - centre[a];
+  }
+  const result = new Float64Array(d * d);
+  for (let a = 0; a < d; a++) {
+    arithmetic.dots(a + 1, n, turned, turned.subarray(a * n, (a + 1) * n), row);
+    for (let b = 0; b <= a; b++) {
+      result[a * d + b] = row[b] / n;
+      result[b * d + a] = row[b] / n;
     }
   }
-  for (let a = 0; a < d; a++) {
-    for (let b = 0; b < a; b++) result[b * d + a] = result[a * d + b];
-  }
+  arithmetic.release(mark);
   return result;
 }
 
 /** Lower Cholesky factor of the covariance of x (n, d) about the centre. */
-function factor(x: Real, d: number, centre: Float64Array): Matrix {
-  const entries = covariance(x, d, centre);
+function factor(arithmetic: Arithmetic, x: Real, d: number, centre: Float64Array): Matrix {
+  const entries = covariance(arithmetic, x, d, centre);
   let trace = 0;
   for (let a = 0; a < d; a++) trace += entries[a * d + a];
   const ridge = trace > 0 ? (RIDGE * trace) / d : 1;

@@ -2,21 +2,20 @@
  * The coordinates and the outliers of one head.
  *
  * A handful of rows with large norms (attention sinks, massive activations) would ruin every polynomial,
- * so the rows with the largest |x^|^2 = sum_a sigma_a x_a^2, the size of the logits they can make, are put
- * aside and treated exactly. The coordinates come from a sample without them.
+ * so the rows of which the features leave out most are put aside and treated exactly. The coordinates come from a sample without them.
  */
 
 import type { Cancelled } from '../job.js';
 import { type ComposedNorms, ZERO_NORMS } from '../norms.js';
-import type { Arithmetic, Packed, Real } from './arithmetic.js';
+import type { Arithmetic, Real } from './arithmetic.js';
 import { type Balance, balance, covariance, mean } from './balance.js';
+import { evaluateFeatures, logC } from './evaluate.js';
 import { type FeatureSet, selectFeatures } from './features.js';
 import type { Affine, Head, HeadProjection } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import type { Segment } from './layout.js';
-import { take } from './queries.js';
 import { Random } from './random.js';
-import { BLOCK, keyRows, openWorkspace, queryRows } from './rows.js';
+import { BLOCK, keyRows, openWorkspace, queryRows, type Workspace } from './rows.js';
 import { checkpoint } from './run.js';
 
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */
@@ -43,7 +42,7 @@ export function sampleBasis(
   const q = project(arithmetic, query.rows, query.effective, queryList);
   const k = project(arithmetic, key.rows, key.effective, keyList);
   const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
-  const result = balance(bulk.q, bulk.k, d, head.beta);
+  const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
   arithmetic.release(mark);
   return {
     balance: result,
@@ -92,7 +91,7 @@ function withoutOutliers(
   d: number,
   share: number,
 ): { q: Real; k: Real } {
-  const [cq, ck] = [covariance(q, d, mean(q, d)), covariance(k, d, mean(k, d))];
+  const [cq, ck] = [q, k].map((x) => covariance(arithmetic, x, d, mean(x, d)));
   return {
     q: smallest(arithmetic, q, d, ck, share),
     k: smallest(arithmetic, k, d, cq, share),
@@ -147,6 +146,7 @@ export function draftPlan(head: Head, basis: Basis, m: number, shell: number): H
     outlierQueries: new Int32Array(0),
     outlierKeys: new Int32Array(0),
     logWeightShift: 0,
+    risk: new Float32Array(0),
     centreV: times(basis.centreXV, weight, head.dv).map((x, a) => x + bias[a]),
     centreXK: basis.centreXK,
     centreXV: basis.centreXV,
@@ -154,7 +154,10 @@ export function draftPlan(head: Head, basis: Basis, m: number, shell: number): H
   };
 }
 
-/** Logit norms of the rows of a segment, and log w_j of its keys; one entry per row. */
+/**
+ * log sqrt(R(x, x)) g(x) of the queries and log w_j sqrt(R(z, z)) of the keys, where R is what the features
+ * leave out: how much a row can spoil. And log w_j of the keys. One entry per row.
+ */
 export interface RowScan {
   readonly query: Float32Array;
   readonly key: Float32Array;
@@ -180,54 +183,43 @@ export function scanRows(
 ): ComposedNorms {
   const norms = { ...ZERO_NORMS };
   const space = openWorkspace(arithmetic, head, plan);
-  const { sigma } = plan.balance;
+  const { d, dv } = head;
   const queries = queryRows(space, BLOCK);
   const keys = keyRows(space, BLOCK);
-  const adapter = arithmetic.array(BLOCK * head.d);
-  const [upQ, upK] = [head.query, head.key].map(({ up, rank }) =>
-    arithmetic.pack(rank, head.d, turned(up, head.d, rank)),
-  );
-  const low = arithmetic.array(BLOCK * Math.max(head.query.rank, head.key.rank));
-  const downK = arithmetic.array(head.key.down.length);
-  downK.set(head.key.down);
-  const p = head.query.rank + head.key.rank;
+  const row = (values: Float64Array) => {
+    const copy = arithmetic.array(values.length);
+    copy.set(values);
+    return copy;
+  };
+  const [centreK, centreV] = [row(plan.balance.centreK), row(plan.centreV)];
+  const residual = logResiduals(space);
+  const querySize = composed(arithmetic, head.query);
+  const keySize = composed(arithmetic, head.key);
   const root = Math.sqrt(head.beta);
   for (let start = from; start < Math.min(to, head.queryLength); start += BLOCK) {
     checkpoint(cancelled);
     queries.load((r) => start + r, Math.min(BLOCK, to - start, head.queryLength - start));
-    for (let r = 0; r < queries.count; r++) {
-      scan.query[start + r] = logitNorm(queries.x, head.d, sigma, r);
-    }
-    take(queries.count, queries.l, p, 0, head.query.rank, low);
-    const parts = composed(
-      arithmetic,
-      head.query,
-      queries.count,
-      queries.q,
-      null,
-      low,
-      upQ,
-      adapter,
-    );
+    const left = residual(queries.x, queries.count);
+    for (let r = 0; r < queries.count; r++) scan.query[start + r] = left[r] + queries.logScale[r];
+    const parts = querySize(queries.count, queries.q, queries.xq);
     norms.query = Math.max(norms.query, root * parts.sum);
     norms.query_frozen = Math.max(norms.query_frozen, root * parts.frozen);
     norms.query_adapter = Math.max(norms.query_adapter, root * parts.adapter);
   }
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
+    checkpoint(cancelled);
     keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
-    for (let r = 0; r < keys.count; r++) {
-      scan.key[start + r] = logitNorm(keys.z, head.d, sigma, r);
-      scan.logWeight[start + r] = keys.logWeight[r];
-    }
-    const { centreK } = plan.balance;
-    arithmetic.gemm(keys.count, head.key.rank, head.key.effective.inputs, keys.xk, downK, low);
-    const parts = composed(arithmetic, head.key, keys.count, keys.k, centreK, low, upK, adapter);
+    const left = residual(keys.z, keys.count);
+    for (let r = 0; r < keys.count; r++) scan.key[start + r] = left[r] + keys.logWeight[r];
+    scan.logWeight.set(keys.logWeight.subarray(0, keys.count), start);
+    // The rows come centred; what they were is wanted here.
+    arithmetic.addRow(keys.count, d, centreK, keys.k);
+    arithmetic.addRow(keys.count, dv, centreV, keys.v);
+    const parts = keySize(keys.count, keys.k, keys.xk);
     norms.key = Math.max(norms.key, root * parts.sum);
     norms.key_frozen = Math.max(norms.key_frozen, root * parts.frozen);
     norms.key_adapter = Math.max(norms.key_adapter, root * parts.adapter);
-    for (let i = 0; i < keys.count * head.dv; i++) {
-      norms.value = Math.max(norms.value, Math.abs(keys.v[i] + plan.centreV[i % head.dv]));
-    }
+    norms.value = Math.max(norms.value, arithmetic.largest(keys.count * dv, keys.v));
   }
   return norms;
 }
@@ -237,31 +229,53 @@ function turned(x: Float64Array, rows: number, columns: number): Float64Array {
   return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
 }
 
-/** Largest entries of s (X A') B', of the frozen part and of their sum y (n, d), given without its centre. */
-function composed(
-  arithmetic: Arithmetic,
-  projection: HeadProjection,
-  n: number,
-  y: Real,
-  centre: Float64Array | null,
-  low: Real,
-  up: Packed,
-  scratch: Real,
-): { sum: number; frozen: number; adapter: number } {
-  const d = projection.effective.outputs;
-  const result = { sum: 0, frozen: 0, adapter: 0 };
-  if (projection.rank > 0) arithmetic.product(n, low, up, scratch);
-  for (let i = 0; i < n * d; i++) {
-    const sum = y[i] + (centre ? centre[i % d] : 0);
-    const adapter = projection.rank > 0 ? projection.adapterScaling * scratch[i] : 0;
-    result.sum = Math.max(result.sum, Math.abs(sum));
-    result.frozen = Math.max(result.frozen, Math.abs(sum - adapter));
-    result.adapter = Math.max(result.adapter, Math.abs(adapter));
-  }
-  return result;
+/** log sqrt(k(x, x) - |phi(x)|^2) of the rows of a block, up to a constant: a function of x and count. */
+function logResiduals(space: Workspace) {
+  const { arithmetic, head, plan, features } = space;
+  const { rho } = plan.features;
+  const none = arithmetic.sums(head.d);
+  const quadratic = arithmetic.sums(head.d);
+  quadratic.set(rho.map((r) => r / (1 + r)));
+  const logs = arithmetic.sums(BLOCK);
+  const kept = arithmetic.sums(BLOCK);
+  const constant = logC(plan.features);
+  return (x: Real, count: number): Float64Array => {
+    arithmetic.forms(count, head.d, x, none, quadratic, logs);
+    evaluateFeatures(arithmetic, x, head.d, features);
+    arithmetic.squareSums(plan.m, BLOCK, features.phi, kept);
+    for (let r = 0; r < count; r++) {
+      // log k(x, x), and the share of it that is left out.
+      const whole = logs[r] - constant;
+      const left = Math.max(LEAST_SHARE, 1 - kept[r] * Math.exp(-whole));
+      logs[r] = 0.5 * (whole + Math.log(left));
+    }
+    return logs;
+  };
 }
 
-/** The plan with its outliers, the rows of largest logit norm, and the largest remaining weight at 1. */
+/** Below this share of k(x, x) the rest is rounding. */
+const LEAST_SHARE = 1e-12;
+
+/** Largest entries of y = X (W + s B A)', of s (X A') B' and of what is left: a function of y and X. */
+function composed(arithmetic: Arithmetic, projection: HeadProjection) {
+  const { rank, adapterScaling, effective } = projection;
+  const { inputs, outputs: d } = effective;
+  const down = arithmetic.pack(inputs, rank, projection.down);
+  const up = arithmetic.pack(rank, d, turned(projection.up, d, rank));
+  const low = arithmetic.array(BLOCK * rank);
+  const adapter = arithmetic.array(BLOCK * d);
+  return (n: number, y: Real, x: Real) => {
+    const sum = arithmetic.largest(n * d, y);
+    if (rank === 0) return { sum, frozen: sum, adapter: 0 };
+    arithmetic.product(n, x, down, low);
+    arithmetic.product(n, low, up, adapter);
+    const size = Math.abs(adapterScaling) * arithmetic.largest(n * d, adapter);
+    arithmetic.combine(n * d, 1, y, -adapterScaling, adapter);
+    return { sum, frozen: arithmetic.largest(n * d, adapter), adapter: size };
+  };
+}
+
+/** The plan with its outliers, the rows that can spoil most, and the largest remaining weight at 1. */
 export function putAside(
   draft: HeadPlan,
   scan: RowScan,
@@ -274,9 +288,17 @@ export function putAside(
   scan.logWeight.forEach((w, j) => {
     if (w > shift && !aside.has(j)) shift = w;
   });
+  const queries = largest(scan.query, outlierQueries);
+  for (const i of queries) scan.query[i] = -Infinity;
+  const worst = scan.query.reduce((a, b) => Math.max(a, b), -Infinity);
+  const risk = new Float32Array(new SharedArrayBuffer(scan.query.byteLength));
+  scan.query.forEach((x, i) => {
+    risk[i] = x === -Infinity ? 0 : Math.exp(x - worst);
+  });
   return {
     ...draft,
-    outlierQueries: largest(scan.query, outlierQueries),
+    risk,
+    outlierQueries: queries,
     outlierKeys: keys,
     logWeightShift: shift === -Infinity ? 0 : shift,
   };

@@ -38,6 +38,15 @@ export function* chainJob(
       const all = results.slice() as T[];
       return runs.map((run) => all.splice(0, run.segments.length));
     };
+    const join = (side: 'key' | 'query') => ({
+      name: 'join',
+      tasks: runs.map((run) => ({
+        kernel: 'low_rank' as const,
+        step: 'join' as const,
+        run,
+        side,
+      })),
+    });
     const certify = (run: HeadRun) => certified && !run.head.causal;
     const keySides = ofHead<KeySide>(
       yield {
@@ -51,6 +60,7 @@ export function* chainJob(
         })),
       },
     ).map((sides, h) => (certify(runs[h]) ? joinKeySides(sides) : null));
+    if (!runs[0].head.causal) yield join('key');
     const querySides = ofHead<QuerySide>(
       yield {
         name: 'queries',
@@ -72,6 +82,7 @@ export function* chainJob(
         bounds.map((b, t) => (b === null ? null : b * Math.abs(tensorScale(run.head, t)))),
       );
     });
+    if (!runs[0].head.causal) yield join('query');
     yield {
       name: 'left',
       tasks: perSegment((run, segment) => ({

@@ -224,4 +224,75 @@ export class CompiledArithmetic implements Arithmetic {
   scaleColumns(features: number, rows: number, x: Real, weight: Real): void {
     this.#wasm.fn.scale_columns(features, rows, x.byteOffset, weight.byteOffset);
   }
+
+  forms(
+    rows: number,
+    n: number,
+    x: Real,
+    linear: Float64Array,
+    quadratic: Float64Array,
+    out: Float64Array,
+  ): void {
+    const { fn } = this.#wasm;
+    fn.forms(rows, n, x.byteOffset, linear.byteOffset, quadratic.byteOffset, out.byteOffset);
+  }
+
+  dots(rows: number, n: number, x: Float64Array, y: Float64Array, out: Float64Array): void {
+    this.#wasm.fn.dots64(rows, n, x.byteOffset, y.byteOffset, out.byteOffset);
+  }
+
+  rowDots(rows: number, n: number, a: Real, b: Real, out: Real): void {
+    this.#wasm.fn.row_dots(rows, n, a.byteOffset, b.byteOffset, out.byteOffset);
+  }
+
+  scaleRows(rows: number, n: number, x: Real, weight: Real): void {
+    this.#wasm.fn.scale_rows(rows, n, x.byteOffset, weight.byteOffset);
+  }
+
+  addRow(rows: number, n: number, row: Real, y: Real): void {
+    this.#wasm.fn.add_row(rows, n, row.byteOffset, y.byteOffset);
+  }
+
+  combine(n: number, alpha: number, x: Real, beta: number, y: Real): void {
+    this.#wasm.fn.combine(n, alpha, x.byteOffset, beta, y.byteOffset);
+  }
+
+  copyColumns(
+    rows: number,
+    columns: number,
+    x: Real,
+    ldx: number,
+    from: number,
+    y: Real,
+    ldy: number,
+    to: number,
+  ): void {
+    const [a, b] = [x.byteOffset + 4 * from, y.byteOffset + 4 * to];
+    this.#wasm.fn.copy_columns(rows, columns, a, ldx, b, ldy);
+  }
+
+  squareSums(features: number, rows: number, phi: Float64Array, out: Float64Array): void {
+    this.#wasm.fn.square_sums(features, rows, phi.byteOffset, out.byteOffset);
+  }
+
+  largest(n: number, x: Real): number {
+    return this.#wasm.fn.largest(n, x.byteOffset);
+  }
+
+  featureTable(
+    rows: number,
+    index: Int32Array,
+    factor: Float64Array,
+    x: Real,
+    table: Float64Array,
+  ): void {
+    this.#wasm.fn.feature_table(
+      factor.length / 2,
+      rows,
+      index.byteOffset,
+      factor.byteOffset,
+      x.byteOffset,
+      table.byteOffset,
+    );
+  }
 }

@@ -258,23 +258,30 @@ function gramMatrix(
   return gram;
 }
 
-/** Weights of the rows of a batch item for the draw: |X^Q_i| |G_i|, for a target |X^Q_i| |Y_i - mean|. */
+/**
+ * Weights of the rows of a batch item for the draw: |X^Q_i| |G_i| (for a target |X^Q_i| |Y_i - mean|), and
+ * the same times what the features of its heads leave out of the row.
+ */
 export function rowWeights(
-  head: Head,
-  objectiveWidth: number,
+  heads: readonly { readonly head: Head; readonly risk: Float32Array }[],
   centre: Float64Array,
   from: number,
   to: number,
   weights: Float64Array,
+  risky: Float64Array,
 ): void {
+  const [{ head }] = heads;
   const { inputs } = head.query.effective;
+  const width = head.objectiveStride;
   for (let i = from; i < to; i++) {
     let x = 0;
     let g = 0;
     for (let c = 0; c < inputs; c++) x += head.query.rows[i * inputs + c] ** 2;
-    for (let a = 0; a < objectiveWidth; a++) {
-      g += (head.objective[i * objectiveWidth + a] - centre[a]) ** 2;
-    }
-    weights[i] = Math.sqrt(x * g);
+    for (let a = 0; a < width; a++) g += (head.objective[i * width + a] - centre[a]) ** 2;
+    let risk = 0;
+    for (const { risk: share } of heads) risk += share[i];
+    // A row that every head treats exactly has no error to be found.
+    weights[i] = risk > 0 ? Math.sqrt(x * g) : 0;
+    risky[i] = risk * weights[i];
   }
 }

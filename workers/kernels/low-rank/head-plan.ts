@@ -18,4 +18,9 @@ export interface HeadPlan {
   /** Centres of the rows of X^V and X^V A_V', for the norms of the certificate. */
   readonly centreXV: Float64Array;
   readonly centreVA: Float64Array;
+  /**
+   * What the features leave out of each query, as a share of its row sum and relative to the worst of
+   * them: where to look for errors. 0 for outliers.
+   */
+  readonly risk: Float32Array;
 }

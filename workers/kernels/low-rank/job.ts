@@ -53,7 +53,7 @@ export function* lowRankJob(
   const outputs = options.attentionOutput ? allocateOutput(problem, options.single) : null;
   const { batch } = problem.dims;
   const item = (b: number) =>
-    outputs && outputs.subarray((b * outputs.length) / batch, ((b + 1) * outputs.length) / batch);
+    outputs?.subarray((b * outputs.length) / batch, ((b + 1) * outputs.length) / batch) ?? null;
   let loss = 0;
   let lostRows = 0;
   const { gradients, certificates } = yield* chainJob(
@@ -92,7 +92,11 @@ export function* lowRankJob(
       }
       // Only what the estimate reads is kept: the sums of the chain may go.
       for (const { run, ...rest } of opened) {
-        sampledRuns.push({ ...rest, run: { ...run, keySums: [], querySums: [] } });
+        const none = new Float64Array(0);
+        sampledRuns.push({
+          ...rest,
+          run: { ...run, keySums: [], querySums: [], keyTotal: none, queryTotal: none },
+        });
       }
     },
   );
@@ -210,17 +214,22 @@ interface Draws {
   readonly lists: readonly Int32Array[];
 }
 
-/** Share of the draws that is uniform: no row is without a chance. */
+/**
+ * Shares of the draws: uniform, so that no row is without a chance; and by what the features leave out
+ * of a row, since a single row that they spoil can be all of the error.
+ */
 const UNIFORM = 0.1;
+const RISKY = 0.45;
 
-/** Rows drawn with probability proportional to |X_i| |G_i|, mixed with a share of uniform. */
+/** Rows drawn with probability proportional to |X_i| |G_i|, to the same times their risk, and uniformly. */
 function* drawRows(
   problem: AttentionProblem,
   plan: LowRankPlan,
   { seed }: LowRankOptions,
 ): Job<Draws, LowRankTask> {
   const { batch, queryLength, heads: headCount, valueDim } = problem.dims;
-  const weights = new Float64Array(new SharedArrayBuffer(8 * batch * queryLength));
+  const float64 = () => new Float64Array(new SharedArrayBuffer(8 * batch * queryLength));
+  const [weights, risky] = [float64(), float64()];
   const centre = new Float64Array(headCount * valueDim);
   if (problem.objective.kind === 'target') {
     for (let h = 0; h < headCount; h++) centre.set(plan.headPlans[h].centreV, h * valueDim);
@@ -232,26 +241,33 @@ function* drawRows(
       Array.from({ length: Math.ceil(queryLength / step) }, (_, s) => ({
         kernel: 'low_rank' as const,
         step: 'weights' as const,
-        head: plan.heads[b * headCount],
+        heads: plan.heads.slice(b * headCount, (b + 1) * headCount).map((head, h) => ({
+          head,
+          risk: plan.headPlans[b * headCount + h].risk,
+        })),
         centre,
         segment: { from: s * step, to: Math.min(queryLength, (s + 1) * step) },
         weights: weights.subarray(b * queryLength, (b + 1) * queryLength),
+        risky: risky.subarray(b * queryLength, (b + 1) * queryLength),
       })),
     ).flat(),
   };
-  const cumulative = new Float64Array(weights.length);
-  let total = 0;
-  weights.forEach((w, i) => {
-    total += w;
-    cumulative[i] = total;
-  });
   const random = new Random(seed ^ 0x5eed);
+  const uniform = { share: UNIFORM, probability: () => 1 / weights.length };
+  const ways = [
+    { ...uniform, draw: () => random.integer(weights.length) },
+    { share: RISKY, ...proportional(risky, random) },
+    { share: 1 - UNIFORM - RISKY, ...proportional(weights, random) },
+  ];
   const probability = (row: number) =>
-    UNIFORM / weights.length +
-    (total > 0 ? ((1 - UNIFORM) * weights[row]) / total : (1 - UNIFORM) / weights.length);
+    ways.reduce((sum, way) => sum + way.share * way.probability(row), 0);
   const drawn = Array.from({ length: plan.sampledRows }, () => {
-    if (total === 0 || random.uniform() < UNIFORM) return random.integer(weights.length);
-    return Math.min(upperBound(cumulative, random.uniform() * total), weights.length - 1);
+    let left = random.uniform();
+    const way = ways.find(({ share }) => {
+      left -= share;
+      return left < 0;
+    });
+    return (way ?? ways[0]).draw();
   });
   const lists = Array.from({ length: batch }, (_, b) => {
     const rows = new Set(
@@ -268,6 +284,24 @@ function* drawRows(
     };
   });
   return { draws, lists };
+}
+
+/** Draws in proportion to weights; uniform if they are all 0. */
+function proportional(weights: Float64Array, random: Random) {
+  const cumulative = new Float64Array(weights.length);
+  let total = 0;
+  weights.forEach((w, i) => {
+    total += w;
+    cumulative[i] = total;
+  });
+  const n = weights.length;
+  if (!(total > 0 && Number.isFinite(total))) {
+    return { draw: () => random.integer(n), probability: () => 1 / n };
+  }
+  return {
+    draw: () => Math.min(upperBound(cumulative, random.uniform() * total), n - 1),
+    probability: (row: number) => weights[row] / total,
+  };
 }
 
 /** First index whose value exceeds x. */

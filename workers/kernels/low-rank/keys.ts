@@ -35,7 +35,7 @@ export function keyPass(
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     checkpoint(cancelled);
     rows.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
-    keyColumns(space, at, rows, right);
+    keyColumns(space, at, rows, right, certificate !== null);
     weightedFeatures(space, rows.z, rows.count, (r) => Math.exp(rows.logWeight[r]), phi);
     arithmetic.repack(operand, right);
     arithmetic.product(plan.m, phi, operand, block, true);
@@ -47,20 +47,31 @@ export function keyPass(
   outliers?.save(run.outlierRows[s]);
 }
 
-/** [1 | v | u | va | norms | v (x) u] (BLOCK, keyWidth) of a block of keys. */
-export function keyColumns(space: Workspace, at: Layout, rows: KeyRows, right: Real): void {
+/**
+ * [1 | v | u | va | norms | v (x) u] (BLOCK, keyWidth) of a block of keys. The norms serve the
+ * certificate only, and stay 0 without one.
+ */
+export function keyColumns(
+  space: Workspace,
+  at: Layout,
+  rows: KeyRows,
+  right: Real,
+  certified: boolean,
+): void {
   const { arithmetic, head } = space;
   const { dv } = head;
-  const norms = squaredNorms(space, rows);
-  for (let r = 0; r < rows.count; r++) {
-    const to = r * at.keyWidth;
-    right[to] = 1;
-    for (let a = 0; a < dv; a++) right[to + at.atV + a] = rows.v[r * dv + a];
-    for (let c = 0; c < at.p; c++) right[to + at.atU + c] = rows.u[r * at.p + c];
-    for (let c = 0; c < at.rv; c++) right[to + at.atVA + c] = rows.va[r * at.rv + c];
-    for (let n = 0; n < norms.length; n++) right[to + at.atNorms + n] = norms[n][r];
+  const { count } = rows;
+  const width = at.keyWidth;
+  for (let r = 0; r < count; r++) right[r * width] = 1;
+  arithmetic.copyColumns(count, dv, rows.v, dv, 0, right, width, at.atV);
+  arithmetic.copyColumns(count, at.p, rows.u, at.p, 0, right, width, at.atU);
+  arithmetic.copyColumns(count, at.rv, rows.va, at.rv, 0, right, width, at.atVA);
+  if (certified) {
+    squaredNorms(space, rows).forEach((norms, n) => {
+      for (let r = 0; r < count; r++) right[r * width + at.atNorms + n] = norms[r];
+    });
   }
-  arithmetic.outer(rows.count, dv, at.p, rows.v, rows.u, right, at.keyWidth, at.atVU);
+  arithmetic.outer(count, dv, at.p, rows.v, rows.u, right, width, at.atVU);
 }
 
 /** Scores (queries, keys) of rows of q against a block of keys; pairs hidden by the mask are MASKED. */
@@ -109,13 +120,9 @@ export function exactRows(space: Workspace, queries: QueryRows) {
       arithmetic.gemm(n, count, d, queries.scaled, keysTransposed, scores);
       maskScores(causal, queries, keys.index, count, scores);
       arithmetic.softmax(n, count, scores, max, total, factor);
-      for (let r = 0; r < count; r++) {
-        for (let a = 0; a < dv; a++) values[r * width + a] = keys.v[r * dv + a];
-        for (let c = 0; c < rv; c++) values[r * width + dv + c] = keys.va[r * rv + c];
-      }
-      for (let i = 0; i < n; i++) {
-        for (let a = 0; a < width; a++) output[i * width + a] *= factor[i];
-      }
+      arithmetic.copyColumns(count, dv, keys.v, dv, 0, values, width, 0);
+      arithmetic.copyColumns(count, rv, keys.va, rv, 0, values, width, dv);
+      arithmetic.scaleRows(n, width, output, factor);
       arithmetic.gemm(n, width, count, scores, values, output, true);
     },
     save(slot: Float64Array): void {

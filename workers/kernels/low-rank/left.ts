@@ -9,7 +9,7 @@
 import type { Real } from './arithmetic.js';
 import { loadOutlierQueries, maskScores, mergeRows } from './keys.js';
 import { type Layout, layout } from './layout.js';
-import { queryColumns, take } from './queries.js';
+import { queryColumns } from './queries.js';
 import {
   BLOCK,
   type KeyRows,
@@ -33,7 +33,8 @@ export function leftPass(
   const width = at.p + at.rv;
   const rows = keyRows(space, BLOCK);
   const state = arithmetic.array(m * at.queryWidth);
-  addSlots(run.querySums, head.causal ? s + 1 : 0, run.segments.length, state);
+  if (head.causal) addSlots(run.querySums, s + 1, run.segments.length, state);
+  else state.set(run.queryTotal);
   const packedState = arithmetic.pack(m, at.queryWidth, state);
   const phi = arithmetic.array(m * BLOCK);
   const products = arithmetic.array(BLOCK * at.queryWidth);
@@ -55,7 +56,7 @@ export function leftPass(
       weightedFeatures(space, rows.z, count, (r) => Math.exp(rows.logWeight[r]), phi);
       arithmetic.transposedProduct(BLOCK, phi, packedState, products);
       lowRankLeft(space, at, rows, products, left, leftValue);
-      for (let r = 0; r < count; r++) {
+      for (let r = 0; (columns.size > 0 || run.causal) && r < count; r++) {
         const outlier = columns.get(start + r);
         for (let c = 0; c < at.p; c++) {
           if (outlier) left[r * at.p + c] = outlier[c];
@@ -96,8 +97,9 @@ function lowRankLeft(
   for (let r = 0; r < rows.count; r++) {
     const from = r * at.queryWidth;
     for (let c = 0; c < at.p; c++) left[r * at.p + c] -= products[from + c];
-    for (let c = 0; c < at.rv; c++) leftValue[r * at.rv + c] = products[from + at.atGB + c];
   }
+  const width = at.queryWidth;
+  arithmetic.copyColumns(rows.count, at.rv, products, width, at.atGB, leftValue, at.rv, 0);
 }
 
 /** Left products of the outlier keys, summed over the segments of the second pass. */
@@ -228,12 +230,12 @@ function gradientSums(space: Workspace, at: Layout) {
     add(rows: KeyRows, left: Real, leftValue: Real): void {
       const n = rows.count;
       if (query.rank > 0) {
-        take(n, left, at.p, 0, query.rank, thin);
+        arithmetic.copyColumns(n, query.rank, left, at.p, 0, thin, query.rank, 0);
         arithmetic.transposedGemm(d, query.rank, n, rows.k, thin, sums[0], true);
         arithmetic.fold(sizes[1], sums[0], totals[0]);
       }
       if (key.rank > 0) {
-        take(n, left, at.p, query.rank, key.rank, thin);
+        arithmetic.copyColumns(n, key.rank, left, at.p, query.rank, thin, key.rank, 0);
         arithmetic.transposedGemm(key.rank, key.effective.inputs, n, thin, rows.xk, sums[1], true);
         arithmetic.fold(sizes[2], sums[1], totals[1]);
       }

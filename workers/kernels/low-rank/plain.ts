@@ -117,4 +117,75 @@ export const plain: Arithmetic = {
       for (let i = 0; i < rows; i++) x[f * rows + i] *= weight[i];
     }
   },
+
+  forms(rows, n, x, linear, quadratic, out) {
+    for (let i = 0; i < rows; i++) {
+      out[i] = 0;
+      for (let a = 0; a < n; a++) {
+        const value = x[i * n + a];
+        out[i] += (linear[a] + quadratic[a] * value) * value;
+      }
+    }
+  },
+
+  dots(rows, n, x, y, out) {
+    for (let i = 0; i < rows; i++) {
+      out[i] = 0;
+      for (let a = 0; a < n; a++) out[i] += x[i * n + a] * y[a];
+    }
+  },
+
+  rowDots(rows, n, a, b, out) {
+    for (let i = 0; i < rows; i++) {
+      out[i] = 0;
+      for (let x = i * n; x < (i + 1) * n; x++) out[i] += a[x] * b[x];
+    }
+  },
+
+  scaleRows(rows, n, x, weight) {
+    for (let i = 0; i < rows; i++) {
+      for (let a = 0; a < n; a++) x[i * n + a] *= weight[i];
+    }
+  },
+
+  addRow(rows, n, row, y) {
+    for (let i = 0; i < rows; i++) {
+      for (let a = 0; a < n; a++) y[i * n + a] += row[a];
+    }
+  },
+
+  combine(n, alpha, x, beta, y) {
+    for (let i = 0; i < n; i++) y[i] = alpha * x[i] + (beta === 0 ? 0 : beta * y[i]);
+  },
+
+  copyColumns(rows, columns, x, ldx, from, y, ldy, to) {
+    for (let i = 0; i < rows; i++) {
+      for (let a = 0; a < columns; a++) y[i * ldy + to + a] = x[i * ldx + from + a];
+    }
+  },
+
+  squareSums(features, rows, phi, out) {
+    out.fill(0, 0, rows);
+    for (let f = 0; f < features; f++) {
+      for (let i = 0; i < rows; i++) out[i] += phi[f * rows + i] ** 2;
+    }
+  },
+
+  largest(n, x) {
+    let most = 0;
+    for (let i = 0; i < n; i++) most = Math.max(most, Math.abs(x[i]));
+    return most;
+  },
+
+  featureTable(rows, index, factor, x, table) {
+    table.fill(1, 0, rows);
+    for (let s = 0; 2 * s < factor.length; s++) {
+      const [a, one, two] = index.subarray(3 * s);
+      const [up, down] = factor.subarray(2 * s);
+      for (let i = 0; i < rows; i++) {
+        table[(s + 1) * rows + i] =
+          up * x[a * rows + i] * table[one * rows + i] - down * table[two * rows + i];
+      }
+    }
+  },
 };

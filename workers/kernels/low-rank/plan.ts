@@ -44,8 +44,13 @@ export interface LowRankPlan {
   readonly seconds: { readonly lowRank: number; readonly exact: number };
 }
 
-/** Shares of the rows that may be put aside. */
-const OUTLIER_SHARES = [0, 1 / 256, 1 / 64, 1 / 20] as const;
+/**
+ * Shares of the rows that may be put aside. The first two are tried on every head, the others where
+ * the second helped.
+ */
+const OUTLIER_SHARES = [0, 1 / 128, 1 / 512, 1 / 64, 1 / 32] as const;
+/** How much the second share must help, at the same number of features. */
+const HELPFUL = 1.5;
 /** Bytes that the rows put aside may take in a worker. */
 const OUTLIER_BYTES = 48 * 2 ** 20;
 /** The shell behind the features, from which the certificate takes its operator norm. */
@@ -55,6 +60,8 @@ interface Choice {
   readonly trial: Trial;
   readonly share: number;
   readonly m: number;
+  /** Of the rows of the trial, and upper limit to expect of the estimate. */
+  readonly rowError: number;
   readonly error: number;
   readonly seconds: number;
 }
@@ -64,20 +71,31 @@ export function* planLowRank(
   options: PlanOptions,
 ): Job<LowRankPlan, LowRankTask> {
   const heads = splitHeads(problem);
-  const mostFeatures = options.features ?? mostWorthwhile(heads[0], options.rates);
-  const trials = (yield {
+  const steps = stepsToTry(heads[0], options);
+  // With an error that small the fewest sampled rows will do, and more features only cost more.
+  const enough = options.tolerance / predicted(1, heads[0], SAMPLED_ROWS[0] / problem.dims.batch);
+  const request = (head: Head, outlierShare: number) => ({
+    kernel: 'low_rank' as const,
+    step: 'trial' as const,
+    head,
+    request: { outlierShare, steps, enough, seed: options.seed },
+  });
+  const [none, some, ...others] = OUTLIER_SHARES;
+  const first = (yield {
     name: 'trial',
-    tasks: heads.flatMap((head) =>
-      OUTLIER_SHARES.map((outlierShare) => ({
-        kernel: 'low_rank' as const,
-        step: 'trial' as const,
-        head,
-        outlierShare,
-        mostFeatures: Math.max(mostFeatures, FEATURE_STEPS[0]),
-        seed: options.seed,
-      })),
-    ),
+    tasks: heads.flatMap((head) => [request(head, none), request(head, some)]),
   }) as Trial[];
+  const trials = heads.map((_, h) => first.slice(2 * h, 2 * h + 2));
+  const wanting = heads.map((_, h) => h).filter((h) => helps(trials[h][0], trials[h][1]));
+  if (wanting.length > 0) {
+    const more = (yield {
+      name: 'trial',
+      tasks: wanting.flatMap((h) => others.map((share) => request(heads[h], share))),
+    }) as Trial[];
+    for (const [i, h] of wanting.entries()) {
+      trials[h].push(...more.slice(i * others.length, (i + 1) * others.length));
+    }
+  }
   const { choices, sampledRows } = chooseAll(heads, trials, problem.dims.batch, options);
   const drafts = heads.map((head, h) =>
     draftPlan(head, choices[h].trial.basis, choices[h].m, SHELL),
@@ -111,17 +129,25 @@ export function* planLowRank(
   };
 }
 
-/** The most features with which a head is still cheaper than exact, and a few where none is. */
-function mostWorthwhile(head: Head, rates: Rates): number {
-  const fits = FEATURE_STEPS.filter((m) => {
+/** Feature numbers with which a head is still cheaper than exact, and a few where none is. */
+function stepsToTry(head: Head, { features, rates }: PlanOptions): readonly number[] {
+  if (features !== undefined) return [features];
+  return FEATURE_STEPS.filter((m) => {
     const { flops, exactFlops } = headCost(head, m, 0, 0, 0);
-    return flops / rates.lowRank < exactFlops / rates.exact;
+    return m <= ALWAYS_TRIED || flops / rates.lowRank < exactFlops / rates.exact;
   });
-  return Math.max(ALWAYS_TRIED, ...fits);
 }
 
 /** So that the answer can say what the input would need, also where it is too short to pay. */
 const ALWAYS_TRIED = 128;
+
+/** Whether outliers put aside make the error smaller, or spare features. */
+function helps(none: Trial, some: Trial): boolean {
+  return none.rows.some(({ error }, i) => {
+    const other = some.rows[Math.min(i, some.rows.length - 1)];
+    return !(error <= HELPFUL * other.error);
+  });
+}
 
 function cut(length: number) {
   const step = 32 * BLOCK;
@@ -176,17 +202,17 @@ function choose(
       trial,
       share,
       m,
+      rowError: error,
       error: predicted(error, head, rowsPerItem),
       seconds: headCost(head, m, nq, nk, rowsPerItem).flops / rates.lowRank,
     }));
   });
   if (features !== undefined) {
-    const largest = Math.max(...all.map((c) => c.m));
-    const most = all.filter((c) => c.m === largest);
-    const least = Math.min(...most.map((c) => c.error));
+    const least = Math.min(...all.map((c) => c.rowError));
+    const wanted = Math.max(tolerance, 2 * least);
     // More outliers help a little nearly always: take the fewest that do most of the good.
-    const good = most.find((c) => c.error <= 1.5 * least) ?? most[0];
-    return { ...good, m: features };
+    const good = all.filter((c) => c.rowError <= wanted).sort((a, b) => a.seconds - b.seconds);
+    return { ...(good[0] ?? all[0]), m: features };
   }
   const fit = all.filter((c) => c.error <= tolerance).sort((a, b) => a.seconds - b.seconds);
   return fit[0] ?? all.sort((a, b) => a.error - b.error)[0];
@@ -195,16 +221,13 @@ function choose(
 /** One choice for every head, with the number of sampled rows that makes the whole cheapest. */
 function chooseAll(
   heads: readonly Head[],
-  trials: readonly Trial[],
+  trials: readonly (readonly Trial[])[],
   batch: number,
   options: PlanOptions,
 ): { choices: readonly Choice[]; sampledRows: number } {
-  const shares = OUTLIER_SHARES.length;
   const candidates = SAMPLED_ROWS.map((sampledRows) => {
     const perItem = sampledRows / batch;
-    const choices = heads.map((head, h) =>
-      choose(head, trials.slice(h * shares, (h + 1) * shares), options, perItem),
-    );
+    const choices = heads.map((head, h) => choose(head, trials[h], options, perItem));
     const seconds = choices.reduce((sum, c) => sum + c.seconds, 0);
     const sampling = heads.reduce((sum, head) => sum + samplingFlops(head, perItem), 0);
     return {

@@ -54,7 +54,8 @@ export function queryPass(
   const { m } = plan;
   const block = openBlock(space, at);
   const state = arithmetic.array(m * at.keyWidth);
-  addSlots(run.keySums, 0, head.causal ? s : run.segments.length, state);
+  if (head.causal) addSlots(run.keySums, 0, s, state);
+  else state.set(run.keyTotal);
   const packedState = arithmetic.pack(m, at.keyWidth, state);
   const phi = arithmetic.array(m * BLOCK);
   const left = arithmetic.array(BLOCK * at.queryWidth);
@@ -64,6 +65,8 @@ export function queryPass(
   const gradients = gradientSums(space, at);
   const up = arithmetic.array(head.dv * at.rv);
   up.set(head.value.up);
+  const centre = arithmetic.array(head.dv);
+  centre.set(plan.centreV);
   const outliers = openOutlierKeys(space);
   const diagonal = head.causal ? openDiagonal(space, at, phi, state) : null;
   let sample = 0;
@@ -80,7 +83,7 @@ export function queryPass(
     const dense = [outliers, diagonal?.load(start)].filter((c) => c != null && c.count > 0);
     lost += lostRows(space, at, block, state[0]);
     normalise(space, at, block, dense as DenseColumns[]);
-    objectiveGradient(space, block);
+    objectiveGradient(space, block, centre);
     arithmetic.gemm(rows.count, at.rv, head.dv, block.gradient, up, block.gradientB);
     rightProducts(space, at, block);
     for (const columns of dense as DenseColumns[]) {
@@ -163,27 +166,24 @@ function lostRows(space: Workspace, at: Layout, block: QueryBlock, weights: numb
 function normalise(space: Workspace, at: Layout, block: QueryBlock, dense: DenseColumns[]): void {
   const { arithmetic, head } = space;
   const { dv } = head;
-  const { rows, products, max, total, factor, inverse, output, rightValue } = block;
+  const { rows, products, max, total, factor, inverse, weight, output, rightValue } = block;
   for (let r = 0; r < rows.count; r++) {
     // An outlier row is not this pass's business: any finite scale will do.
     max[r] = rows.logScale[r] === -Infinity ? 0 : rows.logScale[r];
     total[r] = products[r * at.keyWidth];
-    for (let a = 0; a < dv; a++) output[r * dv + a] = products[r * at.keyWidth + at.atV + a];
-    for (let c = 0; c < at.rv; c++) {
-      rightValue[r * at.rv + c] = products[r * at.keyWidth + at.atVA + c];
-    }
   }
+  const width = at.keyWidth;
+  arithmetic.copyColumns(rows.count, dv, products, width, at.atV, output, dv, 0);
+  arithmetic.copyColumns(rows.count, at.rv, products, width, at.atVA, rightValue, at.rv, 0);
   const scale = new Float64Array(rows.count).fill(1);
   for (const columns of dense) {
     denseForward(space, rows, columns, max, total, factor);
     const { count, e, keys } = columns;
-    for (let r = 0; r < rows.count; r++) {
-      scale[r] *= factor[r];
-      for (let a = 0; a < dv; a++) output[r * dv + a] *= factor[r];
-    }
+    for (let r = 0; r < rows.count; r++) scale[r] *= factor[r];
+    arithmetic.scaleRows(rows.count, dv, output, factor);
     for (const earlier of dense) {
       if (earlier === columns) break;
-      rescale(earlier, rows.count, factor);
+      arithmetic.scaleRows(rows.count, earlier.count, earlier.e, factor);
     }
     arithmetic.gemm(rows.count, dv, count, e, keys.v, output, true);
   }
@@ -191,34 +191,24 @@ function normalise(space: Workspace, at: Layout, block: QueryBlock, dense: Dense
     const counts = r < rows.count && rows.logScale[r] !== -Infinity;
     inverse[r] = counts ? 1 / total[r] : 0;
     factor[r] = counts ? scale[r] : 0;
-    for (let a = 0; a < dv; a++) output[r * dv + a] *= inverse[r];
-    for (let c = 0; c < at.rv; c++) rightValue[r * at.rv + c] *= factor[r] * inverse[r];
+    weight[r] = factor[r] * inverse[r];
   }
-}
-
-function rescale(columns: DenseColumns, rows: number, factor: Real): void {
-  const { count, e } = columns;
-  for (let r = 0; r < rows; r++) {
-    if (factor[r] === 1) continue;
-    for (let j = 0; j < count; j++) e[r * count + j] *= factor[r];
-  }
+  arithmetic.scaleRows(rows.count, dv, output, inverse);
+  arithmetic.scaleRows(rows.count, at.rv, rightValue, weight);
 }
 
 /** G = O - Y or as given, and G.(O - centre). */
-function objectiveGradient(space: Workspace, block: QueryBlock): void {
-  const { head, plan } = space;
+function objectiveGradient(space: Workspace, block: QueryBlock, centre: Real): void {
+  const { arithmetic, head } = space;
   const { dv, kind } = head;
   const { rows, output, gradient, shift } = block;
-  for (let r = 0; r < rows.count; r++) {
-    let dot = 0;
-    for (let a = 0; a < dv; a++) {
-      const i = r * dv + a;
-      const given = rows.objective[i];
-      gradient[i] = kind === 'target' ? output[i] + plan.centreV[a] - given : given;
-      dot += gradient[i] * output[i];
-    }
-    shift[r] = dot;
+  const size = rows.count * dv;
+  arithmetic.combine(size, 1, rows.objective, 0, gradient);
+  if (kind === 'target') {
+    arithmetic.combine(size, 1, output, -1, gradient);
+    arithmetic.addRow(rows.count, dv, centre, gradient);
   }
+  arithmetic.rowDots(rows.count, dv, gradient, output, shift);
 }
 
 /** The low-rank part of dS U: (G'[phi'M] - (G.O) phi'ZU) / D. */
@@ -240,7 +230,6 @@ function rightProducts(space: Workspace, at: Layout, block: QueryBlock): void {
 
 /** phi times factor / D, row by row: the features as the query sums take them. */
 function weigh(arithmetic: Arithmetic, phi: Real, m: number, block: QueryBlock): void {
-  for (let r = 0; r < BLOCK; r++) block.weight[r] = block.factor[r] * block.inverse[r];
   arithmetic.scaleColumns(m, BLOCK, phi, block.weight);
 }
 
@@ -257,8 +246,8 @@ export function queryColumns(
   for (let r = 0; r < rows.count; r++) {
     const to = r * at.queryWidth;
     for (let c = 0; c < p; c++) left[to + c] = shift[r] * rows.l[r * p + c];
-    for (let c = 0; c < rv; c++) left[to + at.atGB + c] = gradientB[r * rv + c];
   }
+  arithmetic.copyColumns(rows.count, rv, gradientB, rv, 0, left, at.queryWidth, at.atGB);
   arithmetic.outer(rows.count, head.dv, p, gradient, rows.l, left, at.queryWidth, at.atGL);
 }
 
@@ -275,7 +264,7 @@ function gradientSums(space: Workspace, at: Layout) {
       const { rows, right, rightValue, gradient } = block;
       const n = rows.count;
       if (query.rank > 0) {
-        take(n, right, at.p, 0, query.rank, thin);
+        arithmetic.copyColumns(n, query.rank, right, at.p, 0, thin, query.rank, 0);
         arithmetic.transposedGemm(
           query.rank,
           query.effective.inputs,
@@ -288,7 +277,7 @@ function gradientSums(space: Workspace, at: Layout) {
         arithmetic.fold(sizes[0], sums[0], totals[0]);
       }
       if (key.rank > 0) {
-        take(n, right, at.p, query.rank, key.rank, thin);
+        arithmetic.copyColumns(n, key.rank, right, at.p, query.rank, thin, key.rank, 0);
         arithmetic.transposedGemm(d, key.rank, n, rows.q, thin, sums[1], true);
         arithmetic.fold(sizes[3], sums[1], totals[1]);
       }
@@ -303,20 +292,6 @@ function gradientSums(space: Workspace, at: Layout) {
       });
     },
   };
-}
-
-/** Columns [from, from + width) of x (n, stride). */
-export function take(
-  n: number,
-  x: Real,
-  stride: number,
-  from: number,
-  width: number,
-  to: Real,
-): void {
-  for (let r = 0; r < n; r++) {
-    for (let c = 0; c < width; c++) to[r * width + c] = x[r * stride + from + c];
-  }
 }
 
 function openOutlierKeys(space: Workspace): DenseColumns | null {
@@ -348,7 +323,7 @@ function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real) {
     advance(): void {
       const { keys } = columns;
       if (keys.count === 0) return;
-      keyColumns(space, at, keys, right);
+      keyColumns(space, at, keys, right, false);
       weightedFeatures(space, keys.z, keys.count, (r) => Math.exp(keys.logWeight[r]), phi);
       arithmetic.gemm(plan.m, at.keyWidth, BLOCK, phi, right, state, true);
     },
@@ -382,6 +357,7 @@ function putOut(space: Workspace, run: HeadRun, block: QueryBlock, start: number
   const { dv } = head;
   const { rows, gradient, output, inverse } = block;
   let squares = 0;
+  if (head.kind !== 'target' && !run.attentionOutput) return 0;
   for (let r = 0; r < rows.count; r++) {
     if (inverse[r] === 0) continue;
     for (let a = 0; a < dv; a++) squares += gradient[r * dv + a] ** 2;

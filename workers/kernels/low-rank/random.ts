@@ -1,29 +1,31 @@
-/** A small seeded generator (xorshift128+ seeded by splitmix64), the same on every machine. */
+/** A small seeded generator (sfc32, a chaotic counter of 128 bits), the same on every machine. */
 export class Random {
-  #a: bigint;
-  #b: bigint;
+  #a: number;
+  #b: number;
+  #c = 0;
+  #counter = 1;
 
   constructor(seed: number) {
-    let state = BigInt.asUintN(64, BigInt(Math.trunc(seed)));
-    const next = () => {
-      state = BigInt.asUintN(64, state + 0x9e3779b97f4a7c15n);
-      let z = state;
-      z = BigInt.asUintN(64, (z ^ (z >> 30n)) * 0xbf58476d1ce4e5b9n);
-      z = BigInt.asUintN(64, (z ^ (z >> 27n)) * 0x94d049bb133111ebn);
-      return z ^ (z >> 31n);
-    };
-    this.#a = next();
-    this.#b = next() || 1n;
+    const whole = Math.trunc(seed);
+    this.#a = whole | 0;
+    this.#b = Math.floor(whole / 2 ** 32) | 0;
+    // Until every bit of the seed has reached every bit of the state.
+    for (let i = 0; i < 20; i++) this.#next();
+  }
+
+  #next(): number {
+    const result = (this.#a + this.#b + this.#counter) | 0;
+    this.#counter = (this.#counter + 1) | 0;
+    this.#a = this.#b ^ (this.#b >>> 9);
+    this.#b = (this.#c + (this.#c << 3)) | 0;
+    this.#c = (((this.#c << 21) | (this.#c >>> 11)) + result) | 0;
+    return result >>> 0;
   }
 
   /** Uniform in [0, 1). */
   uniform(): number {
-    let x = this.#a;
-    const y = this.#b;
-    this.#a = y;
-    x = BigInt.asUintN(64, x ^ (x << 23n));
-    this.#b = x ^ y ^ (x >> 17n) ^ (y >> 26n);
-    return Number(BigInt.asUintN(64, this.#b + y) >> 11n) / 2 ** 53;
+    const high = this.#next() >>> 5;
+    return (high * 2 ** 26 + (this.#next() >>> 6)) / 2 ** 53;
   }
 
   integer(below: number): number {

@@ -5,7 +5,7 @@
  * the chain of chain.ts, and a million rows then cost no memory but the inputs.
  */
 import type { Arithmetic, Packed, Real } from './arithmetic.js';
-import { evaluateFeatures, type FeatureBlock, featureBlock, logC, logG } from './evaluate.js';
+import { evaluateFeatures, type FeatureBlock, featureBlock, gFactors, logC } from './evaluate.js';
 import { type Affine, type Head, scoreWidth } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 
@@ -17,7 +17,7 @@ interface Loaded {
   readonly inputs: number;
   readonly outputs: number;
   readonly weight: Packed;
-  readonly bias: Float64Array | null;
+  readonly bias: Real | null;
 }
 
 export interface Workspace {
@@ -30,14 +30,20 @@ export interface Workspace {
   readonly weights: Float64Array;
 }
 
-export function openWorkspace(arithmetic: Arithmetic, head: Head, plan: HeadPlan): Workspace {
+/** `evaluated`: features that are evaluated, the m used by default; the certificate wants all. */
+export function openWorkspace(
+  arithmetic: Arithmetic,
+  head: Head,
+  plan: HeadPlan,
+  evaluated = plan.m,
+): Workspace {
   return {
     arithmetic,
     head,
     plan,
     isOutlierQuery: membership(plan.outlierQueries),
     isOutlierKey: membership(plan.outlierKeys),
-    features: featureBlock(arithmetic, plan.features, BLOCK),
+    features: featureBlock(arithmetic, plan.features, BLOCK, evaluated),
     weights: arithmetic.sums(BLOCK),
   };
 }
@@ -54,15 +60,17 @@ function load(
   weight: Float64Array,
   bias: Float64Array | null = null,
 ): Loaded {
-  return { inputs, outputs, weight: arithmetic.pack(inputs, outputs, weight), bias };
+  const row = bias && arithmetic.array(outputs);
+  row?.set(bias!);
+  return { inputs, outputs, weight: arithmetic.pack(inputs, outputs, weight), bias: row };
 }
 
 /** y (n, outputs) = x (n, inputs) weight + bias. */
 function apply(arithmetic: Arithmetic, n: number, map: Loaded, x: Real, y: Real): void {
   const { outputs, weight, bias } = map;
   if (outputs === 0) return;
-  if (bias) for (let i = 0; i < n; i++) y.set(bias, i * outputs);
-  arithmetic.product(n, x, weight, y, bias !== null);
+  arithmetic.product(n, x, weight, y);
+  if (bias) arithmetic.addRow(n, outputs, bias, y);
 }
 
 /** bias - centre, so that a projected row comes out centred. */
@@ -155,6 +163,13 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
   const toVA = load(arithmetic, inV, value.rank, value.down);
   const kb = arithmetic.array(capacity * query.rank);
   const xa = arithmetic.array(capacity * key.rank);
+  const aside = plan.outlierKeys.length > 0;
+  const none = arithmetic.sums(d);
+  const g = arithmetic.sums(d);
+  g.set(gFactors(features));
+  const shift = arithmetic.sums(d);
+  for (let a = 0; a < d; a++) shift[a] = beta * balance.centreQ[a];
+  const [shifts, logs] = [arithmetic.sums(capacity), arithmetic.sums(capacity)];
   const block: KeyRows = {
     count: 0,
     index: new Int32Array(capacity),
@@ -177,17 +192,17 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
       apply(arithmetic, count, toKB, block.k, kb);
       apply(arithmetic, count, toXA, block.xk, xa);
       apply(arithmetic, count, toVA, block.xv, block.va);
-      join(count, kb, query.rank, xa, key.rank, block.u);
+      arithmetic.copyColumns(count, query.rank, kb, query.rank, 0, block.u, p, 0);
+      arithmetic.copyColumns(count, key.rank, xa, key.rank, 0, block.u, p, query.rank);
+      for (let r = 0; aside && r < count; r++) {
+        if (space.isOutlierKey(block.index[r])) block.z.fill(0, r * d, (r + 1) * d);
+      }
+      // Q - c multiplies column j by exp(beta c.k_j); Mehler's formula multiplies it by g(z_j).
+      arithmetic.forms(count, d, block.k, shift, none, shifts);
+      arithmetic.forms(count, d, block.z, none, g, logs);
       for (let r = 0; r < count; r++) {
-        if (space.isOutlierKey(block.index[r])) {
-          block.z.fill(0, r * d, (r + 1) * d);
-          block.logWeight[r] = -Infinity;
-          continue;
-        }
-        // Q - c multiplies column j by exp(beta c.k_j); Mehler's formula multiplies it by g(z_j).
-        let shift = 0;
-        for (let a = 0; a < d; a++) shift += balance.centreQ[a] * block.k[r * d + a];
-        block.logWeight[r] = beta * shift + logG(features, block.z, d, r) - plan.logWeightShift;
+        const outlier = aside && space.isOutlierKey(block.index[r]);
+        block.logWeight[r] = outlier ? -Infinity : shifts[r] + logs[r] - plan.logWeightShift;
       }
     },
   };
@@ -226,6 +241,11 @@ export function queryRows(space: Workspace, capacity: number): QueryRows {
   const xa = arithmetic.array(capacity * query.rank);
   const qb = arithmetic.array(capacity * key.rank);
   const constant = logC(features) + plan.logWeightShift;
+  const aside = plan.outlierQueries.length > 0;
+  const none = arithmetic.sums(d);
+  const g = arithmetic.sums(d);
+  g.set(gFactors(features));
+  const logs = arithmetic.sums(capacity);
   const block: QueryRows = {
     count: 0,
     index: new Int32Array(capacity),
@@ -251,31 +271,23 @@ export function queryRows(space: Workspace, capacity: number): QueryRows {
         head.objectiveStride,
       );
       apply(arithmetic, count, toQ, block.xq, block.q);
-      for (let i = 0; i < count * d; i++) block.scaled[i] = beta * block.q[i];
+      arithmetic.combine(count * d, beta, block.q, 0, block.scaled);
       apply(arithmetic, count, toX, block.q, block.x);
       apply(arithmetic, count, toXA, block.xq, xa);
       apply(arithmetic, count, toQB, block.q, qb);
-      join(count, xa, query.rank, qb, key.rank, block.l);
+      arithmetic.copyColumns(count, query.rank, xa, query.rank, 0, block.l, p, 0);
+      arithmetic.copyColumns(count, key.rank, qb, key.rank, 0, block.l, p, query.rank);
+      for (let r = 0; aside && r < count; r++) {
+        if (space.isOutlierQuery(block.index[r])) block.x.fill(0, r * d, (r + 1) * d);
+      }
+      arithmetic.forms(count, d, block.x, none, g, logs);
       for (let r = 0; r < count; r++) {
-        if (space.isOutlierQuery(block.index[r])) {
-          block.x.fill(0, r * d, (r + 1) * d);
-          block.logScale[r] = -Infinity;
-        } else {
-          block.logScale[r] = constant + logG(features, block.x, d, r);
-        }
+        const outlier = aside && space.isOutlierQuery(block.index[r]);
+        block.logScale[r] = outlier ? -Infinity : constant + logs[r];
       }
     },
   };
   return block;
-}
-
-/** c (n, wa + wb) = [a | b]. */
-function join(n: number, a: Real, wa: number, b: Real, wb: number, c: Real): void {
-  const width = wa + wb;
-  for (let i = 0; i < n; i++) {
-    for (let x = 0; x < wa; x++) c[i * width + x] = a[i * wa + x];
-    for (let x = 0; x < wb; x++) c[i * width + wa + x] = b[i * wb + x];
-  }
 }
 
 /**
@@ -290,7 +302,7 @@ export function weightedFeatures(
   phi: Real,
 ): void {
   const { arithmetic, head, plan, features } = space;
-  evaluateFeatures(arithmetic, plan.features, coordinates, head.d, count, features);
+  evaluateFeatures(arithmetic, coordinates, head.d, features);
   space.weights.fill(0);
   for (let r = 0; r < count; r++) space.weights[r] = weight(r);
   arithmetic.weighFeatures(plan.m, BLOCK, features.phi, space.weights, phi);

@@ -18,6 +18,9 @@ export interface HeadRun {
   /** (m, keyWidth), (m, queryWidth). */
   readonly keySums: readonly Float64Array[];
   readonly querySums: readonly Float64Array[];
+  /** The sums of all segments; not used under a causal mask, where every segment sees another sum. */
+  readonly keyTotal: Float64Array;
+  readonly queryTotal: Float64Array;
   /** Outlier queries: (n, 2 + dv + r_v): running maximum, total, unnormalised [V | X^V A_V']. */
   readonly outlierRows: readonly Float64Array[];
   /** dS U of the outlier queries (n, p). */
@@ -72,6 +75,8 @@ export function openRun(
     segments: cut,
     keySums: slots(plan.m * at.keyWidth),
     querySums: slots(plan.m * at.queryWidth),
+    keyTotal: float64(head.causal ? 0 : plan.m * at.keyWidth),
+    queryTotal: float64(head.causal ? 0 : plan.m * at.queryWidth),
     outlierRows: slots(nq * (2 + head.dv + at.rv)),
     outlierRight: slots(nq * at.p),
     outlierLeft: slots(nk * (at.p + at.rv)),

@@ -147,6 +147,7 @@ export function sampledErrorPass(
   const exact = arithmetic.array(n * BLOCK);
   const approximate = arithmetic.array(n * BLOCK);
   const t = arithmetic.array(n * BLOCK);
+  const chain = arithmetic.array(n * BLOCK);
   const total = arithmetic.array(n);
   const factor = arithmetic.array(n);
   const scoreRight = arithmetic.array(BLOCK * widths.score);
@@ -158,6 +159,8 @@ export function sampledErrorPass(
     arithmetic.sums(x.length),
   );
   const ones = arithmetic.array(n).fill(1);
+  const minusCentre = arithmetic.array(plan.centreXK.length);
+  minusCentre.set(plan.centreXK.map((x) => -x));
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     checkpoint(cancelled);
     keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
@@ -170,17 +173,18 @@ export function sampledErrorPass(
     keyFeatures(space, keys, phi);
     arithmetic.gemm(n, BLOCK, plan.m, turned, phi, approximate);
     approximateRows(space, sampled, state, keys, exact, approximate);
-    arithmetic.gemm(n, count, dv, state.approximate, valuesTransposed, t);
-    const kept = approximate.slice(0, n * count);
-    arithmetic.scoreGradient(n, count, approximate, t, ones, state.approximateShift);
-    const chain = t.slice(0, n * count);
+    const size = n * count;
     arithmetic.gemm(n, count, dv, state.gradient, valuesTransposed, t);
-    arithmetic.scoreGradient(n, count, exact, t, inverse, state.shift);
-    for (let i = 0; i < n * count; i++) {
-      t[i] -= chain[i];
-      exact[i] -= kept[i];
+    if (head.kind === 'target') {
+      arithmetic.gemm(n, count, dv, state.approximate, valuesTransposed, chain);
+    } else {
+      arithmetic.combine(size, 1, t, 0, chain);
     }
-    scoreColumns(space, at, keys, widths.score, scoreRight);
+    arithmetic.scoreGradient(n, count, approximate, chain, ones, state.approximateShift);
+    arithmetic.scoreGradient(n, count, exact, t, inverse, state.shift);
+    arithmetic.combine(size, -1, chain, 1, t);
+    arithmetic.combine(size, -1, approximate, 1, exact);
+    scoreColumns(space, at, keys, widths.score, minusCentre, scoreRight);
     valueColumns(space, keys, widths.value, valueRight);
     arithmetic.gemm(n, widths.score, count, t, scoreRight, score, true);
     arithmetic.gemm(n, widths.value, count, exact, valueRight, value, true);
@@ -206,8 +210,8 @@ function rowFeatures(space: Workspace, rows: QueryRows, run: HeadRun): Real {
   const n = rows.count;
   const out = arithmetic.array(n * plan.m);
   const mark = arithmetic.mark();
-  const block = featureBlock(arithmetic, plan.features, n + (n % 2));
-  evaluateFeatures(arithmetic, plan.features, rows.x, head.d, n, block);
+  const block = featureBlock(arithmetic, plan.features, 4 * Math.ceil(n / 4), plan.m);
+  evaluateFeatures(arithmetic, rows.x, head.d, block);
   for (let i = 0; i < n; i++) {
     const [logScale, max, total] = run.sampledRows.subarray(i * (3 + head.dv));
     const weight = Math.exp(logScale - max) / total;
@@ -220,7 +224,7 @@ function rowFeatures(space: Workspace, rows: QueryRows, run: HeadRun): Real {
 /** w phi (m, BLOCK) of a block of keys. */
 function keyFeatures(space: Workspace, keys: KeyRows, phi: Real): void {
   const { arithmetic, head, plan, features, weights } = space;
-  evaluateFeatures(arithmetic, plan.features, keys.z, head.d, keys.count, features);
+  evaluateFeatures(arithmetic, keys.z, head.d, features);
   weights.fill(0);
   for (let r = 0; r < keys.count; r++) weights[r] = Math.exp(keys.logWeight[r]);
   arithmetic.weighFeatures(plan.m, BLOCK, features.phi, weights, phi);
@@ -241,19 +245,26 @@ function approximateRows(
   const { head } = space;
   const { sampledRows } = sampled.run;
   const { rows, max, inverse } = state;
+  const { count } = keys;
+  // In place: the source is BLOCK wide, the result count wide, so nothing is read after it is written.
+  for (let i = 1; count < BLOCK && i < rows.count; i++) {
+    approximate.copyWithin(i * count, i * BLOCK, i * BLOCK + count);
+  }
+  const columns: number[] = [];
+  for (let j = 0; j < count; j++) if (keys.logWeight[j] === -Infinity) columns.push(j);
   for (let i = 0; i < rows.count; i++) {
-    const [logScale, chainMax, chainTotal] = sampledRows.subarray(i * (3 + head.dv));
-    const outlier = logScale === -Infinity;
-    const ratio = outlier ? inverse[i] : Math.exp(max[i] - chainMax) / chainTotal;
-    const row = rows.index[i];
-    const firstOfBlock = row - (row % BLOCK);
-    for (let j = 0; j < keys.count; j++) {
-      const key = keys.index[j];
-      const dense = keys.logWeight[j] === -Infinity || (head.causal && key >= firstOfBlock);
-      // In place: the source is BLOCK wide, the result count wide, so nothing is read after it is written.
-      approximate[i * keys.count + j] =
-        outlier || dense ? ratio * exact[i * keys.count + j] : approximate[i * BLOCK + j];
-    }
+    const from = i * (3 + head.dv);
+    const outlier = sampledRows[from] === -Infinity;
+    const row = i * count;
+    const ratio = outlier
+      ? inverse[i]
+      : Math.exp(max[i] - sampledRows[from + 1]) / sampledRows[from + 2];
+    // Under a causal mask the keys of the diagonal block are exact, and those behind it hidden.
+    const index = rows.index[i];
+    const firstOfBlock = index - (index % BLOCK) - keys.index[0];
+    const exactFrom = outlier ? 0 : head.causal ? Math.max(0, firstOfBlock) : count;
+    for (const j of columns) approximate[row + j] = ratio * exact[row + j];
+    for (let j = exactFrom; j < count; j++) approximate[row + j] = ratio * exact[row + j];
   }
 }
 
@@ -263,29 +274,31 @@ function scoreColumns(
   at: Layout,
   keys: KeyRows,
   width: number,
+  minusCentre: Real,
   right: Real,
 ): void {
-  const { head, plan } = space;
+  const { arithmetic, head } = space;
   const { d, query, key } = head;
-  for (let r = 0; r < keys.count; r++) {
-    let to = r * width;
-    for (let c = 0; c < at.p; c++) right[to++] = keys.u[r * at.p + c];
-    if (query.rank > 0) for (let a = 0; a < d; a++) right[to++] = keys.k[r * d + a];
-    if (key.rank > 0) {
-      const { inputs } = key.effective;
-      for (let c = 0; c < inputs; c++) right[to++] = keys.xk[r * inputs + c] - plan.centreXK[c];
-    }
+  const { count } = keys;
+  arithmetic.copyColumns(count, at.p, keys.u, at.p, 0, right, width, 0);
+  let to = at.p;
+  if (query.rank > 0) {
+    arithmetic.copyColumns(count, d, keys.k, d, 0, right, width, to);
+    to += d;
+  }
+  if (key.rank > 0) {
+    const { inputs } = key.effective;
+    arithmetic.addRow(count, inputs, minusCentre, keys.xk);
+    arithmetic.copyColumns(count, inputs, keys.xk, inputs, 0, right, width, to);
   }
 }
 
 /** [X^V A_V' | X^V]. */
 function valueColumns(space: Workspace, keys: KeyRows, width: number, right: Real): void {
-  const { value } = space.head;
+  const { arithmetic, head } = space;
+  const { rank, effective } = head.value;
   if (width === 0) return;
-  const { inputs } = value.effective;
-  for (let r = 0; r < keys.count; r++) {
-    const to = r * width;
-    for (let c = 0; c < value.rank; c++) right[to + c] = keys.va[r * value.rank + c];
-    for (let c = 0; c < inputs; c++) right[to + value.rank + c] = keys.xv[r * inputs + c];
-  }
+  const { inputs } = effective;
+  arithmetic.copyColumns(keys.count, rank, keys.va, rank, 0, right, width, 0);
+  arithmetic.copyColumns(keys.count, inputs, keys.xv, inputs, 0, right, width, rank);
 }

@@ -15,17 +15,15 @@ import type { Segment } from './layout.js';
 import { leftPass } from './left.js';
 import { queryPass } from './queries.js';
 import { openWorkspace } from './rows.js';
-import type { HeadRun } from './run.js';
+import { addSlots, type HeadRun } from './run.js';
 import { type SampledRun, sampledErrorPass, sampledExactPass } from './sampled.js';
-import { tryShare } from './trial.js';
+import { type TrialRequest, tryShare } from './trial.js';
 
 export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
     | {
         readonly step: 'trial';
         readonly head: Head;
-        readonly outlierShare: number;
-        readonly mostFeatures: number;
-        readonly seed: number;
+        readonly request: TrialRequest;
       }
     | {
         readonly step: 'scan';
@@ -49,12 +47,15 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
       }
     | { readonly step: 'left'; readonly run: HeadRun; readonly segment: number }
     | { readonly step: 'gradients'; readonly run: HeadRun }
+    | { readonly step: 'join'; readonly run: HeadRun; readonly side: 'key' | 'query' }
     | {
         readonly step: 'weights';
-        readonly head: Head;
+        /** Of one batch item. */
+        readonly heads: readonly { readonly head: Head; readonly risk: Float32Array }[];
         readonly centre: Float64Array;
         readonly segment: Segment;
         readonly weights: Float64Array;
+        readonly risky: Float64Array;
       }
     | {
         readonly step: 'sampled_exact' | 'sampled_errors';
@@ -90,14 +91,20 @@ export function runLowRankTask(
   try {
     switch (task.step) {
       case 'trial':
-        return tryShare(arithmetic, task.head, task.outlierShare, task.mostFeatures, task.seed);
+        return tryShare(arithmetic, task.head, task.request);
       case 'scan':
         return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan, cancelled);
       case 'gradients':
         return headGradients(arithmetic, task.run);
+      case 'join': {
+        const { keySums, querySums, keyTotal, queryTotal } = task.run;
+        if (task.side === 'key') addSlots(keySums, 0, keySums.length, keyTotal);
+        else addSlots(querySums, 0, querySums.length, queryTotal);
+        return null;
+      }
       case 'weights': {
-        const { head, centre, segment, weights } = task;
-        return rowWeights(head, head.objectiveStride, centre, segment.from, segment.to, weights);
+        const { heads, centre, segment, weights, risky } = task;
+        return rowWeights(heads, centre, segment.from, segment.to, weights, risky);
       }
       case 'sampled_exact':
       case 'sampled_errors': {
@@ -110,7 +117,11 @@ export function runLowRankTask(
         return estimateTensor(arithmetic, task.sampled, task.draws, task.tensor, task.size);
       default: {
         const { run, segment } = task;
-        const space = openWorkspace(arithmetic, run.head, run.plan);
+        const certified =
+          (task.step === 'keys' && task.certify) ||
+          (task.step === 'queries' && task.certificate !== null);
+        const evaluated = certified ? run.plan.features.size : run.plan.m;
+        const space = openWorkspace(arithmetic, run.head, run.plan, evaluated);
         if (task.step === 'keys') {
           const certificate = task.certify ? new KeyCertificate(space) : null;
           keyPass(space, run, segment, certificate, cancelled);

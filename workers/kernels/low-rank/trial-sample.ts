@@ -4,6 +4,8 @@ import type { Random } from './random.js';
 import { type KeyRows, keyRows, type QueryRows, queryRows, type Workspace } from './rows.js';
 
 const QUERIES = 64;
+/** Of the queries, those of largest logit norm in the pool are taken for certain. */
+const LARGEST_QUERIES = 16;
 const KEYS = 1024;
 /** Of the keys, those of largest logit norm in the pool are taken for certain. */
 const LARGEST_KEYS = 256;
@@ -15,7 +17,7 @@ export interface TrialSample {
   readonly keys: KeyRows;
   readonly outlierQuery: readonly boolean[];
   readonly outlierKey: readonly boolean[];
-  /** |X_i|^2 over the probability of the draw. */
+  /** |X_i|^2 over the expected number of draws. */
   readonly queryWeight: Float64Array;
   /** Keys that each stands for. */
   readonly keyWeight: Float64Array;
@@ -26,8 +28,8 @@ export function drawTrial(space: Workspace, share: number, random: Random): Tria
 }
 
 /**
- * Queries drawn in proportion to |X_i|, which is how much they weigh in a gradient: in heavy tails few
- * rows make most of it.
+ * The largest queries of the pool, and others drawn in proportion to |X_i|, which is how much they weigh
+ * in a gradient: in heavy tails few rows, whose softmax is concentrated, make most of it.
  */
 function drawQueries(space: Workspace, share: number, random: Random) {
   const { arithmetic, head, plan } = space;
@@ -44,19 +46,23 @@ function drawQueries(space: Workspace, share: number, random: Random) {
   });
   arithmetic.release(mark);
   const limit = threshold(norms, share);
-  const total = sizes.reduce((a, b) => a + b, 0);
+  const order = Array.from(norms.keys()).sort((a, b) => norms[b] - norms[a]);
   const n = Math.min(QUERIES, list.length);
-  const rows = new Int32Array(n);
-  const queryWeight = new Float64Array(n);
-  const outlierQuery: boolean[] = [];
-  for (let i = 0; i < n; i++) {
+  const certain = order.slice(0, Math.min(LARGEST_QUERIES, n));
+  const rest = order.slice(certain.length);
+  const total = rest.reduce((sum, r) => sum + sizes[r], 0);
+  const drawn = Array.from({ length: n - certain.length }, () => {
     let left = random.uniform() * total;
-    let r = 0;
-    while (r + 1 < sizes.length && left >= sizes[r]) left -= sizes[r++];
-    rows[i] = list[r];
-    queryWeight[i] = sizes[r];
-    outlierQuery.push(norms[r] > limit);
-  }
+    let at = 0;
+    while (at + 1 < rest.length && left >= sizes[rest[at]]) left -= sizes[rest[at++]];
+    return rest[at];
+  });
+  const chosen = [...certain, ...drawn];
+  const rows = Int32Array.from(chosen, (r) => list[r]);
+  const queryWeight = Float64Array.from(chosen, (r, i) =>
+    i < certain.length ? sizes[r] ** 2 : (sizes[r] * total) / drawn.length,
+  );
+  const outlierQuery = chosen.map((r) => norms[r] > limit);
   const queries = queryRows(space, n);
   queries.load((r) => rows[r], n);
   return { queries, queryWeight, outlierQuery };

@@ -5,7 +5,7 @@
  */
 import type { Arithmetic, Real } from './arithmetic.js';
 import { type Basis, draftPlan, sampleBasis } from './basis.js';
-import { evaluateFeatures, featureBlock, logC, logG } from './evaluate.js';
+import { evaluateFeatures, featureBlock } from './evaluate.js';
 import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { Random } from './random.js';
@@ -28,26 +28,34 @@ export interface Trial {
   readonly rows: readonly TrialRow[];
 }
 
+export interface TrialRequest {
+  readonly outlierShare: number;
+  /** Feature numbers to try, rising; no further than to one whose error is `enough`. */
+  readonly steps: readonly number[];
+  readonly enough: number;
+  readonly seed: number;
+}
+
 export function tryShare(
   arithmetic: Arithmetic,
   head: Head,
-  outlierShare: number,
-  mostFeatures: number,
-  seed: number,
+  { outlierShare, steps, enough, seed }: TrialRequest,
 ): Trial {
-  const steps = FEATURE_STEPS.filter((m) => m <= mostFeatures);
   const basis = sampleBasis(arithmetic, head, outlierShare, seed);
   const plan = draftPlan(head, basis, steps[steps.length - 1], 0);
-  const space = openWorkspace(arithmetic, head, plan);
+  const space = openWorkspace(arithmetic, head, plan, 1);
   const random = new Random(seed + 1);
   const sample = drawTrial(space, outlierShare, random);
   const block = exactBlock(space, sample, random);
   const low = lowRankBlock(space, sample, block);
-  const rows = steps.map((step) => {
+  const rows: TrialRow[] = [];
+  for (const step of steps) {
     const features = Math.min(step, plan.m);
     low.extend(features);
-    return { features, error: compare(sample, block, low.rows()) };
-  });
+    const error = compare(sample, block, low.rows());
+    rows.push({ features, error });
+    if (error <= enough || features < step) break;
+  }
   return { basis, rows };
 }
 
@@ -96,29 +104,40 @@ function exactBlock(space: Workspace, sample: TrialSample, random: Random): Exac
 /** The same block from features, which can be added to; exact where the chain would be exact. */
 function lowRankBlock(space: Workspace, sample: TrialSample, block: ExactBlock) {
   const { arithmetic, head, plan } = space;
+  const { d } = head;
   const { queries, keys, outlierKey, outlierQuery } = sample;
   const [n, count] = [queries.count, keys.count];
   let shift = -Infinity;
   for (let j = 0; j < count; j++) if (!outlierKey[j]) shift = Math.max(shift, keys.logWeight[j]);
-  const constant = logC(plan.features) + shift;
+  // A draft has neither outliers nor a weight shift of its own.
   const scale = Float64Array.from(block.max, (max, i) =>
-    Math.exp(constant + logG(plan.features, queries.x, head.d, i) - max),
+    Math.exp(queries.logScale[i] + shift - max),
   );
   const weight = Float64Array.from({ length: count }, (_, j) =>
     Math.exp(keys.logWeight[j] - shift),
   );
-  const phiQ = features(arithmetic, plan, queries.x, head.d, n, (i) => (outlierQuery[i] ? 0 : 1));
-  const phiK = features(arithmetic, plan, keys.z, head.d, count, (j) =>
-    outlierKey[j] ? 0 : weight[j],
-  );
-  const product = arithmetic.array(n * count);
+  for (let i = 0; i < n; i++) if (outlierQuery[i]) queries.x.fill(0, i * d, (i + 1) * d);
+  for (let j = 0; j < count; j++) if (outlierKey[j]) keys.z.fill(0, j * d, (j + 1) * d);
+  let evaluated = 0;
+  let [phiQ, phiK]: Real[] = [];
+  const [nRows, keyRows] = [padded(n), padded(count)];
+  const product = arithmetic.array(nRows * keyRows);
   const result = new Float64Array(n * count);
   let done = 0;
   return {
     extend(m: number): void {
       if (m === done) return;
-      const [a, b] = [phiQ.subarray(done * n), phiK.subarray(done * count)];
-      arithmetic.transposedGemm(n, count, m - done, a, b, product, true);
+      if (m > evaluated) {
+        evaluated = Math.min(plan.m, Math.max(m, 4 * evaluated));
+        phiQ = features(arithmetic, plan, evaluated, queries.x, n, (i) =>
+          outlierQuery[i] ? 0 : 1,
+        );
+        phiK = features(arithmetic, plan, evaluated, keys.z, count, (j) =>
+          outlierKey[j] ? 0 : weight[j],
+        );
+      }
+      const [a, b] = [phiQ.subarray(done * nRows), phiK.subarray(done * keyRows)];
+      arithmetic.transposedGemm(nRows, keyRows, m - done, a, b, product, true);
       done = m;
     },
     rows(): Float64Array {
@@ -126,7 +145,7 @@ function lowRankBlock(space: Workspace, sample: TrialSample, block: ExactBlock) 
         for (let j = 0; j < count; j++) {
           const at = i * count + j;
           if (outlierQuery[i] || outlierKey[j]) result[at] = block.e[at];
-          else result[at] = block.hidden(i, j) ? 0 : scale[i] * product[at];
+          else result[at] = block.hidden(i, j) ? 0 : scale[i] * product[i * keyRows + j];
         }
       }
       return result;
@@ -134,25 +153,28 @@ function lowRankBlock(space: Workspace, sample: TrialSample, block: ExactBlock) 
   };
 }
 
-/** phi (m, n), each row of x weighted; rows of weight 0 are 0 whatever their features. */
+const padded = (n: number) => 4 * Math.ceil(n / 4);
+
+/** The first m features (m, padded(n)) of n rows of x, weighted; whatever x is behind them, they are 0. */
 function features(
   arithmetic: Arithmetic,
   plan: HeadPlan,
+  m: number,
   x: Real,
-  d: number,
   n: number,
   weight: (i: number) => number,
 ): Real {
-  const out = arithmetic.array(plan.m * n);
+  const { d } = plan.balance;
+  const rows = padded(n);
+  const out = arithmetic.array(m * rows);
   const mark = arithmetic.mark();
-  const rows = 4 * Math.ceil(n / 4);
-  const block = featureBlock(arithmetic, plan.features, rows);
-  evaluateFeatures(arithmetic, plan.features, x, d, n, block);
-  for (let i = 0; i < n; i++) {
-    const w = weight(i);
-    if (w === 0) continue;
-    for (let f = 0; f < plan.m; f++) out[f * n + i] = w * block.phi[f * rows + i];
-  }
+  const all = arithmetic.array(rows * d);
+  all.set(x.subarray(0, n * d));
+  const block = featureBlock(arithmetic, plan.features, rows, m);
+  evaluateFeatures(arithmetic, all, d, block);
+  const weights = arithmetic.sums(rows);
+  for (let i = 0; i < n; i++) weights[i] = weight(i);
+  arithmetic.weighFeatures(m, rows, block.phi, weights, out);
   arithmetic.release(mark);
   return out;
 }

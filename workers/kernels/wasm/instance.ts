@@ -64,6 +64,22 @@ export interface WasmExports {
   ): void;
   weigh_features(features: number, rows: number, phi: number, weight: number, out: number): void;
   scale_columns(rows: number, columns: number, x: number, scale: number): void;
+  forms(rows: number, n: number, x: number, linear: number, quadratic: number, out: number): void;
+  row_dots(rows: number, n: number, a: number, b: number, out: number): void;
+  scale_rows(rows: number, n: number, x: number, scale: number): void;
+  add_row(rows: number, n: number, row: number, y: number): void;
+  combine(n: number, alpha: number, x: number, beta: number, y: number): void;
+  copy_columns(rows: number, columns: number, x: number, ldx: number, y: number, ldy: number): void;
+  largest(n: number, x: number): number;
+  square_sums(features: number, rows: number, phi: number, out: number): void;
+  feature_table(
+    slots: number,
+    rows: number,
+    index: number,
+    factor: number,
+    x: number,
+    table: number,
+  ): void;
 }
 
 type Gemm = (

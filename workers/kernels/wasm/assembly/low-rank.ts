@@ -1,5 +1,5 @@
 /** Passes of the low-rank kernel over blocks of rows. Addresses in bytes, sizes in elements. */
-import { multiply } from './elementwise';
+import { max_abs, multiply } from './elementwise';
 import { madd } from './tile';
 
 const LOG2E: f32 = 1.44269504;
@@ -147,13 +147,40 @@ export function fold(n: i32, block: usize, sums: usize): void {
   }
 }
 
-/** b (columns, rows) = transpose of a (rows, columns). */
+/** b (columns, rows) = transpose of a (rows, columns), in squares of 4 by 4. */
 export function transpose(rows: i32, columns: i32, a: usize, b: usize): void {
-  for (let i = 0; i < rows; i++) {
+  const whole = columns & ~3;
+  const step = <usize>columns << 2;
+  const down = <usize>rows << 2;
+  let i = 0;
+  for (; i + 4 <= rows; i += 4) {
+    let from = at(a, i * columns);
     let to = at(b, i);
-    for (let j = 0; j < columns; j++, to += <usize>rows << 2) {
-      store<f32>(to, load<f32>(at(a, i * columns + j)));
+    for (let j = 0; j < whole; j += 4, from += 16) {
+      const r0 = v128.load(from);
+      const r1 = v128.load(from + step);
+      const r2 = v128.load(from + 2 * step);
+      const r3 = v128.load(from + 3 * step);
+      const low01 = v128.shuffle<f32>(r0, r1, 0, 4, 1, 5);
+      const low23 = v128.shuffle<f32>(r2, r3, 0, 4, 1, 5);
+      const high01 = v128.shuffle<f32>(r0, r1, 2, 6, 3, 7);
+      const high23 = v128.shuffle<f32>(r2, r3, 2, 6, 3, 7);
+      v128.store(to, v128.shuffle<f32>(low01, low23, 0, 1, 4, 5));
+      to += down;
+      v128.store(to, v128.shuffle<f32>(low01, low23, 2, 3, 6, 7));
+      to += down;
+      v128.store(to, v128.shuffle<f32>(high01, high23, 0, 1, 4, 5));
+      to += down;
+      v128.store(to, v128.shuffle<f32>(high01, high23, 2, 3, 6, 7));
+      to += down;
     }
+    for (let j = whole; j < columns; j++, to += down) {
+      for (let r = 0; r < 4; r++) store<f32>(at(to, r), load<f32>(at(a, (i + r) * columns + j)));
+    }
+  }
+  for (; i < rows; i++) {
+    let to = at(b, i);
+    for (let j = 0; j < columns; j++, to += down) store<f32>(to, load<f32>(at(a, i * columns + j)));
   }
 }
 
@@ -193,4 +220,148 @@ export function weigh_features(
 /** x (rows, columns) *= scale of its column, for float32 features stored row by feature. */
 export function scale_columns(rows: i32, columns: i32, x: usize, scale: usize): void {
   for (let i = 0; i < rows; i++) multiply(columns, scale, at(x, i * columns));
+}
+
+/** out[i] (float64) = sum_a (linear[a] + quadratic[a] x[i, a]) x[i, a], in float64, for float32 x (rows, n). */
+export function forms(
+  rows: i32, n: i32, x: usize, linear: usize, quadratic: usize, out: usize,
+): void {
+  const whole = n & ~1;
+  for (let i = 0; i < rows; i++, x += <usize>n << 2) {
+    let sum = f64x2.splat(0);
+    for (let a = 0; a < whole; a += 2) {
+      const value = f64x2.promote_low_f32x4(v128.load64_zero(at(x, a)));
+      const to = <usize>a << 3;
+      const factor = f64x2.add(
+        v128.load(linear + to),
+        f64x2.mul(v128.load(quadratic + to), value),
+      );
+      sum = f64x2.add(sum, f64x2.mul(factor, value));
+    }
+    let total = f64x2.extract_lane(sum, 0) + f64x2.extract_lane(sum, 1);
+    if (whole < n) {
+      const value = <f64>load<f32>(at(x, whole));
+      const to = <usize>whole << 3;
+      total += (load<f64>(linear + to) + load<f64>(quadratic + to) * value) * value;
+    }
+    store<f64>(out + (<usize>i << 3), total);
+  }
+}
+
+/** out[i] = a_i . b_i for a, b (rows, n). */
+export function row_dots(rows: i32, n: i32, a: usize, b: usize, out: usize): void {
+  const whole = n & ~3;
+  for (let i = 0; i < rows; i++, a += <usize>n << 2, b += <usize>n << 2) {
+    let sum = f32x4.splat(0);
+    for (let x = 0; x < whole; x += 4) {
+      sum = madd(v128.load(at(a, x)), v128.load(at(b, x)), sum);
+    }
+    let total = f32x4.extract_lane(sum, 0) + f32x4.extract_lane(sum, 1);
+    total += f32x4.extract_lane(sum, 2) + f32x4.extract_lane(sum, 3);
+    for (let x = whole; x < n; x++) total += load<f32>(at(a, x)) * load<f32>(at(b, x));
+    store<f32>(at(out, i), total);
+  }
+}
+
+/** x[i, :] *= scale[i] for x (rows, n). */
+export function scale_rows(rows: i32, n: i32, x: usize, scale: usize): void {
+  const whole = n & ~3;
+  for (let i = 0; i < rows; i++, x += <usize>n << 2) {
+    const value = load<f32>(at(scale, i));
+    const values = f32x4.splat(value);
+    for (let a = 0; a < whole; a += 4) {
+      v128.store(at(x, a), f32x4.mul(values, v128.load(at(x, a))));
+    }
+    for (let a = whole; a < n; a++) store<f32>(at(x, a), value * load<f32>(at(x, a)));
+  }
+}
+
+/** y[i, :] += row for y (rows, n). */
+export function add_row(rows: i32, n: i32, row: usize, y: usize): void {
+  const whole = n & ~3;
+  for (let i = 0; i < rows; i++, y += <usize>n << 2) {
+    for (let a = 0; a < whole; a += 4) {
+      v128.store(at(y, a), f32x4.add(v128.load(at(row, a)), v128.load(at(y, a))));
+    }
+    for (let a = whole; a < n; a++) store<f32>(at(y, a), load<f32>(at(row, a)) + load<f32>(at(y, a)));
+  }
+}
+
+/** y = alpha x + beta y; for beta = 0 whatever y was. */
+export function combine(n: i32, alpha: f32, x: usize, beta: f32, y: usize): void {
+  const whole = n & ~3;
+  const a = f32x4.splat(alpha);
+  if (beta == 0) {
+    for (let i = 0; i < whole; i += 4) v128.store(at(y, i), f32x4.mul(a, v128.load(at(x, i))));
+    for (let i = whole; i < n; i++) store<f32>(at(y, i), alpha * load<f32>(at(x, i)));
+    return;
+  }
+  const b = f32x4.splat(beta);
+  for (let i = 0; i < whole; i += 4) {
+    const sum = f32x4.add(f32x4.mul(a, v128.load(at(x, i))), f32x4.mul(b, v128.load(at(y, i))));
+    v128.store(at(y, i), sum);
+  }
+  for (let i = whole; i < n; i++) {
+    store<f32>(at(y, i), alpha * load<f32>(at(x, i)) + beta * load<f32>(at(y, i)));
+  }
+}
+
+/** y[i, x] = x[i, x] for `columns` columns; rows are ldx and ldy apart. */
+export function copy_columns(rows: i32, columns: i32, x: usize, ldx: i32, y: usize, ldy: i32): void {
+  const bytes = <usize>columns << 2;
+  if (columns >= 32) {
+    for (let i = 0; i < rows; i++) memory.copy(at(y, i * ldy), at(x, i * ldx), bytes);
+    return;
+  }
+  const whole = columns & ~3;
+  for (let i = 0; i < rows; i++) {
+    const from = at(x, i * ldx);
+    const to = at(y, i * ldy);
+    for (let a = 0; a < whole; a += 4) v128.store(at(to, a), v128.load(at(from, a)));
+    for (let a = whole; a < columns; a++) store<f32>(at(to, a), load<f32>(at(from, a)));
+  }
+}
+
+/** Largest |x[i]|, n arbitrary. */
+export function largest(n: i32, x: usize): f32 {
+  let m = max_abs(x, n & ~3);
+  for (let i = n & ~3; i < n; i++) m = max(m, abs(load<f32>(at(x, i))));
+  return m;
+}
+
+/**
+ * The one-dimensional values that features are made of: row s + 1 of table (.., rows; float64) is
+ * up_s x_a row one_s - down_s row two_s for s < slots, and row 0 is 1. `index` holds (a, one, two) of
+ * each slot, `factor` (up, down); x (d, rows) is float32 and transposed.
+ */
+export function feature_table(
+  slots: i32, rows: i32, index: usize, factor: usize, x: usize, table: usize,
+): void {
+  const bytes = <usize>rows << 3;
+  for (let i: usize = 0; i < bytes; i += 16) v128.store(table + i, f64x2.splat(1));
+  for (let s = 0; s < slots; s++) {
+    let from = at(x, load<i32>(at(index, 3 * s)) * rows);
+    const one = table + <usize>load<i32>(at(index, 3 * s + 1)) * bytes;
+    const two = table + <usize>load<i32>(at(index, 3 * s + 2)) * bytes;
+    const up = v128.load64_splat(factor + (<usize>s << 4));
+    const down = v128.load64_splat(factor + (<usize>s << 4) + 8);
+    const to = table + <usize>(s + 1) * bytes;
+    for (let i: usize = 0; i < bytes; i += 16, from += 8) {
+      const value = f64x2.mul(up, f64x2.promote_low_f32x4(v128.load64_zero(from)));
+      const next = f64x2.sub(f64x2.mul(value, v128.load(one + i)), f64x2.mul(down, v128.load(two + i)));
+      v128.store(to + i, next);
+    }
+  }
+}
+
+/** out[i] = sum_f phi[f, i]^2 over float64 phi (features, rows), rows a multiple of 2. */
+export function square_sums(features: i32, rows: i32, phi: usize, out: usize): void {
+  const bytes = <usize>rows << 3;
+  for (let i: usize = 0; i < bytes; i += 16) v128.store(out + i, f64x2.splat(0));
+  for (let f = 0; f < features; f++, phi += bytes) {
+    for (let i: usize = 0; i < bytes; i += 16) {
+      const x = v128.load(phi + i);
+      v128.store(out + i, f64x2.add(v128.load(out + i), f64x2.mul(x, x)));
+    }
+  }
 }

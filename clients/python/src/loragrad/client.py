@@ -1,0 +1,168 @@
+"""The calls of the service with numpy arrays or torch tensors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .capabilities import Capabilities
+from .references import Reference
+from .request import Request, is_frozen, map_tensors
+from .result import (
+    ForwardResult,
+    GradientResult,
+    PlanResult,
+    Threshold,
+    known,
+    tensor_error,
+)
+from .store import TensorStore
+from .tensors import Tensor, WireTensor, from_wire, to_wire
+from .transport import Traffic, Transport
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_TENSOR_KEYS = ("gradients", "input_gradients", "attention_output")
+
+
+class Client:
+    """A connection to a loragrad service; may be shared by threads.
+
+    :param url: `http://host:port`, with a path in front of the routes if a proxy puts one there.
+    :param timeout: seconds without a byte from the service until a call fails; the service itself gives
+        up after its `deadline_ms` (see `limits`).
+    :param retries: how often a call is repeated after 429, 503 or a broken connection, with
+        exponential back-off and as Retry-After says.
+    :param headers: sent with every request, say for a proxy that asks for authorization.
+    :param references: send frozen weights once and by hash from then on, when the service can.
+    :param progress_min_bytes: uploads from this size show a progress bar on a terminal.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 610.0,
+        retries: int = 5,
+        headers: Mapping[str, str] | None = None,
+        references: bool = True,
+        progress_min_bytes: int = 8_000_000,
+    ):
+        self._transport = Transport(
+            url,
+            timeout=timeout,
+            retries=retries,
+            headers=headers or {},
+            progress_min_bytes=progress_min_bytes,
+        )
+        self._use_references = references
+        self._store = TensorStore(self._transport)
+        self._capabilities: Capabilities | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return self._transport.url
+
+    @property
+    def traffic(self) -> Traffic:
+        """Requests and bytes of bodies so far."""
+        return self._transport.traffic
+
+    def capabilities(self) -> Capabilities:
+        """What the service can do; asked once."""
+        with self._lock:
+            if self._capabilities is None:
+                document = self._transport.request("GET", "/openapi.json").value()
+                self._capabilities = Capabilities.of(document)
+            return self._capabilities
+
+    def limits(self) -> dict[str, int]:
+        """Every limit that a request can hit, as numbers."""
+        limits: dict[str, int] = self._transport.request("GET", "/limits").value()
+        return limits
+
+    def gradient(self, **request: Unpack[Request]) -> GradientResult:
+        """Gradients of every adapter; see `Request` for the arguments.
+
+        Each has the library, device and dtype of its adapter tensor; `attention_output` those of
+        `grad_output` or `target`, and input gradients those of their states.
+        """
+        answer = self._post("/gradient", request)
+        like = request.get("grad_output", request.get("target"))
+        output = answer.get("attention_output")
+        return GradientResult(
+            gradients=_gradients(answer.get("gradients", {}), request),
+            input_gradients={
+                name: from_wire(tensor, request[name])  # type: ignore[literal-required]
+                for name, tensor in answer.get("input_gradients", {}).items()
+            },
+            attention_output=output and from_wire(output, like),
+            loss=answer.get("loss"),
+            error={name: tensor_error(error) for name, error in answer["error"].items()},
+            **_verdict(answer),
+        )
+
+    def plan(self, **request: Unpack[Request]) -> PlanResult:
+        """The threshold verdict, method and cost for the same arguments, without the gradient.
+
+        `target` and `grad_output` may be left out.
+        """
+        return PlanResult(**_verdict(self._post("/plan", request)))
+
+    def forward(self, **request: Unpack[Request]) -> ForwardResult:
+        """The attention output, in the library, device and dtype of the queries' states."""
+        answer = self._post("/forward", request)
+        like = request.get("hidden_states", request.get("query_states"))
+        return ForwardResult(
+            attention_output=from_wire(answer["attention_output"], like),
+            error=tensor_error(answer["error"]["attention_output"]),
+            **_verdict(answer),
+        )
+
+    def close(self) -> None:
+        """Closes idle connections. The client may be used again."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _post(self, path: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        by_reference = self._use_references and self.capabilities().store
+
+        def encode(where: tuple[str, ...], tensor: Tensor) -> Reference | WireTensor:
+            reference = self._store.reference(tensor) if by_reference and is_frozen(where) else None
+            return reference or to_wire(tensor)
+
+        answer: dict[str, Any] = self._store.post(path, map_tensors(request, encode)).value()
+        return answer
+
+
+def _gradients(answer: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        projection: {
+            name: from_wire(tensor, request[projection][name]) for name, tensor in pair.items()
+        }
+        for projection, pair in answer.items()
+    }
+
+
+def _verdict(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `PlanResult` and, where the answer has them, of `ComputedResult`."""
+    names = ("method", "reason", "plan", "timings_ms", "fallback", "seed")
+    return {
+        **{name: answer[name] for name in names if name in answer},
+        "threshold": known(Threshold, answer["threshold"]),
+        "raw": {key: value for key, value in answer.items() if key not in _TENSOR_KEYS},
+    }

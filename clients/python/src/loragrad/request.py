@@ -1,0 +1,101 @@
+"""The body of a request in the names of PEFT and Transformers, with numpy or torch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
+
+from .tensors import Tensor, is_tensor
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+
+class _Weight(TypedDict):
+    weight: Tensor
+
+
+class Projection(_Weight, total=False):
+    """A frozen weight (out, in), with or without a LoRA adapter of rank r.
+
+    `bias` (out), `lora_A` (r, in), `lora_B` (out, r). The adapter is scaled by `lora_alpha` / r, or by
+    `lora_alpha` / sqrt(r) with `use_rslora`; lora_alpha is r by default.
+    """
+
+    bias: Tensor | None
+    lora_A: Tensor | None
+    lora_B: Tensor | None
+    lora_alpha: float
+    use_rslora: bool
+
+
+class Request(TypedDict, total=False):
+    """The tensors and options of one attention layer.
+
+    B batch items (the leading B may be left out everywhere), Lq and Lk rows, H query heads and Hkv
+    key/value heads of width d (values: dv).
+
+    hidden_states: (B, L, d_in), or for cross-attention query_states (B, Lq, d_in), key_states and
+        value_states (B, Lk, d_in).
+    q_proj, k_proj, v_proj: weights (H d, d_in), (Hkv d, d_in), (Hkv dv, d_in).
+    scaling: beta in softmax(beta Q K^T); 1 / sqrt(d) by default.
+    cos, sin: rotary positions (L, d), as Transformers computes them.
+    key_lengths: for each batch item how many keys count, from the first; the rest is padding.
+    target: (B, Lq, H dv), the objective is 1/2 ||O - target||^2; or grad_output: dLoss/dO, same shape.
+    method: "auto", "exact" or "low_rank"; tolerance: relative error in the Frobenius norm allowed for
+        every gradient tensor; features, correction, seed: see the documentation of the service.
+    outputs: "gradients", "attention_output", "input_gradients".
+    """
+
+    hidden_states: Tensor
+    query_states: Tensor
+    key_states: Tensor
+    value_states: Tensor
+    q_proj: Projection
+    k_proj: Projection
+    v_proj: Projection
+    num_attention_heads: int
+    num_key_value_heads: int
+    scaling: float
+    is_causal: bool
+    cos: Tensor
+    sin: Tensor
+    key_lengths: Sequence[int]
+    target: Tensor
+    grad_output: Tensor
+    method: str
+    tolerance: float
+    features: int
+    correction: bool
+    seed: int
+    outputs: Sequence[str]
+
+
+def is_frozen(path: tuple[str, ...]) -> bool:
+    """Whether the tensor at this path stays the same from step to step of a training."""
+    return path[-1] in ("weight", "bias", "cos", "sin")
+
+
+def map_tensors(
+    request: Mapping[str, Any], convert: Callable[[tuple[str, ...], Tensor], Any]
+) -> dict[str, Any]:
+    """The request with every tensor replaced and every None left out."""
+    return _mapped((), request, convert)
+
+
+def _mapped(
+    path: tuple[str, ...],
+    fields: Mapping[str, Any],
+    convert: Callable[[tuple[str, ...], Tensor], Any],
+) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in fields.items():
+        here = (*path, key)
+        if key == "key_lengths" and value is not None:
+            result[key] = [int(length) for length in value]
+        elif is_tensor(value):
+            result[key] = convert(here, value)
+        elif isinstance(value, Mapping):
+            result[key] = _mapped(here, value, convert)
+        elif value is not None:
+            result[key] = value
+    return result

@@ -1,0 +1,105 @@
+"""The tensor store of the service: uploads what it lacks, repeats a request that it could not resolve."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .body import Body
+from .errors import ProblemError
+from .references import MIN_BYTES, HashMemory, Reference
+from .tensors import Tensor, to_wire
+from .transport import Answer, Transport
+
+MISSING = "missing-tensors"
+# The first loss may be a restart of the service. A second in a row: its store is too small for what its
+# clients use, and the tensor had better travel with its requests.
+MAX_LOSSES = 2
+
+
+class TensorStore:
+    """Remembers what the service is believed to hold; what it forgot it says itself (409).
+
+    Threads may share it without a lock: what one does not know of another costs an upload, no more.
+    """
+
+    def __init__(self, transport: Transport):
+        self._transport = transport
+        self._hashes = HashMemory()
+        self._held: set[str] = set()
+        #: Sent within their requests.
+        self._given_up: set[str] = set()
+        #: How often in a row a tensor was found missing that had been uploaded.
+        self._losses: Counter[str] = Counter()
+
+    def reference(self, tensor: Tensor) -> Reference | None:
+        """A reference to the tensor; None when it is too small to be worth one."""
+        if tensor.nbytes < MIN_BYTES:
+            return None
+        return Reference(self._hashes.sha256(tensor), lambda: to_wire(tensor))
+
+    def post(self, path: str, request: Mapping[str, Any]) -> Answer:
+        """POST a request whose tensors may be References, uploading them first where needed."""
+        references = {item.sha256: item for item in _references(request)}
+        lacking = references.keys() - self._held
+        uploaded: set[str] = set()
+        # Ends, since every round without an answer brings a reference nearer to being given up.
+        while True:
+            for sha256 in lacking - self._given_up:
+                self._upload(references[sha256])
+                uploaded.add(sha256)
+            try:
+                answer = self._transport.request("POST", path, Body(self._resolved(request)))
+            except ProblemError as error:
+                lacking = references.keys() & _names(error)
+                if error.kind != MISSING or not lacking:
+                    raise
+                self._lose(lacking)
+            else:
+                for sha256 in references.keys() - uploaded:
+                    self._losses.pop(sha256, None)
+                return answer
+
+    def _upload(self, reference: Reference) -> None:
+        path = f"/tensors/{reference.sha256}"
+        try:
+            self._transport.request("HEAD", path)
+        except ProblemError as error:
+            if error.status != 404:
+                raise
+            try:
+                self._transport.request("PUT", path, Body(reference.load()))
+            except ProblemError as refusal:
+                # Too large for the store, or not valid: sent within its request, which can say more.
+                if refusal.status not in (413, 422):
+                    raise
+                self._given_up.add(reference.sha256)
+                return
+        self._held.add(reference.sha256)
+
+    def _lose(self, names: Iterable[str]) -> None:
+        for sha256 in names:
+            self._held.discard(sha256)
+            self._losses[sha256] += 1
+            if self._losses[sha256] >= MAX_LOSSES:
+                self._given_up.add(sha256)
+
+    def _resolved(self, value: Any) -> Any:
+        if isinstance(value, Reference):
+            return value.load() if value.sha256 in self._given_up else value.wire
+        if isinstance(value, Mapping):
+            return {key: self._resolved(item) for key, item in value.items()}
+        return value
+
+
+def _names(error: ProblemError) -> set[str]:
+    return {name.removeprefix("sha256:") for name in error.missing}
+
+
+def _references(value: Any) -> Iterable[Reference]:
+    if isinstance(value, Reference):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _references(item)

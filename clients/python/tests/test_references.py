@@ -1,0 +1,168 @@
+"""Frozen weights travel once; what the service lost is sent again."""
+
+import hashlib
+
+import numpy as np
+import problems
+import torch
+import truth
+from contract_service import ContractService
+
+from loragrad import Client
+from loragrad.references import HashMemory, sha256_of
+from loragrad.tensors import to_wire
+
+# Weights of 32 KiB and 16 KiB; everything else is smaller than that.
+BIG = {"d_in": 128, "heads": 4, "kv_heads": 2, "head_dim": 16, "length": 8, "batch": 1}
+
+
+def call(client, problem):
+    x, projections, grad, layer = problem
+    return client.gradient(
+        hidden_states=x, **projections, grad_output=grad, **problems.request_of(layer)
+    )
+
+
+def check(result, problem):
+    x, projections, grad, layer = problem
+    expected, *_ = truth.gradients(x, projections, grad, **layer)
+    for name, pair in expected.items():
+        for part, value in pair.items():
+            assert truth.relative(result.gradients[name][part], value) < 1e-5
+
+
+def test_the_hash_is_that_of_the_contract():
+    values = np.array([[1.5, -2, 3]], dtype="<f4")
+    expected = hashlib.sha256(b"float32\n1,3\n" + values.tobytes()).hexdigest()
+    assert sha256_of(to_wire(values)) == expected
+    assert sha256_of(to_wire(torch.from_numpy(values))) == expected
+
+
+def test_weights_are_sent_once(client, needs):
+    needs("store")
+    problem = problems.make(seed=1, **BIG)
+    weights = sum(fields["weight"].nbytes for fields in problem[1].values())
+    sent = []
+    for _ in range(3):
+        before = client.traffic.bytes_sent
+        check(call(client, problem), problem)
+        sent.append(client.traffic.bytes_sent - before)
+    first, second, third = sent
+    assert second == third and abs(first - second - weights) < 400
+
+
+def test_another_client_asks_before_it_uploads(contract):
+    problem = problems.make(**BIG)
+    call(Client(contract.url), problem)
+    contract.requests.clear()
+    call(Client(contract.url), problem)
+    methods = [method for method, *_ in contract.requests]
+    assert methods == ["GET", "HEAD", "HEAD", "HEAD", "POST"]
+
+
+def test_what_the_service_lost_is_sent_again(contract):
+    problem = problems.make(**BIG)
+    client = Client(contract.url)
+    call(client, problem)
+    lost = next(iter(contract.stored))
+    del contract.stored[lost]
+    contract.requests.clear()
+    check(call(client, problem), problem)
+    methods = [(method, path) for method, path, _ in contract.requests]
+    where = f"/tensors/{lost}"
+    assert methods == [
+        ("POST", "/gradient"),
+        ("HEAD", where),
+        ("PUT", where),
+        ("POST", "/gradient"),
+    ]
+
+
+def test_a_store_smaller_than_a_request_is_given_up():
+    problem = problems.make(**BIG)
+    with ContractService(store_bytes=40_000) as service:
+        client = Client(service.url)
+        check(call(client, problem), problem)
+        for _ in range(2):
+            check(call(client, problem), problem)
+        service.requests.clear()
+        check(call(client, problem), problem)
+        assert [method for method, *_ in service.requests] == ["POST"]
+
+
+def test_a_restart_of_the_service_is_no_reason_to_give_up(contract):
+    problem = problems.make(**BIG)
+    client = Client(contract.url)
+    for _ in range(4):
+        call(client, problem)
+        call(client, problem)
+        contract.stored.clear()
+    assert "$ref" in contract.bodies[-1]["q_proj"]["weight"]
+
+
+def test_a_tensor_larger_than_the_store_travels_with_its_request():
+    problem = problems.make(**{**BIG, "heads": 8})
+    with ContractService(store_bytes=40_000) as service:
+        check(call(Client(service.url), problem), problem)
+        assert "data" in service.bodies[-1]["q_proj"]["weight"]
+        assert "$ref" in service.bodies[-1]["v_proj"]["weight"]
+
+
+def test_services_without_a_store_and_clients_without_references():
+    problem = problems.make(**BIG)
+    with ContractService(features=()) as service:
+        check(call(Client(service.url), problem), problem)
+    with ContractService() as service:
+        check(call(Client(service.url, references=False), problem), problem)
+        assert not service.stored
+
+
+def test_hashes_are_remembered_until_the_tensor_changes(monkeypatch):
+    import loragrad.references as references
+
+    hashed = []
+    monkeypatch.setattr(
+        references, "sha256_of", lambda wire: hashed.append(wire) or sha256_of(wire)
+    )
+    memory = HashMemory()
+    weight = torch.nn.Parameter(torch.randn(200, 50), requires_grad=False)
+
+    def digest(tensor):
+        before = len(hashed)
+        value = memory.sha256(tensor)
+        assert value == sha256_of(to_wire(tensor))
+        return len(hashed) > before
+
+    assert digest(weight)
+    assert not digest(weight)
+    weight.add_(1)
+    assert digest(weight)
+    # As PEFT merges: a change that the version does not count.
+    weight.data += 1
+    assert digest(weight)
+    assert not digest(weight)
+
+
+def test_numpy_arrays_are_trusted_only_when_read_only(monkeypatch):
+    memory = HashMemory()
+    array = np.ones((100, 100))
+    first = memory.sha256(array)
+    array[3, 3] = 2
+    second = memory.sha256(array)
+    assert first != second
+    # A read-only view of a writeable array may change all the same.
+    view = array.view()
+    view.flags.writeable = False
+    assert memory.sha256(view) == second
+    array[3, 3] = 3
+    assert memory.sha256(view) not in (first, second)
+
+
+def test_a_dead_tensor_does_not_lend_its_hash_to_another():
+    memory = HashMemory()
+    for value in range(50):
+        array = np.full(1000, float(value))
+        array.flags.writeable = False
+        assert memory.sha256(array) == sha256_of(to_wire(array))
+        del array
+    assert len(memory._known) <= 1

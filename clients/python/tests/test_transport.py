@@ -1,0 +1,170 @@
+"""Retries, time-outs and connections, against a scripted service."""
+
+import socket
+import sys
+import threading
+import time
+from email.utils import formatdate
+
+import problems
+import pytest
+
+from loragrad import Client, ProblemError, ServiceUnreachable, transport
+from loragrad.progress import UploadBar
+
+BUSY = (429, {"Retry-After": "1"})
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The waits between attempts, which are not waited."""
+    seconds = []
+    monkeypatch.setattr(transport.time, "sleep", seconds.append)
+    return seconds
+
+
+def test_busy_answers_are_waited_out(contract, waits):
+    contract.script = [BUSY, (503, {"Retry-After": formatdate(time.time() + 20, usegmt=True)})]
+    assert Client(contract.url).limits()
+    first, second = waits
+    assert first == 1
+    assert 15 < second <= 20
+
+
+def test_without_retry_after_the_waits_grow(contract, waits):
+    contract.script = [(503, {})] * 4
+    Client(contract.url).limits()
+    assert [0.125 * 2**n <= wait <= 0.25 * 2**n for n, wait in enumerate(waits)] == [True] * 4
+
+
+def test_the_last_refusal_is_raised(contract, waits):
+    contract.script = [BUSY] * 3
+    with pytest.raises(ProblemError, match="queue-full") as caught:
+        Client(contract.url, retries=2).limits()
+    assert (caught.value.status, caught.value.limit, caught.value.actual) == (429, 1, 2)
+    assert len(waits) == 2
+
+
+def test_a_wait_beyond_the_time_out_is_not_begun(contract, waits):
+    contract.script = [(503, {"Retry-After": "3600"})]
+    with pytest.raises(ProblemError):
+        Client(contract.url, timeout=60).limits()
+    assert not waits
+
+
+def test_other_problems_are_not_repeated(contract, waits):
+    contract.script = [(500, {})]
+    with pytest.raises(ProblemError):
+        Client(contract.url).limits()
+    assert not waits and len(contract.requests) == 1
+
+
+def test_broken_connections_are_tried_again(contract, waits):
+    contract.script = [None, None]
+    assert Client(contract.url).limits()
+    assert len(contract.requests) == 3 and len(waits) == 2
+
+
+def test_a_connection_that_the_service_has_closed_meanwhile_costs_no_attempt(contract, waits):
+    client = Client(contract.url, retries=0)
+    client.limits()
+    contract.script = [None]
+    assert client.limits()
+    assert not waits
+
+
+def test_one_connection_serves_many_calls(contract):
+    with Client(contract.url) as client:
+        x, projections, grad, layer = problems.make()
+        for _ in range(5):
+            client.gradient(
+                hidden_states=x, **projections, grad_output=grad, **problems.request_of(layer)
+            )
+    assert contract.connections == 1
+
+
+def test_threads_share_a_client(contract):
+    client = Client(contract.url)
+    x, projections, grad, layer = problems.make()
+    norms = []
+
+    def call():
+        result = client.gradient(
+            hidden_states=x, **projections, grad_output=grad, **problems.request_of(layer)
+        )
+        norms.append(float(result.gradients["q_proj"]["lora_A"].norm()))
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(norms) == 8 and len(set(norms)) == 1
+
+
+def test_no_service():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ServiceUnreachable, match=str(port)):
+        Client(f"http://127.0.0.1:{port}", retries=0).limits()
+
+
+def test_a_silent_service_times_out_and_is_not_asked_again():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        start = time.monotonic()
+        with pytest.raises(ServiceUnreachable, match=r"0\.3 s"):
+            Client(url, timeout=0.3).limits()
+        assert time.monotonic() - start < 2
+
+
+def test_an_early_refusal_of_a_big_body_is_understood():
+    """The service answers 429 from the headers and closes, while the client is still sending."""
+    refusal = b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 2\r\nConnection: close\r\n"
+    refusal += b"Content-Type: application/json\r\n\r\n{}"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            connection.recv(4096)
+            connection.sendall(refusal)
+            connection.shutdown(socket.SHUT_WR)
+            time.sleep(0.5)
+            connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        x, projections, grad, layer = problems.make(length=200_000, batch=1)
+        client = Client(url, retries=0, references=False, timeout=10)
+        with pytest.raises((ProblemError, ServiceUnreachable)) as caught:
+            client.gradient(
+                hidden_states=x, **projections, grad_output=grad, **problems.request_of(layer)
+            )
+        assert isinstance(caught.value, ProblemError) and caught.value.status == 413
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:3000", "ftp://host", "http://"])
+def test_a_url_that_is_none(url):
+    with pytest.raises(ValueError, match="URL"):
+        Client(url)
+
+
+def test_a_prefix_and_headers_go_with_every_request(contract):
+    client = Client(f"{contract.url}/prefix/", headers={"Authorization": "Bearer 1"})
+    with pytest.raises(ProblemError):
+        client.limits()
+    assert contract.requests[0][:2] == ("GET", "/prefix/limits")
+
+
+def test_the_progress_bar_is_for_terminals_and_big_uploads(monkeypatch, capsys):
+    def drawn(total):
+        with UploadBar("PUT", total, min_bytes=100) as bar:
+            for _ in range(4):
+                bar.advance(total // 4)
+        return capsys.readouterr().err
+
+    assert drawn(400) == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert drawn(40) == ""
+    assert "[########################]" in drawn(400)
