@@ -110,7 +110,7 @@ class ContractService:
                 "below_threshold": True,
                 "sequence_length": x.shape[1],
                 "head_dim_over_log_length": 1.0,
-                "norms": {"query": 1.0},
+                "norms": {"query": 1.0, "key": 1.0},
                 "of_a_later_version": 1,
             },
             "plan": {"flops": 1, "exact_flops": 1},

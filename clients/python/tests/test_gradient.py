@@ -127,6 +127,32 @@ def test_rotary_padding_and_input_gradients(client, needs):
     assert truth.relative(result.input_gradients["hidden_states"], grad_x) < 1e-5
 
 
+@pytest.mark.parametrize("correction", [False, True])
+def test_low_rank_keeps_its_promise(client, needs, correction):
+    """Small logits, as the method needs: the error is below what the answer states."""
+    needs("low_rank", "correction")
+    x, projections, grad, layer = problems.make(
+        length=512, d_in=24, heads=2, kv_heads=1, head_dim=8, batch=1
+    )
+    result = client.gradient(
+        hidden_states=0.3 * x,
+        **projections,
+        grad_output=grad,
+        method="low_rank",
+        tolerance=0.02,
+        correction=correction,
+        seed=3,
+        **problems.request_of(layer),
+    )
+    expected, *_ = truth.gradients(0.3 * x, projections, grad, **layer)
+    assert result.method == "low_rank" or result.fallback
+    for name, pair in expected.items():
+        for part, value in pair.items():
+            error = truth.relative(result.gradients[name][part], value)
+            assert error <= result.error[f"{name}.{part}"].bound <= 0.02
+    assert result.seed == 3
+
+
 def test_forward(client, needs):
     needs("forward")
     x, projections, _, layer = problems.make(dtype=torch.float64)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..client import Client
 from ..errors import UnsupportedError
 from .function import CallCost, LayerCall, ServiceGradient
-from .layer import Place, serves
+from .layer import Place, serves, solver_options
 from .local import attention_output
 from .masks import MaskReader
 from .peft_layer import has_adapter, read_projections
@@ -46,7 +46,7 @@ def attach(
     url: str | Client,
     *,
     method: str = "auto",
-    tolerance: float = 0.01,
+    tolerance: float | None = None,
     features: int | None = None,
     correction: bool = False,
     seed: int = 0,
@@ -69,7 +69,9 @@ def attach(
     with a filled cache.
 
     :param url: of the service, or a Client.
-    :param tolerance: relative error (Frobenius) allowed for every gradient tensor, at 99 % confidence.
+    :param tolerance: relative error (Frobenius) allowed for every gradient tensor, at 99 %
+        confidence; 0.01 when left out.
+    :param features: low-rank with so many features, whatever the error if no tolerance is given.
     :param correction: make low-rank gradients unbiased; every call draws with a seed of its own.
     :param input_gradients: who computes dLoss/d hidden_states: "service", "local", or "auto", the
         service when it can.
@@ -81,11 +83,7 @@ def attach(
         raise UnsupportedError(
             f"The service at {client.url} (version {capabilities.version}) does not know rotary positions"
         )
-    options: dict[str, Any] = {"method": method, "tolerance": tolerance}
-    if features is not None:
-        options["features"] = features
-    if correction:
-        options["correction"] = True
+    options = solver_options(method, tolerance, features, correction)
     handle = Handle(
         client, options, seed, serves(client, "input_gradients", input_gradients), on_report
     )

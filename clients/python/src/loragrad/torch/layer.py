@@ -32,7 +32,7 @@ def attention(
     sin: Tensor | None = None,
     key_lengths: Sequence[int] | None = None,
     method: str = "auto",
-    tolerance: float = 0.01,
+    tolerance: float | None = None,
     features: int | None = None,
     correction: bool = False,
     seed: int = 0,
@@ -50,12 +50,6 @@ def attention(
         "local" differentiates the layer here, exactly, and so computes the output here too.
     :param listener: called with the answer of each backward pass and its cost.
     """
-    solver: dict[str, Any] = {
-        "method": method,
-        "tolerance": tolerance,
-        "features": features,
-        "seed": seed,
-    }
     layer: dict[str, Any] = {
         "num_attention_heads": num_attention_heads,
         "num_key_value_heads": num_key_value_heads,
@@ -77,9 +71,9 @@ def attention(
         client=client,
         projections=projections,
         options={
-            **_given(layer),
-            **_given(solver),
-            **({"correction": True} if correction else {}),
+            **{name: value for name, value in layer.items() if value is not None},
+            **solver_options(method, tolerance, features, correction),
+            "seed": seed,
         },
         input_gradients=serves_inputs,
         listener=listener,
@@ -110,8 +104,18 @@ def serves(client: Client, capability: Literal["forward", "input_gradients"], pl
     return able
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def solver_options(
+    method: str, tolerance: float | None, features: int | None, correction: bool
+) -> dict[str, Any]:
+    """Those that were chosen: a service that does not know the others need not."""
+    options: dict[str, Any] = {"method": method}
+    if tolerance is not None:
+        options["tolerance"] = tolerance
+    if features is not None:
+        options["features"] = features
+    if correction:
+        options["correction"] = True
+    return options
 
 
 def _detached(projections: Mapping[str, Projection]) -> dict[str, dict[str, Any]]:
