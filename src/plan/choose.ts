@@ -9,9 +9,9 @@ import { exactFlops, type Needs } from './cost.js';
 
 /** Below this relative error float32 can promise nothing. */
 const FLOAT32_TOLERANCE = 1e-5;
-/** Seconds of exact work, and a length, that are not worth a plan. */
+/** Seconds of exact work, and a length, that are not worth a plan: below, low-rank was never faster. */
 const NOT_WORTH_A_PLAN = 0.05;
-const SHORT = 1024;
+const SHORT = 8192;
 /** Widest head that is balanced: the algebra of the plan grows with the cube of the width. */
 export const MAX_LOW_RANK_WIDTH = 256;
 
