@@ -47,7 +47,7 @@ function slowBody(length: number): Uint8Array<ArrayBuffer> {
   return new Uint8Array(pack(body));
 }
 
-const post = (url: string, length = 4096) =>
+const post = (url: string, length = 8192) =>
   fetch(`${url}/gradient`, {
     method: 'POST',
     headers: { 'content-type': 'application/vnd.msgpack' },

@@ -33,6 +33,7 @@ export interface GradientRequest extends Record<ProjectionName, ProjectionFields
   target?: WireTensor;
   grad_output?: WireTensor;
   outputs?: string[];
+  tolerance?: number;
 }
 
 export type Gradients = Partial<Record<ProjectionName, { lora_A: WireTensor; lora_B: WireTensor }>>;
