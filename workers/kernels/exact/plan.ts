@@ -24,6 +24,12 @@ const WAVE_LANES = 16;
 /** Tokens of one contraction with the inputs: its float32 sums are no longer than this. */
 export const CONTRACT_TOKENS = 2048;
 
+/** Tokens that are projected together. */
+export const PROJECT_TOKENS = 256;
+
+/** Number of stretches of so many tokens. */
+export const stretchesOf = (length: number): number => Math.ceil(length / PROJECT_TOKENS);
+
 export interface Unit {
   readonly batchItem: number;
   readonly sharedHead: number;
@@ -65,6 +71,9 @@ export interface Workspace {
   /** (unit, keys, d) and (unit, keys, dv); keys = Lk rounded up to 8, padded with zeros. */
   readonly K: Float32Array;
   readonly V: Float32Array;
+  /** Largest |q_i| (unit, group, stretch) and |k_j| (unit, stretch) of each stretch of PROJECT_TOKENS tokens. */
+  readonly largestQ: Float32Array;
+  readonly largestK: Float32Array;
   /** X^Q A_Q^T (unit, Lq, rq) */
   readonly lowQ: Float32Array;
   /** Right factors: [K B_Q | X^K A_K^T] (unit, group, keys, ps) and X^V A_V^T (unit, keys, pv). */
@@ -185,6 +194,8 @@ export function makeWorkspace(plan: ExactPlan): Workspace {
     Q: floats(heads * queryLength * headDim),
     K: floats(units * plan.keys * headDim),
     V: floats(units * plan.keys * valueDim),
+    largestQ: floats(heads * stretchesOf(queryLength)),
+    largestK: floats(units * stretchesOf(plan.keys)),
     lowQ: floats(units * queryLength * rq),
     us: floats(heads * plan.keys * us),
     uv: floats(units * plan.keys * uv),

@@ -12,6 +12,8 @@ export interface WasmExports {
   exp(x: number, n: number): void;
   /** max |x| */
   max_abs(x: number, n: number): number;
+  /** Largest Euclidean norm of the rows of x (rows, n) */
+  largest_norm(rows: number, n: number, x: number): number;
   /** y += alpha x */
   axpy(n: number, alpha: number, x: number, y: number): void;
   /** y = x y, elementwise */

@@ -3,16 +3,14 @@
  * bytes. The right operand is packed first, into panels of 16 columns: element (k, j) of b (k, n) at
  * ((j / 16) * k' + k) * 16 + j % 16 where k' is its number of rows, padded with zeros. Packing is
  * O(k n) and makes every later read contiguous.
- *
- * The left operand is read where it lies; at an edge up to 3 floats beyond its last element are read
- * (and dropped), so a matrix must not end at the last bytes of memory.
+ * The left operand is read where it lies.
  */
-import { strip } from './tile';
+import { product } from './tile';
 
 /** Steps of k that one pass covers: 4 rows of a and a panel of b stay in the first-level cache. */
 const K_BLOCK: i32 = 256;
 /** A tile at the edge of c is made here and copied. */
-const EDGE: usize = memory.data(4 * 16 * 4, 16);
+const EDGE: usize = memory.data(6 * 16 * 4, 16);
 
 /** b (k, n) -> panels. */
 export function pack(k: i32, n: i32, b: usize, ldb: i32, dst: usize): void {
@@ -53,63 +51,56 @@ export function pack_transposed(n: i32, k: i32, bt: usize, ld: i32, scale: f32, 
 export function gemm(
   m: i32, n: i32, k: i32, a: usize, lda: i32, b: usize, c: usize, ldc: i32, accumulate: bool,
 ): void {
-  product(m, n, k, a, <usize>lda << 2, 4, b, c, <usize>ldc << 2, accumulate);
+  panels(m, n, k, a, <usize>lda << 2, 4, b, c, <usize>ldc << 2, accumulate);
 }
 
 /** c (m, n) = [c +] a^T b: a (k, m) row-major, b packed. */
 export function gemm_tn(
   m: i32, n: i32, k: i32, a: usize, lda: i32, b: usize, c: usize, ldc: i32, accumulate: bool,
 ): void {
-  product(m, n, k, a, 4, <usize>lda << 2, b, c, <usize>ldc << 2, accumulate);
+  panels(m, n, k, a, 4, <usize>lda << 2, b, c, <usize>ldc << 2, accumulate);
 }
 
-function product(
+function panels(
   m: i32, n: i32, k: i32,
   a: usize, aRow: usize, aStep: usize,
   b: usize,
-  c: usize, cStep: usize,
+  c: usize, cRow: usize,
   accumulate: bool,
 ): void {
   let more = accumulate;
   for (let k0 = 0; k0 < k; k0 += K_BLOCK) {
     const depth = min(K_BLOCK, k - k0);
+    const from = a + <usize>k0 * aStep;
     for (let j = 0; j < n; j += 16) {
       const cols = min(16, n - j);
       const panel = b + ((<usize>(j >> 4) * k + k0) << 6);
-      for (let i = 0; i < m; i += 4) {
-        const rows = min(4, m - i);
-        const a0 = a + <usize>i * aRow + <usize>k0 * aStep;
-        const to = c + <usize>i * cStep + (<usize>j << 2);
-        if (rows == 4 && !(cols & 7)) {
-          const a1 = a0 + aRow;
-          const a2 = a1 + aRow;
-          strip(cols, depth, a0, a1, a2, a2 + aRow, aStep, panel, 64, to, cStep, more);
-        } else {
-          edge(rows, cols, depth, a0, aRow, aStep, panel, to, cStep, more);
-        }
-      }
+      const to = c + (<usize>j << 2);
+      if (cols & 7) edge(m, cols, depth, from, aRow, aStep, panel, to, cRow, more);
+      else product(m, cols, depth, from, aRow, aStep, panel, 64, to, cRow, more);
     }
     more = true;
   }
 }
 
-/** A tile with fewer than 4 rows or whole vectors. Missing rows repeat the last: nothing far is read. */
+/** Columns that are no whole vectors: made in a tile aside and copied. */
 function edge(
-  rows: i32, cols: i32, k: i32,
+  m: i32, cols: i32, k: i32,
   a: usize, aRow: usize, aStep: usize,
   panel: usize,
-  c: usize, cStep: usize,
+  c: usize, cRow: usize,
   accumulate: bool,
 ): void {
-  const a1 = a + <usize>min(1, rows - 1) * aRow;
-  const a2 = a + <usize>min(2, rows - 1) * aRow;
-  const a3 = a + <usize>min(3, rows - 1) * aRow;
-  strip((cols + 7) & ~7, k, a, a1, a2, a3, aStep, panel, 64, EDGE, 64, false);
-  for (let r = 0; r < rows; r++) {
-    for (let x = 0; x < cols; x++) {
-      const to = c + <usize>r * cStep + (<usize>x << 2);
-      const value = load<f32>(EDGE + (r << 6) + (x << 2));
-      store<f32>(to, accumulate ? load<f32>(to) + value : value);
+  for (let i = 0; i < m; i += 6) {
+    const rows = min(6, m - i);
+    const from = a + <usize>i * aRow;
+    product(rows, (cols + 7) & ~7, k, from, aRow, aStep, panel, 64, EDGE, 64, false);
+    for (let r = 0; r < rows; r++) {
+      for (let x = 0; x < cols; x++) {
+        const to = c + <usize>(i + r) * cRow + (<usize>x << 2);
+        const value = load<f32>(EDGE + (r << 6) + (x << 2));
+        store<f32>(to, accumulate ? load<f32>(to) + value : value);
+      }
     }
   }
 }

@@ -1,5 +1,5 @@
 /** What JavaScript sees. Every function is described where it is defined. */
-export { exp, max_abs, axpy, multiply } from './elementwise';
+export { exp, max_abs, largest_norm, axpy, multiply } from './elementwise';
 export { pack, pack_transposed, gemm, gemm_tn } from './gemm';
 export { scores, weights, values, gradients } from './attention';
 export {
