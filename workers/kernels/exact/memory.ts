@@ -26,6 +26,9 @@ export interface AttentionMemory {
   /** B_K and B_V of the head, packed (d, rk) and (dv, rv). */
   readonly BK: number;
   readonly BV: number;
+  /** Right products in float64, (ROWS, ps) and (ROWS, pv). */
+  readonly rightS: number;
+  readonly rightV: number;
   /** For the contraction over rows: right products (ROWS, r), packed, and the result (width, r). */
   readonly rightRows: number;
   readonly rightPacked: number;
@@ -84,6 +87,8 @@ export function prepareMemory(
     gRows: floats(ROWS * dv),
     BK: floats(packedFloats(d, rk)),
     BV: floats(packedFloats(dv, rv)),
+    rightS: wasm.alloc(8 * ROWS * ps),
+    rightV: wasm.alloc(8 * ROWS * pv),
     rightRows: floats(ROWS * Math.max(rk, rv)),
     rightPacked: floats(packedFloats(ROWS, Math.max(rk, rv))),
     contracted: floats(Math.max(d * rk, dv * rv)),

@@ -17,7 +17,8 @@ export function loadRows(
   const { rq, rk, ps, pv } = plan.thin;
   const Q = slice(workspace.Q, lane.place, queryLength * d);
   const q = wasm.f32(qRows, n * d);
-  for (let i = 0; i < n; i++) q.set(slice(Q, rowAt(rows, i), d), i * d);
+  if (!rows.picked) q.set(Q.subarray(rows.first * d, (rows.first + n) * d));
+  else rows.picked.forEach((row, i) => void q.set(slice(Q, row, d), i * d));
   wasm.fn.pack_transposed(n, d, qRows, d, plan.problem.scaling * Math.LOG2E, fields.q);
 
   const ws = wasm.f32(fields.ws, ROWS * ps).fill(0);
@@ -55,10 +56,12 @@ export function loadUpstream(
 ): void {
   const { dims, objective } = task.plan.problem;
   const { corner, pitch } = outputRows(task, rows);
-  const G = wasm.f32(memory.gRows, rows.n * dims.valueDim);
-  for (let i = 0; i < rows.n; i++) {
+  const dv = dims.valueDim;
+  const { data } = objective!.tensor;
+  const G = wasm.f32(memory.gRows, rows.n * dv);
+  for (let i = 0, k = 0; i < rows.n; i++) {
     const at = corner + rowAt(rows, i) * pitch;
-    G.set(objective!.tensor.data.subarray(at, at + dims.valueDim), i * dims.valueDim);
+    for (let c = 0; c < dv; c++) G[k++] = data[at + c]!;
   }
   packUpstream(task, wasm, memory, rows);
 }

@@ -33,18 +33,38 @@ export function pack(k: i32, n: i32, b: usize, ldb: i32, dst: usize): void {
 export function pack_transposed(n: i32, k: i32, bt: usize, ld: i32, scale: f32, dst: usize): void {
   const row = <usize>ld << 2;
   for (let j = 0; j < n; j += 16, dst += <usize>k << 6) {
-    for (let x = 0; x < 16; x++) {
+    for (let x = 0; x < 16; x += 4) {
       const src = bt + <usize>(j + x) * row;
       const to = dst + (x << 2);
-      if (j + x < n) {
-        for (let i = 0; i < k; i++) {
-          store<f32>(to + (<usize>i << 6), scale * load<f32>(src + (<usize>i << 2)));
+      let i = 0;
+      if (j + x + 4 <= n) {
+        for (; i + 4 <= k; i += 4) transpose4(src + (<usize>i << 2), row, scale, to + (<usize>i << 6));
+      }
+      for (; i < k; i++) {
+        for (let y = 0; y < 4; y++) {
+          const value = j + x + y < n ? scale * load<f32>(src + y * row + (<usize>i << 2)) : 0;
+          store<f32>(to + (<usize>i << 6) + (y << 2), value);
         }
-      } else {
-        for (let i = 0; i < k; i++) store<f32>(to + (<usize>i << 6), 0);
       }
     }
   }
+}
+
+/** Four by four: rows `row` bytes apart, times scale, into columns of a panel. */
+// @ts-ignore: decorator
+@inline
+function transpose4(src: usize, row: usize, scale: f32, to: usize): void {
+  const factor = f32x4.splat(scale);
+  const r0 = f32x4.mul(factor, v128.load(src));
+  const r1 = f32x4.mul(factor, v128.load(src + row));
+  const r2 = f32x4.mul(factor, v128.load(src + 2 * row));
+  const r3 = f32x4.mul(factor, v128.load(src + 3 * row));
+  const low01 = v128.shuffle<f32>(r0, r1, 0, 4, 1, 5), high01 = v128.shuffle<f32>(r0, r1, 2, 6, 3, 7);
+  const low23 = v128.shuffle<f32>(r2, r3, 0, 4, 1, 5), high23 = v128.shuffle<f32>(r2, r3, 2, 6, 3, 7);
+  v128.store(to, v128.shuffle<f32>(low01, low23, 0, 1, 4, 5));
+  v128.store(to, v128.shuffle<f32>(low01, low23, 2, 3, 6, 7), 64);
+  v128.store(to, v128.shuffle<f32>(high01, high23, 0, 1, 4, 5), 128);
+  v128.store(to, v128.shuffle<f32>(high01, high23, 2, 3, 6, 7), 192);
 }
 
 /** c (m, n) = [c +] a b: a (m, k) row-major, b packed. */
