@@ -5,6 +5,9 @@ import { type AttendTask, type RowBlock, rowAt } from './attend.js';
 import { type AttentionMemory, copyRows } from './memory.js';
 import { slice } from './operands.js';
 
+/** Norms weigh the draws of rows: a sum of them is to stay finite. */
+const LARGEST_SQUARE = 2 ** 120;
+
 /** Q (packed, times beta log2 e, so that weights are powers of two); ws = [Q B_K | X^Q A_Q^T] or Q. */
 export function loadRows(
   { plan, workspace }: AttendTask,
@@ -59,9 +62,9 @@ export function loadUpstream(
   const dv = dims.valueDim;
   const { data } = objective!.tensor;
   const G = wasm.f32(memory.gRows, rows.n * dv);
-  for (let i = 0, k = 0; i < rows.n; i++) {
+  for (let i = 0; i < rows.n; i++) {
     const at = corner + rowAt(rows, i) * pitch;
-    for (let c = 0; c < dv; c++) G[k++] = data[at + c]!;
+    G.set(data.subarray(at, at + dv), i * dv);
   }
   packUpstream(task, wasm, memory, rows);
 }
@@ -115,10 +118,11 @@ function packUpstream(
   const { rv, pv } = plan.thin;
   const G = wasm.f32(gRows, n * dv);
   const norms = slice(workspace.normG, lane.place, queryLength);
+  // `mean` is free until the row sums are known.
+  wasm.fn.row_dots(n, dv, gRows, gRows, fields.mean);
+  const squares = wasm.f32(fields.mean, n);
   for (let i = 0; i < n; i++) {
-    let square = 0;
-    for (let c = i * dv; c < (i + 1) * dv; c++) square += G[c]! * G[c]!;
-    norms[rowAt(rows, i)] = Math.sqrt(square);
+    norms[rowAt(rows, i)] = Math.sqrt(Math.min(squares[i]!, LARGEST_SQUARE));
   }
   wasm.fn.pack_transposed(n, dv, gRows, dv, 1, fields.g);
   wasm.f32(fields.wv, ROWS * pv).fill(0);

@@ -26,6 +26,8 @@ export interface WasmExports {
   gemm: Gemm;
   /** c (m, n) = [c +] a^T b, a (k, m), b packed */
   gemm_tn: Gemm;
+  /** y (float64) = x (float32) */
+  widen(n: number, x: number, y: number): void;
   /** float64: out[j] = x_j . y for x (n, k) */
   dots64(n: number, k: number, x: number, y: number, out: number): void;
   /** float64: out (k) += sum_j w[j] x_j for x (n, k) */

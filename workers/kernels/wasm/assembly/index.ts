@@ -7,4 +7,4 @@ export {
   feature_products, feature_table, weigh_features, scale_columns, scale_rows, add_row, combine,
   copy_columns, row_dots, forms, largest, square_sums,
 } from './low-rank';
-export { dots64, combine64 } from './double';
+export { widen, dots64, combine64 } from './double';
