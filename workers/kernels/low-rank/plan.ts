@@ -8,7 +8,7 @@ import { type Head, splitHeads } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { BLOCK } from './rows.js';
 import type { LowRankTask } from './task.js';
-import { FEATURE_STEPS, type Trial } from './trial.js';
+import { FEATURE_STEPS, type Trial, type TrialRow } from './trial.js';
 
 export interface PlanOptions {
   /** Relative error that the upper limit of the estimate shall not exceed. */
@@ -45,16 +45,22 @@ export interface LowRankPlan {
 }
 
 /**
- * Shares of the rows that may be put aside. The first two are tried on every head, the others where
- * the second helped.
+ * Shares of the rows that may be put aside: the first is tried on every head, each of the others where
+ * errors are uneven under the last share of the list before.
  */
-const OUTLIER_SHARES = [0, 1 / 128, 1 / 512, 1 / 64, 1 / 32] as const;
-/** How much the second share must help, at the same number of features. */
-const HELPFUL = 1.5;
+const OUTLIER_SHARES = [[0], [1 / 512, 1 / 128], [1 / 256, 1 / 64, 1 / 32]] as const;
+/** Errors are uneven when fewer than this share of the queries, or of the keys, would make as much alike. */
+const UNEVEN_QUERIES = 0.4;
+const UNEVEN_KEYS = 0.3;
 /** Bytes that the rows put aside may take in a worker. */
 const OUTLIER_BYTES = 48 * 2 ** 20;
 /** The shell behind the features, from which the certificate takes its operator norm. */
 export const SHELL = 128;
+
+interface Attempt {
+  readonly share: number;
+  readonly trial: Trial;
+}
 
 interface Choice {
   readonly trial: Trial;
@@ -73,28 +79,29 @@ export function* planLowRank(
   const heads = splitHeads(problem);
   const steps = stepsToTry(heads[0], options);
   // With an error that small the fewest sampled rows will do, and more features only cost more.
-  const enough = options.tolerance / predicted(1, heads[0], SAMPLED_ROWS[0] / problem.dims.batch);
-  const request = (head: Head, outlierShare: number) => ({
-    kernel: 'low_rank' as const,
-    step: 'trial' as const,
-    head,
-    request: { outlierShare, steps, enough, seed: options.seed },
-  });
-  const [none, some, ...others] = OUTLIER_SHARES;
-  const first = (yield {
-    name: 'trial',
-    tasks: heads.flatMap((head) => [request(head, none), request(head, some)]),
-  }) as Trial[];
-  const trials = heads.map((_, h) => first.slice(2 * h, 2 * h + 2));
-  const wanting = heads.map((_, h) => h).filter((h) => helps(trials[h][0], trials[h][1]));
-  if (wanting.length > 0) {
-    const more = (yield {
+  const rowsPerItem = SAMPLED_ROWS[0] / problem.dims.batch;
+  const enough = options.tolerance / noise(heads[0].queryLength, rowsPerItem);
+  const trials: Attempt[][] = heads.map(() => []);
+  let wanting = heads.map((_, h) => h);
+  for (const shares of OUTLIER_SHARES) {
+    const results = (yield {
       name: 'trial',
-      tasks: wanting.flatMap((h) => others.map((share) => request(heads[h], share))),
+      tasks: wanting.flatMap((h) =>
+        shares.map((outlierShare) => ({
+          kernel: 'low_rank' as const,
+          step: 'trial' as const,
+          head: heads[h],
+          request: { outlierShare, steps, enough, seed: options.seed },
+        })),
+      ),
     }) as Trial[];
     for (const [i, h] of wanting.entries()) {
-      trials[h].push(...more.slice(i * others.length, (i + 1) * others.length));
+      for (const [k, share] of shares.entries()) {
+        trials[h].push({ share, trial: results[i * shares.length + k] });
+      }
     }
+    wanting = wanting.filter((h) => isUneven(heads[h], trials[h][trials[h].length - 1].trial));
+    if (wanting.length === 0) break;
   }
   const { choices, sampledRows } = chooseAll(heads, trials, problem.dims.batch, options);
   const drafts = heads.map((head, h) =>
@@ -141,12 +148,13 @@ function stepsToTry(head: Head, { features, rates }: PlanOptions): readonly numb
 /** So that the answer can say what the input would need, also where it is too short to pay. */
 const ALWAYS_TRIED = 128;
 
-/** Whether outliers put aside make the error smaller, or spare features. */
-function helps(none: Trial, some: Trial): boolean {
-  return none.rows.some(({ error }, i) => {
-    const other = some.rows[Math.min(i, some.rows.length - 1)];
-    return !(error <= HELPFUL * other.error);
-  });
+/** Whether a few rows or columns make most of an error, so that it may help to put them aside. */
+function isUneven({ queryLength, keyLength }: Head, { rows }: Trial): boolean {
+  const { score, value } = rows[rows.length - 1];
+  return [score, value].some(
+    (e) =>
+      e.error > 0 && (e.rows < UNEVEN_QUERIES * queryLength || e.columns < UNEVEN_KEYS * keyLength),
+  );
 }
 
 function cut(length: number) {
@@ -170,17 +178,24 @@ function outlierCount(head: Head, length: number, share: number): number {
 }
 
 /**
- * Upper limit to expect of the estimate when rows have this relative error.
- *
- * Gradients of unrelated rows add up like noise, so does their error, and the norm of a mean over n
- * sampled rows of Lq is then about sqrt(Lq / n) times too large.
+ * Upper limit to expect of the estimate. Gradients of unrelated rows add up like noise, so does their
+ * error; the square of the limit then exceeds that of the error in proportion to the rows that matter
+ * over those that are drawn.
  */
-function predicted(error: number, head: Head, rowsPerItem: number): number {
-  return error * Math.max(1, NOISE * Math.sqrt(head.queryLength / rowsPerItem));
+function predicted({ score, value }: TrialRow, rowsPerItem: number): number {
+  return Math.max(
+    ...[score, value].map(({ error, rows }) =>
+      Number.isFinite(error) ? error * noise(rows, rowsPerItem) : error,
+    ),
+  );
 }
 
-/** Measured: upper limit over row error times sqrt(Lq / n), on data without any structure. */
-const NOISE = 1.1;
+/** Measured: (upper limit over error)^2 - 1, over rows that matter / rows drawn, on data without structure. */
+const NOISE = 0.8;
+
+function noise(rows: number, rowsPerItem: number): number {
+  return Math.sqrt(1 + (NOISE * rows) / rowsPerItem);
+}
 
 /** Rows that the estimate may draw, and the share of the work that more than the least may take. */
 const SAMPLED_ROWS = [96, 192, 384, 768] as const;
@@ -189,22 +204,21 @@ const SAMPLING_SHARE = 0.2;
 /** The cheapest pair of features and outliers that is expected to meet the tolerance, else the best. */
 function choose(
   head: Head,
-  trials: readonly Trial[],
+  trials: readonly Attempt[],
   options: PlanOptions,
   rowsPerItem: number,
 ): Choice {
   const { tolerance, rates, features } = options;
-  const all: Choice[] = trials.flatMap((trial, i) => {
-    const share = OUTLIER_SHARES[i];
+  const all: Choice[] = trials.flatMap(({ trial, share }) => {
     const nq = outlierCount(head, head.queryLength, share);
     const nk = outlierCount(head, head.keyLength, share);
-    return trial.rows.map(({ features: m, error }) => ({
+    return trial.rows.map((row) => ({
       trial,
       share,
-      m,
-      rowError: error,
-      error: predicted(error, head, rowsPerItem),
-      seconds: headCost(head, m, nq, nk, rowsPerItem).flops / rates.lowRank,
+      m: row.features,
+      rowError: Math.max(row.score.error, row.value.error),
+      error: predicted(row, rowsPerItem),
+      seconds: headCost(head, row.features, nq, nk, rowsPerItem).flops / rates.lowRank,
     }));
   });
   if (features !== undefined) {
@@ -221,7 +235,7 @@ function choose(
 /** One choice for every head, with the number of sampled rows that makes the whole cheapest. */
 function chooseAll(
   heads: readonly Head[],
-  trials: readonly (readonly Trial[])[],
+  trials: readonly (readonly Attempt[])[],
   batch: number,
   options: PlanOptions,
 ): { choices: readonly Choice[]; sampledRows: number } {

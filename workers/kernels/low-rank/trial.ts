@@ -18,8 +18,18 @@ export const FEATURE_STEPS = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 7
 export interface TrialRow {
   /** Features really used: a spectrum can run out of directions. */
   readonly features: number;
-  /** Relative error of a row of dS K or P V; infinity when a row sum lost its sign. */
+  /** Errors of dS K and of P V. */
+  readonly score: TrialError;
+  readonly value: TrialError;
+}
+
+/** Error of products with sampled rows of P. */
+export interface TrialError {
+  /** Relative; infinity when a row sum lost its sign. */
   readonly error: number;
+  /** Rows and columns that would make as much error if all were alike: few when few make most of it. */
+  readonly rows: number;
+  readonly columns: number;
 }
 
 /** A basis with its share of outliers, and a list of errors over FEATURE_STEPS. */
@@ -52,9 +62,9 @@ export function tryShare(
   for (const step of steps) {
     const features = Math.min(step, plan.m);
     low.extend(features);
-    const error = compare(sample, block, low.rows());
-    rows.push({ features, error });
-    if (error <= enough || features < step) break;
+    const row = { features, ...compare(sample, block, low.rows()) };
+    rows.push(row);
+    if (Math.max(row.score.error, row.value.error) <= enough || features < step) break;
   }
   return { basis, rows };
 }
@@ -179,12 +189,17 @@ function features(
   return out;
 }
 
-/** The larger of the relative errors of dS K and P V, both blocks normalised row by row. */
-function compare(sample: TrialSample, block: ExactBlock, approximate: Float64Array): number {
-  const { queryWeight, keyWeight, queries, keys } = sample;
+/** Errors of dS K, which weigh with |X_i|^2 in a gradient, and of P V; both blocks normalised row by row. */
+function compare(
+  sample: TrialSample,
+  block: ExactBlock,
+  approximate: Float64Array,
+): { score: TrialError; value: TrialError } {
+  const { queryWeight, querySquares, keyWeight, queries, keys } = sample;
   const { e, t, keySquares, valueSquares } = block;
   const count = keys.count;
-  let [scoreError, score, valueError, value] = [0, 0, 0, 0];
+  const score = new ErrorSums(queryWeight, keyWeight);
+  const value = new ErrorSums(queryWeight, keyWeight);
   for (let i = 0; i < queries.count; i++) {
     const row = i * count;
     let [total, mean, otherTotal, otherMean] = [0, 0, 0, 0];
@@ -196,20 +211,59 @@ function compare(sample: TrialSample, block: ExactBlock, approximate: Float64Arr
       otherMean += b * t[row + j];
     }
     if (total === 0) continue;
-    if (!(otherTotal > 0)) return Number.POSITIVE_INFINITY;
+    if (!(otherTotal > 0)) return { score: LOST, value: LOST };
     mean /= total;
     otherMean /= otherTotal;
     for (let j = 0; j < count; j++) {
       const p = e[row + j] / total;
       const q = approximate[row + j] / otherTotal;
       const ds = p * (t[row + j] - mean);
-      const w = queryWeight[i] * keyWeight[j];
-      scoreError += w * keySquares[j] * (ds - q * (t[row + j] - otherMean)) ** 2;
-      score += w * keySquares[j] * ds * ds;
-      valueError += w * valueSquares[j] * (p - q) ** 2;
-      value += w * valueSquares[j] * p * p;
+      const off = ds - q * (t[row + j] - otherMean);
+      const w = querySquares[i] * keySquares[j];
+      score.add(i, j, w * off * off, w * ds * ds);
+      value.add(i, j, valueSquares[j] * (p - q) * (p - q), valueSquares[j] * p * p);
     }
   }
-  const error = Math.sqrt(Math.max(scoreError / (score || 1), valueError / (value || 1)));
-  return Number.isFinite(error) ? error : Number.POSITIVE_INFINITY;
+  return { score: score.result(), value: value.result() };
+}
+
+const LOST: TrialError = { error: Number.POSITIVE_INFINITY, rows: 0, columns: 0 };
+
+/** Sums of squares over a sample of rows and columns, each of which stands for several. */
+class ErrorSums {
+  readonly #rows: Float64Array;
+  readonly #columns: Float64Array;
+  #whole = 0;
+
+  constructor(
+    readonly rowWeight: Float64Array,
+    readonly columnWeight: Float64Array,
+  ) {
+    this.#rows = new Float64Array(rowWeight.length);
+    this.#columns = new Float64Array(columnWeight.length);
+  }
+
+  add(i: number, j: number, error: number, whole: number): void {
+    this.#rows[i] += this.columnWeight[j] * error;
+    this.#columns[j] += this.rowWeight[i] * error;
+    this.#whole += this.rowWeight[i] * this.columnWeight[j] * whole;
+  }
+
+  result(): TrialError {
+    const rows = alike(this.#rows, this.rowWeight);
+    const columns = alike(this.#columns, this.columnWeight);
+    const error = Math.sqrt(rows.total / (this.#whole || 1));
+    if (!Number.isFinite(error)) return LOST;
+    return { error, rows: rows.count, columns: columns.count };
+  }
+}
+
+/** Sum of weighted squares, and (sum of roots)^2 / sum of squares: how many make it up. */
+function alike(squares: Float64Array, weight: Float64Array): { total: number; count: number } {
+  let [total, roots] = [0, 0];
+  squares.forEach((x, i) => {
+    total += weight[i] * x;
+    roots += weight[i] * Math.sqrt(x);
+  });
+  return { total, count: total > 0 ? (roots * roots) / total : 0 };
 }
