@@ -2,6 +2,7 @@
 import type { AttentionLayer, AttentionProblem } from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
+import type { Real } from './arithmetic.js';
 import { draftPlan, openScan, putAside } from './basis.js';
 import { headCost, type Rates, samplingFlops } from './cost.js';
 import { type Head, splitHeads } from './head.js';
@@ -9,6 +10,7 @@ import type { HeadPlan } from './head-plan.js';
 import { BLOCK } from './rows.js';
 import type { LowRankTask } from './task.js';
 import { FEATURE_STEPS, type Trial, type TrialRow } from './trial.js';
+import { joinLongest, type LongestRows, type LongRow } from './trial-sample.js';
 
 export interface PlanOptions {
   /** Relative error that the upper limit of the estimate shall not exceed. */
@@ -81,6 +83,7 @@ export function* planLowRank(
   // With an error that small the fewest sampled rows will do, and more features only cost more.
   const rowsPerItem = SAMPLED_ROWS[0] / problem.dims.batch;
   const enough = options.tolerance / noise(heads[0].queryLength, rowsPerItem);
+  const longest = yield* longestOfHeads(heads);
   const trials: Attempt[][] = heads.map(() => []);
   let wanting = heads.map((_, h) => h);
   for (const shares of OUTLIER_SHARES) {
@@ -91,7 +94,7 @@ export function* planLowRank(
           kernel: 'low_rank' as const,
           step: 'trial' as const,
           head: heads[h],
-          request: { outlierShare, steps, enough, seed: options.seed },
+          request: { outlierShare, steps, enough, longest: longest[h], seed: options.seed },
         })),
       ),
     }) as Trial[];
@@ -134,6 +137,36 @@ export function* planLowRank(
     ...summary(heads, headPlans, choices, sampledRows, problem.dims.batch, options),
     norms: norms.reduce(largestNorms, ZERO_NORMS),
   };
+}
+
+/** The longest rows of the inputs of every head; heads of one batch item share theirs. */
+function* longestOfHeads(heads: readonly Head[]): Job<LongestRows[], LowRankTask> {
+  const inputs = new Map<string, { rows: Real; width: number; length: number }>();
+  const keyOf = (head: Head, side: 'query' | 'key') => `${side} ${head.batch}`;
+  for (const head of heads) {
+    for (const side of ['query', 'key'] as const) {
+      const { rows, effective } = head[side];
+      const length = side === 'query' ? head.queryLength : head.keyLength;
+      inputs.set(keyOf(head, side), { rows, width: effective.inputs, length });
+    }
+  }
+  const tasks = [...inputs].flatMap(([key, { rows, width, length }]) =>
+    cut(length).map((segment) => ({ key, rows, width, segment })),
+  );
+  const found = (yield {
+    name: 'longest',
+    tasks: tasks.map(({ key: _, ...rest }) => ({
+      kernel: 'low_rank' as const,
+      step: 'longest' as const,
+      ...rest,
+    })),
+  }) as LongRow[][];
+  const of = (key: string) => joinLongest(found.filter((_, i) => tasks[i].key === key));
+  const joined = new Map([...inputs.keys()].map((key) => [key, of(key)]));
+  return heads.map((head) => ({
+    query: joined.get(keyOf(head, 'query'))!,
+    key: joined.get(keyOf(head, 'key'))!,
+  }));
 }
 
 /** Feature numbers with which a head is still cheaper than exact, and a few where none is. */

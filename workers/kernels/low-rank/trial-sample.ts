@@ -2,6 +2,7 @@
 import type { Real } from './arithmetic.js';
 import { logResiduals } from './basis.js';
 import type { HeadProjection } from './head.js';
+import type { Segment } from './layout.js';
 import type { Random } from './random.js';
 import {
   BLOCK,
@@ -22,11 +23,10 @@ const LARGEST_KEYS = 192;
 /** Rows among which the sample is chosen, and which tell what an outlier is. */
 const POOL = 2048;
 /**
- * The longest rows X_i of so many belong to the pool for certain: a row whose softmax is concentrated can
- * weigh as much as all others together.
+ * The longest rows X_i belong to the pool for certain: a row whose softmax is concentrated can weigh as
+ * much as all others together.
  */
-const MEASURED = 8192;
-const LONGEST = 128;
+const LONGEST = 96;
 
 export interface TrialSample {
   readonly queries: QueryRows;
@@ -40,17 +40,31 @@ export interface TrialSample {
   readonly keyWeight: Float64Array;
 }
 
-export function drawTrial(space: Workspace, share: number, random: Random): TrialSample {
-  return { ...drawQueries(space, share, random), ...drawKeys(space, share, random) };
+/** Positions of the longest rows of the inputs of a head: X^Q and X^K. */
+export interface LongestRows {
+  readonly query: Int32Array;
+  readonly key: Int32Array;
+}
+
+export function drawTrial(
+  space: Workspace,
+  share: number,
+  longest: LongestRows,
+  random: Random,
+): TrialSample {
+  return {
+    ...drawQueries(space, share, longest.query, random),
+    ...drawKeys(space, share, longest.key, random),
+  };
 }
 
 /**
  * The queries of the pool that can spoil most, and others drawn in proportion to |X_i|, which is how much
  * they weigh in a gradient: in heavy tails few rows make most of it.
  */
-function drawQueries(space: Workspace, share: number, random: Random) {
+function drawQueries(space: Workspace, share: number, longest: Int32Array, random: Random) {
   const { arithmetic, head } = space;
-  const pool = drawPool(head.query, head.queryLength, random);
+  const pool = drawPool(head.query, head.queryLength, longest, random);
   const mark = arithmetic.mark();
   const rows = queryRows(space, pool.rows.length);
   rows.load((r) => pool.rows[r], pool.rows.length);
@@ -84,9 +98,9 @@ function drawQueries(space: Workspace, share: number, random: Random) {
 }
 
 /** The keys of the pool that can spoil most, and a uniform sample of the others. */
-function drawKeys(space: Workspace, share: number, random: Random) {
+function drawKeys(space: Workspace, share: number, longest: Int32Array, random: Random) {
   const { arithmetic, head } = space;
-  const pool = drawPool(head.key, head.keyLength, random);
+  const pool = drawPool(head.key, head.keyLength, longest, random);
   const mark = arithmetic.mark();
   const rows = keyRows(space, pool.rows.length);
   rows.load((r) => pool.rows[r], pool.rows.length);
@@ -117,37 +131,51 @@ interface Pool {
 }
 
 /** The longest rows of a projection's input, and a uniform sample of the others. */
-function drawPool({ rows, effective }: HeadProjection, length: number, random: Random): Pool {
-  const measured = spreadRows(length, MEASURED, random);
-  const { inputs } = effective;
-  const squares = new Float64Array(measured.length);
-  for (let r = 0; r < measured.length; r++) {
-    const from = measured[r] * inputs;
-    for (let c = from; c < from + inputs; c++) squares[r] += rows[c] * rows[c];
-  }
-  const limit = squares.slice().sort()[Math.max(0, squares.length - LONGEST)];
-  const [longest, rest]: number[][] = [[], []];
-  squares.forEach((x, r) => {
-    (x >= limit && longest.length < LONGEST ? longest : rest).push(r);
-  });
-  const others = Array.from(random.sample(rest.length, POOL - LONGEST), (i) => rest[i]);
-  const chosen = [...longest, ...others];
-  const each = length / measured.length;
+function drawPool(
+  { rows, effective }: HeadProjection,
+  length: number,
+  longest: Int32Array,
+  random: Random,
+): Pool {
+  const certain = new Set(longest);
+  const sample = random.sample(length, POOL).filter((row) => !certain.has(row));
+  const list = Int32Array.from([...longest, ...sample]);
+  const each = (length - longest.length) / Math.max(1, sample.length);
   return {
-    rows: Int32Array.from(chosen, (r) => measured[r]),
-    weight: Float64Array.from(chosen, (_, i) =>
-      i < longest.length ? each : (each * rest.length) / others.length,
-    ),
-    squares: Float64Array.from(chosen, (r) => squares[r]),
+    rows: list,
+    weight: Float64Array.from(list, (_, i) => (i < longest.length ? 1 : each)),
+    squares: Float64Array.from(list, (row) => square(rows, effective.inputs, row)),
   };
 }
 
-/** One row of each of n equal stretches below length, or all rows. */
-function spreadRows(length: number, n: number, random: Random): Int32Array {
-  if (length <= n) return Int32Array.from({ length }, (_, i) => i);
-  const rows = new Int32Array(n);
-  for (let k = 0; k < n; k++) rows[k] = Math.floor(((k + random.uniform()) * length) / n);
-  return rows;
+/** |X_i|^2 of row i of X (n, width). */
+function square(rows: Real, width: number, i: number): number {
+  let sum = 0;
+  for (let c = i * width; c < (i + 1) * width; c++) sum += rows[c] * rows[c];
+  return sum;
+}
+
+export interface LongRow {
+  readonly row: number;
+  readonly square: number;
+}
+
+/** The LONGEST longest of the rows [from, to) of X (n, width). */
+export function longestRows(rows: Real, width: number, { from, to }: Segment): LongRow[] {
+  const squares = new Float64Array(to - from);
+  for (let i = from; i < to; i++) squares[i - from] = square(rows, width, i);
+  const limit = squares.slice().sort()[Math.max(0, squares.length - LONGEST)];
+  const found: LongRow[] = [];
+  squares.forEach((x, r) => {
+    if (x >= limit && found.length < LONGEST) found.push({ row: from + r, square: x });
+  });
+  return found;
+}
+
+/** The longest rows of a matrix from those of its parts. */
+export function joinLongest(parts: readonly (readonly LongRow[])[]): Int32Array {
+  const all = parts.flat().sort((a, b) => b.square - a.square || a.row - b.row);
+  return Int32Array.from(all.slice(0, LONGEST), ({ row }) => row).sort();
 }
 
 /** Positions of values, the largest first. */

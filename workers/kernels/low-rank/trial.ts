@@ -10,7 +10,7 @@ import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { Random } from './random.js';
 import { openWorkspace, type Workspace } from './rows.js';
-import { drawTrial, type TrialSample } from './trial-sample.js';
+import { drawTrial, type LongestRows, type TrialSample } from './trial-sample.js';
 
 /** Feature numbers that are tried. */
 export const FEATURE_STEPS = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024] as const;
@@ -43,19 +43,20 @@ export interface TrialRequest {
   /** Feature numbers to try, rising; no further than to one whose error is `enough`. */
   readonly steps: readonly number[];
   readonly enough: number;
+  readonly longest: LongestRows;
   readonly seed: number;
 }
 
 export function tryShare(
   arithmetic: Arithmetic,
   head: Head,
-  { outlierShare, steps, enough, seed }: TrialRequest,
+  { outlierShare, steps, enough, longest, seed }: TrialRequest,
 ): Trial {
   const basis = sampleBasis(arithmetic, head, outlierShare, seed);
   const plan = draftPlan(head, basis, steps[steps.length - 1], 0);
   const space = openWorkspace(arithmetic, head, plan, 1);
   const random = new Random(seed + 1);
-  const sample = drawTrial(space, outlierShare, random);
+  const sample = drawTrial(space, outlierShare, longest, random);
   const block = exactBlock(space, sample, random);
   const low = lowRankBlock(space, sample, block);
   const rows: TrialRow[] = [];
