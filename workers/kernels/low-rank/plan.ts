@@ -9,7 +9,7 @@ import { type Head, splitHeads } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { BLOCK } from './rows.js';
 import type { LowRankTask } from './task.js';
-import { FEATURE_STEPS, type Trial, type TrialRow } from './trial.js';
+import { FEATURE_STEPS, isUneven, type Trial, type TrialRow } from './trial.js';
 import { joinLongest, type LongestRows, type LongRow } from './trial-sample.js';
 
 export interface PlanOptions {
@@ -46,23 +46,13 @@ export interface LowRankPlan {
   readonly seconds: { readonly lowRank: number; readonly exact: number };
 }
 
-/**
- * Shares of the rows that may be put aside: the first is tried on every head, each of the others where
- * errors are uneven under the last share of the list before.
- */
-const OUTLIER_SHARES = [[0], [1 / 512, 1 / 128], [1 / 256, 1 / 64, 1 / 32]] as const;
-/** Errors are uneven when fewer than this share of the queries, or of the keys, would make as much alike. */
-const UNEVEN_QUERIES = 0.4;
-const UNEVEN_KEYS = 0.3;
+/** Shares of the rows that may be put aside, and the one that the basis is then made without. */
+const OUTLIER_SHARES = [1 / 512, 1 / 128, 1 / 64, 1 / 32] as const;
+const WITHOUT = 1 / 128;
 /** Bytes that the rows put aside may take in a worker. */
 const OUTLIER_BYTES = 48 * 2 ** 20;
 /** The shell behind the features, from which the certificate takes its operator norm. */
 export const SHELL = 128;
-
-interface Attempt {
-  readonly share: number;
-  readonly trial: Trial;
-}
 
 interface Choice {
   readonly trial: Trial;
@@ -84,27 +74,24 @@ export function* planLowRank(
   const rowsPerItem = SAMPLED_ROWS[0] / problem.dims.batch;
   const enough = options.tolerance / noise(heads[0].queryLength, rowsPerItem);
   const longest = yield* longestOfHeads(heads);
-  const trials: Attempt[][] = heads.map(() => []);
-  let wanting = heads.map((_, h) => h);
-  for (const shares of OUTLIER_SHARES) {
-    const results = (yield {
-      name: 'trial',
-      tasks: wanting.flatMap((h) =>
-        shares.map((outlierShare) => ({
-          kernel: 'low_rank' as const,
-          step: 'trial' as const,
-          head: heads[h],
-          request: { outlierShare, steps, enough, longest: longest[h], seed: options.seed },
-        })),
-      ),
-    }) as Trial[];
-    for (const [i, h] of wanting.entries()) {
-      for (const [k, share] of shares.entries()) {
-        trials[h].push({ share, trial: results[i * shares.length + k] });
-      }
-    }
-    wanting = wanting.filter((h) => isUneven(heads[h], trials[h][trials[h].length - 1].trial));
-    if (wanting.length === 0) break;
+  const attempt = (wanting: readonly number[], shares: readonly number[], without: number) => ({
+    name: 'trial',
+    tasks: wanting.map((h) => ({
+      kernel: 'low_rank' as const,
+      step: 'trial' as const,
+      head: heads[h],
+      request: { shares, without, steps, enough, longest: longest[h], seed: options.seed },
+    })),
+  });
+  const all = heads.map((_, h) => h);
+  const trials = (yield attempt(all, [0], 0)) as Trial[][];
+  const uneven = all.filter((h) => {
+    const [{ rows }] = trials[h];
+    return isUneven(heads[h], rows[rows.length - 1]);
+  });
+  if (uneven.length > 0) {
+    const more = (yield attempt(uneven, OUTLIER_SHARES, WITHOUT)) as Trial[][];
+    for (const [i, h] of uneven.entries()) trials[h].push(...more[i]);
   }
   const { choices, sampledRows } = chooseAll(heads, trials, problem.dims.batch, options);
   const drafts = heads.map((head, h) =>
@@ -181,15 +168,6 @@ function stepsToTry(head: Head, { features, rates }: PlanOptions): readonly numb
 /** So that the answer can say what the input would need, also where it is too short to pay. */
 const ALWAYS_TRIED = 128;
 
-/** Whether a few rows or columns make most of an error, so that it may help to put them aside. */
-function isUneven({ queryLength, keyLength }: Head, { rows }: Trial): boolean {
-  const { score, value } = rows[rows.length - 1];
-  return [score, value].some(
-    (e) =>
-      e.error > 0 && (e.rows < UNEVEN_QUERIES * queryLength || e.columns < UNEVEN_KEYS * keyLength),
-  );
-}
-
 function cut(length: number) {
   const step = 32 * BLOCK;
   return Array.from({ length: Math.ceil(length / step) }, (_, s) => ({
@@ -237,12 +215,13 @@ const SAMPLING_SHARE = 0.2;
 /** The cheapest pair of features and outliers that is expected to meet the tolerance, else the best. */
 function choose(
   head: Head,
-  trials: readonly Attempt[],
+  trials: readonly Trial[],
   options: PlanOptions,
   rowsPerItem: number,
 ): Choice {
   const { tolerance, rates, features } = options;
-  const all: Choice[] = trials.flatMap(({ trial, share }) => {
+  const all: Choice[] = trials.flatMap((trial) => {
+    const { share } = trial;
     const nq = outlierCount(head, head.queryLength, share);
     const nk = outlierCount(head, head.keyLength, share);
     return trial.rows.map((row) => ({
@@ -268,7 +247,7 @@ function choose(
 /** One choice for every head, with the number of sampled rows that makes the whole cheapest. */
 function chooseAll(
   heads: readonly Head[],
-  trials: readonly (readonly Attempt[])[],
+  trials: readonly (readonly Trial[])[],
   batch: number,
   options: PlanOptions,
 ): { choices: readonly Choice[]; sampledRows: number } {

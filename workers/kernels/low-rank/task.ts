@@ -17,7 +17,7 @@ import { queryPass } from './queries.js';
 import { openWorkspace } from './rows.js';
 import { addSlots, type HeadRun } from './run.js';
 import { type SampledRun, sampledErrorPass, sampledExactPass } from './sampled.js';
-import { type TrialRequest, tryShare } from './trial.js';
+import { type TrialRequest, tryShares } from './trial.js';
 import { longestRows } from './trial-sample.js';
 
 export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
@@ -99,7 +99,7 @@ export function runLowRankTask(
   try {
     switch (task.step) {
       case 'trial':
-        return tryShare(arithmetic, task.head, task.request);
+        return tryShares(arithmetic, task.head, task.request);
       case 'longest':
         return longestRows(task.rows, task.width, task.segment);
       case 'scan':

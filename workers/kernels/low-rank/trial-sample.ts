@@ -31,8 +31,9 @@ const LONGEST = 96;
 export interface TrialSample {
   readonly queries: QueryRows;
   readonly keys: KeyRows;
-  readonly outlierQuery: readonly boolean[];
-  readonly outlierKey: readonly boolean[];
+  /** Whether a row is put aside when a share of all rows is. */
+  readonly outlierQuery: (share: number) => readonly boolean[];
+  readonly outlierKey: (share: number) => readonly boolean[];
   /** Queries that each stands for, and |X_i|^2. */
   readonly queryWeight: Float64Array;
   readonly querySquares: Float64Array;
@@ -46,15 +47,10 @@ export interface LongestRows {
   readonly key: Int32Array;
 }
 
-export function drawTrial(
-  space: Workspace,
-  share: number,
-  longest: LongestRows,
-  random: Random,
-): TrialSample {
+export function drawTrial(space: Workspace, longest: LongestRows, random: Random): TrialSample {
   return {
-    ...drawQueries(space, share, longest.query, random),
-    ...drawKeys(space, share, longest.key, random),
+    ...drawQueries(space, longest.query, random),
+    ...drawKeys(space, longest.key, random),
   };
 }
 
@@ -62,7 +58,7 @@ export function drawTrial(
  * The queries of the pool that can spoil most, and others drawn in proportion to |X_i|, which is how much
  * they weigh in a gradient: in heavy tails few rows make most of it.
  */
-function drawQueries(space: Workspace, share: number, longest: Int32Array, random: Random) {
+function drawQueries(space: Workspace, longest: Int32Array, random: Random) {
   const { arithmetic, head } = space;
   const pool = drawPool(head.query, head.queryLength, longest, random);
   const mark = arithmetic.mark();
@@ -71,7 +67,6 @@ function drawQueries(space: Workspace, share: number, longest: Int32Array, rando
   const harm = spoil(space, rows.x, rows.logScale);
   arithmetic.release(mark);
   const order = descending(harm);
-  const limit = threshold(harm, order, pool.weight, share * head.queryLength);
   const n = Math.min(QUERIES, order.length);
   const certain = order.slice(0, Math.min(LARGEST_QUERIES, n));
   const rest = order.slice(certain.length);
@@ -93,12 +88,12 @@ function drawQueries(space: Workspace, share: number, longest: Int32Array, rando
       return (pool.weight[r] * total) / (chance[drawn[i - certain.length]] * drawn.length);
     }),
     querySquares: Float64Array.from(chosen, (r) => pool.squares[r]),
-    outlierQuery: chosen.map((r) => harm[r] > limit),
+    outlierQuery: outliers(harm, order, pool.weight, head.queryLength, chosen),
   };
 }
 
 /** The keys of the pool that can spoil most, and a uniform sample of the others. */
-function drawKeys(space: Workspace, share: number, longest: Int32Array, random: Random) {
+function drawKeys(space: Workspace, longest: Int32Array, random: Random) {
   const { arithmetic, head } = space;
   const pool = drawPool(head.key, head.keyLength, longest, random);
   const mark = arithmetic.mark();
@@ -107,7 +102,6 @@ function drawKeys(space: Workspace, share: number, longest: Int32Array, random: 
   const harm = spoil(space, rows.z, rows.logWeight);
   arithmetic.release(mark);
   const order = descending(harm);
-  const limit = threshold(harm, order, pool.weight, share * head.keyLength);
   const largest = order.slice(0, LARGEST_KEYS);
   const rest = order.slice(LARGEST_KEYS);
   const others = Array.from(random.sample(rest.length, KEYS - LARGEST_KEYS), (i) => rest[i]);
@@ -119,7 +113,7 @@ function drawKeys(space: Workspace, share: number, longest: Int32Array, random: 
     keyWeight: Float64Array.from(chosen, (r, j) =>
       j < largest.length ? pool.weight[r] : (pool.weight[r] * rest.length) / others.length,
     ),
-    outlierKey: chosen.map((r) => harm[r] > limit),
+    outlierKey: outliers(harm, order, pool.weight, head.keyLength, chosen),
   };
 }
 
@@ -202,18 +196,21 @@ function spoil(space: Workspace, x: Real, logWeight: Float64Array): number[] {
   return result;
 }
 
-/** What a row that is put aside exceeds, when rows that stand for `aside` of all are. */
-function threshold(
-  values: readonly number[],
+/** Which of the chosen rows of the pool are put aside, as a function of the share of all `length` rows. */
+function outliers(
+  harm: readonly number[],
   order: readonly number[],
   weight: Float64Array,
-  aside: number,
-): number {
-  if (aside === 0) return Number.POSITIVE_INFINITY;
-  let before = 0;
-  for (const r of order) {
-    before += weight[r];
-    if (before > aside) return values[r];
-  }
-  return values[order[order.length - 1]];
+  length: number,
+  chosen: readonly number[],
+) {
+  return (share: number): boolean[] => {
+    let left = share * length;
+    const first = order.find((r) => {
+      left -= weight[r];
+      return left < 0;
+    });
+    const limit = share > 0 && first !== undefined ? harm[first] : Number.POSITIVE_INFINITY;
+    return chosen.map((r) => harm[r] > limit);
+  };
 }

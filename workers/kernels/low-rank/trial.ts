@@ -32,14 +32,18 @@ export interface TrialError {
   readonly columns: number;
 }
 
-/** A basis with its share of outliers, and a list of errors over FEATURE_STEPS. */
+/** A basis, a share of outliers, and a list of errors over FEATURE_STEPS. */
 export interface Trial {
+  readonly share: number;
   readonly basis: Basis;
   readonly rows: readonly TrialRow[];
 }
 
 export interface TrialRequest {
-  readonly outlierShare: number;
+  /** Shares of outliers to try, rising; no further than to one under which errors are even. */
+  readonly shares: readonly number[];
+  /** The share that the basis is made without. */
+  readonly without: number;
   /** Feature numbers to try, rising; no further than to one whose error is `enough`. */
   readonly steps: readonly number[];
   readonly enough: number;
@@ -47,27 +51,46 @@ export interface TrialRequest {
   readonly seed: number;
 }
 
-export function tryShare(
+export function tryShares(
   arithmetic: Arithmetic,
   head: Head,
-  { outlierShare, steps, enough, longest, seed }: TrialRequest,
-): Trial {
-  const basis = sampleBasis(arithmetic, head, outlierShare, seed);
+  { shares, without, steps, enough, longest, seed }: TrialRequest,
+): Trial[] {
+  const basis = sampleBasis(arithmetic, head, without, seed);
   const plan = draftPlan(head, basis, steps[steps.length - 1], 0);
   const space = openWorkspace(arithmetic, head, plan, 1);
   const random = new Random(seed + 1);
-  const sample = drawTrial(space, outlierShare, longest, random);
+  const sample = drawTrial(space, longest, random);
   const block = exactBlock(space, sample, random);
-  const low = lowRankBlock(space, sample, block);
-  const rows: TrialRow[] = [];
-  for (const step of steps) {
-    const features = Math.min(step, plan.m);
-    low.extend(features);
-    const row = { features, ...compare(sample, block, low.rows()) };
-    rows.push(row);
-    if (Math.max(row.score.error, row.value.error) <= enough || features < step) break;
+  const trials: Trial[] = [];
+  for (const share of shares) {
+    const mark = arithmetic.mark();
+    const low = lowRankBlock(space, sample, share, block);
+    const rows: TrialRow[] = [];
+    for (const step of steps) {
+      const features = Math.min(step, plan.m);
+      low.extend(features);
+      const row = { features, ...compare(sample, block, low.rows()) };
+      rows.push(row);
+      if (Math.max(row.score.error, row.value.error) <= enough || features < step) break;
+    }
+    arithmetic.release(mark);
+    trials.push({ share, basis, rows });
+    if (!isUneven(head, rows[rows.length - 1])) break;
   }
-  return { basis, rows };
+  return trials;
+}
+
+/** Errors are uneven when fewer than this share of the queries, or of the keys, would make as much alike. */
+const UNEVEN_QUERIES = 0.4;
+const UNEVEN_KEYS = 0.3;
+
+/** Whether a few rows or columns make most of an error, so that it may help to put them aside. */
+export function isUneven({ queryLength, keyLength }: Head, { score, value }: TrialRow): boolean {
+  return [score, value].some(
+    (e) =>
+      e.error > 0 && (e.rows < UNEVEN_QUERIES * queryLength || e.columns < UNEVEN_KEYS * keyLength),
+  );
 }
 
 /** exp(score - max) (n, count), 0 where the mask hides a pair; t = G V' for a random G. */
@@ -112,11 +135,15 @@ function exactBlock(space: Workspace, sample: TrialSample, random: Random): Exac
   return { e, max, t, keySquares: squares(keys.k, d), valueSquares: squares(keys.v, dv), hidden };
 }
 
-/** The same block from features, which can be added to; exact where the chain would be exact. */
-function lowRankBlock(space: Workspace, sample: TrialSample, block: ExactBlock) {
+/**
+ * The same block from features, which can be added to; exact where the chain would be exact. Coordinates
+ * of outliers are overwritten: those of a smaller share are outliers of a larger one too.
+ */
+function lowRankBlock(space: Workspace, sample: TrialSample, share: number, block: ExactBlock) {
   const { arithmetic, head, plan } = space;
   const { d } = head;
-  const { queries, keys, outlierKey, outlierQuery } = sample;
+  const { queries, keys } = sample;
+  const [outlierQuery, outlierKey] = [sample.outlierQuery(share), sample.outlierKey(share)];
   const [n, count] = [queries.count, keys.count];
   let shift = -Infinity;
   for (let j = 0; j < count; j++) if (!outlierKey[j]) shift = Math.max(shift, keys.logWeight[j]);
