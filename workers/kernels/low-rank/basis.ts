@@ -175,7 +175,7 @@ export function scanRows(
   cancelled: Cancelled,
 ): ComposedNorms {
   const norms = { ...ZERO_NORMS };
-  const space = openWorkspace(arithmetic, head, plan);
+  const space = openWorkspace(arithmetic, head, judging(plan));
   const { d, dv } = head;
   const queries = queryRows(space, BLOCK);
   const keys = keyRows(space, BLOCK);
@@ -220,6 +220,14 @@ export function scanRows(
 /** (columns, rows) = transpose of x (rows, columns). */
 function turned(x: Float64Array, rows: number, columns: number): Float64Array {
   return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
+}
+
+/** Features by which rows are judged: which rows suffer most changes little beyond them. */
+const JUDGING = 64;
+
+/** The plan with the features that logResiduals is to judge by. */
+export function judging(plan: HeadPlan): HeadPlan {
+  return { ...plan, m: Math.min(plan.m, JUDGING) };
 }
 
 /** log sqrt(k(x, x) - |phi(x)|^2) of the rows of a block, up to a constant: a function of x and count. */

@@ -1,6 +1,6 @@
 /** The few queries and keys on which plans are tried. */
 import type { Real } from './arithmetic.js';
-import { logResiduals } from './basis.js';
+import { judging, logResiduals } from './basis.js';
 import type { HeadProjection } from './head.js';
 import type { Segment } from './layout.js';
 import type { Random } from './random.js';
@@ -177,14 +177,10 @@ function descending(values: readonly number[]): number[] {
   return Array.from(values.keys()).sort((a, b) => values[b] - values[a]);
 }
 
-/** Features by which rows are judged. */
-const JUDGING = 64;
-
 /** How much each row x (n, d) can spoil, as a logarithm: what the features leave out, and its weight. */
 function spoil(space: Workspace, x: Real, logWeight: Float64Array): number[] {
   const { arithmetic, head } = space;
-  const plan = { ...space.plan, m: Math.min(space.plan.m, JUDGING) };
-  const residual = logResiduals(openWorkspace(arithmetic, head, plan));
+  const residual = logResiduals(openWorkspace(arithmetic, head, judging(space.plan)));
   const block = arithmetic.array(BLOCK * head.d);
   const result: number[] = [];
   for (let from = 0; from < logWeight.length; from += BLOCK) {

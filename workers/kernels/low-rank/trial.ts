@@ -242,15 +242,23 @@ function compare(
     if (!(otherTotal > 0)) return { score: LOST, value: LOST };
     mean /= total;
     otherMean /= otherTotal;
+    let [scoreError, scoreWhole, valueError, valueWhole] = [0, 0, 0, 0];
     for (let j = 0; j < count; j++) {
       const p = e[row + j] / total;
-      const q = approximate[row + j] / otherTotal;
+      const off = p - approximate[row + j] / otherTotal;
       const ds = p * (t[row + j] - mean);
-      const off = ds - q * (t[row + j] - otherMean);
-      const w = querySquares[i] * keySquares[j];
-      score.add(i, j, w * off * off, w * ds * ds);
-      value.add(i, j, valueSquares[j] * (p - q) * (p - q), valueSquares[j] * p * p);
+      const dsOff = off * (t[row + j] - otherMean) + p * (otherMean - mean);
+      const [forScore, forValue] = [keySquares[j] * dsOff * dsOff, valueSquares[j] * off * off];
+      const [w, all] = [keyWeight[j], queryWeight[i]];
+      scoreError += w * forScore;
+      valueError += w * forValue;
+      scoreWhole += w * keySquares[j] * ds * ds;
+      valueWhole += w * valueSquares[j] * p * p;
+      score.columns[j] += all * querySquares[i] * forScore;
+      value.columns[j] += all * forValue;
     }
+    score.addRow(i, querySquares[i] * scoreError, querySquares[i] * scoreWhole);
+    value.addRow(i, valueError, valueWhole);
   }
   return { score: score.result(), value: value.result() };
 }
@@ -259,8 +267,8 @@ const LOST: TrialError = { error: Number.POSITIVE_INFINITY, rows: 0, columns: 0 
 
 /** Sums of squares over a sample of rows and columns, each of which stands for several. */
 class ErrorSums {
+  readonly columns: Float64Array;
   readonly #rows: Float64Array;
-  readonly #columns: Float64Array;
   #whole = 0;
 
   constructor(
@@ -268,18 +276,17 @@ class ErrorSums {
     readonly columnWeight: Float64Array,
   ) {
     this.#rows = new Float64Array(rowWeight.length);
-    this.#columns = new Float64Array(columnWeight.length);
+    this.columns = new Float64Array(columnWeight.length);
   }
 
-  add(i: number, j: number, error: number, whole: number): void {
-    this.#rows[i] += this.columnWeight[j] * error;
-    this.#columns[j] += this.rowWeight[i] * error;
-    this.#whole += this.rowWeight[i] * this.columnWeight[j] * whole;
+  addRow(i: number, error: number, whole: number): void {
+    this.#rows[i] = error;
+    this.#whole += this.rowWeight[i] * whole;
   }
 
   result(): TrialError {
     const rows = alike(this.#rows, this.rowWeight);
-    const columns = alike(this.#columns, this.columnWeight);
+    const columns = alike(this.columns, this.columnWeight);
     const error = Math.sqrt(rows.total / (this.#whole || 1));
     if (!Number.isFinite(error)) return LOST;
     return { error, rows: rows.count, columns: columns.count };
