@@ -322,6 +322,66 @@ def test_several_and_merged_adapters(contract):
             model(**make_batch())
 
 
+def test_attached_twice(contract):
+    model = make_model()
+    with attach(model, contract.url):
+        with pytest.raises(ValueError, match="already"):
+            attach(model, contract.url)
+        train_once(model, make_batch())
+    attach(model, contract.url).detach()
+
+
+def test_replicas_of_data_parallel(contract):
+    """As nn.DataParallel makes them; without several devices it makes none."""
+    model = make_model()
+    attention = model.base_model.model.model.layers[0].self_attn
+    with attach(model, contract.url), pytest.raises(UnsupportedError, match="DataParallel"):
+        attention._replicate_for_data_parallel()(torch.ones(1, 4, 32))
+
+
+def test_of_two_adapters_the_active_one_trains(service):
+    model = make_model()
+    model.add_adapter(
+        "other", peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    for name in ("other", "default"):
+        model.set_adapter(name)
+        compare(model, service)
+    model.set_adapter("other")
+    with attach(model, service):
+        _, gradients = train_once(model, make_batch())
+    assert gradients and all(".other." in name for name in gradients)
+
+
+def test_evaluation_mode_with_gradients(service):
+    """As for attributions: eval() turns dropout off, not gradients."""
+    compare(make_model().eval(), service)
+
+
+def test_distributed_data_parallel(service, tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
+    try:
+        model = make_model()
+        _, expected = train_once(model, make_batch())
+        with attach(model, service):
+            twin = torch.nn.parallel.DistributedDataParallel(model)
+            _, measured = train_once(twin, make_batch())
+        for name, value in measured.items():
+            assert truth.relative(value, expected[name.removeprefix("module.")].double()) < 1e-4
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_an_overflow_of_the_forward_pass_is_not_taken_for_other_attention(contract):
+    model = make_model()
+    with torch.no_grad():
+        model.base_model.model.model.layers[0].self_attn.v_proj.base_layer.weight.fill_(torch.inf)
+    with attach(model, contract.url):
+        model(**make_batch())
+
+
 def test_attach_is_all_or_nothing(contract):
     model = make_model()
     last = model.base_model.model.model.layers[1].self_attn
