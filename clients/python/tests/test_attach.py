@@ -7,6 +7,7 @@ import pytest
 import torch
 import truth
 from contract_service import ContractService
+from counting_proxy import CountingProxy
 
 from loragrad import Client, UnsupportedError
 
@@ -29,7 +30,7 @@ def make_model(targets=TARGETS, dtype=torch.float32, config=None, family="Llama"
         "num_key_value_heads": 2,
         "max_position_embeddings": 64,
     }
-    configuration = getattr(transformers, f"{family}Config")(**sizes, **(config or {}))
+    configuration = getattr(transformers, f"{family}Config")(**{**sizes, **(config or {})})
     base = getattr(transformers, f"{family}ForCausalLM")(configuration).to(dtype)
     model = peft.get_peft_model(
         base, peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets, **lora)
@@ -198,6 +199,33 @@ def test_weights_travel_once(contract):
     assert sent[1] == sent[2] < sent[0]
     for body in contract.bodies:
         assert "$ref" in body["q_proj"]["weight"]
+
+
+def test_bytes_at_the_socket(real_url):
+    """A step sends states, upstream gradients and adapters; frozen weights only the first does."""
+    model, batch = make_model(config={"hidden_size": 128}), make_batch((16, 16))
+    frozen, adapters = 0, 0
+    # Other weights in every run: a service that has been asked before holds none of them.
+    torch.seed()
+    for name, parameter in model.named_parameters():
+        if "self_attn" in name and "o_proj" not in name:
+            if parameter.requires_grad:
+                adapters += parameter.nbytes
+            else:
+                frozen += torch.nn.init.normal_(parameter, std=0.1).nbytes
+    # hidden_states and grad_output of two layers, each (2, 16, 128) of float32.
+    step = adapters + 2 * 2 * 4 * 2 * 16 * 128
+    # Names, shapes and options, HTTP headers, and rotary tables too small for a reference.
+    overhead = 2 * 6000
+    with CountingProxy(real_url) as proxy, attach(model, proxy.url) as handle:
+        counts = []
+        for _ in range(4):
+            train_once(model, batch)
+            counts.append(proxy.sent())
+        assert handle.last_step.bytes_sent <= counts[-1] <= handle.last_step.bytes_sent + 2 * 500
+    assert frozen + step < counts[0] < frozen + step + 2 * overhead
+    for count in counts[1:]:
+        assert step < count < step + overhead < frozen
 
 
 def test_evaluation_generation_and_detached_models_ask_nothing(contract):
