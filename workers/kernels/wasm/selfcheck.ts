@@ -71,6 +71,7 @@ function tilesAreExact(wasm: Wasm): boolean {
       keys: KEYS,
       causal: 0,
       bounded: 0,
+      origin: 0,
       d,
       dv: d,
       q: qPacked,
