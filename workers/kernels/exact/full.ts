@@ -12,11 +12,8 @@ import { rotateBack } from '../rotary.js';
 import type { Wasm } from '../wasm/instance.js';
 import { type ContractParts, placesOf, product } from './contract.js';
 import { type Floats, pack, rowsOf, slice } from './operands.js';
-import { type ExactPlan, rankOf, roundUp, type Unit, type Workspace } from './plan.js';
+import { type ExactPlan, rankOf, roundUp, TOKENS, type Unit, type Workspace } from './plan.js';
 import { lowRank } from './project.js';
-
-/** Tokens in WebAssembly memory at once. */
-const TOKENS = 256;
 
 export interface FullTask {
   readonly kernel: 'exact';

@@ -21,6 +21,9 @@ const LANE_BYTES = 48 * 2 ** 20;
 /** Lanes of a wave: enough for the threads of one machine, and even over 2, 4, 8 of them. */
 const WAVE_LANES = 16;
 
+/** Tokens in WebAssembly memory at once, where they meet weights or inputs. */
+export const TOKENS = 256;
+
 /** Tokens of one contraction with the inputs: its float32 sums are no longer than this. */
 export const CONTRACT_TOKENS = 2048;
 

@@ -10,10 +10,7 @@ import type { Projection, ProjectionName } from '../../../src/lora/problem.js';
 import { rotate } from '../rotary.js';
 import type { Wasm } from '../wasm/instance.js';
 import { pack, packTransposed, rowsOf, slice } from './operands.js';
-import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
-
-/** Tokens whose inputs are in WebAssembly memory at once. */
-const TOKENS = 256;
+import { type ExactPlan, roundUp, TOKENS, type Unit, type Workspace } from './plan.js';
 
 export interface ProjectTask {
   readonly kernel: 'exact';
