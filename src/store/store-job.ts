@@ -6,6 +6,7 @@ import { Intake } from '../lora/intake.js';
 import { decodePhase } from '../plan/decode-phase.js';
 import type { PhaseClock } from '../plan/phases.js';
 import type { EncodedTensor } from '../tensor/encoded.js';
+import { Lease } from '../tensor/shared-memory.js';
 import type { Tensor } from '../tensor/tensor.js';
 
 /**
@@ -21,7 +22,8 @@ export function* storeJob(digest: string, encoded: EncodedTensor, clock: PhaseCl
       `The digest of this ${encoded.dtype} tensor of shape [${encoded.shape.join(', ')}] is ${actual}, not ${digest}.`,
     );
   }
-  const intake = new Intake();
+  // Kept as long as the store likes: the lease is never ended.
+  const intake = new Intake(new Lease());
   const tensor = intake.take('', encoded, encoded.shape);
   yield* decodePhase(intake.pending);
   clock('decode');

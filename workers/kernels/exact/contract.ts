@@ -10,7 +10,10 @@
 import type { ProjectionName } from '../../../src/lora/problem.js';
 import type { Wasm } from '../wasm/instance.js';
 import { type Floats, pack, rowsOf, slice } from './operands.js';
-import { type ExactPlan, roundUp, TOKENS, type Unit, type Workspace } from './plan.js';
+import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
+
+/** Tokens in WebAssembly memory at once. */
+export const TOKENS = 256;
 
 export interface ContractTask {
   readonly kernel: 'exact';

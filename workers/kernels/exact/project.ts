@@ -10,7 +10,7 @@ import type { Projection, ProjectionName } from '../../../src/lora/problem.js';
 import { rotate } from '../rotary.js';
 import type { Wasm } from '../wasm/instance.js';
 import { pack, packTransposed, rowsOf, slice } from './operands.js';
-import { type ExactPlan, roundUp, TOKENS, type Unit, type Workspace } from './plan.js';
+import { type ExactPlan, PROJECT_TOKENS, roundUp, type Unit, type Workspace } from './plan.js';
 
 export interface ProjectTask {
   readonly kernel: 'exact';
@@ -55,8 +55,8 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
   const norms: ProjectionNorms = { projection: name, frozen: 0, adapter: 0, sum: 0 };
   const save = { q_proj: saveQuery, k_proj: saveKey, v_proj: saveValue }[name];
 
-  for (let first = task.first; first < task.last; first += TOKENS) {
-    const n = Math.min(TOKENS, task.last - first);
+  for (let first = task.first; first < task.last; first += PROJECT_TOKENS) {
+    const n = Math.min(PROJECT_TOKENS, task.last - first);
     wasm.reset();
     const row = batchItem * length + first;
     const X = wasm.put(rowsOf(input, projection.inFeatures, row, n));

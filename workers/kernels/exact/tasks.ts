@@ -10,14 +10,14 @@ import { type InputGradients, ROLES, sharedFloat32 } from '../result.js';
 import { sampleClusters } from '../sampling/rows.js';
 import { KEYS, ROWS } from '../wasm/block.js';
 import type { AttendTask, LaneOfHead } from './attend.js';
-import { type ContractParts, type ContractTask, placesOf } from './contract.js';
+import { type ContractParts, type ContractTask, placesOf, TOKENS } from './contract.js';
 import type { FullTask } from './full.js';
 import {
   CONTRACT_TOKENS,
   type ExactPlan,
+  PROJECT_TOKENS,
   rankOf,
   roundUp,
-  TOKENS,
   type Unit,
   type Workspace,
 } from './plan.js';
@@ -59,9 +59,10 @@ export function projectTasks(
   const widths = { q_proj: plan.group * dims.headDim, k_proj: dims.headDim, v_proj: dims.valueDim };
   /** Flops of one unit for as many tokens as are in WebAssembly memory at once. */
   const flopsOf = (name: ProjectionName) =>
-    2 * TOKENS * widths[name] * projections[name].inFeatures;
+    2 * PROJECT_TOKENS * widths[name] * projections[name].inFeatures;
   const allFlops = PROJECTIONS.reduce((sum, name) => sum + flopsOf(name), 0);
-  const blocks = units.length * Math.ceil(Math.max(dims.queryLength, dims.keyLength) / TOKENS);
+  const blocks =
+    units.length * Math.ceil(Math.max(dims.queryLength, dims.keyLength) / PROJECT_TOKENS);
   const flops = Math.min(
     TASK_FLOPS,
     Math.max(LEAST_TASK_FLOPS, (allFlops * blocks) / TASKS_OF_STAGE),
@@ -72,13 +73,13 @@ export function projectTasks(
     return batchItems(units).flatMap((batchItem) => {
       const places = placesOf(units, batchItem);
       const together = Math.min(places.length, fitting);
-      const tokens = TOKENS * Math.floor(fitting / together);
+      const tokens = PROJECT_TOKENS * Math.floor(fitting / together);
       const length = projection === 'q_proj' ? dims.queryLength : keysOf(plan.problem, batchItem);
       return stretches(places.length, together).flatMap(({ first, last }) => {
         const firstUnit = places[first]!;
         const mine = units.slice(firstUnit, firstUnit + last - first);
         const what = { plan, workspace, projection, units: mine, firstUnit };
-        return stretches(length, tokens, TOKENS).map(
+        return stretches(length, tokens, PROJECT_TOKENS).map(
           (span): ProjectTask => ({ kernel: 'exact', step: 'project', ...what, ...span }),
         );
       });
