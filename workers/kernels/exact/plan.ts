@@ -28,6 +28,9 @@ export const CONTRACT_TOKENS = 2048;
 /** Tokens that are projected together. */
 export const PROJECT_TOKENS = 256;
 
+/** Number of stretches of so many tokens. */
+export const stretchesOf = (length: number): number => Math.ceil(length / PROJECT_TOKENS);
+
 export interface Unit {
   readonly batchItem: number;
   readonly sharedHead: number;
@@ -69,6 +72,9 @@ export interface Workspace {
   /** (unit, keys, d) and (unit, keys, dv); keys = Lk rounded up to 8, padded with zeros. */
   readonly K: Float32Array;
   readonly V: Float32Array;
+  /** Largest |q_i| (unit, group, stretch) and |k_j| (unit, stretch) of each stretch of PROJECT_TOKENS tokens. */
+  readonly largestQ: Float32Array;
+  readonly largestK: Float32Array;
   /** X^Q A_Q^T (unit, Lq, rq) */
   readonly lowQ: Float32Array;
   /** Right factors: [K B_Q | X^K A_K^T] (unit, group, keys, ps) and X^V A_V^T (unit, keys, pv). */
@@ -193,6 +199,8 @@ export function makeWorkspace(plan: ExactPlan, memory: Lease): Workspace {
     Q: floats(heads * queryLength * headDim),
     K: rows(units * plan.keys * headDim),
     V: rows(units * plan.keys * valueDim),
+    largestQ: floats(heads * stretchesOf(queryLength)),
+    largestK: floats(units * stretchesOf(plan.keys)),
     lowQ: floats(units * queryLength * rq),
     us: rows(heads * plan.keys * us),
     uv: rows(units * plan.keys * uv),

@@ -10,7 +10,14 @@ import type { Projection, ProjectionName } from '../../../src/lora/problem.js';
 import { rotate } from '../rotary.js';
 import type { Wasm } from '../wasm/instance.js';
 import { pack, packTransposed, rowsOf, slice } from './operands.js';
-import { type ExactPlan, PROJECT_TOKENS, roundUp, type Unit, type Workspace } from './plan.js';
+import {
+  type ExactPlan,
+  PROJECT_TOKENS,
+  roundUp,
+  stretchesOf,
+  type Unit,
+  type Workspace,
+} from './plan.js';
 
 export interface ProjectTask {
   readonly kernel: 'exact';
@@ -134,6 +141,8 @@ const saveQuery: Save = (task, wasm, head, { first, n, low }, output) => {
   const { rq } = plan.thin;
   const place = task.firstUnit * plan.group + head;
   slice(to.Q, place, queryLength * d).set(wasm.f32(output, n * d), first * d);
+  const largest = wasm.fn.largest_norm(n, d, output);
+  slice(to.largestQ, place, stretchesOf(queryLength))[stretchesOf(first)] = largest;
   if (rq && head % plan.group === 0) {
     const lowQ = slice(to.lowQ, place / plan.group, queryLength * rq);
     lowQ.set(wasm.f32(low, n * rq), first * rq);
@@ -146,6 +155,8 @@ const saveKey: Save = (task, wasm, head, { first, n, low }, output) => {
   const { rq, rk, us: ps } = plan.thin;
   const place = task.firstUnit + head;
   slice(to.K, place, plan.keys * d).set(wasm.f32(output, n * d), first * d);
+  const largest = wasm.fn.largest_norm(n, d, output);
+  slice(to.largestK, place, stretchesOf(plan.keys))[stretchesOf(first)] = largest;
   if (ps === 0) return;
   const B = plan.problem.projections.q_proj.adapter?.B.data;
   const us = wasm.allocFloats(n * ps);
