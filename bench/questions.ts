@@ -1,4 +1,5 @@
 /** All questions, in the order in which they run and are told. */
+import { accuracy } from './accuracy.js';
 import { exact } from './exact.js';
 import { growth } from './growth.js';
 import { overhead } from './overhead.js';
@@ -6,4 +7,11 @@ import type { Question } from './question.js';
 import { threads } from './threads.js';
 import { throughput } from './throughput.js';
 
-export const QUESTIONS: readonly Question[] = [exact, growth, threads, overhead, throughput];
+export const QUESTIONS: readonly Question[] = [
+  exact,
+  accuracy,
+  growth,
+  threads,
+  overhead,
+  throughput,
+];

@@ -9,13 +9,20 @@ export interface Series {
   readonly points: readonly (readonly [x: number, y: number])[];
   /** A line to compare with, not a measurement: dashed, grey and without markers. */
   readonly reference?: boolean;
+  /** Name of the series that this one belongs to: its colour and legend, no markers. */
+  readonly of?: string;
+  readonly dash?: Dash;
 }
+
+export type Dash = 'dashed' | 'dotted';
 
 export interface PlotOptions {
   readonly title: string;
   readonly x: AxisOptions;
   readonly y: AxisOptions;
   readonly series: readonly Series[];
+  /** What kinds of line mean, where series belong to each other: shown below the legend. */
+  readonly lines?: readonly { readonly name: string; readonly dash?: Dash }[];
 }
 
 const WIDTH = 760;
@@ -36,11 +43,12 @@ const STYLE = [
   '.title{font-size:15px;font-weight:600}.tick{font-size:12px;fill:#59636e}',
   '.page{fill:#fff}.grid{stroke:#d8dee4}.frame{stroke:#8c959f;fill:none}.reference{stroke:#6e7781}',
   '.line{fill:none;stroke-width:2.2;stroke-linejoin:round}.reference{fill:none;stroke-dasharray:5 4}',
+  '.dashed{stroke-dasharray:7 4}.dotted{stroke-dasharray:2 4}.kind{stroke:#6e7781;stroke-width:2.2}',
   colours(LIGHT),
   '.line.line{fill:none}',
   '@media (prefers-color-scheme:dark){',
   'text{fill:#e6edf3}.tick{fill:#9198a1}.page{fill:#0d1117}.grid{stroke:#2a313c}',
-  '.frame{stroke:#656c76}.reference{stroke:#9198a1}',
+  '.frame{stroke:#656c76}.reference,.kind{stroke:#9198a1}',
   colours(DARK),
   '}',
 ].join('\n');
@@ -66,8 +74,18 @@ function text(x: number, y: number, content: string, attributes = ''): string {
   return `<text x="${n(x)}" y="${n(y)}"${attributes && ` ${attributes}`}>${escaped(content)}</text>`;
 }
 
+/** The places of the legend's entries, one below the other. */
+function legendAt() {
+  const left = RIGHT + 18;
+  let row = 0;
+  return () => {
+    const top = TOP + 12 + 22 * row++;
+    return { left, top, sample: `M${left} ${top}h26` };
+  };
+}
+
 /** @throws {RangeError} when there is nothing to show. */
-export function linePlot({ title, series, ...axes }: PlotOptions): string {
+export function linePlot({ title, series, lines = [], ...axes }: PlotOptions): string {
   const points = series.flatMap((one) => one.points);
   const x = axis(
     axes.x,
@@ -104,22 +122,32 @@ export function linePlot({ title, series, ...axes }: PlotOptions): string {
     text(18, middle, y.label, `text-anchor="middle" transform="rotate(-90 18 ${n(middle)})"`),
   );
 
-  let colour = 0;
-  series.forEach((one, row) => {
+  const legend = legendAt();
+  const colour = new Map<string, number>();
+  for (const one of series) {
+    if (!one.reference && !one.of) colour.set(one.name, colour.size % LIGHT.length);
     const corners = one.points.map(([a, b]) => [px(x.at(a)), py(y.at(b))] as const);
     const path = corners.map(([a, b], k) => `${k ? 'L' : 'M'}${n(a)} ${n(b)}`).join('');
-    const [legendX, legendY] = [RIGHT + 18, TOP + 12 + 22 * row];
-    const sample = `M${legendX} ${legendY}h26`;
-    out.push(text(legendX + 34, legendY + 4, one.name));
+    const name = `s${colour.get(one.of ?? one.name)}`;
+    if (one.of) {
+      out.push(`<path class="line ${name} ${one.dash ?? ''}" d="${path}"/>`);
+      continue;
+    }
+    const { left, top, sample } = legend();
+    out.push(text(left + 34, top + 4, one.name));
     if (one.reference) {
       out.push(`<path class="reference" d="${path}"/><path class="reference" d="${sample}"/>`);
-      return;
+      continue;
     }
-    const marker = MARKERS[colour % MARKERS.length];
+    const marker = MARKERS[(colour.size - 1) % MARKERS.length];
     const marks = corners.map(([a, b]) => marker(a, b)).join('');
-    const name = `s${colour++ % LIGHT.length}`;
-    out.push(`<path class="line ${name}" d="${path}${sample}"/>`);
-    out.push(`<g class="${name}">${marks}${marker(legendX + 13, legendY)}</g>`);
-  });
+    out.push(`<path class="line ${name} ${one.dash ?? ''}" d="${path}${sample}"/>`);
+    out.push(`<g class="${name}">${marks}${marker(left + 13, top)}</g>`);
+  }
+  for (const { name, dash } of lines) {
+    const { left, top, sample } = legend();
+    out.push(text(left + 34, top + 4, name));
+    out.push(`<path class="line kind ${dash ?? ''}" d="${sample}"/>`);
+  }
   return `${out.join('\n')}\n</svg>\n`;
 }
