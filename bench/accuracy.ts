@@ -6,7 +6,7 @@ import { lowRank, reference, statedErrors, thresholdRatio, trueError } from './s
 import type { Measurement } from './support/rounds.js';
 import { startPool } from './support/subject.js';
 
-export const SPECTRA = ['exponential', 'harmonic', 'flat'] as const;
+const SPECTRA = ['exponential', 'harmonic', 'flat'] as const;
 
 export interface AccuracySetting {
   readonly [name: string]: number | string;
@@ -16,7 +16,7 @@ export interface AccuracySetting {
   readonly features: number;
 }
 
-export const DIM = 64;
+const DIM = 64;
 
 async function run(bench: Bench): Promise<Measurement<AccuracySetting>[]> {
   const length = bench.quick ? 300 : 2048;
