@@ -1,5 +1,6 @@
 /** All questions, in the order in which they run and are told. */
 import { accuracy } from './accuracy.js';
+import { coverage } from './coverage.js';
 import { exact } from './exact.js';
 import { growth } from './growth.js';
 import { overhead } from './overhead.js';
@@ -9,8 +10,9 @@ import { throughput } from './throughput.js';
 
 export const QUESTIONS: readonly Question[] = [
   exact,
-  accuracy,
   growth,
+  accuracy,
+  coverage,
   threads,
   overhead,
   throughput,
