@@ -28,7 +28,9 @@ export interface PlotOptions {
 const WIDTH = 760;
 const HEIGHT = 420;
 const LEFT = 76;
-const RIGHT = WIDTH - 190;
+/** Right of the data, at least: the legend. */
+const LEGEND = 190;
+const CHARACTER = 7.2;
 const TOP = 52;
 const BOTTOM = HEIGHT - 58;
 
@@ -75,8 +77,8 @@ function text(x: number, y: number, content: string, attributes = ''): string {
 }
 
 /** The places of the legend's entries, one below the other. */
-function legendAt() {
-  const left = RIGHT + 18;
+function legendAt(right: number) {
+  const left = right + 18;
   let row = 0;
   return () => {
     const top = TOP + 12 + 22 * row++;
@@ -95,7 +97,9 @@ export function linePlot({ title, series, lines = [], ...axes }: PlotOptions): s
     axes.y,
     points.map((point) => point[1]),
   );
-  const px = (at: number) => LEFT + at * (RIGHT - LEFT);
+  const names = [...series.filter(({ of }) => !of), ...lines].map(({ name }) => name.length);
+  const right = WIDTH - Math.max(LEGEND, 58 + CHARACTER * Math.max(...names));
+  const px = (at: number) => LEFT + at * (right - LEFT);
   const py = (at: number) => BOTTOM - at * (BOTTOM - TOP);
   const middle = (TOP + BOTTOM) / 2;
 
@@ -113,16 +117,16 @@ export function linePlot({ title, series, lines = [], ...axes }: PlotOptions): s
   }
   for (const tick of y.ticks) {
     const at = py(tick.at);
-    out.push(`<path class="grid" d="M${LEFT} ${n(at)}H${RIGHT}"/>`);
+    out.push(`<path class="grid" d="M${LEFT} ${n(at)}H${right}"/>`);
     out.push(text(LEFT - 8, at + 4, tick.text, 'class="tick" text-anchor="end"'));
   }
-  out.push(`<path class="frame" d="M${LEFT} ${TOP}V${BOTTOM}H${RIGHT}"/>`);
-  out.push(text((LEFT + RIGHT) / 2, HEIGHT - 14, x.label, 'text-anchor="middle"'));
+  out.push(`<path class="frame" d="M${LEFT} ${TOP}V${BOTTOM}H${right}"/>`);
+  out.push(text((LEFT + right) / 2, HEIGHT - 14, x.label, 'text-anchor="middle"'));
   out.push(
     text(18, middle, y.label, `text-anchor="middle" transform="rotate(-90 18 ${n(middle)})"`),
   );
 
-  const legend = legendAt();
+  const legend = legendAt(right);
   const colour = new Map<string, number>();
   for (const one of series) {
     if (!one.reference && !one.of) colour.set(one.name, colour.size % LIGHT.length);
@@ -136,7 +140,7 @@ export function linePlot({ title, series, lines = [], ...axes }: PlotOptions): s
     const { left, top, sample } = legend();
     out.push(text(left + 34, top + 4, one.name));
     if (one.reference) {
-      out.push(`<path class="reference" d="${path}"/><path class="reference" d="${sample}"/>`);
+      out.push(`<path class="reference ${one.dash ?? ''}" d="${path}${sample}"/>`);
       continue;
     }
     const marker = MARKERS[(colour.size - 1) % MARKERS.length];

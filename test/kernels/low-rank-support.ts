@@ -23,8 +23,9 @@ export interface Recipe {
   readonly causal?: boolean;
   readonly kind?: 'target' | 'grad_output';
   /**
-   * Values are made of the keys' states, and half of the objective's variance is a linear map of the
-   * query's state: rows of the gradient then add up as they do in training. Otherwise all is noise.
+   * Values are made of the keys' states, half of the objective's variance is a linear map of the query's
+   * state, and both have a mean of half their deviation: rows of the gradient then add up as they do in
+   * training. Otherwise all is noise of mean zero.
    */
   readonly related?: boolean;
   readonly single?: boolean;
@@ -82,6 +83,7 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
   const scaling = 1 / Math.sqrt(d);
   // beta q.k with q_a, k_a of deviation s_a each has deviation beta sqrt(sum s_a^4).
   const level = (a: number) => unit * Math.sqrt(size(a)) * d ** 0.25;
+  const mean = related ? 0.5 : 0;
   const states = (length: number, huge: number) => {
     const scale = new Float64Array(batch * length).fill(1);
     if (tail === 't4') {
@@ -94,7 +96,7 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
     for (let n = 0; n < huge; n++) scale[random.integer(scale.length)] = 12;
     return tensor(
       [batch, length, inputs],
-      (i) => scale[Math.floor(i / inputs)] * normal(random),
+      (i) => scale[Math.floor(i / inputs)] * normal(random) + mean,
       single,
     );
   };
@@ -128,7 +130,7 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
     };
   };
   const width = heads * dv;
-  const objective = tensor([batch, queryLength, width], () => normal(random), single);
+  const objective = tensor([batch, queryLength, width], () => normal(random) + mean, single);
   if (related) addLinearMap(query, objective, random);
   return {
     dims: {
