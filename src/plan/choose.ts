@@ -44,8 +44,7 @@ function isAdapted(layer: AttentionLayer): boolean {
 /** What keeps the low-rank kernel from a problem, or null. */
 function needsExact(layer: AttentionLayer, { inputGradients }: ChooseOptions): string | null {
   if (inputGradients) return 'input_gradients';
-  if (layer.rotary) return 'cos and sin';
-  return layer.keyLengths ? 'key_lengths' : null;
+  return layer.rotary ? 'cos and sin' : null;
 }
 
 export function needsOf(

@@ -32,10 +32,9 @@ function relativeError(measured: Float64Array, truth: Float64Array): number {
 
 const coverage = { tensors: 0, covered: 0 };
 
-/** Rotary positions, padding and input gradients: not in this kernel. */
+/** Rotary positions and input gradients: not in this kernel. */
 const foreign = (request: object) =>
-  ['cos', 'key_lengths'].some((key) => key in request) ||
-  ((request as GradientRequest).outputs ?? []).includes('input_gradients');
+  'cos' in request || ((request as GradientRequest).outputs ?? []).includes('input_gradients');
 
 for (const { name, request, expected, answer_rounding } of loadFixtures()) {
   if (request.outputs && !request.outputs.includes('gradients')) continue;
@@ -44,8 +43,7 @@ for (const { name, request, expected, answer_rounding } of loadFixtures()) {
     const { status, bytes } = await ask({ ...request, method: 'low_rank', features: 48 });
     if (status === 422) {
       const problem = JSON.parse(Buffer.from(bytes).toString()) as ProblemDetails;
-      const exactOnly =
-        request.cos || request.key_lengths || request.outputs?.includes('input_gradients');
+      const exactOnly = request.cos || request.outputs?.includes('input_gradients');
       assert.match(problem.type, exactOnly ? /conflicting-keys$/ : /tolerance-missed$/);
       t.diagnostic(problem.detail);
       return;

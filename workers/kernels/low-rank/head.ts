@@ -1,5 +1,10 @@
 /** One attention head of one batch item: the unit that the low-rank kernel works on. */
-import type { AttentionLayer, AttentionProblem, Projection } from '../../../src/lora/problem.js';
+import {
+  type AttentionLayer,
+  type AttentionProblem,
+  keysOf,
+  type Projection,
+} from '../../../src/lora/problem.js';
 import type { Real } from './arithmetic.js';
 
 /** rows X (n, inputs) -> X weight + bias; weight (inputs, outputs) row-major, over shared memory. */
@@ -29,6 +34,7 @@ export interface Head {
   readonly head: number;
   readonly keyValueHead: number;
   readonly queryLength: number;
+  /** Keys of the batch item that are no padding. */
   readonly keyLength: number;
   readonly d: number;
   readonly dv: number;
@@ -52,7 +58,7 @@ export function scoreWidth(head: Head): number {
 /** All heads of a problem, batch item by batch item; a layer without an objective can be planned for. */
 export function splitHeads(problem: AttentionLayer & Partial<AttentionProblem>): Head[] {
   const { dims, projections, inputs, objective } = problem;
-  const { batch, heads, keyValueHeads, queryLength, keyLength, headDim: d, valueDim: dv } = dims;
+  const { batch, heads, keyValueHeads, queryLength, headDim: d, valueDim: dv } = dims;
   const group = heads / keyValueHeads;
   const result: Head[] = [];
   const perHead = (p: Projection, count: number, width: number) =>
@@ -70,7 +76,7 @@ export function splitHeads(problem: AttentionLayer & Partial<AttentionProblem>):
         head: h,
         keyValueHead: hkv,
         queryLength,
-        keyLength,
+        keyLength: keysOf(problem, b),
         d,
         dv,
         beta: problem.scaling,

@@ -1,0 +1,108 @@
+/**
+ * What a layer has beside its projections, in the low-rank kernel: with features enough its gradients
+ * are those of the float64 reference, and the error bars of fewer features hold.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { AttentionKind, AttentionProblem } from '../../src/lora/problem.js';
+import { runJob } from '../../workers/kernels/job.js';
+import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
+import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
+import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import { type ProblemOptions, randomProblem, uniform } from './problems.js';
+import { distance, named, norm, reference } from './run.js';
+
+const wasm = loadWasm();
+const rates = { exact: 30e9, lowRank: 30e9 };
+const run = (task: LowRankTask) => runCompiledLowRankTask(task, wasm, () => false);
+
+function lowRank(problem: AttentionProblem, features: number, seed = 1): LowRankResult {
+  const plan = runJob(planLowRank(problem, { tolerance: 0.02, seed, rates, features }), run);
+  const options = { seed, correction: false, certificate: true, single: true };
+  return runJob(lowRankJob(problem, plan, { ...options, attentionOutput: true }), run);
+}
+
+type Options = Omit<ProblemOptions, 'seed'> & { inputs?: AttentionKind };
+
+const small: Options = { queryLength: 300, headDim: 8, spread: 0.05 };
+const cases: Readonly<Record<string, Options>> = {
+  padding: { keyLengths: [170] },
+  'padding in a batch, down to one key': { keyLengths: [1, 300, 9], batch: 3, heads: 2 },
+  'padding, causal': { keyLengths: [290, 131], batch: 2, causal: true, objective: 'target' },
+  'padding, causal, fewer keys than queries': {
+    ...{ keyLengths: [200, 130], batch: 2, keyLength: 210, causal: true },
+  },
+  'padding, more keys than queries': { keyLengths: [450], keyLength: 500, objective: 'target' },
+};
+
+/** Relative to the truth; float32 leaves a remainder where the truth is 0. */
+function assertClose(result: LowRankResult, truth: ReturnType<typeof reference>, what: string) {
+  const expected = named(truth);
+  assert.deepEqual([...named(result).keys()].sort(), [...expected.keys()].sort());
+  const largest = Math.max(...[...expected.values()].map(norm));
+  for (const [name, gradient] of named(result)) {
+    const error = distance(gradient, expected.get(name)!);
+    const limit = 0.02 * norm(expected.get(name)!) + 1e-6 * largest;
+    assert.ok(error <= limit, `${what}: ${name}: ${error}, allowed ${limit}`);
+  }
+  const output = truth.attentionOutput!;
+  assert.ok(distance(result.attentionOutput!, output) <= 0.02 * norm(output), `${what}: output`);
+}
+
+for (const [name, { inputs, ...options }] of Object.entries(cases)) {
+  test(`converges to the exact gradient: ${name}`, () => {
+    const problem = randomProblem({ seed: 8, ...small, ...options });
+    assertClose(lowRank(problem, 512), reference(problem, inputs), name);
+  });
+}
+
+test('random layers: the estimate covers the error, the certificate always', (t) => {
+  const seed = Number(process.env.TEST_SEED ?? 5);
+  t.diagnostic(`TEST_SEED=${seed}`);
+  const next = uniform(seed);
+  const integer = (low: number, high: number) => low + Math.floor(next() * (high - low + 1));
+  const maybe = () => next() < 0.5;
+  let [covered, checked, certified, lost] = [0, 0, 0, 0];
+  for (let round = 0; round < 60; round++) {
+    const [keyValueHeads, batch] = [integer(1, 2), integer(1, 2)];
+    const queryLength = integer(1, 400);
+    const keyLength = maybe() ? queryLength : integer(1, 400);
+    const options = {
+      ...{ seed: 100 * seed + round, batch, keyValueHeads, queryLength, keyLength },
+      heads: keyValueHeads * integer(1, 2),
+      headDim: integer(3, 24),
+      valueDim: integer(3, 24),
+      ranks: { q: integer(0, 6), k: integer(0, 6), v: integer(0, 6) },
+      causal: maybe(),
+      bias: maybe(),
+      objective: maybe() ? ('target' as const) : ('grad_output' as const),
+      spread: [0.03, 0.2, 0.6][integer(0, 2)],
+      ...(maybe() && { keyLengths: Array.from({ length: batch }, () => integer(1, keyLength)) }),
+    };
+    const problem = randomProblem(options);
+    const result = lowRank(problem, [16, 64, 128][integer(0, 2)], round);
+    if (result.lostRows > 0) {
+      lost++;
+      continue;
+    }
+    const truth = named(reference(problem));
+    // Where the truth is 0 float32 leaves a remainder.
+    const remainder = 1e-6 * Math.max(...[...truth.values()].map(norm));
+    for (const [name, gradient] of named(result)) {
+      const figures = result.errors[name as keyof typeof result.errors];
+      if (!figures) continue;
+      const error = distance(gradient, truth.get(name)!);
+      const limit = figures.estimate.upper * norm(gradient);
+      checked++;
+      if (error <= limit + remainder) covered++;
+      else t.diagnostic(`${name}: ${error}, limit ${limit}: ${JSON.stringify(options)}`);
+      if (!figures.certificate) continue;
+      certified++;
+      assert.ok(error <= figures.certificate.frobenius, `${name}: ${JSON.stringify(options)}`);
+    }
+  }
+  t.diagnostic(`covered ${covered} of ${checked}, ${certified} certificates, ${lost} out of reach`);
+  assert.ok(covered >= 0.98 * checked, `${covered} of ${checked}`);
+  assert.ok(certified > 0);
+});
