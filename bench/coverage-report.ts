@@ -141,7 +141,7 @@ export function tell({ measurements }: Run<CoverageSetting>): Section {
     'answer, however large its error, or the 422 of a tolerance that it cannot keep or of an input on which it breaks',
     'down. An upper limit covers when the true error is not above it. Then `auto`, with its check and its fallback;',
     'it misses when the true error of any tensor is above the tolerance (0.1, 0.02 or 0.005).',
-    'The last columns but two say how many times the true error the figures are, in the median.',
+    'The columns `/ true` say how many times the true error the figures are, in the median.',
     '',
     `**${figure(total(short), 'problems')} short inputs** (150 to 500 rows), truth in float64; low-rank counts as free of charge, so`,
     '`auto` takes it whenever its plan expects to keep the tolerance, which it would not do at this length.',
