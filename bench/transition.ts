@@ -20,6 +20,8 @@ export interface TransitionSetting {
 
 const STEPS = [8, 16, 32, 64, 128, 256, 512, 1024];
 const DIM = 64;
+/** What the plan puts rows aside for: a trial on a few rows may be too hopeful. */
+const PLANNED = TOLERANCE / 4;
 
 /** The first step from `from` on whose true error is at most the tolerance; null: none. */
 async function needed(
@@ -30,7 +32,7 @@ async function needed(
   from: number,
 ) {
   for (let step = from; step < STEPS.length; step++) {
-    const options = { features: STEPS[step], tolerance: TOLERANCE, withoutOutliers };
+    const options = { features: STEPS[step], tolerance: PLANNED, withoutOutliers };
     const { plan, result, seconds } = await lowRank(pool, problem, options);
     if (result.lostRows > 0) continue;
     const error = trueError(result, truth);
