@@ -1,6 +1,6 @@
-/** The text on the method shows plots and points at tables that the benchmark really makes. */
+/** The text on the method points at tables that the benchmark really makes. */
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -9,12 +9,6 @@ import { QUESTIONS } from '../../bench/questions.js';
 const docs = fileURLToPath(new URL('../../../docs', import.meta.url));
 const text = readFileSync(join(docs, 'method.md'), 'utf8');
 const all = (pattern: RegExp) => [...text.matchAll(pattern)].map(([, found]) => found);
-
-test('every plot of docs/method.md exists', () => {
-  const plots = all(/\]\((benchmarks\/[\w-]+\.svg)\)/g);
-  assert.ok(plots.length > 5);
-  for (const plot of plots) assert.ok(existsSync(join(docs, plot)), plot);
-});
 
 test('every table that docs/method.md points at is the answer to a question', () => {
   const names = QUESTIONS.map(({ name }) => name);
