@@ -224,13 +224,17 @@ function choose(
     const { share } = trial;
     const nq = outlierCount(head, head.queryLength, share);
     const nk = outlierCount(head, head.keyLength, share);
-    return trial.rows.map((row) => ({
-      trial,
-      share,
+    const tried = trial.rows.map((row) => ({
       m: row.features,
       rowError: Math.max(row.score.error, row.value.error),
       error: predicted(row, rowsPerItem),
-      seconds: headCost(head, row.features, nq, nk, rowsPerItem).flops / rates.lowRank,
+    }));
+    const between = features === undefined ? interpolate(tried, tolerance) : [];
+    return [...tried, ...between].map((row) => ({
+      trial,
+      share,
+      ...row,
+      seconds: headCost(head, row.m, nq, nk, rowsPerItem).flops / rates.lowRank,
     }));
   });
   if (features !== undefined) {
@@ -242,6 +246,21 @@ function choose(
   }
   const fit = all.filter((c) => c.error <= tolerance).sort((a, b) => a.seconds - b.seconds);
   return fit[0] ?? all.sort((a, b) => a.error - b.error)[0];
+}
+
+type Tried = Pick<Choice, 'm' | 'rowError' | 'error'>;
+
+/** Errors fall like a power of m: the m, a multiple of 8, at which they reach the tolerance, if it lies inside. */
+function interpolate(tried: readonly Tried[], tolerance: number): Tried[] {
+  const after = tried.findIndex(({ error }) => error <= tolerance);
+  if (after < 1) return [];
+  const [a, b] = [tried[after - 1], tried[after]];
+  if (!Number.isFinite(a.error) || !(b.error > 0)) return [];
+  const part = Math.log(a.error / tolerance) / Math.log(a.error / b.error);
+  const m = 8 * Math.ceil((a.m * (b.m / a.m) ** part) / 8);
+  if (m >= b.m) return [];
+  const along = (x: number, y: number) => x * (y / x) ** (Math.log(m / a.m) / Math.log(b.m / a.m));
+  return [{ m, rowError: along(a.rowError, b.rowError), error: along(a.error, b.error) }];
 }
 
 /** One choice for every head, with the number of sampled rows that makes the whole cheapest. */

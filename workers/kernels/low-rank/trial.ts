@@ -12,8 +12,10 @@ import { Random } from './random.js';
 import { openWorkspace, type Workspace } from './rows.js';
 import { drawTrial, type LongestRows, type TrialSample } from './trial-sample.js';
 
-/** Feature numbers that are tried. */
-export const FEATURE_STEPS = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024] as const;
+/** Feature numbers that are tried; between them the plan interpolates. */
+export const FEATURE_STEPS = [16, 32, 64, 128, 256, 512, 1024] as const;
+/** More features than these are not tried where errors are uneven: outliers are what is wanting. */
+const UNEVEN_FEATURES = 64;
 
 export interface TrialRow {
   /** Features really used: a spectrum can run out of directions. */
@@ -73,6 +75,7 @@ export function tryShares(
       const row = { features, ...compare(sample, block, low.rows()) };
       rows.push(row);
       if (Math.max(row.score.error, row.value.error) <= enough || features < step) break;
+      if (features >= UNEVEN_FEATURES && isUneven(head, row)) break;
     }
     arithmetic.release(mark);
     trials.push({ share, basis, rows });
