@@ -24,7 +24,7 @@ const BLOCK = 50;
 
 /** What the problems differ in, and are counted by. */
 function properties({ recipe, tolerance }: Trial, { ratio }: Outcome): Record<string, string> {
-  const { deviation, tail, spectrum, d, adapted, causal, kind, related } = recipe;
+  const { deviation, tail, spectrum, d, adapted, causal, kind, related, mean } = recipe;
   return {
     all: 'all problems',
     'logit deviation': String(deviation),
@@ -36,6 +36,7 @@ function properties({ recipe, tolerance }: Trial, { ratio }: Outcome): Record<st
     mask: causal ? 'causal' : 'none',
     objective: kind ?? 'grad_output',
     gradient: related ? 'rows add up' : 'noise',
+    means: String(mean),
     tolerance: String(tolerance),
   };
 }

@@ -84,7 +84,7 @@ export function tell({ measurements }: Run<TransitionSetting>): Section {
   const text = [
     `One head, d = 64, L = ${length}, adapters of rank 8 on q and v, exponential spectrum, rows whose gradients add up.`,
     'The logits grow; for each size the fewest features (8, 16, ... 1024) whose true error, against the exact kernel,',
-    'is at most 1 % in every tensor (a line ends where 1024 do not suffice), and the time of a low-rank run with them, plan and error bars included.',
+    'is at most 1 % in every tensor (a line ends where 1024 do not suffice), and the time of a low-rank run with them, plan and error bars included, the faster of two.',
     'Γ is the largest absolute entry of √β Q and √β K, that of all rows, also of those put aside.',
     '',
     table(

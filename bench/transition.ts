@@ -37,7 +37,9 @@ async function needed(
     if (result.lostRows > 0) continue;
     const error = trueError(result, truth);
     const outliers = plan.outlierQueries + plan.outlierKeys;
-    if (error <= TOLERANCE) return { step, seconds, error, outliers };
+    if (error > TOLERANCE) continue;
+    const again = await lowRank(pool, problem, options);
+    return { step, seconds: Math.min(seconds, again.seconds), error, outliers };
   }
   return null;
 }

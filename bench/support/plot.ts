@@ -27,7 +27,7 @@ export interface PlotOptions {
 
 const WIDTH = 760;
 const HEIGHT = 420;
-const LEFT = 76;
+const LEFT = 86;
 /** Right of the data, at least: the legend. */
 const LEGEND = 190;
 const CHARACTER = 7.2;

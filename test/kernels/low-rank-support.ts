@@ -23,11 +23,12 @@ export interface Recipe {
   readonly causal?: boolean;
   readonly kind?: 'target' | 'grad_output';
   /**
-   * Values are made of the keys' states, half of the objective's variance is a linear map of the query's
-   * state, and both have a mean of half their deviation: rows of the gradient then add up as they do in
-   * training. Otherwise all is noise of mean zero.
+   * Values are made of the keys' states, and half of the objective's variance is a linear map of the
+   * query's state: rows of the gradient then add up as they do in training. Otherwise all is noise.
    */
   readonly related?: boolean;
+  /** Of all states and of the objective, over their deviation; 0 by default. */
+  readonly mean?: number;
   readonly single?: boolean;
 }
 
@@ -72,6 +73,7 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
     causal = false,
     kind = 'grad_output',
     related = false,
+    mean = 0,
     single = false,
   } = recipe;
   const random = new Random(seed);
@@ -83,7 +85,6 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
   const scaling = 1 / Math.sqrt(d);
   // beta q.k with q_a, k_a of deviation s_a each has deviation beta sqrt(sum s_a^4).
   const level = (a: number) => unit * Math.sqrt(size(a)) * d ** 0.25;
-  const mean = related ? 0.5 : 0;
   const states = (length: number, huge: number) => {
     const scale = new Float64Array(batch * length).fill(1);
     if (tail === 't4') {
