@@ -17,9 +17,18 @@ const wasm = loadWasm();
 const rates = { exact: 30e9, lowRank: 30e9 };
 const run = (task: LowRankTask) => runCompiledLowRankTask(task, wasm, () => false);
 
-function lowRank(problem: AttentionProblem, features: number, seed = 1): LowRankResult {
-  const plan = runJob(planLowRank(problem, { tolerance: 0.02, seed, rates, features }), run);
-  const options = { seed, correction: false, certificate: true, single: true };
+function lowRank(
+  problem: AttentionProblem,
+  features: number,
+  seed = 1,
+  inputGradients?: AttentionKind,
+): LowRankResult {
+  const planOptions = { tolerance: 0.02, seed, rates, features };
+  const plan = runJob(
+    planLowRank(problem, { ...planOptions, inputGradients: inputGradients !== undefined }),
+    run,
+  );
+  const options = { seed, correction: false, certificate: true, single: true, inputGradients };
   return runJob(lowRankJob(problem, plan, { ...options, attentionOutput: true }), run);
 }
 
@@ -32,6 +41,24 @@ const cases: Readonly<Record<string, Options>> = {
   'padding, causal': { keyLengths: [290, 131], batch: 2, causal: true, objective: 'target' },
   'padding, causal, fewer keys than queries': {
     ...{ keyLengths: [200, 130], batch: 2, keyLength: 210, causal: true },
+  },
+  rotary: { rotary: true },
+  'rotary, q and v only': { rotary: true, ranks: { q: 8, v: 8 }, queryLength: 150 },
+  'rotary, k only': { rotary: true, ranks: { k: 8 }, queryLength: 150, objective: 'target' },
+  'rotary, v only': { rotary: true, ranks: { v: 3 }, queryLength: 90 },
+  'rotary, causal, grouped heads, batch': {
+    ...{ rotary: true, causal: true, heads: 4, keyValueHeads: 2, batch: 2, queryLength: 330 },
+    ...{ bias: true, headDim: 6 },
+  },
+  'input gradients': { inputs: 'self' },
+  'input gradients, causal, values only adapted': { inputs: 'self', causal: true, ranks: { v: 3 } },
+  'input gradients, cross': {
+    ...{ inputs: 'cross', queryLength: 190, keyLength: 310, headDim: 6, valueDim: 10 },
+    ...{ objective: 'target', bias: true, heads: 2 },
+  },
+  everything: {
+    ...{ inputs: 'self', rotary: true, causal: true, keyLengths: [350, 183], batch: 2 },
+    ...{ queryLength: 350, heads: 4, keyValueHeads: 2, bias: true, objective: 'target' },
   },
   'padding, more keys than queries': { keyLengths: [450], keyLength: 500, objective: 'target' },
 };
@@ -53,7 +80,7 @@ function assertClose(result: LowRankResult, truth: ReturnType<typeof reference>,
 for (const [name, { inputs, ...options }] of Object.entries(cases)) {
   test(`converges to the exact gradient: ${name}`, () => {
     const problem = randomProblem({ seed: 8, ...small, ...options });
-    assertClose(lowRank(problem, 512), reference(problem, inputs), name);
+    assertClose(lowRank(problem, 512, 1, inputs), reference(problem, inputs), name);
   });
 }
 

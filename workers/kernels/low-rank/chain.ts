@@ -5,7 +5,7 @@ import { certificate } from './certificate.js';
 import { joinKeySides, type KeySide } from './certificate-keys.js';
 import { joinQuerySides, type QuerySide } from './certificate-queries.js';
 import { type HeadGradients, tensorScale } from './gradient.js';
-import type { Head } from './head.js';
+import { fullWidth, type Head } from './head.js';
 import { TENSORS, type TensorName } from './layout.js';
 import type { HeadRun } from './run.js';
 import type { LowRankTask } from './task.js';
@@ -47,7 +47,7 @@ export function* chainJob(
         side,
       })),
     });
-    const certify = (run: HeadRun) => certified && !run.head.causal;
+    const certify = (run: HeadRun) => certified && !run.head.causal && !fullWidth(run.head).scores;
     const keySides = ofHead<KeySide>(
       yield {
         name: 'keys',

@@ -1,11 +1,13 @@
 /** A low-rank run as a job: the chain, the error estimate on fresh rows, the certificate, the correction. */
 import {
+  type AttentionKind,
   type AttentionProblem,
   PROJECTIONS,
   type ProjectionName,
+  STATES,
 } from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
-import type { GradientResult } from '../result.js';
+import { allocateInputGradients, type GradientResult, type InputGradients } from '../result.js';
 import { chainJob, tensorOffset } from './chain.js';
 import type { Draw, TensorEstimate } from './estimate.js';
 import { TENSORS, type TensorName } from './layout.js';
@@ -24,6 +26,8 @@ export interface LowRankOptions {
   /** float32 (compiled) or float64 (plain) scratch between the stages. */
   readonly single: boolean;
   readonly attentionOutput: boolean;
+  /** Whose gradients are wanted beside those of the adapters; the plan was made for it. */
+  readonly inputGradients?: AttentionKind | undefined;
 }
 
 export interface TensorError {
@@ -54,6 +58,11 @@ export function* lowRankJob(
   const { batch } = problem.dims;
   const item = (b: number) =>
     outputs?.subarray((b * outputs.length) / batch, ((b + 1) * outputs.length) / batch) ?? null;
+  const inputGradients = allocateInputGradients(problem, options.inputGradients, (n) =>
+    options.single
+      ? new Float32Array(new SharedArrayBuffer(4 * n))
+      : new Float64Array(new SharedArrayBuffer(8 * n)),
+  );
   let loss = 0;
   let lostRows = 0;
   const { gradients, certificates } = yield* chainJob(
@@ -76,6 +85,12 @@ export function* lowRankJob(
         for (const part of run.loss) loss += part;
         for (const part of run.lostRows) lostRows += part;
       }
+      if (inputGradients) {
+        yield {
+          name: 'inputs',
+          tasks: inputTasks(problem, runs, options.inputGradients!, inputGradients),
+        };
+      }
       const opened = runs.map(openSampledRun);
       for (const step of ['sampled_exact', 'sampled_errors'] as const) {
         yield {
@@ -90,12 +105,28 @@ export function* lowRankJob(
           ),
         };
       }
+      const wideKeys = opened.filter(({ keyErrors }) => keyErrors);
+      if (wideKeys.length > 0) {
+        yield {
+          name: 'sampled_keys',
+          tasks: wideKeys.flatMap((sampled) =>
+            rangesOf(sampled.run.sampled.length).map((range) => ({
+              ...{ kernel: 'low_rank' as const, step: 'sampled_keys' as const },
+              ...{ sampled, range },
+            })),
+          ),
+        };
+      }
       // Only what the estimate reads is kept: the sums of the chain may go.
       for (const { run, ...rest } of opened) {
         const none = new Float64Array(0);
         sampledRuns.push({
           ...rest,
-          run: { ...run, keySums: [], querySums: [], keyTotal: none, queryTotal: none },
+          run: {
+            ...run,
+            ...{ keySums: [], querySums: [], keyTotal: none, queryTotal: none },
+            ...{ causal: null, inputs: null },
+          },
         });
       }
     },
@@ -140,11 +171,54 @@ export function* lowRankJob(
     ),
     loss: problem.objective.kind === 'target' ? loss : null,
     attentionOutput: outputs,
-    inputGradients: null,
+    inputGradients,
     norms: plan.norms,
     errors,
     lostRows,
   };
+}
+
+/** Rows of a task of the stage of the inputs, and sampled rows of one of the keys' errors. */
+const INPUT_ROWS = 2048;
+const RANGE = 24;
+
+function rangesOf(rows: number) {
+  return Array.from({ length: Math.ceil(rows / RANGE) }, (_, k) => ({
+    from: k * RANGE,
+    to: Math.min(rows, (k + 1) * RANGE),
+  }));
+}
+
+/** Every task has rows of its own of one of the tensors; heads are added in their order. */
+function inputTasks(
+  { dims, inputs }: AttentionProblem,
+  runs: readonly HeadRun[],
+  kind: AttentionKind,
+  gradients: InputGradients,
+) {
+  const roles = ['query', 'key', 'value'] as const;
+  const items = [...new Set(runs.map(({ head }) => head.batch))];
+  return items.flatMap((b) =>
+    [...new Set(roles.map((role) => STATES[kind][role]))].flatMap((name) => {
+      const data = gradients[name]!;
+      const to = data.subarray(
+        (b * data.length) / dims.batch,
+        ((b + 1) * data.length) / dims.batch,
+      );
+      const mine = roles.filter((role) => STATES[kind][role] === name);
+      const length = inputs[mine[0]].shape[1];
+      return Array.from({ length: Math.ceil(length / INPUT_ROWS) }, (_, s) => ({
+        kernel: 'low_rank' as const,
+        step: 'inputs' as const,
+        request: {
+          runs: runs.filter(({ head }) => head.batch === b),
+          roles: mine,
+          segment: { from: s * INPUT_ROWS, to: Math.min(length, (s + 1) * INPUT_ROWS) },
+          to,
+        },
+      }));
+    }),
+  );
 }
 
 /**

@@ -17,6 +17,8 @@ export interface PlanOptions {
   readonly features?: number;
   readonly seed: number;
   readonly rates: Rates;
+  /** The plan is for a run that answers them, too. */
+  readonly inputGradients?: boolean;
 }
 
 export interface LowRankPlan {
@@ -70,7 +72,7 @@ export function* planLowRank(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: PlanOptions,
 ): Job<LowRankPlan, LowRankTask> {
-  const heads = splitHeads(problem);
+  const heads = splitHeads(problem, options.inputGradients);
   const steps = stepsToTry(heads[0], options);
   // With an error that small the fewest sampled rows will do, and more features only cost more.
   const enough = options.tolerance / predicted(1, heads[0], SAMPLED_ROWS[0] / problem.dims.batch);

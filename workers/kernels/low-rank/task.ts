@@ -10,6 +10,7 @@ import { type Draw, estimateTensor, rowWeights } from './estimate.js';
 import { headGradients } from './gradient.js';
 import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
+import { addInputGradients, type InputRequest } from './inputs.js';
 import { keyPass } from './keys.js';
 import type { Segment } from './layout.js';
 import { leftPass } from './left.js';
@@ -17,6 +18,7 @@ import { queryPass } from './queries.js';
 import { openWorkspace } from './rows.js';
 import { addSlots, type HeadRun } from './run.js';
 import { type SampledRun, sampledErrorPass, sampledExactPass } from './sampled.js';
+import { type SampledRange, sampledKeyPass } from './sampled-keys.js';
 import { type TrialRequest, tryShare } from './trial.js';
 
 export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
@@ -62,6 +64,12 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly sampled: SampledRun;
         readonly segment: number;
       }
+    | {
+        readonly step: 'sampled_keys';
+        readonly sampled: SampledRun;
+        readonly range: SampledRange;
+      }
+    | { readonly step: 'inputs'; readonly request: InputRequest }
     | {
         readonly step: 'estimate';
         readonly sampled: readonly SampledRun[];
@@ -113,6 +121,13 @@ export function runLowRankTask(
         const pass = step === 'sampled_exact' ? sampledExactPass : sampledErrorPass;
         return pass(space, sampled, segment, cancelled);
       }
+      case 'sampled_keys': {
+        const { sampled, range } = task;
+        const space = openWorkspace(arithmetic, sampled.run.head, sampled.run.plan);
+        return sampledKeyPass(space, sampled, range, cancelled);
+      }
+      case 'inputs':
+        return addInputGradients(arithmetic, task.request, cancelled);
       case 'estimate':
         return estimateTensor(arithmetic, task.sampled, task.draws, task.tensor, task.size);
       default: {
