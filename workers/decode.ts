@@ -37,7 +37,10 @@ export function runDecodeTask(task: DecodeTask, cancelled: Cancelled): NotFinite
   return null;
 }
 
-const TASK_BYTES = 8 * 1024 * 1024;
+/** About a millisecond of work. */
+const TASK_BYTES = 2 ** 21;
+/** What is decoded here and now: the way to a worker would take longer. */
+const SMALL_BYTES = 2 ** 17;
 
 /** Decode tensors; small ones share a task, large ones are cut into several. */
 export function* decodeJob(
@@ -66,6 +69,9 @@ export function* decodeJob(
       filled += (end - offset) * itemSize;
       if (filled >= TASK_BYTES) flush();
     }
+  }
+  if (tasks.length === 0 && filled <= SMALL_BYTES) {
+    return runDecodeTask({ kernel: 'decode', parts }, () => false);
   }
   flush();
   const found = (yield { name: 'decode', tasks }) as (NotFinite | null)[];

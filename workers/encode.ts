@@ -23,12 +23,18 @@ export function runEncodeTask(task: EncodeTask): void {
   }
 }
 
+/** What is encoded here and now: the way to a worker would take longer. */
+const SMALL_BYTES = 2 ** 17;
+
 /** All tensors in one task: results are small, or few. */
 export function* encodeJob(results: readonly Outgoing[]): Job<EncodedTensor[], EncodeTask> {
   const tensors = results.map((result) => {
     const bytes = new SharedArrayBuffer(result.data.length * ITEM_SIZE[result.dtype]);
     return { ...result, target: new Uint8Array(bytes) };
   });
-  if (tensors.length > 0) yield { name: 'encode', tasks: [{ kernel: 'encode', tensors }] };
+  const task: EncodeTask = { kernel: 'encode', tensors };
+  const bytes = tensors.reduce((sum, { target }) => sum + target.length, 0);
+  if (bytes <= SMALL_BYTES) runEncodeTask(task);
+  else yield { name: 'encode', tasks: [task] };
   return results.map(({ dtype, shape }, k) => encodedTensor(dtype, shape, tensors[k].target));
 }

@@ -1,5 +1,6 @@
-/** What a worker thread runs: one task of any kernel, its outcome as a value. */
-import type { TaskMessage, TaskOutcome } from '../src/pool/message.js';
+/** What a worker thread runs: its turn at a stage, tasks of any kernel; the outcome as a value. */
+import { Board } from '../src/pool/board.js';
+import { type TaskResult, TURN_MS, type Turn, type TurnOutcome } from '../src/pool/message.js';
 import { type CalibrateTask, runCalibrateTask } from './calibrate.js';
 import { type DecodeTask, runDecodeTask } from './decode.js';
 import { type DigestTask, runDigestTask } from './digest.js';
@@ -50,12 +51,20 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
   }
 }
 
-export default function runTask({ task, cancel }: TaskMessage): TaskOutcome {
+export default function takeTurn({ tasks, first, stride, board: words }: Turn): TurnOutcome {
+  const board = new Board(words);
+  const cancelled = () => board.stopped;
+  const end = performance.now() + TURN_MS;
+  const results: TaskResult[] = [];
   try {
-    return {
-      status: 'done',
-      value: run(task as AnyTask, () => Atomics.load(cancel, 0) !== 0),
-    };
+    for (let index: number | null = first; index !== null; ) {
+      const before = stride === null ? -1 : index - stride;
+      if (cancelled() || (before >= 0 && !board.waitFor(before))) throw new CancelledError();
+      results.push({ index, value: run(tasks[index - first] as AnyTask, cancelled) });
+      board.finish(index);
+      index = performance.now() < end ? board.begin(first + tasks.length) : null;
+    }
+    return { status: 'done', results };
   } catch (error) {
     if (error instanceof CancelledError) return { status: 'cancelled' };
     const { message, stack } = error as Error;

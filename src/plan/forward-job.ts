@@ -14,7 +14,7 @@ import { decodePhase } from './decode-phase.js';
 import { encodeForwardPhase } from './encode-phase.js';
 import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
-import { type PhaseTimes, phaseClock } from './phases.js';
+import type { PhaseClock } from './phases.js';
 import { allFinite, type Solution, type SolveOptions, type TensorError } from './solve.js';
 
 export interface ForwardOptions extends SolveOptions {
@@ -57,16 +57,15 @@ function* solveForward(layer: AttentionLayer, options: ForwardOptions): Job<Forw
 }
 
 /**
- * @param times filled in as the phases pass.
+ * @param clock told of each phase that is over.
  * @throws {Problem} when a tensor is not finite.
  */
 export function* forwardJob(
   layer: AttentionLayer,
   pending: readonly PendingTensor[],
   options: ForwardOptions,
-  times: PhaseTimes,
+  clock: PhaseClock,
 ): Job<ForwardAnswer> {
-  const clock = phaseClock(times);
   yield* decodePhase(pending);
   clock('decode');
   const flops = forwardFlops(layer);

@@ -8,7 +8,7 @@ import { exactFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
 import { type EncodedResult, type EncodeOptions, encodePhase } from './encode-phase.js';
 import { type PlanFigures, planFigures } from './figures.js';
-import { type PhaseTimes, phaseClock } from './phases.js';
+import type { PhaseClock } from './phases.js';
 import { type Solution, type SolveOptions, solve } from './solve.js';
 
 export interface GradientAnswer
@@ -20,16 +20,15 @@ export interface GradientAnswer
 }
 
 /**
- * @param times filled in as the phases pass.
+ * @param clock told of each phase that is over.
  * @throws {Problem} when a tensor is not finite.
  */
 export function* gradientJob(
   problem: AttentionProblem,
   pending: readonly PendingTensor[],
   options: SolveOptions & EncodeOptions,
-  times: PhaseTimes,
+  clock: PhaseClock,
 ): Job<GradientAnswer> {
-  const clock = phaseClock(times);
   yield* decodePhase(pending);
   clock('decode');
   const choice = yield* choose(problem, options);

@@ -1,10 +1,12 @@
 /** Where the time of a request goes. */
 
-/** Milliseconds spent in each phase on the way. */
-export type PhaseTimes = Record<'decode' | 'plan' | 'compute' | 'encode', number>;
+/** Milliseconds in each phase; queue: waiting for a worker. */
+export type PhaseTimes = Record<'queue' | 'decode' | 'plan' | 'compute' | 'encode', number>;
 
-/** Each call books the time since the one before. */
-export function phaseClock(times: PhaseTimes): (phase: keyof PhaseTimes) => void {
+/** Books the time since the last call to a phase. */
+export type PhaseClock = (phase: keyof PhaseTimes) => void;
+
+export function phaseClock(times: PhaseTimes): PhaseClock {
   let since = performance.now();
   return (phase) => {
     const now = performance.now();

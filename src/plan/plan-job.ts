@@ -10,7 +10,7 @@ import { exactFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
 import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
-import { type PhaseTimes, phaseClock } from './phases.js';
+import type { PhaseClock } from './phases.js';
 
 export type PlanAnswer = Pick<GradientAnswer, 'method' | 'reason' | 'threshold' | 'plan'>;
 
@@ -18,9 +18,8 @@ export function* planJob(
   problem: AttentionLayer & Partial<AttentionProblem>,
   pending: readonly PendingTensor[],
   options: ChooseOptions,
-  times: PhaseTimes,
+  clock: PhaseClock,
 ): Job<PlanAnswer> {
-  const clock = phaseClock(times);
   yield* decodePhase(pending);
   clock('decode');
   const choice = yield* choose(problem, options);

@@ -9,22 +9,24 @@ import type { WasmMode } from '../../workers/kernels/wasm/instance.js';
 export interface RunContext {
   /** When it aborts, the job is stopped within milliseconds and `run` rejects with its reason. */
   readonly signal: AbortSignal;
-  /** The first task of the job has been handed to a worker. */
+  /** Tasks of the job have been handed to a worker: a first time, and again and again. */
   readonly onStart?: () => void;
-  /** A task is done; the job goes on. */
+  /** Tasks are done; the job goes on. */
   readonly onProgress?: (progress: Progress) => void;
 }
 
 export interface Progress {
-  /** Name of the stage that the task belongs to. */
+  /** Name of the stage that the tasks belong to. */
   readonly stage: string;
+  /** How many they are. */
+  readonly tasks: number;
   /** Share of the whole job's work that is done; null in stages that do not say. */
   readonly fraction: number | null;
 }
 
 export interface Load {
   readonly workers: number;
-  /** Workers that run a task now. */
+  /** Workers that run tasks now. */
   readonly busy: number;
   /** Jobs that have at least one task running or waiting. */
   readonly jobs: number;
@@ -37,7 +39,7 @@ export interface Executor {
   readonly simd: WasmMode;
   /** Flops per second of each kernel on one worker, measured at start. */
   readonly rates: Rates;
-  /** Run a job; jobs that run at the same time take turns, task by task. */
+  /** Run a job; jobs that run at the same time take turns of a few milliseconds. */
   run<Result>(job: Job<Result>, context: RunContext): Promise<Result>;
   load(): Load;
   close(): Promise<void>;

@@ -1,36 +1,32 @@
 /**
- * Waiting tasks, job by job in turn: a small job never waits for the whole of a large one.
+ * Jobs in turn: a small one never waits for the whole of a large one.
  */
-export class FairQueue<Owner, Item> {
-  #turns: { readonly owner: Owner; readonly items: Item[]; next: number }[] = [];
-  #length = 0;
+export interface Member {
+  /** Tasks that nobody has begun; at 0 the member leaves the queue. */
+  readonly waiting: number;
+  /** Whether one of them can be begun now. */
+  readonly ready: boolean;
+}
 
-  get length(): number {
-    return this.#length;
+export class FairQueue<Owner extends Member> {
+  #line: Owner[] = [];
+
+  /** Tasks that wait, of all members. */
+  get waiting(): number {
+    return this.#line.reduce((sum, { waiting }) => sum + waiting, 0);
   }
 
-  add(owner: Owner, items: readonly Item[]): void {
-    if (items.length === 0) return;
-    this.#turns.push({ owner, items: [...items], next: 0 });
-    this.#length += items.length;
+  add(owner: Owner): void {
+    this.#line.push(owner);
   }
 
-  /** The next item of the owner whose turn it is; that owner then goes to the end of the line. */
-  take(): { readonly owner: Owner; readonly item: Item } | null {
-    const turn = this.#turns.shift();
-    if (!turn) return null;
-    const item = turn.items[turn.next] as Item;
-    turn.next++;
-    this.#length--;
-    if (turn.next < turn.items.length) this.#turns.push(turn);
-    return { owner: turn.owner, item };
-  }
-
-  /** Forget what an owner still has waiting. */
-  drop(owner: Owner): void {
-    this.#turns = this.#turns.filter((turn) => {
-      if (turn.owner === owner) this.#length -= turn.items.length - turn.next;
-      return turn.owner !== owner;
-    });
+  /** The first member that is ready; it then goes to the end of the line. */
+  take(): Owner | null {
+    this.#line = this.#line.filter(({ waiting }) => waiting > 0);
+    const at = this.#line.findIndex(({ ready }) => ready);
+    if (at < 0) return null;
+    const [owner] = this.#line.splice(at, 1);
+    this.#line.push(owner);
+    return owner;
   }
 }

@@ -1,38 +1,34 @@
 /** One stage of one job on its way through the workers: collects results, stops on the first failure. */
-import type { Stage, Task } from '../../workers/kernels/job.js';
+import type { Stage } from '../../workers/kernels/job.js';
+import { Board } from './board.js';
 import type { RunContext } from './executor.js';
-import type { TaskOutcome } from './message.js';
+import type { Member } from './fair-queue.js';
+import type { TaskResult, Turn, TurnOutcome } from './message.js';
 
-export interface NumberedTask {
-  readonly task: Task;
-  readonly index: number;
-}
+/** Tasks that a worker is sent for one turn, at most: what it leaves was sent in vain. */
+const TASKS_OF_TURN = 32;
 
-export class StageRun {
+export class StageRun implements Member {
   /** Results in the order of the tasks. Settles only when no task of the stage runs any more. */
   readonly results: Promise<unknown[]>;
-  readonly tasks: readonly NumberedTask[];
-  /** Polled by the workers; one element over a SharedArrayBuffer, not zero: stop. */
-  readonly cancel = new Int32Array(new SharedArrayBuffer(4));
 
   readonly #stage: Stage;
   readonly #context: RunContext;
-  readonly #onStop: () => void;
+  readonly #board: Board;
   readonly #values: unknown[];
   readonly #onAbort = () => this.#stop(this.#context.signal.reason as Error);
   #resolve!: (values: unknown[]) => void;
   #reject!: (error: Error) => void;
+  /** Workers that have a turn now. */
   #running = 0;
   #done = 0;
   #failure: Error | null = null;
 
-  /** @param onStop called when no further task of this stage may start. */
-  constructor(stage: Stage, context: RunContext, onStop: (run: StageRun) => void) {
+  constructor(stage: Stage, context: RunContext) {
     this.#stage = stage;
     this.#context = context;
-    this.#onStop = () => onStop(this);
+    this.#board = Board.open(stage.tasks.length);
     this.#values = new Array(stage.tasks.length);
-    this.tasks = stage.tasks.map((task, index) => ({ task, index }));
     this.results = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
@@ -41,44 +37,58 @@ export class StageRun {
     this.#settleIfOver();
   }
 
-  /** A worker begins with one of the tasks. */
-  started(): void {
-    this.#running++;
-    this.#context.onStart?.();
+  get waiting(): number {
+    return this.#failure ? 0 : this.#stage.tasks.length - this.#board.begun;
   }
 
-  /** A worker is through with task `index`. */
-  settled(index: number, outcome: TaskOutcome): void {
+  /** More workers than there are chains of tasks would wait for each other. */
+  get ready(): boolean {
+    return this.waiting > 0 && this.#running < (this.#stage.stride ?? Number.POSITIVE_INFINITY);
+  }
+
+  /** What a worker gets that begins its turn now; null: the others have just taken the last task. */
+  begin(): Turn | null {
+    const { tasks, stride = null } = this.#stage;
+    const first = this.#board.begin(tasks.length);
+    if (first === null) return null;
+    this.#running++;
+    this.#context.onStart?.();
+    const window = tasks.slice(first, first + TASKS_OF_TURN);
+    return { tasks: window, first, stride, board: this.#board.words };
+  }
+
+  /** A worker is through with its turn. */
+  settled(outcome: TurnOutcome): void {
     this.#running--;
-    if (outcome.status === 'done') {
-      this.#values[index] = outcome.value;
-      this.#done++;
-      this.#context.onProgress?.({ stage: this.#stage.name, fraction: this.#fraction() });
-      this.#settleIfOver();
-    } else if (outcome.status === 'failed') {
+    if (outcome.status === 'done') this.#collect(outcome.results);
+    else if (outcome.status === 'failed') {
       this.#stop(Object.assign(new Error(outcome.message), { stack: outcome.stack }));
     } else {
       this.#stop(new Error('A task was cancelled'));
     }
   }
 
+  #collect(results: readonly TaskResult[]): void {
+    for (const { index, value } of results) this.#values[index] = value;
+    this.#done += results.length;
+    const fraction = this.#fraction();
+    this.#context.onProgress?.({ stage: this.#stage.name, tasks: results.length, fraction });
+    this.#settleIfOver();
+  }
+
   #fraction(): number | null {
-    if (!this.#stage.span) return null;
-    const [from, to] = this.#stage.span;
-    return from + ((to - from) * this.#done) / this.tasks.length;
+    const { span, tasks } = this.#stage;
+    return span ? span[0] + ((span[1] - span[0]) * this.#done) / tasks.length : null;
   }
 
   #stop(error: Error): void {
-    if (!this.#failure) {
-      this.#failure = error;
-      Atomics.store(this.cancel, 0, 1);
-      this.#onStop();
-    }
+    this.#failure ??= error;
+    this.#board.stop();
     this.#settleIfOver();
   }
 
   #settleIfOver(): void {
-    if (this.#running > 0 || (!this.#failure && this.#done < this.tasks.length)) return;
+    if (this.#running > 0 || (!this.#failure && this.#done < this.#stage.tasks.length)) return;
     this.#context.signal.removeEventListener('abort', this.#onAbort);
     if (this.#failure) this.#reject(this.#failure);
     else this.#resolve(this.#values);

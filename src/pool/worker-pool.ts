@@ -8,8 +8,8 @@ import { type LoadOptions, relaxedSimd } from '../../workers/kernels/wasm/load.j
 import type { WarmUpTask } from '../../workers/warm-up.js';
 import type { Executor, Load, RunContext } from './executor.js';
 import { FairQueue } from './fair-queue.js';
-import type { TaskMessage, TaskOutcome } from './message.js';
-import { type NumberedTask, StageRun } from './stage-run.js';
+import type { Turn, TurnOutcome } from './message.js';
+import { StageRun } from './stage-run.js';
 
 const WORKER_FILE = new URL('../../workers/gradient.js', import.meta.url).href;
 
@@ -21,9 +21,9 @@ export interface PoolOptions {
 }
 
 export class WorkerPool implements Executor {
-  readonly #piscina: Piscina<TaskMessage, TaskOutcome>;
+  readonly #piscina: Piscina<Turn, TurnOutcome>;
   readonly #workers: number;
-  readonly #queue = new FairQueue<StageRun, NumberedTask>();
+  readonly #queue = new FairQueue<StageRun>();
   #busy = 0;
   #jobs = 0;
 
@@ -32,11 +32,11 @@ export class WorkerPool implements Executor {
 
   private constructor(workers: number, revectorize: boolean) {
     this.#workers = workers;
-    this.#piscina = new Piscina<TaskMessage, TaskOutcome>({
+    this.#piscina = new Piscina<Turn, TurnOutcome>({
       filename: WORKER_FILE,
       minThreads: workers,
       maxThreads: workers,
-      // A task owns its worker: turns are taken in `#queue`, not here.
+      // A turn owns its worker: whose it is, `#queue` says.
       concurrentTasksPerWorker: 1,
       workerData: { revectorize } satisfies LoadOptions,
     });
@@ -93,7 +93,7 @@ export class WorkerPool implements Executor {
       workers: this.#workers,
       busy: this.#busy,
       jobs: this.#jobs,
-      waiting: this.#queue.length,
+      waiting: this.#queue.waiting,
     };
   }
 
@@ -103,35 +103,34 @@ export class WorkerPool implements Executor {
 
   async #runStage(stage: Stage, context: RunContext): Promise<unknown[]> {
     context.signal.throwIfAborted();
-    const run = new StageRun(stage, context, (stopped) => this.#queue.drop(stopped));
-    this.#queue.add(run, run.tasks);
+    const run = new StageRun(stage, context);
+    this.#queue.add(run);
     this.#pump();
     return run.results;
   }
 
-  /** Hand out tasks as long as a worker is free. */
+  /** Give turns as long as a worker is free. */
   #pump(): void {
     while (this.#busy < this.#workers) {
-      const next = this.#queue.take();
-      if (!next) return;
-      const { owner, item } = next;
-      this.#busy++;
-      owner.started();
-      this.#piscina
-        .run({ task: item.task, cancel: owner.cancel })
-        .catch(
-          (error: Error): TaskOutcome => ({
-            status: 'failed',
-            message: `A worker thread died: ${error.message}`,
-            stack: error.stack,
-          }),
-        )
-        .then((outcome) => {
-          this.#busy--;
-          owner.settled(item.index, outcome);
-          this.#pump();
-        });
+      const run = this.#queue.take();
+      if (!run) return;
+      const turn = run.begin();
+      if (turn) this.#give(run, turn);
     }
+  }
+
+  async #give(run: StageRun, turn: Turn): Promise<void> {
+    this.#busy++;
+    const outcome = await this.#piscina.run(turn).catch(
+      (error: Error): TurnOutcome => ({
+        status: 'failed',
+        message: `A worker thread died: ${error.message}`,
+        stack: error.stack,
+      }),
+    );
+    this.#busy--;
+    run.settled(outcome);
+    this.#pump();
   }
 }
 

@@ -2,12 +2,11 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { Job } from '../../workers/kernels/job.js';
 import type { Problem } from '../errors.js';
-import type { PhaseTimes } from '../plan/phases.js';
+import { type PhaseClock, type PhaseTimes, phaseClock } from '../plan/phases.js';
 import type { Executor } from '../pool/executor.js';
 
 export interface Timings extends PhaseTimes {
-  queue: number;
-  total: number;
+  readonly total: number;
 }
 
 export interface Timed<Answer> {
@@ -15,38 +14,34 @@ export interface Timed<Answer> {
   readonly timings: Timings;
 }
 
-/** @param make the job, given the record in which it books its phases. */
+/** @param make the job, given the clock on which it books its phases. */
 export async function compute<Answer>(
   app: FastifyInstance,
   executor: Executor,
   request: FastifyRequest,
-  make: (times: PhaseTimes) => Job<Answer>,
+  make: (clock: PhaseClock) => Job<Answer>,
 ): Promise<Timed<Answer>> {
   const start = performance.now();
-  let queue: number | null = null;
-  const times: PhaseTimes = { decode: 0, plan: 0, compute: 0, encode: 0 };
+  const times: PhaseTimes = { queue: 0, decode: 0, plan: 0, compute: 0, encode: 0 };
+  const clock = phaseClock(times);
+  let started = false;
   const signal = request.cancellation;
   const run = app.runs.begin(request.log);
   try {
-    const answer = await executor.run(make(times), {
+    const answer = await executor.run(make(clock), {
       signal,
       onStart: () => {
-        queue ??= performance.now() - start;
+        // Whatever phase comes first: it began with the wait for a worker.
+        if (!started) clock('queue');
+        started = true;
       },
       onProgress: (progress) => {
-        app.metrics.tasks.inc({ stage: progress.stage });
+        app.metrics.tasks.inc({ stage: progress.stage }, progress.tasks);
         run.advance(progress);
       },
     });
-    // The first phase began with the wait for a worker.
-    const waited = queue ?? 0;
-    const timings: Timings = {
-      ...times,
-      decode: Math.max(0, times.decode - waited),
-      queue: waited,
-      total: performance.now() - start,
-    };
-    for (const phase of ['queue', 'decode', 'plan', 'compute', 'encode'] as const) {
+    const timings: Timings = { ...times, total: performance.now() - start };
+    for (const phase of Object.keys(times) as (keyof PhaseTimes)[]) {
       // A phase that the job does not have took no time at all.
       if (timings[phase] > 0) app.metrics.phase.observe({ phase }, timings[phase] / 1000);
     }

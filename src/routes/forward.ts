@@ -29,8 +29,8 @@ export default async function forward(app: FastifyInstance, options: RouteOption
       const { body } = request;
       const { layer, pending, batched, kind } = parseLayer(body);
       const solve = solveOptions(body, kind, options.executor.rates);
-      const { answer, timings } = await compute(app, options.executor, request, (times) =>
-        forwardJob(layer, pending, { ...solve, batched }, times),
+      const { answer, timings } = await compute(app, options.executor, request, (clock) =>
+        forwardJob(layer, pending, { ...solve, batched }, clock),
       );
       const { method } = answer;
       request.log.info({ dims: layer.dims, method, timings_ms: timings }, 'forward');

@@ -34,8 +34,8 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
         gradients,
         batched: parsed.batched,
       };
-      const { answer, timings } = await compute(app, options.executor, request, (times) =>
-        gradientJob(problem, parsed.pending, jobOptions, times),
+      const { answer, timings } = await compute(app, options.executor, request, (clock) =>
+        gradientJob(problem, parsed.pending, jobOptions, clock),
       );
       const { method, threshold } = answer;
       app.metrics.gradients.inc({ method, below_threshold: String(threshold.below_threshold) });

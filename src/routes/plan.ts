@@ -28,8 +28,8 @@ export default async function plan(app: FastifyInstance, options: RouteOptions):
       const { body } = request;
       const { layer, problem, pending, kind } = parseLayer(body);
       const planOptions = solveOptions(body, kind, options.executor.rates);
-      const { answer, timings } = await compute(app, options.executor, request, (times) =>
-        planJob(problem ?? layer, pending, planOptions, times),
+      const { answer, timings } = await compute(app, options.executor, request, (clock) =>
+        planJob(problem ?? layer, pending, planOptions, clock),
       );
       return reply.send(reply.encode({ ...answer, timings_ms: timings }));
     },

@@ -67,8 +67,8 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
           { limit: store.limit, actual },
         );
       }
-      const { answer: tensor } = await compute(app, executor, request, (times) =>
-        storeJob(sha256, request.body, times),
+      const { answer: tensor } = await compute(app, executor, request, (clock) =>
+        storeJob(sha256, request.body, clock),
       );
       const isNew = store.add(referenceName(sha256), tensor);
       request.log.info({ sha256, dtype, shape, isNew }, 'tensor');

@@ -4,17 +4,16 @@ import type { Job } from '../../workers/kernels/job.js';
 import { Problem } from '../errors.js';
 import { Intake } from '../lora/intake.js';
 import { decodePhase } from '../plan/decode-phase.js';
-import { type PhaseTimes, phaseClock } from '../plan/phases.js';
+import type { PhaseClock } from '../plan/phases.js';
 import type { EncodedTensor } from '../tensor/encoded.js';
 import type { Tensor } from '../tensor/tensor.js';
 
 /**
  * @param digest what the client says that it is, 64 hex digits.
- * @param times filled in as the phases pass.
+ * @param clock told of each phase that is over.
  * @throws {Problem} digest-mismatch, or not-finite.
  */
-export function* storeJob(digest: string, encoded: EncodedTensor, times: PhaseTimes): Job<Tensor> {
-  const clock = phaseClock(times);
+export function* storeJob(digest: string, encoded: EncodedTensor, clock: PhaseClock): Job<Tensor> {
   const actual = yield* digestJob(encoded);
   if (actual !== digest) {
     throw new Problem(

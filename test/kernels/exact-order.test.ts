@@ -5,10 +5,11 @@ import type { AttentionProblem } from '../../src/lora/problem.js';
 import {
   type ExactOptions,
   type ExactResult,
+  type ExactTask,
   exactJob,
   runExactTask,
 } from '../../workers/kernels/exact/gradient.js';
-import { CancelledError, runJob } from '../../workers/kernels/job.js';
+import { CancelledError, runJob, type Stage } from '../../workers/kernels/job.js';
 import { loadWasm } from '../../workers/kernels/wasm/load.js';
 import { randomProblem, uniform } from './problems.js';
 import { exactOnMany, named } from './run.js';
@@ -77,6 +78,26 @@ for (const [name, [problem, outputs]] of Object.entries(layers)) {
     }
   });
 }
+
+test('bitwise the same in one task and in many', () => {
+  const instance = loadWasm();
+  const small: readonly [AttentionProblem, Outputs][] = [
+    [randomProblem({ seed: 6, queryLength: 9, ranks: { q: 2, v: 3 } }), everything],
+    [randomProblem({ seed: 7, queryLength: 130, heads: 2, objective: 'target' }), {}],
+    [
+      randomProblem({ seed: 8, queryLength: 70, batch: 2, rotary: true, causal: true }),
+      { estimate: { rows: 8, seed: 3 } },
+    ],
+  ];
+  for (const [problem, outputs] of small) {
+    const job = exactJob(problem, { attentionOutput: true, ...outputs });
+    const whole = job.next([]).value as Stage;
+    assert.equal(whole.tasks.length, 1);
+    const [task] = structuredClone(whole.tasks) as ExactTask[];
+    const result = runExactTask(task!, instance, () => false) as ExactResult;
+    assertSame(exactOnMany(problem, [loadWasm(), loadWasm()], inOrder, outputs), result, 'whole');
+  }
+});
 
 test('a cancelled job stops, and its thread goes on', () => {
   const wasm = loadWasm();

@@ -4,6 +4,7 @@ import {
   type ExactOptions,
   type ExactResult,
   exactJob,
+  exactStages,
   runExactTask,
 } from '../../workers/kernels/exact/gradient.js';
 import { runJob } from '../../workers/kernels/job.js';
@@ -36,16 +37,19 @@ export function exactOnMany(
   order: (tasks: number) => number[],
   outputs: Omit<ExactOptions, 'attentionOutput'> = {},
 ): ExactResult {
-  const job = exactJob(problem, { attentionOutput: true, ...outputs });
+  const job = exactStages(problem, { attentionOutput: true, ...outputs });
   let step = job.next([]);
   while (!step.done) {
-    const { tasks } = step.value;
+    const { tasks, stride = tasks.length } = step.value;
     const results: unknown[] = [];
-    order(tasks.length).forEach((index, turn) => {
-      // As on its way to a thread: a clone, with shared buffers still shared.
-      const task = structuredClone(tasks[index]!);
-      results[index] = runExactTask(task, instances[turn % instances.length]!, () => false);
-    });
+    for (let first = 0; first < tasks.length; first += stride) {
+      order(Math.min(stride, tasks.length - first)).forEach((place, turn) => {
+        // As on its way to a thread: a clone, with shared buffers still shared.
+        const task = structuredClone(tasks[first + place]!);
+        const instance = instances[turn % instances.length]!;
+        results[first + place] = runExactTask(task, instance, () => false);
+      });
+    }
     step = job.next(results);
   }
   return step.value;

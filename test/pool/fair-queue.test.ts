@@ -1,36 +1,62 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { FairQueue } from '../../src/pool/fair-queue.js';
+import { FairQueue, type Member } from '../../src/pool/fair-queue.js';
 
-function drain(queue: FairQueue<string, number>): string {
+class Job implements Member {
+  ready = true;
+  constructor(
+    readonly name: string,
+    public waiting: number,
+  ) {}
+}
+
+/** Each turn takes one task. */
+function drain(queue: FairQueue<Job>): string {
   const order: string[] = [];
-  for (let next = queue.take(); next; next = queue.take()) order.push(next.owner + next.item);
+  for (let job = queue.take(); job; job = queue.take()) {
+    order.push(job.name + job.waiting);
+    job.waiting--;
+  }
   return order.join(' ');
 }
 
-test('owners take turns, item by item', () => {
-  const queue = new FairQueue<string, number>();
-  queue.add('large', [1, 2, 3, 4]);
-  queue.add('small', [1, 2]);
-  assert.equal(queue.length, 6);
-  assert.equal(drain(queue), 'large1 small1 large2 small2 large3 large4');
-  assert.equal(queue.length, 0);
+test('jobs take turns', () => {
+  const queue = new FairQueue<Job>();
+  queue.add(new Job('large', 4));
+  queue.add(new Job('small', 2));
+  assert.equal(queue.waiting, 6);
+  assert.equal(drain(queue), 'large4 small2 large3 small1 large2 large1');
+  assert.equal(queue.waiting, 0);
 });
 
-test('a latecomer waits for one item of the others, not for all', () => {
-  const queue = new FairQueue<string, number>();
-  queue.add('large', [1, 2, 3]);
-  assert.equal(queue.take()?.item, 1);
-  queue.add('late', [1]);
-  assert.equal(drain(queue), 'large2 late1 large3');
+test('a latecomer waits for one turn of the others, not for all', () => {
+  const queue = new FairQueue<Job>();
+  const large = new Job('large', 3);
+  queue.add(large);
+  assert.equal(queue.take(), large);
+  large.waiting--;
+  queue.add(new Job('late', 1));
+  assert.equal(drain(queue), 'large2 late1 large1');
 });
 
-test('a dropped owner leaves nothing behind', () => {
-  const queue = new FairQueue<string, number>();
-  queue.add('a', [1, 2, 3]);
-  queue.add('b', [1]);
+test('who has nothing left, finished or failed, is out of the queue', () => {
+  const queue = new FairQueue<Job>();
+  const failed = new Job('a', 3);
+  queue.add(failed);
+  queue.add(new Job('b', 1));
   queue.take();
-  queue.drop('a');
-  assert.equal(queue.length, 1);
+  failed.waiting = 0;
+  assert.equal(queue.waiting, 1);
   assert.equal(drain(queue), 'b1');
+});
+
+test('who is not ready is passed over and keeps its place', () => {
+  const queue = new FairQueue<Job>();
+  const chain = new Job('chain', 2);
+  chain.ready = false;
+  queue.add(chain);
+  queue.add(new Job('other', 1));
+  assert.equal(queue.take()?.name, 'other');
+  chain.ready = true;
+  assert.equal(queue.take()?.name, 'chain');
 });

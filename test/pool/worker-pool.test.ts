@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { WorkerPool } from '../../src/pool/worker-pool.js';
+import type { DecodeTask } from '../../workers/decode.js';
+import { type DigestTask, runDigestTask } from '../../workers/digest.js';
 import type { Job, Task } from '../../workers/kernels/job.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
@@ -93,6 +95,73 @@ test('an abort drops the tasks that still wait', async () => {
   assert.equal(pool.load().waiting, 0);
   for (const { open } of gates) open();
   await Promise.all(holding);
+});
+
+/** Digests of a text: each task gives its own, in microseconds. */
+function digestTask(k: number): DigestTask {
+  const bytes = new Uint8Array(new SharedArrayBuffer(4));
+  bytes[0] = k;
+  return { kernel: 'digest', dtype: 'float32', shape: [1], bytes };
+}
+
+test('many short tasks are run by few messages, and each of them once', async () => {
+  const tasks = Array.from({ length: 200 }, (_, k) => digestTask(k));
+  const reports: number[] = [];
+  const job = (function* (): Job<unknown[]> {
+    return [...(yield { name: 'digests', tasks })];
+  })();
+  const results = await pool.run(job, {
+    signal: never(),
+    onProgress: (progress) => reports.push(progress.tasks),
+  });
+  assert.deepEqual(
+    results,
+    tasks.map((task) => runDigestTask(task, () => false)),
+  );
+  assert.equal(
+    reports.reduce((a, b) => a + b, 0),
+    tasks.length,
+  );
+  assert.ok(reports.length < tasks.length, 'every task travelled alone');
+});
+
+test('tasks of a chain run one after the other, chains at the same time', async () => {
+  // Each task copies what the task before it in its chain has copied.
+  const [chains, length, size] = [2, 100, 10_000];
+  const links = Array.from({ length: chains * (length + 1) }, (_, k) =>
+    new Float32Array(new SharedArrayBuffer(4 * size)).fill(k < chains ? k + 1 : 0),
+  );
+  const tasks = links.slice(chains).map((target, k): DecodeTask => {
+    const bytes = new Uint8Array(links[k].buffer);
+    return {
+      kernel: 'decode',
+      parts: [{ pointer: '', dtype: 'float32', bytes, target, offset: 0 }],
+    };
+  });
+  const job = (function* (): Job<void> {
+    yield { name: 'chains', tasks, stride: chains };
+  })();
+  await pool.run(job, { signal: never() });
+  for (const [k, link] of links.entries()) {
+    assert.ok(
+      link.every((x) => x === (k % chains) + 1),
+      `link ${k}`,
+    );
+  }
+});
+
+test('an abort frees a worker that waits for the task before', async () => {
+  const held = gate();
+  const controller = new AbortController();
+  const job = (function* (): Job<void> {
+    // Two chains, so that both workers may begin; the second worker ends up behind the gate.
+    yield { name: 'chains', tasks: [held.task, digestTask(1), digestTask(2)], stride: 2 };
+  })();
+  const run = pool.run(job, { signal: controller.signal });
+  while (pool.load().waiting > 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  controller.abort(new Error('nobody waits'));
+  await assert.rejects(run, /nobody waits/);
+  assert.equal(pool.load().busy, 0);
 });
 
 test('a job that is aborted before it starts runs nothing', async () => {

@@ -3,8 +3,8 @@
  *
  * A job is a generator: it yields one stage after the other and is handed the results of the tasks of
  * that stage, in the order of the tasks; what it returns is the result of the job. The tasks of one
- * stage are independent of each other and may run anywhere, in any order. The cut depends on the
- * problem only, never on the number of workers, so the answer is bitwise the same at any thread count.
+ * stage are independent of each other and may run anywhere, in any order, but for what `stride` says. The
+ * cut depends on the problem only, never on the number of workers, so the answer is bitwise the same at any thread count.
  *
  * A task must survive structured cloning: a plain object whose typed arrays sit over
  * SharedArrayBuffers. Big results are written there; what a task returns travels back by value and
@@ -19,6 +19,8 @@ export interface Stage<T extends Task = Task> {
   /** For the log, the progress and the metrics: 'decode', 'project', 'attention', ... */
   readonly name: string;
   readonly tasks: readonly T[];
+  /** Task k goes on where task k - stride ended, and begins after it. Absent: tasks wait for no other. */
+  readonly stride?: number;
   /** Which part of the whole job's work this stage is: from, to, both in [0, 1]. */
   readonly span?: readonly [number, number];
 }

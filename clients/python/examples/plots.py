@@ -10,6 +10,9 @@ import matplotlib
 matplotlib.use("Agg")  # Draws to files; needs no display.
 import matplotlib.pyplot as plt
 
+CORRECTED = ", corrected"
+COLOURS = {"exact": "black", "0.01": "C0", "0.05": "C2", "0.1": "C1", "0.2": "C3"}
+
 if TYPE_CHECKING:
     from train_tiny_llama import Run
 
@@ -29,25 +32,35 @@ def draw_comparison(pairs: list[tuple[Run, Run]], path: Path) -> None:
         bounds.set_ylabel("relative error bound (99 %)")
         bounds.set_xlabel("step")
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def draw_sweep(local: Run, runs: list[Run], path: Path) -> None:
-    """Loss curves of all tolerances, their differences from PyTorch's curve, and the time they took."""
-    figure, (curves, differences, times) = plt.subplots(1, 3, figsize=(15, 5))
-    curves.plot(local.losses, color="black", linewidth=3, alpha=0.4, label=local.label)
-    colours = [f"C{n}" for n in range(len(runs))]
+    """Of every tolerance the loss curve, its difference from PyTorch's, the error bounds, the time."""
+    figure, axes = plt.subplots(2, 2, figsize=(13, 9))
+    (curves, differences), (bounds, times) = axes
+    curves.plot(local.losses, color="black", linewidth=4, alpha=0.3, label=local.label)
+    colours = [COLOURS[run.label.removesuffix(CORRECTED)] for run in runs]
     for run, colour in zip(runs, colours, strict=True):
-        style = "--" if "corrected" in run.label else "-"
-        curves.plot(run.losses, style, color=colour, label=run.label)
+        style = {"linestyle": "--" if run.label.endswith(CORRECTED) else "-", "color": colour}
         relative = [abs(a / b - 1) for a, b in zip(run.losses, local.losses, strict=True)]
-        differences.plot(relative, style, color=colour)
-    curves.set(xlabel="step", ylabel="loss", title="loss, by tolerance")
+        curves.plot(run.losses, **style)
+        # The first loss precedes every gradient.
+        differences.plot(range(1, len(relative)), relative[1:], label=run.label, **style)
+        bounds.plot(run.bounds, **style)
+    curves.set(ylabel="loss", title="loss")
     curves.legend()
-    differences.set(xlabel="step", title="relative difference from PyTorch", yscale="log")
-    labels = [run.label for run in (local, *runs)]
+    differences.set(title="relative difference of the loss from PyTorch's", yscale="log")
+    differences.legend(fontsize="small", ncols=3)
+    bounds.set(title="largest error bound of a step (99 %)", xlabel="step", yscale="log")
+    labels = [f"{run.label}{_share(run)}" for run in (local, *runs)]
     times.barh(labels, [run.seconds for run in (local, *runs)], color=["grey", *colours])
     times.invert_yaxis()
-    times.set(xlabel="seconds", title="time of the whole run")
+    times.set(xlabel="seconds", title="time of the whole run (share of low-rank gradients)")
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
+
+
+def _share(run: Run) -> str:
+    methods = run.methods
+    return f" ({methods['low_rank'] / methods.total():.0%})" if methods else ""

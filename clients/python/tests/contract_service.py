@@ -124,7 +124,7 @@ class ContractService:
         return answer | self._gradient(body, x, projections, layer)
 
     def _forward(self, body, x, projections, layer):
-        output = truth.attention(x.double(), truth.as_double(projections), **layer).detach()
+        output = truth.attention(x.double(), truth.as_leaves(projections), **layer).detach()
         error = {"attention_output": {"estimate": None, "certificate": None}}
         return {"attention_output": _tensor(output, body["hidden_states"]), "error": error}
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import truth
 from contract_service import ContractService
+from counting_proxy import CountingProxy
 
 from loragrad import Client, UnsupportedError
 
@@ -29,7 +30,7 @@ def make_model(targets=TARGETS, dtype=torch.float32, config=None, family="Llama"
         "num_key_value_heads": 2,
         "max_position_embeddings": 64,
     }
-    configuration = getattr(transformers, f"{family}Config")(**sizes, **(config or {}))
+    configuration = getattr(transformers, f"{family}Config")(**{**sizes, **(config or {})})
     base = getattr(transformers, f"{family}ForCausalLM")(configuration).to(dtype)
     model = peft.get_peft_model(
         base, peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets, **lora)
@@ -200,6 +201,33 @@ def test_weights_travel_once(contract):
         assert "$ref" in body["q_proj"]["weight"]
 
 
+def test_bytes_at_the_socket(real_url):
+    """A step sends states, upstream gradients and adapters; frozen weights only the first does."""
+    model, batch = make_model(config={"hidden_size": 128}), make_batch((16, 16))
+    frozen, adapters = 0, 0
+    # Other weights in every run: a service that has been asked before holds none of them.
+    torch.seed()
+    for name, parameter in model.named_parameters():
+        if "self_attn" in name and "o_proj" not in name:
+            if parameter.requires_grad:
+                adapters += parameter.nbytes
+            else:
+                frozen += torch.nn.init.normal_(parameter, std=0.1).nbytes
+    # hidden_states and grad_output of two layers, each (2, 16, 128) of float32.
+    step = adapters + 2 * 2 * 4 * 2 * 16 * 128
+    # Names, shapes and options, HTTP headers, and rotary tables too small for a reference.
+    overhead = 2 * 6000
+    with CountingProxy(real_url) as proxy, attach(model, proxy.url) as handle:
+        counts = []
+        for _ in range(4):
+            train_once(model, batch)
+            counts.append(proxy.sent())
+        assert handle.last_step.bytes_sent <= counts[-1] <= handle.last_step.bytes_sent + 2 * 500
+    assert frozen + step < counts[0] < frozen + step + 2 * overhead
+    for count in counts[1:]:
+        assert step < count < step + overhead < frozen
+
+
 def test_evaluation_generation_and_detached_models_ask_nothing(contract):
     model = make_model()
     handle = attach(model, contract.url)
@@ -320,6 +348,66 @@ def test_several_and_merged_adapters(contract):
         model.base_model.set_adapter(["default", "other"])
         with pytest.raises(UnsupportedError, match="several"):
             model(**make_batch())
+
+
+def test_attached_twice(contract):
+    model = make_model()
+    with attach(model, contract.url):
+        with pytest.raises(ValueError, match="already"):
+            attach(model, contract.url)
+        train_once(model, make_batch())
+    attach(model, contract.url).detach()
+
+
+def test_replicas_of_data_parallel(contract):
+    """As nn.DataParallel makes them; without several devices it makes none."""
+    model = make_model()
+    attention = model.base_model.model.model.layers[0].self_attn
+    with attach(model, contract.url), pytest.raises(UnsupportedError, match="DataParallel"):
+        attention._replicate_for_data_parallel()(torch.ones(1, 4, 32))
+
+
+def test_of_two_adapters_the_active_one_trains(service):
+    model = make_model()
+    model.add_adapter(
+        "other", peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    for name in ("other", "default"):
+        model.set_adapter(name)
+        compare(model, service)
+    model.set_adapter("other")
+    with attach(model, service):
+        _, gradients = train_once(model, make_batch())
+    assert gradients and all(".other." in name for name in gradients)
+
+
+def test_evaluation_mode_with_gradients(service):
+    """As for attributions: eval() turns dropout off, not gradients."""
+    compare(make_model().eval(), service)
+
+
+def test_distributed_data_parallel(service, tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
+    try:
+        model = make_model()
+        _, expected = train_once(model, make_batch())
+        with attach(model, service):
+            twin = torch.nn.parallel.DistributedDataParallel(model)
+            _, measured = train_once(twin, make_batch())
+        for name, value in measured.items():
+            assert truth.relative(value, expected[name.removeprefix("module.")].double()) < 1e-4
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_an_overflow_of_the_forward_pass_is_not_taken_for_other_attention(contract):
+    model = make_model()
+    with torch.no_grad():
+        model.base_model.model.model.layers[0].self_attn.v_proj.base_layer.weight.fill_(torch.inf)
+    with attach(model, contract.url):
+        model(**make_batch())
 
 
 def test_attach_is_all_or_nothing(contract):

@@ -1,11 +1,13 @@
 """loragrad.torch.attention against autograd through the plain formula in float64."""
 
+from contextlib import contextmanager
+
 import problems
 import pytest
 import torch
 import truth
 
-from loragrad import Client, UnsupportedError
+from loragrad import Client, ProblemError, UnsupportedError, references
 from loragrad.torch import attention
 
 LIMITS = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -75,11 +77,97 @@ def test_rotary_and_padding(client, needs, padded, input_gradients):
     check(measured, truth.gradients(x, projections, grad, **layer), torch.float32)
 
 
-def test_gradcheck_in_float64(client):
-    """Finite differences of the local output against gradients that the service computes in float64."""
-    x, projections, _, layer = problems.make(
-        dtype=torch.float64, batch=1, length=5, d_in=6, heads=2, kv_heads=1, head_dim=4, rank=2
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("heads, kv_heads", [(4, 4), (4, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_no_worse_than_pytorch_in_the_same_dtype(client, needs, dtype, heads, kv_heads, padded):
+    """Error of everything together, against float64, beside that of the plain formula in the dtype.
+
+    Three times for float32, which both compute in; half precision rounds here only what it answers.
+    """
+    needs("rotary", "key_lengths", "input_gradients")
+    problem = problems.make(dtype=dtype, heads=heads, kv_heads=kv_heads, head_dim=8, rotary=True)
+    x, projections, grad, layer = problem
+    if padded:
+        layer["key_lengths"] = [11, x.shape[1]]
+    expected = truth.gradients(x, projections, grad, **layer)
+    plain = truth.gradients(x, projections, grad, dtype=dtype, **layer)
+    measured = run(client, *problem)
+    times = 3 if dtype == torch.float32 else 1
+    for part in (0, 1):
+        error, yardstick = (
+            truth.relative(flat(answer[part]), flat(expected[part])) for answer in (measured, plain)
+        )
+        assert error <= times * yardstick, f"{error:.1e}, PyTorch {yardstick:.1e}"
+
+
+def flat(value):
+    """Tensors, however nested in maps, as one vector of float64."""
+    if isinstance(value, dict):
+        return torch.cat([flat(item) for item in value.values()])
+    return value.double().flatten()
+
+
+@contextmanager
+def skipped_where_low_rank_does_not_take_it():
+    try:
+        yield
+    except ProblemError as problem:
+        if problem.kind != "conflicting-keys":
+            raise
+        pytest.skip(problem.detail)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("place", ["local", "service"])
+def test_low_rank_keeps_its_tolerance(real_url, place, rotary):
+    """Long enough for low-rank, small logits; forward and backward by the same method."""
+    tolerance = 0.02
+    x, projections, grad, layer = problems.make(
+        length=1024, d_in=24, heads=2, kv_heads=1, head_dim=8, batch=1, rotary=rotary
     )
+    problem = (0.15 * x, projections, grad, layer)
+    told = []
+    with Client(real_url) as client, skipped_where_low_rank_does_not_take_it():
+        adapters, grad_x, output = run(
+            client,
+            *problem,
+            method="low_rank",
+            tolerance=tolerance,
+            forward=place,
+            input_gradients=place,
+            listener=lambda result, _: told.append(result),
+        )
+    assert [result.method for result in told] == ["low_rank"]
+    true_adapters, true_grad_x, true_output, _ = truth.gradients(*problem[:3], **layer)
+    assert truth.relative(output.detach(), true_output) < tolerance
+    assert truth.relative(grad_x, true_grad_x) < tolerance
+    for name, pair in true_adapters.items():
+        for part, value in pair.items():
+            error = truth.relative(adapters[name][part], value)
+            assert error <= told[0].error[f"{name}.{part}"].bound <= tolerance
+
+
+@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize("input_gradients", ["local", "service"])
+def test_gradcheck_in_float64(client, needs, input_gradients, positions):
+    """Finite differences of the local output against gradients that the service computes in float64."""
+    if input_gradients == "service":
+        needs("input_gradients")
+    x, projections, _, layer = problems.make(
+        dtype=torch.float64,
+        batch=2 if positions else 1,
+        length=5,
+        d_in=6,
+        heads=2,
+        kv_heads=1,
+        head_dim=4,
+        rank=2,
+        rotary=positions,
+    )
+    if positions:
+        needs("rotary", "key_lengths")
+        layer["key_lengths"] = [5, 3]
     names = [(name, part) for name in projections for part in ("lora_A", "lora_B")]
     leaves = [projections[name][part].clone().requires_grad_() for name, part in names]
 
@@ -89,7 +177,13 @@ def test_gradcheck_in_float64(client):
             fields[name][part] = tensor
         # A tolerance that float32 cannot keep.
         return attention(
-            client, x, **fields, **problems.request_of(layer), tolerance=1e-9, forward="local"
+            client,
+            x,
+            **fields,
+            **problems.request_of(layer),
+            tolerance=1e-9,
+            forward="local",
+            input_gradients=input_gradients,
         )
 
     assert torch.autograd.gradcheck(function, (x.clone().requires_grad_(), *leaves), atol=1e-6)
@@ -123,6 +217,20 @@ def test_overflow_comes_out_as_it_went_in(contract):
     adapters, grad_x, _ = run(Client(contract.url), x, projections, grad, layer)
     assert adapters["q_proj"]["lora_A"].isnan().all() and grad_x.isnan().all()
     assert not [path for _, path, _ in contract.requests if path == "/gradient"]
+
+
+def test_frozen_weights_are_hashed_once_for_forward_and_backward(contract, monkeypatch):
+    x, projections, grad, layer = problems.make(d_in=128, heads=4, kv_heads=2, head_dim=16)
+    hashed = []
+    sha256_of = references.sha256_of
+    monkeypatch.setattr(
+        references, "sha256_of", lambda wire: hashed.append(wire) or sha256_of(wire)
+    )
+    client = Client(contract.url)
+    x.requires_grad_()
+    for _ in range(2):
+        attention(client, x, **projections, **problems.request_of(layer)).backward(grad)
+    assert len(hashed) == 3
 
 
 def test_no_graph_without_gradients(contract):

@@ -132,10 +132,11 @@ def test_low_rank_keeps_its_promise(client, needs, correction):
     """Small logits, as the method needs: the error is below what the answer states."""
     needs("low_rank", "correction")
     x, projections, grad, layer = problems.make(
-        length=512, d_in=24, heads=2, kv_heads=1, head_dim=8, batch=1
+        length=1024, d_in=24, heads=2, kv_heads=1, head_dim=8, batch=1
     )
+    x = 0.15 * x
     result = client.gradient(
-        hidden_states=0.3 * x,
+        hidden_states=x,
         **projections,
         grad_output=grad,
         method="low_rank",
@@ -144,8 +145,8 @@ def test_low_rank_keeps_its_promise(client, needs, correction):
         seed=3,
         **problems.request_of(layer),
     )
-    expected, *_ = truth.gradients(0.3 * x, projections, grad, **layer)
-    assert result.method == "low_rank" or result.fallback
+    expected, *_ = truth.gradients(x, projections, grad, **layer)
+    assert result.method == "low_rank"
     for name, pair in expected.items():
         for part, value in pair.items():
             error = truth.relative(result.gradients[name][part], value)
@@ -188,5 +189,5 @@ def test_a_problem_is_an_error_with_its_pointer(real_url):
 
 @pytest.mark.parametrize("wrong", [torch.zeros(2, 3, dtype=torch.int64), np.zeros((2, 3), bool)])
 def test_other_dtypes_are_refused_here(contract, wrong):
-    with pytest.raises(TypeError, match="float32"):
-        Client(contract.url).plan(hidden_states=wrong)
+    with pytest.raises(TypeError, match=r"q_proj\.weight: .*float32"):
+        Client(contract.url).plan(q_proj={"weight": wrong})

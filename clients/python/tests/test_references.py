@@ -1,14 +1,16 @@
 """Frozen weights travel once; what the service lost is sent again."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import problems
+import pytest
 import torch
 import truth
-from contract_service import ContractService
+from contract_service import ContractService, Problem
 
-from loragrad import Client
+from loragrad import Client, ProblemError
 from loragrad.references import HashMemory, sha256_of
 from loragrad.tensors import to_wire
 
@@ -100,6 +102,34 @@ def test_a_restart_of_the_service_is_no_reason_to_give_up(contract):
     assert "$ref" in contract.bodies[-1]["q_proj"]["weight"]
 
 
+def test_threads_that_meet_one_restart_lose_a_tensor_once(contract):
+    problem = problems.make(**BIG)
+    client = Client(contract.url)
+    call(client, problem)
+    for _ in range(3):
+        contract.stored.clear()
+        with ThreadPoolExecutor(4) as threads:
+            for result in threads.map(lambda _: call(client, problem), range(8)):
+                check(result, problem)
+    call(client, problem)
+    assert "$ref" in contract.bodies[-1]["q_proj"]["weight"]
+
+
+def test_a_service_that_misses_what_was_never_left_out_is_not_asked_for_ever(contract, monkeypatch):
+    problem = problems.make(**BIG)
+    everything = [
+        f"sha256:{sha256_of(to_wire(fields['weight']))}" for fields in problem[1].values()
+    ]
+
+    def refuse(path, body):
+        raise Problem(409, "missing-tensors", "PUT them.", missing=everything)
+
+    monkeypatch.setattr(contract, "post", refuse)
+    with pytest.raises(ProblemError, match="missing-tensors"):
+        call(Client(contract.url), problem)
+    assert len(contract.requests) < 20
+
+
 def test_a_tensor_larger_than_the_store_travels_with_its_request():
     problem = problems.make(**{**BIG, "heads": 8})
     with ContractService(store_bytes=40_000) as service:
@@ -133,6 +163,9 @@ def test_hashes_are_remembered_until_the_tensor_changes(monkeypatch):
         assert value == sha256_of(to_wire(tensor))
         return len(hashed) > before
 
+    with torch.inference_mode():
+        uncounted = torch.randn(200, 50)
+    assert digest(uncounted) and digest(uncounted)
     assert digest(weight)
     assert not digest(weight)
     weight.add_(1)

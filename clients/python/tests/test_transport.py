@@ -1,6 +1,7 @@
 """Retries, time-outs and connections, against a scripted service."""
 
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -9,7 +10,7 @@ from email.utils import formatdate
 import problems
 import pytest
 
-from loragrad import Client, ProblemError, ServiceUnreachable, transport
+from loragrad import Client, ProblemError, ServiceUnreachable, UnsupportedError, transport
 from loragrad.progress import UploadBar
 
 BUSY = (429, {"Retry-After": "1"})
@@ -144,6 +145,47 @@ def test_an_early_refusal_of_a_big_body_is_understood():
         assert isinstance(caught.value, ProblemError) and caught.value.status == 413
 
 
+def answering(head, body=b""):
+    """URL of a server that gives one answer and ends."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        with server, server.accept()[0] as connection:
+            connection.recv(65536)
+            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_web_page_is_no_answer():
+    page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
+    with pytest.raises(ValueError, match="text/html"):
+        Client(answering(page, b"<html>")).limits()
+
+
+def test_another_service_is_not_mistaken_for_this_one():
+    document = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    with pytest.raises(UnsupportedError, match="OpenAPI"):
+        Client(answering(document, b'{"paths": {}}')).capabilities()
+
+
+def test_a_redirect_is_no_success():
+    moved = b"HTTP/1.1 301 Moved Permanently\r\nLocation: https://host/limits\r\n"
+    with pytest.raises(ProblemError, match="https://host/limits"):
+        Client(answering(moved)).limits()
+
+
+def test_a_certificate_that_is_not_trusted_is_not_tried_again(monkeypatch, waits):
+    def refuse(*_):
+        raise ssl.SSLCertVerificationError("self-signed certificate")
+
+    monkeypatch.setattr(transport.Transport, "_once", refuse)
+    with pytest.raises(ServiceUnreachable, match="self-signed"):
+        Client("https://127.0.0.1:1").limits()
+    assert not waits
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:3000", "ftp://host", "http://"])
 def test_a_url_that_is_none(url):
     with pytest.raises(ValueError, match="URL"):
@@ -168,3 +210,6 @@ def test_the_progress_bar_is_for_terminals_and_big_uploads(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert drawn(40) == ""
     assert "[########################]" in drawn(400)
+    monkeypatch.setattr(sys, "stderr", None)
+    with UploadBar("PUT", 400, min_bytes=100) as bar:
+        bar.advance(400)

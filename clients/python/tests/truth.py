@@ -54,31 +54,31 @@ def _rotated(states, more):
     return torch.cat((first, second), dim=-1)
 
 
-def as_double(projections):
-    """Leaves of float64; adapters require a gradient."""
-    doubles = {}
+def as_leaves(projections, dtype=torch.float64):
+    """Leaves of that dtype; adapters require a gradient."""
+    leaves = {}
     for name in PROJECTIONS:
-        doubles[name] = {
-            key: value.detach().double().requires_grad_(key.startswith("lora_"))
+        leaves[name] = {
+            key: value.detach().to(dtype, copy=True).requires_grad_(key.startswith("lora_"))
             if isinstance(value, torch.Tensor)
             else value
             for key, value in projections[name].items()
         }
-    return doubles
+    return leaves
 
 
-def gradients(x, projections, grad_output=None, target=None, **layer):
-    """float64 gradients of the adapters and of x, the output, and the loss."""
-    x = x.detach().double().requires_grad_()
-    projections = as_double(projections)
+def gradients(x, projections, grad_output=None, target=None, *, dtype=torch.float64, **layer):
+    """Gradients of the adapters and of x, the output, and the loss, all computed in `dtype`."""
+    x = x.detach().to(dtype, copy=True).requires_grad_()
+    projections = as_leaves(projections, dtype)
     for key in ("cos", "sin"):
         if layer.get(key) is not None:
-            layer[key] = layer[key].double()
+            layer[key] = layer[key].to(dtype)
     output = attention(x, projections, **layer)
     if target is not None:
-        loss = 0.5 * ((output - target.double()) ** 2).sum()
+        loss = 0.5 * ((output - target.to(dtype)) ** 2).sum()
     else:
-        loss = (output * grad_output.double()).sum()
+        loss = (output * grad_output.to(dtype)).sum()
     loss.backward()
     adapters = {
         name: {part: fields[part].grad for part in ("lora_A", "lora_B")}

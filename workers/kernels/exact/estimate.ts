@@ -9,16 +9,14 @@ import {
 import { ROWS } from '../wasm/block.js';
 import { CONTRACT_TOKENS, type ExactPlan } from './plan.js';
 
-export interface EstimateTask {
-  readonly kernel: 'exact';
-  readonly step: 'estimate';
-  readonly gradients: Gradients;
-  readonly sums: readonly Readonly<Record<string, ErrorSums>>[];
-  /** Relative error of adding up. */
-  readonly summation: number;
-}
+export type SumsByTensor = Readonly<Record<string, ErrorSums>>;
 
-export function runEstimate({ gradients, sums, summation }: EstimateTask): ErrorEstimates {
+/** @param summation relative error of adding up. */
+export function estimateErrors(
+  gradients: Gradients,
+  sums: readonly SumsByTensor[],
+  summation: number,
+): ErrorEstimates {
   return Object.fromEntries(
     tensorsOf(gradients).map(([name, gradient]) => {
       const parts = sums.map((record) => record[name]!);

@@ -1,7 +1,11 @@
-/** The end of a wave: float32 sums over stretches of tokens are added up in float64, in order. */
+/**
+ * The end of a wave: float32 sums over stretches of tokens are added up in float64, in order; after the last
+ * wave the figures of the rounding error.
+ */
 import { PROJECTIONS, type ProjectionName } from '../../../src/lora/problem.js';
 import type { Gradients } from '../result.js';
 import { type ContractParts, placesOf } from './contract.js';
+import { type ErrorEstimates, estimateErrors, type SumsByTensor } from './estimate.js';
 import { slice } from './operands.js';
 import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
 
@@ -14,9 +18,11 @@ export interface FinishTask {
   /** What the contract tasks left, and of which batch item. */
   readonly parts: readonly { readonly batchItem: number; readonly parts: ContractParts }[];
   readonly gradients: Gradients;
+  /** After the last wave: sums of the sampled rows, and the relative error of adding up. */
+  readonly estimate: { readonly sums: readonly SumsByTensor[]; readonly summation: number } | null;
 }
 
-export function runFinish(task: FinishTask): null {
+export function runFinish(task: FinishTask): ErrorEstimates | null {
   const { plan, units, gradients, workspace } = task;
   const { headDim: d, valueDim: dv } = plan.problem.dims;
   const { rk, rv } = plan.thin;
@@ -47,7 +53,7 @@ export function runFinish(task: FinishTask): null {
       }
     }
   });
-  return null;
+  return task.estimate && estimateErrors(gradients, task.estimate.sums, task.estimate.summation);
 }
 
 /** lora_B += part (head, width, r8), for the heads of one batch item. */

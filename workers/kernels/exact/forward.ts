@@ -15,6 +15,7 @@ import type { Wasm } from '../wasm/instance.js';
 import type { ExactTask } from './gradient.js';
 import { makePlan, makeWorkspace } from './plan.js';
 import type { ProjectionNorms } from './project.js';
+import { fitsOneTask } from './tasks.js';
 import { attendWave, composedNorms } from './wave.js';
 
 /** Rows to compute again: one costs about four passes over the inputs. */
@@ -34,12 +35,34 @@ export interface ForwardSampleTask {
   readonly rows: readonly RowOfHead[];
 }
 
+/** All of a layer that is too small to be shared. */
+export interface WholeForwardTask {
+  readonly kernel: 'exact';
+  readonly step: 'whole_forward';
+  readonly layer: AttentionLayer;
+  readonly seed: number;
+}
+
+const planOf = (layer: AttentionLayer) =>
+  makePlan({ ...layer, objective: null }, { attentionOutput: true });
+
+/** In one task or in many, as with the gradient. */
 export function* exactForwardJob(
   layer: AttentionLayer,
   { seed }: { readonly seed: number },
 ): Job<ExactForwardResult, ExactTask> {
+  if (!fitsOneTask(planOf(layer))) return yield* forwardStages(layer, seed);
+  const whole: WholeForwardTask = { kernel: 'exact', step: 'whole_forward', layer, seed };
+  const [result] = yield { name: 'whole', tasks: [whole], span: [0, 1] };
+  return result as ExactForwardResult;
+}
+
+export function* forwardStages(
+  layer: AttentionLayer,
+  seed: number,
+): Job<ExactForwardResult, ExactTask> {
   const { batch, queryLength, heads, valueDim } = layer.dims;
-  const plan = makePlan({ ...layer, objective: null }, { attentionOutput: true });
+  const plan = planOf(layer);
   const workspace = makeWorkspace(plan);
   const attentionOutput = sharedFloat32(batch * queryLength * heads * valueDim);
   const norms: ProjectionNorms[] = [];

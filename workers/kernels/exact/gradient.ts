@@ -3,8 +3,8 @@
  * then softmax and backward by row blocks, then the contraction of the thin products with the
  * inputs. Never holds more of P than one row block a thread.
  */
-import type { AttentionProblem } from '../../../src/lora/problem.js';
-import { type Cancelled, CancelledError, type Job } from '../job.js';
+import type { AttentionKind, AttentionProblem } from '../../../src/lora/problem.js';
+import { type Cancelled, CancelledError, type Job, runJob } from '../job.js';
 import {
   allocateGradients,
   allocateInputGradients,
@@ -16,20 +16,19 @@ import { makeErrorSums } from '../sampling/estimate.js';
 import type { Wasm } from '../wasm/instance.js';
 import { type AttendTask, runAttend } from './attend.js';
 import { type ContractTask, runContract } from './contract.js';
-import {
-  type ErrorEstimates,
-  type EstimateTask,
-  runEstimate,
-  summationError,
-  tensorsOf,
-} from './estimate.js';
+import { type ErrorEstimates, summationError, tensorsOf } from './estimate.js';
 import { type FinishTask, runFinish } from './finish.js';
-import { type ForwardSampleTask, runForwardSample } from './forward.js';
+import {
+  type ForwardSampleTask,
+  forwardStages,
+  runForwardSample,
+  type WholeForwardTask,
+} from './forward.js';
 import { type FullTask, runFull } from './full.js';
 import { type ExactPlan, makePlan, makeWorkspace, type Unit, type Workspace } from './plan.js';
 import { type ProjectionNorms, type ProjectTask, runProject } from './project.js';
 import { runSample, type SampleTask } from './sample.js';
-import { contractTasks, fullStages, sampleTasks } from './tasks.js';
+import { contractTasks, fitsOneTask, fullStages, sampleTasks } from './tasks.js';
 import { attendWave, composedNorms } from './wave.js';
 
 export type ExactTask =
@@ -40,7 +39,16 @@ export type ExactTask =
   | FullTask
   | ForwardSampleTask
   | FinishTask
-  | EstimateTask;
+  | WholeTask
+  | WholeForwardTask;
+
+/** All of a problem that is too small to be shared. */
+export interface WholeTask {
+  readonly kernel: 'exact';
+  readonly step: 'whole';
+  readonly problem: AttentionProblem;
+  readonly options: ExactOptions;
+}
 
 export interface ExactOptions extends GradientOutputs {
   /** Estimate the rounding error from this many rows (see rowsForEstimate); absent: not at all. */
@@ -52,7 +60,7 @@ export interface ExactResult extends GradientResult {
   readonly errors: ErrorEstimates | null;
 }
 
-/** Tasks of a sampling stage. Each has sums as large as the gradients. */
+/** Tasks that share the sampling of a wave, unless all is one task. Each has sums as large as the gradients. */
 const SAMPLERS = 4;
 
 /** Passes over the inputs for the keys' adapter under rotary positions: each row takes its rank of them. */
@@ -68,7 +76,18 @@ export function rowsForEstimate({ dims, rotary, projections }: AttentionProblem)
   return rank ? Math.min(rows, Math.max(8, Math.floor(TURNED_PASSES / rank))) : rows;
 }
 
+/** The same result, bit by bit, in one task or in many: a small problem is not worth the ways between threads. */
 export function* exactJob(
+  problem: AttentionProblem,
+  options: ExactOptions,
+): Job<ExactResult, ExactTask> {
+  if (!fitsOneTask(makePlan(problem, options))) return yield* exactStages(problem, options);
+  const whole: WholeTask = { kernel: 'exact', step: 'whole', problem, options };
+  const [result] = yield { name: 'whole', tasks: [whole], span: [0, 1] };
+  return result as ExactResult;
+}
+
+export function* exactStages(
   problem: AttentionProblem,
   options: ExactOptions,
 ): Job<ExactResult, ExactTask> {
@@ -81,33 +100,35 @@ export function* exactJob(
     ? sharedFloat32(batch * queryLength * heads * valueDim)
     : null;
   const sampled = options.estimate && tensorsOf(gradients).length > 0 ? options.estimate : null;
-  const sums = Array.from({ length: sampled ? SAMPLERS : 0 }, () =>
+  const samplers = fitsOneTask(plan) ? 1 : SAMPLERS;
+  const sums = Array.from({ length: sampled ? samplers : 0 }, () =>
     Object.fromEntries(tensorsOf(gradients).map(([name, x]) => [name, makeErrorSums(x.length)])),
   );
   const norms: ProjectionNorms[] = [];
   let loss = 0;
+  let errors: ErrorEstimates | null = null;
 
   for (const [wave, units] of plan.waves.entries()) {
     const attended = yield* attendWave(plan, workspace, attentionOutput, wave);
     norms.push(...attended.norms);
     loss += attended.loss;
-    if (sampled) {
-      const share = units.length / (batch * problem.dims.keyValueHeads);
-      const draws = Math.max(2, Math.ceil(sampled.rows * share));
-      const { seed } = sampled;
-      yield { name: 'sample', tasks: sampleTasks(plan, workspace, wave, draws, seed, sums) };
-    }
-    const parts = yield* contractWave(plan, workspace, units, options, inputGradients);
-    const finish = { plan, workspace, units, parts, gradients };
-    yield { name: 'finish', tasks: [{ kernel: 'exact', step: 'finish', ...finish }] };
-  }
-  let errors: ErrorEstimates | null = null;
-  if (sampled) {
-    const summation = summationError(plan);
-    const estimate: EstimateTask = {
-      ...{ kernel: 'exact', step: 'estimate', gradients, sums, summation },
+    const share = units.length / (batch * problem.dims.keyValueHeads);
+    const draws = sampled ? Math.max(2, Math.ceil(sampled.rows * share)) : 0;
+    const samples = sampled ? sampleTasks(plan, workspace, wave, draws, sampled.seed, sums) : [];
+    const stages = contractStages(plan, workspace, units, options.inputGradients, inputGradients);
+    // Samples and sums over all rows do not need each other: no thread waits in between.
+    const tasks: ExactTask[] = [...samples, ...(stages[0] ?? [])];
+    if (tasks.length > 0) yield { name: 'contract', tasks };
+    for (const tasks of stages.slice(1)) yield { name: 'contract', tasks };
+    const finish: FinishTask = {
+      ...{ kernel: 'exact', step: 'finish', plan, workspace, units, gradients },
+      parts: stages.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
+      estimate:
+        sampled && wave === plan.waves.length - 1
+          ? { sums, summation: summationError(plan) }
+          : null,
     };
-    [errors] = (yield { name: 'estimate', tasks: [estimate] }) as [ErrorEstimates];
+    [errors] = (yield { name: 'finish', tasks: [finish] }) as [ErrorEstimates | null];
   }
   return {
     gradients,
@@ -119,22 +140,17 @@ export function* exactJob(
   };
 }
 
-/** What a wave has summed over keys or rows meets the inputs; what the last step needs of it. */
-function* contractWave(
+/** What a wave has summed over keys or rows meets the inputs: thin products, then those at full width. */
+function contractStages(
   plan: ExactPlan,
   workspace: Workspace,
   units: readonly Unit[],
-  { inputGradients: kind }: ExactOptions,
+  kind: AttentionKind | undefined,
   inputGradients: ReturnType<typeof allocateInputGradients<Float32Array>>,
-): Job<FinishTask['parts'], ExactTask> {
+): (ContractTask | FullTask)[][] {
   const thin = contractTasks(plan, workspace, units);
-  if (thin.length > 0) yield { name: 'contract', tasks: thin };
-  const done: (ContractTask | FullTask)[] = [...thin];
-  for (const tasks of fullStages(plan, workspace, units, kind, inputGradients)) {
-    yield { name: 'contract', tasks };
-    done.push(...tasks);
-  }
-  return done.map(({ batchItem, parts }) => ({ batchItem, parts }));
+  const full = fullStages(plan, workspace, units, kind, inputGradients);
+  return [thin, ...full].filter((tasks) => tasks.length > 0);
 }
 
 /** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
@@ -157,7 +173,13 @@ export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled):
       return runForwardSample(task, wasm, checkpoint);
     case 'finish':
       return runFinish(task);
-    case 'estimate':
-      return runEstimate(task);
+    case 'whole':
+      return inOneTask(exactStages(task.problem, task.options), wasm, cancelled);
+    case 'whole_forward':
+      return inOneTask(forwardStages(task.layer, task.seed), wasm, cancelled);
   }
+}
+
+function inOneTask<Result>(job: Job<Result, ExactTask>, wasm: Wasm, cancelled: Cancelled): Result {
+  return runJob(job, (task) => runExactTask(task, wasm, cancelled));
 }

@@ -26,6 +26,9 @@ import type { Draw, SampleTask } from './sample.js';
 /** Flops of a task that takes about 25 ms: short enough to share threads fairly, long enough to pay. */
 const TASK_FLOPS = 1e9;
 
+/** Flops of a problem that is one task: two or three milliseconds. */
+const ONE_TASK_FLOPS = 1e8;
+
 /** Stretches [first, last) of at most `size` out of `total`. */
 function stretches(total: number, size: number): { first: number; last: number }[] {
   return Array.from({ length: Math.ceil(total / size) }, (_, k) => ({
@@ -80,6 +83,25 @@ function blockFlops(plan: ExactPlan): number {
   return 2 * ROWS * roundUp(plan.keys, KEYS) * (wide + 2 * (ps + pv) + 8);
 }
 
+/** Tokens that cost as much as the way of the weights into WebAssembly memory. */
+const LEAST_TOKENS = 64;
+
+/** Flops of the whole problem, about. */
+function problemFlops(plan: ExactPlan): number {
+  const { dims, projections } = plan.problem;
+  const tokens = dims.batch * Math.max(dims.queryLength, dims.keyLength, LEAST_TOKENS);
+  const weights = PROJECTIONS.reduce((sum, name) => {
+    const { inFeatures, outFeatures } = projections[name];
+    return sum + inFeatures * outFeatures;
+  }, 0);
+  return 2 * tokens * weights + dims.batch * dims.heads * plan.blocks * blockFlops(plan);
+}
+
+/** Whether the problem is done in one task sooner than it is shared, or not much later. */
+export function fitsOneTask(plan: ExactPlan): boolean {
+  return problemFlops(plan) <= ONE_TASK_FLOPS;
+}
+
 /** Query heads of a wave in the order of their places. */
 function headsOfWave(plan: ExactPlan, wave: number): Omit<LaneOfHead, 'lane'>[] {
   return plan.waves[wave]!.flatMap((unit, index) =>
@@ -91,13 +113,16 @@ function headsOfWave(plan: ExactPlan, wave: number): Omit<LaneOfHead, 'lane'>[] 
   );
 }
 
-/** One list of tasks for each stage: stages take the row blocks of all lanes from first to last. */
-export function* attendStages(
+/**
+ * The row blocks of all lanes from first to last. A lane goes on where its task before ended, which is
+ * `stride` tasks earlier.
+ */
+export function attendTasks(
   plan: ExactPlan,
   workspace: Workspace,
   attentionOutput: Float32Array | null,
   wave: number,
-): Generator<AttendTask[]> {
+): { readonly tasks: AttendTask[]; readonly stride: number } {
   const all = headsOfWave(plan, wave).flatMap((head) =>
     Array.from({ length: plan.lanes }, (_, lane): LaneOfHead => ({ ...head, lane })),
   );
@@ -107,13 +132,15 @@ export function* attendStages(
   // Short heads go together, but no more than leave work for several threads.
   const fitting = Math.floor(TASK_FLOPS / (flops * turnsAtOnce) / 4);
   const lanesAtOnce = Math.max(1, Math.min(fitting, Math.floor(all.length / 16)));
-  for (const { first, last } of stretches(turns, turnsAtOnce)) {
-    yield stretches(all.length, lanesAtOnce).map((span): AttendTask => {
+  const groups = stretches(all.length, lanesAtOnce);
+  const tasks = stretches(turns, turnsAtOnce).flatMap(({ first, last }) =>
+    groups.map((span): AttendTask => {
       const lanes = all.slice(span.first, span.last);
       const what = { plan, workspace, attentionOutput, wave, lanes, first, last };
       return { kernel: 'exact', step: 'attend', ...what };
-    });
-  }
+    }),
+  );
+  return { tasks, stride: groups.length };
 }
 
 export function contractTasks(

@@ -5,7 +5,7 @@ import type { ComposedNorms } from '../norms.js';
 import type { AttendTask } from './attend.js';
 import type { ExactPlan, Workspace } from './plan.js';
 import type { ProjectionNorms, ProjectTask } from './project.js';
-import { attendStages, projectTasks } from './tasks.js';
+import { attendTasks, projectTasks } from './tasks.js';
 
 /** Projections, softmax and backward of a wave. */
 export function* attendWave(
@@ -19,14 +19,10 @@ export function* attendWave(
 > {
   const project = projectTasks(plan, workspace, plan.waves[wave]!);
   const norms = (yield { name: 'project', tasks: project }) as ProjectionNorms[];
-  const attend = [...attendStages(plan, workspace, attentionOutput, wave)];
-  let loss = 0;
-  for (const [turn, tasks] of attend.entries()) {
-    const done = (turns: number) => (wave + turns / attend.length) / plan.waves.length;
-    const span = [done(turn), done(turn + 1)] as const;
-    const losses = (yield { name: 'attend', tasks, span }) as number[];
-    for (const part of losses) loss += part;
-  }
+  const attend = attendTasks(plan, workspace, attentionOutput, wave);
+  const span = [wave / plan.waves.length, (wave + 1) / plan.waves.length] as const;
+  const losses = (yield { name: 'attend', ...attend, span }) as number[];
+  const loss = losses.reduce((sum, part) => sum + part, 0);
   return { norms, loss };
 }
 

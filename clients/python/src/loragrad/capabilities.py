@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import UnsupportedError
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -28,8 +30,13 @@ class Capabilities:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Capabilities:
         """:param document: the body of GET /openapi.json"""
-        request = document["components"]["schemas"]["GradientRequest"]["properties"]
-        paths = document["paths"]
+        try:
+            request = document["components"]["schemas"]["GradientRequest"]["properties"]
+            paths = document["paths"]
+        except (KeyError, TypeError):
+            raise UnsupportedError(
+                "The OpenAPI document is not that of a loragrad service"
+            ) from None
         return cls(
             version=str(document["info"]["version"]),
             low_rank="low_rank" in _values(request.get("method")),

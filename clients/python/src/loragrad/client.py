@@ -19,7 +19,7 @@ from .result import (
     tensor_error,
 )
 from .store import TensorStore
-from .tensors import Tensor, WireTensor, from_wire, to_wire
+from .tensors import Tensor, WireTensor, dtype_name, from_wire, to_wire
 from .transport import Traffic, Transport
 
 if TYPE_CHECKING:
@@ -142,6 +142,10 @@ class Client:
         by_reference = self._use_references and self.capabilities().store
 
         def encode(where: tuple[str, ...], tensor: Tensor) -> Reference | WireTensor:
+            try:
+                dtype_name(tensor)
+            except TypeError as error:
+                raise TypeError(f"{'.'.join(where)}: {error}") from None
             reference = self._store.reference(tensor) if by_reference and is_frozen(where) else None
             return reference or to_wire(tensor)
 

@@ -21,7 +21,9 @@ class UploadBar:
         self._total = total
         self._sent = 0
         self._drawn_at = 0.0
-        self._visible = total >= min_bytes and sys.stderr.isatty()
+        # There is no stderr at all under pythonw and some daemons.
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._visible = total >= min_bytes and terminal
 
     def advance(self, nbytes: int) -> None:
         self._sent += nbytes

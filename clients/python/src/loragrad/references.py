@@ -54,7 +54,8 @@ class HashMemory:
 
     A torch tensor counts its in-place changes (`_version`), but not those made through `.data`, as PEFT
     does when it merges an adapter; so a thousand of its elements, spread evenly, are compared as well.
-    A numpy array counts nothing: it is hashed every time unless it and what it views are read-only.
+    Tensors of torch.inference_mode and numpy arrays count nothing: they are hashed every time, but for
+    arrays that are read-only, as all that they view.
     """
 
     def __init__(self) -> None:
@@ -81,6 +82,8 @@ class HashMemory:
 def _fingerprint(tensor: Tensor) -> tuple[Any, ...] | None:
     """What changes when the contents do; None when nothing tells."""
     if is_torch(tensor):
+        if tensor.is_inference():
+            return None
         probes = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // _PROBES)]
         sample = to_wire(probes).data.tobytes()
         return (tensor.data_ptr(), tensor._version, str(tensor.dtype), tuple(tensor.shape), sample)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from .body import Body
@@ -21,7 +22,7 @@ MAX_LOSSES = 2
 class TensorStore:
     """Remembers what the service is believed to hold; what it forgot it says itself (409).
 
-    Threads may share it without a lock: what one does not know of another costs an upload, no more.
+    Threads may share it: what one does not know of another costs an upload, no more.
     """
 
     def __init__(self, transport: Transport):
@@ -32,6 +33,7 @@ class TensorStore:
         self._given_up: set[str] = set()
         #: How often in a row a tensor was found missing that had been uploaded.
         self._losses: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def reference(self, tensor: Tensor) -> Reference | None:
         """A reference to the tensor; None when it is too small to be worth one."""
@@ -49,16 +51,18 @@ class TensorStore:
             for sha256 in lacking - self._given_up:
                 self._upload(references[sha256])
                 uploaded.add(sha256)
+            inline = references.keys() & self._given_up
             try:
-                answer = self._transport.request("POST", path, Body(self._resolved(request)))
+                answer = self._transport.request("POST", path, Body(_resolved(request, inline)))
             except ProblemError as error:
-                lacking = references.keys() & _names(error)
+                lacking = (references.keys() - inline) & _names(error)
                 if error.kind != MISSING or not lacking:
                     raise
                 self._lose(lacking)
             else:
-                for sha256 in references.keys() - uploaded:
-                    self._losses.pop(sha256, None)
+                with self._lock:
+                    for sha256 in references.keys() - uploaded:
+                        self._losses.pop(sha256, None)
                 return answer
 
     def _upload(self, reference: Reference) -> None:
@@ -79,18 +83,21 @@ class TensorStore:
         self._held.add(reference.sha256)
 
     def _lose(self, names: Iterable[str]) -> None:
-        for sha256 in names:
-            self._held.discard(sha256)
-            self._losses[sha256] += 1
-            if self._losses[sha256] >= MAX_LOSSES:
-                self._given_up.add(sha256)
+        # One loss is counted once, however many threads come upon it.
+        with self._lock:
+            for sha256 in self._held.intersection(names):
+                self._held.discard(sha256)
+                self._losses[sha256] += 1
+                if self._losses[sha256] >= MAX_LOSSES:
+                    self._given_up.add(sha256)
 
-    def _resolved(self, value: Any) -> Any:
-        if isinstance(value, Reference):
-            return value.load() if value.sha256 in self._given_up else value.wire
-        if isinstance(value, Mapping):
-            return {key: self._resolved(item) for key, item in value.items()}
-        return value
+
+def _resolved(value: Any, inline: Collection[str]) -> Any:
+    if isinstance(value, Reference):
+        return value.load() if value.sha256 in inline else value.wire
+    if isinstance(value, Mapping):
+        return {key: _resolved(item, inline) for key, item in value.items()}
+    return value
 
 
 def _names(error: ProblemError) -> set[str]:

@@ -112,5 +112,7 @@ def _torch_from(name: str, shape: Sequence[int], data: bytes) -> torch.Tensor:
         items = np.frombuffer(data, np.uint8).reshape(-1, ITEM_BYTES[name])
         data = items[:, ::-1].tobytes()
     dtype: torch.dtype = getattr(torch, name)
+    if not data:
+        return torch.empty(tuple(shape), dtype=dtype)
     # bytearray: torch wants memory that may be written to.
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(tuple(shape))

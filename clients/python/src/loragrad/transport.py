@@ -36,13 +36,20 @@ class Answer:
     body: bytes
 
     def value(self) -> Any:
-        """The decoded body; nothing for an empty one."""
+        """The decoded body; nothing for an empty one.
+
+        ValueError when it is neither JSON nor MessagePack.
+        """
         if not self.body:
             return None
         media_type = self.headers.get("content-type", "").split(";")[0].strip()
         if media_type == "application/json" or media_type.endswith("+json"):
             return json.loads(self.body)
-        return msgpack.unpackb(self.body, max_bin_len=len(self.body))
+        if media_type == MEDIA_TYPE:
+            return msgpack.unpackb(self.body, max_bin_len=len(self.body))
+        raise ValueError(
+            f"The answer is of type {media_type or 'unknown'}: is this the address of a loragrad service?"
+        )
 
 
 @dataclass
@@ -88,7 +95,7 @@ class Transport:
             connection.close()
 
     def request(self, method: str, path: str, body: Body | None = None) -> Answer:
-        """The first answer below 400, after up to `retries` repetitions.
+        """The first answer that is a success (2xx), after up to `retries` repetitions.
 
         Repeated are 429 and 503, after the wait that Retry-After asks for or else an exponential
         back-off with jitter, and broken connections. Raises ProblemError for other errors and
@@ -104,11 +111,12 @@ class Transport:
                     f"{method} {self.url}{path}: no answer within {self._timeout} s"
                 ) from error
             except (OSError, http.client.HTTPException) as error:
-                if last:
+                # A certificate that is not trusted now will not be a second later.
+                if last or isinstance(error, ssl.SSLCertVerificationError):
                     raise ServiceUnreachable(f"{method} {self.url}{path}: {error!r}") from error
                 time.sleep(_backoff(attempt))
                 continue
-            if answer.status < 400:
+            if 200 <= answer.status < 300:
                 return answer
             delay = max(_retry_after(answer.headers), _backoff(attempt))
             # A service that asks for more patience than the caller has is left alone.
@@ -204,7 +212,7 @@ def _backoff(attempt: int) -> float:
 def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that Retry-After asks for, as a number or an HTTP date; 0 without one."""
     text = headers.get("retry-after", "").strip()
-    if text.isdigit():
+    if text.isdecimal():
         return float(text)
     try:
         return parsedate_to_datetime(text).timestamp() - time.time()
@@ -218,5 +226,8 @@ def _problem(answer: Answer) -> ProblemError:
     except ValueError:
         problem = None
     if not isinstance(problem, dict):
-        problem = {"title": answer.body[:200].decode("utf-8", "replace")}
+        title = answer.body[:200].decode("utf-8", "replace")
+        if "location" in answer.headers:
+            title = f"redirects to {answer.headers['location']}; redirects are not followed"
+        problem = {"title": title or "no description"}
     return ProblemError(answer.status, problem, answer.headers)

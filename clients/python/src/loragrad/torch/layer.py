@@ -119,9 +119,10 @@ def solver_options(
 
 
 def _detached(projections: Mapping[str, Projection]) -> dict[str, dict[str, Any]]:
+    """Frozen tensors stay the objects that they are: by those their hashes are remembered."""
     return {
         name: {
-            key: value.detach() if isinstance(value, Tensor) else value
+            key: value.detach() if isinstance(value, Tensor) and value.requires_grad else value
             for key, value in projections[name].items()
         }
         for name in PROJECTIONS
