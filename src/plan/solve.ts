@@ -119,9 +119,9 @@ function* approximately(
   options: SolveOptions,
   reason: string,
 ): Job<Solution> {
-  const { seed, correction, attentionOutput, tolerance, method } = options;
+  const { seed, correction, attentionOutput, inputGradients, tolerance, method } = options;
   const run = yield* lowRankJob(problem, plan, {
-    ...{ seed, correction, attentionOutput },
+    ...{ seed, correction, attentionOutput, inputGradients },
     certificate: true,
     single: true,
   });
@@ -129,17 +129,23 @@ function* approximately(
   const unchecked = options.features !== undefined && !options.toleranceStated;
   if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {
     const { errors, lostRows: _, ...result } = run;
-    return { result, error: errors, method: 'low_rank', reason, fallback: false };
+    const error = { ...errors, ...inputErrors(result) };
+    return { result, error, method: 'low_rank', reason, fallback: false };
   }
   if (method === 'low_rank') throw toleranceMissed(plan, worst, tolerance);
-  const reached = Number.isFinite(worst)
-    ? `an error of up to ${worst.toPrecision(2)}`
-    : 'no result';
-  const why = `Low-rank with ${plan.features} features gave ${reached}, above the tolerance of ${tolerance}: computed exactly.`;
+  const why = missedReason(plan, worst, tolerance);
   return yield* exactly(problem, options, why, true);
 }
 
-function toleranceMissed(plan: LowRankPlan, worst: number, tolerance: number): Problem {
+/** Why the answer of the low-rank kernel was not taken. */
+export function missedReason(plan: LowRankPlan, worst: number, tolerance: number): string {
+  const reached = Number.isFinite(worst)
+    ? `an error of up to ${worst.toPrecision(2)}`
+    : 'no result';
+  return `Low-rank with ${plan.features} features gave ${reached}, above the tolerance of ${tolerance}: computed exactly.`;
+}
+
+export function toleranceMissed(plan: LowRankPlan, worst: number, tolerance: number): Problem {
   const sentence = Number.isFinite(worst)
     ? `Low-rank with ${plan.features} features reaches an error of up to ${worst.toPrecision(3)} ` +
       `(99 % confidence), above the tolerance of ${tolerance}. A tolerance of ` +

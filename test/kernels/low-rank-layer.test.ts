@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { AttentionKind, AttentionProblem } from '../../src/lora/problem.js';
 import { runJob } from '../../workers/kernels/job.js';
+import { lowRankForwardJob } from '../../workers/kernels/low-rank/forward.js';
 import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
 import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
@@ -63,6 +64,11 @@ const cases: Readonly<Record<string, Options>> = {
   'padding, more keys than queries': { keyLengths: [450], keyLength: 500, objective: 'target' },
 };
 
+function forward(problem: AttentionProblem, features: number, seed = 1) {
+  const plan = runJob(planLowRank(problem, { tolerance: 0.02, seed, rates, features }), run);
+  return runJob(lowRankForwardJob(problem, plan, { seed }), run);
+}
+
 /** Relative to the truth; float32 leaves a remainder where the truth is 0. */
 function assertClose(result: LowRankResult, truth: ReturnType<typeof reference>, what: string) {
   const expected = named(truth);
@@ -83,6 +89,68 @@ for (const [name, { inputs, ...options }] of Object.entries(cases)) {
     assertClose(lowRank(problem, 512, 1, inputs), reference(problem, inputs), name);
   });
 }
+
+test('the output alone is that of the gradient, and its limit covers the error', (t) => {
+  const seed = Number(process.env.TEST_SEED ?? 7);
+  t.diagnostic(`TEST_SEED=${seed}`);
+  let [covered, checked] = [0, 0];
+  for (let round = 0; round < 30; round++) {
+    const options: Options = {
+      ...{ queryLength: 40 + 37 * (round % 9), heads: 1 + (round % 2), causal: round % 3 === 0 },
+      ...{ rotary: round % 4 === 1, headDim: 8, spread: [0.05, 0.3, 1][round % 3] },
+      ...(round % 5 === 0 && { keyLengths: [30] }),
+      ...(round % 7 === 0 && { ranks: {} }),
+    };
+    const problem = randomProblem({ seed: 10 * seed + round, ...options });
+    const features = [16, 64][round % 2];
+    const { attentionOutput, error, lostRows } = forward(problem, features);
+    const truth = reference(problem).attentionOutput!;
+    const far = distance(attentionOutput, truth);
+    if (lostRows > 0) continue;
+    checked++;
+    if (far <= error.upper * norm(attentionOutput)) covered++;
+    else t.diagnostic(`${far}, ${error.upper * norm(attentionOutput)}: ${JSON.stringify(options)}`);
+    const whole = lowRank(problem, features).attentionOutput!;
+    assert.ok(distance(attentionOutput, whole) <= 2 ** -20 * norm(whole), JSON.stringify(options));
+  }
+  t.diagnostic(`covered ${covered} of ${checked}`);
+  assert.ok(checked >= 25 && covered >= 0.98 * checked - 1, `${covered} of ${checked}`);
+});
+
+test('the corrected gradient is unbiased: rotary positions, all adapted, causal', () => {
+  const problem = randomProblem({
+    ...{ seed: 4, queryLength: 150, headDim: 8, spread: 0.6, rotary: true, causal: true },
+    ranks: { q: 1, k: 1, v: 1 },
+  });
+  const truth = named(reference(problem, 'self'));
+  const draws = 40;
+  const totals = new Map<string, Float64Array>();
+  const variance = new Map<string, number>();
+  for (let seed = 0; seed < draws; seed++) {
+    const planOptions = { tolerance: 0.02, seed, rates, features: 16 };
+    const plan = runJob(planLowRank(problem, { ...planOptions, inputGradients: true }), run);
+    const options = { seed, correction: true, certificate: false, single: true };
+    const outputs = { attentionOutput: false, inputGradients: 'self' as const };
+    const result = runJob(lowRankJob(problem, plan, { ...options, ...outputs }), run);
+    for (const [name, gradient] of named(result)) {
+      const error = result.errors[name as keyof typeof result.errors];
+      if (!error) continue;
+      const total = totals.get(name) ?? new Float64Array(gradient.length);
+      totals.set(name, total);
+      gradient.forEach((x, i) => {
+        total[i] += x / draws;
+      });
+      const square = (error.estimate.standard_error * norm(gradient)) ** 2 / draws;
+      variance.set(name, (variance.get(name) ?? 0) + square);
+    }
+  }
+  assert.equal(totals.size, 6);
+  for (const [name, total] of totals) {
+    const off = distance(total, truth.get(name)!);
+    const limit = 3 * Math.sqrt(variance.get(name)! / draws);
+    assert.ok(off <= limit, `${name}: ${off}, allowed ${limit}`);
+  }
+});
 
 test('random layers: the estimate covers the error, the certificate always', (t) => {
   const seed = Number(process.env.TEST_SEED ?? 5);

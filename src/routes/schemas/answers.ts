@@ -105,7 +105,7 @@ const Estimate = Type.Object(
   },
   {
     description:
-      'Statistical: measured on sampled rows, recomputed in float64. Before rounding to the dtype of the answer.',
+      'Statistical: measured on sampled rows, recomputed exactly: in float64 for an exact answer, in float32 for a low-rank one. Before rounding to the dtype of the answer.',
   },
 );
 
@@ -120,7 +120,7 @@ const TensorError = Type.Object(
         frobenius: Type.Number({ description: 'Bound of the Frobenius norm of the error.' }),
         relative: relative('The same bound'),
       }),
-      'Deterministic worst-case bound of a low-rank gradient; null: void, or an exact answer.',
+      'Deterministic worst-case bound of a low-rank gradient; null: void, under rotary positions or with input gradients, or an exact answer.',
     ),
   },
   { description: 'How large the error of one tensor is.' },

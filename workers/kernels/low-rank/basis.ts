@@ -23,10 +23,15 @@ import { checkpoint } from './run.js';
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */
 const SAMPLE = 1024;
 
+/** Features that a plan takes by itself. */
+const MOST_FEATURES = 1024;
+
 export interface Basis {
   readonly balance: Balance;
   /** Principal directions of K - centre and of Q, as far as products at full width need them. */
   readonly directions: { readonly right: Directions | null; readonly left: Directions | null };
+  /** Weights of the features that a plan may take; empty when no product is of full width. */
+  readonly weight: Float64Array;
   readonly centreXK: Float64Array;
   readonly centreXV: Float64Array;
 }
@@ -65,6 +70,8 @@ export function sampleBasis(
   return {
     balance: result,
     directions: { right, left },
+    weight:
+      right || left ? selectFeatures(result.sigma, MOST_FEATURES).weight : new Float64Array(0),
     centreXK: meanRow(key.rows, key.effective.inputs, keyList),
     centreXV: meanRow(value.rows, value.effective.inputs, keyList),
   };
@@ -144,6 +151,15 @@ function smallest(
     out.set(x.subarray(row * d, (row + 1) * d), r * d);
   });
   return out;
+}
+
+/** Pairs of features and directions that m features would take at full width. */
+export function crossPairs({ directions: { right, left }, weight }: Basis, m: number): number {
+  const used = Math.min(m, weight.length);
+  return [right, left].reduce(
+    (sum, side) => sum + (side ? hyperbolicCross(side, { weight }, used).pairs : 0),
+    0,
+  );
 }
 
 /** A plan without outliers, its weights not yet scaled. */

@@ -2,9 +2,10 @@
 import type { AttentionLayer, AttentionProblem } from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
-import { draftPlan, openScan, putAside } from './basis.js';
+import { crossPairs, draftPlan, openScan, putAside } from './basis.js';
 import { headCost, type Rates, samplingFlops } from './cost.js';
-import { type Head, splitHeads } from './head.js';
+import { CROSS_ERROR } from './cross.js';
+import { fullWidth, type Head, splitHeads } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { BLOCK } from './rows.js';
 import type { LowRankTask } from './task.js';
@@ -134,10 +135,25 @@ export function* planLowRank(
 /** Feature numbers with which a head is still cheaper than exact, and a few where none is. */
 function stepsToTry(head: Head, { features, rates }: PlanOptions): readonly number[] {
   if (features !== undefined) return [features];
+  const { query, key } = fullWidth(head);
+  const sides = Number(query) + Number(key);
   return FEATURE_STEPS.filter((m) => {
-    const { flops, exactFlops } = headCost(head, m, 0, 0, 0);
+    if (sides > 0 && m > mostFullWidthFeatures(head.d, head.dv)) return false;
+    const pairs = sides * m * head.d * CROSS_SHARE;
+    const { flops, exactFlops } = headCost(head, m, 0, 0, 0, pairs);
     return m <= ALWAYS_TRIED || flops / rates.lowRank < exactFlops / rates.exact;
   });
+}
+
+/** Share of the pairs of features and directions that a cross takes, before it is known. */
+const CROSS_SHARE = 0.4;
+
+/** Numbers in the sums of one side at full width: 64 MiB in float64. */
+const WIDE_SUMS = 2 ** 23;
+
+/** Features for which the sums of a head have room at full width. */
+export function mostFullWidthFeatures(d: number, dv: number): number {
+  return Math.floor(WIDE_SUMS / (d * dv));
 }
 
 /** So that the answer can say what the input would need, also where it is too short to pay. */
@@ -196,6 +212,7 @@ function choose(
   rowsPerItem: number,
 ): Choice {
   const { tolerance, rates, features } = options;
+  const allowance = fullWidth(head).scores ? CROSS_ERROR : 1;
   const all: Choice[] = trials.flatMap((trial, i) => {
     const share = OUTLIER_SHARES[i];
     const nq = outlierCount(head, head.queryLength, share);
@@ -205,8 +222,9 @@ function choose(
       share,
       m,
       rowError: error,
-      error: predicted(error, head, rowsPerItem),
-      seconds: headCost(head, m, nq, nk, rowsPerItem).flops / rates.lowRank,
+      error: allowance * predicted(error, head, rowsPerItem),
+      seconds:
+        headCost(head, m, nq, nk, rowsPerItem, crossPairs(trial.basis, m)).flops / rates.lowRank,
     }));
   });
   if (features !== undefined) {
@@ -258,7 +276,10 @@ function summary(
 ): Omit<LowRankPlan, 'norms'> {
   const costs = heads.map((head, h) => {
     const { m, outlierQueries, outlierKeys } = headPlans[h];
-    return headCost(head, m, outlierQueries.length, outlierKeys.length, sampledRows / batch);
+    const { right, left } = headPlans[h].cross;
+    const pairs = (right?.pairs ?? 0) + (left?.pairs ?? 0);
+    const rows = sampledRows / batch;
+    return headCost(head, m, outlierQueries.length, outlierKeys.length, rows, pairs);
   });
   const total = (of: (cost: (typeof costs)[number]) => number) =>
     costs.reduce((sum, cost) => sum + of(cost), 0);

@@ -7,6 +7,7 @@ import { KeyCertificate, type KeySide } from './certificate-keys.js';
 import { QueryCertificate } from './certificate-queries.js';
 import { CompiledArithmetic } from './compiled.js';
 import { type Draw, estimateTensor, rowWeights } from './estimate.js';
+import { outputErrors } from './forward.js';
 import { headGradients } from './gradient.js';
 import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
@@ -70,6 +71,7 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly range: SampledRange;
       }
     | { readonly step: 'inputs'; readonly request: InputRequest }
+    | { readonly step: 'output_errors'; readonly sampled: SampledRun }
     | {
         readonly step: 'estimate';
         readonly sampled: readonly SampledRun[];
@@ -125,6 +127,10 @@ export function runLowRankTask(
         const { sampled, range } = task;
         const space = openWorkspace(arithmetic, sampled.run.head, sampled.run.plan);
         return sampledKeyPass(space, sampled, range, cancelled);
+      }
+      case 'output_errors': {
+        const { run } = task.sampled;
+        return outputErrors(openWorkspace(arithmetic, run.head, run.plan), task.sampled);
       }
       case 'inputs':
         return addInputGradients(arithmetic, task.request, cancelled);
