@@ -125,7 +125,7 @@ function* approximately(
     certificate: true,
     single: true,
   });
-  const worst = worstError(run);
+  const worst = overflowed(run) ? Number.POSITIVE_INFINITY : worstError(run);
   const unchecked = options.features !== undefined && !options.toleranceStated;
   if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {
     const { errors, lostRows: _, ...result } = run;

@@ -5,7 +5,7 @@ import { certificate } from './certificate.js';
 import { joinKeySides, type KeySide } from './certificate-keys.js';
 import { joinQuerySides, type QuerySide } from './certificate-queries.js';
 import { type HeadGradients, tensorScale } from './gradient.js';
-import { fullWidth, type Head } from './head.js';
+import type { Head } from './head.js';
 import { TENSORS, type TensorName } from './layout.js';
 import type { HeadRun } from './run.js';
 import type { LowRankTask } from './task.js';
@@ -60,7 +60,7 @@ export function* chainJob(
         side,
       })),
     });
-    const certify = (run: HeadRun) => certified && !run.head.causal && !fullWidth(run.head).scores;
+    const certify = (run: HeadRun) => certified && !run.head.causal;
     const keySides = ofHead<KeySide>(
       yield {
         name: 'keys',

@@ -23,7 +23,7 @@ export interface HeadPlan {
   readonly centreVA: Float64Array;
   /**
    * What the features leave out of each query, as a share of its row sum and relative to the worst of
-   * them: where to look for errors. 0 for outliers.
+   * them: where to look for errors. 0 for rows that are exact.
    */
   readonly risk: Float32Array;
 }

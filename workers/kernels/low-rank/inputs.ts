@@ -1,10 +1,13 @@
 /** Gradients of the inputs: dX += dQ W_Q of every head, with W the weights including the adapter; K, V alike. */
+import { type AttentionKind, type AttentionProblem, STATES } from '../../../src/lora/problem.js';
 import type { Cancelled } from '../job.js';
+import type { InputGradients } from '../result.js';
 import type { Arithmetic, Real } from './arithmetic.js';
 import { BLOCK } from './block.js';
 import type { Role } from './full.js';
 import type { Segment } from './layout.js';
 import { checkpoint, type HeadRun } from './run.js';
+import type { LowRankTask } from './task.js';
 
 export interface InputRequest {
   /** Heads of one batch item. */
@@ -51,4 +54,39 @@ export function addInputGradients(
 /** (columns, rows) from x (rows, columns). */
 function transposed(x: Float64Array, rows: number, columns: number): Float64Array {
   return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
+}
+
+/** Rows of a task. */
+const INPUT_ROWS = 2048;
+
+/** Every task has rows of its own of one of the tensors; heads are added in their order. */
+export function inputTasks(
+  { dims, inputs }: AttentionProblem,
+  runs: readonly HeadRun[],
+  kind: AttentionKind,
+  gradients: InputGradients,
+): LowRankTask[] {
+  const roles = ['query', 'key', 'value'] as const;
+  const items = [...new Set(runs.map(({ head }) => head.batch))];
+  return items.flatMap((b) =>
+    [...new Set(roles.map((role) => STATES[kind][role]))].flatMap((name) => {
+      const data = gradients[name]!;
+      const to = data.subarray(
+        (b * data.length) / dims.batch,
+        ((b + 1) * data.length) / dims.batch,
+      );
+      const mine = roles.filter((role) => STATES[kind][role] === name);
+      const length = inputs[mine[0]].shape[1];
+      return Array.from({ length: Math.ceil(length / INPUT_ROWS) }, (_, s) => ({
+        kernel: 'low_rank' as const,
+        step: 'inputs' as const,
+        request: {
+          runs: runs.filter(({ head }) => head.batch === b),
+          roles: mine,
+          segment: { from: s * INPUT_ROWS, to: Math.min(length, (s + 1) * INPUT_ROWS) },
+          to,
+        },
+      }));
+    }),
+  );
 }

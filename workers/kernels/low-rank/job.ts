@@ -4,18 +4,22 @@ import {
   type AttentionProblem,
   PROJECTIONS,
   type ProjectionName,
-  STATES,
 } from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
-import { allocateInputGradients, type GradientResult, type InputGradients } from '../result.js';
+import { allocateInputGradients, type GradientResult } from '../result.js';
+import { frobenius } from '../sampling/estimate.js';
+import { pilotHeads, wantsPilot } from './certificate-pilot.js';
 import { chainJob, tensorOffset } from './chain.js';
 import { proportional } from './draw.js';
 import type { Draw, TensorEstimate } from './estimate.js';
+import { fullWidth } from './head.js';
+import { inputTasks } from './inputs.js';
 import { TENSORS, type TensorName } from './layout.js';
 import type { LowRankPlan } from './plan.js';
 import { Random } from './random.js';
 import { type HeadRun, openRun } from './run.js';
 import { openSampledRun, type SampledRun } from './sampled.js';
+import { rangesOf } from './sampled-keys.js';
 import type { LowRankTask } from './task.js';
 
 export interface LowRankOptions {
@@ -54,6 +58,12 @@ export function* lowRankJob(
   options: LowRankOptions,
 ): Job<LowRankResult, LowRankTask> {
   const draws = yield* drawRows(problem, plan, options);
+  // The certificate is for one number of features, not for the cross of full width.
+  const certified =
+    options.certificate &&
+    !options.correction &&
+    !fullWidth(plan.heads[0]).scores &&
+    (yield* worthCertifying(problem, plan, options));
   const sampledRuns: SampledRun[] = [];
   const outputs = options.attentionOutput ? allocateOutput(problem, options.single) : null;
   const { batch } = problem.dims;
@@ -78,7 +88,7 @@ export function* lowRankJob(
         item(plan.heads[h].batch),
       ),
     {
-      certified: options.certificate && !options.correction,
+      certified,
       unit: options.single ? 2 ** -24 : 2 ** -53,
     },
     function* (runs: readonly HeadRun[]) {
@@ -111,7 +121,7 @@ export function* lowRankJob(
         yield {
           name: 'sampled_keys',
           tasks: wideKeys.flatMap((sampled) =>
-            rangesOf(sampled.run.sampled.length).map((range) => ({
+            rangesOf(sampled).map((range) => ({
               ...{ kernel: 'low_rank' as const, step: 'sampled_keys' as const },
               ...{ sampled, range },
             })),
@@ -179,47 +189,29 @@ export function* lowRankJob(
   };
 }
 
-/** Rows of a task of the stage of the inputs, and sampled rows of one of the keys' errors. */
-const INPUT_ROWS = 2048;
-const RANGE = 24;
-
-function rangesOf(rows: number) {
-  return Array.from({ length: Math.ceil(rows / RANGE) }, (_, k) => ({
-    from: k * RANGE,
-    to: Math.min(rows, (k + 1) * RANGE),
-  }));
-}
-
-/** Every task has rows of its own of one of the tensors; heads are added in their order. */
-function inputTasks(
-  { dims, inputs }: AttentionProblem,
-  runs: readonly HeadRun[],
-  kind: AttentionKind,
-  gradients: InputGradients,
-) {
-  const roles = ['query', 'key', 'value'] as const;
-  const items = [...new Set(runs.map(({ head }) => head.batch))];
-  return items.flatMap((b) =>
-    [...new Set(roles.map((role) => STATES[kind][role]))].flatMap((name) => {
-      const data = gradients[name]!;
-      const to = data.subarray(
-        (b * data.length) / dims.batch,
-        ((b + 1) * data.length) / dims.batch,
-      );
-      const mine = roles.filter((role) => STATES[kind][role] === name);
-      const length = inputs[mine[0]].shape[1];
-      return Array.from({ length: Math.ceil(length / INPUT_ROWS) }, (_, s) => ({
-        kernel: 'low_rank' as const,
-        step: 'inputs' as const,
-        request: {
-          runs: runs.filter(({ head }) => head.batch === b),
-          roles: mine,
-          segment: { from: s * INPUT_ROWS, to: Math.min(length, (s + 1) * INPUT_ROWS) },
-          to,
-        },
-      }));
-    }),
+/** Whether a certificate promises to be below the norm of its gradient for any tensor. */
+function* worthCertifying(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  { single }: LowRankOptions,
+): Job<boolean, LowRankTask> {
+  if (!wantsPilot(plan.heads)) return true;
+  const pilot = pilotHeads(plan.heads, plan.headPlans);
+  const { gradients, certificates } = yield* chainJob(
+    problem,
+    pilot.length,
+    (h) => openRun(pilot[h].head, pilot[h].plan, new Int32Array(0), single, null),
+    { certified: true, unit: single ? 2 ** -24 : 2 ** -53 },
+    function* () {},
   );
+  return TENSORS.some((name, t) => {
+    const bound = joinHeads(
+      plan,
+      certificates.map((bounds) => bounds[t]),
+      t,
+    );
+    return bound !== null && bound > 0 && bound <= frobenius(gradients[name]);
+  });
 }
 
 /**
@@ -239,15 +231,14 @@ function describe(
   if (correction) {
     for (let i = 0; i < gradient.length; i++) gradient[i] += estimate.mean[i];
   }
-  let square = 0;
-  for (const x of gradient) square += x * x;
+  const size = frobenius(gradient);
   // A gradient that is zero has no error: all its terms are zero.
-  const over = (x: number) => (square > 0 ? x / Math.sqrt(square) : 0);
+  const over = (x: number) => (size > 0 ? x / size : 0);
   const { norm, standardError, upper } = estimate;
   return {
     estimate: {
       relative: over(correction ? standardError : Math.min(norm, upper)),
-      upper: over(correction ? 2.58 * standardError : upper) + (square > 0 ? ROUNDING : 0),
+      upper: over(correction ? 2.58 * standardError : upper) + (size > 0 ? ROUNDING : 0),
       confidence: 0.99,
       standard_error: over(standardError),
       rows_sampled: rows,

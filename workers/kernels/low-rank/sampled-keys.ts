@@ -29,6 +29,18 @@ export interface SampledRange {
   readonly to: number;
 }
 
+/** Sampled rows of a task. */
+const RANGE = 24;
+
+/** The tasks of a run: their errors are rows of their own. */
+export function rangesOf({ run }: SampledRun): SampledRange[] {
+  const rows = run.sampled.length;
+  return Array.from({ length: Math.ceil(rows / RANGE) }, (_, k) => ({
+    from: k * RANGE,
+    to: Math.min(rows, (k + 1) * RANGE),
+  }));
+}
+
 /** Adds the shares of a range of rows to sampled.keyErrors. */
 export function sampledKeyPass(
   space: Workspace,
