@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { AttentionKind, AttentionProblem } from '../../src/lora/problem.js';
-import { runJob } from '../../workers/kernels/job.js';
+import { type Job, runJob } from '../../workers/kernels/job.js';
 import { lowRankForwardJob } from '../../workers/kernels/low-rank/forward.js';
 import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
@@ -115,6 +115,32 @@ test('the output alone is that of the gradient, and its limit covers the error',
   }
   t.diagnostic(`covered ${covered} of ${checked}`);
   assert.ok(checked >= 25 && covered >= 0.98 * checked - 1, `${covered} of ${checked}`);
+});
+
+test('the answer does not depend on the order of tasks', () => {
+  const backwards = (task: readonly LowRankTask[]) => {
+    const results: unknown[] = [];
+    for (let i = task.length - 1; i >= 0; i--) results[i] = run(task[i]);
+    return results;
+  };
+  const drive = <R>(job: Job<R, LowRankTask>): R => {
+    let step = job.next([]);
+    while (!step.done) step = job.next(backwards(step.value.tasks));
+    return step.value;
+  };
+  const problem = randomProblem({
+    ...{ seed: 3, queryLength: 4300, heads: 2, keyValueHeads: 1, headDim: 8, spread: 0.1 },
+    ...{ rotary: true, causal: true, keyLengths: [4250] },
+  });
+  const planOptions = { tolerance: 0.02, seed: 1, rates, features: 24, inputGradients: true };
+  const outputs = { attentionOutput: true, inputGradients: 'self' as const };
+  const options = { seed: 1, correction: true, certificate: true, single: true, ...outputs };
+  const solve = (by: typeof drive) =>
+    by(lowRankJob(problem, by(planLowRank(problem, planOptions)), options));
+  assert.deepEqual(
+    solve(drive),
+    solve((job) => runJob(job, run)),
+  );
 });
 
 test('the corrected gradient is unbiased: rotary positions, all adapted, causal', () => {

@@ -85,7 +85,7 @@ export function keyColumns(
   }
 }
 
-/** Scores (queries, keys) of rows of q against a block of keys; pairs hidden by the mask are MASKED. */
+/** Scores (queries, keys) of rows of q against rising keys; pairs hidden by the mask are MASKED. */
 export function maskScores(
   causal: boolean,
   queries: { readonly count: number; readonly index: Int32Array },
@@ -96,9 +96,7 @@ export function maskScores(
   if (!causal) return;
   for (let i = 0; i < queries.count; i++) {
     const row = queries.index[i];
-    for (let j = 0; j < columns; j++) {
-      if (keyIndex[j] > row) scores[i * columns + j] = MASKED;
-    }
+    for (let j = columns - 1; j >= 0 && keyIndex[j] > row; j--) scores[i * columns + j] = MASKED;
   }
 }
 

@@ -204,6 +204,7 @@ function backwardState(
   const shift = arithmetic.array(BLOCK);
   const columns = arithmetic.array(BLOCK * at.queryWidth);
   const toGB = valueFactor(space, at);
+  const wideState = state.subarray(plan.m * at.queryWidth);
   return {
     advance(start: number): void {
       const count = Math.min(BLOCK, head.queryLength - start);
@@ -223,7 +224,7 @@ function backwardState(
       weightedFeatures(space, rows.x, count, (r) => memory.rows[2 * (start + r)], phi);
       queryColumns(space, at, { rows, gradient, gradientB, shift }, columns);
       arithmetic.gemm(plan.m, at.queryWidth, BLOCK, phi, columns, state, true);
-      wide?.add(phi, gradient, rows.l, state.subarray(plan.m * at.queryWidth));
+      wide?.add(phi, gradient, rows.l, wideState);
     },
   };
 }

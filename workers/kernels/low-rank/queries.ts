@@ -365,6 +365,7 @@ function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real, wide
   const { arithmetic, head, plan } = space;
   const columns = denseColumns(space, BLOCK, (keys, j) => space.isOutlierKey(keys.index[j]));
   const right = arithmetic.array(BLOCK * at.keyWidth);
+  const wideState = state.subarray(plan.m * at.keyWidth);
   return {
     load(start: number): DenseColumns {
       columns.load((r) => start + r, Math.max(0, Math.min(BLOCK, head.keyLength - start)));
@@ -376,7 +377,7 @@ function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real, wide
       keyColumns(space, at, keys, right, false);
       weightedFeatures(space, keys.z, keys.count, (r) => Math.exp(keys.logWeight[r]), phi);
       arithmetic.gemm(plan.m, at.keyWidth, BLOCK, phi, right, state, true);
-      wide?.add(phi, keys.v, keys.u, state.subarray(plan.m * at.keyWidth));
+      wide?.add(phi, keys.v, keys.u, wideState);
     },
     save(run: HeadRun, start: number): void {
       const width = at.left + at.lv;

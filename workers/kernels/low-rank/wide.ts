@@ -31,24 +31,33 @@ export function wideSums(
   const turnedPacked: Packed = arithmetic.pack(dv, BLOCK, arithmetic.array(dv * BLOCK));
   const turned = arithmetic.array(Math.max(d, dv) * BLOCK);
   const scaled = arithmetic.array(prefix[0] * BLOCK);
-  const part = (sums: Real, c: number) => sums.subarray(starts[c], starts[c] + prefix[c] * dv);
+  const column = Array.from({ length: d }, (_, c) => turned.subarray(c * BLOCK, (c + 1) * BLOCK));
+  // Views cost more than small products: those of the last sums are kept.
+  let [last, parts]: [Real | null, Real[]] = [null, []];
+  const partsOf = (sums: Real): Real[] => {
+    if (sums !== last) {
+      last = sums;
+      parts = Array.from(prefix, (m, c) => sums.subarray(starts[c], starts[c] + m * dv));
+    }
+    return parts;
+  };
   return {
     add(phi, rows, factors, sums) {
       arithmetic.repack(packed, rows);
       arithmetic.transpose(BLOCK, d, factors, turned);
+      const all = partsOf(sums);
       for (let c = 0; c < d; c++) {
-        const factor = turned.subarray(c * BLOCK, (c + 1) * BLOCK);
-        arithmetic.scaleColumns(prefix[c], BLOCK, phi, factor, scaled);
-        arithmetic.product(prefix[c], scaled, packed, part(sums, c), true);
+        arithmetic.scaleColumns(prefix[c], BLOCK, phi, column[c], scaled);
+        arithmetic.product(prefix[c], scaled, packed, all[c], true);
       }
     },
     multiply(phi, rows, sums, out) {
       arithmetic.transpose(BLOCK, dv, rows, turned);
       arithmetic.repack(turnedPacked, turned);
+      const all = partsOf(sums);
       for (let c = 0; c < d; c++) {
-        arithmetic.product(prefix[c], part(sums, c), turnedPacked, scaled);
-        const column = turned.subarray(c * BLOCK, (c + 1) * BLOCK);
-        arithmetic.columnDots(prefix[c], BLOCK, phi, scaled, column);
+        arithmetic.product(prefix[c], all[c], turnedPacked, scaled);
+        arithmetic.columnDots(prefix[c], BLOCK, phi, scaled, column[c]);
       }
       arithmetic.transpose(d, BLOCK, turned, out);
     },
