@@ -39,12 +39,19 @@ export function estimateTensor(
 ): TensorEstimate {
   const n = draws.length;
   const contributions = new Float64Array(n * size);
+  // Errors that heads of a batch item have in common count once.
+  const added = new Set<number>();
   for (const sampled of runs) {
     const { head, plan } = sampled.run;
     const mark = arithmetic.mark();
     if (sampled.keyErrors && (t === 2 || t === 3)) {
-      const errors = t === 2 ? sampled.keyErrors.lowA : sampled.keyErrors.lowB;
-      addRows(errors, sampled.run.sampled.length, head, draws, t, size, contributions);
+      const { lowA, lowB } = sampled.keyErrors;
+      if (t === 3 || !added.has(head.batch)) {
+        const errors = t === 2 ? lowA : lowB;
+        addRows(errors, sampled.run.sampled.length, head, draws, t, size, contributions);
+      }
+      added.add(head.batch);
+      arithmetic.release(mark);
       continue;
     }
     const space = openWorkspace(arithmetic, head, plan);

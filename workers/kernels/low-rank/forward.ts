@@ -66,7 +66,7 @@ export function* lowRankForwardJob(
       for (const part of run.loss) square += 2 * part;
       for (const part of run.lostRows) lostRows += part;
     }
-    const opened = runs.map(openSampledRun);
+    const opened = runs.map((run) => openSampledRun(run, new Float32Array(0)));
     const perSegment = opened.flatMap((sampled) =>
       sampled.run.segments.map((_, segment) => ({ sampled, segment })),
     );

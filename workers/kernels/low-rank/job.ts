@@ -18,7 +18,7 @@ import { TENSORS, type TensorName } from './layout.js';
 import type { LowRankPlan } from './plan.js';
 import { Random } from './random.js';
 import { type HeadRun, openRun } from './run.js';
-import { openSampledRun, type SampledRun } from './sampled.js';
+import { openKeyErrors, openSampledRun, type SampledRun } from './sampled.js';
 import { rangesOf } from './sampled-keys.js';
 import type { LowRankTask } from './task.js';
 
@@ -74,6 +74,7 @@ export function* lowRankJob(
       ? new Float32Array(new SharedArrayBuffer(4 * n))
       : new Float64Array(new SharedArrayBuffer(8 * n)),
   );
+  const keyErrors = draws.lists.map((list) => openKeyErrors(plan.heads[0], list.length));
   let loss = 0;
   let lostRows = 0;
   const { gradients, certificates } = yield* chainJob(
@@ -102,7 +103,7 @@ export function* lowRankJob(
           tasks: inputTasks(problem, runs, options.inputGradients!, inputGradients),
         };
       }
-      const opened = runs.map(openSampledRun);
+      const opened = runs.map((run) => openSampledRun(run, keyErrors[run.head.batch]));
       for (const step of ['sampled_exact', 'sampled_errors'] as const) {
         yield {
           name: step,
@@ -118,14 +119,17 @@ export function* lowRankJob(
       }
       const wideKeys = opened.filter(({ keyErrors }) => keyErrors);
       if (wideKeys.length > 0) {
+        // Heads of a batch item share rows of their errors: a task has all heads of some rows.
         yield {
           name: 'sampled_keys',
-          tasks: wideKeys.flatMap((sampled) =>
-            rangesOf(sampled).map((range) => ({
+          tasks: draws.lists.flatMap((list, b) => {
+            const sampled = wideKeys.filter(({ run }) => run.head.batch === b);
+            if (sampled.length === 0) return [];
+            return rangesOf(list.length).map((range) => ({
               ...{ kernel: 'low_rank' as const, step: 'sampled_keys' as const },
               ...{ sampled, range },
-            })),
-          ),
+            }));
+          }),
         };
       }
       // Only what the estimate reads is kept: the sums of the chain may go.

@@ -32,9 +32,8 @@ export interface SampledRange {
 /** Sampled rows of a task. */
 const RANGE = 24;
 
-/** The tasks of a run: their errors are rows of their own. */
-export function rangesOf({ run }: SampledRun): SampledRange[] {
-  const rows = run.sampled.length;
+/** The ranges of `rows` sampled rows. */
+export function rangesOf(rows: number): SampledRange[] {
   return Array.from({ length: Math.ceil(rows / RANGE) }, (_, k) => ({
     from: k * RANGE,
     to: Math.min(rows, (k + 1) * RANGE),

@@ -14,7 +14,7 @@
 import type { Cancelled } from '../job.js';
 import type { Real } from './arithmetic.js';
 import { evaluateFeatures, featureBlock } from './evaluate.js';
-import { fullWidth } from './head.js';
+import { fullWidth, type Head } from './head.js';
 import { exactRows, type MergedRows, maskScores, mergeRows } from './keys.js';
 import type { Layout } from './layout.js';
 import { layout } from './layout.js';
@@ -34,6 +34,7 @@ export interface SampledRun {
 
 /** By sampled row, errors of d lora_A_K (n, r inputs) and d lora_B_K (n, d r), without s beta. */
 export interface KeyErrors {
+  /** Of all heads of the batch item together. */
   readonly lowA: Float32Array;
   readonly lowB: Float32Array;
 }
@@ -50,12 +51,22 @@ export function errorColumns(run: HeadRun): { score: number; value: number } {
   };
 }
 
-export function openSampledRun(run: HeadRun): SampledRun {
+/** Whether the keys' adapter has its gradients from dK at full width. */
+function hasKeyErrors(head: Head): boolean {
+  return fullWidth(head).key && head.key.rank > 0;
+}
+
+/** Zeroed errors of d lora_A_K of n sampled rows of a batch item; empty where estimates do not need them. */
+export function openKeyErrors(head: Head, n: number): Float32Array {
+  const size = hasKeyErrors(head) ? n * head.key.rank * head.key.effective.inputs : 0;
+  return new Float32Array(new SharedArrayBuffer(4 * size));
+}
+
+/** @param lowA openKeyErrors of the batch item. */
+export function openSampledRun(run: HeadRun, lowA: Float32Array): SampledRun {
   const n = run.sampled.length;
   const { score, value } = errorColumns(run);
   const { key, d } = run.head;
-  const shared = (size: number) => new Float32Array(new SharedArrayBuffer(4 * n * size));
-  const wideKeys = fullWidth(run.head).key && key.rank > 0;
   const slots = (width: number) =>
     run.segments.map(() => new Float64Array(new SharedArrayBuffer(8 * n * width)));
   return {
@@ -63,8 +74,8 @@ export function openSampledRun(run: HeadRun): SampledRun {
     exact: slots(2 + run.head.dv + run.head.value.rank),
     scoreErrors: slots(score),
     valueErrors: slots(2 * value),
-    keyErrors: wideKeys
-      ? { lowA: shared(key.rank * key.effective.inputs), lowB: shared(d * key.rank) }
+    keyErrors: hasKeyErrors(run.head)
+      ? { lowA, lowB: new Float32Array(new SharedArrayBuffer(4 * n * d * key.rank)) }
       : null,
   };
 }

@@ -75,7 +75,8 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
       }
     | {
         readonly step: 'sampled_keys';
-        readonly sampled: SampledRun;
+        /** Heads of one batch item. */
+        readonly sampled: readonly SampledRun[];
         readonly range: SampledRange;
       }
     | { readonly step: 'inputs'; readonly request: InputRequest }
@@ -133,11 +134,13 @@ export function runLowRankTask(
         const pass = step === 'sampled_exact' ? sampledExactPass : sampledErrorPass;
         return pass(space, sampled, segment, cancelled);
       }
-      case 'sampled_keys': {
-        const { sampled, range } = task;
-        const space = openWorkspace(arithmetic, sampled.run.head, sampled.run.plan);
-        return sampledKeyPass(space, sampled, range, cancelled);
-      }
+      case 'sampled_keys':
+        for (const sampled of task.sampled) {
+          const space = openWorkspace(arithmetic, sampled.run.head, sampled.run.plan);
+          sampledKeyPass(space, sampled, task.range, cancelled);
+          arithmetic.release(mark);
+        }
+        return null;
       case 'output_errors': {
         const { run } = task.sampled;
         return outputErrors(openWorkspace(arithmetic, run.head, run.plan), task.sampled);
