@@ -23,6 +23,7 @@ pip install torch                   # or: apt install python3-torch
 npm run bench                       # all questions, about three quarters of an hour
 npm run bench -- exact threads      # some of them; the others keep their last results
 npm run bench -- exact --quick      # small sizes, written to dist/bench-quick: does it work?
+npm run bench -- exact-256 --revectorize   # at 256 bits, with Node 24 or newer
 npm run bench -- --report           # this page again from results.json, nothing is measured
 \`\`\`
 
