@@ -65,7 +65,7 @@ function* approximately(
   if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {
     return { result, estimate: error, method: 'low_rank', reason, fallback: false };
   }
-  if (options.method === 'low_rank') throw toleranceMissed(plan, worst, tolerance);
+  if (options.method === 'low_rank') throw yield* toleranceMissed(layer, plan, worst, options);
   return yield* exactly(layer, options, missedReason(plan, worst, tolerance), true);
 }
 
