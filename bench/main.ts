@@ -71,11 +71,17 @@ async function measure(questions: readonly Question[], folder: string): Promise<
   const bench: Bench = { quick, revectorize, cpus: usableCpus(), torch, progress };
   try {
     for (const question of questions) {
+      if (question.covers && !question.covers(simd)) {
+        progress.say(`${question.name} is not about ${simd} SIMD: it keeps its last results.`);
+        continue;
+      }
       const version = question.needsTorch ? (torch?.version ?? null) : null;
+      const start = performance.now();
       const measurements = await question.run(bench);
       const run: Run = {
         date: new Date().toISOString().slice(0, 10),
         quick,
+        seconds: (performance.now() - start) / 1000,
         environment: environment(simd, version, loadAtStart),
         measurements,
       };

@@ -20,6 +20,8 @@ export interface Run<S = Setting> {
   /** ISO 8601, the day. */
   readonly date: string;
   readonly quick: boolean;
+  /** How long the question took; absent in results older than this figure. */
+  readonly seconds?: number;
   readonly environment: Environment;
   readonly measurements: readonly Measurement<S>[];
 }
@@ -55,6 +57,8 @@ export interface Question<S = Setting> {
   readonly title: string;
   /** It compares with PyTorch, whose version then belongs to its environment. */
   readonly needsTorch?: boolean;
+  /** Builds of the inner loops (see Environment.simd) that it is about; by default all. */
+  covers?(simd: string): boolean;
   run(bench: Bench): Promise<readonly Measurement<S>[]>;
   /** Pure: the same run gives the same section. */
   tell(run: Run<S>): Section;

@@ -84,7 +84,35 @@ for (const [name, options] of Object.entries(cases)) {
   });
 }
 
-test('exact: random shapes', (t) => {
+test('exact: random shapes with enough rows for a fair comparison', (t) => {
+  const seed = Date.now() % 2 ** 31;
+  t.diagnostic(`seed ${seed}`);
+  const next = uniform(seed);
+  const integer = (low: number, high: number) => low + Math.floor(next() * (high - low + 1));
+  for (let round = 0; round < 6; round++) {
+    const keyValueHeads = integer(1, 2);
+    const options = {
+      seed: seed + round,
+      heads: keyValueHeads * integer(1, 2),
+      keyValueHeads,
+      queryLength: integer(100, 200),
+      keyLength: integer(100, 200),
+      headDim: integer(8, 40),
+      valueDim: integer(8, 40),
+      inFeatures: integer(16, 48),
+      ranks: { q: integer(2, 9), k: integer(2, 9), v: integer(2, 9) },
+      causal: next() < 0.5,
+      bias: next() < 0.5,
+      objective: next() < 0.5 ? ('target' as const) : ('grad_output' as const),
+      spread: 4 * next(),
+    };
+    t.diagnostic(JSON.stringify(options));
+    // Over thousands of roundings luck evens out: of 360 such tensors the worst was at 1.4.
+    check(randomProblem(options), seed, 2);
+  }
+});
+
+test('exact: random shapes down to a single row', (t) => {
   const seed = Date.now() % 2 ** 31;
   t.diagnostic(`seed ${seed}`);
   const next = uniform(seed);

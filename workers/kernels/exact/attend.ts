@@ -1,7 +1,7 @@
 /**
  * The attention stage: a few row blocks of some lanes, softmax and backward, in one pass over the keys.
  *
- *     E = exp(S - max),  P = E / sum,  dS = P (dP - G.O),  dP = G V^T,  G = O - Y or given
+ *     E = exp(S) or exp(S - max),  P = E / sum,  dS = P (dP - G.O),  dP = G V^T,  G = O - Y or given
  *     right:  dS [K B_Q | X^K A_K^T],      P X^V A_V^T
  *     left:   dS^T [Q B_K | X^Q A_Q^T],    P^T G B_V
  *     at full width:  dS K,  dS^T Q,  P^T G
@@ -17,7 +17,7 @@ import { type AttentionMemory, prepareMemory } from './memory.js';
 import { slice } from './operands.js';
 import type { ExactPlan, Unit, Workspace } from './plan.js';
 import { RightSums } from './right.js';
-import { divideBySums, loadRows, makeUpstream } from './rows.js';
+import { divideBySums, loadRows, loadUpstream, takeOutput } from './rows.js';
 
 /** Tiles between two looks at the flag that cancels: about a millisecond a pass. */
 export const TILES_AT_ONCE = 32;
@@ -111,17 +111,27 @@ export function attendRows(
     }
   };
 
-  writeBlock(wasm, memory.block, {
-    ...{ ...memory.fields, rows: Math.ceil(n / 16) * 16, firstRow: first },
-    ...{ keys, causal: Number(causal) },
-  });
   loadRows(task, wasm, memory, rows);
-  pass(wasm.fn.scores);
-  pass(wasm.fn.weights);
-  const loss = makeUpstream(task, wasm, memory, rows);
-  const right = new RightSums(plan, wasm, memory);
+  const { fields } = memory;
   const { ps, pv } = plan.thin;
-  if (ps) pass(wasm.fn.values);
+  // G as given is there from the start: then dP of a tile is made while its weights are in cache.
+  const given = plan.problem.objective?.kind === 'grad_output';
+  if (given) loadUpstream(task, wasm, memory, rows);
+  // Where a row may have a single key its weight is to be 1, so that dS is exactly 0.
+  const bounded = fields.bounded && (causal ? first >= ROWS : keys > 1);
+  const block = {
+    ...{ ...fields, rows: Math.ceil(n / 16) * 16, firstRow: first },
+    ...{ keys, causal: Number(causal), bounded: Number(bounded) },
+  };
+  writeBlock(wasm, memory.block, { ...block, g: given && ps ? fields.g : 0 });
+  if (!bounded) pass(wasm.fn.scores);
+  pass(wasm.fn.weights);
+  const loss = fields.o ? takeOutput(task, wasm, memory, rows) : 0;
+  if (ps && !given) {
+    writeBlock(wasm, memory.block, block);
+    pass(wasm.fn.values);
+  }
+  const right = new RightSums(plan, wasm, memory);
   if (ps + pv) {
     divideBySums(task, wasm, memory, rows);
     pass(wasm.fn.gradients, () => right.flush());

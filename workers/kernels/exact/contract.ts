@@ -13,7 +13,7 @@ import { type Floats, pack, rowsOf, slice } from './operands.js';
 import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
 
 /** Tokens in WebAssembly memory at once. */
-const TOKENS = 256;
+export const TOKENS = 256;
 
 export interface ContractTask {
   readonly kernel: 'exact';
@@ -77,15 +77,11 @@ function contractKeys(task: ContractTask, wasm: Wasm, first: number, n: number):
   places.forEach((place, index) => {
     for (let x = 0; x < plan.group; x++) {
       const slot = place * plan.group + x;
-      leftQ.fill(0);
-      for (let lane = 0; lane < plan.lanes; lane++) {
-        const number = slot * plan.lanes + lane;
-        const ls = slice(workspace.ls, number, plan.keys * ps).subarray(first * ps);
-        const lv = slice(workspace.lv, number, plan.keys * pv).subarray(first * pv);
-        addColumns(ls, 0, ps, leftK, rk, n);
-        addColumns(ls, rk, ps, leftQ, rq, n);
-        addColumns(lv, 0, pv, leftV, rv, n);
-      }
+      wasm.reset();
+      const ls = addLanes(plan, wasm, workspace.ls, slot, ps, first, n);
+      addColumns(ls, 0, ps, leftK, rk, n);
+      addColumns(ls, rk, ps, leftQ.fill(0), rq, n);
+      addColumns(addLanes(plan, wasm, workspace.lv, slot, pv, first, n), 0, pv, leftV, rv, n);
       if (parts.B.q_proj) {
         wasm.reset();
         const K = slice(workspace.K, place, plan.keys * d);
@@ -99,9 +95,31 @@ function contractKeys(task: ContractTask, wasm: Wasm, first: number, n: number):
   meetInputs(task, wasm, 'v_proj', first, n, leftV, rv);
 }
 
+/** Sums (n, width) over the lanes of a head, of left products (lane, keys, width) from key `first` on. */
+function addLanes(
+  plan: ExactPlan,
+  wasm: Wasm,
+  left: Float32Array,
+  slot: number,
+  width: number,
+  first: number,
+  n: number,
+): Float64Array {
+  const size = n * width;
+  const sums = wasm.alloc(8 * size);
+  const part = wasm.allocFloats(size);
+  wasm.f64(sums, size).fill(0);
+  for (let lane = 0; lane < plan.lanes; lane++) {
+    const all = slice(left, slot * plan.lanes + lane, plan.keys * width);
+    wasm.f32(part, size).set(all.subarray(first * width, first * width + size));
+    wasm.fn.fold(size, part, sums);
+  }
+  return wasm.f64(sums, size);
+}
+
 /** to (n, r) += columns [c, c + r) of from (n, pitch). */
 function addColumns(
-  from: Float32Array,
+  from: Float64Array,
   c: number,
   pitch: number,
   to: Float64Array,

@@ -1,11 +1,20 @@
 /** Where the attention stage keeps its matrices in WebAssembly memory. */
+import { keysOf } from '../../../src/lora/problem.js';
 import { BLOCK_BYTES, type Block, KEYS, ROWS, TILE_FLOATS } from '../wasm/block.js';
 import { packedFloats, type Wasm } from '../wasm/instance.js';
 import type { AttendTask, LaneOfHead } from './attend.js';
 import { type Floats, slice } from './operands.js';
+import { stretchesOf } from './plan.js';
 
 /** Floats copied between two looks at the flag that cancels. */
 const PIECE = 2 ** 20;
+
+/**
+ * Weights 2^S are taken without a row maximum up to this |S|: rows of a million keys then have sums below
+ * 2^70, and an upstream gradient may be as small as 1e-15 before its products with 1 / sum leave the
+ * normal numbers of float32.
+ */
+const LARGEST_EXPONENT = 50;
 
 export interface AttentionMemory {
   /** Address of the parameters of a row block, and what stays the same in them. */
@@ -17,6 +26,9 @@ export interface AttentionMemory {
   /** B_K and B_V of the head, packed (d, rk) and (dv, rv). */
   readonly BK: number;
   readonly BV: number;
+  /** Right products in float64, (ROWS, ps) and (ROWS, pv). */
+  readonly rightS: number;
+  readonly rightV: number;
   /** For the contraction over rows: right products (ROWS, r), packed, and the result (width, r). */
   readonly rightRows: number;
   readonly rightPacked: number;
@@ -48,7 +60,7 @@ export function prepareMemory(
   // dS K takes K itself where its rows are whole vectors.
   const wholeK = full.dQ && d === ps;
   const fields = {
-    ...{ d, dv, ps, pv, k },
+    ...{ bounded: Number(scoresAreBounded(task, lane)), d, dv, ps, pv, k },
     v: needV ? floats(keys * dv) : 0,
     us: wholeK ? k : us || full.dQ ? floats(keys * ps) : 0,
     uv: uv ? floats(keys * pv) : 0,
@@ -62,7 +74,7 @@ export function prepareMemory(
     mean: floats(ROWS),
     sum: wasm.alloc(8 * ROWS),
     dot: wasm.alloc(8 * ROWS),
-    o: plan.formOutput ? floats((dv + 3) * ROWS) : 0,
+    o: plan.formOutput ? floats(dv * ROWS) : 0,
     ws: floats(ROWS * ps),
     wv: floats(ROWS * pv),
     rs: floats(ROWS * ps),
@@ -75,6 +87,8 @@ export function prepareMemory(
     gRows: floats(ROWS * dv),
     BK: floats(packedFloats(d, rk)),
     BV: floats(packedFloats(dv, rv)),
+    rightS: wasm.alloc(8 * ROWS * ps),
+    rightV: wasm.alloc(8 * ROWS * pv),
     rightRows: floats(ROWS * Math.max(rk, rv)),
     rightPacked: floats(packedFloats(ROWS, Math.max(rk, rv))),
     contracted: floats(Math.max(d * rk, dv * rv)),
@@ -103,6 +117,22 @@ export function prepareMemory(
   packAdapter(wasm, plan.problem.projections.v_proj.adapter?.B.data, lane, dv, rv, memory.BV);
   wasm.owner = owner;
   return memory;
+}
+
+/**
+ * Cauchy-Schwarz: |S_ij| <= beta log2(e) max |q_i| max |k_j|. For the whole head, so that a row's results
+ * do not depend on the block that it is in.
+ */
+function scoresAreBounded({ plan, workspace }: AttendTask, { place, unit }: LaneOfHead): boolean {
+  const { queryLength } = plan.problem.dims;
+  const keyLength = keysOf(plan.problem, unit.batchItem);
+  const largest = (norms: Float32Array, index: number, length: number, used: number) =>
+    slice(norms, index, stretchesOf(length))
+      .subarray(0, stretchesOf(used))
+      .reduce((m, x) => Math.max(m, x), 0);
+  const query = largest(workspace.largestQ, place, queryLength, queryLength);
+  const key = largest(workspace.largestK, Math.floor(place / plan.group), plan.keys, keyLength);
+  return Math.abs(plan.problem.scaling) * Math.LOG2E * query * key <= LARGEST_EXPONENT;
 }
 
 function packAdapter(

@@ -11,7 +11,8 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { AttentionLayer, Objective, ProjectionName } from '../../../src/lora/problem.js';
-import { type GradientOutputs, sharedFloat32, sharedFloat64 } from '../result.js';
+import type { Lease } from '../../../src/tensor/shared-memory.js';
+import type { GradientOutputs } from '../result.js';
 import { ROWS } from '../wasm/block.js';
 
 /** Bytes of intermediate matrices that one wave may take (one unit is always allowed). */
@@ -23,6 +24,12 @@ const WAVE_LANES = 16;
 
 /** Tokens of one contraction with the inputs: its float32 sums are no longer than this. */
 export const CONTRACT_TOKENS = 2048;
+
+/** Tokens that are projected together. */
+export const PROJECT_TOKENS = 256;
+
+/** Number of stretches of so many tokens. */
+export const stretchesOf = (length: number): number => Math.ceil(length / PROJECT_TOKENS);
 
 export interface Unit {
   readonly batchItem: number;
@@ -65,6 +72,9 @@ export interface Workspace {
   /** (unit, keys, d) and (unit, keys, dv); keys = Lk rounded up to 8, padded with zeros. */
   readonly K: Float32Array;
   readonly V: Float32Array;
+  /** Largest |q_i| (unit, group, stretch) and |k_j| (unit, stretch) of each stretch of PROJECT_TOKENS tokens. */
+  readonly largestQ: Float32Array;
+  readonly largestK: Float32Array;
   /** X^Q A_Q^T (unit, Lq, rq) */
   readonly lowQ: Float32Array;
   /** Right factors: [K B_Q | X^K A_K^T] (unit, group, keys, ps) and X^V A_V^T (unit, keys, pv). */
@@ -174,20 +184,26 @@ export function makePlan(problem: ExactProblem, outputs: GradientOutputs): Exact
   };
 }
 
-export function makeWorkspace(plan: ExactPlan): Workspace {
-  const { queryLength, headDim, valueDim } = plan.problem.dims;
+export function makeWorkspace(plan: ExactPlan, memory: Lease): Workspace {
+  const { queryLength, keyLength, headDim, valueDim } = plan.problem.dims;
   const { rq, rk, rv, pv, us, uv, ls, right } = plan.thin;
-  const [floats, doubles] = [sharedFloat32, sharedFloat64];
+  const floats = (n: number) => memory.float32(n);
+  const doubles = (n: number) => memory.float64(n);
+  // Rows of keys that are padding are read, to be multiplied by a probability of 0.
+  const padded = plan.keys > keyLength || plan.problem.keyLengths !== undefined;
+  const rows = (n: number) => (padded ? floats(n).fill(0) : floats(n));
   const units = plan.waves[0]!.length;
   const heads = units * plan.group;
   const laned = heads * plan.lanes;
   return {
     Q: floats(heads * queryLength * headDim),
-    K: floats(units * plan.keys * headDim),
-    V: floats(units * plan.keys * valueDim),
+    K: rows(units * plan.keys * headDim),
+    V: rows(units * plan.keys * valueDim),
+    largestQ: floats(heads * stretchesOf(queryLength)),
+    largestK: floats(units * stretchesOf(plan.keys)),
     lowQ: floats(units * queryLength * rq),
-    us: floats(heads * plan.keys * us),
-    uv: floats(units * plan.keys * uv),
+    us: rows(heads * plan.keys * us),
+    uv: rows(units * plan.keys * uv),
     rightQ: floats(heads * queryLength * right),
     normG: floats(heads * queryLength),
     ls: floats(laned * plan.keys * ls),

@@ -10,10 +10,14 @@ import type { Projection, ProjectionName } from '../../../src/lora/problem.js';
 import { rotate } from '../rotary.js';
 import type { Wasm } from '../wasm/instance.js';
 import { pack, packTransposed, rowsOf, slice } from './operands.js';
-import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
-
-/** Tokens whose inputs are in WebAssembly memory at once. */
-const TOKENS = 256;
+import {
+  type ExactPlan,
+  PROJECT_TOKENS,
+  roundUp,
+  stretchesOf,
+  type Unit,
+  type Workspace,
+} from './plan.js';
 
 export interface ProjectTask {
   readonly kernel: 'exact';
@@ -58,8 +62,8 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
   const norms: ProjectionNorms = { projection: name, frozen: 0, adapter: 0, sum: 0 };
   const save = { q_proj: saveQuery, k_proj: saveKey, v_proj: saveValue }[name];
 
-  for (let first = task.first; first < task.last; first += TOKENS) {
-    const n = Math.min(TOKENS, task.last - first);
+  for (let first = task.first; first < task.last; first += PROJECT_TOKENS) {
+    const n = Math.min(PROJECT_TOKENS, task.last - first);
     wasm.reset();
     const row = batchItem * length + first;
     const X = wasm.put(rowsOf(input, projection.inFeatures, row, n));
@@ -137,6 +141,8 @@ const saveQuery: Save = (task, wasm, head, { first, n, low }, output) => {
   const { rq } = plan.thin;
   const place = task.firstUnit * plan.group + head;
   slice(to.Q, place, queryLength * d).set(wasm.f32(output, n * d), first * d);
+  const largest = wasm.fn.largest_norm(n, d, output);
+  slice(to.largestQ, place, stretchesOf(queryLength))[stretchesOf(first)] = largest;
   if (rq && head % plan.group === 0) {
     const lowQ = slice(to.lowQ, place / plan.group, queryLength * rq);
     lowQ.set(wasm.f32(low, n * rq), first * rq);
@@ -149,6 +155,8 @@ const saveKey: Save = (task, wasm, head, { first, n, low }, output) => {
   const { rq, rk, us: ps } = plan.thin;
   const place = task.firstUnit + head;
   slice(to.K, place, plan.keys * d).set(wasm.f32(output, n * d), first * d);
+  const largest = wasm.fn.largest_norm(n, d, output);
+  slice(to.largestK, place, stretchesOf(plan.keys))[stretchesOf(first)] = largest;
   if (ps === 0) return;
   const B = plan.problem.projections.q_proj.adapter?.B.data;
   const us = wasm.allocFloats(n * ps);

@@ -10,38 +10,42 @@ import type { ExactPlan } from './plan.js';
 export class RightSums {
   readonly #wasm: Wasm;
   readonly #memory: AttentionMemory;
-  /** (ps, ROWS) and (pv, ROWS), before division by the row sums */
-  readonly #s: Float64Array;
-  readonly #v: Float64Array;
+  readonly #ps: number;
+  readonly #pv: number;
 
   constructor({ thin }: ExactPlan, wasm: Wasm, memory: AttentionMemory) {
     this.#wasm = wasm;
     this.#memory = memory;
-    this.#s = new Float64Array((thin.us || thin.right ? thin.ps : 0) * ROWS);
-    this.#v = new Float64Array(thin.uv * ROWS);
+    this.#ps = thin.us || thin.right ? thin.ps : 0;
+    this.#pv = thin.uv;
+    this.#s.fill(0);
+    this.#v.fill(0);
+  }
+
+  /** (ROWS, ps) and (ROWS, pv), before division by the row sums. */
+  get #s(): Float64Array {
+    return this.#wasm.f64(this.#memory.rightS, ROWS * this.#ps);
+  }
+
+  get #v(): Float64Array {
+    return this.#wasm.f64(this.#memory.rightV, ROWS * this.#pv);
   }
 
   /** Takes what the kernel has summed since the last time. */
   flush(): void {
-    const { fields } = this.#memory;
-    for (const [at, sums] of [
-      [fields.rs, this.#s],
-      [fields.rv, this.#v],
-    ] as const) {
-      const part = this.#wasm.f32(at, sums.length);
-      for (let x = 0; x < sums.length; x++) sums[x]! += part[x]!;
-      part.fill(0);
-    }
+    const { fields, rightS, rightV } = this.#memory;
+    this.#wasm.fn.fold(ROWS * this.#ps, fields.rs, rightS);
+    this.#wasm.fn.fold(ROWS * this.#pv, fields.rv, rightV);
   }
 
   /** Column c of dS [K B_Q | X^K A_K^T] or dS K for row i of the block, divided by its row sum. */
   ofScores(i: number, c: number): number {
-    return Math.fround(this.#s[c * ROWS + i]! / this.#sum(i));
+    return Math.fround(this.#s[i * this.#ps + c]! / this.#sum(i));
   }
 
   /** Column c of P X^V A_V^T. */
   ofValues(i: number, c: number): number {
-    return Math.fround(this.#v[c * ROWS + i]! / this.#sum(i));
+    return Math.fround(this.#v[i * this.#pv + c]! / this.#sum(i));
   }
 
   #sum(i: number): number {
@@ -57,23 +61,25 @@ export class RightSums {
     const { queryLength, headDim: d, valueDim: dv } = plan.problem.dims;
     const { rq, rk, rv, right } = plan.thin;
     const sum = wasm.f64(memory.fields.sum, n);
+    const s = this.#s;
     const kept = slice(workspace.rightQ, lane.place, queryLength * right);
     for (let i = 0; i < n; i++) {
       for (let c = 0; c < right; c++) {
-        kept[(first + i) * right + c] = this.#s[c * ROWS + i]! / sum[i]!;
+        kept[(first + i) * right + c] = s[i * this.#ps + c]! / sum[i]!;
       }
     }
     const number = lane.place * plan.lanes + lane.lane;
     const outK = slice(workspace.outK, number, d * rk);
     const outV = slice(workspace.outV, number, dv * rv);
-    this.#contractRows(n, this.#s.subarray(rq * ROWS), rk, memory.qRows, d, outK);
-    this.#contractRows(n, this.#v, rv, memory.gRows, dv, outV);
+    this.#contractRows(n, s.subarray(rq), this.#ps, rk, memory.qRows, d, outK);
+    this.#contractRows(n, this.#v, this.#pv, rv, memory.gRows, dv, outV);
   }
 
-  /** out (width, r) += x^T y for x (n, width) and y^T = right (r, ROWS) divided by the row sums. */
+  /** out (width, r) += x^T y for x (n, width) and y = the first r of `pitch` columns of right, over the row sums. */
   #contractRows(
     n: number,
     right: Float64Array,
+    pitch: number,
     r: number,
     x: number,
     width: number,
@@ -85,7 +91,7 @@ export class RightSums {
     const sum = wasm.f64(fields.sum, n);
     const y = wasm.f32(rightRows, n * r);
     for (let i = 0; i < n; i++) {
-      for (let c = 0; c < r; c++) y[i * r + c] = right[c * ROWS + i]! / sum[i]!;
+      for (let c = 0; c < r; c++) y[i * r + c] = right[i * pitch + c]! / sum[i]!;
     }
     wasm.fn.pack(n, r, rightRows, r, rightPacked);
     wasm.fn.gemm_tn(width, r, n, x, width, rightPacked, contracted, r, false);

@@ -5,6 +5,9 @@ import { type AttendTask, type RowBlock, rowAt } from './attend.js';
 import { type AttentionMemory, copyRows } from './memory.js';
 import { slice } from './operands.js';
 
+/** Norms weigh the draws of rows: a sum of them is to stay finite. */
+const LARGEST_SQUARE = 2 ** 120;
+
 /** Q (packed, times beta log2 e, so that weights are powers of two); ws = [Q B_K | X^Q A_Q^T] or Q. */
 export function loadRows(
   { plan, workspace }: AttendTask,
@@ -17,7 +20,8 @@ export function loadRows(
   const { rq, rk, ps, pv } = plan.thin;
   const Q = slice(workspace.Q, lane.place, queryLength * d);
   const q = wasm.f32(qRows, n * d);
-  for (let i = 0; i < n; i++) q.set(slice(Q, rowAt(rows, i), d), i * d);
+  if (!rows.picked) q.set(Q.subarray(rows.first * d, (rows.first + n) * d));
+  else rows.picked.forEach((row, i) => void q.set(slice(Q, row, d), i * d));
   wasm.fn.pack_transposed(n, d, qRows, d, plan.problem.scaling * Math.LOG2E, fields.q);
 
   const ws = wasm.f32(fields.ws, ROWS * ps).fill(0);
@@ -36,60 +40,94 @@ export function loadRows(
   wasm.f64(fields.dot, ROWS).fill(0);
   wasm.f32(fields.rs, ROWS * ps).fill(0);
   wasm.f32(fields.rv, ROWS * pv).fill(0);
-  if (fields.o) wasm.f32(fields.o, (fields.dv + 3) * ROWS).fill(0);
+  if (fields.o) wasm.f32(fields.o, fields.dv * ROWS).fill(0);
+}
+
+/** Where rows of the head lie in matrices (B, Lq, H dv), and how far apart. */
+function outputRows({ plan }: AttendTask, { lane }: RowBlock): { corner: number; pitch: number } {
+  const { queryLength, heads, valueDim: dv } = plan.problem.dims;
+  const pitch = heads * dv;
+  return { corner: lane.unit.batchItem * queryLength * pitch + lane.head * dv, pitch };
+}
+
+/** G as given, packed; wv = G B_V or G. */
+export function loadUpstream(
+  task: AttendTask,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  rows: RowBlock,
+): void {
+  const { dims, objective } = task.plan.problem;
+  const { corner, pitch } = outputRows(task, rows);
+  const dv = dims.valueDim;
+  const { data } = objective!.tensor;
+  const G = wasm.f32(memory.gRows, rows.n * dv);
+  for (let i = 0; i < rows.n; i++) {
+    const at = corner + rowAt(rows, i) * pitch;
+    G.set(data.subarray(at, at + dv), i * dv);
+  }
+  packUpstream(task, wasm, memory, rows);
 }
 
 /**
- * G, as given or O - Y, packed; wv = G B_V or G; the attention output, if anyone asked for it.
- * @returns the loss of these rows; without an objective that of Y = 0, which is half of |O|^2.
+ * The attention output O, if anyone asked for it; with a target Y then G = O - Y as in `loadUpstream`.
+ * @returns the loss of these rows, 1/2 |O - Y|^2; without an objective that of Y = 0; else 0.
  */
-export function makeUpstream(
-  { plan, workspace, attentionOutput }: AttendTask,
+export function takeOutput(
+  task: AttendTask,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  rows: RowBlock,
+): number {
+  const { plan, attentionOutput } = task;
+  const { objective, dims } = plan.problem;
+  const { fields, gRows } = memory;
+  const { n } = rows;
+  const dv = dims.valueDim;
+  const { corner, pitch } = outputRows(task, rows);
+  const target = objective?.kind === 'target' ? objective.tensor.data : null;
+  const differ = objective?.kind !== 'grad_output';
+  const G = wasm.f32(gRows, n * dv);
+  const o = wasm.f32(fields.o, dv * ROWS);
+  const sum = wasm.f64(fields.sum, n);
+  let loss = 0;
+  for (let i = 0; i < n; i++) {
+    const scale = 1 / sum[i]!;
+    const at = corner + rowAt(rows, i) * pitch;
+    for (let c = 0; c < dv; c++) {
+      const value = o[c * ROWS + i]! * scale;
+      if (attentionOutput) attentionOutput[at + c] = value;
+      if (!differ) continue;
+      const difference = target ? value - Math.fround(target[at + c]!) : value;
+      G[i * dv + c] = difference;
+      loss += 0.5 * difference * difference;
+    }
+  }
+  if (target) packUpstream(task, wasm, memory, rows);
+  return loss;
+}
+
+function packUpstream(
+  { plan, workspace }: AttendTask,
   wasm: Wasm,
   { fields, gRows, BV }: AttentionMemory,
   rows: RowBlock,
-): number {
+): void {
   const { lane, n } = rows;
-  const { queryLength, heads, valueDim: dv } = plan.problem.dims;
-  const { objective } = plan.problem;
+  const { queryLength, valueDim: dv } = plan.problem.dims;
   const { rv, pv } = plan.thin;
-  const pitch = heads * dv;
-  const corner = lane.unit.batchItem * queryLength * pitch + lane.head * dv;
-  const G = wasm.f32(gRows, n * dv).fill(0);
-  for (let i = 0; objective && i < n; i++) {
-    const at = corner + rowAt(rows, i) * pitch;
-    G.set(objective.tensor.data.subarray(at, at + dv), i * dv);
-  }
-
-  let loss = 0;
-  if (fields.o) {
-    const o = wasm.f32(fields.o, dv * ROWS);
-    const sum = wasm.f64(fields.sum, n);
-    for (let i = 0; i < n; i++) {
-      const scale = 1 / sum[i]!;
-      const at = corner + rowAt(rows, i) * pitch;
-      for (let c = 0; c < dv; c++) {
-        const value = o[c * ROWS + i]! * scale;
-        if (attentionOutput) attentionOutput[at + c] = value;
-        if (objective?.kind === 'grad_output') continue;
-        const difference = value - G[i * dv + c]!;
-        G[i * dv + c] = difference;
-        loss += 0.5 * difference * difference;
-      }
-    }
-  }
-  if (!objective) return loss;
+  const G = wasm.f32(gRows, n * dv);
   const norms = slice(workspace.normG, lane.place, queryLength);
+  // `mean` is free until the row sums are known.
+  wasm.fn.row_dots(n, dv, gRows, gRows, fields.mean);
+  const squares = wasm.f32(fields.mean, n);
   for (let i = 0; i < n; i++) {
-    let square = 0;
-    for (let c = i * dv; c < (i + 1) * dv; c++) square += G[c]! * G[c]!;
-    norms[rowAt(rows, i)] = Math.sqrt(square);
+    norms[rowAt(rows, i)] = Math.sqrt(Math.min(squares[i]!, LARGEST_SQUARE));
   }
   wasm.fn.pack_transposed(n, dv, gRows, dv, 1, fields.g);
   wasm.f32(fields.wv, ROWS * pv).fill(0);
   if (plan.full.dV) copyRows(wasm, G, dv, fields.wv, pv, n);
   if (rv) wasm.fn.gemm(n, rv, dv, gRows, dv, BV, fields.wv, pv, false);
-  return loss;
 }
 
 /** G.O = sum E dP / sum E, and the left factors take the division of P = E / sum E. */

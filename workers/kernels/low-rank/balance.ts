@@ -2,7 +2,7 @@
  * Coordinates in which few features suffice: both clouds of rows centred, with unit variance and
  * without correlation, in directions of falling logit deviation sigma_1 >= sigma_2 >= ...
  */
-import { CholeskyDecomposition, Matrix, SingularValueDecomposition } from 'ml-matrix';
+import { CholeskyDecomposition, EigenvalueDecomposition, Matrix } from 'ml-matrix';
 import type { Arithmetic, Real } from './arithmetic.js';
 
 export interface Balance {
@@ -25,9 +25,12 @@ const RIDGE = 1e-6;
 /**
  * Balance from sample rows q (nq, d), k (nk, d), outliers left out.
  *
- * With covariances C_q = A A', C_k = B B' (Cholesky) and beta A'B = U diag(sigma) V' (SVD), take
+ * With covariances C_q = A A', C_k = B B' (Cholesky) and M = beta A'B = U diag(sigma) V', take
  * x = q A^-T U and z = k B^-T V: then x and z have unit covariance and
  * sum_a sigma_a x_a z_a = beta q A^-T A' B B^-1 k' = beta q k'.
+ *
+ * V are the eigenvectors of M'M, several times as quick as an SVD, and U_a sigma_a = M V_a: that the logit
+ * comes out does not depend on how orthogonal the U_a of tiny sigma_a are.
  */
 export function balance(
   arithmetic: Arithmetic,
@@ -40,18 +43,31 @@ export function balance(
   const centreK = mean(k, d);
   const a = factor(arithmetic, q, d, centreQ);
   const b = factor(arithmetic, k, d, centreK);
-  const svd = new SingularValueDecomposition(a.transpose().mmul(b).mul(beta), {
-    autoTranspose: true,
-  });
-  const u = svd.leftSingularVectors;
-  const v = svd.rightSingularVectors;
+  const product = a.transpose().mmul(b).mul(beta);
+  const v = new EigenvalueDecomposition(product.transpose().mmul(product), {
+    assumeSymmetric: true,
+  }).eigenvectorMatrix;
+  const scaled = product.mmul(v);
+  const sizes = Float64Array.from({ length: d }, (_, c) => scaled.getColumnVector(c).norm());
+  const order = Array.from(sizes.keys()).sort((i, j) => sizes[j] - sizes[i]);
+  const columns = (matrix: Matrix, scale: (c: number) => number) =>
+    Float64Array.from({ length: d * d }, (_, i) => {
+      const c = order[i % d];
+      return scale(c) * matrix.get(Math.floor(i / d), c);
+    });
   return {
     d,
     centreQ,
     centreK,
-    transformQ: solveTransposed(a, u),
-    transformK: solveTransposed(b, v),
-    sigma: Float64Array.from(svd.diagonal, (s) => Math.max(s, 0)),
+    transformQ: solveTransposed(
+      a,
+      columns(scaled, (c) => (sizes[c] > 0 ? 1 / sizes[c] : 0)),
+    ),
+    transformK: solveTransposed(
+      b,
+      columns(v, () => 1),
+    ),
+    sigma: Float64Array.from(order, (c) => sizes[c]),
   };
 }
 
@@ -101,16 +117,17 @@ function factor(arithmetic: Arithmetic, x: Real, d: number, centre: Float64Array
   return new CholeskyDecomposition(Matrix.from1DArray(d, d, entries)).lowerTriangularMatrix;
 }
 
-/** X of L' X = B for lower triangular L, row-major (d, d). */
-function solveTransposed(lower: Matrix, b: Matrix): Float64Array {
+/** X of L' X = B for lower triangular L; B and X row-major (d, d). */
+function solveTransposed(lower: Matrix, b: Float64Array): Float64Array {
   const d = lower.rows;
-  const x = new Float64Array(d * d);
-  for (let c = 0; c < d; c++) {
-    for (let i = d - 1; i >= 0; i--) {
-      let sum = b.get(i, c);
-      for (let j = i + 1; j < d; j++) sum -= lower.get(j, i) * x[j * d + c];
-      x[i * d + c] = sum / lower.get(i, i);
+  const x = b.slice();
+  for (let i = d - 1; i >= 0; i--) {
+    for (let j = i + 1; j < d; j++) {
+      const factor = lower.get(j, i);
+      for (let c = 0; c < d; c++) x[i * d + c] -= factor * x[j * d + c];
     }
+    const pivot = lower.get(i, i);
+    for (let c = 0; c < d; c++) x[i * d + c] /= pivot;
   }
   return x;
 }

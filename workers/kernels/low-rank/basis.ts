@@ -73,13 +73,6 @@ function meanRow(rows: Real, width: number, list: Int32Array): Float64Array {
   return mean;
 }
 
-/** sum_a sigma_a x_a^2 of row i of x (n, d), balanced. */
-export function logitNorm(x: Real, d: number, sigma: Float64Array, i: number): number {
-  let sum = 0;
-  for (let a = 0; a < d; a++) sum += sigma[a] * x[i * d + a] * x[i * d + a];
-  return sum;
-}
-
 /**
  * Both samples without the given share of rows: a query is judged by the variance of its logits over
  * the keys, (q - c)'C_k (q - c), and a key likewise, which needs no balance yet.
@@ -182,7 +175,7 @@ export function scanRows(
   cancelled: Cancelled,
 ): ComposedNorms {
   const norms = { ...ZERO_NORMS };
-  const space = openWorkspace(arithmetic, head, plan);
+  const space = openWorkspace(arithmetic, head, judging(plan));
   const { d, dv } = head;
   const queries = queryRows(space, BLOCK);
   const keys = keyRows(space, BLOCK);
@@ -229,8 +222,16 @@ function turned(x: Float64Array, rows: number, columns: number): Float64Array {
   return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
 }
 
+/** Features by which rows are judged: which rows suffer most changes little beyond them. */
+const JUDGING = 64;
+
+/** The plan with the features that logResiduals is to judge by. */
+export function judging(plan: HeadPlan): HeadPlan {
+  return { ...plan, m: Math.min(plan.m, JUDGING) };
+}
+
 /** log sqrt(k(x, x) - |phi(x)|^2) of the rows of a block, up to a constant: a function of x and count. */
-function logResiduals(space: Workspace) {
+export function logResiduals(space: Workspace) {
   const { arithmetic, head, plan, features } = space;
   const { rho } = plan.features;
   const none = arithmetic.sums(head.d);

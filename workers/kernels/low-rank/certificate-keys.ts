@@ -6,7 +6,7 @@
  * w_j |R_ij| f_j are then bounded by sqrt(R(x_i, x_i)) times moments of omega_j = w_j sqrt(R(z_j, z_j)).
  */
 import type { Arithmetic, Real } from './arithmetic.js';
-import { diagonal, squaredNorm } from './evaluate.js';
+import { logC } from './evaluate.js';
 import { NORMS } from './layout.js';
 import { squaredNorms } from './norms.js';
 import { BLOCK, type KeyRows, type Workspace } from './rows.js';
@@ -44,25 +44,43 @@ export function rounding(space: Workspace): number {
   return arithmetic.unit * (BLOCK + inner);
 }
 
+/** Of the rows of a block, one entry each. */
+export interface Residuals {
+  /** R(x, x) = k(x, x) - |phi(x)|^2, and k(x, x). */
+  readonly rest: Float64Array;
+  readonly whole: Float64Array;
+  /** R(x, x) behind the shell. */
+  readonly behind: Float64Array;
+}
+
 /**
- * R(x, x) = k(x, x) - |phi(x)|^2 of a row with its rounding, and k(x, x).
- *
- * A rounding error of the coordinates moves the logit by at most its share of |x^| |z^|.
+ * The residuals of the rows of a block whose features stand evaluated in the workspace, rounding on the
+ * safe side: an error of the coordinates moves the logit by at most its share of |x^| |z^|.
  */
-export function residual(
-  space: Workspace,
-  x: Real,
-  r: number,
-): { rest: number; whole: number; logitNorm: number } {
-  const { plan, head, features } = space;
-  const whole = diagonal(plan.features, x, head.d, r);
-  const kept = squaredNorm(features, 0, plan.m, r);
-  let logitNorm = 0;
-  for (let a = 0; a < head.d; a++) {
-    logitNorm += plan.features.sigma[a] * x[r * head.d + a] ** 2;
-  }
-  const floor = rounding(space) * (1 + logitNorm) * whole;
-  return { rest: Math.max(0, whole - kept) + floor, whole, logitNorm };
+export function residuals(space: Workspace): (x: Real, count: number) => Residuals {
+  const { arithmetic, head, plan, features } = space;
+  const { rho, sigma, size } = plan.features;
+  const constant = logC(plan.features);
+  const error = rounding(space);
+  const none = arithmetic.sums(head.d);
+  const [quadratic, sigmas] = [arithmetic.sums(head.d), arithmetic.sums(head.d)];
+  quadratic.set(rho.map((r) => r / (1 + r)));
+  sigmas.set(sigma);
+  const [logs, logitNorms, kept, shell] = [0, 1, 2, 3].map(() => arithmetic.sums(BLOCK));
+  const [rest, whole, behind] = [0, 1, 2].map(() => new Float64Array(BLOCK));
+  return (x, count) => {
+    arithmetic.forms(count, head.d, x, none, quadratic, logs);
+    arithmetic.forms(count, head.d, x, none, sigmas, logitNorms);
+    arithmetic.squareSums(plan.m, BLOCK, features.phi, kept);
+    arithmetic.squareSums(size - plan.m, BLOCK, features.phi.subarray(plan.m * BLOCK), shell);
+    for (let r = 0; r < count; r++) {
+      whole[r] = Math.exp(logs[r] - constant);
+      const floor = error * (1 + logitNorms[r]) * whole[r];
+      rest[r] = Math.max(0, whole[r] - kept[r]) + floor;
+      behind[r] = Math.max(rest[r] - shell[r], floor);
+    }
+    return { rest, whole, behind };
+  };
 }
 
 export class KeyCertificate {
@@ -76,10 +94,12 @@ export class KeyCertificate {
     readonly shell: Float64Array;
   };
   readonly #shell: ShellGram;
+  readonly #residuals: (x: Real, count: number) => Residuals;
 
   constructor(space: Workspace) {
     const { arithmetic, head, plan } = space;
     const { dv } = head;
+    this.#residuals = residuals(space);
     const m2 = plan.features.size - plan.m;
     this.#arithmetic = arithmetic;
     this.#scaled = arithmetic.array(BLOCK * dv);
@@ -112,21 +132,19 @@ export class KeyCertificate {
 
   /** A block of keys whose features stand evaluated in the workspace. */
   add(space: Workspace, rows: KeyRows): void {
-    const { head, plan, features } = space;
-    const { dv } = head;
+    const { dv } = space.head;
     const { rest, whole, weight, products } = this.side;
+    const left = this.#residuals(rows.z, rows.count);
     const norms = squaredNorms(space, rows);
     const weights = { rest: new Float64Array(BLOCK), whole: new Float64Array(BLOCK) };
     const plainWeights = new Float64Array(BLOCK);
     for (let r = 0; r < rows.count; r++) {
       const w = Math.exp(rows.logWeight[r]);
       if (w === 0) continue;
-      const left = residual(space, rows.z, r);
       plainWeights[r] = w;
-      weights.rest[r] = w * Math.sqrt(left.rest);
-      weights.whole[r] = w * Math.sqrt(left.whole);
-      const behind = left.rest - squaredNorm(features, plan.m, plan.features.size, r);
-      this.side.tail += w * Math.max(behind, rounding(space) * (1 + left.logitNorm) * left.whole);
+      weights.rest[r] = w * Math.sqrt(left.rest[r]);
+      weights.whole[r] = w * Math.sqrt(left.whole[r]);
+      this.side.tail += w * left.behind[r];
       for (const [moment, value] of [
         [rest, weights.rest[r]],
         [whole, weights.whole[r]],

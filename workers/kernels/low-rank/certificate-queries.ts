@@ -10,9 +10,14 @@
  */
 
 import type { Real } from './arithmetic.js';
-import { type KeySide, residual, rounding, ShellGram } from './certificate-keys.js';
+import {
+  type KeySide,
+  type Residuals,
+  residuals,
+  rounding,
+  ShellGram,
+} from './certificate-keys.js';
 import type { DenseColumns } from './dense.js';
-import { squaredNorm } from './evaluate.js';
 import { type Layout, NORMS } from './layout.js';
 import { leftNorms, squaredNorms } from './norms.js';
 import type { QueryBlock } from './queries.js';
@@ -75,6 +80,7 @@ export class QueryCertificate {
   readonly #productRest: Real;
   readonly #productWhole: Real;
   readonly #spread: Real;
+  readonly #residuals: (x: Real, count: number) => Residuals;
   /** |centre| of u for the value tensors, and what maps h_i to the change of their left factor. */
   readonly #centres: readonly number[];
   readonly #lift: readonly number[];
@@ -84,6 +90,7 @@ export class QueryCertificate {
     const { dv } = head;
     const m2 = plan.features.size - plan.m;
     this.#keys = keys;
+    this.#residuals = residuals(space);
     this.#shell = new ShellGram(space);
     this.#shellBlock = arithmetic.array(m2 * m2);
     this.#secondRest = arithmetic.array(dv * dv);
@@ -111,17 +118,18 @@ export class QueryCertificate {
     arithmetic.gemm(n, dv, dv, gradient, this.#secondRest, this.#productRest);
     arithmetic.gemm(n, dv, dv, gradient, this.#secondWhole, this.#productWhole);
     const { spread, squares } = this.#denseSpread(space, at, block, dense);
+    const residual = this.#residuals(rows.x, n);
     const weight = new Float64Array(BLOCK);
     for (let r = 0; r < n; r++) {
       if (block.inverse[r] === 0) continue;
-      const row = this.#row(space, at, block, r, spread, squares[r]);
+      const row = this.#row(space, at, block, r, residual, spread, squares[r]);
       const scale = block.factor[r] * block.inverse[r];
       weight[r] = scale;
       if (row === null) {
         this.side.void = true;
         return;
       }
-      this.side.tail += scale * scale * row.behind;
+      this.side.tail += scale * scale * residual.behind[r];
       const left = leftNorms(space, rows, gradient, gradientB, r);
       this.#addRow(head.kind === 'target', row, left);
     }
@@ -163,14 +171,14 @@ export class QueryCertificate {
     at: Layout,
     block: QueryBlock,
     r: number,
+    residual: Residuals,
     spread: Real,
     denseSquares: number,
   ): RowBound | null {
-    const { head, plan, features } = space;
-    const { dv } = head;
+    const { dv } = space.head;
     const { rest, whole } = this.#keys;
-    const { rows, gradient, output, products, factor, inverse } = block;
-    const left = residual(space, rows.x, r);
+    const { gradient, output, products, factor, inverse } = block;
+    const left = { rest: residual.rest[r], whole: residual.whole[r] };
     const error = rounding(space);
     // 1 / D~ in the units of phi.phi w, and the share of the row that the error can reach.
     const scale = factor[r] * inverse[r];
@@ -229,10 +237,6 @@ export class QueryCertificate {
       shift2: shift * shift,
       tSquares,
       objective: root * grow * Math.sqrt(rest.total * around),
-      behind: Math.max(
-        left.rest - squaredNorm(features, plan.m, plan.features.size, r),
-        error * (1 + left.logitNorm) * left.whole,
-      ),
       error,
       centres: this.#centres,
       lift: this.#lift,
@@ -289,8 +293,6 @@ interface RowBound {
   readonly tSquares: number;
   readonly g2: number;
   readonly shift2: number;
-  /** R(x, x) behind the shell. */
-  readonly behind: number;
   readonly error: number;
   readonly centres: readonly number[];
   readonly lift: readonly number[];

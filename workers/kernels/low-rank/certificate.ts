@@ -8,7 +8,6 @@
  * the next shell of features psi plus what is behind the shell, sum_j w_j R'(z_j, z_j); lambda_q alike
  * with weights 1/D~_i^2.
  */
-import { EigenvalueDecomposition, Matrix } from 'ml-matrix';
 import type { KeySide } from './certificate-keys.js';
 import type { QuerySide } from './certificate-queries.js';
 
@@ -51,12 +50,50 @@ export function certificate(
 /** Upper bound of the largest eigenvalue of a sum of squares (n, n), its rounding included. */
 function largestEigenvalue(gram: Float64Array, unit: number): number {
   const n = Math.round(Math.sqrt(gram.length));
-  if (n === 0) return 0;
-  const { realEigenvalues } = new EigenvalueDecomposition(Matrix.from1DArray(n, n, gram), {
-    assumeSymmetric: true,
-  });
   let trace = 0;
   for (let i = 0; i < n; i++) trace += gram[i * n + i];
+  if (!(trace > 0)) return trace;
+  // A power iteration comes from below; that bound I - gram has a Cholesky factor proves the bound.
+  let bound = CLOSE * rayleigh(gram, n);
+  while (bound < trace && !isBelow(gram, n, bound)) bound *= CLOSE;
   // A block of the sum is rounded in each of its products: 256 units cover 128 of them twice over.
-  return Math.max(...realEigenvalues, 0) + 256 * unit * trace;
+  return Math.min(bound, trace) + 256 * unit * trace;
+}
+
+/** Steps of the power iteration, and of the search upwards from where it ends. */
+const ITERATIONS = 16;
+const CLOSE = 1.02;
+
+/** A lower bound of the largest eigenvalue of gram (n, n), close to it. */
+function rayleigh(gram: Float64Array, n: number): number {
+  let x = Float64Array.from({ length: n }, (_, i) => Math.sqrt(Math.max(0, gram[i * n + i])));
+  let value = 0;
+  for (let k = 0; k < ITERATIONS; k++) {
+    const y = new Float64Array(n);
+    let [size, dot] = [0, 0];
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j < n; j++) y[i] += gram[i * n + j] * x[j];
+      size += x[i] * x[i];
+      dot += x[i] * y[i];
+    }
+    value = dot / size;
+    const largest = y.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+    x = y.map((a) => a / largest);
+  }
+  return value;
+}
+
+/** Whether bound I - gram (n, n) is positive definite: whether its Cholesky factor exists. */
+function isBelow(gram: Float64Array, n: number, bound: number): boolean {
+  const factor = new Float64Array(n * n);
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j <= i; j++) {
+      let sum = (i === j ? bound : 0) - gram[i * n + j];
+      for (let k = 0; k < j; k++) sum -= factor[i * n + k] * factor[j * n + k];
+      if (j < i) factor[i * n + j] = sum / factor[j * n + j];
+      else if (sum > 0) factor[i * n + i] = Math.sqrt(sum);
+      else return false;
+    }
+  }
+  return true;
 }

@@ -20,6 +20,9 @@ export interface HeadCost {
 /** What a row costs beside products (exponentials, features, copies), expressed in flops. */
 const ROW_OVERHEAD = 60_000;
 
+/** Measured: what exact rows and columns beside the chain cost over their flops at its rate. */
+const OUTLIER_OVERHEAD = 1.5;
+
 export function headCost(
   head: Head,
   m: number,
@@ -39,8 +42,9 @@ export function headCost(
   const seen = pairs / nk;
   const sampled = samplingFlops(head, sampledRows) + 2 * sampledRows * nk * m;
   const outliers =
-    outlierQueries * (pairs / nq) * pairWork(at, d, 2 * dv) +
-    outlierKeys * seen * pairWork(at, d, 2 * dv);
+    OUTLIER_OVERHEAD *
+    (outlierQueries * (pairs / nq) + outlierKeys * seen) *
+    pairWork(at, d, 2 * dv);
   const linear = chain + projections + diagonal + sampled + ROW_OVERHEAD * (nq + 2 * nk);
   const exactFlops = pairs * pairWork(at, d, head.kind === 'target' ? 2 * dv : dv);
   const length = Math.sqrt(nq * nk);

@@ -175,16 +175,22 @@ function columns(
   return out;
 }
 
-/** Jackknife deviations above the U-statistic: 2.33 would do for a normal distribution, these are not. */
-const DEVIATIONS = 6;
+/**
+ * Standard deviations between the U-statistic and the upper limit: of a normal distribution when all draws
+ * weigh alike, and more of them the fewer draws carry the sum, since what carries most of the error may
+ * then not be among them.
+ */
+const DEVIATIONS = 2.58;
+const UNEVEN_DEVIATIONS = 4;
 
 /**
  * From n independent unbiased estimates D_k (n, size) of a matrix E.
  *
- * |mean|^2 is |E|^2 plus the noise of the mean, which for a sample of few rows is most of it. The mean
- * of D_k.D_l over pairs k != l has no such bias (a U-statistic); its deviation comes from the jackknife,
- * and |E|^2 <= U + 6 deviations. The plainer
- * |mean| + 2.58 standard errors holds as well: the smaller of the two is the upper limit.
+ * |mean|^2 is |E|^2 plus the noise of the mean, which for a sample of few rows is most of it. The mean U
+ * of D_k.D_l over pairs k != l has no such bias. Its variance by Hoeffding's decomposition,
+ * 4 zeta_1 / n + 2 zeta_2 / (n (n - 1)), zeta_1 of the means over l and zeta_2 of the pairs, is taken from
+ * the same products, and |E|^2 <= U + c deviations. The plainer |mean| + 2.58 standard errors holds as
+ * well: the smaller of the two is the upper limit.
  */
 export function statistics(
   arithmetic: Arithmetic,
@@ -200,27 +206,36 @@ export function statistics(
     for (let i = 0; i < size; i++) mean[i] += contributions[k * size + i] / n;
   }
   const gram = gramMatrix(arithmetic, contributions, n, size, largest);
-  let squares = 0;
-  let pairs = 0;
+  let [squares, fourth, pairs, pairSquares] = [0, 0, 0, 0];
   const rowSums = new Float64Array(n);
   for (let k = 0; k < n; k++) {
     for (let l = 0; l < n; l++) {
-      if (k === l) squares += gram[k * n + k];
-      else rowSums[k] += gram[k * n + l];
+      const product = gram[k * n + l];
+      if (k === l) {
+        squares += product;
+        fourth += product * product;
+      } else {
+        rowSums[k] += product;
+        pairSquares += product * product;
+      }
     }
     pairs += rowSums[k];
   }
   const total = squares + pairs;
   const meanSquare = Math.max(0, total / (n * n));
   const standardError = Math.sqrt(Math.max(0, squares / n - meanSquare) / (n - 1));
-  const statistic = pairs / (n * (n - 1));
+  const pairCount = n * (n - 1);
+  const statistic = pairs / pairCount;
   let spread = 0;
-  for (const row of rowSums) {
-    spread += ((pairs - 2 * row) / ((n - 1) * (n - 2)) - statistic) ** 2;
-  }
-  const deviation = Math.sqrt(((n - 1) / n) * spread);
+  for (const row of rowSums) spread += (row / (n - 1) - statistic) ** 2;
+  const zeta2 = Math.max(0, pairSquares / pairCount - statistic ** 2);
+  const zeta1 = Math.max(0, (spread - zeta2) / (n - 1));
+  const deviation = Math.sqrt((4 * zeta1) / n + (2 * zeta2) / pairCount);
+  // The number of draws that would weigh as much if all were alike, as a share of n.
+  const even = (squares * squares) / (n * fourth);
+  const deviations = DEVIATIONS + UNEVEN_DEVIATIONS * (1 - even);
   const norm = Math.sqrt(meanSquare);
-  const unbiased = Math.sqrt(Math.max(0, statistic) + DEVIATIONS * deviation);
+  const unbiased = Math.sqrt(Math.max(0, statistic) + deviations * deviation);
   return {
     norm: norm * largest,
     standardError: standardError * largest,

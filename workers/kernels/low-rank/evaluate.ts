@@ -84,18 +84,3 @@ export function logC(features: FeatureSet): number {
   for (const r of features.rho) sum += 0.5 * Math.log1p(-r * r);
   return sum;
 }
-
-/** k(x, x) = exp(sum_a x_a^2 rho_a / (1 + rho_a)) / c: the whole kernel on its diagonal, row i of x. */
-export function diagonal(features: FeatureSet, x: Real, d: number, i: number): number {
-  const { rho } = features;
-  let sum = -logC(features);
-  for (let a = 0; a < d; a++) sum += (rho[a] / (1 + rho[a])) * x[i * d + a] * x[i * d + a];
-  return Math.exp(sum);
-}
-
-/** |phi(x)|^2 over the features [from, to) for row i of an evaluated block. */
-export function squaredNorm(block: FeatureBlock, from: number, to: number, i: number): number {
-  let sum = 0;
-  for (let f = from; f < to; f++) sum += block.phi[f * block.rows + i] ** 2;
-  return sum;
-}

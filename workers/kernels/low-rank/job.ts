@@ -6,6 +6,8 @@ import {
 } from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
 import type { GradientResult } from '../result.js';
+import { frobenius } from '../sampling/estimate.js';
+import { pilotHeads, wantsPilot } from './certificate-pilot.js';
 import { chainJob, tensorOffset } from './chain.js';
 import type { Draw, TensorEstimate } from './estimate.js';
 import { TENSORS, type TensorName } from './layout.js';
@@ -49,6 +51,8 @@ export function* lowRankJob(
   options: LowRankOptions,
 ): Job<LowRankResult, LowRankTask> {
   const draws = yield* drawRows(problem, plan, options);
+  const certified =
+    options.certificate && !options.correction && (yield* worthCertifying(problem, plan, options));
   const sampledRuns: SampledRun[] = [];
   const outputs = options.attentionOutput ? allocateOutput(problem, options.single) : null;
   const { batch } = problem.dims;
@@ -68,7 +72,7 @@ export function* lowRankJob(
         item(plan.heads[h].batch),
       ),
     {
-      certified: options.certificate && !options.correction,
+      certified,
       unit: options.single ? 2 ** -24 : 2 ** -53,
     },
     function* (runs: readonly HeadRun[]) {
@@ -147,6 +151,31 @@ export function* lowRankJob(
   };
 }
 
+/** Whether a certificate promises to be below the norm of its gradient for any tensor. */
+function* worthCertifying(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  { single }: LowRankOptions,
+): Job<boolean, LowRankTask> {
+  if (!wantsPilot(plan.heads)) return true;
+  const pilot = pilotHeads(plan.heads, plan.headPlans);
+  const { gradients, certificates } = yield* chainJob(
+    problem,
+    pilot.length,
+    (h) => openRun(pilot[h].head, pilot[h].plan, new Int32Array(0), single, null),
+    { certified: true, unit: single ? 2 ** -24 : 2 ** -53 },
+    function* () {},
+  );
+  return TENSORS.some((name, t) => {
+    const bound = joinHeads(
+      plan,
+      certificates.map((bounds) => bounds[t]),
+      t,
+    );
+    return bound !== null && bound > 0 && bound <= frobenius(gradients[name]);
+  });
+}
+
 /**
  * Rounding that the estimate does not see, since it forms its rows anew: 64 units of float32, several
  * times what the chain was seen to lose against float64.
@@ -164,15 +193,14 @@ function describe(
   if (correction) {
     for (let i = 0; i < gradient.length; i++) gradient[i] += estimate.mean[i];
   }
-  let square = 0;
-  for (const x of gradient) square += x * x;
+  const size = frobenius(gradient);
   // A gradient that is zero has no error: all its terms are zero.
-  const over = (x: number) => (square > 0 ? x / Math.sqrt(square) : 0);
+  const over = (x: number) => (size > 0 ? x / size : 0);
   const { norm, standardError, upper } = estimate;
   return {
     estimate: {
       relative: over(correction ? standardError : Math.min(norm, upper)),
-      upper: over(correction ? 2.58 * standardError : upper) + (square > 0 ? ROUNDING : 0),
+      upper: over(correction ? 2.58 * standardError : upper) + (size > 0 ? ROUNDING : 0),
       confidence: 0.99,
       standard_error: over(standardError),
       rows_sampled: rows,

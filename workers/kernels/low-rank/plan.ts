@@ -2,19 +2,23 @@
 import type { AttentionLayer, AttentionProblem } from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
+import type { Real } from './arithmetic.js';
 import { draftPlan, openScan, putAside } from './basis.js';
 import { headCost, type Rates, samplingFlops } from './cost.js';
 import { type Head, splitHeads } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { BLOCK } from './rows.js';
 import type { LowRankTask } from './task.js';
-import { FEATURE_STEPS, type Trial } from './trial.js';
+import { FEATURE_STEPS, isUneven, type Trial, type TrialRow } from './trial.js';
+import { joinLongest, type LongestRows, type LongRow } from './trial-sample.js';
 
 export interface PlanOptions {
   /** Relative error that the upper limit of the estimate shall not exceed. */
   readonly tolerance: number;
   /** Use this number of features, whatever the error. */
   readonly features?: number;
+  /** Treat no row exactly, whatever the error: to see what the outliers are worth. */
+  readonly withoutOutliers?: boolean;
   readonly seed: number;
   readonly rates: Rates;
 }
@@ -44,13 +48,9 @@ export interface LowRankPlan {
   readonly seconds: { readonly lowRank: number; readonly exact: number };
 }
 
-/**
- * Shares of the rows that may be put aside. The first two are tried on every head, the others where
- * the second helped.
- */
-const OUTLIER_SHARES = [0, 1 / 128, 1 / 512, 1 / 64, 1 / 32] as const;
-/** How much the second share must help, at the same number of features. */
-const HELPFUL = 1.5;
+/** Shares of the rows that may be put aside, and the one that the basis is then made without. */
+const OUTLIER_SHARES = [1 / 512, 1 / 128, 1 / 64, 1 / 32] as const;
+const WITHOUT = 1 / 128;
 /** Bytes that the rows put aside may take in a worker. */
 const OUTLIER_BYTES = 48 * 2 ** 20;
 /** The shell behind the features, from which the certificate takes its operator norm. */
@@ -73,30 +73,30 @@ export function* planLowRank(
   const heads = splitHeads(problem);
   const steps = stepsToTry(heads[0], options);
   // With an error that small the fewest sampled rows will do, and more features only cost more.
-  const enough = options.tolerance / predicted(1, heads[0], SAMPLED_ROWS[0] / problem.dims.batch);
-  const request = (head: Head, outlierShare: number) => ({
-    kernel: 'low_rank' as const,
-    step: 'trial' as const,
-    head,
-    request: { outlierShare, steps, enough, seed: options.seed },
-  });
-  const [none, some, ...others] = OUTLIER_SHARES;
-  const first = (yield {
+  const rowsPerItem = SAMPLED_ROWS[0] / problem.dims.batch;
+  const enough = options.tolerance / noise(heads[0].queryLength, rowsPerItem);
+  const longest = yield* longestOfHeads(heads);
+  const attempt = (wanting: readonly number[], shares: readonly number[], without: number) => ({
     name: 'trial',
-    tasks: heads.flatMap((head) => [request(head, none), request(head, some)]),
-  }) as Trial[];
-  const trials = heads.map((_, h) => first.slice(2 * h, 2 * h + 2));
-  const wanting = heads.map((_, h) => h).filter((h) => helps(trials[h][0], trials[h][1]));
-  if (wanting.length > 0) {
-    const more = (yield {
-      name: 'trial',
-      tasks: wanting.flatMap((h) => others.map((share) => request(heads[h], share))),
-    }) as Trial[];
-    for (const [i, h] of wanting.entries()) {
-      trials[h].push(...more.slice(i * others.length, (i + 1) * others.length));
-    }
+    tasks: wanting.map((h) => ({
+      kernel: 'low_rank' as const,
+      step: 'trial' as const,
+      head: heads[h],
+      request: { shares, without, steps, enough, longest: longest[h], seed: options.seed },
+    })),
+  });
+  const all = heads.map((_, h) => h);
+  const trials = (yield attempt(all, [0], 0)) as Trial[][];
+  const uneven = all.filter((h) => {
+    const [{ rows }] = trials[h];
+    return isUneven(heads[h], rows[rows.length - 1]);
+  });
+  if (uneven.length > 0) {
+    const more = (yield attempt(uneven, OUTLIER_SHARES, WITHOUT)) as Trial[][];
+    for (const [i, h] of uneven.entries()) trials[h].push(...more[i]);
   }
-  const { choices, sampledRows } = chooseAll(heads, trials, problem.dims.batch, options);
+  const allowed = options.withoutOutliers ? trials.map(([none]) => [none]) : trials;
+  const { choices, sampledRows } = chooseAll(heads, allowed, problem.dims.batch, options);
   const drafts = heads.map((head, h) =>
     draftPlan(head, choices[h].trial.basis, choices[h].m, SHELL),
   );
@@ -129,6 +129,36 @@ export function* planLowRank(
   };
 }
 
+/** The longest rows of the inputs of every head; heads of one batch item share theirs. */
+function* longestOfHeads(heads: readonly Head[]): Job<LongestRows[], LowRankTask> {
+  const inputs = new Map<string, { rows: Real; width: number; length: number }>();
+  const keyOf = (head: Head, side: 'query' | 'key') => `${side} ${head.batch}`;
+  for (const head of heads) {
+    for (const side of ['query', 'key'] as const) {
+      const { rows, effective } = head[side];
+      const length = side === 'query' ? head.queryLength : head.keyLength;
+      inputs.set(keyOf(head, side), { rows, width: effective.inputs, length });
+    }
+  }
+  const tasks = [...inputs].flatMap(([key, { rows, width, length }]) =>
+    cut(length).map((segment) => ({ key, rows, width, segment })),
+  );
+  const found = (yield {
+    name: 'longest',
+    tasks: tasks.map(({ key: _, ...rest }) => ({
+      kernel: 'low_rank' as const,
+      step: 'longest' as const,
+      ...rest,
+    })),
+  }) as LongRow[][];
+  const of = (key: string) => joinLongest(found.filter((_, i) => tasks[i].key === key));
+  const joined = new Map([...inputs.keys()].map((key) => [key, of(key)]));
+  return heads.map((head) => ({
+    query: joined.get(keyOf(head, 'query'))!,
+    key: joined.get(keyOf(head, 'key'))!,
+  }));
+}
+
 /** Feature numbers with which a head is still cheaper than exact, and a few where none is. */
 function stepsToTry(head: Head, { features, rates }: PlanOptions): readonly number[] {
   if (features !== undefined) return [features];
@@ -140,14 +170,6 @@ function stepsToTry(head: Head, { features, rates }: PlanOptions): readonly numb
 
 /** So that the answer can say what the input would need, also where it is too short to pay. */
 const ALWAYS_TRIED = 128;
-
-/** Whether outliers put aside make the error smaller, or spare features. */
-function helps(none: Trial, some: Trial): boolean {
-  return none.rows.some(({ error }, i) => {
-    const other = some.rows[Math.min(i, some.rows.length - 1)];
-    return !(error <= HELPFUL * other.error);
-  });
-}
 
 function cut(length: number) {
   const step = 32 * BLOCK;
@@ -170,17 +192,24 @@ function outlierCount(head: Head, length: number, share: number): number {
 }
 
 /**
- * Upper limit to expect of the estimate when rows have this relative error.
- *
- * Gradients of unrelated rows add up like noise, so does their error, and the norm of a mean over n
- * sampled rows of Lq is then about sqrt(Lq / n) times too large.
+ * Upper limit to expect of the estimate. Gradients of unrelated rows add up like noise, so does their
+ * error; the square of the limit then exceeds that of the error in proportion to the rows that matter
+ * over those that are drawn.
  */
-function predicted(error: number, head: Head, rowsPerItem: number): number {
-  return error * Math.max(1, NOISE * Math.sqrt(head.queryLength / rowsPerItem));
+function predicted({ score, value }: TrialRow, rowsPerItem: number): number {
+  return Math.max(
+    ...[score, value].map(({ error, rows }) =>
+      Number.isFinite(error) ? error * noise(rows, rowsPerItem) : error,
+    ),
+  );
 }
 
-/** Measured: upper limit over row error times sqrt(Lq / n), on data without any structure. */
-const NOISE = 1.1;
+/** Measured: (upper limit over error)^2 - 1, over rows that matter / rows drawn, on data without structure. */
+const NOISE = 0.8;
+
+function noise(rows: number, rowsPerItem: number): number {
+  return Math.sqrt(1 + (NOISE * rows) / rowsPerItem);
+}
 
 /** Rows that the estimate may draw, and the share of the work that more than the least may take. */
 const SAMPLED_ROWS = [96, 192, 384, 768] as const;
@@ -194,17 +223,17 @@ function choose(
   rowsPerItem: number,
 ): Choice {
   const { tolerance, rates, features } = options;
-  const all: Choice[] = trials.flatMap((trial, i) => {
-    const share = OUTLIER_SHARES[i];
+  const all: Choice[] = trials.flatMap((trial) => {
+    const { share } = trial;
     const nq = outlierCount(head, head.queryLength, share);
     const nk = outlierCount(head, head.keyLength, share);
-    return trial.rows.map(({ features: m, error }) => ({
+    return trial.rows.map((row) => ({
       trial,
       share,
-      m,
-      rowError: error,
-      error: predicted(error, head, rowsPerItem),
-      seconds: headCost(head, m, nq, nk, rowsPerItem).flops / rates.lowRank,
+      m: row.features,
+      rowError: Math.max(row.score.error, row.value.error),
+      error: predicted(row, rowsPerItem),
+      seconds: headCost(head, row.features, nq, nk, rowsPerItem).flops / rates.lowRank,
     }));
   });
   if (features !== undefined) {

@@ -1,7 +1,7 @@
 /** The tasks of the low-rank kernel, and what a worker thread does with one. */
 import type { Cancelled, Task } from '../job.js';
 import type { Wasm } from '../wasm/instance.js';
-import type { Arithmetic } from './arithmetic.js';
+import type { Arithmetic, Real } from './arithmetic.js';
 import { type RowScan, scanRows } from './basis.js';
 import { KeyCertificate, type KeySide } from './certificate-keys.js';
 import { QueryCertificate } from './certificate-queries.js';
@@ -17,13 +17,21 @@ import { queryPass } from './queries.js';
 import { openWorkspace } from './rows.js';
 import { addSlots, type HeadRun } from './run.js';
 import { type SampledRun, sampledErrorPass, sampledExactPass } from './sampled.js';
-import { type TrialRequest, tryShare } from './trial.js';
+import { type TrialRequest, tryShares } from './trial.js';
+import { longestRows } from './trial-sample.js';
 
 export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
     | {
         readonly step: 'trial';
         readonly head: Head;
         readonly request: TrialRequest;
+      }
+    | {
+        readonly step: 'longest';
+        /** X (n, width). */
+        readonly rows: Real;
+        readonly width: number;
+        readonly segment: Segment;
       }
     | {
         readonly step: 'scan';
@@ -91,7 +99,9 @@ export function runLowRankTask(
   try {
     switch (task.step) {
       case 'trial':
-        return tryShare(arithmetic, task.head, task.request);
+        return tryShares(arithmetic, task.head, task.request);
+      case 'longest':
+        return longestRows(task.rows, task.width, task.segment);
       case 'scan':
         return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan, cancelled);
       case 'gradients':

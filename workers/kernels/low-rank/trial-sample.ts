@@ -1,100 +1,212 @@
 /** The few queries and keys on which plans are tried. */
-import { logitNorm } from './basis.js';
+import type { Real } from './arithmetic.js';
+import { judging, logResiduals } from './basis.js';
+import type { HeadProjection } from './head.js';
+import type { Segment } from './layout.js';
 import type { Random } from './random.js';
-import { type KeyRows, keyRows, type QueryRows, queryRows, type Workspace } from './rows.js';
+import {
+  BLOCK,
+  type KeyRows,
+  keyRows,
+  openWorkspace,
+  type QueryRows,
+  queryRows,
+  type Workspace,
+} from './rows.js';
 
-const QUERIES = 64;
-/** Of the queries, those of largest logit norm in the pool are taken for certain. */
-const LARGEST_QUERIES = 16;
-const KEYS = 1024;
-/** Of the keys, those of largest logit norm in the pool are taken for certain. */
-const LARGEST_KEYS = 256;
+const QUERIES = 72;
+/** Of the queries, those that can spoil most in the pool are taken for certain. */
+const LARGEST_QUERIES = 24;
+const KEYS = 768;
+/** Of the keys, those that can spoil most in the pool are taken for certain. */
+const LARGEST_KEYS = 192;
 /** Rows among which the sample is chosen, and which tell what an outlier is. */
-const POOL = 4096;
+const POOL = 2048;
+/**
+ * The longest rows X_i belong to the pool for certain: a row whose softmax is concentrated can weigh as
+ * much as all others together.
+ */
+const LONGEST = 96;
 
 export interface TrialSample {
   readonly queries: QueryRows;
   readonly keys: KeyRows;
-  readonly outlierQuery: readonly boolean[];
-  readonly outlierKey: readonly boolean[];
-  /** |X_i|^2 over the expected number of draws. */
+  /** Whether a row is put aside when a share of all rows is. */
+  readonly outlierQuery: (share: number) => readonly boolean[];
+  readonly outlierKey: (share: number) => readonly boolean[];
+  /** Queries that each stands for, and |X_i|^2. */
   readonly queryWeight: Float64Array;
+  readonly querySquares: Float64Array;
   /** Keys that each stands for. */
   readonly keyWeight: Float64Array;
 }
 
-export function drawTrial(space: Workspace, share: number, random: Random): TrialSample {
-  return { ...drawQueries(space, share, random), ...drawKeys(space, share, random) };
+/** Positions of the longest rows of the inputs of a head: X^Q and X^K. */
+export interface LongestRows {
+  readonly query: Int32Array;
+  readonly key: Int32Array;
+}
+
+export function drawTrial(space: Workspace, longest: LongestRows, random: Random): TrialSample {
+  return {
+    ...drawQueries(space, longest.query, random),
+    ...drawKeys(space, longest.key, random),
+  };
 }
 
 /**
- * The largest queries of the pool, and others drawn in proportion to |X_i|, which is how much they weigh
- * in a gradient: in heavy tails few rows, whose softmax is concentrated, make most of it.
+ * The queries of the pool that can spoil most, and others drawn in proportion to |X_i|, which is how much
+ * they weigh in a gradient: in heavy tails few rows make most of it.
  */
-function drawQueries(space: Workspace, share: number, random: Random) {
-  const { arithmetic, head, plan } = space;
-  const { inputs } = head.query.effective;
-  const list = random.sample(head.queryLength, POOL);
+function drawQueries(space: Workspace, longest: Int32Array, random: Random) {
+  const { arithmetic, head } = space;
+  const pool = drawPool(head.query, head.queryLength, longest, random);
   const mark = arithmetic.mark();
-  const pool = queryRows(space, list.length);
-  pool.load((r) => list[r], list.length);
-  const norms = Array.from(list, (_, r) => logitNorm(pool.x, head.d, plan.balance.sigma, r));
-  const sizes = Array.from(list, (_, r) => {
-    let sum = 0;
-    for (let c = 0; c < inputs; c++) sum += pool.xq[r * inputs + c] ** 2;
-    return Math.sqrt(sum);
-  });
+  const rows = queryRows(space, pool.rows.length);
+  rows.load((r) => pool.rows[r], pool.rows.length);
+  const harm = spoil(space, rows.x, rows.logScale);
   arithmetic.release(mark);
-  const limit = threshold(norms, share);
-  const order = Array.from(norms.keys()).sort((a, b) => norms[b] - norms[a]);
-  const n = Math.min(QUERIES, list.length);
+  const order = descending(harm);
+  const n = Math.min(QUERIES, order.length);
   const certain = order.slice(0, Math.min(LARGEST_QUERIES, n));
   const rest = order.slice(certain.length);
-  const total = rest.reduce((sum, r) => sum + sizes[r], 0);
+  const chance = rest.map((r) => pool.weight[r] * Math.sqrt(pool.squares[r]));
+  const total = chance.reduce((a, b) => a + b, 0);
   const drawn = Array.from({ length: n - certain.length }, () => {
     let left = random.uniform() * total;
     let at = 0;
-    while (at + 1 < rest.length && left >= sizes[rest[at]]) left -= sizes[rest[at++]];
-    return rest[at];
+    while (at + 1 < rest.length && left >= chance[at]) left -= chance[at++];
+    return at;
   });
-  const chosen = [...certain, ...drawn];
-  const rows = Int32Array.from(chosen, (r) => list[r]);
-  const queryWeight = Float64Array.from(chosen, (r, i) =>
-    i < certain.length ? sizes[r] ** 2 : (sizes[r] * total) / drawn.length,
-  );
-  const outlierQuery = chosen.map((r) => norms[r] > limit);
+  const chosen = [...certain, ...drawn.map((at) => rest[at])];
   const queries = queryRows(space, n);
-  queries.load((r) => rows[r], n);
-  return { queries, queryWeight, outlierQuery };
+  queries.load((r) => pool.rows[chosen[r]], n);
+  return {
+    queries,
+    queryWeight: Float64Array.from(chosen, (r, i) => {
+      if (i < certain.length || total === 0) return pool.weight[r];
+      return (pool.weight[r] * total) / (chance[drawn[i - certain.length]] * drawn.length);
+    }),
+    querySquares: Float64Array.from(chosen, (r) => pool.squares[r]),
+    outlierQuery: outliers(harm, order, pool.weight, head.queryLength, chosen),
+  };
 }
 
-/** The largest keys of the pool, and a uniform sample of the others. */
-function drawKeys(space: Workspace, share: number, random: Random) {
-  const { arithmetic, head, plan } = space;
-  const list = random.sample(head.keyLength, POOL);
+/** The keys of the pool that can spoil most, and a uniform sample of the others. */
+function drawKeys(space: Workspace, longest: Int32Array, random: Random) {
+  const { arithmetic, head } = space;
+  const pool = drawPool(head.key, head.keyLength, longest, random);
   const mark = arithmetic.mark();
-  const pool = keyRows(space, list.length);
-  pool.load((r) => list[r], list.length);
-  const norms = Array.from(list, (_, r) => logitNorm(pool.z, head.d, plan.balance.sigma, r));
+  const rows = keyRows(space, pool.rows.length);
+  rows.load((r) => pool.rows[r], pool.rows.length);
+  const harm = spoil(space, rows.z, rows.logWeight);
   arithmetic.release(mark);
-  const limit = threshold(norms, share);
-  const order = Array.from(norms.keys()).sort((a, b) => norms[b] - norms[a]);
+  const order = descending(harm);
   const largest = order.slice(0, LARGEST_KEYS);
   const rest = order.slice(LARGEST_KEYS);
   const others = Array.from(random.sample(rest.length, KEYS - LARGEST_KEYS), (i) => rest[i]);
   const chosen = [...largest, ...others];
-  const each = head.keyLength / list.length;
-  const keyWeight = Float64Array.from(chosen, (_, j) =>
-    j < largest.length ? each : (each * rest.length) / others.length,
-  );
   const keys = keyRows(space, chosen.length);
-  keys.load((r) => list[chosen[r]], chosen.length);
-  return { keys, keyWeight, outlierKey: chosen.map((r) => norms[r] > limit) };
+  keys.load((r) => pool.rows[chosen[r]], chosen.length);
+  return {
+    keys,
+    keyWeight: Float64Array.from(chosen, (r, j) =>
+      j < largest.length ? pool.weight[r] : (pool.weight[r] * rest.length) / others.length,
+    ),
+    outlierKey: outliers(harm, order, pool.weight, head.keyLength, chosen),
+  };
 }
 
-/** The norm above which a row is put aside. */
-function threshold(norms: readonly number[], share: number): number {
-  const aside = Math.floor(share * norms.length);
-  if (aside === 0) return Number.POSITIVE_INFINITY;
-  return norms.slice().sort((a, b) => b - a)[aside];
+interface Pool {
+  readonly rows: Int32Array;
+  /** Rows that each stands for, and |X_i|^2. */
+  readonly weight: Float64Array;
+  readonly squares: Float64Array;
+}
+
+/** The longest rows of a projection's input, and a uniform sample of the others. */
+function drawPool(
+  { rows, effective }: HeadProjection,
+  length: number,
+  longest: Int32Array,
+  random: Random,
+): Pool {
+  const certain = new Set(longest);
+  const sample = random.sample(length, POOL).filter((row) => !certain.has(row));
+  const list = Int32Array.from([...longest, ...sample]);
+  const each = (length - longest.length) / Math.max(1, sample.length);
+  return {
+    rows: list,
+    weight: Float64Array.from(list, (_, i) => (i < longest.length ? 1 : each)),
+    squares: Float64Array.from(list, (row) => square(rows, effective.inputs, row)),
+  };
+}
+
+/** |X_i|^2 of row i of X (n, width). */
+function square(rows: Real, width: number, i: number): number {
+  let sum = 0;
+  for (let c = i * width; c < (i + 1) * width; c++) sum += rows[c] * rows[c];
+  return sum;
+}
+
+export interface LongRow {
+  readonly row: number;
+  readonly square: number;
+}
+
+/** The LONGEST longest of the rows [from, to) of X (n, width). */
+export function longestRows(rows: Real, width: number, { from, to }: Segment): LongRow[] {
+  const squares = new Float64Array(to - from);
+  for (let i = from; i < to; i++) squares[i - from] = square(rows, width, i);
+  const limit = squares.slice().sort()[Math.max(0, squares.length - LONGEST)];
+  const found: LongRow[] = [];
+  squares.forEach((x, r) => {
+    if (x >= limit && found.length < LONGEST) found.push({ row: from + r, square: x });
+  });
+  return found;
+}
+
+/** The longest rows of a matrix from those of its parts. */
+export function joinLongest(parts: readonly (readonly LongRow[])[]): Int32Array {
+  const all = parts.flat().sort((a, b) => b.square - a.square || a.row - b.row);
+  return Int32Array.from(all.slice(0, LONGEST), ({ row }) => row).sort();
+}
+
+/** Positions of values, the largest first. */
+function descending(values: readonly number[]): number[] {
+  return Array.from(values.keys()).sort((a, b) => values[b] - values[a]);
+}
+
+/** How much each row x (n, d) can spoil, as a logarithm: what the features leave out, and its weight. */
+function spoil(space: Workspace, x: Real, logWeight: Float64Array): number[] {
+  const { arithmetic, head } = space;
+  const residual = logResiduals(openWorkspace(arithmetic, head, judging(space.plan)));
+  const block = arithmetic.array(BLOCK * head.d);
+  const result: number[] = [];
+  for (let from = 0; from < logWeight.length; from += BLOCK) {
+    const count = Math.min(BLOCK, logWeight.length - from);
+    block.set(x.subarray(from * head.d, (from + count) * head.d));
+    const left = residual(block, count);
+    for (let r = 0; r < count; r++) result.push(left[r] + logWeight[from + r]);
+  }
+  return result;
+}
+
+/** Which of the chosen rows of the pool are put aside, as a function of the share of all `length` rows. */
+function outliers(
+  harm: readonly number[],
+  order: readonly number[],
+  weight: Float64Array,
+  length: number,
+  chosen: readonly number[],
+) {
+  return (share: number): boolean[] => {
+    let left = share * length;
+    const first = order.find((r) => {
+      left -= weight[r];
+      return left < 0;
+    });
+    const limit = share > 0 && first !== undefined ? harm[first] : Number.POSITIVE_INFINITY;
+    return chosen.map((r) => harm[r] > limit);
+  };
 }

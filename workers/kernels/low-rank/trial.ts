@@ -10,7 +10,7 @@ import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { Random } from './random.js';
 import { openWorkspace, type Workspace } from './rows.js';
-import { drawTrial, type TrialSample } from './trial-sample.js';
+import { drawTrial, type LongestRows, type TrialSample } from './trial-sample.js';
 
 /** Feature numbers that are tried. */
 export const FEATURE_STEPS = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024] as const;
@@ -18,45 +18,79 @@ export const FEATURE_STEPS = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 7
 export interface TrialRow {
   /** Features really used: a spectrum can run out of directions. */
   readonly features: number;
-  /** Relative error of a row of dS K or P V; infinity when a row sum lost its sign. */
-  readonly error: number;
+  /** Errors of dS K and of P V. */
+  readonly score: TrialError;
+  readonly value: TrialError;
 }
 
-/** A basis with its share of outliers, and a list of errors over FEATURE_STEPS. */
+/** Error of products with sampled rows of P. */
+export interface TrialError {
+  /** Relative; infinity when a row sum lost its sign. */
+  readonly error: number;
+  /** Rows and columns that would make as much error if all were alike: few when few make most of it. */
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** A basis, a share of outliers, and a list of errors over FEATURE_STEPS. */
 export interface Trial {
+  readonly share: number;
   readonly basis: Basis;
   readonly rows: readonly TrialRow[];
 }
 
 export interface TrialRequest {
-  readonly outlierShare: number;
+  /** Shares of outliers to try, rising; no further than to one under which errors are even. */
+  readonly shares: readonly number[];
+  /** The share that the basis is made without. */
+  readonly without: number;
   /** Feature numbers to try, rising; no further than to one whose error is `enough`. */
   readonly steps: readonly number[];
   readonly enough: number;
+  readonly longest: LongestRows;
   readonly seed: number;
 }
 
-export function tryShare(
+export function tryShares(
   arithmetic: Arithmetic,
   head: Head,
-  { outlierShare, steps, enough, seed }: TrialRequest,
-): Trial {
-  const basis = sampleBasis(arithmetic, head, outlierShare, seed);
+  { shares, without, steps, enough, longest, seed }: TrialRequest,
+): Trial[] {
+  const basis = sampleBasis(arithmetic, head, without, seed);
   const plan = draftPlan(head, basis, steps[steps.length - 1], 0);
   const space = openWorkspace(arithmetic, head, plan, 1);
   const random = new Random(seed + 1);
-  const sample = drawTrial(space, outlierShare, random);
+  const sample = drawTrial(space, longest, random);
   const block = exactBlock(space, sample, random);
-  const low = lowRankBlock(space, sample, block);
-  const rows: TrialRow[] = [];
-  for (const step of steps) {
-    const features = Math.min(step, plan.m);
-    low.extend(features);
-    const error = compare(sample, block, low.rows());
-    rows.push({ features, error });
-    if (error <= enough || features < step) break;
+  const trials: Trial[] = [];
+  for (const share of shares) {
+    const mark = arithmetic.mark();
+    const low = lowRankBlock(space, sample, share, block);
+    const rows: TrialRow[] = [];
+    for (const step of steps) {
+      const features = Math.min(step, plan.m);
+      low.extend(features);
+      const row = { features, ...compare(sample, block, low.rows()) };
+      rows.push(row);
+      if (Math.max(row.score.error, row.value.error) <= enough || features < step) break;
+    }
+    arithmetic.release(mark);
+    trials.push({ share, basis, rows });
+    if (!isUneven(head, rows[rows.length - 1])) break;
   }
-  return { basis, rows };
+  return trials;
+}
+
+/** Errors are uneven when fewer than this share of the queries, or of the keys, would make as much alike. */
+const UNEVEN_QUERIES = 0.4;
+const UNEVEN_KEYS = 0.3;
+
+/** Whether a few rows or columns make most of an error, so that it may help to put them aside. */
+export function isUneven({ queryLength, keyLength }: Head, { score, value }: TrialRow): boolean {
+  return [score, value].some(
+    (e) =>
+      e.error > 0 && (e.rows < UNEVEN_QUERIES * queryLength || e.columns < UNEVEN_KEYS * keyLength),
+  );
 }
 
 /** exp(score - max) (n, count), 0 where the mask hides a pair; t = G V' for a random G. */
@@ -101,11 +135,15 @@ function exactBlock(space: Workspace, sample: TrialSample, random: Random): Exac
   return { e, max, t, keySquares: squares(keys.k, d), valueSquares: squares(keys.v, dv), hidden };
 }
 
-/** The same block from features, which can be added to; exact where the chain would be exact. */
-function lowRankBlock(space: Workspace, sample: TrialSample, block: ExactBlock) {
+/**
+ * The same block from features, which can be added to; exact where the chain would be exact. Coordinates
+ * of outliers are overwritten: those of a smaller share are outliers of a larger one too.
+ */
+function lowRankBlock(space: Workspace, sample: TrialSample, share: number, block: ExactBlock) {
   const { arithmetic, head, plan } = space;
   const { d } = head;
-  const { queries, keys, outlierKey, outlierQuery } = sample;
+  const { queries, keys } = sample;
+  const [outlierQuery, outlierKey] = [sample.outlierQuery(share), sample.outlierKey(share)];
   const [n, count] = [queries.count, keys.count];
   let shift = -Infinity;
   for (let j = 0; j < count; j++) if (!outlierKey[j]) shift = Math.max(shift, keys.logWeight[j]);
@@ -179,12 +217,17 @@ function features(
   return out;
 }
 
-/** The larger of the relative errors of dS K and P V, both blocks normalised row by row. */
-function compare(sample: TrialSample, block: ExactBlock, approximate: Float64Array): number {
-  const { queryWeight, keyWeight, queries, keys } = sample;
+/** Errors of dS K, which weigh with |X_i|^2 in a gradient, and of P V; both blocks normalised row by row. */
+function compare(
+  sample: TrialSample,
+  block: ExactBlock,
+  approximate: Float64Array,
+): { score: TrialError; value: TrialError } {
+  const { queryWeight, querySquares, keyWeight, queries, keys } = sample;
   const { e, t, keySquares, valueSquares } = block;
   const count = keys.count;
-  let [scoreError, score, valueError, value] = [0, 0, 0, 0];
+  const score = new ErrorSums(queryWeight, keyWeight);
+  const value = new ErrorSums(queryWeight, keyWeight);
   for (let i = 0; i < queries.count; i++) {
     const row = i * count;
     let [total, mean, otherTotal, otherMean] = [0, 0, 0, 0];
@@ -196,20 +239,66 @@ function compare(sample: TrialSample, block: ExactBlock, approximate: Float64Arr
       otherMean += b * t[row + j];
     }
     if (total === 0) continue;
-    if (!(otherTotal > 0)) return Number.POSITIVE_INFINITY;
+    if (!(otherTotal > 0)) return { score: LOST, value: LOST };
     mean /= total;
     otherMean /= otherTotal;
+    let [scoreError, scoreWhole, valueError, valueWhole] = [0, 0, 0, 0];
     for (let j = 0; j < count; j++) {
       const p = e[row + j] / total;
-      const q = approximate[row + j] / otherTotal;
+      const off = p - approximate[row + j] / otherTotal;
       const ds = p * (t[row + j] - mean);
-      const w = queryWeight[i] * keyWeight[j];
-      scoreError += w * keySquares[j] * (ds - q * (t[row + j] - otherMean)) ** 2;
-      score += w * keySquares[j] * ds * ds;
-      valueError += w * valueSquares[j] * (p - q) ** 2;
-      value += w * valueSquares[j] * p * p;
+      const dsOff = off * (t[row + j] - otherMean) + p * (otherMean - mean);
+      const [forScore, forValue] = [keySquares[j] * dsOff * dsOff, valueSquares[j] * off * off];
+      const [w, all] = [keyWeight[j], queryWeight[i]];
+      scoreError += w * forScore;
+      valueError += w * forValue;
+      scoreWhole += w * keySquares[j] * ds * ds;
+      valueWhole += w * valueSquares[j] * p * p;
+      score.columns[j] += all * querySquares[i] * forScore;
+      value.columns[j] += all * forValue;
     }
+    score.addRow(i, querySquares[i] * scoreError, querySquares[i] * scoreWhole);
+    value.addRow(i, valueError, valueWhole);
   }
-  const error = Math.sqrt(Math.max(scoreError / (score || 1), valueError / (value || 1)));
-  return Number.isFinite(error) ? error : Number.POSITIVE_INFINITY;
+  return { score: score.result(), value: value.result() };
+}
+
+const LOST: TrialError = { error: Number.POSITIVE_INFINITY, rows: 0, columns: 0 };
+
+/** Sums of squares over a sample of rows and columns, each of which stands for several. */
+class ErrorSums {
+  readonly columns: Float64Array;
+  readonly #rows: Float64Array;
+  #whole = 0;
+
+  constructor(
+    readonly rowWeight: Float64Array,
+    readonly columnWeight: Float64Array,
+  ) {
+    this.#rows = new Float64Array(rowWeight.length);
+    this.columns = new Float64Array(columnWeight.length);
+  }
+
+  addRow(i: number, error: number, whole: number): void {
+    this.#rows[i] = error;
+    this.#whole += this.rowWeight[i] * whole;
+  }
+
+  result(): TrialError {
+    const rows = alike(this.#rows, this.rowWeight);
+    const columns = alike(this.columns, this.columnWeight);
+    const error = Math.sqrt(rows.total / (this.#whole || 1));
+    if (!Number.isFinite(error)) return LOST;
+    return { error, rows: rows.count, columns: columns.count };
+  }
+}
+
+/** Sum of weighted squares, and (sum of roots)^2 / sum of squares: how many make it up. */
+function alike(squares: Float64Array, weight: Float64Array): { total: number; count: number } {
+  let [total, roots] = [0, 0];
+  squares.forEach((x, i) => {
+    total += weight[i] * x;
+    roots += weight[i] * Math.sqrt(x);
+  });
+  return { total, count: total > 0 ? (roots * roots) / total : 0 };
 }

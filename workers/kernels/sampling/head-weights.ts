@@ -70,9 +70,10 @@ export class HeadWeights {
 /** Rows [first, first + n) of m (.., k), times x. */
 function times(m: Tensor, first: number, n: number, k: number, x: Float64Array): Float64Array {
   const y = new Float64Array(n);
-  for (let i = 0; i < n; i++) {
+  const rows = m.data.subarray(first * k, (first + n) * k);
+  for (let i = 0, at = 0; i < n; i++) {
     let sum = 0;
-    for (let c = 0; c < k; c++) sum += m.data[(first + i) * k + c]! * x[c]!;
+    for (let c = 0; c < k; c++, at++) sum += rows[at]! * x[c]!;
     y[i] = sum;
   }
   return y;
@@ -86,8 +87,10 @@ function timesTransposed(
   y: Float64Array,
 ): Float64Array {
   const x = new Float64Array(k);
-  for (let i = 0; i < n; i++) {
-    for (let c = 0; c < k; c++) x[c]! += m.data[(first + i) * k + c]! * y[i]!;
+  const rows = m.data.subarray(first * k, (first + n) * k);
+  for (let i = 0, at = 0; i < n; i++) {
+    const weight = y[i]!;
+    for (let c = 0; c < k; c++, at++) x[c]! += rows[at]! * weight;
   }
   return x;
 }

@@ -7,6 +7,7 @@ const TOKENS = 256;
 export class InputPasses {
   readonly #wasm: Wasm;
   readonly #block: number;
+  readonly #narrow: number;
   readonly #vector: number;
   readonly #weights: number;
 
@@ -18,6 +19,7 @@ export class InputPasses {
   ) {
     this.#wasm = wasm;
     this.#block = wasm.alloc(8 * TOKENS * widest);
+    this.#narrow = wasm.allocFloats(TOKENS * widest);
     this.#vector = wasm.alloc(8 * widest);
     this.#weights = wasm.alloc(8 * TOKENS);
   }
@@ -59,7 +61,13 @@ export class InputPasses {
     const k = X.length / n;
     for (let first = 0; first < n; first += TOKENS) {
       const count = Math.min(TOKENS, n - first);
-      this.#wasm.f64(this.#block, count * k).set(X.subarray(first * k, (first + count) * k));
+      const block = X.subarray(first * k, (first + count) * k);
+      if (block instanceof Float32Array) {
+        this.#wasm.f32(this.#narrow, block.length).set(block);
+        this.#wasm.fn.widen(block.length, this.#narrow, this.#block);
+      } else {
+        this.#wasm.f64(this.#block, block.length).set(block);
+      }
       this.checkpoint();
       visit(first, count);
     }

@@ -3,12 +3,12 @@ import type { Wasm } from './instance.js';
 
 /** Query rows of a block, and keys of a tile. */
 export const ROWS = 64;
-export const KEYS = 64;
+export const KEYS = 48;
 export const TILE_FLOATS = ROWS * KEYS;
 
 // biome-ignore format: one line a group
 const FIELDS = [
-  'rows', 'firstRow', 'keys', 'causal', 'd', 'dv', 'q', 'g', 'k', 'v', 'e', 't',
+  'rows', 'firstRow', 'keys', 'causal', 'bounded', 'd', 'dv', 'q', 'g', 'k', 'v', 'e', 't',
   'max', 'sum', 'dot', 'mean', 'o', 'ps', 'pv', 'us', 'uv', 'ws', 'wv', 'rs', 'rv', 'ls', 'lv',
 ] as const;
 

@@ -12,6 +12,8 @@ export interface WasmExports {
   exp(x: number, n: number): void;
   /** max |x| */
   max_abs(x: number, n: number): number;
+  /** Largest Euclidean norm of the rows of x (rows, n) */
+  largest_norm(rows: number, n: number, x: number): number;
   /** y += alpha x */
   axpy(n: number, alpha: number, x: number, y: number): void;
   /** y = x y, elementwise */
@@ -24,6 +26,8 @@ export interface WasmExports {
   gemm: Gemm;
   /** c (m, n) = [c +] a^T b, a (k, m), b packed */
   gemm_tn: Gemm;
+  /** y (float64) = x (float32) */
+  widen(n: number, x: number, y: number): void;
   /** float64: out[j] = x_j . y for x (n, k) */
   dots64(n: number, k: number, x: number, y: number, out: number): void;
   /** float64: out (k) += sum_j w[j] x_j for x (n, k) */

@@ -65,7 +65,17 @@ function tilesAreExact(wasm: Wasm): boolean {
   const [kAt, us, ws] = [wasm.put(k), wasm.put(u), wasm.put(w)];
   wasm.fn.pack_transposed(ROWS, d, wasm.put(q), d, 1, qPacked);
   writeBlock(wasm, at, {
-    ...{ rows: ROWS, firstRow: 0, keys: KEYS, causal: 0, d, dv: d, q: qPacked, g: qPacked },
+    ...{
+      rows: ROWS,
+      firstRow: 0,
+      keys: KEYS,
+      causal: 0,
+      bounded: 0,
+      d,
+      dv: d,
+      q: qPacked,
+      g: qPacked,
+    },
     ...{ k: kAt, v: kAt, e: eAt, t: tAt, max, sum, dot, mean: wasm.put(mean), o: 0 },
     ...{ ps: p, pv: 0, us, uv: us, ws, wv: ws, rs, rv: rs, ls, lv: ls },
   });
@@ -80,7 +90,7 @@ function tilesAreExact(wasm: Wasm): boolean {
       for (let c = 0; c < d; c++) scores[x]! += k[j * d + c]! * q[i * d + c]!;
       ds[x] = e[x]! * (t[x]! - mean[i]!);
       for (let c = 0; c < p; c++) {
-        right[c * ROWS + i]! += ds[x]! * u[j * p + c]!;
+        right[i * p + c]! += ds[x]! * u[j * p + c]!;
         left[j * p + c]! += ds[x]! * w[i * p + c]!;
       }
     }

@@ -2,24 +2,24 @@
  * One block of query rows of an attention head: softmax and its backward, with the thin products that
  * LoRA needs, never forming more than this block's rows of P.
  *
- * The L keys are cut into tiles of 64. A tile is stored (64 keys, 64 rows), keys outermost, so that
- * whatever belongs to a row (maximum, sum, G.O) is a vector beside the tile and no pass needs a
- * horizontal sum. Three passes run over the tiles: `scores`, then `weights` and `values`, then
- * `gradients`; the caller splits each into ranges [t0, t1) so that it can stop in between.
+ * The L keys are cut into tiles of 48, which the first-level cache holds twice. A tile is stored
+ * (48 keys, 64 rows), keys outermost, so that whatever belongs to a row (maximum, sum, G.O) is a vector
+ * beside the tile and no pass needs a horizontal sum. The passes over the tiles are `scores`, where
+ * row maxima are needed, then `weights` and `values`, then `gradients`; the caller splits each into
+ * ranges [t0, t1) so that it can stop in between.
  *
  * Everything is float32 and row-major, but for Q and G of the block, which lie in panels of 16 rows
  * as `pack_transposed` makes them.
  */
-import { madd, strip } from './tile';
-import { exponentials } from './softmax';
+import { madd, product } from './tile';
+import { boundedExponentials, exponentials } from './softmax';
 
 /** Query rows of a block, and keys of a tile. The caller's layouts rely on both. */
 export const ROWS: i32 = 64;
-export const KEYS: i32 = 64;
+export const KEYS: i32 = 48;
 
 const ROW: usize = 256; // bytes from one key of a tile to the next
-const TILE: usize = 64 * 256; // bytes of a tile
-const SUMS: usize = memory.data(64, 16);
+const TILE: usize = 48 * 256; // bytes of a tile
 
 /** Filled in by the caller, as 32-bit integers in this order. Addresses in bytes, 0: absent. */
 @unmanaged
@@ -29,15 +29,18 @@ export class Block {
   firstRow: i32;
   keys: i32;
   causal: i32;
+  /** No |S| is larger than the exponentials take without `max`: then `scores` is not called. */
+  bounded: i32;
   /** Widths of a query/key head and of a value head. */
   d: i32;
   dv: i32;
-  /** beta log2(e) Q and G in panels of 16. K and V (keys, width), keys padded with zeros to 8. */
+  /** beta log2(e) Q and G in panels of 16; G may come later, for `values` instead of `weights`. */
   q: usize;
   g: usize;
+  /** K and V (keys, width), keys padded with zeros to 8. */
   k: usize;
   v: usize;
-  /** Tiles: S, then E = exp(S - max); and dP = G V^T, then E (dP - G.O). */
+  /** Tiles: S, then E = 2^(S - max) or 2^S; and dP = G V^T, then E (dP - G.O). */
   e: usize;
   t: usize;
   /** Per row: maximum (f32), sum of E (f64), sum of E dP (f64), G.O (f32). */
@@ -45,17 +48,17 @@ export class Block {
   sum: usize;
   dot: usize;
   mean: usize;
-  /** O^T before division by the sum (dv rounded up to 4, ROWS), or 0. */
+  /** O^T before division by the sum (dv, ROWS), or 0. */
   o: usize;
   /** Widths, multiples of 8, of the thin factors that meet dS and P. */
   ps: i32;
   pv: i32;
-  /** Right factors (keys, width) and left factors (ROWS, width), row-major. us, uv 0: no right products. */
+  /** Right factors (keys, width) and left factors (ROWS, width). us, uv 0: no right products. */
   us: usize;
   uv: usize;
   ws: usize;
   wv: usize;
-  /** Right products, transposed (width, ROWS), and left products (keys, width); both are added to. ls 0: none. */
+  /** Right products (ROWS, width) and left products (keys, width); both are added to. ls 0: none. */
   rs: usize;
   rv: usize;
   ls: usize;
@@ -69,17 +72,29 @@ function width(b: Block, t: i32): i32 {
   return min(KEYS, (b.keys - t * KEYS + 7) & ~7);
 }
 
-/** tile (keys, ROWS) = a r^T: a (keys, k) row-major, r (rows, k) in panels of 16. */
-function outer(cols: i32, rows: i32, k: i32, a: usize, r: usize, tile: usize): void {
+/** tile (keys, ROWS) = a r^T: a (keys, k) row-major from tile t on, r (rows, k) in panels of 16. */
+function outer(b: Block, t: i32, k: i32, a: usize, r: usize, tile: usize): void {
   const pitch = <usize>k << 2;
-  for (let i = 0; i < rows; i += 16) {
-    const b = r + i * pitch;
-    for (let j = 0; j < cols; j += 4) {
-      const x = a + j * pitch;
-      const to = tile + j * ROW + (i << 2);
-      strip(16, k, x, x + pitch, x + 2 * pitch, x + 3 * pitch, 4, b, 64, to, ROW, false);
-    }
+  const from = a + t * KEYS * pitch;
+  const cols = width(b, t);
+  for (let i = 0; i < b.rows; i += 16) {
+    product(cols, 16, k, from, pitch, 4, r + i * pitch, 64, tile + (i << 2), ROW, false);
   }
+}
+
+/** `value` where a key is padding or, causal, lies after the row. */
+function mask(b: Block, t: i32, tile: usize, value: f32): void {
+  const key = t * KEYS;
+  const cols = width(b, t);
+  for (let j = max(0, b.keys - key); j < cols; j++) fill(tile + j * ROW, b.rows, value);
+  if (!b.causal) return;
+  for (let j = max(0, b.firstRow - key + 1); j < cols; j++) {
+    fill(tile + j * ROW, min(b.rows, key + j - b.firstRow), value);
+  }
+}
+
+function fill(at: usize, n: i32, value: f32): void {
+  for (let i = 0; i < n; i++) store<f32>(at + (i << 2), value);
 }
 
 /** S = beta log2(e) Q K^T on tiles [t0, t1), masked; raises `max`. */
@@ -87,8 +102,8 @@ export function scores(b: Block, t0: i32, t1: i32): void {
   for (let t = t0; t < t1; t++) {
     const tile = b.e + t * TILE;
     const cols = width(b, t);
-    outer(cols, b.rows, b.d, b.k + ((<usize>t * KEYS * b.d) << 2), b.q, tile);
-    mask(b, t, cols, tile);
+    outer(b, t, b.d, b.k, b.q, tile);
+    mask(b, t, tile, -Infinity);
     for (let i = 0; i < b.rows; i += 16) {
       const at = b.max + (i << 2);
       let m0 = v128.load(at), m1 = v128.load(at, 16), m2 = v128.load(at, 32), m3 = v128.load(at, 48);
@@ -103,33 +118,34 @@ export function scores(b: Block, t0: i32, t1: i32): void {
   }
 }
 
-/** Minus infinity where a key is padding or, causal, lies after the row. */
-function mask(b: Block, t: i32, cols: i32, tile: usize): void {
-  const key = t * KEYS;
-  for (let j = max(0, b.keys - key); j < cols; j++) fill(tile + j * ROW, b.rows);
-  if (!b.causal) return;
-  for (let j = max(0, b.firstRow - key + 1); j < cols; j++) {
-    fill(tile + j * ROW, min(b.rows, key + j - b.firstRow));
-  }
-}
-
-function fill(at: usize, n: i32): void {
-  for (let i = 0; i < n; i++) store<f32>(at + (i << 2), -Infinity);
-}
-
-/** E = 2^(S - max) and its row sums; with `o`, O += E V. */
+/** E = 2^(S - max), or S and 2^S where it is bounded, and its row sums; with `o`, O += E V. */
 export function weights(b: Block, t0: i32, t1: i32): void {
   for (let t = t0; t < t1; t++) {
     const tile = b.e + t * TILE;
     const cols = width(b, t);
+    if (b.bounded) outer(b, t, b.d, b.k, b.q, tile);
     for (let i = 0; i < b.rows; i += 16) {
-      exponentials(cols, ROW, tile + (i << 2), b.max + (i << 2), SUMS);
-      const at = b.sum + (i << 3);
-      addTo(at, v128.load(SUMS)); addTo(at + 32, v128.load(SUMS, 16));
-      addTo(at + 64, v128.load(SUMS, 32)); addTo(at + 96, v128.load(SUMS, 48));
+      const at = tile + (i << 2);
+      if (b.bounded) boundedExponentials(cols, ROW, at);
+      else exponentials(cols, ROW, at, b.max + (i << 2));
     }
+    if (b.bounded) mask(b, t, tile, 0);
+    for (let i = 0; i < b.rows; i += 16) addWeights(cols, tile + (i << 2), b.sum + (i << 3));
     if (b.o) output(b, t, cols, tile);
+    if (b.g) products(b, t, cols, tile);
   }
+}
+
+/** sum (16, f64) += the sums over `cols` keys of 16 rows of a tile. */
+function addWeights(cols: i32, x: usize, sum: usize): void {
+  let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0;
+  for (let j = 0; j < cols; j++, x += ROW) {
+    s0 = f32x4.add(s0, v128.load(x));
+    s1 = f32x4.add(s1, v128.load(x, 16));
+    s2 = f32x4.add(s2, v128.load(x, 32));
+    s3 = f32x4.add(s3, v128.load(x, 48));
+  }
+  addTo(sum, s0); addTo(sum + 32, s1); addTo(sum + 64, s2); addTo(sum + 96, s3);
 }
 
 /** Four float32 added to four float64: sums of tiles keep their digits. */
@@ -141,39 +157,32 @@ function addTo(at: usize, x: v128): void {
   v128.store(at, f64x2.add(v128.load(at, 16), f64x2.promote_low_f32x4(high)), 16);
 }
 
-/** O^T (dv, ROWS) += V_tile^T E_tile. Channels beyond the last repeat it; nobody reads them. */
+/** O^T (dv, ROWS) += V_tile^T E_tile. */
 function output(b: Block, t: i32, cols: i32, tile: usize): void {
   const pitch = <usize>b.dv << 2;
-  const v = b.v + t * KEYS * pitch;
-  const last = b.dv - 1;
-  for (let c = 0; c < b.dv; c += 4) {
-    strip(
-      b.rows, cols,
-      v + (c << 2), v + (min(c + 1, last) << 2), v + (min(c + 2, last) << 2), v + (min(c + 3, last) << 2),
-      pitch, tile, ROW, b.o + c * ROW, ROW, true,
-    );
-  }
+  product(b.dv, b.rows, cols, b.v + t * KEYS * pitch, 4, pitch, tile, ROW, b.o, ROW, true);
 }
 
 /** dP = G V^T, and the row sums of E dP, which are G.O times the sum of E. */
 export function values(b: Block, t0: i32, t1: i32): void {
-  for (let t = t0; t < t1; t++) {
-    const cols = width(b, t);
-    const dp = b.t + t * TILE;
-    outer(cols, b.rows, b.dv, b.v + ((<usize>t * KEYS * b.dv) << 2), b.g, dp);
-    for (let i = 0; i < b.rows; i += 16) {
-      let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0;
-      let x = dp + (i << 2);
-      let e = b.e + t * TILE + (i << 2);
-      for (let j = 0; j < cols; j++, x += ROW, e += ROW) {
-        s0 = madd(v128.load(x), v128.load(e), s0);
-        s1 = madd(v128.load(x, 16), v128.load(e, 16), s1);
-        s2 = madd(v128.load(x, 32), v128.load(e, 32), s2);
-        s3 = madd(v128.load(x, 48), v128.load(e, 48), s3);
-      }
-      const at = b.dot + (i << 3);
-      addTo(at, s0); addTo(at + 32, s1); addTo(at + 64, s2); addTo(at + 96, s3);
+  for (let t = t0; t < t1; t++) products(b, t, width(b, t), b.e + t * TILE);
+}
+
+function products(b: Block, t: i32, cols: i32, tile: usize): void {
+  const dp = b.t + t * TILE;
+  outer(b, t, b.dv, b.v, b.g, dp);
+  for (let i = 0; i < b.rows; i += 16) {
+    let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0;
+    let x = dp + (i << 2);
+    let e = tile + (i << 2);
+    for (let j = 0; j < cols; j++, x += ROW, e += ROW) {
+      s0 = madd(v128.load(x), v128.load(e), s0);
+      s1 = madd(v128.load(x, 16), v128.load(e, 16), s1);
+      s2 = madd(v128.load(x, 32), v128.load(e, 32), s2);
+      s3 = madd(v128.load(x, 48), v128.load(e, 48), s3);
     }
+    const at = b.dot + (i << 3);
+    addTo(at, s0); addTo(at + 32, s1); addTo(at + 64, s2); addTo(at + 96, s3);
   }
 }
 
@@ -202,21 +211,12 @@ export function gradients(b: Block, t0: i32, t1: i32): void {
   }
 }
 
-/** right^T (p, ROWS) += u_tile^T x and left_tile (keys, p) += x w, for a tile x (keys, ROWS). */
+/** right (ROWS, p) += x^T u_tile and left_tile (keys, p) += x w, for a tile x (keys, ROWS). */
 function thin(
   b: Block, t: i32, cols: i32, x: usize, p: i32, u: usize, w: usize, right: usize, left: usize,
 ): void {
   const pitch = <usize>p << 2;
-  const first = <usize>t * KEYS * pitch;
-  for (let c = 0; u && c < p; c += 4) {
-    const a = u + first + (c << 2);
-    strip(b.rows, cols, a, a + 4, a + 8, a + 12, pitch, x, ROW, right + c * ROW, ROW, true);
-  }
-  for (let j = 0; left && j < cols; j += 4) {
-    const a = x + j * ROW;
-    strip(
-      p, b.rows, a, a + ROW, a + 2 * ROW, a + 3 * ROW, 4,
-      w, pitch, left + first + j * pitch, pitch, true,
-    );
-  }
+  const first = t * KEYS * pitch;
+  if (u) product(b.rows, p, cols, x, 4, ROW, u + first, pitch, right, pitch, true);
+  if (left) product(cols, p, b.rows, x, ROW, 4, w, pitch, left + first, pitch, true);
 }

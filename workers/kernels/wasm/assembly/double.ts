@@ -1,5 +1,16 @@
 /** Passes in float64 over rows of x (n, k), for recomputing single rows of attention exactly. */
 
+/** y (float64) = x (float32), n elements. */
+export function widen(n: i32, x: usize, y: usize): void {
+  let i = 0;
+  for (; i + 4 <= n; i += 4, x += 16, y += 32) {
+    const v = v128.load(x);
+    v128.store(y, f64x2.promote_low_f32x4(v));
+    v128.store(y, f64x2.promote_low_f32x4(v128.shuffle<f32>(v, v, 2, 3, 2, 3)), 16);
+  }
+  for (; i < n; i++, x += 4, y += 8) store<f64>(y, <f64>load<f32>(x));
+}
+
 /** out[j] = x_j . y */
 export function dots64(n: i32, k: i32, x: usize, y: usize, out: usize): void {
   for (let j = 0; j < n; j++, out += 8) {

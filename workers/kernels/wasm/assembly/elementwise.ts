@@ -45,6 +45,21 @@ export function max_abs(x: usize, n: i32): f32 {
   );
 }
 
+/** Largest Euclidean norm of the rows of x (rows, n). */
+export function largest_norm(rows: i32, n: i32, x: usize): f32 {
+  let largest: f32 = 0;
+  for (let i = 0; i < rows; i++) {
+    let s = f32x4.splat(0);
+    let c = 0;
+    for (; c + 4 <= n; c += 4, x += 16) s = madd(v128.load(x), v128.load(x), s);
+    let sum = f32x4.extract_lane(s, 0) + f32x4.extract_lane(s, 1);
+    sum += f32x4.extract_lane(s, 2) + f32x4.extract_lane(s, 3);
+    for (; c < n; c++, x += 4) sum += load<f32>(x) * load<f32>(x);
+    largest = max(largest, sum);
+  }
+  return sqrt(largest);
+}
+
 /** y[i] += alpha x[i]. n a multiple of 4. */
 export function axpy(n: i32, alpha: f32, x: usize, y: usize): void {
   const a = f32x4.splat(alpha);

@@ -1,5 +1,5 @@
 /** What JavaScript sees. Every function is described where it is defined. */
-export { exp, max_abs, axpy, multiply } from './elementwise';
+export { exp, max_abs, largest_norm, axpy, multiply } from './elementwise';
 export { pack, pack_transposed, gemm, gemm_tn } from './gemm';
 export { scores, weights, values, gradients } from './attention';
 export {
@@ -7,4 +7,4 @@ export {
   feature_products, feature_table, weigh_features, scale_columns, scale_rows, add_row, combine,
   copy_columns, row_dots, forms, largest, square_sums,
 } from './low-rank';
-export { dots64, combine64 } from './double';
+export { widen, dots64, combine64 } from './double';

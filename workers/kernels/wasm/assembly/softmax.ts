@@ -16,8 +16,6 @@ const CONSTANTS: usize = memory.data<f32>([
   2.40226477e-1, 2.40226477e-1, 2.40226477e-1, 2.40226477e-1,
   6.93147182e-1, 6.93147182e-1, 6.93147182e-1, 6.93147182e-1,
   1, 1, 1, 1,
-  // The same integer code for -100.
-  12582812, 12582812, 12582812, 12582812,
 ], 16);
 
 // @ts-ignore: decorator
@@ -27,46 +25,57 @@ function constant(i: i32): v128 {
 }
 
 /**
- * Over n keys, `row` bytes apart: x = 2^(x - max) for 16 rows, sum (16) = the sums.
+ * Over n keys, `row` bytes apart: x = 2^(x - max) for 16 rows.
  *
  * x - max = n + f with n an integer; 2^f is a polynomial, and n is added to its exponent. Below 2^-100
  * the result is 0, also for minus infinity: in a row whose largest weight is 1 that is far below one
  * rounding, and products stay clear of denormal numbers. (Whatever the polynomial made of minus
  * infinity is masked out with it.)
  */
-export function exponentials(n: i32, row: usize, x: usize, max: usize, sum: usize): void {
+export function exponentials(n: i32, row: usize, x: usize, max: usize): void {
   const m0 = v128.load(max), m1 = v128.load(max, 16), m2 = v128.load(max, 32), m3 = v128.load(max, 48);
-  v128.store(sum, f32x4.splat(0)); v128.store(sum, f32x4.splat(0), 16);
-  v128.store(sum, f32x4.splat(0), 32); v128.store(sum, f32x4.splat(0), 48);
   for (let j = 0; j < n; j++, x += row) {
-    let c = constant(0);
-    let f0 = f32x4.sub(v128.load(x), m0), f1 = f32x4.sub(v128.load(x, 16), m1);
-    let f2 = f32x4.sub(v128.load(x, 32), m2), f3 = f32x4.sub(v128.load(x, 48), m3);
-    const t0 = f32x4.add(f0, c), t1 = f32x4.add(f1, c), t2 = f32x4.add(f2, c), t3 = f32x4.add(f3, c);
-    f0 = f32x4.sub(f0, f32x4.sub(t0, c)); f1 = f32x4.sub(f1, f32x4.sub(t1, c));
-    f2 = f32x4.sub(f2, f32x4.sub(t2, c)); f3 = f32x4.sub(f3, f32x4.sub(t3, c));
-    c = constant(1);
-    let d = constant(2);
-    let p0 = madd(c, f0, d), p1 = madd(c, f1, d), p2 = madd(c, f2, d), p3 = madd(c, f3, d);
-    d = constant(3);
-    p0 = madd(p0, f0, d); p1 = madd(p1, f1, d); p2 = madd(p2, f2, d); p3 = madd(p3, f3, d);
-    d = constant(4);
-    p0 = madd(p0, f0, d); p1 = madd(p1, f1, d); p2 = madd(p2, f2, d); p3 = madd(p3, f3, d);
-    d = constant(5);
-    p0 = madd(p0, f0, d); p1 = madd(p1, f1, d); p2 = madd(p2, f2, d); p3 = madd(p3, f3, d);
-    d = constant(6);
-    p0 = madd(p0, f0, d); p1 = madd(p1, f1, d); p2 = madd(p2, f2, d); p3 = madd(p3, f3, d);
-    d = constant(7);
-    p0 = madd(p0, f0, d); p1 = madd(p1, f1, d); p2 = madd(p2, f2, d); p3 = madd(p3, f3, d);
-    c = constant(8);
-    p0 = v128.and(i32x4.add(p0, i32x4.shl(t0, 23)), f32x4.ge(t0, c));
-    p1 = v128.and(i32x4.add(p1, i32x4.shl(t1, 23)), f32x4.ge(t1, c));
-    p2 = v128.and(i32x4.add(p2, i32x4.shl(t2, 23)), f32x4.ge(t2, c));
-    p3 = v128.and(i32x4.add(p3, i32x4.shl(t3, 23)), f32x4.ge(t3, c));
-    v128.store(x, p0); v128.store(x, p1, 16); v128.store(x, p2, 32); v128.store(x, p3, 48);
-    v128.store(sum, f32x4.add(v128.load(sum), p0));
-    v128.store(sum, f32x4.add(v128.load(sum, 16), p1), 16);
-    v128.store(sum, f32x4.add(v128.load(sum, 32), p2), 32);
-    v128.store(sum, f32x4.add(v128.load(sum, 48), p3), 48);
+    const x0 = f32x4.sub(v128.load(x), m0), x1 = f32x4.sub(v128.load(x, 16), m1);
+    const x2 = f32x4.sub(v128.load(x, 32), m2), x3 = f32x4.sub(v128.load(x, 48), m3);
+    powers(x, x0, x1, x2, x3);
+    const least = f32x4.splat(-100);
+    v128.store(x, v128.and(v128.load(x), f32x4.ge(x0, least)));
+    v128.store(x, v128.and(v128.load(x, 16), f32x4.ge(x1, least)), 16);
+    v128.store(x, v128.and(v128.load(x, 32), f32x4.ge(x2, least)), 32);
+    v128.store(x, v128.and(v128.load(x, 48), f32x4.ge(x3, least)), 48);
   }
+}
+
+/** x = 2^x for |x| < 126. */
+export function boundedExponentials(n: i32, row: usize, x: usize): void {
+  for (let j = 0; j < n; j++, x += row) {
+    powers(x, v128.load(x), v128.load(x, 16), v128.load(x, 32), v128.load(x, 48));
+  }
+}
+
+/** Stores the powers of two of 16 numbers. */
+// @ts-ignore: decorator
+@inline
+function powers(to: usize, x0: v128, x1: v128, x2: v128, x3: v128): void {
+  let c = constant(0);
+  const t0 = f32x4.add(x0, c), t1 = f32x4.add(x1, c), t2 = f32x4.add(x2, c), t3 = f32x4.add(x3, c);
+  const f0 = f32x4.sub(x0, f32x4.sub(t0, c)), f1 = f32x4.sub(x1, f32x4.sub(t1, c));
+  const f2 = f32x4.sub(x2, f32x4.sub(t2, c)), f3 = f32x4.sub(x3, f32x4.sub(t3, c));
+  c = constant(1);
+  let d = constant(2);
+  let p0 = madd(c, f0, d), p1 = madd(c, f1, d), p2 = madd(c, f2, d), p3 = madd(c, f3, d);
+  d = constant(3);
+  p0 = madd(p0, f0, d); p1 = madd(p1, f1, d); p2 = madd(p2, f2, d); p3 = madd(p3, f3, d);
+  d = constant(4);
+  p0 = madd(p0, f0, d); p1 = madd(p1, f1, d); p2 = madd(p2, f2, d); p3 = madd(p3, f3, d);
+  d = constant(5);
+  p0 = madd(p0, f0, d); p1 = madd(p1, f1, d); p2 = madd(p2, f2, d); p3 = madd(p3, f3, d);
+  d = constant(6);
+  p0 = madd(p0, f0, d); p1 = madd(p1, f1, d); p2 = madd(p2, f2, d); p3 = madd(p3, f3, d);
+  d = constant(7);
+  p0 = madd(p0, f0, d); p1 = madd(p1, f1, d); p2 = madd(p2, f2, d); p3 = madd(p3, f3, d);
+  v128.store(to, i32x4.add(p0, i32x4.shl(t0, 23)));
+  v128.store(to, i32x4.add(p1, i32x4.shl(t1, 23)), 16);
+  v128.store(to, i32x4.add(p2, i32x4.shl(t2, 23)), 32);
+  v128.store(to, i32x4.add(p3, i32x4.shl(t3, 23)), 48);
 }
