@@ -76,10 +76,12 @@ async function measure(questions: readonly Question[], folder: string): Promise<
         continue;
       }
       const version = question.needsTorch ? (torch?.version ?? null) : null;
+      const start = performance.now();
       const measurements = await question.run(bench);
       const run: Run = {
         date: new Date().toISOString().slice(0, 10),
         quick,
+        seconds: (performance.now() - start) / 1000,
         environment: environment(simd, version, loadAtStart),
         measurements,
       };

@@ -20,6 +20,8 @@ export interface Run<S = Setting> {
   /** ISO 8601, the day. */
   readonly date: string;
   readonly quick: boolean;
+  /** How long the question took; absent in results older than this figure. */
+  readonly seconds?: number;
   readonly environment: Environment;
   readonly measurements: readonly Measurement<S>[];
 }

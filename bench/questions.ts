@@ -1,15 +1,23 @@
 /** All questions, in the order in which they run and are told. */
+import { accuracy } from './accuracy.js';
+import { certificate } from './certificate.js';
+import { coverage } from './coverage.js';
 import { exact, exact256 } from './exact.js';
 import { growth } from './growth.js';
 import { overhead } from './overhead.js';
 import type { Question } from './question.js';
 import { threads } from './threads.js';
 import { throughput } from './throughput.js';
+import { transition } from './transition.js';
 
 export const QUESTIONS: readonly Question[] = [
   exact,
   exact256,
   growth,
+  accuracy,
+  transition,
+  certificate,
+  coverage,
   threads,
   overhead,
   throughput,

@@ -1,7 +1,7 @@
 /** The page and the plots that the documentation shows, made of the results and nothing else. */
 import type { Question, Results, Section } from './question.js';
 import { environmentLine } from './support/environment.js';
-import { table } from './support/format.js';
+import { duration, table } from './support/format.js';
 
 export interface ReportFile {
   /** Below docs/. */
@@ -20,7 +20,7 @@ const TAIL = `## How to reproduce
 \`\`\`sh
 npm ci
 pip install torch                   # or: apt install python3-torch
-npm run bench                       # all questions, about a quarter of an hour
+npm run bench                       # all questions, about three quarters of an hour
 npm run bench -- exact threads      # some of them; the others keep their last results
 npm run bench -- exact --quick      # small sizes, written to dist/bench-quick: does it work?
 npm run bench -- exact-256 --revectorize   # at 256 bits, with Node 24 or newer
@@ -60,10 +60,10 @@ function targetsTable(sections: ReadonlyMap<Question, Section>): string[] {
 }
 
 function chapter({ name, title }: Question, results: Results, section: Section): string {
-  const { date, quick, environment } = results[name];
+  const { date, quick, seconds, environment } = results[name];
   const parts = [
     `<a id="${name}"></a>\n\n## ${title}`,
-    `${date}. ${environmentLine(environment)}.`,
+    `${date}. ${environmentLine(environment)}.${seconds === undefined ? '' : ` It took ${duration(seconds)}.`}`,
     ...(quick ? ['**Small sizes (`--quick`): not to be quoted.**'] : []),
     section.text,
     ...section.plots.map(({ file, caption }) => `![${caption}](benchmarks/${file}.svg)`),

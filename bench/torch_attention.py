@@ -9,6 +9,9 @@ object a line, and answers each with one line: that is how bench/exact.ts takes 
     {"way": "autograd", "length": 4096, "dim": 64, "rank": 8, "adapters": "qv", "threads": 1}
     {"seconds": 0.31}
 
+For bench/coverage.ts it also computes the gradients of a given problem, in float64 by autograd: a line
+{"problem": {...}} is answered by {"gradients": {"q_proj.lora_A": [...], ...}} (see given_gradients).
+
 What is computed is the same in each way: from hidden states X (L, dim), frozen weights, adapters
 lora_A (r, dim) and lora_B (dim, r) and an upstream gradient G (L, dim), the gradients of lora_A and
 lora_B of the adapted projections. Only these require a gradient.
@@ -148,11 +151,45 @@ def check():
             assert error < 1e-4, f"{name}: {error}"
 
 
+def given_gradients(problem):
+    """By name of the tensor, flat. Tensors of the problem: {"shape": [...], "data": [...]}."""
+
+    def tensor(wire):
+        return wire and torch.tensor(wire["data"], dtype=torch.float64).reshape(wire["shape"])
+
+    leaves, projected = {}, []
+    for name, states in zip(("q_proj", "k_proj", "v_proj"), ("query", "key", "value")):
+        projection, x = problem[name], tensor(problem[states])
+        y = F.linear(x, tensor(projection["weight"]), tensor(projection["bias"]))
+        if projection["lora_A"]:
+            a, b = (tensor(projection[part]).requires_grad_() for part in ("lora_A", "lora_B"))
+            leaves |= {f"{name}.lora_A": a, f"{name}.lora_B": b}
+            y = y + projection["scaling"] * (x @ a.T) @ b.T
+        projected.append(y)
+    q, k, v = projected
+    scores = q @ k.T * problem["beta"]
+    if problem["causal"]:
+        scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
+    o = torch.softmax(scores, dim=-1) @ v
+    objective = tensor(problem["objective"])
+    if problem["kind"] == "target":
+        (0.5 * (o - objective).square().sum()).backward()
+    else:
+        o.backward(objective)
+    return {name: leaf.grad.flatten().tolist() for name, leaf in leaves.items()}
+
+
+def answer_to(request):
+    if "problem" in request:
+        return {"gradients": given_gradients(request["problem"])}
+    return {"seconds": run(**request)}
+
+
 def serve():
     print(json.dumps({"torch": torch.__version__, "ways": list(WAYS)}), flush=True)
     for line in sys.stdin:
         try:
-            answer = {"seconds": run(**json.loads(line))}
+            answer = answer_to(json.loads(line))
         except RuntimeError as error:  # out of memory: autograd keeps L x L matrices
             answer = {"error": str(error)}
         print(json.dumps(answer), flush=True)

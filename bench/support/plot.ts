@@ -9,19 +9,28 @@ export interface Series {
   readonly points: readonly (readonly [x: number, y: number])[];
   /** A line to compare with, not a measurement: dashed, grey and without markers. */
   readonly reference?: boolean;
+  /** Name of the series that this one belongs to: its colour and legend, no markers. */
+  readonly of?: string;
+  readonly dash?: Dash;
 }
+
+export type Dash = 'dashed' | 'dotted';
 
 export interface PlotOptions {
   readonly title: string;
   readonly x: AxisOptions;
   readonly y: AxisOptions;
   readonly series: readonly Series[];
+  /** What kinds of line mean, where series belong to each other: shown below the legend. */
+  readonly lines?: readonly { readonly name: string; readonly dash?: Dash }[];
 }
 
 const WIDTH = 760;
 const HEIGHT = 420;
 const LEFT = 76;
-const RIGHT = WIDTH - 190;
+/** Right of the data, at least: the legend. */
+const LEGEND = 190;
+const CHARACTER = 7.2;
 const TOP = 52;
 const BOTTOM = HEIGHT - 58;
 
@@ -36,11 +45,12 @@ const STYLE = [
   '.title{font-size:15px;font-weight:600}.tick{font-size:12px;fill:#59636e}',
   '.page{fill:#fff}.grid{stroke:#d8dee4}.frame{stroke:#8c959f;fill:none}.reference{stroke:#6e7781}',
   '.line{fill:none;stroke-width:2.2;stroke-linejoin:round}.reference{fill:none;stroke-dasharray:5 4}',
+  '.dashed{stroke-dasharray:7 4}.dotted{stroke-dasharray:2 4}.kind{stroke:#6e7781;stroke-width:2.2}',
   colours(LIGHT),
   '.line.line{fill:none}',
   '@media (prefers-color-scheme:dark){',
   'text{fill:#e6edf3}.tick{fill:#9198a1}.page{fill:#0d1117}.grid{stroke:#2a313c}',
-  '.frame{stroke:#656c76}.reference{stroke:#9198a1}',
+  '.frame{stroke:#656c76}.reference,.kind{stroke:#9198a1}',
   colours(DARK),
   '}',
 ].join('\n');
@@ -66,8 +76,18 @@ function text(x: number, y: number, content: string, attributes = ''): string {
   return `<text x="${n(x)}" y="${n(y)}"${attributes && ` ${attributes}`}>${escaped(content)}</text>`;
 }
 
+/** The places of the legend's entries, one below the other. */
+function legendAt(right: number) {
+  const left = right + 18;
+  let row = 0;
+  return () => {
+    const top = TOP + 12 + 22 * row++;
+    return { left, top, sample: `M${left} ${top}h26` };
+  };
+}
+
 /** @throws {RangeError} when there is nothing to show. */
-export function linePlot({ title, series, ...axes }: PlotOptions): string {
+export function linePlot({ title, series, lines = [], ...axes }: PlotOptions): string {
   const points = series.flatMap((one) => one.points);
   const x = axis(
     axes.x,
@@ -77,7 +97,9 @@ export function linePlot({ title, series, ...axes }: PlotOptions): string {
     axes.y,
     points.map((point) => point[1]),
   );
-  const px = (at: number) => LEFT + at * (RIGHT - LEFT);
+  const names = [...series.filter(({ of }) => !of), ...lines].map(({ name }) => name.length);
+  const right = WIDTH - Math.max(LEGEND, 58 + CHARACTER * Math.max(...names));
+  const px = (at: number) => LEFT + at * (right - LEFT);
   const py = (at: number) => BOTTOM - at * (BOTTOM - TOP);
   const middle = (TOP + BOTTOM) / 2;
 
@@ -95,31 +117,41 @@ export function linePlot({ title, series, ...axes }: PlotOptions): string {
   }
   for (const tick of y.ticks) {
     const at = py(tick.at);
-    out.push(`<path class="grid" d="M${LEFT} ${n(at)}H${RIGHT}"/>`);
+    out.push(`<path class="grid" d="M${LEFT} ${n(at)}H${right}"/>`);
     out.push(text(LEFT - 8, at + 4, tick.text, 'class="tick" text-anchor="end"'));
   }
-  out.push(`<path class="frame" d="M${LEFT} ${TOP}V${BOTTOM}H${RIGHT}"/>`);
-  out.push(text((LEFT + RIGHT) / 2, HEIGHT - 14, x.label, 'text-anchor="middle"'));
+  out.push(`<path class="frame" d="M${LEFT} ${TOP}V${BOTTOM}H${right}"/>`);
+  out.push(text((LEFT + right) / 2, HEIGHT - 14, x.label, 'text-anchor="middle"'));
   out.push(
     text(18, middle, y.label, `text-anchor="middle" transform="rotate(-90 18 ${n(middle)})"`),
   );
 
-  let colour = 0;
-  series.forEach((one, row) => {
+  const legend = legendAt(right);
+  const colour = new Map<string, number>();
+  for (const one of series) {
+    if (!one.reference && !one.of) colour.set(one.name, colour.size % LIGHT.length);
     const corners = one.points.map(([a, b]) => [px(x.at(a)), py(y.at(b))] as const);
     const path = corners.map(([a, b], k) => `${k ? 'L' : 'M'}${n(a)} ${n(b)}`).join('');
-    const [legendX, legendY] = [RIGHT + 18, TOP + 12 + 22 * row];
-    const sample = `M${legendX} ${legendY}h26`;
-    out.push(text(legendX + 34, legendY + 4, one.name));
-    if (one.reference) {
-      out.push(`<path class="reference" d="${path}"/><path class="reference" d="${sample}"/>`);
-      return;
+    const name = `s${colour.get(one.of ?? one.name)}`;
+    if (one.of) {
+      out.push(`<path class="line ${name} ${one.dash ?? ''}" d="${path}"/>`);
+      continue;
     }
-    const marker = MARKERS[colour % MARKERS.length];
+    const { left, top, sample } = legend();
+    out.push(text(left + 34, top + 4, one.name));
+    if (one.reference) {
+      out.push(`<path class="reference ${one.dash ?? ''}" d="${path}${sample}"/>`);
+      continue;
+    }
+    const marker = MARKERS[(colour.size - 1) % MARKERS.length];
     const marks = corners.map(([a, b]) => marker(a, b)).join('');
-    const name = `s${colour++ % LIGHT.length}`;
-    out.push(`<path class="line ${name}" d="${path}${sample}"/>`);
-    out.push(`<g class="${name}">${marks}${marker(legendX + 13, legendY)}</g>`);
-  });
+    out.push(`<path class="line ${name} ${one.dash ?? ''}" d="${path}${sample}"/>`);
+    out.push(`<g class="${name}">${marks}${marker(left + 13, top)}</g>`);
+  }
+  for (const { name, dash } of lines) {
+    const { left, top, sample } = legend();
+    out.push(text(left + 34, top + 4, name));
+    out.push(`<path class="line kind ${dash ?? ''}" d="${sample}"/>`);
+  }
   return `${out.join('\n')}\n</svg>\n`;
 }

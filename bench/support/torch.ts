@@ -1,7 +1,10 @@
 /** The PyTorch side: torch_attention.py as a process that answers line by line. */
+
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import type { AttentionProblem, Projection } from '../../src/lora/problem.js';
+import type { Tensor } from '../../src/tensor/tensor.js';
 
 export interface TorchSetting {
   readonly way: string;
@@ -53,9 +56,50 @@ export class Torch {
     return null;
   }
 
+  /**
+   * Gradients of a problem with one head and one batch item, by autograd in float64; by name of the
+   * tensor.
+   *
+   * @throws {Error} when PyTorch fails.
+   */
+  async gradients(problem: AttentionProblem): Promise<Readonly<Record<string, number[]>>> {
+    this.#process.write(JSON.stringify({ problem: wireProblem(problem) }));
+    const line = await this.#process.line();
+    const answer =
+      line === null ? {} : (JSON.parse(line) as { gradients?: Record<string, number[]> });
+    if (!answer.gradients)
+      throw new Error(`PyTorch gave no gradients: ${line ?? this.#process.complaint}`);
+    return answer.gradients;
+  }
+
   stop(): void {
     this.#process.end();
   }
+}
+
+/** Without the dimension of the batch. */
+function wireProblem({ inputs, projections, objective, scaling, causal }: AttentionProblem) {
+  const wire = ({ data, shape }: Tensor) => ({ shape, data: Array.from(data) });
+  const item = (tensor: Tensor) => wire({ ...tensor, shape: tensor.shape.slice(1) });
+  const projection = ({ weight, bias, adapter }: Projection) => ({
+    weight: wire(weight),
+    bias: bias && wire(bias),
+    lora_A: adapter && wire(adapter.A),
+    lora_B: adapter && wire(adapter.B),
+    scaling: adapter?.scaling,
+  });
+  return {
+    query: item(inputs.query),
+    key: item(inputs.key),
+    value: item(inputs.value),
+    q_proj: projection(projections.q_proj),
+    k_proj: projection(projections.k_proj),
+    v_proj: projection(projections.v_proj),
+    beta: scaling,
+    causal,
+    kind: objective.kind,
+    objective: item(objective.tensor),
+  };
 }
 
 function howToInstall(python: string, complaint: string): string {

@@ -22,6 +22,12 @@ export interface Recipe {
   readonly deviation: number;
   readonly causal?: boolean;
   readonly kind?: 'target' | 'grad_output';
+  /**
+   * Values are made of the keys' states, half of the objective's variance is a linear map of the query's
+   * state, and both have a mean of half their deviation: rows of the gradient then add up as they do in
+   * training. Otherwise all is noise of mean zero.
+   */
+  readonly related?: boolean;
   readonly single?: boolean;
 }
 
@@ -65,6 +71,7 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
     deviation,
     causal = false,
     kind = 'grad_output',
+    related = false,
     single = false,
   } = recipe;
   const random = new Random(seed);
@@ -76,6 +83,7 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
   const scaling = 1 / Math.sqrt(d);
   // beta q.k with q_a, k_a of deviation s_a each has deviation beta sqrt(sum s_a^4).
   const level = (a: number) => unit * Math.sqrt(size(a)) * d ** 0.25;
+  const mean = related ? 0.5 : 0;
   const states = (length: number, huge: number) => {
     const scale = new Float64Array(batch * length).fill(1);
     if (tail === 't4') {
@@ -88,14 +96,14 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
     for (let n = 0; n < huge; n++) scale[random.integer(scale.length)] = 12;
     return tensor(
       [batch, length, inputs],
-      (i) => scale[Math.floor(i / inputs)] * normal(random),
+      (i) => scale[Math.floor(i / inputs)] * normal(random) + mean,
       single,
     );
   };
   const few = tail === 'few huge rows' ? 3 : 0;
   const query = states(queryLength, few);
   const key = states(keyLength, tail === 'one huge key' ? 1 : few);
-  const value = states(keyLength, 0);
+  const value = related ? key : states(keyLength, 0);
   const projection = (name: string, out: number, diagonal: boolean): Projection => {
     const width = name === 'v' ? dv : d;
     return {
@@ -121,6 +129,9 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
       inFeatures: inputs,
     };
   };
+  const width = heads * dv;
+  const objective = tensor([batch, queryLength, width], () => normal(random) + mean, single);
+  if (related) addLinearMap(query, objective, random);
   return {
     dims: {
       batch,
@@ -139,11 +150,21 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
     },
     scaling,
     causal,
-    objective: {
-      kind,
-      tensor: tensor([batch, queryLength, heads * dv], () => normal(random), single),
-    },
+    objective: { kind, tensor: objective },
   };
+}
+
+/** y_i <- (y_i + C x_i) / sqrt(2) with a random C (width of y, width of x) that keeps the size of rows. */
+function addLinearMap(x: Tensor, y: Tensor, random: Random): void {
+  const [inputs, width] = [x.shape, y.shape].map((shape) => shape[shape.length - 1]);
+  const map = Float64Array.from({ length: width * inputs }, () => normal(random));
+  for (let i = 0; i < y.data.length / width; i++) {
+    for (let c = 0; c < width; c++) {
+      let sum = 0;
+      for (let a = 0; a < inputs; a++) sum += map[c * inputs + a] * x.data[i * inputs + a];
+      y.data[i * width + c] = (y.data[i * width + c] + sum / Math.sqrt(inputs)) / Math.SQRT2;
+    }
+  }
 }
 
 export type Gradients = Record<TensorName, Float64Array>;

@@ -161,7 +161,7 @@ test('the estimate covers the error, the certificate always', () => {
 test('the corrected gradient is unbiased', () => {
   const recipe: Recipe = { ...base, queryLength: 150, deviation: 0.6, tail: 't4', rank: 1 };
   const exact = exactGradients(makeProblem(recipe));
-  const draws = 60;
+  const draws = 200;
   const totals = TENSORS.map((tensor) => new Float64Array(exact[tensor].length));
   const variance = TENSORS.map(() => 0);
   for (let seed = 0; seed < draws; seed++) {

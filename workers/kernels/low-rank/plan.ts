@@ -17,6 +17,8 @@ export interface PlanOptions {
   readonly tolerance: number;
   /** Use this number of features, whatever the error. */
   readonly features?: number;
+  /** Treat no row exactly, whatever the error: to see what the outliers are worth. */
+  readonly withoutOutliers?: boolean;
   readonly seed: number;
   readonly rates: Rates;
 }
@@ -93,7 +95,8 @@ export function* planLowRank(
     const more = (yield attempt(uneven, OUTLIER_SHARES, WITHOUT)) as Trial[][];
     for (const [i, h] of uneven.entries()) trials[h].push(...more[i]);
   }
-  const { choices, sampledRows } = chooseAll(heads, trials, problem.dims.batch, options);
+  const allowed = options.withoutOutliers ? trials.map(([none]) => [none]) : trials;
+  const { choices, sampledRows } = chooseAll(heads, allowed, problem.dims.batch, options);
   const drafts = heads.map((head, h) =>
     draftPlan(head, choices[h].trial.basis, choices[h].m, SHELL),
   );
