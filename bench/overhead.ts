@@ -2,6 +2,7 @@
 import type { Bench, Question, Run, Section } from './question.js';
 import { messagePackBody } from './support/body.js';
 import { digits, durationSpread, table } from './support/format.js';
+import { connected, exchange, httpRequest } from './support/http-load.js';
 import { type Measurement, type Side, takeTurns } from './support/rounds.js';
 import { Service } from './support/service.js';
 import { median, pairedDifferences } from './support/statistics.js';
@@ -27,24 +28,21 @@ const QUICK: Size = { batch: 2, length: 128, heads: 2, dim: 64, adapters: 'qv' }
 async function run(bench: Bench): Promise<Measurement<OverheadSetting>[]> {
   const { batch = 1, length, heads = 1, dim, adapters } = bench.quick ? QUICK : SIZE;
   const problem = makeProblem({ batch, length, heads, dim, adapters });
-  const { contentType, bytes } = messagePackBody(problem);
-  const megabytes = Number((bytes.length / 1e6).toPrecision(3));
+  const body = messagePackBody(problem);
+  const megabytes = Number((body.bytes.length / 1e6).toPrecision(3));
   const setting = { megabytes, batch, length, heads, dim };
   bench.progress.begin('overhead', 1);
 
   const pool = await startPool(bench.cpus, bench.revectorize);
   const service = await Service.start({ workers: bench.cpus, revectorize: bench.revectorize });
   const phases: Record<string, number[]> = {};
-  const headers = { 'content-type': contentType, accept: 'application/json' };
-  const body = new Uint8Array(bytes);
+  const request = httpRequest('POST', '/gradient', body, 'application/json');
+  const socket = await connected(service.port);
   const post = async () => {
     const start = performance.now();
-    const url = `http://127.0.0.1:${service.port}/gradient`;
-    const response = await fetch(url, { method: 'POST', headers, body });
-    const answer = await response.text();
+    const answer = await exchange(socket, request);
     const seconds = (performance.now() - start) / 1000;
-    if (response.status !== 200) throw new Error(`${response.status}: ${answer}`);
-    const { timings_ms } = JSON.parse(answer) as { timings_ms: Record<string, number> };
+    const { timings_ms } = JSON.parse(answer.toString()) as { timings_ms: Record<string, number> };
     for (const [phase, ms] of Object.entries(timings_ms)) {
       phases[phase] ??= [];
       phases[phase].push(ms);
@@ -64,6 +62,7 @@ async function run(bench: Bench): Promise<Measurement<OverheadSetting>[]> {
     );
     return [{ ...measured, details }];
   } finally {
+    socket.destroy();
     await service.stop();
     await pool.close();
   }

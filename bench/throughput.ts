@@ -48,6 +48,7 @@ async function run(bench: Bench): Promise<Measurement<ThroughputSetting>[]> {
     { length: 4, dim: 4, connections: 1 },
     { length: 4, dim: 4, connections: 16 },
     { length: 128, dim: 64, connections: 16 },
+    { length: 1024, dim: 64, connections: 1 },
   ];
   bench.progress.begin('throughput', settings.length);
   const service = await Service.start({ workers: bench.cpus, revectorize: bench.revectorize });

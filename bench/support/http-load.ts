@@ -1,6 +1,7 @@
 /**
  * The same request again and again over several connections, as fast as the answers come. Plain
- * sockets: a full HTTP client would take more of the shared processors than the service does.
+ * sockets: a full HTTP client would take more of the shared processors than the service does, and
+ * copies a large body before it sends it.
  */
 import { connect, type Socket } from 'node:net';
 
@@ -15,11 +16,14 @@ export function httpRequest(
   method: string,
   path: string,
   body?: { contentType: string; bytes: Buffer },
+  accept = '*/*',
 ): Buffer {
   const type = body
     ? `Content-Type: ${body.contentType}\r\nContent-Length: ${body.bytes.length}\r\n`
     : '';
-  const head = Buffer.from(`${method} ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\n${type}\r\n`);
+  const head = Buffer.from(
+    `${method} ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: ${accept}\r\n${type}\r\n`,
+  );
   return body ? Buffer.concat([head, body.bytes]) : head;
 }
 
@@ -50,7 +54,7 @@ export async function load(
   return { requests: latencies.length, seconds, latencies };
 }
 
-function connected(port: number): Promise<Socket> {
+export function connected(port: number): Promise<Socket> {
   return new Promise((resolve, reject) => {
     const socket = connect({ port, host: '127.0.0.1', noDelay: true });
     socket.once('error', reject);
@@ -58,14 +62,19 @@ function connected(port: number): Promise<Socket> {
   });
 }
 
-/** Send, and wait for the last byte of the answer, whose head says how long it is. */
-function exchange(socket: Socket, request: Buffer): Promise<void> {
+/**
+ * Send, and wait for the last byte of the answer, whose head says how long it is.
+ *
+ * @returns the body of the answer.
+ * @throws {Error} unless the answer is 200.
+ */
+export function exchange(socket: Socket, request: Buffer): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     let answer: Buffer = Buffer.alloc(0);
-    const settle = (error?: Error) => {
+    const settle = (result: Error | Buffer) => {
       socket.off('data', read).off('error', settle).off('close', closed);
-      if (error) reject(error);
-      else resolve();
+      if (result instanceof Error) reject(result);
+      else resolve(result);
     };
     const closed = () => settle(new Error('The service closed the connection'));
     const read = (chunk: Buffer) => {
@@ -76,7 +85,8 @@ function exchange(socket: Socket, request: Buffer): Promise<void> {
       const length = Number(/content-length: (\d+)/i.exec(text)?.[1]);
       if (Number.isNaN(length)) return settle(new Error(`An answer without a length: ${text}`));
       if (answer.length < head + 4 + length) return;
-      settle(text.startsWith('HTTP/1.1 200') ? undefined : new Error(answer.toString()));
+      const ok = text.startsWith('HTTP/1.1 200');
+      settle(ok ? answer.subarray(head + 4) : new Error(answer.toString()));
     };
     socket.on('data', read).on('error', settle).on('close', closed);
     socket.write(request);

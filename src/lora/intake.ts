@@ -1,6 +1,7 @@
 /** Tensors of a request: memory is set aside while their bytes still wait to be decoded. */
 import { isEncodedTensor } from '../tensor/encoded.js';
-import { allocateTensor, type GivenTensor, type Tensor } from '../tensor/tensor.js';
+import type { Lease } from '../tensor/shared-memory.js';
+import { elementCount, type GivenTensor, type Tensor } from '../tensor/tensor.js';
 
 /** One tensor to decode, from bytes of the body into its aligned place. */
 export interface PendingTensor {
@@ -14,17 +15,16 @@ export interface PendingTensor {
 export class Intake {
   readonly pending: PendingTensor[] = [];
 
+  constructor(private readonly memory: Lease) {}
+
   /** @param shape as the kernels want it; same number of elements as it was given with. */
   take(pointer: string, given: GivenTensor, shape: readonly number[]): Tensor {
     // A tensor of the store is decoded already, and is shared: kernels only read their inputs.
     if (!isEncodedTensor(given)) return { ...given, shape };
-    const tensor = allocateTensor(given.dtype, shape);
-    this.pending.push({
-      pointer,
-      dtype: given.dtype,
-      bytes: given.bytes,
-      target: tensor.data,
-    });
-    return tensor;
+    const { dtype, bytes } = given;
+    const count = elementCount(shape);
+    const data = dtype === 'float64' ? this.memory.float64(count) : this.memory.float32(count);
+    this.pending.push({ pointer, dtype, bytes, target: data });
+    return { dtype, shape, data };
   }
 }

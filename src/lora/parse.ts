@@ -1,5 +1,6 @@
 /** From the checked request to the typed problem: the rules between tensors, and the defaults. */
 import { Problem } from '../errors.js';
+import type { Lease } from '../tensor/shared-memory.js';
 import { Intake, type PendingTensor } from './intake.js';
 import { parseKeyLengths } from './padding.js';
 import type {
@@ -19,7 +20,7 @@ export interface ParsedLayer {
   readonly layer: AttentionLayer;
   /** null: neither target nor grad_output was given. */
   readonly problem: AttentionProblem | null;
-  /** The tensors hold zeros until these are decoded. */
+  /** The tensors hold nothing that means anything until these are decoded. */
   readonly pending: readonly PendingTensor[];
   /** Whether the client's tensors carry a batch dimension. */
   readonly batched: boolean;
@@ -75,9 +76,12 @@ function parseDimensions(
   };
 }
 
-/** @throws {Problem} with a pointer to the key at fault. */
-export function parseLayer(request: GradientRequest): ParsedLayer {
-  const intake = new Intake();
+/**
+ * @param memory for the tensors.
+ * @throws {Problem} with a pointer to the key at fault.
+ */
+export function parseLayer(request: GradientRequest, memory: Lease): ParsedLayer {
+  const intake = new Intake(memory);
   const inputs = parseInputs(request, intake);
   const projections = {
     q_proj: parseProjection('q_proj', request.q_proj, inputs.query, intake),

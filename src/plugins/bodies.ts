@@ -5,6 +5,7 @@ import fp from 'fastify-plugin';
 import { Problem } from '../errors.js';
 import { decodeJson } from '../tensor/json.js';
 import { decodeMsgpack } from '../tensor/msgpack.js';
+import { Lease } from '../tensor/shared-memory.js';
 import type { Decoded } from '../tensor/tree.js';
 import { WireError } from '../tensor/wire-error.js';
 import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../tensor/wire-limits.js';
@@ -19,6 +20,8 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** In which form the tensors came, and are to go back. */
     dialect: Decoded['dialect'];
+    /** Holds the body and the tensors in it. Whoever is the last to need them ends it. */
+    memory: Lease;
   }
 }
 
@@ -40,7 +43,7 @@ class SharedBody {
   ) {
     const announced = Number(request.headers['content-length'] ?? 0);
     if (announced > limit) throw tooLarge(limit, announced);
-    this.#memory = new Uint8Array(new SharedArrayBuffer(announced || 65_536));
+    this.#memory = request.memory.bytes(announced || 65_536);
   }
 
   /** @throws {Problem} as soon as more bytes have arrived than are allowed. */
@@ -50,7 +53,7 @@ class SharedBody {
     if (needed > this.#memory.length) {
       // Only without Content-Length (chunked transfer): grow by doubling.
       this.request.reserveBytes(needed);
-      const larger = new Uint8Array(new SharedArrayBuffer(Math.min(this.limit, 2 * needed)));
+      const larger = this.request.memory.bytes(Math.min(this.limit, 2 * needed));
       larger.set(this.bytes());
       this.#memory = larger;
     }
@@ -101,6 +104,7 @@ function decodeWith(
 
 async function bodies(app: FastifyInstance, limits: BodyLimits): Promise<void> {
   app.decorateRequest('dialect', 'tensor');
+  app.decorateRequest('memory');
   app.removeAllContentTypeParsers();
   app.addContentTypeParser(
     [...MSGPACK_TYPES],
@@ -111,6 +115,7 @@ async function bodies(app: FastifyInstance, limits: BodyLimits): Promise<void> {
     decodeWith(decodeJson, request, await readBody(request, payload, limits.maxJsonBytes)),
   );
   app.addHook('onRequest', async (request) => {
+    request.memory = new Lease();
     const encoding = request.headers['content-encoding'];
     if (encoding !== undefined && encoding !== 'identity') {
       throw new Problem(

@@ -77,6 +77,7 @@ export class WorkerPool implements Executor {
       return step.value;
     } finally {
       this.#jobs--;
+      job.return(undefined as Result);
     }
   }
 

@@ -14,7 +14,11 @@ export interface Timed<Answer> {
   readonly timings: Timings;
 }
 
-/** @param make the job, given the clock on which it books its phases. */
+/**
+ * The body of the request and its tensors are gone afterwards.
+ *
+ * @param make the job, given the clock on which it books its phases.
+ */
 export async function compute<Answer>(
   app: FastifyInstance,
   executor: Executor,
@@ -56,5 +60,6 @@ export async function compute<Answer>(
     throw error;
   } finally {
     run.end();
+    request.memory.end();
   }
 }

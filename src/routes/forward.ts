@@ -27,7 +27,7 @@ export default async function forward(app: FastifyInstance, options: RouteOption
     },
     handler: async (request, reply) => {
       const { body } = request;
-      const { layer, pending, batched, kind } = parseLayer(body);
+      const { layer, pending, batched, kind } = parseLayer(body, request.memory);
       const solve = solveOptions(body, kind, options.executor.rates);
       const { answer, timings } = await compute(app, options.executor, request, (clock) =>
         forwardJob(layer, pending, { ...solve, batched }, clock),

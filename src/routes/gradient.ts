@@ -27,7 +27,7 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
       const { body } = request;
       const outputs = body.outputs ?? ['gradients'];
       const gradients = outputs.includes('gradients');
-      const parsed = parseLayer(body);
+      const parsed = parseLayer(body, request.memory);
       const problem = requireProblem(parsed, gradients);
       const jobOptions = {
         ...solveOptions(body, parsed.kind, options.executor.rates),

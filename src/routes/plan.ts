@@ -26,7 +26,7 @@ export default async function plan(app: FastifyInstance, options: RouteOptions):
     },
     handler: async (request, reply) => {
       const { body } = request;
-      const { layer, problem, pending, kind } = parseLayer(body);
+      const { layer, problem, pending, kind } = parseLayer(body, request.memory);
       const planOptions = solveOptions(body, kind, options.executor.rates);
       const { answer, timings } = await compute(app, options.executor, request, (clock) =>
         planJob(problem ?? layer, pending, planOptions, clock),

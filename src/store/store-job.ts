@@ -2,11 +2,10 @@
 import { digestJob } from '../../workers/digest.js';
 import type { Job } from '../../workers/kernels/job.js';
 import { Problem } from '../errors.js';
-import { Intake } from '../lora/intake.js';
 import { decodePhase } from '../plan/decode-phase.js';
 import type { PhaseClock } from '../plan/phases.js';
 import type { EncodedTensor } from '../tensor/encoded.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { allocateTensor, type Tensor } from '../tensor/tensor.js';
 
 /**
  * @param digest what the client says that it is, 64 hex digits.
@@ -21,9 +20,9 @@ export function* storeJob(digest: string, encoded: EncodedTensor, clock: PhaseCl
       `The digest of this ${encoded.dtype} tensor of shape [${encoded.shape.join(', ')}] is ${actual}, not ${digest}.`,
     );
   }
-  const intake = new Intake();
-  const tensor = intake.take('', encoded, encoded.shape);
-  yield* decodePhase(intake.pending);
+  const { dtype, shape, bytes } = encoded;
+  const tensor = allocateTensor(dtype, shape);
+  yield* decodePhase([{ pointer: '', dtype, bytes, target: tensor.data }]);
   clock('decode');
   return tensor;
 }

@@ -6,6 +6,9 @@
  * stage are independent of each other and may run anywhere, in any order, but for what `stride` says. The
  * cut depends on the problem only, never on the number of workers, so the answer is bitwise the same at any thread count.
  *
+ * A job that is given up is ended with `return()` when none of its tasks runs any more, so that what it
+ * does `finally` is done in any case.
+ *
  * A task must survive structured cloning: a plain object whose typed arrays sit over
  * SharedArrayBuffers. Big results are written there; what a task returns travels back by value and
  * is small.
@@ -41,9 +44,13 @@ export function runJob<Result, T extends Task>(
   run: (task: T, cancelled: Cancelled) => unknown,
   cancelled: Cancelled = () => false,
 ): Result {
-  let step = job.next([]);
-  while (!step.done) {
-    step = job.next(step.value.tasks.map((task) => run(task, cancelled)));
+  try {
+    let step = job.next([]);
+    while (!step.done) {
+      step = job.next(step.value.tasks.map((task) => run(task, cancelled)));
+    }
+    return step.value;
+  } finally {
+    job.return(undefined as Result);
   }
-  return step.value;
 }

@@ -13,7 +13,7 @@ import { type Floats, pack, rowsOf, slice } from './operands.js';
 import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
 
 /** Tokens in WebAssembly memory at once. */
-const TOKENS = 256;
+export const TOKENS = 256;
 
 export interface ContractTask {
   readonly kernel: 'exact';

@@ -3,6 +3,7 @@
  * backward half. Rows are sampled and computed again in float64 to measure the rounding error.
  */
 import type { AttentionLayer } from '../../../src/lora/problem.js';
+import { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Job } from '../job.js';
 import { type ForwardResult, sharedFloat32 } from '../result.js';
 import type { ErrorEstimate } from '../sampling/estimate.js';
@@ -63,14 +64,19 @@ export function* forwardStages(
 ): Job<ExactForwardResult, ExactTask> {
   const { batch, queryLength, heads, valueDim } = layer.dims;
   const plan = planOf(layer);
-  const workspace = makeWorkspace(plan);
   const attentionOutput = sharedFloat32(batch * queryLength * heads * valueDim);
   const norms: ProjectionNorms[] = [];
   let square = 0;
-  for (const wave of plan.waves.keys()) {
-    const attended = yield* attendWave(plan, workspace, attentionOutput, wave);
-    norms.push(...attended.norms);
-    square += 2 * attended.loss;
+  const memory = new Lease();
+  try {
+    const workspace = makeWorkspace(plan, memory);
+    for (const wave of plan.waves.keys()) {
+      const attended = yield* attendWave(plan, workspace, attentionOutput, wave);
+      norms.push(...attended.norms);
+      square += 2 * attended.loss;
+    }
+  } finally {
+    memory.end();
   }
   const tasks = sampleTasks(layer, attentionOutput, seed);
   const errors = (yield { name: 'sample', tasks }) as RowError[][];

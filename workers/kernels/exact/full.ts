@@ -10,13 +10,10 @@ import type { ProjectionName } from '../../../src/lora/problem.js';
 import { ROLES } from '../result.js';
 import { rotateBack } from '../rotary.js';
 import type { Wasm } from '../wasm/instance.js';
-import { type ContractParts, placesOf, product } from './contract.js';
+import { type ContractParts, placesOf, product, TOKENS } from './contract.js';
 import { type Floats, pack, rowsOf, slice } from './operands.js';
 import { type ExactPlan, rankOf, roundUp, type Unit, type Workspace } from './plan.js';
 import { lowRank } from './project.js';
-
-/** Tokens in WebAssembly memory at once. */
-const TOKENS = 256;
 
 export interface FullTask {
   readonly kernel: 'exact';

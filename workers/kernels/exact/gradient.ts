@@ -4,6 +4,7 @@
  * inputs. Never holds more of P than one row block a thread.
  */
 import type { AttentionKind, AttentionProblem } from '../../../src/lora/problem.js';
+import { Lease } from '../../../src/tensor/shared-memory.js';
 import { type Cancelled, CancelledError, type Job, runJob } from '../job.js';
 import {
   allocateGradients,
@@ -91,9 +92,22 @@ export function* exactStages(
   problem: AttentionProblem,
   options: ExactOptions,
 ): Job<ExactResult, ExactTask> {
+  const memory = new Lease();
+  try {
+    const plan = makePlan(problem, options);
+    return yield* gradientStages(problem, options, plan, makeWorkspace(plan, memory));
+  } finally {
+    memory.end();
+  }
+}
+
+function* gradientStages(
+  problem: AttentionProblem,
+  options: ExactOptions,
+  plan: ExactPlan,
+  workspace: Workspace,
+): Job<ExactResult, ExactTask> {
   const { batch, queryLength, heads, valueDim } = problem.dims;
-  const plan = makePlan(problem, options);
-  const workspace = makeWorkspace(plan);
   const gradients = allocateGradients(problem);
   const inputGradients = allocateInputGradients(problem, options.inputGradients, sharedFloat32);
   const attentionOutput = options.attentionOutput

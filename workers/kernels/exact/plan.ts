@@ -11,7 +11,8 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { AttentionLayer, Objective, ProjectionName } from '../../../src/lora/problem.js';
-import { type GradientOutputs, sharedFloat32, sharedFloat64 } from '../result.js';
+import type { Lease } from '../../../src/tensor/shared-memory.js';
+import type { GradientOutputs } from '../result.js';
 import { ROWS } from '../wasm/block.js';
 
 /** Bytes of intermediate matrices that one wave may take (one unit is always allowed). */
@@ -183,22 +184,26 @@ export function makePlan(problem: ExactProblem, outputs: GradientOutputs): Exact
   };
 }
 
-export function makeWorkspace(plan: ExactPlan): Workspace {
-  const { queryLength, headDim, valueDim } = plan.problem.dims;
+export function makeWorkspace(plan: ExactPlan, memory: Lease): Workspace {
+  const { queryLength, keyLength, headDim, valueDim } = plan.problem.dims;
   const { rq, rk, rv, pv, us, uv, ls, right } = plan.thin;
-  const [floats, doubles] = [sharedFloat32, sharedFloat64];
+  const floats = (n: number) => memory.float32(n);
+  const doubles = (n: number) => memory.float64(n);
+  // Rows of keys that are padding are read, to be multiplied by a probability of 0.
+  const padded = plan.keys > keyLength || plan.problem.keyLengths !== undefined;
+  const rows = (n: number) => (padded ? floats(n).fill(0) : floats(n));
   const units = plan.waves[0]!.length;
   const heads = units * plan.group;
   const laned = heads * plan.lanes;
   return {
     Q: floats(heads * queryLength * headDim),
-    K: floats(units * plan.keys * headDim),
-    V: floats(units * plan.keys * valueDim),
+    K: rows(units * plan.keys * headDim),
+    V: rows(units * plan.keys * valueDim),
     largestQ: floats(heads * stretchesOf(queryLength)),
     largestK: floats(units * stretchesOf(plan.keys)),
     lowQ: floats(units * queryLength * rq),
-    us: floats(heads * plan.keys * us),
-    uv: floats(units * plan.keys * uv),
+    us: rows(heads * plan.keys * us),
+    uv: rows(units * plan.keys * uv),
     rightQ: floats(heads * queryLength * right),
     normG: floats(heads * queryLength),
     ls: floats(laned * plan.keys * ls),

@@ -10,11 +10,12 @@ import { type InputGradients, ROLES, sharedFloat32 } from '../result.js';
 import { sampleClusters } from '../sampling/rows.js';
 import { KEYS, ROWS } from '../wasm/block.js';
 import type { AttendTask, LaneOfHead } from './attend.js';
-import { type ContractParts, type ContractTask, placesOf } from './contract.js';
+import { type ContractParts, type ContractTask, placesOf, TOKENS } from './contract.js';
 import type { FullTask } from './full.js';
 import {
   CONTRACT_TOKENS,
   type ExactPlan,
+  PROJECT_TOKENS,
   rankOf,
   roundUp,
   type Unit,
@@ -26,14 +27,22 @@ import type { Draw, SampleTask } from './sample.js';
 /** Flops of a task that takes about 25 ms: short enough to share threads fairly, long enough to pay. */
 const TASK_FLOPS = 1e9;
 
+/** Tasks that a stage is cut into where it is not small, so that threads are through with it at the same time. */
+const TASKS_OF_STAGE = 32;
+/** Flops of a task that is not worth cutting: a fifth of a millisecond. */
+const LEAST_TASK_FLOPS = 5e6;
+/** Tasks that a contraction is cut into where it is long: each keeps sums as large as the gradients. */
+const CONTRACT_TASKS = 8;
 /** Flops of a problem that is one task: two or three milliseconds. */
 const ONE_TASK_FLOPS = 1e8;
 
-/** Stretches [first, last) of at most `size` out of `total`. */
-function stretches(total: number, size: number): { first: number; last: number }[] {
-  return Array.from({ length: Math.ceil(total / size) }, (_, k) => ({
-    first: k * size,
-    last: Math.min((k + 1) * size, total),
+/** Stretches [first, last) of at most `size` out of `total`, as even as whole numbers of `unit` are. */
+function stretches(total: number, size: number, unit = 1): { first: number; last: number }[] {
+  if (total === 0) return [];
+  const even = roundUp(Math.ceil(total / Math.ceil(total / size)), unit);
+  return Array.from({ length: Math.ceil(total / even) }, (_, k) => ({
+    first: k * even,
+    last: Math.min((k + 1) * even, total),
   }));
 }
 
@@ -47,32 +56,35 @@ export function projectTasks(
   units: readonly Unit[],
 ): ProjectTask[] {
   const { dims, projections } = plan.problem;
-  const tasks: ProjectTask[] = [];
-  for (const projection of PROJECTIONS) {
-    const isQuery = projection === 'q_proj';
-    const width = isQuery
-      ? plan.group * dims.headDim
-      : projection === 'k_proj'
-        ? dims.headDim
-        : dims.valueDim;
-    const flopsOfToken = 2 * width * projections[projection].inFeatures;
-    // As many tokens as one copy of the inputs serves, then as many units as the time allows.
-    const tokens = Math.min(2048, roundUp(TASK_FLOPS / flopsOfToken, 256));
-    const together = Math.max(1, Math.floor(TASK_FLOPS / (flopsOfToken * tokens)));
-    for (const batchItem of batchItems(units)) {
+  const widths = { q_proj: plan.group * dims.headDim, k_proj: dims.headDim, v_proj: dims.valueDim };
+  /** Flops of one unit for as many tokens as are in WebAssembly memory at once. */
+  const flopsOf = (name: ProjectionName) =>
+    2 * PROJECT_TOKENS * widths[name] * projections[name].inFeatures;
+  const allFlops = PROJECTIONS.reduce((sum, name) => sum + flopsOf(name), 0);
+  const blocks =
+    units.length * Math.ceil(Math.max(dims.queryLength, dims.keyLength) / PROJECT_TOKENS);
+  const flops = Math.min(
+    TASK_FLOPS,
+    Math.max(LEAST_TASK_FLOPS, (allFlops * blocks) / TASKS_OF_STAGE),
+  );
+  return PROJECTIONS.flatMap((projection) => {
+    // As many units as the time allows, for they share the inputs in memory; then as many tokens.
+    const fitting = Math.max(1, Math.floor(flops / flopsOf(projection)));
+    return batchItems(units).flatMap((batchItem) => {
       const places = placesOf(units, batchItem);
-      for (const { first, last } of stretches(places.length, together)) {
+      const together = Math.min(places.length, fitting);
+      const tokens = PROJECT_TOKENS * Math.floor(fitting / together);
+      const length = projection === 'q_proj' ? dims.queryLength : keysOf(plan.problem, batchItem);
+      return stretches(places.length, together).flatMap(({ first, last }) => {
         const firstUnit = places[first]!;
         const mine = units.slice(firstUnit, firstUnit + last - first);
-        const length = isQuery ? dims.queryLength : keysOf(plan.problem, batchItem);
-        for (const span of stretches(length, tokens)) {
-          const what = { plan, workspace, projection, units: mine, firstUnit, ...span };
-          tasks.push({ kernel: 'exact', step: 'project', ...what });
-        }
-      }
-    }
-  }
-  return tasks;
+        const what = { plan, workspace, projection, units: mine, firstUnit };
+        return stretches(length, tokens, PROJECT_TOKENS).map(
+          (span): ProjectTask => ({ kernel: 'exact', step: 'project', ...what, ...span }),
+        );
+      });
+    });
+  });
 }
 
 /** Flops of one row block of one head over all keys. */
@@ -143,6 +155,14 @@ export function attendTasks(
   return { tasks, stride: groups.length };
 }
 
+/** Tokens of one batch item, of `items` that are contracted together: several tasks, but few sums to keep. */
+function tokenStretches(plan: ExactPlan, items: number, length: number) {
+  const { queryLength, keyLength } = plan.problem.dims;
+  const wanted = (items * Math.max(queryLength, keyLength)) / CONTRACT_TASKS;
+  const tokens = Math.max(TOKENS, Math.min(CONTRACT_TOKENS, wanted));
+  return stretches(length, tokens, TOKENS);
+}
+
 export function contractTasks(
   plan: ExactPlan,
   workspace: Workspace,
@@ -154,18 +174,19 @@ export function contractTasks(
     const columns = plan.problem.projections[name].inFeatures;
     return rank ? { [name]: sharedFloat32(columns * roundUp(rank, 8)) } : {};
   };
-  return batchItems(units).flatMap((batchItem) => {
+  const items = batchItems(units);
+  return items.flatMap((batchItem) => {
     const heads = placesOf(units, batchItem).length * plan.group;
     const task = (side: 'query' | 'key', parts: ContractParts, span: object) =>
       ({
         ...{ kernel: 'exact', step: 'contract', plan, workspace, units, batchItem, side, parts },
         ...span,
       }) as ContractTask;
-    const queries = stretches(rq ? queryLength : 0, CONTRACT_TOKENS).map((span) =>
+    const queries = tokenStretches(plan, items.length, rq ? queryLength : 0).map((span) =>
       task('query', { A: part('q_proj', rq), B: {} }, span),
     );
     const length = rq + rk + rv ? keysOf(plan.problem, batchItem) : 0;
-    const keys = stretches(length, CONTRACT_TOKENS).map((span) => {
+    const keys = tokenStretches(plan, items.length, length).map((span) => {
       const B = rq ? { q_proj: sharedFloat32(heads * headDim * roundUp(rq, 8)) } : {};
       return task('key', { A: { ...part('k_proj', rk), ...part('v_proj', rv) }, B }, span);
     });
@@ -191,10 +212,11 @@ export function* fullStages(
     const width = projection === 'v_proj' ? dims.valueDim : dims.headDim;
     const r8 = roundUp(rankOf(plan.problem, projection), 8);
     const inputGradient = (kind && inputGradients?.[STATES[kind][ROLES[projection]]]) ?? null;
-    yield batchItems(units).flatMap((batchItem) => {
+    const items = batchItems(units);
+    yield items.flatMap((batchItem) => {
       const heads = placesOf(units, batchItem).length * (isQuery ? plan.group : 1);
       const length = isQuery ? dims.queryLength : keysOf(plan.problem, batchItem);
-      return stretches(length, CONTRACT_TOKENS).map((span): FullTask => {
+      return tokenStretches(plan, items.length, length).map((span): FullTask => {
         const A = { [projection]: sharedFloat32(projections[projection].inFeatures * r8) };
         const B = { [projection]: sharedFloat32(heads * width * r8) };
         const parts: ContractParts = r8 ? { A, B } : { A: {}, B: {} };

@@ -1,0 +1,63 @@
+/**
+ * Memory for one piece of work, visible to every thread, and used again by the next.
+ *
+ * The first touch of a fresh page costs more than filling it: for a body of 16 MB about as much as
+ * receiving it. So blocks that are given back are kept for who asks next.
+ */
+
+/** Smaller blocks come from a heap whose pages were touched before. */
+const SMALLEST = 2 ** 16;
+/** Bytes that are kept; the blocks given back longest ago make room. */
+const KEPT_BYTES = 2 ** 27;
+
+/** Those of this thread, in the order in which they were given back. */
+let kept: SharedArrayBuffer[] = [];
+
+function take(bytes: number): SharedArrayBuffer {
+  let best: SharedArrayBuffer | null = null;
+  for (const block of kept) {
+    const fits = block.byteLength >= bytes && block.byteLength <= 2 * bytes;
+    if (fits && (!best || block.byteLength < best.byteLength)) best = block;
+  }
+  if (!best) return new SharedArrayBuffer(bytes);
+  kept = kept.filter((block) => block !== best);
+  return best;
+}
+
+function give(blocks: readonly SharedArrayBuffer[]): void {
+  kept.push(...blocks.filter(({ byteLength }) => byteLength >= SMALLEST));
+  let bytes = kept.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  while (bytes > KEPT_BYTES) bytes -= kept.shift()?.byteLength as number;
+}
+
+/**
+ * What it hands out is not cleared. A lease that is never ended costs nothing: its memory goes to the
+ * garbage collector and not to the next lease.
+ */
+export class Lease {
+  #blocks: SharedArrayBuffer[] = [];
+
+  bytes(length: number): Uint8Array {
+    return new Uint8Array(this.#block(length), 0, length);
+  }
+
+  float32(length: number): Float32Array {
+    return new Float32Array(this.#block(4 * length), 0, length);
+  }
+
+  float64(length: number): Float64Array {
+    return new Float64Array(this.#block(8 * length), 0, length);
+  }
+
+  /** Gives everything back: no thread may look at it or write to it any more. */
+  end(): void {
+    give(this.#blocks);
+    this.#blocks = [];
+  }
+
+  #block(bytes: number): SharedArrayBuffer {
+    const block = bytes < SMALLEST ? new SharedArrayBuffer(bytes) : take(bytes);
+    this.#blocks.push(block);
+    return block;
+  }
+}

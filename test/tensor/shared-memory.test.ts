@@ -1,0 +1,40 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Lease } from '../../src/tensor/shared-memory.js';
+
+const LENGTH = 50_000;
+
+test('what is given back is handed out again, to one owner', () => {
+  const first = new Lease();
+  const { buffer } = first.float32(LENGTH);
+  const other = first.float64(LENGTH).buffer;
+  first.end();
+  const second = new Lease();
+  assert.equal(second.bytes(4 * LENGTH).buffer, buffer);
+  const larger = second.float32(2 * LENGTH - 1);
+  assert.equal(larger.buffer, other);
+  assert.equal(larger.length, 2 * LENGTH - 1);
+  assert.notEqual(second.float64(LENGTH).buffer, other);
+  second.end();
+});
+
+test('a block does not serve much less than it holds, and a lease ends once', () => {
+  const first = new Lease();
+  const { buffer } = first.bytes(1_000_003);
+  first.end();
+  first.end();
+  const second = new Lease();
+  assert.notEqual(second.bytes(400_000).buffer, buffer);
+  assert.equal(second.bytes(1_000_003).buffer, buffer);
+  assert.notEqual(second.bytes(1_000_003).buffer, buffer);
+});
+
+test('what is kept is bounded: the oldest blocks go', () => {
+  const sizes = Array.from({ length: 5 }, (_, k) => 40_000_000 + k);
+  const lease = new Lease();
+  const buffers = sizes.map((size) => lease.bytes(size).buffer);
+  lease.end();
+  const next = new Lease();
+  const again = sizes.map((size) => buffers.indexOf(next.bytes(size).buffer));
+  assert.deepEqual(again.filter((index) => index >= 0).sort(), [2, 3, 4]);
+});
