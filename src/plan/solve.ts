@@ -2,7 +2,8 @@
 import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
 import type { Job } from '../../workers/kernels/job.js';
 import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
-import type { LowRankPlan } from '../../workers/kernels/low-rank/plan.js';
+import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan.js';
+import { FEATURE_STEPS } from '../../workers/kernels/low-rank/trial.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type { ErrorEstimate } from '../../workers/kernels/sampling/estimate.js';
@@ -131,7 +132,7 @@ function* approximately(
     const { errors, lostRows: _, ...result } = run;
     return { result, error: errors, method: 'low_rank', reason, fallback: false };
   }
-  if (method === 'low_rank') throw toleranceMissed(plan, worst, tolerance);
+  if (method === 'low_rank') throw yield* toleranceMissed(problem, plan, worst, options);
   const reached = Number.isFinite(worst)
     ? `an error of up to ${worst.toPrecision(2)}`
     : 'no result';
@@ -139,17 +140,47 @@ function* approximately(
   return yield* exactly(problem, options, why, true);
 }
 
-function toleranceMissed(plan: LowRankPlan, worst: number, tolerance: number): Problem {
-  const sentence = Number.isFinite(worst)
+/** Says what was reached, which tolerance that would meet, and which number of features this one. */
+function* toleranceMissed(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  worst: number,
+  options: SolveOptions,
+): Job<Problem> {
+  const { tolerance } = options;
+  const reached = Number.isFinite(worst)
     ? `Low-rank with ${plan.features} features reaches an error of up to ${worst.toPrecision(3)} ` +
       `(99 % confidence), above the tolerance of ${tolerance}. A tolerance of ` +
-      `${(1.2 * worst).toPrecision(2)} would do with as many features; a smaller error needs more of them or the exact kernel.`
-    : `Low-rank with ${plan.features} features breaks down on this input: its logits are too large. ` +
-      'Take the exact kernel.';
-  return new Problem('tolerance-missed', sentence, {
-    pointer: '/method',
-    ...(Number.isFinite(worst) && { limit: tolerance, actual: worst }),
+      `${(1.2 * worst).toPrecision(2)} would do with as many features.`
+    : `Low-rank with ${plan.features} features breaks down on this input: its logits are too large.`;
+  return new Problem(
+    'tolerance-missed',
+    `${reached} ${yield* advice(problem, plan, worst, options)}`,
+    {
+      pointer: '/method',
+      ...(Number.isFinite(worst) && { limit: tolerance, actual: worst }),
+    },
+  );
+}
+
+/** The number of features that a plan expects to do, whatever it costs; nothing is extrapolated. */
+function* advice(
+  problem: AttentionProblem,
+  { features, predictedError }: LowRankPlan,
+  worst: number,
+  { tolerance, seed, rates }: SolveOptions,
+): Job<string> {
+  // A plan that was too hopeful once is held to as much more.
+  const hopeful = Number.isFinite(worst) ? Math.min(1, predictedError / worst) : 1;
+  const other = yield* planLowRank(problem, {
+    tolerance: tolerance * hopeful,
+    seed,
+    rates: { ...rates, exact: Number.MIN_VALUE },
   });
+  if (other.meetsTolerance && other.features > features) {
+    return `For the tolerance of ${tolerance} the plan expects ${other.features} features to do; the exact kernel always does.`;
+  }
+  return `No number of features that was tried (up to ${FEATURE_STEPS[FEATURE_STEPS.length - 1]}) is expected to keep the tolerance of ${tolerance}: take the exact kernel.`;
 }
 
 export function* solve(

@@ -96,6 +96,21 @@ test('a tolerance that was stated and cannot be kept is a 422 that says what can
   assert.equal(problem.limit, 1e-5);
   assert.ok((problem.actual as number) > 1e-5);
   assert.match(problem.detail, /A tolerance of .* would do/);
+  assert.match(
+    problem.detail,
+    /the plan expects \d+ features|No number of features that was tried/,
+  );
+});
+
+test('the number of features that a 422 names keeps the tolerance', async () => {
+  const request = { ...small(), method: 'low_rank', tolerance: 0.02 };
+  const { status, bytes } = await ask({ ...request, features: 1 });
+  assert.equal(status, 422);
+  const { detail } = JSON.parse(Buffer.from(bytes).toString()) as ProblemDetails;
+  const features = Number(/the plan expects (\d+) features/.exec(detail as string)?.[1]);
+  assert.ok(features > 1, detail as string);
+  const again = await ask({ ...request, features });
+  assert.equal(again.status, 200, Buffer.from(again.bytes).toString());
 });
 
 test('the same seed gives the same bits, with one worker or two', async () => {

@@ -101,11 +101,11 @@ const Estimate = Type.Object(
     upper: relative('Upper limit of the error at the stated confidence'),
     confidence: Type.Number({ description: 'Confidence of the upper limit: 0.99.' }),
     standard_error: relative('Standard error of the estimate'),
-    rows_sampled: Type.Integer({ description: 'Query rows recomputed in float64.' }),
+    rows_sampled: Type.Integer({ description: 'Query rows computed again.' }),
   },
   {
     description:
-      'Statistical: measured on sampled rows, recomputed in float64. Before rounding to the dtype of the answer.',
+      'Statistical: measured on sampled rows, computed again: in float64 for an exact answer, by the exact formula in float32 for a low-rank one, whose upper limit has its rounding added. Before rounding to the dtype of the answer.',
   },
 );
 
@@ -120,7 +120,7 @@ const TensorError = Type.Object(
         frobenius: Type.Number({ description: 'Bound of the Frobenius norm of the error.' }),
         relative: relative('The same bound'),
       }),
-      'Deterministic worst-case bound of a low-rank gradient; null: void, or an exact answer.',
+      'Deterministic worst-case bound of a low-rank gradient; null: void, corrected, under a causal mask, an exact answer, or a long input on a sample of which every bound was above its gradient.',
     ),
   },
   { description: 'How large the error of one tensor is.' },

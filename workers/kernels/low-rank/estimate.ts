@@ -181,7 +181,7 @@ function columns(
  * then not be among them.
  */
 const DEVIATIONS = 2.58;
-const UNEVEN_DEVIATIONS = 4;
+const UNEVEN_DEVIATIONS = 6;
 
 /**
  * From n independent unbiased estimates D_k (n, size) of a matrix E.

@@ -9,7 +9,7 @@ import { type Head, splitHeads } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { BLOCK } from './rows.js';
 import type { LowRankTask } from './task.js';
-import { FEATURE_STEPS, isUneven, type Trial, type TrialRow } from './trial.js';
+import { ALWAYS_TRIED, FEATURE_STEPS, isUneven, type Trial, type TrialRow } from './trial.js';
 import { joinLongest, type LongestRows, type LongRow } from './trial-sample.js';
 
 export interface PlanOptions {
@@ -159,17 +159,16 @@ function* longestOfHeads(heads: readonly Head[]): Job<LongestRows[], LowRankTask
   }));
 }
 
-/** Feature numbers with which a head is still cheaper than exact, and a few where none is. */
+/** Feature numbers with which a head is still cheaper than exact, a few where none is, and the next. */
 function stepsToTry(head: Head, { features, rates }: PlanOptions): readonly number[] {
   if (features !== undefined) return [features];
-  return FEATURE_STEPS.filter((m) => {
+  const paying = FEATURE_STEPS.filter((m) => {
     const { flops, exactFlops } = headCost(head, m, 0, 0, 0);
     return m <= ALWAYS_TRIED || flops / rates.lowRank < exactFlops / rates.exact;
   });
+  // One step more, towards which to interpolate.
+  return FEATURE_STEPS.slice(0, paying.length + 1);
 }
-
-/** So that the answer can say what the input would need, also where it is too short to pay. */
-const ALWAYS_TRIED = 128;
 
 function cut(length: number) {
   const step = 32 * BLOCK;
@@ -204,8 +203,11 @@ function predicted({ score, value }: TrialRow, rowsPerItem: number): number {
   );
 }
 
-/** Measured: (upper limit over error)^2 - 1, over rows that matter / rows drawn, on data without structure. */
-const NOISE = 0.8;
+/**
+ * (Upper limit over error)^2 - 1, over rows that matter / rows drawn, on data without structure: the median is
+ * about 1, and with this value one run in ten exceeds the limit that was planned.
+ */
+const NOISE = 2.5;
 
 function noise(rows: number, rowsPerItem: number): number {
   return Math.sqrt(1 + (NOISE * rows) / rowsPerItem);
@@ -227,13 +229,17 @@ function choose(
     const { share } = trial;
     const nq = outlierCount(head, head.queryLength, share);
     const nk = outlierCount(head, head.keyLength, share);
-    return trial.rows.map((row) => ({
-      trial,
-      share,
+    const tried = trial.rows.map((row) => ({
       m: row.features,
       rowError: Math.max(row.score.error, row.value.error),
       error: predicted(row, rowsPerItem),
-      seconds: headCost(head, row.features, nq, nk, rowsPerItem).flops / rates.lowRank,
+    }));
+    const between = features === undefined ? interpolate(tried, tolerance) : [];
+    return [...tried, ...between].map((row) => ({
+      trial,
+      share,
+      ...row,
+      seconds: headCost(head, row.m, nq, nk, rowsPerItem).flops / rates.lowRank,
     }));
   });
   if (features !== undefined) {
@@ -245,6 +251,21 @@ function choose(
   }
   const fit = all.filter((c) => c.error <= tolerance).sort((a, b) => a.seconds - b.seconds);
   return fit[0] ?? all.sort((a, b) => a.error - b.error)[0];
+}
+
+type Tried = Pick<Choice, 'm' | 'rowError' | 'error'>;
+
+/** Errors fall like a power of m: the m, a multiple of 8, at which they reach the tolerance, if it lies inside. */
+function interpolate(tried: readonly Tried[], tolerance: number): Tried[] {
+  const after = tried.findIndex(({ error }) => error <= tolerance);
+  if (after < 1) return [];
+  const [a, b] = [tried[after - 1], tried[after]];
+  if (!Number.isFinite(a.error) || !(b.error > 0)) return [];
+  const part = Math.log(a.error / tolerance) / Math.log(a.error / b.error);
+  const m = 8 * Math.ceil((a.m * (b.m / a.m) ** part) / 8);
+  if (m >= b.m) return [];
+  const along = (x: number, y: number) => x * (y / x) ** (Math.log(m / a.m) / Math.log(b.m / a.m));
+  return [{ m, rowError: along(a.rowError, b.rowError), error: along(a.error, b.error) }];
 }
 
 /** One choice for every head, with the number of sampled rows that makes the whole cheapest. */

@@ -12,8 +12,12 @@ import { Random } from './random.js';
 import { openWorkspace, type Workspace } from './rows.js';
 import { drawTrial, type LongestRows, type TrialSample } from './trial-sample.js';
 
-/** Feature numbers that are tried. */
-export const FEATURE_STEPS = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024] as const;
+/** Feature numbers that are tried; between them the plan interpolates. */
+export const FEATURE_STEPS = [16, 32, 64, 128, 256, 512, 1024] as const;
+/** So many are tried in any case: the answer can then say what the input would need. */
+export const ALWAYS_TRIED = 64;
+/** With so many times the error that is enough, still uneven, outliers are wanting and not features. */
+const FAR = 8;
 
 export interface TrialRow {
   /** Features really used: a spectrum can run out of directions. */
@@ -72,7 +76,9 @@ export function tryShares(
       low.extend(features);
       const row = { features, ...compare(sample, block, low.rows()) };
       rows.push(row);
-      if (Math.max(row.score.error, row.value.error) <= enough || features < step) break;
+      const error = Math.max(row.score.error, row.value.error);
+      if (error <= enough || features < step) break;
+      if (features >= ALWAYS_TRIED && error > FAR * enough && isUneven(head, row)) break;
     }
     arithmetic.release(mark);
     trials.push({ share, basis, rows });
