@@ -1,11 +1,16 @@
 /** Which kernel computes a problem, and why. */
 import type { Job } from '../../workers/kernels/job.js';
 import type { Rates } from '../../workers/kernels/low-rank/cost.js';
-import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan.js';
+import { planForward } from '../../workers/kernels/low-rank/forward.js';
+import {
+  type LowRankPlan,
+  mostFullWidthFeatures,
+  planLowRank,
+} from '../../workers/kernels/low-rank/plan.js';
 import { Problem } from '../errors.js';
 import type { AttentionKind, AttentionLayer, AttentionProblem } from '../lora/problem.js';
 import type { METHODS } from '../lora/request.js';
-import { exactFlops, type Needs } from './cost.js';
+import { exactFlops, forwardFlops, type Needs } from './cost.js';
 
 /** Below this relative error float32 can promise nothing. */
 const FLOAT32_TOLERANCE = 1e-5;
@@ -41,12 +46,6 @@ function isAdapted(layer: AttentionLayer): boolean {
   return Object.values(layer.projections).some(({ adapter }) => adapter !== null);
 }
 
-/** What keeps the low-rank kernel from a problem, or null. */
-function needsExact(layer: AttentionLayer, { inputGradients }: ChooseOptions): string | null {
-  if (inputGradients) return 'input_gradients';
-  return layer.rotary ? 'cos and sin' : null;
-}
-
 export function needsOf(
   problem: AttentionLayer & Partial<AttentionProblem>,
   { attentionOutput, inputGradients }: ChooseOptions,
@@ -57,11 +56,37 @@ export function needsOf(
   };
 }
 
-/** Whether the low-rank kernel takes the layer at all. */
-export function isPlannable(layer: AttentionLayer, options: ChooseOptions): boolean {
+/** Whether heads are narrow enough for the low-rank kernel. */
+function isNarrow({ dims }: AttentionLayer): boolean {
+  return Math.max(dims.headDim, dims.valueDim) <= MAX_LOW_RANK_WIDTH;
+}
+
+/** Whether the low-rank kernel takes the layer: without an adapter there is nothing whose error it could show. */
+export function isPlannable(layer: AttentionLayer): boolean {
+  return isAdapted(layer) && isNarrow(layer);
+}
+
+/** @throws {Problem} when the sums of so many features are too large at the full width of a head. */
+function requireRoom(layer: AttentionLayer, { features, inputGradients }: ChooseOptions): void {
   const { headDim, valueDim } = layer.dims;
-  const narrow = Math.max(headDim, valueDim) <= MAX_LOW_RANK_WIDTH;
-  return isAdapted(layer) && narrow && !needsExact(layer, options);
+  const most = mostFullWidthFeatures(headDim, valueDim);
+  if (features === undefined || features <= most || !(layer.rotary || inputGradients)) return;
+  throw new Problem(
+    'limit-exceeded',
+    `With rotary positions or input gradients low-rank takes up to ${most} features of heads of this width; ${features} were asked for.`,
+    { pointer: '/features', limit: most, actual: features },
+  );
+}
+
+/** The plan for a gradient; that of the output alone is the same, so that both of a step agree. */
+export function planOf(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  { tolerance, features, seed, rates, inputGradients }: ChooseOptions,
+): Job<LowRankPlan> {
+  return planLowRank(problem, {
+    ...{ tolerance, seed, rates, inputGradients: inputGradients !== undefined },
+    ...(features !== undefined && { features }),
+  });
 }
 
 function percent(x: number): string {
@@ -77,64 +102,61 @@ export function* choose(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: ChooseOptions,
 ): Job<Choice> {
-  const { method, tolerance, features, seed, rates } = options;
-  if (method !== 'low_rank' && tolerance < FLOAT32_TOLERANCE) {
-    return { kernel: 'reference', reason: float64Reason(tolerance), lowRank: null };
-  }
-  if (method === 'exact') {
-    return { kernel: 'exact', reason: 'The exact kernel was asked for.', lowRank: null };
-  }
-  const exactOnly = needsExact(problem, options);
-  if (exactOnly) return { kernel: 'exact', reason: exactReason(exactOnly, method), lowRank: null };
-  const { headDim, valueDim, queryLength, keyLength } = problem.dims;
-  if (!isPlannable(problem, options)) {
-    if (method === 'low_rank' && isAdapted(problem)) {
-      throw new Problem(
-        'limit-exceeded',
-        `Low-rank takes heads of up to ${MAX_LOW_RANK_WIDTH} columns; these have ${Math.max(headDim, valueDim)}.`,
-        { pointer: '/method', limit: MAX_LOW_RANK_WIDTH, actual: Math.max(headDim, valueDim) },
-      );
-    }
+  const early = withoutPlan(problem, options, exactFlops(problem, needsOf(problem, options)));
+  if (early) return { ...early, lowRank: null };
+  if (!isPlannable(problem)) {
     return { kernel: 'exact', reason: 'Low-rank does not take this layer.', lowRank: null };
   }
-  const exactSeconds = exactFlops(problem, needsOf(problem, options)) / rates.exact;
-  const short = Math.max(queryLength, keyLength) < SHORT;
-  if (method === 'auto' && (short || exactSeconds < NOT_WORTH_A_PLAN)) {
-    const reason = `The exact kernel takes about ${seconds(exactSeconds)} on one thread: not worth a plan.`;
-    return { kernel: 'exact', reason, lowRank: null };
-  }
-  const lowRank = yield* planLowRank(problem, {
-    tolerance,
-    seed,
-    rates,
-    ...(features !== undefined && { features }),
-  });
+  const lowRank = yield* planOf(problem, options);
   return { ...judge(lowRank, options), lowRank };
 }
 
-/** @throws {Problem} when low_rank was asked for: there is an exact kernel for the output alone. */
-export function chooseForward(options: ChooseOptions): Omit<Choice, 'lowRank'> {
-  const { method, tolerance } = options;
-  if (method === 'low_rank') exactReason('a request without an objective', method);
-  if (tolerance < FLOAT32_TOLERANCE)
+/** The same for the output alone. */
+export function* chooseForward(layer: AttentionLayer, options: ChooseOptions): Job<Choice> {
+  const flops = forwardFlops(layer);
+  const early = withoutPlan(layer, options, flops);
+  if (early) return { ...early, lowRank: null };
+  const lowRank = planForward(yield* planOf(layer, options), options.rates, flops);
+  return { ...judge(lowRank, options), lowRank };
+}
+
+/** The choices that need no plan. */
+function withoutPlan(
+  layer: AttentionLayer,
+  options: ChooseOptions,
+  flops: number,
+): Pick<Choice, 'kernel' | 'reason'> | null {
+  const { method, tolerance, rates } = options;
+  if (method !== 'low_rank' && tolerance < FLOAT32_TOLERANCE) {
     return { kernel: 'reference', reason: float64Reason(tolerance) };
-  return { kernel: 'exact', reason: 'The attention output alone is computed by the exact kernel.' };
+  }
+  if (method === 'exact') return { kernel: 'exact', reason: 'The exact kernel was asked for.' };
+  const { headDim, valueDim, queryLength, keyLength } = layer.dims;
+  if (!isNarrow(layer)) {
+    if (method !== 'low_rank') {
+      return { kernel: 'exact', reason: 'Low-rank does not take this layer.' };
+    }
+    throw new Problem(
+      'limit-exceeded',
+      `Low-rank takes heads of up to ${MAX_LOW_RANK_WIDTH} columns; these have ${Math.max(headDim, valueDim)}.`,
+      { pointer: '/method', limit: MAX_LOW_RANK_WIDTH, actual: Math.max(headDim, valueDim) },
+    );
+  }
+  if (method === 'low_rank') {
+    requireRoom(layer, options);
+    return null;
+  }
+  const exactSeconds = flops / rates.exact;
+  const short = Math.max(queryLength, keyLength) < SHORT;
+  if (!short && exactSeconds >= NOT_WORTH_A_PLAN) return null;
+  return {
+    kernel: 'exact',
+    reason: `The exact kernel takes about ${seconds(exactSeconds)} on one thread: not worth a plan.`,
+  };
 }
 
 function float64Reason(tolerance: number): string {
   return `The tolerance of ${tolerance} is below what float32 can keep (${FLOAT32_TOLERANCE}): computed in float64.`;
-}
-
-/** @throws {Problem} when low_rank was asked for all the same. */
-function exactReason(keys: string, method: ChooseOptions['method']): string {
-  if (method === 'low_rank') {
-    throw new Problem(
-      'conflicting-keys',
-      `The low-rank kernel does not take ${keys}: leave the method to auto, or ask for exact.`,
-      { pointer: '/method' },
-    );
-  }
-  return `Only the exact kernel takes ${keys}.`;
 }
 
 /** What the plan says about the kernel to take. */

@@ -1,6 +1,8 @@
 /** One forward request as a job: decode, compute the attention output, encode. */
 import { exactForwardJob } from '../../workers/kernels/exact/forward.js';
 import type { Job } from '../../workers/kernels/job.js';
+import { lowRankForwardJob } from '../../workers/kernels/low-rank/forward.js';
+import type { LowRankPlan } from '../../workers/kernels/low-rank/plan.js';
 import { referenceForwardJob } from '../../workers/kernels/reference/forward.js';
 import type { ForwardResult } from '../../workers/kernels/result.js';
 import { Problem } from '../errors.js';
@@ -8,14 +10,21 @@ import type { PendingTensor } from '../lora/intake.js';
 import type { AttentionLayer } from '../lora/problem.js';
 import { efficiencyThreshold } from '../lora/threshold.js';
 import type { EncodedTensor } from '../tensor/encoded.js';
-import { chooseForward } from './choose.js';
+import { type Choice, chooseForward } from './choose.js';
 import { forwardFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
 import { encodeForwardPhase } from './encode-phase.js';
 import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
 import type { PhaseClock } from './phases.js';
-import { allFinite, type Solution, type SolveOptions, type TensorError } from './solve.js';
+import {
+  allFinite,
+  missedReason,
+  type Solution,
+  type SolveOptions,
+  type TensorError,
+  toleranceMissed,
+} from './solve.js';
 
 export interface ForwardOptions extends SolveOptions {
   readonly batched: boolean;
@@ -27,7 +36,7 @@ export interface ForwardAnswer
   readonly error: { readonly attention_output: TensorError };
 }
 
-type ForwardSolution = Pick<Solution, 'reason' | 'fallback'> & {
+type ForwardSolution = Pick<Solution, 'method' | 'reason' | 'fallback'> & {
   readonly result: ForwardResult;
   readonly estimate: TensorError['estimate'];
 };
@@ -42,18 +51,54 @@ function* inFloat64(layer: AttentionLayer) {
   );
 }
 
-function* solveForward(layer: AttentionLayer, options: ForwardOptions): Job<ForwardSolution> {
-  const { kernel, reason } = chooseForward(options);
-  if (kernel === 'reference') return { ...(yield* inFloat64(layer)), reason, fallback: false };
-  const { error, ...result } = yield* exactForwardJob(layer, { seed: options.seed });
+/** @throws {Problem} when low_rank was asked for and cannot keep what was promised. */
+function* approximately(
+  layer: AttentionLayer,
+  plan: LowRankPlan,
+  options: ForwardOptions,
+  reason: string,
+): Job<ForwardSolution> {
+  const { seed, tolerance, features, toleranceStated } = options;
+  const { error, lostRows, ...result } = yield* lowRankForwardJob(layer, plan, { seed });
+  const worst = lostRows > 0 ? Number.POSITIVE_INFINITY : error.upper;
+  const unchecked = features !== undefined && !toleranceStated;
+  if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {
+    return { result, estimate: error, method: 'low_rank', reason, fallback: false };
+  }
+  if (options.method === 'low_rank') throw yield* toleranceMissed(layer, plan, worst, options);
+  return yield* exactly(layer, options, missedReason(plan, worst, tolerance), true);
+}
+
+function* exactly(
+  layer: AttentionLayer,
+  { seed }: ForwardOptions,
+  reason: string,
+  fallback: boolean,
+): Job<ForwardSolution> {
+  const { error, ...result } = yield* exactForwardJob(layer, { seed });
   if (allFinite(result.attentionOutput)) {
-    return { result, estimate: error, reason, fallback: false };
+    return { result, estimate: error, method: 'exact', reason, fallback };
   }
   return {
     ...(yield* inFloat64(layer)),
+    method: 'exact',
     reason: 'The numbers are too large for float32: computed in float64.',
     fallback: true,
   };
+}
+
+function* solveForward(
+  layer: AttentionLayer,
+  { kernel, reason, lowRank }: Choice,
+  options: ForwardOptions,
+): Job<ForwardSolution> {
+  if (kernel === 'low_rank' && lowRank) {
+    return yield* approximately(layer, lowRank, options, reason);
+  }
+  if (kernel === 'reference') {
+    return { ...(yield* inFloat64(layer)), method: 'exact', reason, fallback: false };
+  }
+  return yield* exactly(layer, options, reason, false);
 }
 
 /**
@@ -68,19 +113,17 @@ export function* forwardJob(
 ): Job<ForwardAnswer> {
   yield* decodePhase(pending);
   clock('decode');
-  const flops = forwardFlops(layer);
+  const choice = yield* chooseForward(layer, options);
   clock('plan');
-  const { result, estimate, reason, fallback } = yield* solveForward(layer, options);
+  const { result, estimate, ...solution } = yield* solveForward(layer, choice, options);
   clock('compute');
   const attention_output = yield* encodeForwardPhase(layer, result, options.batched);
   clock('encode');
   return {
     attention_output,
-    method: 'exact',
-    reason,
-    fallback,
+    ...solution,
     error: { attention_output: { estimate, certificate: null } },
     threshold: efficiencyThreshold(result.norms, layer.dims),
-    plan: planFigures(null, 'exact', flops, options.rates.exact),
+    plan: planFigures(choice.lowRank, solution.method, forwardFlops(layer), options.rates.exact),
   };
 }

@@ -1,11 +1,10 @@
 /** A dry run: the verdict and the plan, without the gradient and without its cost. */
 import type { Job } from '../../workers/kernels/job.js';
-import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
 import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { PendingTensor } from '../lora/intake.js';
 import type { AttentionLayer, AttentionProblem } from '../lora/problem.js';
 import { efficiencyThreshold } from '../lora/threshold.js';
-import { type ChooseOptions, choose, isPlannable, judge, needsOf } from './choose.js';
+import { type ChooseOptions, choose, isPlannable, judge, needsOf, planOf } from './choose.js';
 import { exactFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
 import { planFigures } from './figures.js';
@@ -24,15 +23,7 @@ export function* planJob(
   clock('decode');
   const choice = yield* choose(problem, options);
   // Asked for a plan, we make one also where a gradient would do without.
-  const { tolerance, features, seed, rates } = options;
-  const plan =
-    choice.lowRank ??
-    (isPlannable(problem, options)
-      ? yield* planLowRank(problem, {
-          ...{ tolerance, seed, rates },
-          ...(features !== undefined && { features }),
-        })
-      : null);
+  const plan = choice.lowRank ?? (isPlannable(problem) ? yield* planOf(problem, options) : null);
   const norms = plan ? plan.norms : yield* referenceNormsJob(problem);
   clock('plan');
   const method = choice.kernel === 'low_rank' ? 'low_rank' : 'exact';
@@ -40,6 +31,11 @@ export function* planJob(
     method,
     reason: plan && options.method === 'auto' ? judge(plan, options).reason : choice.reason,
     threshold: efficiencyThreshold(norms, problem.dims),
-    plan: planFigures(plan, method, exactFlops(problem, needsOf(problem, options)), rates.exact),
+    plan: planFigures(
+      plan,
+      method,
+      exactFlops(problem, needsOf(problem, options)),
+      options.rates.exact,
+    ),
   };
 }

@@ -8,7 +8,7 @@ import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type { ErrorEstimate } from '../../workers/kernels/sampling/estimate.js';
 import { Problem } from '../errors.js';
-import type { AttentionProblem } from '../lora/problem.js';
+import type { AttentionLayer, AttentionProblem } from '../lora/problem.js';
 import type { Choice, ChooseOptions } from './choose.js';
 
 export interface SolveOptions extends ChooseOptions {
@@ -120,32 +120,38 @@ function* approximately(
   options: SolveOptions,
   reason: string,
 ): Job<Solution> {
-  const { seed, correction, attentionOutput, tolerance, method } = options;
+  const { seed, correction, attentionOutput, inputGradients, tolerance, method } = options;
   const run = yield* lowRankJob(problem, plan, {
-    ...{ seed, correction, attentionOutput },
+    ...{ seed, correction, attentionOutput, inputGradients },
     certificate: true,
     single: true,
   });
-  const worst = worstError(run);
+  const worst = overflowed(run) ? Number.POSITIVE_INFINITY : worstError(run);
   const unchecked = options.features !== undefined && !options.toleranceStated;
   if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {
     const { errors, lostRows: _, ...result } = run;
-    return { result, error: errors, method: 'low_rank', reason, fallback: false };
+    const error = { ...errors, ...inputErrors(result) };
+    return { result, error, method: 'low_rank', reason, fallback: false };
   }
   if (method === 'low_rank') throw yield* toleranceMissed(problem, plan, worst, options);
-  const reached = Number.isFinite(worst)
-    ? `an error of up to ${worst.toPrecision(2)}`
-    : 'no result';
-  const why = `Low-rank with ${plan.features} features gave ${reached}, above the tolerance of ${tolerance}: computed exactly.`;
+  const why = missedReason(plan, worst, tolerance);
   return yield* exactly(problem, options, why, true);
 }
 
+/** Why the answer of the low-rank kernel was not taken. */
+export function missedReason(plan: LowRankPlan, worst: number, tolerance: number): string {
+  const reached = Number.isFinite(worst)
+    ? `an error of up to ${worst.toPrecision(2)}`
+    : 'no result';
+  return `Low-rank with ${plan.features} features gave ${reached}, above the tolerance of ${tolerance}: computed exactly.`;
+}
+
 /** Says what was reached, which tolerance that would meet, and which number of features this one. */
-function* toleranceMissed(
-  problem: AttentionProblem,
+export function* toleranceMissed(
+  problem: AttentionLayer & Partial<AttentionProblem>,
   plan: LowRankPlan,
   worst: number,
-  options: SolveOptions,
+  options: ChooseOptions,
 ): Job<Problem> {
   const { tolerance } = options;
   const reached = Number.isFinite(worst)
@@ -165,10 +171,10 @@ function* toleranceMissed(
 
 /** The number of features that a plan expects to do, whatever it costs; nothing is extrapolated. */
 function* advice(
-  problem: AttentionProblem,
+  problem: AttentionLayer & Partial<AttentionProblem>,
   { features, predictedError }: LowRankPlan,
   worst: number,
-  { tolerance, seed, rates }: SolveOptions,
+  { tolerance, seed, rates, inputGradients }: ChooseOptions,
 ): Job<string> {
   // A plan that was too hopeful once is held to as much more.
   const hopeful = Number.isFinite(worst) ? Math.min(1, predictedError / worst) : 1;
@@ -176,6 +182,7 @@ function* advice(
     tolerance: tolerance * hopeful,
     seed,
     rates: { ...rates, exact: Number.MIN_VALUE },
+    inputGradients: inputGradients !== undefined,
   });
   if (other.meetsTolerance && other.features > features) {
     return `For the tolerance of ${tolerance} the plan expects ${other.features} features to do; the exact kernel always does.`;

@@ -434,11 +434,17 @@ const CASES: Record<string, Case> = {
     '/key_lengths/0',
   ),
   'key lengths as one number': map(set('key_lengths', 4), 'invalid-tensor', '/key_lengths'),
-  'low_rank with input gradients': map(
-    (body) => Object.assign(body, { method: 'low_rank', outputs: ['input_gradients'] }),
-    'conflicting-keys',
-    '/method',
-    /input_gradients/,
+  'more features than the sums at full width have room for': map(
+    (body) => {
+      const weight = () => tensor([256, 4]);
+      body.q_proj = { weight: weight(), lora_A: tensor([1, 4]), lora_B: tensor([256, 1]) };
+      Object.assign(body, { k_proj: { weight: weight() }, v_proj: { weight: weight() } });
+      Object.assign(body, { target: tensor([4, 256]), features: 512 });
+      body.outputs = ['input_gradients'];
+    },
+    'limit-exceeded',
+    '/features',
+    /up to 128 features/,
   ),
 };
 

@@ -101,8 +101,12 @@ export interface Arithmetic {
     weight: Float64Array,
     out: Real,
   ): void;
-  /** x[f, i] *= weight[i] for x (features, rows). */
-  scaleColumns(features: number, rows: number, x: Real, weight: Real): void;
+  /** out[f, i] = x[f, i] weight[i] for x, out (features, rows), rows a multiple of 4; out may be x. */
+  scaleColumns(features: number, rows: number, x: Real, weight: Real, out: Real): void;
+  /** out[i] = sum_f a[f, i] b[f, i] for a, b (features, rows), rows a multiple of 4. */
+  columnDots(features: number, rows: number, a: Real, b: Real, out: Real): void;
+  /** Rotary positions of x (rows, d) in place, or back; cos, sin (rows, d). See kernels/rotary.ts. */
+  rotate(rows: number, d: number, cos: Real, sin: Real, x: Real, back: boolean): void;
   /** out[i] = sum_a (linear[a] + quadratic[a] x[i, a]) x[i, a] for x (rows, n), in float64. */
   forms(
     rows: number,

@@ -9,20 +9,29 @@ import type { Cancelled } from '../job.js';
 import { type ComposedNorms, ZERO_NORMS } from '../norms.js';
 import type { Arithmetic, Real } from './arithmetic.js';
 import { type Balance, balance, covariance, mean } from './balance.js';
+import { type Directions, hyperbolicCross, principalDirections } from './cross.js';
 import { evaluateFeatures, logC } from './evaluate.js';
 import { type FeatureSet, selectFeatures } from './features.js';
-import type { Affine, Head, HeadProjection } from './head.js';
+import { type Affine, fullWidth, type Head, type HeadProjection } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import type { Segment } from './layout.js';
 import { Random } from './random.js';
+import { type Rotation, rotation } from './rotation.js';
 import { BLOCK, keyRows, openWorkspace, queryRows, type Workspace } from './rows.js';
 import { checkpoint } from './run.js';
 
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */
 const SAMPLE = 1024;
 
+/** Features that a plan takes by itself. */
+const MOST_FEATURES = 1024;
+
 export interface Basis {
   readonly balance: Balance;
+  /** Principal directions of K - centre and of Q, as far as products at full width need them. */
+  readonly directions: { readonly right: Directions | null; readonly left: Directions | null };
+  /** Weights of the features that a plan may take; empty when no product is of full width. */
+  readonly weight: Float64Array;
   readonly centreXK: Float64Array;
   readonly centreXV: Float64Array;
 }
@@ -41,11 +50,28 @@ export function sampleBasis(
   const mark = arithmetic.mark();
   const q = project(arithmetic, query.rows, query.effective, queryList);
   const k = project(arithmetic, key.rows, key.effective, keyList);
+  for (const [x, list] of [
+    [q, queryList],
+    [k, keyList],
+  ] as const) {
+    const turn = rotation(arithmetic, head, list.length);
+    turn?.load((r) => list[r], list.length);
+    turn?.forwards(list.length, x);
+  }
   const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
   const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
+  const full = fullWidth(head);
+  const directions = (x: Real, centre: Float64Array) =>
+    principalDirections(covariance(arithmetic, x, d, centre), d);
+  const right = full.query ? directions(bulk.k, result.centreK) : null;
+  // Columns of dS do not add up to zero, so Q has no centre to be taken from.
+  const left = full.key ? directions(bulk.q, new Float64Array(d)) : null;
   arithmetic.release(mark);
   return {
     balance: result,
+    directions: { right, left },
+    weight:
+      right || left ? selectFeatures(result.sigma, MOST_FEATURES).weight : new Float64Array(0),
     centreXK: meanRow(key.rows, key.effective.inputs, keyList),
     centreXV: meanRow(value.rows, value.effective.inputs, keyList),
   };
@@ -120,6 +146,15 @@ function smallest(
   return out;
 }
 
+/** Pairs of features and directions that m features would take at full width. */
+export function crossPairs({ directions: { right, left }, weight }: Basis, m: number): number {
+  const used = Math.min(m, weight.length);
+  return [right, left].reduce(
+    (sum, side) => sum + (side ? hyperbolicCross(side, { weight }, used).pairs : 0),
+    0,
+  );
+}
+
 /** A plan without outliers, its weights not yet scaled. */
 export function draftPlan(head: Head, basis: Basis, m: number, shell: number): HeadPlan {
   const features: FeatureSet = selectFeatures(basis.balance.sigma, m + shell);
@@ -132,10 +167,16 @@ export function draftPlan(head: Head, basis: Basis, m: number, shell: number): H
     }
     return out;
   };
+  const used = Math.min(m, features.size);
+  const { right, left } = basis.directions;
   return {
     balance: basis.balance,
-    m: Math.min(m, features.size),
+    m: used,
     features,
+    cross: {
+      right: right && hyperbolicCross(right, features, used),
+      left: left && hyperbolicCross(left, features, used),
+    },
     outlierQueries: new Int32Array(0),
     outlierKeys: new Int32Array(0),
     logWeightShift: 0,
@@ -186,8 +227,8 @@ export function scanRows(
   };
   const [centreK, centreV] = [row(plan.balance.centreK), row(plan.centreV)];
   const residual = logResiduals(space);
-  const querySize = composed(arithmetic, head.query);
-  const keySize = composed(arithmetic, head.key);
+  const querySize = composed(arithmetic, head.query, queries.rotation);
+  const keySize = composed(arithmetic, head.key, keys.rotation);
   const root = Math.sqrt(head.beta);
   for (let start = from; start < Math.min(to, head.queryLength); start += BLOCK) {
     checkpoint(cancelled);
@@ -257,8 +298,8 @@ export function logResiduals(space: Workspace) {
 /** Below this share of k(x, x) the rest is rounding. */
 const LEAST_SHARE = 1e-12;
 
-/** Largest entries of y = X (W + s B A)', of s (X A') B' and of what is left: a function of y and X. */
-function composed(arithmetic: Arithmetic, projection: HeadProjection) {
+/** Largest entries of y = X (W + s B A)', of s (X A') B' and of what is left, turned: a function of y and X. */
+function composed(arithmetic: Arithmetic, projection: HeadProjection, turn: Rotation | null) {
   const { rank, adapterScaling, effective } = projection;
   const { inputs, outputs: d } = effective;
   const down = arithmetic.pack(inputs, rank, projection.down);
@@ -270,6 +311,7 @@ function composed(arithmetic: Arithmetic, projection: HeadProjection) {
     if (rank === 0) return { sum, frozen: sum, adapter: 0 };
     arithmetic.product(n, x, down, low);
     arithmetic.product(n, low, up, adapter);
+    turn?.forwards(n, adapter);
     const size = Math.abs(adapterScaling) * arithmetic.largest(n * d, adapter);
     arithmetic.combine(n * d, 1, y, -adapterScaling, adapter);
     return { sum, frozen: arithmetic.largest(n * d, adapter), adapter: size };
@@ -278,6 +320,7 @@ function composed(arithmetic: Arithmetic, projection: HeadProjection) {
 
 /** The plan with its outliers, the rows that can spoil most, and the largest remaining weight at 1. */
 export function putAside(
+  head: Head,
   draft: HeadPlan,
   scan: RowScan,
   outlierQueries: number,
@@ -293,8 +336,10 @@ export function putAside(
   for (const i of queries) scan.query[i] = -Infinity;
   const worst = scan.query.reduce((a, b) => Math.max(a, b), -Infinity);
   const risk = new Float32Array(new SharedArrayBuffer(scan.query.byteLength));
+  // Under a causal mask the first rows see nothing but their diagonal block.
+  const exact = head.causal ? BLOCK : 0;
   scan.query.forEach((x, i) => {
-    risk[i] = x === -Infinity ? 0 : Math.exp(x - worst);
+    risk[i] = i < exact || x === -Infinity ? 0 : Math.exp(x - worst);
   });
   return {
     ...draft,

@@ -1,5 +1,5 @@
 /** The chain as a job: three passes over the rows of every head, and what they add up to. */
-import type { AttentionProblem } from '../../../src/lora/problem.js';
+import type { AttentionLayer } from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
 import { certificate } from './certificate.js';
 import { joinKeySides, type KeySide } from './certificate-keys.js';
@@ -12,6 +12,8 @@ import type { LowRankTask } from './task.js';
 
 /** Heads whose sums are in memory at the same time. */
 const WAVE = 8;
+/** Numbers that these may keep of their rows: gradients of the inputs, and products under a causal mask. */
+const WAVE_NUMBERS = 2 ** 28;
 
 export interface ChainResult {
   /** Each (r, in) or (out, r) as in PEFT; empty for a frozen projection. */
@@ -20,18 +22,29 @@ export interface ChainResult {
   readonly certificates: readonly (readonly (number | null)[])[];
 }
 
+export interface ChainOptions {
+  readonly certified: boolean;
+  /** Unit roundoff of the arithmetic. */
+  readonly unit: number;
+  /** false: the output alone. */
+  readonly backward?: boolean;
+}
+
 /** `after` sees every wave of heads while its sums are in memory. */
 export function* chainJob(
-  problem: AttentionProblem,
+  problem: AttentionLayer,
   heads: number,
   open: (index: number) => HeadRun,
-  { certified, unit }: { readonly certified: boolean; readonly unit: number },
+  { certified, unit, backward = true }: ChainOptions,
   after: (runs: readonly HeadRun[]) => Job<void, LowRankTask>,
 ): Job<ChainResult, LowRankTask> {
   const gradients = emptyGradients(problem);
+  const { queryLength, keyLength, headDim, valueDim } = problem.dims;
+  const numbers = 3 * Math.max(queryLength, keyLength) * (headDim + valueDim);
+  const wave = Math.max(1, Math.min(WAVE, Math.floor(WAVE_NUMBERS / numbers)));
   const certificates: (number | null)[][] = [];
-  for (let first = 0; first < heads; first += WAVE) {
-    const runs = Array.from({ length: Math.min(WAVE, heads - first) }, (_, i) => open(first + i));
+  for (let first = 0; first < heads; first += wave) {
+    const runs = Array.from({ length: Math.min(wave, heads - first) }, (_, i) => open(first + i));
     const perSegment = <T>(make: (run: HeadRun, segment: number, h: number) => T): T[] =>
       runs.flatMap((run, h) => run.segments.map((_, segment) => make(run, segment, h)));
     const ofHead = <T>(results: readonly unknown[]): T[][] => {
@@ -82,16 +95,17 @@ export function* chainJob(
         bounds.map((b, t) => (b === null ? null : b * Math.abs(tensorScale(run.head, t)))),
       );
     });
-    if (!runs[0].head.causal) yield join('query');
-    yield {
-      name: 'left',
-      tasks: perSegment((run, segment) => ({
-        kernel: 'low_rank' as const,
-        step: 'left' as const,
-        run,
-        segment,
-      })),
-    };
+    if (backward && !runs[0].head.causal) yield join('query');
+    if (backward)
+      yield {
+        name: 'left',
+        tasks: perSegment((run, segment) => ({
+          kernel: 'low_rank' as const,
+          step: 'left' as const,
+          run,
+          segment,
+        })),
+      };
     const parts = yield {
       name: 'gradients',
       tasks: runs.map((run) => ({ kernel: 'low_rank' as const, step: 'gradients' as const, run })),
@@ -104,7 +118,7 @@ export function* chainJob(
   return { gradients, certificates };
 }
 
-export function emptyGradients(problem: AttentionProblem): Record<TensorName, Float64Array> {
+export function emptyGradients(problem: AttentionLayer): Record<TensorName, Float64Array> {
   const { q_proj, k_proj, v_proj } = problem.projections;
   const sizes = [q_proj, k_proj, v_proj].flatMap((p) => {
     const rank = p.adapter?.rank ?? 0;

@@ -221,8 +221,17 @@ export class CompiledArithmetic implements Arithmetic {
     this.#wasm.fn.weigh_features(features, rows, phi.byteOffset, weight.byteOffset, out.byteOffset);
   }
 
-  scaleColumns(features: number, rows: number, x: Real, weight: Real): void {
-    this.#wasm.fn.scale_columns(features, rows, x.byteOffset, weight.byteOffset);
+  scaleColumns(features: number, rows: number, x: Real, weight: Real, out: Real): void {
+    const { fn } = this.#wasm;
+    fn.scale_columns(features, rows, x.byteOffset, weight.byteOffset, out.byteOffset);
+  }
+
+  columnDots(features: number, rows: number, a: Real, b: Real, out: Real): void {
+    this.#wasm.fn.column_dots(features, rows, a.byteOffset, b.byteOffset, out.byteOffset);
+  }
+
+  rotate(rows: number, d: number, cos: Real, sin: Real, x: Real, back: boolean): void {
+    this.#wasm.fn.rotate(rows, d, cos.byteOffset, sin.byteOffset, x.byteOffset, back);
   }
 
   forms(

@@ -1,5 +1,5 @@
 /** Floating-point operations of both kernels; a multiply-add counts as two. */
-import type { Head } from './head.js';
+import { fullWidth, type Head } from './head.js';
 import { type Layout, layout } from './layout.js';
 
 /** Flops per second that each kernel reaches on this machine, one thread. */
@@ -23,30 +23,40 @@ const ROW_OVERHEAD = 60_000;
 /** Measured: what exact rows and columns beside the chain cost over their flops at its rate. */
 const OUTLIER_OVERHEAD = 1.5;
 
+/** `pairs` of features and directions at full width, both sides together. */
 export function headCost(
   head: Head,
   m: number,
   outlierQueries: number,
   outlierKeys: number,
   sampledRows: number,
+  pairs = 0,
 ): HeadCost {
   const at = layout(head);
   const { d, dv, queryLength: nq, keyLength: nk, query, key, value } = head;
-  const pairs = visible(head);
-  const chain = 2 * m * (nk + nq) * (at.keyWidth + at.queryWidth) * (head.causal ? 1.5 : 1);
+  const visiblePairs = visible(head);
+  // Every sum is made from the rows of one side and multiplied by those of the other; under a mask the
+  // running sums are made once more.
+  const columns = m * (at.keyWidth + at.queryWidth) + pairs * dv;
+  const chain = 2 * (nk + nq) * columns * (head.causal ? 1.5 : 1);
   const projections =
     2 *
     (nq * rowWork(query.effective.inputs, d) +
       2 * nk * (rowWork(key.effective.inputs, d) + rowWork(value.effective.inputs, dv)));
+  const inputs = head.inputGradients
+    ? 2 *
+      (nq * query.effective.inputs * d +
+        nk * (key.effective.inputs * d + value.effective.inputs * dv))
+    : 0;
   const diagonal = head.causal ? 128 * nq * pairWork(at, d, dv) : 0;
-  const seen = pairs / nk;
+  const seen = visiblePairs / nk;
   const sampled = samplingFlops(head, sampledRows) + 2 * sampledRows * nk * m;
   const outliers =
     OUTLIER_OVERHEAD *
-    (outlierQueries * (pairs / nq) + outlierKeys * seen) *
+    (outlierQueries * (visiblePairs / nq) + outlierKeys * seen) *
     pairWork(at, d, 2 * dv);
-  const linear = chain + projections + diagonal + sampled + ROW_OVERHEAD * (nq + 2 * nk);
-  const exactFlops = pairs * pairWork(at, d, head.kind === 'target' ? 2 * dv : dv);
+  const linear = chain + projections + inputs + diagonal + sampled + ROW_OVERHEAD * (nq + 2 * nk);
+  const exactFlops = inputs + visiblePairs * pairWork(at, d, head.kind === 'target' ? 2 * dv : dv);
   const length = Math.sqrt(nq * nk);
   return {
     flops: linear + outliers,
@@ -59,18 +69,29 @@ export function headCost(
 
 /** Exact rows of P twice, and the errors multiplied out, for the sampled rows; without the features. */
 export function samplingFlops(head: Head, sampledRows: number): number {
-  const { d, dv, keyLength, query, key, value } = head;
-  const { p, rv } = layout(head);
-  const score = p + (query.rank > 0 ? d : 0) + (key.rank > 0 ? key.effective.inputs : 0);
-  const values = rv > 0 ? rv + value.effective.inputs : 0;
-  return 2 * sampledRows * keyLength * (2 * d + 3 * dv + rv + score + values);
+  const { d, dv, keyLength, key, value } = head;
+  const full = fullWidth(head);
+  const score = full.scores ? (full.query ? d : 0) : thinColumns(head);
+  const keys = full.key && key.rank > 0 ? keyRowWork(head) : 0;
+  const values = value.rank > 0 ? value.rank + value.effective.inputs : 0;
+  return 2 * sampledRows * keyLength * (2 * d + 3 * dv + value.rank + score + values + keys);
+}
+
+function thinColumns({ d, query, key }: Head): number {
+  const all = (query.rank > 0 ? d : 0) + (key.rank > 0 ? key.effective.inputs : 0);
+  return query.rank + key.rank + all;
+}
+
+/** A row of dK before the rotation, and both gradients of the adapter from it. */
+function keyRowWork({ d, key }: Head): number {
+  return 8 * d + key.rank * (2 * d + key.effective.inputs);
 }
 
 const rowWork = (inputs: number, width: number) => inputs * width + width * width;
 
-/** One score, its dP, and the thin products: 2 d + 2 dv + 4 (r_q + r_k) + 4 r_v. */
+/** One score, its dP, and the products of dS and P on either side. */
 function pairWork(at: Layout, d: number, values: number): number {
-  return 2 * d + 2 * values + 4 * at.p + 4 * at.rv;
+  return 2 * (d + values + at.right + at.left + at.rv + at.lv);
 }
 
 /** Pairs (i, j) that the softmax covers. */

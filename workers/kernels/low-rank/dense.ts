@@ -4,6 +4,7 @@
  */
 import type { Real } from './arithmetic.js';
 import { maskScores } from './keys.js';
+import { layout } from './layout.js';
 import { BLOCK, type KeyRows, keyRows, type QueryRows, type Workspace } from './rows.js';
 import { MASKED } from './run.js';
 
@@ -18,7 +19,7 @@ export interface DenseColumns {
   readonly valuesTransposed: Real;
   /** Columns to leave out: outliers that stand in a diagonal block. */
   readonly skip: (column: number) => boolean;
-  /** dS'L (count, p) and P'(G B_V) (count, r_v), summed over the queries of the segment. */
+  /** dS'L (count, left) and P'(G B_V) (count, lv), summed over the queries of the segment. */
   readonly left: Real;
   readonly leftValue: Real;
 }
@@ -31,6 +32,7 @@ export function denseColumns(
 ): DenseColumns & { load(rows: (r: number) => number, count: number): void } {
   const { arithmetic, head } = space;
   const { d, dv } = head;
+  const at = layout(head);
   const keys = keyRows(space, capacity);
   const store = {
     count: 0,
@@ -40,8 +42,8 @@ export function denseColumns(
     keysTransposed: arithmetic.array(d * capacity),
     valuesTransposed: arithmetic.array(dv * capacity),
     skip: (column: number) => skip(keys, column),
-    left: arithmetic.array(capacity * (head.query.rank + head.key.rank)),
-    leftValue: arithmetic.array(capacity * head.value.rank),
+    left: arithmetic.array(capacity * at.left),
+    leftValue: arithmetic.array(capacity * at.lv),
     load(rows: (r: number) => number, count: number) {
       store.count = count;
       keys.load(rows, count);
@@ -91,17 +93,14 @@ export function denseBackward(
 ): void {
   const { arithmetic, head } = space;
   const { count, keys, e, ds } = columns;
-  const p = head.query.rank + head.key.rank;
-  const rv = head.value.rank;
+  const { right: rightWidth, left: leftWidth, rv, lv } = layout(head);
   const n = queries.count;
   arithmetic.gemm(n, count, head.dv, gradient, columns.valuesTransposed, ds);
   arithmetic.scoreGradient(n, count, e, ds, scale, shift);
-  if (p > 0) {
-    arithmetic.gemm(n, p, count, ds, keys.u, right, true);
-    arithmetic.transposedGemm(count, p, n, ds, queries.l, columns.left, true);
+  if (rightWidth > 0) arithmetic.gemm(n, rightWidth, count, ds, keys.u, right, true);
+  if (leftWidth > 0) {
+    arithmetic.transposedGemm(count, leftWidth, n, ds, queries.l, columns.left, true);
   }
-  if (rv > 0) {
-    arithmetic.gemm(n, rv, count, e, keys.va, rightValue, true);
-    arithmetic.transposedGemm(count, rv, n, e, gradientB, columns.leftValue, true);
-  }
+  if (rv > 0) arithmetic.gemm(n, rv, count, e, keys.va, rightValue, true);
+  if (lv > 0) arithmetic.transposedGemm(count, lv, n, e, gradientB, columns.leftValue, true);
 }

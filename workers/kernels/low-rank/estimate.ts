@@ -5,9 +5,9 @@
 import type { Arithmetic, Real } from './arithmetic.js';
 import { tensorOffset } from './chain.js';
 import { tensorScale } from './gradient.js';
-import type { Head } from './head.js';
-import { openWorkspace } from './rows.js';
-import { addSlots } from './run.js';
+import { fullWidth, type Head } from './head.js';
+import { openWorkspace, type QueryRows, type Workspace } from './rows.js';
+import { addSlots, recordWidth } from './run.js';
 import { errorColumns, type SampledGradient, type SampledRun, sampledGradient } from './sampled.js';
 
 /** Draws with replacement from all query rows of the batch. */
@@ -39,12 +39,24 @@ export function estimateTensor(
 ): TensorEstimate {
   const n = draws.length;
   const contributions = new Float64Array(n * size);
+  // Errors that heads of a batch item have in common count once.
+  const added = new Set<number>();
   for (const sampled of runs) {
     const { head, plan } = sampled.run;
     const mark = arithmetic.mark();
+    if (sampled.keyErrors && (t === 2 || t === 3)) {
+      const { lowA, lowB } = sampled.keyErrors;
+      if (t === 3 || !added.has(head.batch)) {
+        const errors = t === 2 ? lowA : lowB;
+        addRows(errors, sampled.run.sampled.length, head, draws, t, size, contributions);
+      }
+      added.add(head.batch);
+      arithmetic.release(mark);
+      continue;
+    }
     const space = openWorkspace(arithmetic, head, plan);
     const state = sampledGradient(space, sampled);
-    const terms = outerProducts(arithmetic, sampled, state, t);
+    const terms = outerProducts(space, sampled, state, t);
     const offset = tensorOffset(head, t);
     const scale = tensorScale(head, t);
     draws.forEach((draw, k) => {
@@ -67,6 +79,26 @@ export function estimateTensor(
   return statistics(arithmetic, contributions, n, size);
 }
 
+/** Contributions that are there row by row (n, ..), those of this head's part of the tensor. */
+function addRows(
+  rows: Float32Array,
+  n: number,
+  head: Head,
+  draws: readonly Draw[],
+  t: number,
+  size: number,
+  contributions: Float64Array,
+): void {
+  const width = rows.length / n;
+  const offset = tensorOffset(head, t);
+  draws.forEach((draw, k) => {
+    if (draw.batch !== head.batch) return;
+    const factor = tensorScale(head, t) / draw.probability;
+    const [to, from] = [k * size + offset, draw.position * width];
+    for (let i = 0; i < width; i++) contributions[to + i] += factor * rows[from + i];
+  });
+}
+
 /** One term left_i (x) right_i of a contribution, both (n, width). */
 interface OuterProduct {
   readonly left: ArrayLike<number>;
@@ -82,11 +114,12 @@ interface OuterProduct {
  * X^Q, dS K B_Q; X^Q A_Q', dS K; Q B_K, dS X^K; Q, dS X^K A_K'; G B_V, P X^V; G, P X^V A_V'.
  */
 function outerProducts(
-  arithmetic: Arithmetic,
+  space: Workspace,
   sampled: SampledRun,
   state: SampledGradient,
   t: number,
 ): OuterProduct[] {
+  const { arithmetic } = space;
   const { head } = sampled.run;
   const { d, dv, query, key, value } = head;
   const { rows, gradient, approximate } = state;
@@ -98,6 +131,15 @@ function outerProducts(
     addSlots(slots, 0, slots.length, total);
     return total;
   };
+  if (t < 2 && fullWidth(head).scores) {
+    const errors = queryErrors(space, sampled, rows, sum(sampled.scoreErrors, widths.score));
+    if (t === 1) return [outer(rows.low, query.rank, errors, d, true)];
+    const up = arithmetic.array(d * query.rank);
+    up.set(query.up);
+    const low = arithmetic.array(n * query.rank);
+    arithmetic.gemm(n, query.rank, d, errors, up, low);
+    return [outer(rows.xq, query.effective.inputs, low, query.rank, true)];
+  }
   if (t < 4) {
     const errors = sum(sampled.scoreErrors, widths.score);
     const part = (from: number, width: number) => columns(n, errors, widths.score, from, width);
@@ -143,6 +185,34 @@ function outerProducts(
     terms.push(outer(difference.left, difference.width, rest, width, false));
   }
   return terms;
+}
+
+/** Errors of rows of dQ (n, d) at full width, turned back, from the exact rows of dS U. */
+function queryErrors(
+  { arithmetic, plan, isOutlierQuery }: Workspace,
+  { run }: SampledRun,
+  rows: QueryRows,
+  exact: Float64Array,
+): Real {
+  const { d, dv } = run.head;
+  const n = rows.count;
+  const width = recordWidth(run.head);
+  const errors = arithmetic.array(n * d);
+  for (let i = 0; i < n; i++) {
+    // Outlier rows are exact in the chain too.
+    if (isOutlierQuery(run.sampled[i])) continue;
+    for (let c = 0; c < d; c++) {
+      errors[i * d + c] = exact[i * d + c] - run.sampledRows[i * width + 3 + dv + c];
+    }
+  }
+  const vectors = arithmetic.array(d * d);
+  vectors.set(plan.cross.right!.vectors);
+  const back = arithmetic.array(d * d);
+  arithmetic.transpose(d, d, vectors, back);
+  const result = arithmetic.array(n * d);
+  arithmetic.gemm(n, d, d, errors, back, result);
+  rows.rotation?.back(n, result);
+  return result;
 }
 
 function outer(

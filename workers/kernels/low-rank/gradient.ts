@@ -1,6 +1,7 @@
 /** The gradients of one head, from what its passes left in shared memory. */
 import type { Arithmetic, Real } from './arithmetic.js';
-import type { Head } from './head.js';
+import { fullSums } from './full.js';
+import { fullWidth, type Head } from './head.js';
 import { layout, TENSORS, type TensorName } from './layout.js';
 import { outlierGradient } from './left.js';
 import { openWorkspace } from './rows.js';
@@ -34,21 +35,23 @@ export function headGradients(arithmetic: Arithmetic, run: HeadRun): HeadGradien
         run.attentionOutput[to + a] = output[i * head.dv + a] + plan.centreV[a];
       }
     });
-    const right = new Float64Array(plan.outlierQueries.length * at.p);
+    const right = arithmetic.array(plan.outlierQueries.length * at.right);
     addSlots(run.outlierRight, 0, run.segments.length, right);
     const { query, key, d, dv } = head;
     const n = rows.count;
-    addOuter(n, right, at.p, 0, query.rank, rows.xq, query.effective.inputs, slice(0));
-    addOuter(
-      n,
-      rows.q,
-      d,
-      0,
-      d,
-      subColumns(n, right, at.p, query.rank, key.rank),
-      key.rank,
-      slice(3),
-    );
+    const full = fullWidth(head);
+    if (full.query) {
+      const sums = fullSums(space, at, 'query', run.inputs?.query ?? null, n);
+      sums.add({ ...rows, x: rows.xq }, right);
+      const outliers = new Float64Array(at.gradientTotal);
+      sums.save(outliers);
+      for (let i = 0; i < total.length; i++) total[i] += outliers[i];
+    }
+    if (!full.scores) {
+      const thinKey = subColumns(n, right, at.right, query.rank, key.rank);
+      addOuter(n, right, at.right, 0, query.rank, rows.xq, query.effective.inputs, slice(0));
+      addOuter(n, rows.q, d, 0, d, thinKey, key.rank, slice(3));
+    }
     addOuter(n, gradient, dv, 0, dv, va, at.rv, slice(5));
     arithmetic.release(mark);
   }

@@ -1,5 +1,6 @@
 /** What was chosen for one head before the run. */
 import type { Balance } from './balance.js';
+import type { Cross } from './cross.js';
 import type { FeatureSet } from './features.js';
 
 export interface HeadPlan {
@@ -7,6 +8,8 @@ export interface HeadPlan {
   /** m features are used; the set holds more: the shell behind them, which the certificate needs. */
   readonly m: number;
   readonly features: FeatureSet;
+  /** Pairs of features and directions of U and of L, where these are of full width. */
+  readonly cross: { readonly right: Cross | null; readonly left: Cross | null };
   /** Rows treated exactly, in rising order. */
   readonly outlierQueries: Int32Array;
   readonly outlierKeys: Int32Array;
@@ -20,7 +23,7 @@ export interface HeadPlan {
   readonly centreVA: Float64Array;
   /**
    * What the features leave out of each query, as a share of its row sum and relative to the worst of
-   * them: where to look for errors. 0 for outliers.
+   * them: where to look for errors. 0 for rows that are exact.
    */
   readonly risk: Float32Array;
 }

@@ -4,6 +4,7 @@ import {
   type AttentionProblem,
   keysOf,
   type Projection,
+  type Rotary,
 } from '../../../src/lora/problem.js';
 import type { Real } from './arithmetic.js';
 
@@ -40,6 +41,10 @@ export interface Head {
   readonly dv: number;
   readonly beta: number;
   readonly causal: boolean;
+  /** Between the projections of queries and keys and the scores. */
+  readonly rotary: Rotary | null;
+  /** Gradients of the inputs are wanted: dQ, dK and dV are formed whatever is adapted. */
+  readonly inputGradients: boolean;
   readonly query: HeadProjection;
   readonly key: HeadProjection;
   readonly value: HeadProjection;
@@ -55,8 +60,25 @@ export function scoreWidth(head: Head): number {
   return head.query.rank + head.key.rank;
 }
 
+/**
+ * Which of dS K, dS'Q and P'G are formed at the full width of the head. A rotation stands between the
+ * scores and the adapters of queries and keys, and gradients of the inputs need all three; else products
+ * with thin factors do.
+ */
+export function fullWidth({ rotary, inputGradients, query, key }: Head) {
+  return {
+    scores: inputGradients || rotary !== null,
+    query: inputGradients || (rotary !== null && query.rank > 0),
+    key: inputGradients || (rotary !== null && key.rank > 0),
+    value: inputGradients,
+  };
+}
+
 /** All heads of a problem, batch item by batch item; a layer without an objective can be planned for. */
-export function splitHeads(problem: AttentionLayer & Partial<AttentionProblem>): Head[] {
+export function splitHeads(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  inputGradients = false,
+): Head[] {
   const { dims, projections, inputs, objective } = problem;
   const { batch, heads, keyValueHeads, queryLength, headDim: d, valueDim: dv } = dims;
   const group = heads / keyValueHeads;
@@ -81,6 +103,8 @@ export function splitHeads(problem: AttentionLayer & Partial<AttentionProblem>):
         dv,
         beta: problem.scaling,
         causal: problem.causal,
+        rotary: problem.rotary ?? null,
+        inputGradients,
         query: { ...query[h], rows: item(inputs.query.data, b) },
         key: { ...key[hkv], rows: item(inputs.key.data, b) },
         value: { ...value[hkv], rows: item(inputs.value.data, b) },

@@ -1,20 +1,25 @@
 /** A low-rank run as a job: the chain, the error estimate on fresh rows, the certificate, the correction. */
 import {
+  type AttentionKind,
   type AttentionProblem,
   PROJECTIONS,
   type ProjectionName,
 } from '../../../src/lora/problem.js';
 import type { Job } from '../job.js';
-import type { GradientResult } from '../result.js';
+import { allocateInputGradients, type GradientResult } from '../result.js';
 import { frobenius } from '../sampling/estimate.js';
 import { pilotHeads, wantsPilot } from './certificate-pilot.js';
 import { chainJob, tensorOffset } from './chain.js';
+import { proportional } from './draw.js';
 import type { Draw, TensorEstimate } from './estimate.js';
+import { fullWidth } from './head.js';
+import { inputTasks } from './inputs.js';
 import { TENSORS, type TensorName } from './layout.js';
 import type { LowRankPlan } from './plan.js';
 import { Random } from './random.js';
 import { type HeadRun, openRun } from './run.js';
-import { openSampledRun, type SampledRun } from './sampled.js';
+import { openKeyErrors, openSampledRun, type SampledRun } from './sampled.js';
+import { rangesOf } from './sampled-keys.js';
 import type { LowRankTask } from './task.js';
 
 export interface LowRankOptions {
@@ -26,6 +31,8 @@ export interface LowRankOptions {
   /** float32 (compiled) or float64 (plain) scratch between the stages. */
   readonly single: boolean;
   readonly attentionOutput: boolean;
+  /** Whose gradients are wanted beside those of the adapters; the plan was made for it. */
+  readonly inputGradients?: AttentionKind | undefined;
 }
 
 export interface TensorError {
@@ -51,13 +58,23 @@ export function* lowRankJob(
   options: LowRankOptions,
 ): Job<LowRankResult, LowRankTask> {
   const draws = yield* drawRows(problem, plan, options);
+  // The certificate is for one number of features, not for the cross of full width.
   const certified =
-    options.certificate && !options.correction && (yield* worthCertifying(problem, plan, options));
+    options.certificate &&
+    !options.correction &&
+    !fullWidth(plan.heads[0]).scores &&
+    (yield* worthCertifying(problem, plan, options));
   const sampledRuns: SampledRun[] = [];
   const outputs = options.attentionOutput ? allocateOutput(problem, options.single) : null;
   const { batch } = problem.dims;
   const item = (b: number) =>
     outputs?.subarray((b * outputs.length) / batch, ((b + 1) * outputs.length) / batch) ?? null;
+  const inputGradients = allocateInputGradients(problem, options.inputGradients, (n) =>
+    options.single
+      ? new Float32Array(new SharedArrayBuffer(4 * n))
+      : new Float64Array(new SharedArrayBuffer(8 * n)),
+  );
+  const keyErrors = draws.lists.map((list) => openKeyErrors(plan.heads[0], list.length));
   let loss = 0;
   let lostRows = 0;
   const { gradients, certificates } = yield* chainJob(
@@ -80,7 +97,13 @@ export function* lowRankJob(
         for (const part of run.loss) loss += part;
         for (const part of run.lostRows) lostRows += part;
       }
-      const opened = runs.map(openSampledRun);
+      if (inputGradients) {
+        yield {
+          name: 'inputs',
+          tasks: inputTasks(problem, runs, options.inputGradients!, inputGradients),
+        };
+      }
+      const opened = runs.map((run) => openSampledRun(run, keyErrors[run.head.batch]));
       for (const step of ['sampled_exact', 'sampled_errors'] as const) {
         yield {
           name: step,
@@ -94,12 +117,31 @@ export function* lowRankJob(
           ),
         };
       }
+      const wideKeys = opened.filter(({ keyErrors }) => keyErrors);
+      if (wideKeys.length > 0) {
+        // Heads of a batch item share rows of their errors: a task has all heads of some rows.
+        yield {
+          name: 'sampled_keys',
+          tasks: draws.lists.flatMap((list, b) => {
+            const sampled = wideKeys.filter(({ run }) => run.head.batch === b);
+            if (sampled.length === 0) return [];
+            return rangesOf(list.length).map((range) => ({
+              ...{ kernel: 'low_rank' as const, step: 'sampled_keys' as const },
+              ...{ sampled, range },
+            }));
+          }),
+        };
+      }
       // Only what the estimate reads is kept: the sums of the chain may go.
       for (const { run, ...rest } of opened) {
         const none = new Float64Array(0);
         sampledRuns.push({
           ...rest,
-          run: { ...run, keySums: [], querySums: [], keyTotal: none, queryTotal: none },
+          run: {
+            ...run,
+            ...{ keySums: [], querySums: [], keyTotal: none, queryTotal: none },
+            ...{ causal: null, inputs: null },
+          },
         });
       }
     },
@@ -144,7 +186,7 @@ export function* lowRankJob(
     ),
     loss: problem.objective.kind === 'target' ? loss : null,
     attentionOutput: outputs,
-    inputGradients: null,
+    inputGradients,
     norms: plan.norms,
     errors,
     lostRows,
@@ -312,33 +354,4 @@ function* drawRows(
     };
   });
   return { draws, lists };
-}
-
-/** Draws in proportion to weights; uniform if they are all 0. */
-function proportional(weights: Float64Array, random: Random) {
-  const cumulative = new Float64Array(weights.length);
-  let total = 0;
-  weights.forEach((w, i) => {
-    total += w;
-    cumulative[i] = total;
-  });
-  const n = weights.length;
-  if (!(total > 0 && Number.isFinite(total))) {
-    return { draw: () => random.integer(n), probability: () => 1 / n };
-  }
-  return {
-    draw: () => Math.min(upperBound(cumulative, random.uniform() * total), n - 1),
-    probability: (row: number) => weights[row] / total,
-  };
-}
-
-/** First index whose value exceeds x. */
-function upperBound(sorted: Float64Array, x: number): number {
-  let [low, high] = [0, sorted.length];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (sorted[middle] > x) high = middle;
-    else low = middle + 1;
-  }
-  return low;
 }

@@ -4,15 +4,18 @@
  *     Z = sum_j w_j phi(k_j) [v_j, 1]',  ZU = sum_j w_j phi(k_j) u_j',  M = sum_j w_j phi(k_j) (v_j (x) u_j)'
  *
  * as one product (after arXiv 2406.03136, with the thin factor u multiplied in before the Khatri-Rao
- * product), and the running softmax of the outlier queries, whose rows of P are exact.
+ * product; at full width M comes by itself, see wide.ts), and the running softmax of the outlier
+ * queries, whose rows of P are exact.
  */
 import type { Real } from './arithmetic.js';
 import type { KeyCertificate } from './certificate-keys.js';
+import { fullWidth } from './head.js';
 import { type Layout, layout } from './layout.js';
 import { squaredNorms } from './norms.js';
 import type { KeyRows, QueryRows, Workspace } from './rows.js';
 import { BLOCK, keyRows, queryRows, weightedFeatures } from './rows.js';
 import { checkpoint, EMPTY, type HeadRun, MASKED } from './run.js';
+import { wideSums } from './wide.js';
 
 export function keyPass(
   space: Workspace,
@@ -30,6 +33,9 @@ export function keyPass(
   const operand = arithmetic.pack(BLOCK, at.keyWidth, right);
   const block = arithmetic.array(plan.m * at.keyWidth);
   const sums = arithmetic.sums(plan.m * at.keyWidth);
+  const wide = wideSums(arithmetic, head, plan.cross.right);
+  const wideBlock = arithmetic.array(run.keySums[s].length - sums.length);
+  const wideTotal = arithmetic.sums(wideBlock.length);
   const outliers =
     plan.outlierQueries.length > 0 ? exactRows(space, loadOutlierQueries(space)) : null;
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
@@ -40,15 +46,18 @@ export function keyPass(
     arithmetic.repack(operand, right);
     arithmetic.product(plan.m, phi, operand, block, true);
     arithmetic.fold(plan.m * at.keyWidth, block, sums);
+    wide?.add(phi, rows.v, rows.u, wideBlock);
+    arithmetic.fold(wideBlock.length, wideBlock, wideTotal);
     certificate?.add(space, rows);
     outliers?.advance(rows);
   }
   run.keySums[s].set(sums);
+  run.keySums[s].set(wideTotal, sums.length);
   outliers?.save(run.outlierRows[s]);
 }
 
 /**
- * [1 | v | u | va | norms | v (x) u] (BLOCK, keyWidth) of a block of keys. The norms serve the
+ * [1 | v | u | va | norms | v (x) u] (BLOCK, keyWidth) of a block of keys, the last at thin width only. The norms serve the
  * certificate only, and stay 0 without one.
  */
 export function keyColumns(
@@ -64,17 +73,19 @@ export function keyColumns(
   const width = at.keyWidth;
   for (let r = 0; r < count; r++) right[r * width] = 1;
   arithmetic.copyColumns(count, dv, rows.v, dv, 0, right, width, at.atV);
-  arithmetic.copyColumns(count, at.p, rows.u, at.p, 0, right, width, at.atU);
+  arithmetic.copyColumns(count, at.right, rows.u, at.right, 0, right, width, at.atU);
   arithmetic.copyColumns(count, at.rv, rows.va, at.rv, 0, right, width, at.atVA);
   if (certified) {
     squaredNorms(space, rows).forEach((norms, n) => {
       for (let r = 0; r < count; r++) right[r * width + at.atNorms + n] = norms[r];
     });
   }
-  arithmetic.outer(count, dv, at.p, rows.v, rows.u, right, width, at.atVU);
+  if (!fullWidth(head).scores) {
+    arithmetic.outer(count, dv, at.right, rows.v, rows.u, right, width, at.atVU);
+  }
 }
 
-/** Scores (queries, keys) of rows of q against a block of keys; pairs hidden by the mask are MASKED. */
+/** Scores (queries, keys) of rows of q against rising keys; pairs hidden by the mask are MASKED. */
 export function maskScores(
   causal: boolean,
   queries: { readonly count: number; readonly index: Int32Array },
@@ -85,9 +96,7 @@ export function maskScores(
   if (!causal) return;
   for (let i = 0; i < queries.count; i++) {
     const row = queries.index[i];
-    for (let j = 0; j < columns; j++) {
-      if (keyIndex[j] > row) scores[i * columns + j] = MASKED;
-    }
+    for (let j = columns - 1; j >= 0 && keyIndex[j] > row; j--) scores[i * columns + j] = MASKED;
   }
 }
 

@@ -7,9 +7,11 @@
  * joined with the exact rows of the outlier queries, and with them the gradients that are sums over keys.
  */
 import type { Real } from './arithmetic.js';
+import { fullSums } from './full.js';
+import { fullWidth } from './head.js';
 import { loadOutlierQueries, maskScores, mergeRows } from './keys.js';
 import { type Layout, layout } from './layout.js';
-import { queryColumns } from './queries.js';
+import { queryColumns, valueFactor } from './queries.js';
 import {
   BLOCK,
   type KeyRows,
@@ -19,6 +21,7 @@ import {
   weightedFeatures,
 } from './rows.js';
 import { addSlots, checkpoint, type HeadRun } from './run.js';
+import { type WideSums, wideSums } from './wide.js';
 
 export function leftPass(
   space: Workspace,
@@ -30,19 +33,21 @@ export function leftPass(
   const at = layout(head);
   const { m } = plan;
   const { from, to } = run.segments[s];
-  const width = at.p + at.rv;
+  const width = at.left + at.lv;
   const rows = keyRows(space, BLOCK);
-  const state = arithmetic.array(m * at.queryWidth);
+  const state = arithmetic.array(run.querySums[s].length);
+  const wideState = state.subarray(m * at.queryWidth);
+  const wide = wideSums(arithmetic, head, plan.cross.left);
   if (head.causal) addSlots(run.querySums, s + 1, run.segments.length, state);
   else state.set(run.queryTotal);
   const packedState = arithmetic.pack(m, at.queryWidth, state);
   const phi = arithmetic.array(m * BLOCK);
   const products = arithmetic.array(BLOCK * at.queryWidth);
-  const left = arithmetic.array(BLOCK * at.p);
-  const leftValue = arithmetic.array(BLOCK * at.rv);
-  const gradients = gradientSums(space, at);
+  const left = arithmetic.array(BLOCK * at.left);
+  const leftValue = arithmetic.array(BLOCK * at.lv);
+  const gradients = gradientSums(space, at, run);
   const outliers = plan.outlierQueries.length > 0 ? outlierQueries(space, at, run) : null;
-  const earlier = head.causal ? backwardState(space, at, run, phi, state) : null;
+  const earlier = head.causal ? backwardState(space, at, run, phi, state, wide) : null;
   const columns = outlierColumns(space, at, run);
   const blocks: number[] = [];
   for (let start = from; start < to; start += BLOCK) blocks.push(start);
@@ -55,17 +60,18 @@ export function leftPass(
       rows.load((r) => start + r, count);
       weightedFeatures(space, rows.z, count, (r) => Math.exp(rows.logWeight[r]), phi);
       arithmetic.transposedProduct(BLOCK, phi, packedState, products);
+      wide?.multiply(phi, rows.v, wideState, left);
       lowRankLeft(space, at, rows, products, left, leftValue);
       for (let r = 0; (columns.size > 0 || run.causal) && r < count; r++) {
         const outlier = columns.get(start + r);
-        for (let c = 0; c < at.p; c++) {
-          if (outlier) left[r * at.p + c] = outlier[c];
-          if (run.causal) left[r * at.p + c] += run.causal.left[(start + r) * width + c];
+        for (let c = 0; c < at.left; c++) {
+          if (outlier) left[r * at.left + c] = outlier[c];
+          if (run.causal) left[r * at.left + c] += run.causal.left[(start + r) * width + c];
         }
-        for (let c = 0; c < at.rv; c++) {
-          const i = r * at.rv + c;
-          if (outlier) leftValue[i] = outlier[at.p + c];
-          if (run.causal) leftValue[i] += run.causal.left[(start + r) * width + at.p + c];
+        for (let c = 0; c < at.lv; c++) {
+          const i = r * at.lv + c;
+          if (outlier) leftValue[i] = outlier[at.left + c];
+          if (run.causal) leftValue[i] += run.causal.left[(start + r) * width + at.left + c];
         }
       }
       outliers?.advance(rows, left, leftValue);
@@ -80,6 +86,7 @@ export function leftPass(
   outliers?.save(run.outlierRight[s]);
 }
 
+/** The low-rank part of dS'L and P'(G B_V); at full width `left` holds the first term of dS'L. */
 function lowRankLeft(
   space: Workspace,
   at: Layout,
@@ -89,23 +96,23 @@ function lowRankLeft(
   leftValue: Real,
 ): void {
   const { arithmetic, head } = space;
-  left.fill(0);
-  if (at.p > 0) {
-    arithmetic.contract(rows.count, head.dv, at.p, rows.v, products, at.queryWidth, at.atGL, left);
+  const { left: n, lv, queryWidth: width } = at;
+  if (n > 0 && !fullWidth(head).scores) {
+    left.fill(0);
+    arithmetic.contract(rows.count, head.dv, n, rows.v, products, width, at.atGL, left);
   }
   // w_j is in the features already.
   for (let r = 0; r < rows.count; r++) {
-    const from = r * at.queryWidth;
-    for (let c = 0; c < at.p; c++) left[r * at.p + c] -= products[from + c];
+    const from = r * width;
+    for (let c = 0; c < n; c++) left[r * n + c] -= products[from + c];
   }
-  const width = at.queryWidth;
-  arithmetic.copyColumns(rows.count, at.rv, products, width, at.atGB, leftValue, at.rv, 0);
+  arithmetic.copyColumns(rows.count, lv, products, width, at.atGB, leftValue, lv, 0);
 }
 
 /** Left products of the outlier keys, summed over the segments of the second pass. */
 function outlierColumns(space: Workspace, at: Layout, run: HeadRun): Map<number, Float64Array> {
   const { outlierKeys } = space.plan;
-  const width = at.p + at.rv;
+  const width = at.left + at.lv;
   const sum = new Float64Array(outlierKeys.length * width);
   addSlots(run.outlierLeft, 0, run.outlierLeft.length, sum);
   const columns = new Map<number, Float64Array>();
@@ -128,8 +135,8 @@ function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
   const ds = arithmetic.array(n * BLOCK);
   const total = arithmetic.array(n);
   const factor = arithmetic.array(n);
-  const right = arithmetic.array(n * at.p);
-  const sums = arithmetic.sums(n * at.p);
+  const right = arithmetic.array(n * at.right);
+  const sums = arithmetic.sums(n * at.right);
   return {
     advance(keys: KeyRows, left: Real, leftValue: Real): void {
       const { count } = keys;
@@ -140,14 +147,12 @@ function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
       arithmetic.softmax(n, count, e, max, total, factor);
       arithmetic.gemm(n, count, dv, gradient, valuesTransposed, ds);
       arithmetic.scoreGradient(n, count, e, ds, inverse, shift);
-      if (at.p > 0) {
-        arithmetic.gemm(n, at.p, count, ds, keys.u, right, true);
-        arithmetic.fold(n * at.p, right, sums);
-        arithmetic.transposedGemm(count, at.p, n, ds, queries.l, left, true);
+      if (at.right > 0) {
+        arithmetic.gemm(n, at.right, count, ds, keys.u, right, true);
+        arithmetic.fold(n * at.right, right, sums);
       }
-      if (at.rv > 0) {
-        arithmetic.transposedGemm(count, at.rv, n, e, gradientB, leftValue, true);
-      }
+      if (at.left > 0) arithmetic.transposedGemm(count, at.left, n, ds, queries.l, left, true);
+      if (at.lv > 0) arithmetic.transposedGemm(count, at.lv, n, e, gradientB, leftValue, true);
     },
     save(slot: Float64Array): void {
       slot.set(sums.subarray(0, slot.length));
@@ -159,12 +164,12 @@ function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
 export function outlierGradient(space: Workspace, run: HeadRun) {
   const { arithmetic, head, plan } = space;
   const { dv } = head;
-  const rv = head.value.rank;
+  const at = layout(head);
   const rows = loadOutlierQueries(space);
   const n = rows.count;
   const merged = mergeRows(space, run.outlierRows, n);
   const gradient = arithmetic.array(n * dv);
-  const gradientB = arithmetic.array(n * rv);
+  const gradientB = arithmetic.array(n * at.lv);
   const shift = arithmetic.array(n);
   for (let i = 0; i < n; i++) {
     let dot = 0;
@@ -177,24 +182,29 @@ export function outlierGradient(space: Workspace, run: HeadRun) {
     }
     shift[i] = dot;
   }
-  const up = arithmetic.array(dv * rv);
-  up.set(head.value.up);
-  arithmetic.gemm(n, rv, dv, gradient, up, gradientB);
+  valueFactor(space, at)(n, gradient, gradientB);
   return { rows, gradient, gradientB, shift, ...merged };
 }
 
 /** Under a causal mask: the queries of a block join the sums that earlier keys see. */
-function backwardState(space: Workspace, at: Layout, run: HeadRun, phi: Real, state: Real) {
+function backwardState(
+  space: Workspace,
+  at: Layout,
+  run: HeadRun,
+  phi: Real,
+  state: Real,
+  wide: WideSums | null,
+) {
   const { arithmetic, head, plan } = space;
   const { dv } = head;
   const memory = run.causal!;
   const rows = queryRows(space, BLOCK);
   const gradient = arithmetic.array(BLOCK * dv);
-  const gradientB = arithmetic.array(BLOCK * at.rv);
+  const gradientB = arithmetic.array(BLOCK * at.lv);
   const shift = arithmetic.array(BLOCK);
   const columns = arithmetic.array(BLOCK * at.queryWidth);
-  const up = arithmetic.array(dv * at.rv);
-  up.set(head.value.up);
+  const toGB = valueFactor(space, at);
+  const wideState = state.subarray(plan.m * at.queryWidth);
   return {
     advance(start: number): void {
       const count = Math.min(BLOCK, head.queryLength - start);
@@ -210,32 +220,44 @@ function backwardState(space: Workspace, at: Layout, run: HeadRun, phi: Real, st
               : given;
         }
       }
-      arithmetic.gemm(count, at.rv, dv, gradient, up, gradientB);
+      toGB(count, gradient, gradientB);
       weightedFeatures(space, rows.x, count, (r) => memory.rows[2 * (start + r)], phi);
       queryColumns(space, at, { rows, gradient, gradientB, shift }, columns);
       arithmetic.gemm(plan.m, at.queryWidth, BLOCK, phi, columns, state, true);
+      wide?.add(phi, gradient, rows.l, wideState);
     },
   };
 }
 
-/** d lora_B_Q += K'(dS'X^Q A_Q'), d lora_A_K += (dS'Q B_K)'X^K, d lora_A_V += (P'G B_V)'X^V. */
-function gradientSums(space: Workspace, at: Layout) {
+/**
+ * d lora_B_Q += K'(dS'X^Q A_Q'), d lora_A_K += (dS'Q B_K)'X^K, d lora_A_V += (P'G B_V)'X^V. At full width both
+ * gradients of the keys come from dS'Q, and both of the values from P'G.
+ */
+function gradientSums(space: Workspace, at: Layout, run: HeadRun) {
   const { arithmetic, head } = space;
   const { d, query, key, value } = head;
+  const full = fullWidth(head);
+  const keys = full.key ? fullSums(space, at, 'key', run.inputs?.key ?? null) : null;
+  const values = full.value ? fullSums(space, at, 'value', run.inputs?.value ?? null) : null;
   const sizes = at.gradientSizes;
   const sums = [1, 2, 4].map((t) => arithmetic.array(sizes[t]));
   const totals = [1, 2, 4].map((t) => arithmetic.sums(sizes[t]));
   const thin = arithmetic.array(BLOCK * Math.max(query.rank, key.rank, 1));
+  const thinQuery = !full.scores && query.rank > 0;
+  const thinKey = !full.scores && key.rank > 0;
+  const width = at.left;
   return {
     add(rows: KeyRows, left: Real, leftValue: Real): void {
       const n = rows.count;
-      if (query.rank > 0) {
-        arithmetic.copyColumns(n, query.rank, left, at.p, 0, thin, query.rank, 0);
+      keys?.add({ ...rows, x: rows.xk }, left);
+      values?.add({ ...rows, x: rows.xv, low: rows.va, rotation: null }, leftValue);
+      if (thinQuery) {
+        arithmetic.copyColumns(n, query.rank, left, width, 0, thin, query.rank, 0);
         arithmetic.transposedGemm(d, query.rank, n, rows.k, thin, sums[0], true);
         arithmetic.fold(sizes[1], sums[0], totals[0]);
       }
-      if (key.rank > 0) {
-        arithmetic.copyColumns(n, key.rank, left, at.p, query.rank, thin, key.rank, 0);
+      if (thinKey) {
+        arithmetic.copyColumns(n, key.rank, left, width, query.rank, thin, key.rank, 0);
         arithmetic.transposedGemm(key.rank, key.effective.inputs, n, thin, rows.xk, sums[1], true);
         arithmetic.fold(sizes[2], sums[1], totals[1]);
       }
@@ -256,6 +278,8 @@ function gradientSums(space: Workspace, at: Layout) {
       [1, 2, 4].forEach((t, i) => {
         slot.set(totals[i].subarray(0, sizes[t]), at.gradientAt[t]);
       });
+      keys?.save(slot);
+      values?.save(slot);
     },
   };
 }

@@ -112,9 +112,28 @@ export const plain: Arithmetic = {
     }
   },
 
-  scaleColumns(features, rows, x, weight) {
+  scaleColumns(features, rows, x, weight, out) {
     for (let f = 0; f < features; f++) {
-      for (let i = 0; i < rows; i++) x[f * rows + i] *= weight[i];
+      for (let i = 0; i < rows; i++) out[f * rows + i] = x[f * rows + i] * weight[i];
+    }
+  },
+
+  columnDots(features, rows, a, b, out) {
+    out.fill(0, 0, rows);
+    for (let f = 0; f < features; f++) {
+      for (let i = 0; i < rows; i++) out[i] += a[f * rows + i] * b[f * rows + i];
+    }
+  },
+
+  rotate(rows, d, cos, sin, x, back) {
+    const half = d / 2;
+    for (let i = 0; i < rows; i++) {
+      for (let c = i * d; c < i * d + half; c++) {
+        const [a, b] = [x[c], x[c + half]];
+        const [sa, sb] = back ? [-sin[c + half], -sin[c]] : [sin[c], sin[c + half]];
+        x[c] = a * cos[c] - b * sa;
+        x[c + half] = b * cos[c + half] + a * sb;
+      }
     }
   },
 

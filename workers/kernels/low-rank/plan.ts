@@ -3,9 +3,10 @@ import type { AttentionLayer, AttentionProblem } from '../../../src/lora/problem
 import type { Job } from '../job.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
 import type { Real } from './arithmetic.js';
-import { draftPlan, openScan, putAside } from './basis.js';
+import { crossPairs, draftPlan, openScan, putAside } from './basis.js';
 import { headCost, type Rates, samplingFlops } from './cost.js';
-import { type Head, splitHeads } from './head.js';
+import { CROSS_ERROR } from './cross.js';
+import { fullWidth, type Head, splitHeads } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { BLOCK } from './rows.js';
 import type { LowRankTask } from './task.js';
@@ -21,6 +22,8 @@ export interface PlanOptions {
   readonly withoutOutliers?: boolean;
   readonly seed: number;
   readonly rates: Rates;
+  /** The plan is for a run that answers them, too. */
+  readonly inputGradients?: boolean;
 }
 
 export interface LowRankPlan {
@@ -70,7 +73,7 @@ export function* planLowRank(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: PlanOptions,
 ): Job<LowRankPlan, LowRankTask> {
-  const heads = splitHeads(problem);
+  const heads = splitHeads(problem, options.inputGradients);
   const steps = stepsToTry(heads[0], options);
   // With an error that small the fewest sampled rows will do, and more features only cost more.
   const rowsPerItem = SAMPLED_ROWS[0] / problem.dims.batch;
@@ -117,6 +120,7 @@ export function* planLowRank(
   const headPlans = heads.map((head, h) => {
     const { share } = choices[h];
     return putAside(
+      head,
       drafts[h],
       scans[h],
       outlierCount(head, head.queryLength, share),
@@ -162,12 +166,27 @@ function* longestOfHeads(heads: readonly Head[]): Job<LongestRows[], LowRankTask
 /** Feature numbers with which a head is still cheaper than exact, a few where none is, and the next. */
 function stepsToTry(head: Head, { features, rates }: PlanOptions): readonly number[] {
   if (features !== undefined) return [features];
+  const { query, key } = fullWidth(head);
+  const sides = Number(query) + Number(key);
   const paying = FEATURE_STEPS.filter((m) => {
-    const { flops, exactFlops } = headCost(head, m, 0, 0, 0);
+    const pairs = sides * m * head.d * CROSS_SHARE;
+    const { flops, exactFlops } = headCost(head, m, 0, 0, 0, pairs);
     return m <= ALWAYS_TRIED || flops / rates.lowRank < exactFlops / rates.exact;
   });
   // One step more, towards which to interpolate.
-  return FEATURE_STEPS.slice(0, paying.length + 1);
+  const steps = FEATURE_STEPS.slice(0, paying.length + 1);
+  return steps.filter((m) => sides === 0 || m <= mostFullWidthFeatures(head.d, head.dv));
+}
+
+/** Share of the pairs of features and directions that a cross takes, before it is known. */
+const CROSS_SHARE = 0.4;
+
+/** Numbers in the sums of one side at full width: 64 MiB in float64. */
+const WIDE_SUMS = 2 ** 23;
+
+/** Features for which the sums of a head have room at full width. */
+export function mostFullWidthFeatures(d: number, dv: number): number {
+  return Math.floor(WIDE_SUMS / (d * dv));
 }
 
 function cut(length: number) {
@@ -225,6 +244,7 @@ function choose(
   rowsPerItem: number,
 ): Choice {
   const { tolerance, rates, features } = options;
+  const allowance = fullWidth(head).scores ? CROSS_ERROR : 1;
   const all: Choice[] = trials.flatMap((trial) => {
     const { share } = trial;
     const nq = outlierCount(head, head.queryLength, share);
@@ -232,14 +252,16 @@ function choose(
     const tried = trial.rows.map((row) => ({
       m: row.features,
       rowError: Math.max(row.score.error, row.value.error),
-      error: predicted(row, rowsPerItem),
+      error: allowance * predicted(row, rowsPerItem),
     }));
     const between = features === undefined ? interpolate(tried, tolerance) : [];
     return [...tried, ...between].map((row) => ({
       trial,
       share,
       ...row,
-      seconds: headCost(head, row.m, nq, nk, rowsPerItem).flops / rates.lowRank,
+      seconds:
+        headCost(head, row.m, nq, nk, rowsPerItem, crossPairs(trial.basis, row.m)).flops /
+        rates.lowRank,
     }));
   });
   if (features !== undefined) {
@@ -306,7 +328,10 @@ function summary(
 ): Omit<LowRankPlan, 'norms'> {
   const costs = heads.map((head, h) => {
     const { m, outlierQueries, outlierKeys } = headPlans[h];
-    return headCost(head, m, outlierQueries.length, outlierKeys.length, sampledRows / batch);
+    const { right, left } = headPlans[h].cross;
+    const pairs = (right?.pairs ?? 0) + (left?.pairs ?? 0);
+    const rows = sampledRows / batch;
+    return headCost(head, m, outlierQueries.length, outlierKeys.length, rows, pairs);
   });
   const total = (of: (cost: (typeof costs)[number]) => number) =>
     costs.reduce((sum, cost) => sum + of(cost), 0);

@@ -14,10 +14,13 @@
 import type { Arithmetic, Real } from './arithmetic.js';
 import type { QueryCertificate } from './certificate-queries.js';
 import { type DenseColumns, denseBackward, denseColumns, denseForward } from './dense.js';
+import { fullSums } from './full.js';
+import { fullWidth } from './head.js';
 import { keyColumns } from './keys.js';
 import { type Layout, layout } from './layout.js';
 import { BLOCK, type QueryRows, queryRows, type Workspace, weightedFeatures } from './rows.js';
-import { addSlots, checkpoint, type HeadRun } from './run.js';
+import { addSlots, checkpoint, type HeadRun, recordWidth } from './run.js';
+import { type WideSums, wideSums } from './wide.js';
 
 /** What is known about a block of queries once its rows of P are normalised. */
 export interface QueryBlock {
@@ -31,7 +34,7 @@ export interface QueryBlock {
   readonly inverse: Real;
   /** factor / D_i: the weight of the row's features in the query sums. */
   readonly weight: Real;
-  /** O - centre, G, G B_V, G.(O - centre). */
+  /** O - centre, G, G B_V (G at full width), G.(O - centre). */
   readonly output: Real;
   readonly gradient: Real;
   readonly gradientB: Real;
@@ -53,22 +56,26 @@ export function queryPass(
   const { from, to } = run.segments[s];
   const { m } = plan;
   const block = openBlock(space, at);
-  const state = arithmetic.array(m * at.keyWidth);
+  const state = arithmetic.array(run.keySums[s].length);
   if (head.causal) addSlots(run.keySums, 0, s, state);
   else state.set(run.keyTotal);
   const packedState = arithmetic.pack(m, at.keyWidth, state);
+  const wideState = state.subarray(m * at.keyWidth);
+  const wideRight = wideSums(arithmetic, head, plan.cross.right);
+  const wideLeft = wideSums(arithmetic, head, plan.cross.left);
   const phi = arithmetic.array(m * BLOCK);
   const left = arithmetic.array(BLOCK * at.queryWidth);
   const operand = arithmetic.pack(BLOCK, at.queryWidth, left);
   const sumBlock = arithmetic.array(m * at.queryWidth);
   const sums = arithmetic.sums(m * at.queryWidth);
-  const gradients = gradientSums(space, at);
-  const up = arithmetic.array(head.dv * at.rv);
-  up.set(head.value.up);
+  const wideBlock = arithmetic.array(run.querySums[s].length - sums.length);
+  const wideTotal = arithmetic.sums(wideBlock.length);
+  const gradients = gradientSums(space, at, run);
+  const toGB = valueFactor(space, at);
   const centre = arithmetic.array(head.dv);
   centre.set(plan.centreV);
   const outliers = openOutlierKeys(space);
-  const diagonal = head.causal ? openDiagonal(space, at, phi, state) : null;
+  const diagonal = head.causal ? openDiagonal(space, at, phi, state, wideRight) : null;
   let sample = 0;
   let loss = 0;
   let lost = 0;
@@ -84,7 +91,8 @@ export function queryPass(
     lost += lostRows(space, at, block, state[0]);
     normalise(space, at, block, dense as DenseColumns[]);
     objectiveGradient(space, block, centre);
-    arithmetic.gemm(rows.count, at.rv, head.dv, block.gradient, up, block.gradientB);
+    toGB(rows.count, block.gradient, block.gradientB);
+    wideRight?.multiply(phi, block.gradient, wideState, block.right);
     rightProducts(space, at, block);
     for (const columns of dense as DenseColumns[]) {
       denseBackward(
@@ -106,9 +114,11 @@ export function queryPass(
     arithmetic.repack(operand, left);
     arithmetic.product(m, phi, operand, sumBlock, true);
     arithmetic.fold(m * at.queryWidth, sumBlock, sums);
+    wideLeft?.add(phi, block.gradient, rows.l, wideBlock);
+    arithmetic.fold(wideBlock.length, wideBlock, wideTotal);
     certificate?.add(space, at, block, dense as DenseColumns[]);
     for (; run.sampled[sample] < start + rows.count; sample++)
-      record(space, run, block, sample, start);
+      record(space, at, run, block, sample, start);
     if (diagonal) {
       keep(space, run, block, start);
       diagonal.save(run, start);
@@ -119,6 +129,7 @@ export function queryPass(
   run.loss[s] = loss;
   run.lostRows[s] = lost;
   run.querySums[s].set(sums);
+  run.querySums[s].set(wideTotal, sums.length);
   gradients.save(run.queryGradients[s]);
   if (outliers) saveOutlierKeys(at, outliers, run.outlierLeft[s]);
 }
@@ -136,9 +147,9 @@ function openBlock(space: Workspace, at: Layout): QueryBlock {
     weight: arithmetic.array(BLOCK),
     output: arithmetic.array(BLOCK * dv),
     gradient: arithmetic.array(BLOCK * dv),
-    gradientB: arithmetic.array(BLOCK * at.rv),
+    gradientB: arithmetic.array(BLOCK * at.lv),
     shift: arithmetic.array(BLOCK),
-    right: arithmetic.array(BLOCK * at.p),
+    right: arithmetic.array(BLOCK * at.right),
     rightValue: arithmetic.array(BLOCK * at.rv),
   };
 }
@@ -211,29 +222,55 @@ function objectiveGradient(space: Workspace, block: QueryBlock, centre: Real): v
   arithmetic.rowDots(rows.count, dv, gradient, output, shift);
 }
 
-/** The low-rank part of dS U: (G'[phi'M] - (G.O) phi'ZU) / D. */
+/** The low-rank part of dS U: (G'[phi'M] - (G.O) phi'ZU) / D; at full width `right` holds the first term. */
 function rightProducts(space: Workspace, at: Layout, block: QueryBlock): void {
   const { arithmetic, head } = space;
   const { rows, products, inverse, factor, gradient, shift, right } = block;
-  const { p } = at;
-  if (p === 0) return;
-  right.fill(0);
-  arithmetic.contract(rows.count, head.dv, p, gradient, products, at.keyWidth, at.atVU, right);
+  const { right: width } = at;
+  if (width === 0) return;
+  if (!fullWidth(head).scores) {
+    right.fill(0);
+    arithmetic.contract(
+      rows.count,
+      head.dv,
+      width,
+      gradient,
+      products,
+      at.keyWidth,
+      at.atVU,
+      right,
+    );
+  }
   for (let r = 0; r < rows.count; r++) {
     const scale = inverse[r] * factor[r];
     const from = r * at.keyWidth + at.atU;
-    for (let c = 0; c < p; c++) {
-      right[r * p + c] = scale * (right[r * p + c] - shift[r] * products[from + c]);
+    for (let c = 0; c < width; c++) {
+      right[r * width + c] = scale * (right[r * width + c] - shift[r] * products[from + c]);
     }
   }
 }
 
 /** phi times factor / D, row by row: the features as the query sums take them. */
 function weigh(arithmetic: Arithmetic, phi: Real, m: number, block: QueryBlock): void {
-  arithmetic.scaleColumns(m, BLOCK, phi, block.weight);
+  arithmetic.scaleColumns(m, BLOCK, phi, block.weight, phi);
 }
 
-/** [(G.O) l | G B_V | G (x) l] (BLOCK, queryWidth). */
+/** G B_V of `rows` rows of G, or at full width G itself. */
+export function valueFactor(space: Workspace, at: Layout) {
+  const { arithmetic, head } = space;
+  const { dv } = head;
+  const full = fullWidth(head).value;
+  const up = full ? null : arithmetic.pack(dv, at.lv, head.value.up);
+  return (rows: number, gradient: Real, gradientB: Real): void => {
+    if (up) {
+      if (at.lv > 0) arithmetic.product(rows, gradient, up, gradientB);
+    } else {
+      gradientB.set(gradient.subarray(0, rows * dv));
+    }
+  };
+}
+
+/** [(G.O) l | G B_V | G (x) l] (BLOCK, queryWidth), the last at thin width only. */
 export function queryColumns(
   space: Workspace,
   at: Layout,
@@ -242,29 +279,40 @@ export function queryColumns(
 ): void {
   const { arithmetic, head } = space;
   const { rows, gradient, gradientB, shift } = block;
-  const { p, rv } = at;
+  const { left: width, lv } = at;
   for (let r = 0; r < rows.count; r++) {
     const to = r * at.queryWidth;
-    for (let c = 0; c < p; c++) left[to + c] = shift[r] * rows.l[r * p + c];
+    for (let c = 0; c < width; c++) left[to + c] = shift[r] * rows.l[r * width + c];
   }
-  arithmetic.copyColumns(rows.count, rv, gradientB, rv, 0, left, at.queryWidth, at.atGB);
-  arithmetic.outer(rows.count, head.dv, p, gradient, rows.l, left, at.queryWidth, at.atGL);
+  arithmetic.copyColumns(rows.count, lv, gradientB, lv, 0, left, at.queryWidth, at.atGB);
+  if (!fullWidth(head).scores) {
+    arithmetic.outer(rows.count, head.dv, width, gradient, rows.l, left, at.queryWidth, at.atGL);
+  }
 }
 
-/** d lora_A_Q += (dS K B_Q)'X^Q, d lora_B_K += Q'(dS X^K A_K'), d lora_B_V += G'(P X^V A_V'). */
-function gradientSums(space: Workspace, at: Layout) {
+/**
+ * d lora_A_Q += (dS K B_Q)'X^Q, d lora_B_K += Q'(dS X^K A_K'), d lora_B_V += G'(P X^V A_V'). At full width both
+ * gradients of the queries come from dS K, and what is of keys or values from the third pass.
+ */
+function gradientSums(space: Workspace, at: Layout, run: HeadRun) {
   const { arithmetic, head } = space;
   const { d, dv, query, key } = head;
+  const full = fullWidth(head);
+  const queries = full.query ? fullSums(space, at, 'query', run.inputs?.query ?? null) : null;
   const sizes = at.gradientSizes;
   const sums = [0, 3, 5].map((t) => arithmetic.array(sizes[t]));
   const totals = [0, 3, 5].map((t) => arithmetic.sums(sizes[t]));
   const thin = arithmetic.array(BLOCK * Math.max(query.rank, key.rank, 1));
+  const thinQuery = !full.scores && query.rank > 0;
+  const thinKey = !full.scores && key.rank > 0;
+  const width = at.right;
   return {
     add(block: QueryBlock): void {
       const { rows, right, rightValue, gradient } = block;
       const n = rows.count;
-      if (query.rank > 0) {
-        arithmetic.copyColumns(n, query.rank, right, at.p, 0, thin, query.rank, 0);
+      queries?.add({ ...rows, x: rows.xq }, right);
+      if (thinQuery) {
+        arithmetic.copyColumns(n, query.rank, right, width, 0, thin, query.rank, 0);
         arithmetic.transposedGemm(
           query.rank,
           query.effective.inputs,
@@ -276,8 +324,8 @@ function gradientSums(space: Workspace, at: Layout) {
         );
         arithmetic.fold(sizes[0], sums[0], totals[0]);
       }
-      if (key.rank > 0) {
-        arithmetic.copyColumns(n, key.rank, right, at.p, query.rank, thin, key.rank, 0);
+      if (thinKey) {
+        arithmetic.copyColumns(n, key.rank, right, width, query.rank, thin, key.rank, 0);
         arithmetic.transposedGemm(d, key.rank, n, rows.q, thin, sums[1], true);
         arithmetic.fold(sizes[3], sums[1], totals[1]);
       }
@@ -290,6 +338,7 @@ function gradientSums(space: Workspace, at: Layout) {
       [0, 3, 5].forEach((t, i) => {
         slot.set(totals[i].subarray(0, sizes[t]), at.gradientAt[t]);
       });
+      queries?.save(slot);
     },
   };
 }
@@ -303,18 +352,20 @@ function openOutlierKeys(space: Workspace): DenseColumns | null {
 }
 
 function saveOutlierKeys(at: Layout, columns: DenseColumns, slot: Float64Array): void {
-  const width = at.p + at.rv;
+  const { left, lv } = at;
+  const width = left + lv;
   for (let j = 0; j < columns.count; j++) {
-    for (let c = 0; c < at.p; c++) slot[j * width + c] = columns.left[j * at.p + c];
-    for (let c = 0; c < at.rv; c++) slot[j * width + at.p + c] = columns.leftValue[j * at.rv + c];
+    for (let c = 0; c < left; c++) slot[j * width + c] = columns.left[j * left + c];
+    for (let c = 0; c < lv; c++) slot[j * width + left + c] = columns.leftValue[j * lv + c];
   }
 }
 
 /** Under a causal mask: the exact diagonal block, after which its keys join the running key sums. */
-function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real) {
+function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real, wide: WideSums | null) {
   const { arithmetic, head, plan } = space;
   const columns = denseColumns(space, BLOCK, (keys, j) => space.isOutlierKey(keys.index[j]));
   const right = arithmetic.array(BLOCK * at.keyWidth);
+  const wideState = state.subarray(plan.m * at.keyWidth);
   return {
     load(start: number): DenseColumns {
       columns.load((r) => start + r, Math.max(0, Math.min(BLOCK, head.keyLength - start)));
@@ -326,14 +377,15 @@ function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real) {
       keyColumns(space, at, keys, right, false);
       weightedFeatures(space, keys.z, keys.count, (r) => Math.exp(keys.logWeight[r]), phi);
       arithmetic.gemm(plan.m, at.keyWidth, BLOCK, phi, right, state, true);
+      wide?.add(phi, keys.v, keys.u, wideState);
     },
     save(run: HeadRun, start: number): void {
-      const width = at.p + at.rv;
+      const width = at.left + at.lv;
       const { left } = run.causal!;
       for (let j = 0; j < columns.count; j++) {
         const to = (start + j) * width;
-        for (let c = 0; c < at.p; c++) left[to + c] = columns.left[j * at.p + c];
-        for (let c = 0; c < at.rv; c++) left[to + at.p + c] = columns.leftValue[j * at.rv + c];
+        for (let c = 0; c < at.left; c++) left[to + c] = columns.left[j * at.left + c];
+        for (let c = 0; c < at.lv; c++) left[to + at.left + c] = columns.leftValue[j * at.lv + c];
       }
     },
   };
@@ -370,16 +422,22 @@ function putOut(space: Workspace, run: HeadRun, block: QueryBlock, start: number
 
 function record(
   space: Workspace,
+  at: Layout,
   run: HeadRun,
   block: QueryBlock,
   sample: number,
   start: number,
 ): void {
-  const { dv } = space.head;
+  const { head } = space;
+  const { dv } = head;
   const r = run.sampled[sample] - start;
-  const to = sample * (3 + dv);
+  const width = recordWidth(head);
+  const to = sample * width;
   run.sampledRows[to] = block.rows.logScale[r];
   run.sampledRows[to + 1] = block.max[r];
   run.sampledRows[to + 2] = block.total[r];
   for (let a = 0; a < dv; a++) run.sampledRows[to + 3 + a] = block.output[r * dv + a];
+  for (let c = 0; 3 + dv + c < width; c++) {
+    run.sampledRows[to + 3 + dv + c] = block.right[r * at.right + c];
+  }
 }

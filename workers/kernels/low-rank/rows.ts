@@ -5,12 +5,14 @@
  * the chain of chain.ts, and a million rows then cost no memory but the inputs.
  */
 import type { Arithmetic, Packed, Real } from './arithmetic.js';
+import { BLOCK } from './block.js';
 import { evaluateFeatures, type FeatureBlock, featureBlock, gFactors, logC } from './evaluate.js';
-import { type Affine, type Head, scoreWidth } from './head.js';
+import { type Affine, fullWidth, type Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
+import { layout } from './layout.js';
+import { type Rotation, rotation } from './rotation.js';
 
-/** Rows of a block. */
-export const BLOCK = 128;
+export { BLOCK };
 
 /** A matrix in the arithmetic's own memory, with a row added before the product. */
 interface Loaded {
@@ -122,10 +124,17 @@ export interface KeyRows {
   readonly v: Real;
   /** Balanced coordinates (capacity, d); zero for outliers. */
   readonly z: Real;
-  /** U = [(K - centre) B_Q | (X^K - centre) A_K'] (capacity, r_q + r_k). */
+  /**
+   * U = [(K - centre) B_Q | (X^K - centre) A_K'] (capacity, r_q + r_k); at full width K - centre in the
+   * directions of the cross (capacity, d).
+   */
   readonly u: Real;
+  /** X^K A_K' (capacity, r_k), at full width. */
+  readonly low: Real;
   /** X^V A_V' (capacity, r_v). */
   readonly va: Real;
+  /** Of these rows, for those who turn gradients back. */
+  readonly rotation: Rotation | null;
   /** log w_j, the weight beside the features; -infinity for outliers. */
   readonly logWeight: Float64Array;
   load(rows: (r: number) => number, count: number): void;
@@ -133,17 +142,14 @@ export interface KeyRows {
 
 export function keyRows(space: Workspace, capacity: number): KeyRows {
   const { arithmetic, head, plan } = space;
-  const { d, dv, key, value, query, beta } = head;
+  const { d, dv, key, value, beta } = head;
   const { balance, features } = plan;
-  const p = scoreWidth(head);
   const [inK, inV] = [key.effective.inputs, value.effective.inputs];
-  const toK = load(
-    arithmetic,
-    inK,
-    d,
-    key.effective.weight,
-    centred(key.effective, balance.centreK),
-  );
+  const turn = rotation(arithmetic, head, capacity);
+  const minusCentre = arithmetic.array(d);
+  minusCentre.set(balance.centreK.map((x) => -x));
+  const bias = turn ? key.effective.bias : centred(key.effective, balance.centreK);
+  const toK = load(arithmetic, inK, d, key.effective.weight, bias);
   const toV = load(
     arithmetic,
     inV,
@@ -152,17 +158,8 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
     centred(value.effective, plan.centreV),
   );
   const toZ = load(arithmetic, d, d, balance.transformK);
-  const toKB = load(arithmetic, d, query.rank, query.up);
-  const toXA = load(
-    arithmetic,
-    inK,
-    key.rank,
-    key.down,
-    minusProduct(plan.centreXK, key.down, key.rank),
-  );
+  const factors = keyFactors(space, capacity);
   const toVA = load(arithmetic, inV, value.rank, value.down);
-  const kb = arithmetic.array(capacity * query.rank);
-  const xa = arithmetic.array(capacity * key.rank);
   const aside = plan.outlierKeys.length > 0;
   const none = arithmetic.sums(d);
   const g = arithmetic.sums(d);
@@ -178,8 +175,10 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
     k: arithmetic.array(capacity * d),
     v: arithmetic.array(capacity * dv),
     z: arithmetic.array(capacity * d),
-    u: arithmetic.array(capacity * p),
+    u: factors.u,
+    low: factors.low,
     va: arithmetic.array(capacity * value.rank),
+    rotation: turn,
     logWeight: new Float64Array(capacity),
     load(rows, count) {
       block.count = count;
@@ -187,13 +186,15 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
       gather(key.rows, inK, rows, count, block.xk);
       gather(value.rows, inV, rows, count, block.xv);
       apply(arithmetic, count, toK, block.xk, block.k);
+      if (turn) {
+        turn.load(rows, count);
+        turn.forwards(count, block.k);
+        arithmetic.addRow(count, d, minusCentre, block.k);
+      }
       apply(arithmetic, count, toV, block.xv, block.v);
       apply(arithmetic, count, toZ, block.k, block.z);
-      apply(arithmetic, count, toKB, block.k, kb);
-      apply(arithmetic, count, toXA, block.xk, xa);
+      factors.load(count, block.k, block.xk);
       apply(arithmetic, count, toVA, block.xv, block.va);
-      arithmetic.copyColumns(count, query.rank, kb, query.rank, 0, block.u, p, 0);
-      arithmetic.copyColumns(count, key.rank, xa, key.rank, 0, block.u, p, query.rank);
       for (let r = 0; aside && r < count; r++) {
         if (space.isOutlierKey(block.index[r])) block.z.fill(0, r * d, (r + 1) * d);
       }
@@ -209,6 +210,49 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
   return block;
 }
 
+/** U of a block of keys, and at full width X^K A_K'. */
+function keyFactors(space: Workspace, capacity: number) {
+  const { arithmetic, head, plan } = space;
+  const { d, key, query } = head;
+  const { right } = layout(head);
+  const inK = key.effective.inputs;
+  const u = arithmetic.array(capacity * right);
+  if (fullWidth(head).scores) {
+    const cross = plan.cross.right;
+    const toU = cross && load(arithmetic, d, d, cross.vectors);
+    const toLow = load(arithmetic, inK, key.rank, key.down);
+    const low = arithmetic.array(capacity * key.rank);
+    return {
+      u,
+      low,
+      load(count: number, k: Real, xk: Real): void {
+        if (toU) apply(arithmetic, count, toU, k, u);
+        apply(arithmetic, count, toLow, xk, low);
+      },
+    };
+  }
+  const toKB = load(arithmetic, d, query.rank, query.up);
+  const toXA = load(
+    arithmetic,
+    inK,
+    key.rank,
+    key.down,
+    minusProduct(plan.centreXK, key.down, key.rank),
+  );
+  const kb = arithmetic.array(capacity * query.rank);
+  const xa = arithmetic.array(capacity * key.rank);
+  return {
+    u,
+    low: arithmetic.array(0),
+    load(count: number, k: Real, xk: Real): void {
+      apply(arithmetic, count, toKB, k, kb);
+      apply(arithmetic, count, toXA, xk, xa);
+      arithmetic.copyColumns(count, query.rank, kb, query.rank, 0, u, right, 0);
+      arithmetic.copyColumns(count, key.rank, xa, key.rank, 0, u, right, query.rank);
+    },
+  };
+}
+
 export interface QueryRows {
   count: number;
   readonly index: Int32Array;
@@ -218,8 +262,14 @@ export interface QueryRows {
   /** beta Q: its products with K - centre are the scores, up to a constant of the row. */
   readonly scaled: Real;
   readonly x: Real;
-  /** L = [X^Q A_Q' | Q B_K] (capacity, r_q + r_k). */
+  /**
+   * L = [X^Q A_Q' | Q B_K] (capacity, r_q + r_k); at full width Q in the directions of the cross
+   * (capacity, d).
+   */
   readonly l: Real;
+  /** X^Q A_Q' (capacity, r_q), at full width. */
+  readonly low: Real;
+  readonly rotation: Rotation | null;
   /** Y or G (capacity, dv). */
   readonly objective: Real;
   /** log of the factor between phi(q).phi(k) w and exp(score); -infinity for outliers. */
@@ -229,17 +279,14 @@ export interface QueryRows {
 
 export function queryRows(space: Workspace, capacity: number): QueryRows {
   const { arithmetic, head, plan } = space;
-  const { d, dv, key, query, beta } = head;
+  const { d, dv, query, beta } = head;
   const { balance, features } = plan;
-  const p = scoreWidth(head);
   const inQ = query.effective.inputs;
+  const turn = rotation(arithmetic, head, capacity);
   const toQ = load(arithmetic, inQ, d, query.effective.weight, query.effective.bias);
   const minusCentre = minusProduct(balance.centreQ, balance.transformQ, d);
   const toX = load(arithmetic, d, d, balance.transformQ, minusCentre);
-  const toXA = load(arithmetic, inQ, query.rank, query.down);
-  const toQB = load(arithmetic, d, key.rank, key.up);
-  const xa = arithmetic.array(capacity * query.rank);
-  const qb = arithmetic.array(capacity * key.rank);
+  const factors = queryFactors(space, capacity);
   const constant = logC(features) + plan.logWeightShift;
   const aside = plan.outlierQueries.length > 0;
   const none = arithmetic.sums(d);
@@ -253,7 +300,9 @@ export function queryRows(space: Workspace, capacity: number): QueryRows {
     q: arithmetic.array(capacity * d),
     scaled: arithmetic.array(capacity * d),
     x: arithmetic.array(capacity * d),
-    l: arithmetic.array(capacity * p),
+    l: factors.l,
+    low: factors.low,
+    rotation: turn,
     objective: arithmetic.array(capacity * dv),
     logScale: new Float64Array(capacity),
     load(rows, count) {
@@ -271,12 +320,11 @@ export function queryRows(space: Workspace, capacity: number): QueryRows {
         head.objectiveStride,
       );
       apply(arithmetic, count, toQ, block.xq, block.q);
+      turn?.load(rows, count);
+      turn?.forwards(count, block.q);
       arithmetic.combine(count * d, beta, block.q, 0, block.scaled);
       apply(arithmetic, count, toX, block.q, block.x);
-      apply(arithmetic, count, toXA, block.xq, xa);
-      apply(arithmetic, count, toQB, block.q, qb);
-      arithmetic.copyColumns(count, query.rank, xa, query.rank, 0, block.l, p, 0);
-      arithmetic.copyColumns(count, key.rank, qb, key.rank, 0, block.l, p, query.rank);
+      factors.load(count, block.q, block.xq);
       for (let r = 0; aside && r < count; r++) {
         if (space.isOutlierQuery(block.index[r])) block.x.fill(0, r * d, (r + 1) * d);
       }
@@ -288,6 +336,40 @@ export function queryRows(space: Workspace, capacity: number): QueryRows {
     },
   };
   return block;
+}
+
+/** L of a block of queries, and at full width X^Q A_Q'. */
+function queryFactors(space: Workspace, capacity: number) {
+  const { arithmetic, head, plan } = space;
+  const { d, key, query } = head;
+  const { left } = layout(head);
+  const toXA = load(arithmetic, query.effective.inputs, query.rank, query.down);
+  const xa = arithmetic.array(capacity * query.rank);
+  const l = arithmetic.array(capacity * left);
+  if (fullWidth(head).scores) {
+    const cross = plan.cross.left;
+    const toL = cross && load(arithmetic, d, d, cross.vectors);
+    return {
+      l,
+      low: xa,
+      load(count: number, q: Real, xq: Real): void {
+        if (toL) apply(arithmetic, count, toL, q, l);
+        apply(arithmetic, count, toXA, xq, xa);
+      },
+    };
+  }
+  const toQB = load(arithmetic, d, key.rank, key.up);
+  const qb = arithmetic.array(capacity * key.rank);
+  return {
+    l,
+    low: arithmetic.array(0),
+    load(count: number, q: Real, xq: Real): void {
+      apply(arithmetic, count, toXA, xq, xa);
+      apply(arithmetic, count, toQB, q, qb);
+      arithmetic.copyColumns(count, query.rank, xa, query.rank, 0, l, left, 0);
+      arithmetic.copyColumns(count, key.rank, qb, key.rank, 0, l, left, query.rank);
+    },
+  };
 }
 
 /**

@@ -1,8 +1,8 @@
 /** Shared memory of the run of one head: what the stages hand to each other. */
 import { type Cancelled, CancelledError } from '../job.js';
-import type { Head } from './head.js';
+import { fullWidth, type Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
-import { layout, type Segment, segments } from './layout.js';
+import { layout, type Segment, segments, sumSizes } from './layout.js';
 
 /** Score of a pair that the causal mask hides, and the running maximum of a row that saw nothing yet. */
 export const MASKED = -1e30;
@@ -15,7 +15,7 @@ export interface HeadRun {
   readonly head: Head;
   readonly plan: HeadPlan;
   readonly segments: readonly Segment[];
-  /** (m, keyWidth), (m, queryWidth). */
+  /** (m, keyWidth), (m, queryWidth), each followed by the sums at full width. */
   readonly keySums: readonly Float64Array[];
   readonly querySums: readonly Float64Array[];
   /** The sums of all segments; not used under a causal mask, where every segment sees another sum. */
@@ -23,14 +23,16 @@ export interface HeadRun {
   readonly queryTotal: Float64Array;
   /** Outlier queries: (n, 2 + dv + r_v): running maximum, total, unnormalised [V | X^V A_V']. */
   readonly outlierRows: readonly Float64Array[];
-  /** dS U of the outlier queries (n, p). */
+  /** dS U of the outlier queries (n, right). */
   readonly outlierRight: readonly Float64Array[];
-  /** dS'L and P'(G B_V) of the outlier keys (n, p + r_v), from the other queries. */
+  /** dS'L and P'(G B_V) of the outlier keys (n, left + lv), from the other queries. */
   readonly outlierLeft: readonly Float64Array[];
   /** The six gradients, from the stage over the queries and from the stage over the keys. */
   readonly queryGradients: readonly Float64Array[];
   readonly keyGradients: readonly Float64Array[];
   readonly causal: CausalMemory | null;
+  /** When gradients of the inputs are wanted. */
+  readonly inputs: InputMemory | null;
   /** O of the batch item, laid out as the objective; null: not wanted. */
   readonly attentionOutput: Float32Array | Float64Array | null;
   /** 1/2 ||G||^2 of the rows of each segment, and behind them that of the outlier queries. */
@@ -39,13 +41,29 @@ export interface HeadRun {
   readonly lostRows: Float64Array;
   /** Rows whose statistics the stage over the queries records, in rising order. */
   readonly sampled: Int32Array;
-  /** (sampled, 3 + dv): log scale of the low-rank part, running maximum, row sum, O~ - centre. */
+  /** (sampled, recordWidth): what recordWidth says. */
   readonly sampledRows: Float64Array;
+}
+
+/** Gradients before the projections of a head, of every row; outliers among them. */
+export interface InputMemory {
+  /** dS K (queryLength, d), dS'Q (keyLength, d), without beta and turned back; P'G (keyLength, dv). */
+  readonly query: Float32Array | Float64Array;
+  readonly key: Float32Array | Float64Array;
+  readonly value: Float32Array | Float64Array;
+}
+
+/**
+ * Columns recorded of a sampled row: log scale of the low-rank part, running maximum, row sum,
+ * O~ - centre (dv) and, at full width, dS~ U (d).
+ */
+export function recordWidth(head: Head): number {
+  return 3 + head.dv + (fullWidth(head).query ? head.d : 0);
 }
 
 /** What a causal run keeps for every row, since the sums over queries run backwards. */
 export interface CausalMemory {
-  /** dS'L and P'(G B_V) from the diagonal blocks (keyLength, p + r_v). */
+  /** dS'L and P'(G B_V) from the diagonal blocks (keyLength, left + lv). */
   readonly left: Float32Array | Float64Array;
   /** Weight of the row's features and G.O (queryLength, 2). */
   readonly rows: Float64Array;
@@ -63,6 +81,7 @@ export function openRun(
   attentionOutput: Float32Array | Float64Array | null,
 ): HeadRun {
   const at = layout(head);
+  const sums = sumSizes(head, plan);
   const cut = segments(head, plan);
   const slots = (n: number) => cut.map(() => float64(n));
   const nq = plan.outlierQueries.length;
@@ -73,27 +92,34 @@ export function openRun(
     head,
     plan,
     segments: cut,
-    keySums: slots(plan.m * at.keyWidth),
-    querySums: slots(plan.m * at.queryWidth),
-    keyTotal: float64(head.causal ? 0 : plan.m * at.keyWidth),
-    queryTotal: float64(head.causal ? 0 : plan.m * at.queryWidth),
-    outlierRows: slots(nq * (2 + head.dv + at.rv)),
-    outlierRight: slots(nq * at.p),
-    outlierLeft: slots(nk * (at.p + at.rv)),
+    keySums: slots(sums.key),
+    querySums: slots(sums.query),
+    keyTotal: float64(head.causal ? 0 : sums.key),
+    queryTotal: float64(head.causal ? 0 : sums.query),
+    outlierRows: slots(nq * (2 + head.dv + head.value.rank)),
+    outlierRight: slots(nq * at.right),
+    outlierLeft: slots(nk * (at.left + at.lv)),
     queryGradients: slots(at.gradientTotal),
     keyGradients: slots(at.gradientTotal),
     causal: head.causal
       ? {
-          left: real(head.keyLength * (at.p + at.rv)),
+          left: real(head.keyLength * (at.left + at.lv)),
           rows: float64(2 * head.queryLength),
           output: real(head.kind === 'target' ? head.queryLength * head.dv : 0),
+        }
+      : null,
+    inputs: head.inputGradients
+      ? {
+          query: real(head.queryLength * head.d),
+          key: real(head.keyLength * head.d),
+          value: real(head.keyLength * head.dv),
         }
       : null,
     attentionOutput,
     loss: float64(cut.length + 1),
     lostRows: float64(cut.length),
     sampled,
-    sampledRows: float64(sampled.length * (3 + head.dv)),
+    sampledRows: float64(sampled.length * recordWidth(head)),
   };
 }
 

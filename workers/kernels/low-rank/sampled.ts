@@ -6,17 +6,20 @@
  *
  *     E_S = (dS - dS~) [U | K - centre | X^K - centre],   E_P = (P - P~) [X^V A_V' | X^V]
  *
- * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O.
+ * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O. At full width the
+ * rows of dS U themselves are formed in place of E_S, to be compared with those of the chain, and
+ * sampled-keys.ts does what is of the keys.
  */
 
 import type { Cancelled } from '../job.js';
 import type { Real } from './arithmetic.js';
 import { evaluateFeatures, featureBlock } from './evaluate.js';
+import { fullWidth, type Head } from './head.js';
 import { exactRows, type MergedRows, maskScores, mergeRows } from './keys.js';
 import type { Layout } from './layout.js';
 import { layout } from './layout.js';
 import { BLOCK, type KeyRows, keyRows, type QueryRows, queryRows, type Workspace } from './rows.js';
-import { checkpoint, type HeadRun } from './run.js';
+import { checkpoint, type HeadRun, recordWidth } from './run.js';
 
 /** Shared memory of the estimate of one head: one slot per segment. */
 export interface SampledRun {
@@ -25,21 +28,45 @@ export interface SampledRun {
   /** (n, scoreColumns), (n, 2 valueColumns): E_S, [E_P | P~ ...]. */
   readonly scoreErrors: readonly Float64Array[];
   readonly valueErrors: readonly Float64Array[];
+  /** When the keys' adapter has its gradients from dK at full width. */
+  readonly keyErrors: KeyErrors | null;
+}
+
+/** By sampled row, errors of d lora_A_K (n, r inputs) and d lora_B_K (n, d r), without s beta. */
+export interface KeyErrors {
+  /** Of all heads of the batch item together. */
+  readonly lowA: Float32Array;
+  readonly lowB: Float32Array;
 }
 
 /** Widths of E_S and E_P. */
 export function errorColumns(run: HeadRun): { score: number; value: number } {
   const { query, key, value, d } = run.head;
+  const full = fullWidth(run.head);
   const p = query.rank + key.rank;
+  const thin = p + (query.rank > 0 ? d : 0) + (key.rank > 0 ? key.effective.inputs : 0);
   return {
-    score: p + (query.rank > 0 ? d : 0) + (key.rank > 0 ? key.effective.inputs : 0),
+    score: full.scores ? layout(run.head).right : thin,
     value: value.rank > 0 ? value.rank + value.effective.inputs : 0,
   };
 }
 
-export function openSampledRun(run: HeadRun): SampledRun {
+/** Whether the keys' adapter has its gradients from dK at full width. */
+function hasKeyErrors(head: Head): boolean {
+  return fullWidth(head).key && head.key.rank > 0;
+}
+
+/** Zeroed errors of d lora_A_K of n sampled rows of a batch item; empty where estimates do not need them. */
+export function openKeyErrors(head: Head, n: number): Float32Array {
+  const size = hasKeyErrors(head) ? n * head.key.rank * head.key.effective.inputs : 0;
+  return new Float32Array(new SharedArrayBuffer(4 * size));
+}
+
+/** @param lowA openKeyErrors of the batch item. */
+export function openSampledRun(run: HeadRun, lowA: Float32Array): SampledRun {
   const n = run.sampled.length;
   const { score, value } = errorColumns(run);
+  const { key, d } = run.head;
   const slots = (width: number) =>
     run.segments.map(() => new Float64Array(new SharedArrayBuffer(8 * n * width)));
   return {
@@ -47,6 +74,9 @@ export function openSampledRun(run: HeadRun): SampledRun {
     exact: slots(2 + run.head.dv + run.head.value.rank),
     scoreErrors: slots(score),
     valueErrors: slots(2 * value),
+    keyErrors: hasKeyErrors(run.head)
+      ? { lowA, lowB: new Float32Array(new SharedArrayBuffer(4 * n * d * key.rank)) }
+      : null,
   };
 }
 
@@ -112,7 +142,7 @@ export function sampledGradient(space: Workspace, sampled: SampledRun): SampledG
   const chain = side((i, a) =>
     space.isOutlierQuery(run.sampled[i])
       ? merged.output[i * dv + a]
-      : run.sampledRows[i * (3 + dv) + 3 + a],
+      : run.sampledRows[i * recordWidth(head) + 3 + a],
   );
   return {
     rows,
@@ -172,7 +202,7 @@ export function sampledErrorPass(
     arithmetic.softmax(n, count, exact, max, total, factor);
     keyFeatures(space, keys, phi);
     arithmetic.gemm(n, BLOCK, plan.m, turned, phi, approximate);
-    approximateRows(space, sampled, state, keys, exact, approximate);
+    approximateRows(space, run, state, keys, exact, approximate);
     const size = n * count;
     arithmetic.gemm(n, count, dv, state.gradient, valuesTransposed, t);
     if (head.kind === 'target') {
@@ -182,7 +212,7 @@ export function sampledErrorPass(
     }
     arithmetic.scoreGradient(n, count, approximate, chain, ones, state.approximateShift);
     arithmetic.scoreGradient(n, count, exact, t, inverse, state.shift);
-    arithmetic.combine(size, -1, chain, 1, t);
+    if (!fullWidth(head).scores) arithmetic.combine(size, -1, chain, 1, t);
     arithmetic.combine(size, -1, approximate, 1, exact);
     scoreColumns(space, at, keys, widths.score, minusCentre, scoreRight);
     valueColumns(space, keys, widths.value, valueRight);
@@ -205,7 +235,11 @@ export function sampledErrorPass(
 }
 
 /** phi (n, m) of the sampled rows, times the low-rank scale over the row sum that the chain had. */
-function rowFeatures(space: Workspace, rows: QueryRows, run: HeadRun): Real {
+export function rowFeatures(
+  space: Workspace,
+  rows: QueryRows,
+  run: Pick<HeadRun, 'sampledRows'>,
+): Real {
   const { arithmetic, head, plan } = space;
   const n = rows.count;
   const out = arithmetic.array(n * plan.m);
@@ -213,7 +247,7 @@ function rowFeatures(space: Workspace, rows: QueryRows, run: HeadRun): Real {
   const block = featureBlock(arithmetic, plan.features, 4 * Math.ceil(n / 4), plan.m);
   evaluateFeatures(arithmetic, rows.x, head.d, block);
   for (let i = 0; i < n; i++) {
-    const [logScale, max, total] = run.sampledRows.subarray(i * (3 + head.dv));
+    const [logScale, max, total] = run.sampledRows.subarray(i * recordWidth(head));
     const weight = Math.exp(logScale - max) / total;
     for (let f = 0; f < plan.m; f++) out[i * plan.m + f] = weight * block.phi[f * block.rows + i];
   }
@@ -222,7 +256,7 @@ function rowFeatures(space: Workspace, rows: QueryRows, run: HeadRun): Real {
 }
 
 /** w phi (m, BLOCK) of a block of keys. */
-function keyFeatures(space: Workspace, keys: KeyRows, phi: Real): void {
+export function keyFeatures(space: Workspace, keys: KeyRows, phi: Real): void {
   const { arithmetic, head, plan, features, weights } = space;
   evaluateFeatures(arithmetic, keys.z, head.d, features);
   weights.fill(0);
@@ -234,16 +268,15 @@ function keyFeatures(space: Workspace, keys: KeyRows, phi: Real): void {
  * Turns the low-rank block approximate (n, BLOCK) into rows of P~ (n, count): exact where the chain was
  * exact (outlier rows and columns, diagonal blocks), with the row sums of the chain.
  */
-function approximateRows(
+export function approximateRows(
   space: Workspace,
-  sampled: SampledRun,
+  { sampledRows }: Pick<HeadRun, 'sampledRows'>,
   state: SampledGradient,
   keys: KeyRows,
   exact: Real,
   approximate: Real,
 ): void {
   const { head } = space;
-  const { sampledRows } = sampled.run;
   const { rows, max, inverse } = state;
   const { count } = keys;
   // In place: the source is BLOCK wide, the result count wide, so nothing is read after it is written.
@@ -253,7 +286,7 @@ function approximateRows(
   const columns: number[] = [];
   for (let j = 0; j < count; j++) if (keys.logWeight[j] === -Infinity) columns.push(j);
   for (let i = 0; i < rows.count; i++) {
-    const from = i * (3 + head.dv);
+    const from = i * recordWidth(head);
     const outlier = sampledRows[from] === -Infinity;
     const row = i * count;
     const ratio = outlier
@@ -268,7 +301,7 @@ function approximateRows(
   }
 }
 
-/** [u | K - centre | X^K - centre], as far as there are adapters for it. */
+/** [u | K - centre | X^K - centre], as far as there are adapters for it; u alone at full width. */
 function scoreColumns(
   space: Workspace,
   at: Layout,
@@ -280,8 +313,9 @@ function scoreColumns(
   const { arithmetic, head } = space;
   const { d, query, key } = head;
   const { count } = keys;
-  arithmetic.copyColumns(count, at.p, keys.u, at.p, 0, right, width, 0);
-  let to = at.p;
+  arithmetic.copyColumns(count, at.right, keys.u, at.right, 0, right, width, 0);
+  if (fullWidth(head).scores) return;
+  let to = at.right;
   if (query.rank > 0) {
     arithmetic.copyColumns(count, d, keys.k, d, 0, right, width, to);
     to += d;

@@ -7,9 +7,11 @@ import { KeyCertificate, type KeySide } from './certificate-keys.js';
 import { QueryCertificate } from './certificate-queries.js';
 import { CompiledArithmetic } from './compiled.js';
 import { type Draw, estimateTensor, rowWeights } from './estimate.js';
+import { outputErrors } from './forward.js';
 import { headGradients } from './gradient.js';
 import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
+import { addInputGradients, type InputRequest } from './inputs.js';
 import { keyPass } from './keys.js';
 import type { Segment } from './layout.js';
 import { leftPass } from './left.js';
@@ -17,6 +19,7 @@ import { queryPass } from './queries.js';
 import { openWorkspace } from './rows.js';
 import { addSlots, type HeadRun } from './run.js';
 import { type SampledRun, sampledErrorPass, sampledExactPass } from './sampled.js';
+import { type SampledRange, sampledKeyPass } from './sampled-keys.js';
 import { type TrialRequest, tryShares } from './trial.js';
 import { longestRows } from './trial-sample.js';
 
@@ -71,6 +74,14 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly segment: number;
       }
     | {
+        readonly step: 'sampled_keys';
+        /** Heads of one batch item. */
+        readonly sampled: readonly SampledRun[];
+        readonly range: SampledRange;
+      }
+    | { readonly step: 'inputs'; readonly request: InputRequest }
+    | { readonly step: 'output_errors'; readonly sampled: SampledRun }
+    | {
         readonly step: 'estimate';
         readonly sampled: readonly SampledRun[];
         readonly draws: readonly Draw[];
@@ -123,6 +134,19 @@ export function runLowRankTask(
         const pass = step === 'sampled_exact' ? sampledExactPass : sampledErrorPass;
         return pass(space, sampled, segment, cancelled);
       }
+      case 'sampled_keys':
+        for (const sampled of task.sampled) {
+          const space = openWorkspace(arithmetic, sampled.run.head, sampled.run.plan);
+          sampledKeyPass(space, sampled, task.range, cancelled);
+          arithmetic.release(mark);
+        }
+        return null;
+      case 'output_errors': {
+        const { run } = task.sampled;
+        return outputErrors(openWorkspace(arithmetic, run.head, run.plan), task.sampled);
+      }
+      case 'inputs':
+        return addInputGradients(arithmetic, task.request, cancelled);
       case 'estimate':
         return estimateTensor(arithmetic, task.sampled, task.draws, task.tensor, task.size);
       default: {

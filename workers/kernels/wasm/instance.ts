@@ -67,7 +67,9 @@ export interface WasmExports {
     phi: number,
   ): void;
   weigh_features(features: number, rows: number, phi: number, weight: number, out: number): void;
-  scale_columns(rows: number, columns: number, x: number, scale: number): void;
+  scale_columns(features: number, rows: number, x: number, scale: number, out: number): void;
+  column_dots(features: number, rows: number, a: number, b: number, out: number): void;
+  rotate(rows: number, d: number, cos: number, sin: number, x: number, back: boolean): void;
   forms(rows: number, n: number, x: number, linear: number, quadratic: number, out: number): void;
   row_dots(rows: number, n: number, a: number, b: number, out: number): void;
   scale_rows(rows: number, n: number, x: number, scale: number): void;

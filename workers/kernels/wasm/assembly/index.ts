@@ -4,7 +4,8 @@ export { pack, pack_transposed, gemm, gemm_tn } from './gemm';
 export { scores, weights, values, gradients } from './attention';
 export {
   running_softmax, score_gradient, outer, contract, fold, transpose,
-  feature_products, feature_table, weigh_features, scale_columns, scale_rows, add_row, combine,
+  feature_products, feature_table, weigh_features, scale_rows, add_row, combine,
   copy_columns, row_dots, forms, largest, square_sums,
 } from './low-rank';
+export { scale_columns, column_dots, rotate } from './wide';
 export { widen, dots64, combine64 } from './double';

@@ -1,5 +1,5 @@
 /** Passes of the low-rank kernel over blocks of rows. Addresses in bytes, sizes in elements. */
-import { max_abs, multiply } from './elementwise';
+import { max_abs } from './elementwise';
 import { madd } from './tile';
 
 const LOG2E: f32 = 1.44269504;
@@ -215,11 +215,6 @@ export function weigh_features(
       v128.store(at(out, f * rows + i), v128.shuffle<f32>(low, high, 0, 1, 4, 5));
     }
   }
-}
-
-/** x (rows, columns) *= scale of its column, for float32 features stored row by feature. */
-export function scale_columns(rows: i32, columns: i32, x: usize, scale: usize): void {
-  for (let i = 0; i < rows; i++) multiply(columns, scale, at(x, i * columns));
 }
 
 /** out[i] (float64) = sum_a (linear[a] + quadratic[a] x[i, a]) x[i, a], in float64, for float32 x (rows, n). */

@@ -1,0 +1,2 @@
+/** Rows of a block. */
+export const BLOCK = 128;

@@ -1,0 +1,180 @@
+/** The attention output alone: the first two passes of the chain, and the error of rows drawn afresh. */
+import type { AttentionLayer } from '../../../src/lora/problem.js';
+import type { Job } from '../job.js';
+import type { ForwardResult } from '../result.js';
+import type { ErrorEstimate } from '../sampling/estimate.js';
+import { type RowError, rowErrorEstimate } from '../sampling/row-error.js';
+import { chainJob } from './chain.js';
+import { type HeadCost, headCost, type Rates } from './cost.js';
+import { proportional } from './draw.js';
+import type { Head, HeadProjection } from './head.js';
+import type { HeadPlan } from './head-plan.js';
+import { mergeRows } from './keys.js';
+import type { LowRankPlan } from './plan.js';
+import { Random } from './random.js';
+import type { Workspace } from './rows.js';
+import { type HeadRun, openRun, recordWidth } from './run.js';
+import { openSampledRun, type SampledRun } from './sampled.js';
+import type { LowRankTask } from './task.js';
+
+export interface LowRankForwardResult extends ForwardResult {
+  readonly attentionOutput: Float32Array;
+  readonly error: ErrorEstimate;
+  /** Rows whose row sum the features lost. Not zero: output and error are void. */
+  readonly lostRows: number;
+}
+
+/** Rows drawn in each head, and in all heads together at least. */
+const ROWS_OF_HEAD = 32;
+const ROWS_SAMPLED = 256;
+
+/** What the estimate does not see, since it forms its rows anew in float32. */
+const ROUNDING = 64 * 2 ** -24;
+
+/** Rows of a head, and the expected number of draws of each if all rows were drawn alike. */
+interface HeadDraws {
+  readonly rows: readonly number[];
+  readonly weight: readonly number[];
+  /** The rows in rising order, each once. */
+  readonly list: Int32Array;
+}
+
+/** With the plan of the gradient: both of a step then have one output. */
+export function* lowRankForwardJob(
+  layer: AttentionLayer,
+  plan: LowRankPlan,
+  { seed }: { readonly seed: number },
+): Job<LowRankForwardResult, LowRankTask> {
+  const { batch, queryLength, heads: headCount, valueDim } = layer.dims;
+  const size = queryLength * headCount * valueDim;
+  const output = new Float32Array(new SharedArrayBuffer(4 * batch * size));
+  const random = new Random(seed ^ 0xf0f0);
+  const count = Math.max(ROWS_OF_HEAD, Math.ceil(ROWS_SAMPLED / plan.heads.length));
+  const draws = plan.headPlans.map((head) => drawHead(head, count, random));
+  const errors: RowError[] = [];
+  let square = 0;
+  let lostRows = 0;
+  let first = 0;
+  const open = (h: number) => {
+    const item = output.subarray(plan.heads[h].batch * size, (plan.heads[h].batch + 1) * size);
+    const [head, headPlan] = [forwardHead(plan.heads[h]), forwardPlan(plan.headPlans[h])];
+    return openRun(head, headPlan, draws[h].list, true, item);
+  };
+  const options = { certified: false, unit: 2 ** -24, backward: false };
+  yield* chainJob(layer, plan.heads.length, open, options, function* (runs: readonly HeadRun[]) {
+    for (const run of runs) {
+      for (const part of run.loss) square += 2 * part;
+      for (const part of run.lostRows) lostRows += part;
+    }
+    const opened = runs.map((run) => openSampledRun(run, new Float32Array(0)));
+    const perSegment = opened.flatMap((sampled) =>
+      sampled.run.segments.map((_, segment) => ({ sampled, segment })),
+    );
+    yield {
+      name: 'sampled_exact',
+      tasks: perSegment.map((task) => ({
+        ...{ kernel: 'low_rank' as const, step: 'sampled_exact' as const },
+        ...task,
+      })),
+    };
+    const found = (yield {
+      name: 'sampled_errors',
+      tasks: opened.map((sampled) => ({
+        ...{ kernel: 'low_rank' as const, step: 'output_errors' as const },
+        sampled,
+      })),
+    }) as Float64Array[];
+    found.forEach((squares, i) => {
+      const { rows, weight, list } = draws[first + i];
+      rows.forEach((row, k) => {
+        errors.push(squares[list.indexOf(row)] / weight[k]);
+      });
+    });
+    first += runs.length;
+  });
+  const { upper, ...estimate } = rowErrorEstimate(errors, plan.heads.length * queryLength, square);
+  return {
+    attentionOutput: output,
+    norms: plan.norms,
+    error: { ...estimate, upper: upper + (square > 0 ? ROUNDING : 0) },
+    lostRows: Number.isFinite(square) ? lostRows : Math.max(1, lostRows),
+  };
+}
+
+/** The plan with the cost of the output alone. @param exactFlops of the exact kernel. */
+export function planForward(
+  { seconds: _, ...plan }: LowRankPlan,
+  rates: Rates,
+  exactFlops: number,
+): LowRankPlan {
+  const costs = plan.heads.map((head, h) => {
+    const { m, outlierQueries, outlierKeys } = plan.headPlans[h];
+    return headCost(forwardHead(head), m, outlierQueries.length, outlierKeys.length, ROWS_OF_HEAD);
+  });
+  const total = (of: (cost: HeadCost) => number) => costs.reduce((sum, cost) => sum + of(cost), 0);
+  const { queryLength, keyLength } = plan.heads[0];
+  const exact = exactFlops / (queryLength * keyLength);
+  const saved = exact / rates.exact - total((c) => c.quadratic) / rates.lowRank;
+  const flops = total((c) => c.flops);
+  return {
+    ...plan,
+    flops,
+    exactFlops,
+    breakEvenLength: saved > 0 ? Math.ceil(total((c) => c.linear) / rates.lowRank / saved) : null,
+    seconds: { lowRank: flops / rates.lowRank, exact: exactFlops / rates.exact },
+  };
+}
+
+/** Half of the draws even, half by the square of what the features leave out of a row. */
+function drawHead({ risk }: HeadPlan, count: number, random: Random): HeadDraws {
+  const n = risk.length;
+  const risky = proportional(
+    Float64Array.from(risk, (x) => x * x),
+    random,
+  );
+  const rows = Array.from({ length: count }, (_, k) =>
+    k % 2 === 0 ? random.integer(n) : risky.draw(),
+  );
+  return {
+    rows,
+    weight: rows.map((row) => 0.5 + 0.5 * n * risky.probability(row)),
+    list: Int32Array.from(new Set(rows)).sort(),
+  };
+}
+
+/** The head with nothing to differentiate; 1/2 |O|^2 is its loss. */
+function forwardHead(head: Head): Head {
+  const frozen = (projection: HeadProjection) => ({ ...projection, rank: 0 });
+  return {
+    ...head,
+    query: frozen(head.query),
+    key: frozen(head.key),
+    value: frozen(head.value),
+    inputGradients: false,
+    kind: 'target',
+    objective: new Float64Array(0),
+  };
+}
+
+const forwardPlan = (plan: HeadPlan): HeadPlan => ({
+  ...plan,
+  cross: { right: null, left: null },
+  centreVA: new Float64Array(0),
+});
+
+/** |O - O~|^2 of the sampled rows of a head. */
+export function outputErrors(space: Workspace, { run, exact }: SampledRun): Float64Array {
+  const { dv } = run.head;
+  const n = run.sampled.length;
+  const { output } = mergeRows(space, exact, n);
+  const width = recordWidth(run.head);
+  return Float64Array.from(run.sampled, (row, i) => {
+    // Outlier rows are exact in the chain too.
+    if (space.isOutlierQuery(row)) return 0;
+    let sum = 0;
+    for (let a = 0; a < dv; a++) {
+      sum += (output[i * dv + a] - run.sampledRows[i * width + 3 + a]) ** 2;
+    }
+    return sum;
+  });
+}

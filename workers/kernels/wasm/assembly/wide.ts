@@ -1,0 +1,68 @@
+/** Passes of the low-rank kernel at the full width of a head. Addresses in bytes, sizes in elements. */
+import { madd } from './tile';
+
+// @ts-ignore: decorator
+@inline
+function at(base: usize, i: i32): usize {
+  return base + (<usize>i << 2);
+}
+
+/** out[f, i] = x[f, i] scale[i] for x, out (features, rows), rows a multiple of 4; out may be x. */
+export function scale_columns(features: i32, rows: i32, x: usize, scale: usize, out: usize): void {
+  const bytes = <usize>rows << 2;
+  for (let f = 0; f < features; f++, x += bytes, out += bytes) {
+    for (let i: usize = 0; i < bytes; i += 16) {
+      v128.store(out + i, f32x4.mul(v128.load(x + i), v128.load(scale + i)));
+    }
+  }
+}
+
+/** out[i] = sum_f a[f, i] b[f, i] for a, b (features, rows), rows a multiple of 4. */
+export function column_dots(features: i32, rows: i32, a: usize, b: usize, out: usize): void {
+  const bytes = <usize>rows << 2;
+  for (let i: usize = 0; i < bytes; i += 16) {
+    let sum = f32x4.splat(0);
+    let x = a + i;
+    let y = b + i;
+    for (let f = 0; f < features; f++, x += bytes, y += bytes) {
+      sum = madd(v128.load(x), v128.load(y), sum);
+    }
+    v128.store(out + i, sum);
+  }
+}
+
+/**
+ * Rotary positions of x (rows, d), in place: with x = [a | b], [a cos - b sin | b cos + a sin], and the
+ * transpose of that with `back`. cos and sin (rows, d), d even.
+ */
+export function rotate(rows: i32, d: i32, cos: usize, sin: usize, x: usize, back: bool): void {
+  const half = d >> 1;
+  const whole = half & ~3;
+  for (let i = 0; i < rows; i++) {
+    const a = at(x, i * d);
+    const b = at(a, half);
+    const c = at(cos, i * d);
+    const s = at(sin, i * d);
+    for (let e = 0; e < whole; e += 4) {
+      const u = v128.load(at(a, e));
+      const v = v128.load(at(b, e));
+      let su = v128.load(at(s, half + e));
+      let sv = v128.load(at(s, e));
+      if (back) {
+        const swap = su;
+        su = f32x4.neg(sv);
+        sv = f32x4.neg(swap);
+      }
+      v128.store(at(a, e), f32x4.sub(f32x4.mul(u, v128.load(at(c, e))), f32x4.mul(v, sv)));
+      v128.store(at(b, e), f32x4.add(f32x4.mul(v, v128.load(at(c, half + e))), f32x4.mul(u, su)));
+    }
+    for (let e = whole; e < half; e++) {
+      const u = load<f32>(at(a, e));
+      const v = load<f32>(at(b, e));
+      const su = back ? -load<f32>(at(s, e)) : load<f32>(at(s, half + e));
+      const sv = back ? -load<f32>(at(s, half + e)) : load<f32>(at(s, e));
+      store<f32>(at(a, e), u * load<f32>(at(c, e)) - v * sv);
+      store<f32>(at(b, e), v * load<f32>(at(c, half + e)) + u * su);
+    }
+  }
+}
