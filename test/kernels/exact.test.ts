@@ -84,6 +84,13 @@ for (const [name, options] of Object.entries(cases)) {
   });
 }
 
+// Below some size scores need no row maximum, beyond it they do.
+for (const spread of [0.1, 2, 4, 8, 16, 32]) {
+  test(`exact: logits of deviation ${spread}`, () => {
+    check(randomProblem({ seed: 8, queryLength: 150, keyLength: 170, spread }), 8);
+  });
+}
+
 test('exact: random shapes with enough rows for a fair comparison', (t) => {
   const seed = Date.now() % 2 ** 31;
   t.diagnostic(`seed ${seed}`);

@@ -44,14 +44,15 @@ def draw_sweep(local: Run, runs: list[Run], path: Path) -> None:
     for run, colour in zip(runs, colours, strict=True):
         style = {"linestyle": "--" if run.label.endswith(CORRECTED) else "-", "color": colour}
         relative = [abs(a / b - 1) for a, b in zip(run.losses, local.losses, strict=True)]
-        curves.plot(run.losses, **style)
+        curves.plot(run.losses, label=run.label, **style)
         # The first loss precedes every gradient.
-        differences.plot(range(1, len(relative)), relative[1:], label=run.label, **style)
+        differences.plot(range(1, len(relative)), relative[1:], **style)
         bounds.plot(run.bounds, **style)
     curves.set(ylabel="loss", title="loss")
-    curves.legend()
+    curves.legend(ncols=2)
     differences.set(title="relative difference of the loss from PyTorch's", yscale="log")
-    differences.legend(fontsize="small", ncols=3)
+    # Below that it is the rounding of float32.
+    differences.set_ylim(bottom=1e-7)
     bounds.set(title="largest error bound of a step (99 %)", xlabel="step", yscale="log")
     labels = [f"{run.label}{_share(run)}" for run in (local, *runs)]
     times.barh(labels, [run.seconds for run in (local, *runs)], color=["grey", *colours])

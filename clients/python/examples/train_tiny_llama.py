@@ -142,22 +142,26 @@ def compare(client: Client, args: argparse.Namespace) -> None:
 
 def sweep(client: Client, args: argparse.Namespace) -> None:
     targets = TARGETS["q,v"]
-    local = train("PyTorch", targets, args)
-    exact = train("exact", targets, args, url=client, method="exact")
-    runs = [exact]
     low_rank = LowRankFirst(client.url)
+    local = train("PyTorch", targets, args)
+    print("tolerance        final loss  largest difference  largest bound  time, s  gradients")
+    print(f"{local.label:15}  {local.losses[-1]:10.4f}{'':37}{local.seconds:7.1f}", flush=True)
+
+    def measure(label: str, **options: object) -> Run:
+        run = train(label, targets, args, **options)
+        print(
+            f"{run.label:15}  {run.losses[-1]:10.4f}  {difference(run, local):18.2e}  "
+            f"{max(run.bounds):13.1e}  {run.seconds:7.1f}  {dict(run.methods)}",
+            flush=True,
+        )
+        return run
+
+    runs = [measure("exact", url=client, method="exact")]
     for correction in (False, True) if client.capabilities().correction else (False,):
         for tolerance in TOLERANCES:
             label = f"{tolerance:g}" + (CORRECTED if correction else "")
-            options = {"url": low_rank, "tolerance": tolerance, "correction": correction}
-            runs.append(train(label, targets, args, **options))
-    print("tolerance        final loss  largest difference  largest bound  time, s  gradients")
-    for run in runs:
-        print(
-            f"{run.label:15}  {run.losses[-1]:10.4f}  {difference(run, local):18.2e}  "
-            f"{max(run.bounds):13.1e}  {run.seconds:7.1f}  {dict(run.methods)}"
-        )
-    print(f"{local.label:15}  {local.losses[-1]:10.4f}{'':37}{local.seconds:7.1f}")
+            options = {"tolerance": tolerance, "correction": correction}
+            runs.append(measure(label, url=low_rank, **options))
     if not any(run.methods["low_rank"] for run in runs):
         print("Every gradient was exact: no tolerance made a difference, times differ by chance.")
     draw_sweep(local, runs, args.plot)

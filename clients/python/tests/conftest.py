@@ -8,6 +8,10 @@ import time
 import urllib.request
 from pathlib import Path
 
+# Before torch is imported, for the examples' processes too: on layers this small its threads would only
+# take the processors from the service.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from contract_service import ContractService
 

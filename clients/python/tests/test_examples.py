@@ -45,8 +45,13 @@ def test_loss_curves_agree(real_url, tmp_path, method, limit):
 
 def test_sweep(real_url, tmp_path):
     plot = tmp_path / "sweep.png"
-    small = ("--steps", 2, "--length", 64)
+    small = ("--steps", 4, "--length", 128, "--batch", 1)
     output = run("train_tiny_llama.py", "--sweep", *small, "--plot", plot, "--url", real_url)
-    rows = re.findall(r"^(0\.\d+)(, corrected)? .*\{", output, re.MULTILINE)
+    row = r"^(0\.\d+)(?:, corrected)? +\S+ +(\S+) +(\S+) .*\{"
+    rows = [tuple(map(float, found)) for found in re.findall(row, output, re.MULTILINE)]
     assert len(rows) == 8
+    for tolerance, difference, bound in rows:
+        assert bound <= tolerance
+        if tolerance == 0.01:
+            assert difference < 0.03
     assert plot.exists()

@@ -9,6 +9,7 @@ from email.utils import formatdate
 
 import problems
 import pytest
+from contract_service import ContractService
 
 from loragrad import Client, ProblemError, ServiceUnreachable, UnsupportedError, transport
 from loragrad.progress import UploadBar
@@ -103,12 +104,23 @@ def test_threads_share_a_client(contract):
     assert len(norms) == 8 and len(set(norms)) == 1
 
 
-def test_no_service():
+def test_no_service(waits):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(ServiceUnreachable, match=str(port)):
-        Client(f"http://127.0.0.1:{port}", retries=0).limits()
+    with pytest.raises(ServiceUnreachable, match=f"{port}.*refused"):
+        Client(f"http://127.0.0.1:{port}").limits()
+    assert not waits
+
+
+def test_a_service_that_was_there_is_waited_for(waits):
+    with ContractService() as service:
+        client = Client(service.url)
+        client.limits()
+    client.close()
+    with pytest.raises(ServiceUnreachable):
+        client.limits()
+    assert len(waits) == 8 and sum(waits) > 30
 
 
 def test_a_silent_service_times_out_and_is_not_asked_again():

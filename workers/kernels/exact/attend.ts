@@ -11,16 +11,13 @@
  * Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T), are contracted here; the others wait for all rows.
  */
 import { keysOf } from '../../../src/lora/problem.js';
-import { KEYS, ROWS, writeBlock } from '../wasm/block.js';
+import { type Block, KEYS, ROWS, writeBlock } from '../wasm/block.js';
 import type { Wasm } from '../wasm/instance.js';
-import { type AttentionMemory, prepareMemory } from './memory.js';
+import { type AttentionMemory, type KeyWindow, loadWindow, prepareMemory } from './memory.js';
 import { slice } from './operands.js';
-import type { ExactPlan, Unit, Workspace } from './plan.js';
+import { type ExactPlan, TILES_AT_ONCE, type Unit, type Workspace } from './plan.js';
 import { RightSums } from './right.js';
 import { divideBySums, loadRows, loadUpstream, takeOutput } from './rows.js';
-
-/** Tiles between two looks at the flag that cancels: about a millisecond a pass. */
-export const TILES_AT_ONCE = 32;
 
 export interface AttendTask {
   readonly kernel: 'exact';
@@ -62,13 +59,21 @@ export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: () => void):
   let loss = 0;
   for (const lane of task.lanes) {
     const memory = prepareMemory(task, wasm, lane, checkpoint);
-    takeSums(task, wasm, memory, lane);
+    const { windows } = memory;
+    const sums: WindowVisitor = {
+      begin: (window) => takeSums(task, wasm, memory, lane, window),
+      end: (window) => giveSums(task, wasm, memory, lane, window),
+    };
+    // In a single window they may stay from block to block.
+    const stay = windows.length === 1;
+    if (task.first === 0) clearSums(task, lane);
+    if (stay) sums.begin?.(windows[0]!);
     for (let turn = task.first; turn < task.last; turn++) {
       const block = lane.lane + turn * plan.lanes;
       if (block >= plan.blocks) break;
-      loss += attendBlock(task, wasm, memory, lane, block, checkpoint);
+      loss += attendBlock(task, wasm, memory, lane, block, checkpoint, stay ? {} : sums);
     }
-    giveSums(task, wasm, memory, lane);
+    if (stay) sums.end?.(windows[0]!);
   }
   return loss;
 }
@@ -80,88 +85,142 @@ function attendBlock(
   lane: LaneOfHead,
   index: number,
   checkpoint: () => void,
+  visitor: WindowVisitor,
 ): number {
   const first = index * ROWS;
   const n = Math.min(ROWS, task.plan.problem.dims.queryLength - first);
   const rows: RowBlock = { lane, first, n };
-  const { loss, right } = attendRows(task, wasm, memory, rows, checkpoint);
+  const { loss, right } = attendRows(task, wasm, memory, rows, checkpoint, visitor);
   right.contract(task, wasm, memory, rows);
   return loss;
 }
 
-/** All passes over the keys for one block of rows; E and dS of the block stay behind in memory. */
+/** Looks into memory while a window of keys is there, before and after its gradients are formed. */
+export interface WindowVisitor {
+  readonly begin?: (window: KeyWindow) => void;
+  /** E and dS of the block and the window lie in memory. */
+  readonly end?: (window: KeyWindow) => void;
+}
+
+/** All passes over the keys for one block of rows. */
 export function attendRows(
   task: AttendTask,
   wasm: Wasm,
   memory: AttentionMemory,
   rows: RowBlock,
   checkpoint: () => void,
+  visitor: WindowVisitor,
 ): { readonly loss: number; readonly right: RightSums } {
   const { plan } = task;
   const { causal } = plan.problem;
   const { first, n } = rows;
+  const { fields, windows } = memory;
+  const { ps, pv } = plan.thin;
+  const { fn } = wasm;
   const visible = keysOf(plan.problem, rows.lane.unit.batchItem);
   const keys = causal ? Math.min(visible, first + n) : visible;
-  const tiles = Math.ceil(keys / KEYS);
-  const pass = (run: typeof wasm.fn.scores, after?: () => void) => {
-    for (let t = 0; t < tiles; t += TILES_AT_ONCE) {
-      checkpoint();
-      run(memory.block, t, Math.min(t + TILES_AT_ONCE, tiles));
-      after?.();
-    }
-  };
-
-  loadRows(task, wasm, memory, rows);
-  const { fields } = memory;
-  const { ps, pv } = plan.thin;
-  // G as given is there from the start: then dP of a tile is made while its weights are in cache.
-  const given = plan.problem.objective?.kind === 'grad_output';
-  if (given) loadUpstream(task, wasm, memory, rows);
   // Where a row may have a single key its weight is to be 1, so that dS is exactly 0.
   const bounded = fields.bounded && (causal ? first >= ROWS : keys > 1);
   const block = {
     ...{ ...fields, rows: Math.ceil(n / 16) * 16, firstRow: first },
     ...{ keys, causal: Number(causal), bounded: Number(bounded) },
   };
-  writeBlock(wasm, memory.block, { ...block, g: given && ps ? fields.g : 0 });
-  if (!bounded) pass(wasm.fn.scores);
-  pass(wasm.fn.weights);
+  const pass = (
+    change: Partial<Block>,
+    run: (block: number, t0: number, t1: number) => void,
+    { begin, end }: WindowVisitor = {},
+  ) => {
+    for (const window of windows) {
+      if (window.first >= keys) break;
+      if (windows.length > 1) loadWindow(task, wasm, memory, rows.lane, window, checkpoint);
+      const origin = window.first / KEYS;
+      const last = Math.ceil(Math.min(keys, window.first + window.count) / KEYS);
+      writeBlock(wasm, memory.block, { ...block, ...change, origin });
+      begin?.(window);
+      for (let t = origin; t < last; t += TILES_AT_ONCE) {
+        checkpoint();
+        run(memory.block, t, Math.min(t + TILES_AT_ONCE, last));
+      }
+      end?.(window);
+    }
+  };
+
+  loadRows(task, wasm, memory, rows);
+  // G as given is there from the start: then dP of a tile is made while its weights are in cache.
+  const given = plan.problem.objective?.kind === 'grad_output';
+  if (given) loadUpstream(task, wasm, memory, rows);
+  const scores: typeof fn.scores = bounded ? () => {} : fn.scores;
+  // A window that was left has to be made again: E, with G there dP too.
+  const again: typeof fn.scores = (...range) => {
+    if (windows.length === 1) return;
+    scores(...range);
+    fn.weights(...range);
+  };
+  const g = ps ? fields.g : 0;
+
+  if (!bounded) pass({}, fn.scores);
+  pass({ g: given ? g : 0 }, (...range) => {
+    if (windows.length > 1) scores(...range);
+    fn.weights(...range);
+  });
+  const sums = wasm.f64(fields.sum, ROWS).slice();
   const loss = fields.o ? takeOutput(task, wasm, memory, rows) : 0;
-  if (ps && !given) {
-    writeBlock(wasm, memory.block, block);
-    pass(wasm.fn.values);
-  }
+  if (ps && !given) pass({ g, o: 0 }, windows.length > 1 ? again : fn.values);
+  wasm.f64(fields.sum, ROWS).set(sums);
   const right = new RightSums(plan, wasm, memory);
   if (ps + pv) {
     divideBySums(task, wasm, memory, rows);
-    pass(wasm.fn.gradients, () => right.flush());
+    const gradients: typeof fn.gradients = (...range) => {
+      again(...range);
+      fn.gradients(...range);
+      right.flush();
+    };
+    pass({ g, o: 0 }, gradients, visitor);
+    wasm.f64(fields.sum, ROWS).set(sums);
   }
   return { loss, right };
 }
 
-/** Fetches the lane's partial sums of left products; the first task of a wave begins with zeros. */
-function takeSums(task: AttendTask, wasm: Wasm, memory: AttentionMemory, lane: LaneOfHead): void {
-  const { plan, workspace } = task;
+/** The lane's partial sums of left products, (keys, width): where they are in memory and in the workspace. */
+function leftSums({ plan, workspace }: AttendTask, lane: LaneOfHead) {
   const { ls, pv } = plan.thin;
   const number = lane.place * plan.lanes + lane.lane;
-  for (const [at, store, width] of [
-    [memory.fields.ls, workspace.ls, ls],
-    [memory.fields.lv, workspace.lv, pv],
-  ] as const) {
-    const sums = wasm.f32(at, plan.keys * width);
-    if (task.first === 0) sums.fill(0);
-    else sums.set(slice(store, number, plan.keys * width));
-  }
-  if (task.first === 0) {
-    slice(workspace.outK, number, plan.problem.dims.headDim * plan.thin.rk).fill(0);
-    slice(workspace.outV, number, plan.problem.dims.valueDim * plan.thin.rv).fill(0);
+  return [
+    { field: 'ls', width: ls, kept: slice(workspace.ls, number, plan.keys * ls) },
+    { field: 'lv', width: pv, kept: slice(workspace.lv, number, plan.keys * pv) },
+  ] as const;
+}
+
+/** The first task of a wave begins with zeros. */
+function clearSums(task: AttendTask, lane: LaneOfHead): void {
+  const { plan, workspace } = task;
+  const number = lane.place * plan.lanes + lane.lane;
+  for (const { kept } of leftSums(task, lane)) kept.fill(0);
+  slice(workspace.outK, number, plan.problem.dims.headDim * plan.thin.rk).fill(0);
+  slice(workspace.outV, number, plan.problem.dims.valueDim * plan.thin.rv).fill(0);
+}
+
+function takeSums(
+  task: AttendTask,
+  wasm: Wasm,
+  { fields }: AttentionMemory,
+  lane: LaneOfHead,
+  { first, count }: KeyWindow,
+): void {
+  for (const { field, width, kept } of leftSums(task, lane)) {
+    const rows = kept.subarray(first * width, (first + count) * width);
+    wasm.f32(fields[field], rows.length).set(rows);
   }
 }
 
-function giveSums(task: AttendTask, wasm: Wasm, memory: AttentionMemory, lane: LaneOfHead): void {
-  const { plan, workspace } = task;
-  const { ls, pv } = plan.thin;
-  const number = lane.place * plan.lanes + lane.lane;
-  slice(workspace.ls, number, plan.keys * ls).set(wasm.f32(memory.fields.ls, plan.keys * ls));
-  slice(workspace.lv, number, plan.keys * pv).set(wasm.f32(memory.fields.lv, plan.keys * pv));
+function giveSums(
+  task: AttendTask,
+  wasm: Wasm,
+  { fields }: AttentionMemory,
+  lane: LaneOfHead,
+  { first, count }: KeyWindow,
+): void {
+  for (const { field, width, kept } of leftSums(task, lane)) {
+    kept.set(wasm.f32(fields[field], count * width), first * width);
+  }
 }

@@ -91,10 +91,10 @@ export function* exactJob(
 export function* exactStages(
   problem: AttentionProblem,
   options: ExactOptions,
+  plan: ExactPlan = makePlan(problem, options),
 ): Job<ExactResult, ExactTask> {
   const memory = new Lease();
   try {
-    const plan = makePlan(problem, options);
     return yield* gradientStages(problem, options, plan, makeWorkspace(plan, memory));
   } finally {
     memory.end();

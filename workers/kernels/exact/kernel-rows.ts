@@ -3,7 +3,7 @@ import { keysOf } from '../../../src/lora/problem.js';
 import { ROWS } from '../wasm/block.js';
 import type { Wasm } from '../wasm/instance.js';
 import { type AttendTask, attendRows } from './attend.js';
-import { prepareMemory } from './memory.js';
+import { type KeyWindow, prepareMemory } from './memory.js';
 import type { Draw, SampleTask } from './sample.js';
 
 /** What the kernel used for one row. */
@@ -53,25 +53,33 @@ export function kernelRows(
   const picked = draws.map(({ row }) => row);
   const first = picked[0]!;
   const rows = { lane, first, n: draws.length, picked };
-  const { right } = attendRows(task, wasm, memory, rows, checkpoint);
   const { fields } = memory;
+  const columns = () => draws.map(() => new Float64Array(keys));
+  const [e, t] = [columns(), ps ? columns() : draws.map(() => new Float64Array(0))];
+  const seen = picked.map((row) => (causal ? Math.min(row + 1, keys) : keys));
+  const copy = ({ first, count }: KeyWindow, tiles: number, to: readonly Float64Array[]) => {
+    const all = wasm.f32(tiles, count * ROWS);
+    to.forEach((column, i) => {
+      checkpoint();
+      const last = Math.min(seen[i]!, first + count);
+      for (let j = first; j < last; j++) column[j] = all[(j - first) * ROWS + i]!;
+    });
+  };
+  const { right } = attendRows(task, wasm, memory, rows, checkpoint, {
+    end: (window) => {
+      copy(window, fields.e, e);
+      if (ps) copy(window, fields.t, t);
+    },
+  });
   const list = (n: number, value: (c: number) => number) =>
     Float64Array.from({ length: n }, (_, c) => value(c));
-  return draws.map(({ row }, i) => {
-    checkpoint();
-    const visible = causal ? Math.min(row + 1, keys) : keys;
-    const column = (tiles: number) => {
-      const all = wasm.f32(tiles, visible * ROWS);
-      const out = new Float64Array(keys);
-      for (let j = 0; j < visible; j++) out[j] = all[j * ROWS + i]!;
-      return out;
-    };
+  return draws.map((_, i) => {
     const rowOf = (at: number, width: number) =>
       Float64Array.from(wasm.f32(at + 4 * i * width, width));
     return {
       sum: wasm.f64(fields.sum, ROWS)[i]!,
-      e: column(fields.e),
-      t: ps ? column(fields.t) : new Float64Array(0),
+      e: e[i]!,
+      t: t[i]!,
       q: rowOf(memory.qRows, d),
       g: rowOf(memory.gRows, dv),
       ws: rowOf(fields.ws, ps),

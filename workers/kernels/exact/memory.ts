@@ -4,7 +4,7 @@ import { BLOCK_BYTES, type Block, KEYS, ROWS, TILE_FLOATS } from '../wasm/block.
 import { packedFloats, type Wasm } from '../wasm/instance.js';
 import type { AttendTask, LaneOfHead } from './attend.js';
 import { type Floats, slice } from './operands.js';
-import { stretchesOf } from './plan.js';
+import { type ExactPlan, stretchesOf } from './plan.js';
 
 /** Floats copied between two looks at the flag that cancels. */
 const PIECE = 2 ** 20;
@@ -16,10 +16,18 @@ const PIECE = 2 ** 20;
  */
 const LARGEST_EXPONENT = 50;
 
+/** Keys [first, first + count) of a head. */
+export interface KeyWindow {
+  readonly first: number;
+  readonly count: number;
+}
+
 export interface AttentionMemory {
+  /** One after the other they are in memory; where there is one window only it is there already. */
+  readonly windows: readonly KeyWindow[];
   /** Address of the parameters of a row block, and what stays the same in them. */
   readonly block: number;
-  readonly fields: Omit<Block, 'rows' | 'firstRow' | 'keys' | 'causal'>;
+  readonly fields: Omit<Block, 'rows' | 'firstRow' | 'keys' | 'causal' | 'origin'>;
   /** Q and G of the row block, (ROWS, d) and (ROWS, dv), row-major. */
   readonly qRows: number;
   readonly gRows: number;
@@ -35,6 +43,13 @@ export interface AttentionMemory {
   readonly contracted: number;
 }
 
+function windowsOf({ keys, window }: ExactPlan): KeyWindow[] {
+  return Array.from({ length: Math.ceil(keys / window) }, (_, k) => ({
+    first: k * window,
+    count: Math.min(window, keys - k * window),
+  }));
+}
+
 /**
  * Lays out memory for one head. What all row blocks of the head share is copied in only if it is not
  * there yet: the same head's previous task may have run on this thread.
@@ -45,15 +60,17 @@ export function prepareMemory(
   lane: LaneOfHead,
   checkpoint: () => void,
 ): AttentionMemory {
-  const { plan, workspace } = task;
-  const { headDim: d, valueDim: dv, keyLength } = plan.problem.dims;
+  const { plan } = task;
+  const { headDim: d, valueDim: dv } = plan.problem.dims;
   const { rk, rv, ps, pv, us, uv, ls } = plan.thin;
-  const { keys, full } = plan;
+  const { full } = plan;
+  const windows = windowsOf(plan);
+  const keys = Math.min(plan.keys, plan.window);
   const owner = `${plan.id}/${task.wave}/${lane.place}`;
   const warm = wasm.owner === owner;
   wasm.reset();
 
-  const tiles = Math.ceil(keyLength / KEYS) * TILE_FLOATS;
+  const tiles = Math.ceil(keys / KEYS) * TILE_FLOATS;
   const needV = plan.formOutput || ps > 0;
   const floats = (n: number) => wasm.allocFloats(n);
   const k = floats(keys * d);
@@ -81,6 +98,7 @@ export function prepareMemory(
     rv: floats(ROWS * pv),
   };
   const memory: AttentionMemory = {
+    windows,
     fields,
     block: wasm.alloc(BLOCK_BYTES),
     qRows: floats(ROWS * d),
@@ -98,25 +116,41 @@ export function prepareMemory(
     return memory;
   }
 
-  const unit = Math.floor(lane.place / plan.group);
-  const copy = (at: number, x: Floats) => {
-    for (let first = 0; first < x.length; first += PIECE) {
-      checkpoint();
-      const piece = x.subarray(first, first + PIECE);
-      wasm.f32(at + 4 * first, piece.length).set(piece);
-    }
-  };
-  copy(fields.k, slice(workspace.K, unit, keys * d));
-  if (needV) copy(fields.v, slice(workspace.V, unit, keys * dv));
-  copy(fields.us, slice(workspace.us, lane.place, keys * us));
-  copy(fields.uv, slice(workspace.uv, unit, keys * uv));
-  if (full.dQ && !wholeK) {
-    copyRows(wasm, slice(workspace.K, unit, keys * d), d, fields.us, ps, keys);
-  }
   packAdapter(wasm, plan.problem.projections.k_proj.adapter?.B.data, lane, d, rk, memory.BK);
   packAdapter(wasm, plan.problem.projections.v_proj.adapter?.B.data, lane, dv, rv, memory.BV);
+  if (windows.length > 1) return memory;
+  loadWindow(task, wasm, memory, lane, windows[0]!, checkpoint);
   wasm.owner = owner;
   return memory;
+}
+
+/** Copies in what the window's keys have in common for all rows: K, V and the right factors. */
+export function loadWindow(
+  { plan, workspace }: AttendTask,
+  wasm: Wasm,
+  { fields }: AttentionMemory,
+  lane: LaneOfHead,
+  { first, count }: KeyWindow,
+  checkpoint: () => void,
+): void {
+  const { us, uv, ps } = plan.thin;
+  const { d, dv } = fields;
+  const unit = Math.floor(lane.place / plan.group);
+  const rows = (x: Floats, index: number, width: number) =>
+    slice(x, index, plan.keys * width).subarray(first * width, (first + count) * width);
+  const copy = (at: number, x: Floats) => {
+    for (let from = 0; from < x.length; from += PIECE) {
+      checkpoint();
+      const piece = x.subarray(from, from + PIECE);
+      wasm.f32(at + 4 * from, piece.length).set(piece);
+    }
+  };
+  const K = rows(workspace.K, unit, d);
+  copy(fields.k, K);
+  if (fields.v) copy(fields.v, rows(workspace.V, unit, dv));
+  copy(fields.us, rows(workspace.us, lane.place, us));
+  copy(fields.uv, rows(workspace.uv, unit, uv));
+  if (plan.full.dQ && fields.us !== fields.k) copyRows(wasm, K, d, fields.us, ps, count);
 }
 
 /**

@@ -13,7 +13,7 @@ import { randomUUID } from 'node:crypto';
 import type { AttentionLayer, Objective, ProjectionName } from '../../../src/lora/problem.js';
 import type { Lease } from '../../../src/tensor/shared-memory.js';
 import type { GradientOutputs } from '../result.js';
-import { ROWS } from '../wasm/block.js';
+import { KEYS, ROWS } from '../wasm/block.js';
 
 /** Bytes of intermediate matrices that one wave may take (one unit is always allowed). */
 const WAVE_BYTES = 96 * 2 ** 20;
@@ -21,6 +21,15 @@ const WAVE_BYTES = 96 * 2 ** 20;
 const LANE_BYTES = 48 * 2 ** 20;
 /** Lanes of a wave: enough for the threads of one machine, and even over 2, 4, 8 of them. */
 const WAVE_LANES = 16;
+
+/**
+ * Bytes that the attention stage of one worker may take for what has a row for each key; beyond them the
+ * keys come in windows.
+ */
+const WINDOW_BYTES = 512 * 2 ** 20;
+
+/** Tiles between two looks at the flag that cancels: about a millisecond a pass. */
+export const TILES_AT_ONCE = 32;
 
 /** Tokens of one contraction with the inputs: its float32 sums are no longer than this. */
 export const CONTRACT_TOKENS = 2048;
@@ -102,6 +111,8 @@ export interface ExactPlan {
   readonly thin: ThinSizes;
   /** Lk rounded up to 8. */
   readonly keys: number;
+  /** Keys that are in WebAssembly memory at once: all of them, unless there are very many. */
+  readonly window: number;
   readonly lanes: number;
   /** Row blocks of a query head. */
   readonly blocks: number;
@@ -143,6 +154,14 @@ function thinSizes(problem: ExactProblem, full: FullWidth): ThinSizes {
   };
 }
 
+/** Whole stretches of tiles, so that sums do not depend on the windows. */
+function windowOf({ headDim, valueDim }: ExactProblem['dims'], thin: ThinSizes): number {
+  const { us, uv, ls, ps, pv } = thin;
+  const floats = headDim + valueDim + Math.max(us, ps) + uv + Math.max(ls, ps) + pv + 2 * ROWS;
+  const stretch = KEYS * TILES_AT_ONCE;
+  return stretch * Math.max(1, Math.floor(WINDOW_BYTES / (4 * floats * stretch)));
+}
+
 export function makePlan(problem: ExactProblem, outputs: GradientOutputs): ExactPlan {
   const { batch, queryLength, keyLength, heads, keyValueHeads, headDim, valueDim } = problem.dims;
   const group = heads / keyValueHeads;
@@ -177,6 +196,7 @@ export function makePlan(problem: ExactProblem, outputs: GradientOutputs): Exact
     full,
     thin,
     keys,
+    window: windowOf(problem.dims, thin),
     lanes: Math.max(1, Math.min(wanted, affordable, blocks)),
     blocks,
     formOutput: outputs.attentionOutput || problem.objective?.kind === 'target',

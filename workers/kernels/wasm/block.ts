@@ -8,8 +8,8 @@ export const TILE_FLOATS = ROWS * KEYS;
 
 // biome-ignore format: one line a group
 const FIELDS = [
-  'rows', 'firstRow', 'keys', 'causal', 'bounded', 'd', 'dv', 'q', 'g', 'k', 'v', 'e', 't',
-  'max', 'sum', 'dot', 'mean', 'o', 'ps', 'pv', 'us', 'uv', 'ws', 'wv', 'rs', 'rv', 'ls', 'lv',
+  'rows', 'firstRow', 'keys', 'causal', 'bounded', 'origin', 'd', 'dv', 'q', 'g', 'k', 'v', 'e',
+  't', 'max', 'sum', 'dot', 'mean', 'o', 'ps', 'pv', 'us', 'uv', 'ws', 'wv', 'rs', 'rv', 'ls', 'lv',
 ] as const;
 
 export type Block = Record<(typeof FIELDS)[number], number>;

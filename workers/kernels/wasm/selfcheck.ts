@@ -3,7 +3,7 @@
  * any order, so they are compared bit by bit with the same products in plain JavaScript; the
  * exponential is compared with the power in float64.
  */
-import { BLOCK_BYTES, KEYS, ROWS, TILE_FLOATS, writeBlock } from './block.js';
+import { BLOCK_BYTES, type Block, KEYS, ROWS, TILE_FLOATS, writeBlock } from './block.js';
 import { packedFloats, type Wasm } from './instance.js';
 
 /** V8 first runs quick code and optimises (and miscompiles) later: long enough to get there. */
@@ -59,26 +59,19 @@ function tilesAreExact(wasm: Wasm): boolean {
   const mean = integers(ROWS, 9);
   const at = wasm.alloc(BLOCK_BYTES);
   const qPacked = wasm.allocFloats(packedFloats(d, ROWS));
+  const qSmall = wasm.allocFloats(packedFloats(d, ROWS));
   const [eAt, tAt] = [wasm.allocFloats(TILE_FLOATS), wasm.allocFloats(TILE_FLOATS)];
   const [max, sum, dot] = [wasm.allocFloats(ROWS), wasm.alloc(8 * ROWS), wasm.alloc(8 * ROWS)];
   const [rs, ls] = [wasm.allocFloats(p * ROWS), wasm.allocFloats(p * KEYS)];
   const [kAt, us, ws] = [wasm.put(k), wasm.put(u), wasm.put(w)];
   wasm.fn.pack_transposed(ROWS, d, wasm.put(q), d, 1, qPacked);
-  writeBlock(wasm, at, {
-    ...{
-      rows: ROWS,
-      firstRow: 0,
-      keys: KEYS,
-      causal: 0,
-      bounded: 0,
-      d,
-      dv: d,
-      q: qPacked,
-      g: qPacked,
-    },
+  wasm.fn.pack_transposed(ROWS, d, wasm.put(q), d, 2 ** -8, qSmall);
+  const block: Block = {
+    ...{ rows: ROWS, firstRow: 0, keys: KEYS, causal: 0, bounded: 0, origin: 0 },
+    ...{ d, dv: d, q: qPacked, g: qPacked },
     ...{ k: kAt, v: kAt, e: eAt, t: tAt, max, sum, dot, mean: wasm.put(mean), o: 0 },
     ...{ ps: p, pv: 0, us, uv: us, ws, wv: ws, rs, rv: rs, ls, lv: ls },
-  });
+  };
 
   const scores = new Float32Array(TILE_FLOATS);
   const ds = new Float32Array(TILE_FLOATS);
@@ -96,6 +89,7 @@ function tilesAreExact(wasm: Wasm): boolean {
     }
   }
   for (let round = 0; round < ROUNDS; round++) {
+    writeBlock(wasm, at, block);
     wasm.f32(max, ROWS).fill(Number.NEGATIVE_INFINITY);
     wasm.fn.scores(at, 0, 1);
     wasm.fn.values(at, 0, 1);
@@ -112,12 +106,19 @@ function tilesAreExact(wasm: Wasm): boolean {
     wasm.f32(max, ROWS).fill(0);
     wasm.f32(eAt, TILE_FLOATS).set(Float32Array.from(e, (_, x) => -(x % 1009) / 16));
     wasm.fn.weights(at, 0, 1);
-    const weights = wasm.f32(eAt, TILE_FLOATS);
-    for (let x = 0; x < TILE_FLOATS; x++) {
-      if (!(Math.abs(weights[x]! * 2 ** ((x % 1009) / 16) - 1) < 5e-7)) return false;
-    }
+    if (!arePowers(wasm, eAt, (x) => -(x % 1009) / 16)) return false;
+    // And without a maximum, from bounded scores.
+    writeBlock(wasm, at, { ...block, bounded: 1, q: qSmall });
+    wasm.fn.weights(at, 0, 1);
+    if (!arePowers(wasm, eAt, (x) => scores[x]! * 2 ** -8)) return false;
   }
   return true;
+}
+
+function arePowers(wasm: Wasm, at: number, exponent: (x: number) => number): boolean {
+  return wasm
+    .f32(at, TILE_FLOATS)
+    .every((power, x) => Math.abs(power * 2 ** -exponent(x) - 1) < 5e-7);
 }
 
 function equal(a: Float32Array, b: Float32Array): boolean {

@@ -35,7 +35,8 @@ class Client:
     :param timeout: seconds without a byte from the service until a call fails; the service itself gives
         up after its `deadline_ms` (see `limits`).
     :param retries: how often a call is repeated after 429, 503 or a broken connection, with
-        exponential back-off and as Retry-After says.
+        exponential back-off and as Retry-After says. The default outlasts a restart of the service: about
+        a minute.
     :param headers: sent with every request, say for a proxy that asks for authorization.
     :param references: send frozen weights once and by hash from then on, when the service can.
     :param progress_min_bytes: uploads from this size show a progress bar on a terminal.
@@ -46,7 +47,7 @@ class Client:
         url: str,
         *,
         timeout: float = 610.0,
-        retries: int = 5,
+        retries: int = 8,
         headers: Mapping[str, str] | None = None,
         references: bool = True,
         progress_min_bytes: int = 8_000_000,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -28,7 +29,9 @@ class TensorStore:
     def __init__(self, transport: Transport):
         self._transport = transport
         self._hashes = HashMemory()
-        self._held: set[str] = set()
+        #: By hash the number of the upload that put it there.
+        self._held: dict[str, int] = {}
+        self._uploads = itertools.count()
         #: Sent within their requests.
         self._given_up: set[str] = set()
         #: How often in a row a tensor was found missing that had been uploaded.
@@ -44,7 +47,7 @@ class TensorStore:
     def post(self, path: str, request: Mapping[str, Any]) -> Answer:
         """POST a request whose tensors may be References, uploading them first where needed."""
         references = {item.sha256: item for item in _references(request)}
-        lacking = references.keys() - self._held
+        lacking = references.keys() - self._held.keys()
         uploaded: set[str] = set()
         # Ends, since every round without an answer brings a reference nearer to being given up.
         while True:
@@ -52,13 +55,14 @@ class TensorStore:
                 self._upload(references[sha256])
                 uploaded.add(sha256)
             inline = references.keys() & self._given_up
+            held = dict(self._held)
             try:
                 answer = self._transport.request("POST", path, Body(_resolved(request, inline)))
             except ProblemError as error:
                 lacking = (references.keys() - inline) & _names(error)
                 if error.kind != MISSING or not lacking:
                     raise
-                self._lose(lacking)
+                self._lose(lacking, held)
             else:
                 with self._lock:
                     for sha256 in references.keys() - uploaded:
@@ -80,13 +84,17 @@ class TensorStore:
                     raise
                 self._given_up.add(reference.sha256)
                 return
-        self._held.add(reference.sha256)
+        self._held[reference.sha256] = next(self._uploads)
 
-    def _lose(self, names: Iterable[str]) -> None:
-        # One loss is counted once, however many threads come upon it.
+    def _lose(self, names: Iterable[str], held: Mapping[str, int]) -> None:
+        """:param held: what was believed when the request was sent"""
         with self._lock:
-            for sha256 in self._held.intersection(names):
-                self._held.discard(sha256)
+            for sha256 in names:
+                # One loss is counted once, however many threads come upon it: not when another has
+                # noticed it, or made it good, meanwhile.
+                if sha256 not in held or self._held.get(sha256) != held[sha256]:
+                    continue
+                del self._held[sha256]
                 self._losses[sha256] += 1
                 if self._losses[sha256] >= MAX_LOSSES:
                     self._given_up.add(sha256)

@@ -98,8 +98,8 @@ class Transport:
         """The first answer that is a success (2xx), after up to `retries` repetitions.
 
         Repeated are 429 and 503, after the wait that Retry-After asks for or else an exponential
-        back-off with jitter, and broken connections. Raises ProblemError for other errors and
-        ServiceUnreachable when no answer came.
+        back-off with jitter, and broken connections, but not to a service that was never there. Raises
+        ProblemError for other errors and ServiceUnreachable when no answer came.
         """
         for attempt in range(self._retries + 1):
             last = attempt == self._retries
@@ -111,8 +111,7 @@ class Transport:
                     f"{method} {self.url}{path}: no answer within {self._timeout} s"
                 ) from error
             except (OSError, http.client.HTTPException) as error:
-                # A certificate that is not trusted now will not be a second later.
-                if last or isinstance(error, ssl.SSLCertVerificationError):
+                if last or self._hopeless(error):
                     raise ServiceUnreachable(f"{method} {self.url}{path}: {error!r}") from error
                 time.sleep(_backoff(attempt))
                 continue
@@ -124,6 +123,12 @@ class Transport:
                 raise _problem(answer)
             time.sleep(delay)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _hopeless(self, error: Exception) -> bool:
+        """A certificate that is not trusted, or nobody at an address that has never answered."""
+        if isinstance(error, ConnectionRefusedError):
+            return self.traffic.requests == 0
+        return isinstance(error, ssl.SSLCertVerificationError)
 
     def _once(self, method: str, path: str, body: Body | None) -> Answer:
         connection, reused = self._take()

@@ -31,6 +31,8 @@ export class Block {
   causal: i32;
   /** No |S| is larger than the exponentials take without `max`: then `scores` is not called. */
   bounded: i32;
+  /** The tile with which everything begins that has a row for each key, or tiles. */
+  origin: i32;
   /** Widths of a query/key head and of a value head. */
   d: i32;
   dv: i32;
@@ -75,7 +77,7 @@ function width(b: Block, t: i32): i32 {
 /** tile (keys, ROWS) = a r^T: a (keys, k) row-major from tile t on, r (rows, k) in panels of 16. */
 function outer(b: Block, t: i32, k: i32, a: usize, r: usize, tile: usize): void {
   const pitch = <usize>k << 2;
-  const from = a + t * KEYS * pitch;
+  const from = a + (t - b.origin) * KEYS * pitch;
   const cols = width(b, t);
   for (let i = 0; i < b.rows; i += 16) {
     product(cols, 16, k, from, pitch, 4, r + i * pitch, 64, tile + (i << 2), ROW, false);
@@ -100,7 +102,7 @@ function fill(at: usize, n: i32, value: f32): void {
 /** S = beta log2(e) Q K^T on tiles [t0, t1), masked; raises `max`. */
 export function scores(b: Block, t0: i32, t1: i32): void {
   for (let t = t0; t < t1; t++) {
-    const tile = b.e + t * TILE;
+    const tile = b.e + (t - b.origin) * TILE;
     const cols = width(b, t);
     outer(b, t, b.d, b.k, b.q, tile);
     mask(b, t, tile, -Infinity);
@@ -121,7 +123,7 @@ export function scores(b: Block, t0: i32, t1: i32): void {
 /** E = 2^(S - max), or S and 2^S where it is bounded, and its row sums; with `o`, O += E V. */
 export function weights(b: Block, t0: i32, t1: i32): void {
   for (let t = t0; t < t1; t++) {
-    const tile = b.e + t * TILE;
+    const tile = b.e + (t - b.origin) * TILE;
     const cols = width(b, t);
     if (b.bounded) outer(b, t, b.d, b.k, b.q, tile);
     for (let i = 0; i < b.rows; i += 16) {
@@ -160,16 +162,16 @@ function addTo(at: usize, x: v128): void {
 /** O^T (dv, ROWS) += V_tile^T E_tile. */
 function output(b: Block, t: i32, cols: i32, tile: usize): void {
   const pitch = <usize>b.dv << 2;
-  product(b.dv, b.rows, cols, b.v + t * KEYS * pitch, 4, pitch, tile, ROW, b.o, ROW, true);
+  product(b.dv, b.rows, cols, b.v + (t - b.origin) * KEYS * pitch, 4, pitch, tile, ROW, b.o, ROW, true);
 }
 
 /** dP = G V^T, and the row sums of E dP, which are G.O times the sum of E. */
 export function values(b: Block, t0: i32, t1: i32): void {
-  for (let t = t0; t < t1; t++) products(b, t, width(b, t), b.e + t * TILE);
+  for (let t = t0; t < t1; t++) products(b, t, width(b, t), b.e + (t - b.origin) * TILE);
 }
 
 function products(b: Block, t: i32, cols: i32, tile: usize): void {
-  const dp = b.t + t * TILE;
+  const dp = b.t + (t - b.origin) * TILE;
   outer(b, t, b.dv, b.v, b.g, dp);
   for (let i = 0; i < b.rows; i += 16) {
     let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0;
@@ -190,9 +192,9 @@ function products(b: Block, t: i32, cols: i32, tile: usize): void {
 export function gradients(b: Block, t0: i32, t1: i32): void {
   for (let t = t0; t < t1; t++) {
     const cols = width(b, t);
-    const e = b.e + t * TILE;
+    const e = b.e + (t - b.origin) * TILE;
     if (b.ps) {
-      const ds = b.t + t * TILE;
+      const ds = b.t + (t - b.origin) * TILE;
       for (let i = 0; i < b.rows; i += 16) {
         const at = b.mean + (i << 2);
         const m0 = v128.load(at), m1 = v128.load(at, 16), m2 = v128.load(at, 32), m3 = v128.load(at, 48);
@@ -216,7 +218,7 @@ function thin(
   b: Block, t: i32, cols: i32, x: usize, p: i32, u: usize, w: usize, right: usize, left: usize,
 ): void {
   const pitch = <usize>p << 2;
-  const first = t * KEYS * pitch;
+  const first = (t - b.origin) * KEYS * pitch;
   if (u) product(b.rows, p, cols, x, 4, ROW, u + first, pitch, right, pitch, true);
   if (left) product(cols, p, b.rows, x, ROW, 4, w, pitch, left + first, pitch, true);
 }

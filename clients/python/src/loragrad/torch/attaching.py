@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from ..client import Client
 from ..errors import UnsupportedError
-from .attached_layer import AttachedLayer
 from .layer import Place, serves, solver_options
 from .masks import MaskReader
-from .peft_layer import has_adapter
 from .report import LayerReport, Step
+
+if TYPE_CHECKING:
+    from .attached_layer import AttachedLayer
 
 
 def attach(
@@ -59,6 +60,11 @@ def attach(
         service when it can.
     :param on_report: called after each layer's backward pass.
     """
+    try:
+        from .attached_layer import AttachedLayer
+        from .peft_layer import has_adapter
+    except ModuleNotFoundError as error:
+        raise ImportError("attach needs PEFT: pip install 'loragrad[peft]'") from error
     client = url if isinstance(url, Client) else Client(url)
     capabilities = client.capabilities()
     if not capabilities.rotary:
