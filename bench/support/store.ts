@@ -31,10 +31,10 @@ function write(path: string, content: string): void {
   writeFileSync(path, content);
 }
 
-/** Numbers to six digits, the numbers of a list on one line: a file whose changes can be read. */
+/** Fractions to six digits, the numbers of a list on one line: a file whose changes can be read. */
 export function serialise(results: Results): string {
   const rounded = (_: string, value: unknown) =>
-    typeof value === 'number' ? Number(value.toPrecision(6)) : value;
+    typeof value === 'number' && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value;
   const text = JSON.stringify(results, rounded, 1);
   return `${text.replace(/\[[-+.\deE,\s]+\]/g, (list) => list.replace(/\s+/g, ' '))}\n`;
 }
