@@ -66,7 +66,12 @@ function* approximately(
     return { result, estimate: error, method: 'low_rank', reason, fallback: false };
   }
   if (options.method === 'low_rank') throw yield* toleranceMissed(layer, plan, worst, options);
-  return yield* exactly(layer, options, missedReason(plan, worst, tolerance), true);
+  return yield* exactly(
+    layer,
+    options,
+    `${missedReason(plan, worst, tolerance)}: computed exactly.`,
+    true,
+  );
 }
 
 function* exactly(

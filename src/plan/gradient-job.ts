@@ -33,7 +33,7 @@ export function* gradientJob(
   clock('decode');
   const choice = yield* choose(problem, options);
   clock('plan');
-  const { result, ...solution } = yield* solve(problem, choice, options);
+  const { result, plan, ...solution } = yield* solve(problem, choice, options);
   clock('compute');
   const tensors = yield* encodePhase(problem, result, options);
   clock('encode');
@@ -43,7 +43,7 @@ export function* gradientJob(
     ...solution,
     threshold: efficiencyThreshold(result.norms, problem.dims),
     plan: planFigures(
-      choice.lowRank,
+      plan,
       solution.method,
       exactFlops(problem, needsOf(problem, options)),
       options.rates.exact,

@@ -33,9 +33,12 @@ export interface Solution {
   readonly reason: string;
   /** Whether another kernel than the chosen one had to compute it. */
   readonly fallback: boolean;
+  /** The last plan of a low-rank run; null: nothing was planned. */
+  readonly plan: LowRankPlan | null;
 }
 
 type Solved = Pick<Solution, 'result' | 'error'>;
+type Planned = Omit<Solution, 'plan'>;
 
 export function allFinite(data: Float32Array | Float64Array): boolean {
   // x * 0 is NaN for NaN and infinity; one look at the sum is quicker than one at every element.
@@ -96,7 +99,7 @@ function* exactly(
   options: SolveOptions,
   reason: string,
   fallback: boolean,
-): Job<Solution> {
+): Job<Planned> {
   const solved = yield* inFloat32(problem, options);
   if (solved) return { ...solved, method: 'exact', reason, fallback };
   return {
@@ -113,12 +116,16 @@ function worstError({ errors, lostRows }: LowRankResult): number {
   return Math.max(0, ...Object.values(errors).map(({ estimate }) => estimate.upper));
 }
 
-/** @throws {Problem} when low_rank was asked for and cannot keep what was promised. */
+/**
+ * @param second This plan was made since another one did not keep its promise.
+ * @throws {Problem} when low_rank was asked for and cannot keep what was promised.
+ */
 function* approximately(
   problem: AttentionProblem,
   plan: LowRankPlan,
   options: SolveOptions,
   reason: string,
+  second = false,
 ): Job<Solution> {
   const { seed, correction, attentionOutput, inputGradients, tolerance, method } = options;
   const run = yield* lowRankJob(problem, plan, {
@@ -131,11 +138,17 @@ function* approximately(
   if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {
     const { errors, lostRows: _, ...result } = run;
     const error = { ...errors, ...inputErrors(result) };
-    return { result, error, method: 'low_rank', reason, fallback: false };
+    return { result, error, method: 'low_rank', reason, fallback: false, plan };
   }
   if (method === 'low_rank') throw yield* toleranceMissed(problem, plan, worst, options);
-  const why = missedReason(plan, worst, tolerance);
-  return yield* exactly(problem, options, why, true);
+  const missed = missedReason(plan, worst, tolerance);
+  const next = second ? null : yield* secondPlan(problem, plan, worst, options);
+  if (next) {
+    const why = `${missed}: again with ${next.features}.`;
+    // Rows that the first run was not judged by.
+    return yield* approximately(problem, next, { ...options, seed: seed + 1 }, why, true);
+  }
+  return { ...(yield* exactly(problem, options, `${missed}: computed exactly.`, true)), plan };
 }
 
 /** Why the answer of the low-rank kernel was not taken. */
@@ -143,7 +156,34 @@ export function missedReason(plan: LowRankPlan, worst: number, tolerance: number
   const reached = Number.isFinite(worst)
     ? `an error of up to ${worst.toPrecision(2)}`
     : 'no result';
-  return `Low-rank with ${plan.features} features gave ${reached}, above the tolerance of ${tolerance}: computed exactly.`;
+  return `Low-rank with ${plan.features} features gave ${reached}, above the tolerance of ${tolerance}`;
+}
+
+/** A plan that was too hopeful once is held to as much more. */
+function* stricterPlan(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  { predictedError }: LowRankPlan,
+  worst: number,
+  { tolerance, seed, rates, inputGradients }: ChooseOptions,
+): Job<LowRankPlan> {
+  const hopeful = Number.isFinite(worst) ? Math.min(1, predictedError / worst) : 1;
+  return yield* planLowRank(problem, {
+    ...{ tolerance: tolerance * hopeful, seed, rates },
+    inputGradients: inputGradients !== undefined,
+  });
+}
+
+/** Where exact would take much longer it is worth another run; null: none that is expected to do, and pays. */
+function* secondPlan(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  worst: number,
+  options: SolveOptions,
+): Job<LowRankPlan | null> {
+  if (options.features !== undefined) return null;
+  const next = yield* stricterPlan(problem, plan, worst, options);
+  const stricter = next.meetsTolerance && next.predictedError < plan.predictedError;
+  return stricter && next.seconds.lowRank < next.seconds.exact ? next : null;
 }
 
 /** Says what was reached, which tolerance that would meet, and which number of features this one. */
@@ -172,19 +212,14 @@ export function* toleranceMissed(
 /** The number of features that a plan expects to do, whatever it costs; nothing is extrapolated. */
 function* advice(
   problem: AttentionLayer & Partial<AttentionProblem>,
-  { features, predictedError }: LowRankPlan,
+  plan: LowRankPlan,
   worst: number,
-  { tolerance, seed, rates, inputGradients }: ChooseOptions,
+  options: ChooseOptions,
 ): Job<string> {
-  // A plan that was too hopeful once is held to as much more.
-  const hopeful = Number.isFinite(worst) ? Math.min(1, predictedError / worst) : 1;
-  const other = yield* planLowRank(problem, {
-    tolerance: tolerance * hopeful,
-    seed,
-    rates: { ...rates, exact: Number.MIN_VALUE },
-    inputGradients: inputGradients !== undefined,
-  });
-  if (other.meetsTolerance && other.features > features) {
+  const { tolerance } = options;
+  const rates = { ...options.rates, exact: Number.MIN_VALUE };
+  const other = yield* stricterPlan(problem, plan, worst, { ...options, rates });
+  if (other.meetsTolerance && other.features > plan.features) {
     return `For the tolerance of ${tolerance} the plan expects ${other.features} features to do; the exact kernel always does.`;
   }
   return `No number of features that was tried (up to ${FEATURE_STEPS[FEATURE_STEPS.length - 1]}) is expected to keep the tolerance of ${tolerance}: take the exact kernel.`;
@@ -199,7 +234,8 @@ export function* solve(
     return yield* approximately(problem, lowRank, options, reason);
   }
   if (kernel === 'reference') {
-    return { ...(yield* inFloat64(problem, options)), method: 'exact', reason, fallback: false };
+    const solved = yield* inFloat64(problem, options);
+    return { ...solved, method: 'exact', reason, fallback: false, plan: lowRank };
   }
-  return yield* exactly(problem, options, reason, false);
+  return { ...(yield* exactly(problem, options, reason, false)), plan: lowRank };
 }
