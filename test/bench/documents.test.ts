@@ -1,6 +1,6 @@
-/** The text on the method points at tables that the benchmark really makes. */
+/** The text on the method points at tables and plots that the benchmark really makes. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -13,4 +13,10 @@ const all = (pattern: RegExp) => [...text.matchAll(pattern)].map(([, found]) => 
 test('every table that docs/method.md points at is the answer to a question', () => {
   const names = QUESTIONS.map(({ name }) => name);
   for (const anchor of all(/benchmarks\.md#(\w+)/g)) assert.ok(names.includes(anchor), anchor);
+});
+
+test('every plot that docs/method.md shows is there', () => {
+  const plots = all(/\]\((benchmarks\/[\w-]+\.svg)\)/g);
+  assert.ok(plots.length > 0);
+  for (const plot of plots) assert.ok(existsSync(join(docs, plot)), plot);
 });
