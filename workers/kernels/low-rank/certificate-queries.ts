@@ -253,7 +253,9 @@ export class QueryCertificate {
       if (t < 4) {
         const product = row.tSquares * v;
         sums.rows += l * bound;
-        sums.rounding += 4 * row.error * l * Math.sqrt(product);
+        // t = G.(v - O) is rounded in proportion to |G| |v|, however small it is; G = O - Y to |O|.
+        const terms = Math.sqrt(row.g2 * row.spreadV) + (target ? row.spreadV : 0);
+        sums.rounding += 4 * row.error * l * Math.sqrt(v) * terms;
         sums.gradient += l2 * row.g2;
         sums.shift += l2 * row.shift2;
         sums.gradientSpread += l2 * v * row.g2;
