@@ -1,13 +1,11 @@
 """loragrad.torch.attention against autograd through the plain formula in float64."""
 
-from contextlib import contextmanager
-
 import problems
 import pytest
 import torch
 import truth
 
-from loragrad import Client, ProblemError, UnsupportedError, references
+from loragrad import Client, UnsupportedError, references
 from loragrad.torch import attention
 
 LIMITS = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -108,16 +106,6 @@ def flat(value):
     return value.double().flatten()
 
 
-@contextmanager
-def skipped_where_low_rank_does_not_take_it():
-    try:
-        yield
-    except ProblemError as problem:
-        if problem.kind != "conflicting-keys":
-            raise
-        pytest.skip(problem.detail)
-
-
 @pytest.mark.parametrize("rotary", [False, True])
 @pytest.mark.parametrize("place", ["local", "service"])
 def test_low_rank_keeps_its_tolerance(real_url, place, rotary):
@@ -128,7 +116,7 @@ def test_low_rank_keeps_its_tolerance(real_url, place, rotary):
     )
     problem = (0.15 * x, projections, grad, layer)
     told = []
-    with Client(real_url) as client, skipped_where_low_rank_does_not_take_it():
+    with Client(real_url) as client:
         adapters, grad_x, output = run(
             client,
             *problem,
