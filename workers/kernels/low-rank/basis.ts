@@ -173,6 +173,7 @@ export function draftPlan(head: Head, basis: Basis, m: number, shell: number): H
     balance: basis.balance,
     m: used,
     features,
+    tail: null,
     cross: {
       right: right && hyperbolicCross(right, features, used),
       left: left && hyperbolicCross(left, features, used),

@@ -6,9 +6,12 @@ import type { Arithmetic, Real } from './arithmetic.js';
 import { tensorOffset } from './chain.js';
 import { tensorScale } from './gradient.js';
 import { fullWidth, type Head } from './head.js';
+import { layout } from './layout.js';
 import { openWorkspace, type QueryRows, type Workspace } from './rows.js';
 import { addSlots, recordWidth } from './run.js';
 import { errorColumns, type SampledGradient, type SampledRun, sampledGradient } from './sampled.js';
+import { type Stratum, statistics, type TensorEstimate } from './statistics.js';
+import { TAIL_GROUPS } from './tail.js';
 
 /** Draws with replacement from all query rows of the batch. */
 export interface Draw {
@@ -18,18 +21,7 @@ export interface Draw {
   readonly probability: number;
 }
 
-export interface TensorEstimate {
-  /** Frobenius norm of the estimated error matrix. */
-  readonly norm: number;
-  /** Its standard error: root mean square distance from the error matrix itself. */
-  readonly standardError: number;
-  /** Upper limit of the norm of the error matrix, at 99 %. */
-  readonly upper: number;
-  /** The estimated error matrix, to be added by those who want no bias. */
-  readonly mean: Float64Array;
-}
-
-/** The contributions Delta_i / p_i of all draws to tensor t, and what they say. */
+/** The contributions Delta_i / p_i of all draws to tensor t, those of the drawn features, and what they say. */
 export function estimateTensor(
   arithmetic: Arithmetic,
   runs: readonly SampledRun[],
@@ -76,7 +68,27 @@ export function estimateTensor(
     });
     arithmetic.release(mark);
   }
-  return statistics(arithmetic, contributions, n, size);
+  return statistics(
+    arithmetic,
+    [{ count: n, estimates: contributions }, tailEstimates(runs, t, size)],
+    size,
+  );
+}
+
+/** What the groups of drawn features would add to tensor t; rows are independent of them. */
+function tailEstimates(runs: readonly SampledRun[], t: number, size: number): Stratum {
+  const estimates = new Float64Array(TAIL_GROUPS * size);
+  for (const { run } of runs) {
+    const { gradientAt, gradientSizes, gradientTotal } = layout(run.head);
+    const [offset, scale] = [tensorOffset(run.head, t), tensorScale(run.head, t)];
+    for (const slot of run.tailGradients) {
+      for (let k = 0; k < TAIL_GROUPS; k++) {
+        const [to, from] = [k * size + offset, k * gradientTotal + gradientAt[t]];
+        for (let i = 0; i < gradientSizes[t]; i++) estimates[to + i] += scale * slot[from + i];
+      }
+    }
+  }
+  return { count: TAIL_GROUPS, estimates };
 }
 
 /** Contributions that are there row by row (n, ..), those of this head's part of the tensor. */
@@ -119,7 +131,7 @@ function outerProducts(
   state: SampledGradient,
   t: number,
 ): OuterProduct[] {
-  const { arithmetic } = space;
+  const { arithmetic, plan } = space;
   const { head } = sampled.run;
   const { d, dv, query, key, value } = head;
   const { rows, gradient, approximate } = state;
@@ -182,6 +194,11 @@ function outerProducts(
     // G P X - G~ P~ X = G (P - P~) X + (G - G~) P~ X.
     const difference = leftOf(subtract(arithmetic, gradient, approximate));
     const rest = columns(n, errors, 2 * widths.value, widths.value + from, width);
+    if (plan.tail) {
+      // These rows of P~ X were centred.
+      const centre = t === 4 ? plan.centreXV : plan.centreVA;
+      for (let i = 0; i < rest.length; i++) rest[i] += centre[i % width];
+    }
     terms.push(outer(difference.left, difference.width, rest, width, false));
   }
   return terms;
@@ -243,104 +260,6 @@ function columns(
     for (let c = 0; c < width; c++) out[i * width + c] = x[i * stride + from + c];
   }
   return out;
-}
-
-/**
- * Standard deviations between the U-statistic and the upper limit: of a normal distribution when all draws
- * weigh alike, and more of them the fewer draws carry the sum, since what carries most of the error may
- * then not be among them.
- */
-const DEVIATIONS = 2.58;
-const UNEVEN_DEVIATIONS = 6;
-
-/**
- * From n independent unbiased estimates D_k (n, size) of a matrix E.
- *
- * |mean|^2 is |E|^2 plus the noise of the mean, which for a sample of few rows is most of it. The mean U
- * of D_k.D_l over pairs k != l has no such bias. Its variance by Hoeffding's decomposition,
- * 4 zeta_1 / n + 2 zeta_2 / (n (n - 1)), zeta_1 of the means over l and zeta_2 of the pairs, is taken from
- * the same products, and |E|^2 <= U + c deviations. The plainer |mean| + 2.58 standard errors holds as
- * well: the smaller of the two is the upper limit.
- */
-export function statistics(
-  arithmetic: Arithmetic,
-  contributions: Float64Array,
-  n: number,
-  size: number,
-): TensorEstimate {
-  const mean = new Float64Array(size);
-  let largest = 0;
-  for (const x of contributions) largest = Math.max(largest, Math.abs(x));
-  if (n < 3 || largest === 0) return { norm: 0, standardError: 0, upper: 0, mean };
-  for (let k = 0; k < n; k++) {
-    for (let i = 0; i < size; i++) mean[i] += contributions[k * size + i] / n;
-  }
-  const gram = gramMatrix(arithmetic, contributions, n, size, largest);
-  let [squares, fourth, pairs, pairSquares] = [0, 0, 0, 0];
-  const rowSums = new Float64Array(n);
-  for (let k = 0; k < n; k++) {
-    for (let l = 0; l < n; l++) {
-      const product = gram[k * n + l];
-      if (k === l) {
-        squares += product;
-        fourth += product * product;
-      } else {
-        rowSums[k] += product;
-        pairSquares += product * product;
-      }
-    }
-    pairs += rowSums[k];
-  }
-  const total = squares + pairs;
-  const meanSquare = Math.max(0, total / (n * n));
-  const standardError = Math.sqrt(Math.max(0, squares / n - meanSquare) / (n - 1));
-  const pairCount = n * (n - 1);
-  const statistic = pairs / pairCount;
-  let spread = 0;
-  for (const row of rowSums) spread += (row / (n - 1) - statistic) ** 2;
-  const zeta2 = Math.max(0, pairSquares / pairCount - statistic ** 2);
-  const zeta1 = Math.max(0, (spread - zeta2) / (n - 1));
-  const deviation = Math.sqrt((4 * zeta1) / n + (2 * zeta2) / pairCount);
-  // The number of draws that would weigh as much if all were alike, as a share of n.
-  const even = (squares * squares) / (n * fourth);
-  const deviations = DEVIATIONS + UNEVEN_DEVIATIONS * (1 - even);
-  const norm = Math.sqrt(meanSquare);
-  const unbiased = Math.sqrt(Math.max(0, statistic) + deviations * deviation);
-  return {
-    norm: norm * largest,
-    standardError: standardError * largest,
-    upper: Math.min(unbiased, norm + 2.58 * standardError) * largest,
-    mean,
-  };
-}
-
-/** D D' (n, n) of the contributions over `scale`. */
-function gramMatrix(
-  arithmetic: Arithmetic,
-  contributions: Float64Array,
-  n: number,
-  size: number,
-  scale: number,
-): Float64Array {
-  const gram = new Float64Array(n * n);
-  const mark = arithmetic.mark();
-  const width = Math.min(size, 1024);
-  const part = arithmetic.array(n * width);
-  const turned = arithmetic.array(width * n);
-  const product = arithmetic.array(n * n);
-  for (let from = 0; from < size; from += width) {
-    const count = Math.min(width, size - from);
-    for (let k = 0; k < n; k++) {
-      for (let i = 0; i < count; i++) {
-        part[k * count + i] = contributions[k * size + from + i] / scale;
-      }
-    }
-    arithmetic.transpose(n, count, part, turned);
-    arithmetic.gemm(n, n, count, part, turned, product);
-    for (let i = 0; i < n * n; i++) gram[i] += product[i];
-  }
-  arithmetic.release(mark);
-  return gram;
 }
 
 /**

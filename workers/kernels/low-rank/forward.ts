@@ -109,7 +109,10 @@ export function planForward(
 ): LowRankPlan {
   const costs = plan.heads.map((head, h) => {
     const { m, outlierQueries, outlierKeys } = plan.headPlans[h];
-    return headCost(forwardHead(head), m, outlierQueries.length, outlierKeys.length, ROWS_OF_HEAD);
+    return headCost(forwardHead(head), m, outlierQueries.length, outlierKeys.length, {
+      rows: ROWS_OF_HEAD,
+      features: 0,
+    });
   });
   const total = (of: (cost: HeadCost) => number) => costs.reduce((sum, cost) => sum + of(cost), 0);
   const { queryLength, keyLength } = plan.heads[0];
@@ -159,6 +162,7 @@ function forwardHead(head: Head): Head {
 const forwardPlan = (plan: HeadPlan): HeadPlan => ({
   ...plan,
   cross: { right: null, left: null },
+  tail: null,
   centreVA: new Float64Array(0),
 });
 

@@ -11,7 +11,7 @@ import { frobenius } from '../sampling/estimate.js';
 import { pilotHeads, wantsPilot } from './certificate-pilot.js';
 import { chainJob, tensorOffset } from './chain.js';
 import { proportional } from './draw.js';
-import type { Draw, TensorEstimate } from './estimate.js';
+import type { Draw } from './estimate.js';
 import { fullWidth } from './head.js';
 import { inputTasks } from './inputs.js';
 import { TENSORS, type TensorName } from './layout.js';
@@ -20,6 +20,7 @@ import { Random } from './random.js';
 import { type HeadRun, openRun } from './run.js';
 import { openKeyErrors, openSampledRun, type SampledRun } from './sampled.js';
 import { rangesOf } from './sampled-keys.js';
+import type { TensorEstimate } from './statistics.js';
 import type { LowRankTask } from './task.js';
 
 export interface LowRankOptions {

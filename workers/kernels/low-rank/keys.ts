@@ -10,6 +10,7 @@
 import type { Real } from './arithmetic.js';
 import type { KeyCertificate } from './certificate-keys.js';
 import { fullWidth } from './head.js';
+import { featureRows } from './head-plan.js';
 import { type Layout, layout } from './layout.js';
 import { squaredNorms } from './norms.js';
 import type { KeyRows, QueryRows, Workspace } from './rows.js';
@@ -28,11 +29,12 @@ export function keyPass(
   const at = layout(head);
   const { from, to } = run.segments[s];
   const rows = keyRows(space, BLOCK);
-  const phi = arithmetic.array(plan.m * BLOCK);
+  const m = featureRows(plan);
+  const phi = arithmetic.array(m * BLOCK);
   const right = arithmetic.array(BLOCK * at.keyWidth);
   const operand = arithmetic.pack(BLOCK, at.keyWidth, right);
-  const block = arithmetic.array(plan.m * at.keyWidth);
-  const sums = arithmetic.sums(plan.m * at.keyWidth);
+  const block = arithmetic.array(m * at.keyWidth);
+  const sums = arithmetic.sums(m * at.keyWidth);
   const wide = wideSums(arithmetic, head, plan.cross.right);
   const wideBlock = arithmetic.array(run.keySums[s].length - sums.length);
   const wideTotal = arithmetic.sums(wideBlock.length);
@@ -44,8 +46,8 @@ export function keyPass(
     keyColumns(space, at, rows, right, certificate !== null);
     weightedFeatures(space, rows.z, rows.count, (r) => Math.exp(rows.logWeight[r]), phi);
     arithmetic.repack(operand, right);
-    arithmetic.product(plan.m, phi, operand, block, true);
-    arithmetic.fold(plan.m * at.keyWidth, block, sums);
+    arithmetic.product(m, phi, operand, block, true);
+    arithmetic.fold(m * at.keyWidth, block, sums);
     wide?.add(phi, rows.v, rows.u, wideBlock);
     arithmetic.fold(wideBlock.length, wideBlock, wideTotal);
     certificate?.add(space, rows);

@@ -93,6 +93,17 @@ export const plain: Arithmetic = {
     }
   },
 
+  groupSums(rows, n, p, groups, phi, ldphi, t, out) {
+    const width = groups * p;
+    out.fill(0, 0, rows * width);
+    for (let i = 0; i < rows; i++) {
+      for (let f = 0; f < n; f++) {
+        const to = i * width + Math.floor((f * groups) / n) * p;
+        for (let y = 0; y < p; y++) out[to + y] += phi[f * ldphi + i] * t[(i * n + f) * p + y];
+      }
+    }
+  },
+
   fold(n: number, block: Real, sums: Float64Array) {
     for (let i = 0; i < n; i++) sums[i] += block[i];
     block.fill(0, 0, n);

@@ -3,6 +3,7 @@ import { type Cancelled, CancelledError } from '../job.js';
 import { fullWidth, type Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { layout, type Segment, segments, sumSizes } from './layout.js';
+import { TAIL_GROUPS } from './tail.js';
 
 /** Score of a pair that the causal mask hides, and the running maximum of a row that saw nothing yet. */
 export const MASKED = -1e30;
@@ -15,7 +16,7 @@ export interface HeadRun {
   readonly head: Head;
   readonly plan: HeadPlan;
   readonly segments: readonly Segment[];
-  /** (m, keyWidth), (m, queryWidth), each followed by the sums at full width. */
+  /** (featureRows, keyWidth), (featureRows, queryWidth), each followed by the sums at full width. */
   readonly keySums: readonly Float64Array[];
   readonly querySums: readonly Float64Array[];
   /** The sums of all segments; not used under a causal mask, where every segment sees another sum. */
@@ -30,6 +31,8 @@ export interface HeadRun {
   /** The six gradients, from the stage over the queries and from the stage over the keys. */
   readonly queryGradients: readonly Float64Array[];
   readonly keyGradients: readonly Float64Array[];
+  /** By groups of drawn features, the six gradients that they would add (groups, gradientTotal), unscaled. */
+  readonly tailGradients: readonly Float64Array[];
   readonly causal: CausalMemory | null;
   /** When gradients of the inputs are wanted. */
   readonly inputs: InputMemory | null;
@@ -101,6 +104,7 @@ export function openRun(
     outlierLeft: slots(nk * (at.left + at.lv)),
     queryGradients: slots(at.gradientTotal),
     keyGradients: slots(at.gradientTotal),
+    tailGradients: plan.tail ? slots(TAIL_GROUPS * at.gradientTotal) : [],
     causal: head.causal
       ? {
           left: real(head.keyLength * (at.left + at.lv)),

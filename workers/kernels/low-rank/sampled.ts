@@ -6,13 +6,15 @@
  *
  *     E_S = (dS - dS~) [U | K - centre | X^K - centre],   E_P = (P - P~) [X^V A_V' | X^V]
  *
- * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O. At full width the
+ * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O. Where the tail is
+ * drawn (tail.ts), P~ is not the chain's row but the exact one over the chain's row sum, and likewise dS~
+ * with the chain's O and G: what is left is what the chain's normalisation does. At full width the
  * rows of dS U themselves are formed in place of E_S, to be compared with those of the chain, and
  * sampled-keys.ts does what is of the keys.
  */
 
 import type { Cancelled } from '../job.js';
-import type { Real } from './arithmetic.js';
+import type { Arithmetic, Real } from './arithmetic.js';
 import { evaluateFeatures, featureBlock } from './evaluate.js';
 import { fullWidth, type Head } from './head.js';
 import { exactRows, type MergedRows, maskScores, mergeRows } from './keys.js';
@@ -170,8 +172,7 @@ export function sampledErrorPass(
   const { rows, max, inverse } = state;
   const n = rows.count;
   const keys = keyRows(space, BLOCK);
-  const turned = rowFeatures(space, rows, run);
-  const phi = arithmetic.array(plan.m * BLOCK);
+  const lowRank = plan.tail ? normalisedRows(space, run, state) : chainRows(space, run, state);
   const keysTransposed = arithmetic.array(d * BLOCK);
   const valuesTransposed = arithmetic.array(dv * BLOCK);
   const exact = arithmetic.array(n * BLOCK);
@@ -189,8 +190,8 @@ export function sampledErrorPass(
     arithmetic.sums(x.length),
   );
   const ones = arithmetic.array(n).fill(1);
-  const minusCentre = arithmetic.array(plan.centreXK.length);
-  minusCentre.set(plan.centreXK.map((x) => -x));
+  const minusCentre = minus(arithmetic, plan.centreXK);
+  const centreValues = valueCentre(space);
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     checkpoint(cancelled);
     keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
@@ -200,9 +201,7 @@ export function sampledErrorPass(
     arithmetic.gemm(n, count, d, rows.scaled, keysTransposed, exact);
     maskScores(head.causal, rows, keys.index, count, exact);
     arithmetic.softmax(n, count, exact, max, total, factor);
-    keyFeatures(space, keys, phi);
-    arithmetic.gemm(n, BLOCK, plan.m, turned, phi, approximate);
-    approximateRows(space, run, state, keys, exact, approximate);
+    lowRank(keys, exact, approximate);
     const size = n * count;
     arithmetic.gemm(n, count, dv, state.gradient, valuesTransposed, t);
     if (head.kind === 'target') {
@@ -215,6 +214,7 @@ export function sampledErrorPass(
     if (!fullWidth(head).scores) arithmetic.combine(size, -1, chain, 1, t);
     arithmetic.combine(size, -1, approximate, 1, exact);
     scoreColumns(space, at, keys, widths.score, minusCentre, scoreRight);
+    if (plan.tail) centreValues(keys);
     valueColumns(space, keys, widths.value, valueRight);
     arithmetic.gemm(n, widths.score, count, t, scoreRight, score, true);
     arithmetic.gemm(n, widths.value, count, exact, valueRight, value, true);
@@ -232,6 +232,41 @@ export function sampledErrorPass(
     sampled.valueErrors[s].set(part(valueSum), row);
     sampled.valueErrors[s].set(part(approximateSum), row + widths.value);
   }
+}
+
+/** Rows of P~ (n, count) of the chain: a function of a block of keys and its exact rows. */
+function chainRows(space: Workspace, run: HeadRun, state: SampledGradient) {
+  const { arithmetic, plan } = space;
+  const { rows } = state;
+  const turned = rowFeatures(space, rows, run);
+  const phi = arithmetic.array(plan.m * BLOCK);
+  return (keys: KeyRows, exact: Real, approximate: Real): void => {
+    keyFeatures(space, keys, phi);
+    arithmetic.gemm(rows.count, BLOCK, plan.m, turned, phi, approximate);
+    approximateRows(space, run, state, keys, exact, approximate);
+  };
+}
+
+/** The exact rows over the row sums of the chain, likewise. */
+function normalisedRows({ arithmetic }: Workspace, run: HeadRun, state: SampledGradient) {
+  const n = state.rows.count;
+  const scale = arithmetic.array(n);
+  for (let i = 0; i < n; i++) scale[i] = overChainSum(run, state, i);
+  return ({ count }: KeyRows, exact: Real, approximate: Real): void => {
+    arithmetic.combine(n * count, 1, exact, 0, approximate);
+    arithmetic.scaleRows(n, count, approximate, scale);
+  };
+}
+
+/** Factor between exp(score - max) and a row of P~ of sampled row i where the chain is exact. */
+function overChainSum(
+  { sampledRows, head }: Pick<HeadRun, 'sampledRows' | 'head'>,
+  { max, inverse }: MergedRows,
+  i: number,
+): number {
+  const [logScale, chainMax, total] = sampledRows.subarray(i * recordWidth(head));
+  // The row of an outlier is exact as a whole.
+  return logScale === -Infinity ? inverse[i] : Math.exp(max[i] - chainMax) / total;
 }
 
 /** phi (n, m) of the sampled rows, times the low-rank scale over the row sum that the chain had. */
@@ -270,14 +305,14 @@ export function keyFeatures(space: Workspace, keys: KeyRows, phi: Real): void {
  */
 export function approximateRows(
   space: Workspace,
-  { sampledRows }: Pick<HeadRun, 'sampledRows'>,
+  run: Pick<HeadRun, 'sampledRows' | 'head'>,
   state: SampledGradient,
   keys: KeyRows,
   exact: Real,
   approximate: Real,
 ): void {
   const { head } = space;
-  const { rows, max, inverse } = state;
+  const { rows } = state;
   const { count } = keys;
   // In place: the source is BLOCK wide, the result count wide, so nothing is read after it is written.
   for (let i = 1; count < BLOCK && i < rows.count; i++) {
@@ -286,12 +321,9 @@ export function approximateRows(
   const columns: number[] = [];
   for (let j = 0; j < count; j++) if (keys.logWeight[j] === -Infinity) columns.push(j);
   for (let i = 0; i < rows.count; i++) {
-    const from = i * recordWidth(head);
-    const outlier = sampledRows[from] === -Infinity;
+    const outlier = run.sampledRows[i * recordWidth(head)] === -Infinity;
     const row = i * count;
-    const ratio = outlier
-      ? inverse[i]
-      : Math.exp(max[i] - sampledRows[from + 1]) / sampledRows[from + 2];
+    const ratio = overChainSum(run, state, i);
     // Under a causal mask the keys of the diagonal block are exact, and those behind it hidden.
     const index = rows.index[i];
     const firstOfBlock = index - (index % BLOCK) - keys.index[0];
@@ -325,6 +357,22 @@ function scoreColumns(
     arithmetic.addRow(count, inputs, minusCentre, keys.xk);
     arithmetic.copyColumns(count, inputs, keys.xk, inputs, 0, right, width, to);
   }
+}
+
+/** Takes their centres from X^V and X^V A_V': the rows that the tail is compared with do not add up to zero. */
+function valueCentre({ arithmetic, plan }: Workspace) {
+  const [minusXV, minusVA] = [plan.centreXV, plan.centreVA].map((x) => minus(arithmetic, x));
+  return ({ count, xv, va }: KeyRows): void => {
+    if (minusVA.length === 0) return;
+    arithmetic.addRow(count, minusXV.length, minusXV, xv);
+    arithmetic.addRow(count, minusVA.length, minusVA, va);
+  };
+}
+
+function minus(arithmetic: Arithmetic, x: Float64Array): Real {
+  const copy = arithmetic.array(x.length);
+  copy.set(x.map((c) => -c));
+  return copy;
 }
 
 /** [X^V A_V' | X^V]. */

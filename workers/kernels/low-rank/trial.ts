@@ -10,6 +10,7 @@ import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { Random } from './random.js';
 import { openWorkspace, type Workspace } from './rows.js';
+import { tailSize } from './tail.js';
 import { drawTrial, type LongestRows, type TrialSample } from './trial-sample.js';
 
 /** Feature numbers that are tried; between them the plan interpolates. */
@@ -22,6 +23,8 @@ const FAR = 8;
 export interface TrialRow {
   /** Features really used: a spectrum can run out of directions. */
   readonly features: number;
+  /** Features beyond them that matter as one of equal weight would: tailSize. */
+  readonly tail: number;
   /** Errors of dS K and of P V. */
   readonly score: TrialError;
   readonly value: TrialError;
@@ -34,6 +37,11 @@ export interface TrialError {
   /** Rows and columns that would make as much error if all were alike: few when few make most of it. */
   readonly rows: number;
   readonly columns: number;
+  /**
+   * Share of the square that normalisation makes: the mean of rows |(P K)_i|^2, |(P V)_i|^2 over that of keys
+   * |K_j|^2, |V_j|^2, all centred.
+   */
+  readonly tilt: number;
 }
 
 /** A basis, a share of outliers, and a list of errors over FEATURE_STEPS. */
@@ -74,7 +82,8 @@ export function tryShares(
     for (const step of steps) {
       const features = Math.min(step, plan.m);
       low.extend(features);
-      const row = { features, ...compare(sample, block, low.rows()) };
+      const tail = tailSize(plan.features, features);
+      const row = { features, tail, ...compare(sample, block, low.rows()) };
       rows.push(row);
       const error = Math.max(row.score.error, row.value.error);
       if (error <= enough || features < step) break;
@@ -106,6 +115,7 @@ interface ExactBlock {
   readonly t: Real;
   readonly keySquares: Float64Array;
   readonly valueSquares: Float64Array;
+  readonly tilt: { readonly score: number; readonly value: number };
   readonly hidden: (i: number, j: number) => boolean;
 }
 
@@ -138,7 +148,47 @@ function exactBlock(space: Workspace, sample: TrialSample, random: Random): Exac
       for (let a = j * width; a < (j + 1) * width; a++) sum += x[a] * x[a];
       return sum;
     });
-  return { e, max, t, keySquares: squares(keys.k, d), valueSquares: squares(keys.v, dv), hidden };
+  const [keySquares, valueSquares] = [squares(keys.k, d), squares(keys.v, dv)];
+  const tilt = {
+    score: tiltOf(arithmetic, sample, e, keys.k, keySquares),
+    value: tiltOf(arithmetic, sample, e, keys.v, valueSquares),
+  };
+  return { e, max, t, keySquares, valueSquares, tilt, hidden };
+}
+
+/** Mean square of the rows of P x over that of the rows x (count, width) themselves. */
+function tiltOf(
+  arithmetic: Arithmetic,
+  { queryWeight, keyWeight }: TrialSample,
+  e: Real,
+  x: Real,
+  squares: Float64Array,
+): number {
+  const [n, count] = [queryWeight.length, keyWeight.length];
+  const width = x.length / count;
+  const mark = arithmetic.mark();
+  const p = arithmetic.array(n * count);
+  const product = arithmetic.array(n * width);
+  for (let i = 0; i < n; i++) {
+    let total = 0;
+    for (let j = 0; j < count; j++) {
+      p[i * count + j] = keyWeight[j] * e[i * count + j];
+      total += p[i * count + j];
+    }
+    for (let j = 0; j < count; j++) p[i * count + j] /= total || 1;
+  }
+  arithmetic.gemm(n, width, count, p, x, product);
+  let [tilted, queries, whole, all] = [0, 0, 0, 0];
+  queryWeight.forEach((w, i) => {
+    for (let a = 0; a < width; a++) tilted += w * product[i * width + a] ** 2;
+    queries += w;
+  });
+  keyWeight.forEach((w, j) => {
+    whole += w * squares[j];
+    all += w;
+  });
+  arithmetic.release(mark);
+  return whole > 0 ? Math.min(1, (tilted / queries) * (all / whole)) : 0;
 }
 
 /**
@@ -266,10 +316,11 @@ function compare(
     score.addRow(i, querySquares[i] * scoreError, querySquares[i] * scoreWhole);
     value.addRow(i, valueError, valueWhole);
   }
-  return { score: score.result(), value: value.result() };
+  const { tilt } = block;
+  return { score: score.result(tilt.score), value: value.result(tilt.value) };
 }
 
-const LOST: TrialError = { error: Number.POSITIVE_INFINITY, rows: 0, columns: 0 };
+const LOST: TrialError = { error: Number.POSITIVE_INFINITY, rows: 0, columns: 0, tilt: 1 };
 
 /** Sums of squares over a sample of rows and columns, each of which stands for several. */
 class ErrorSums {
@@ -290,12 +341,12 @@ class ErrorSums {
     this.#whole += this.rowWeight[i] * whole;
   }
 
-  result(): TrialError {
+  result(tilt: number): TrialError {
     const rows = alike(this.#rows, this.rowWeight);
     const columns = alike(this.columns, this.columnWeight);
     const error = Math.sqrt(rows.total / (this.#whole || 1));
     if (!Number.isFinite(error)) return LOST;
-    return { error, rows: rows.count, columns: columns.count };
+    return { error, rows: rows.count, columns: columns.count, tilt };
   }
 }
 
