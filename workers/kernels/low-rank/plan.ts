@@ -233,7 +233,7 @@ function predicted({ score, value, tail }: TrialRow, { rows, features }: Draws):
       if (!Number.isFinite(part.error)) return part.error;
       const ofRows = (NOISE * part.rows) / rows;
       const square =
-        features === 0 ? ofRows : part.tilt * ofRows + (TAIL_NOISE * tail) / features;
+        features === 0 ? ofRows : part.normalisation * ofRows + (TAIL_NOISE * tail) / features;
       return part.error * Math.sqrt(1 + square);
     }),
   );
@@ -245,7 +245,7 @@ function predicted({ score, value, tail }: TrialRow, { rows, features }: Draws):
  */
 const NOISE = 2.5;
 /** The same over tailSize / features drawn. */
-const TAIL_NOISE = 1;
+const TAIL_NOISE = 1.4;
 
 function noise(rows: number, rowsPerItem: number): number {
   return Math.sqrt(1 + (NOISE * rows) / rowsPerItem);

@@ -37,11 +37,8 @@ export interface TrialError {
   /** Rows and columns that would make as much error if all were alike: few when few make most of it. */
   readonly rows: number;
   readonly columns: number;
-  /**
-   * Share of the square that normalisation makes: the mean of rows |(P K)_i|^2, |(P V)_i|^2 over that of keys
-   * |K_j|^2, |V_j|^2, all centred.
-   */
-  readonly tilt: number;
+  /** Share of the square that the row sums of the chain make, and not the features for themselves. */
+  readonly normalisation: number;
 }
 
 /** A basis, a share of outliers, and a list of errors over FEATURE_STEPS. */
@@ -115,7 +112,9 @@ interface ExactBlock {
   readonly t: Real;
   readonly keySquares: Float64Array;
   readonly valueSquares: Float64Array;
-  readonly tilt: { readonly score: number; readonly value: number };
+  /** |(P K)_i|^2, |(P V)_i|^2, of centred keys and values. */
+  readonly keyMeans: Float64Array;
+  readonly valueMeans: Float64Array;
   readonly hidden: (i: number, j: number) => boolean;
 }
 
@@ -149,22 +148,15 @@ function exactBlock(space: Workspace, sample: TrialSample, random: Random): Exac
       return sum;
     });
   const [keySquares, valueSquares] = [squares(keys.k, d), squares(keys.v, dv)];
-  const tilt = {
-    score: tiltOf(arithmetic, sample, e, keys.k, keySquares),
-    value: tiltOf(arithmetic, sample, e, keys.v, valueSquares),
-  };
-  return { e, max, t, keySquares, valueSquares, tilt, hidden };
+  const means = (x: Real) => meanSquares(arithmetic, e, x, sample.keyWeight);
+  const [keyMeans, valueMeans] = [means(keys.k), means(keys.v)];
+  return { e, max, t, keySquares, valueSquares, keyMeans, valueMeans, hidden };
 }
 
-/** Mean square of the rows of P x over that of the rows x (count, width) themselves. */
-function tiltOf(
-  arithmetic: Arithmetic,
-  { queryWeight, keyWeight }: TrialSample,
-  e: Real,
-  x: Real,
-  squares: Float64Array,
-): number {
-  const [n, count] = [queryWeight.length, keyWeight.length];
+/** Squares of the rows of P x for x (count, width): P from e (n, count), whose columns weigh differently. */
+function meanSquares(arithmetic: Arithmetic, e: Real, x: Real, weight: Float64Array): Float64Array {
+  const count = weight.length;
+  const n = e.length / count;
   const width = x.length / count;
   const mark = arithmetic.mark();
   const p = arithmetic.array(n * count);
@@ -172,23 +164,19 @@ function tiltOf(
   for (let i = 0; i < n; i++) {
     let total = 0;
     for (let j = 0; j < count; j++) {
-      p[i * count + j] = keyWeight[j] * e[i * count + j];
+      p[i * count + j] = weight[j] * e[i * count + j];
       total += p[i * count + j];
     }
     for (let j = 0; j < count; j++) p[i * count + j] /= total || 1;
   }
   arithmetic.gemm(n, width, count, p, x, product);
-  let [tilted, queries, whole, all] = [0, 0, 0, 0];
-  queryWeight.forEach((w, i) => {
-    for (let a = 0; a < width; a++) tilted += w * product[i * width + a] ** 2;
-    queries += w;
-  });
-  keyWeight.forEach((w, j) => {
-    whole += w * squares[j];
-    all += w;
+  const squares = Float64Array.from({ length: n }, (_, i) => {
+    let sum = 0;
+    for (let a = 0; a < width; a++) sum += product[i * width + a] ** 2;
+    return sum;
   });
   arithmetic.release(mark);
-  return whole > 0 ? Math.min(1, (tilted / queries) * (all / whole)) : 0;
+  return squares;
 }
 
 /**
@@ -280,7 +268,7 @@ function compare(
   approximate: Float64Array,
 ): { score: TrialError; value: TrialError } {
   const { queryWeight, querySquares, keyWeight, queries, keys } = sample;
-  const { e, t, keySquares, valueSquares } = block;
+  const { e, t, keySquares, valueSquares, keyMeans, valueMeans } = block;
   const count = keys.count;
   const score = new ErrorSums(queryWeight, keyWeight);
   const value = new ErrorSums(queryWeight, keyWeight);
@@ -299,6 +287,8 @@ function compare(
     mean /= total;
     otherMean /= otherTotal;
     let [scoreError, scoreWhole, valueError, valueWhole] = [0, 0, 0, 0];
+    // Of the row sum, of its square if all were noise, and the same of G.(O - O~).
+    let [off1, noise1, own1, noiseT] = [0, 0, 0, 0];
     for (let j = 0; j < count; j++) {
       const p = e[row + j] / total;
       const off = p - approximate[row + j] / otherTotal;
@@ -306,6 +296,12 @@ function compare(
       const dsOff = off * (t[row + j] - otherMean) + p * (otherMean - mean);
       const [forScore, forValue] = [keySquares[j] * dsOff * dsOff, valueSquares[j] * off * off];
       const [w, all] = [keyWeight[j], queryWeight[i]];
+      // What the features leave out, in units of the chain's row sum.
+      const left = (e[row + j] - approximate[row + j]) / otherTotal;
+      off1 += w * left;
+      noise1 += w * left * left;
+      own1 += w * w * left * left;
+      noiseT += w * (left * (t[row + j] - otherMean)) ** 2;
       scoreError += w * forScore;
       valueError += w * forValue;
       scoreWhole += w * keySquares[j] * ds * ds;
@@ -313,20 +309,22 @@ function compare(
       score.columns[j] += all * querySquares[i] * forScore;
       value.columns[j] += all * forValue;
     }
-    score.addRow(i, querySquares[i] * scoreError, querySquares[i] * scoreWhole);
-    value.addRow(i, valueError, valueWhole);
+    // The sum over a sample of keys has more noise than that over all.
+    const sumSquare = Math.max(0, off1 * off1 - own1) + noise1;
+    score.addRow(i, querySquares[i], scoreError, scoreWhole, noiseT * keyMeans[i]);
+    value.addRow(i, 1, valueError, valueWhole, sumSquare * valueMeans[i]);
   }
-  const { tilt } = block;
-  return { score: score.result(tilt.score), value: value.result(tilt.value) };
+  return { score: score.result(), value: value.result() };
 }
 
-const LOST: TrialError = { error: Number.POSITIVE_INFINITY, rows: 0, columns: 0, tilt: 1 };
+const LOST: TrialError = { error: Number.POSITIVE_INFINITY, rows: 0, columns: 0, normalisation: 1 };
 
 /** Sums of squares over a sample of rows and columns, each of which stands for several. */
 class ErrorSums {
   readonly columns: Float64Array;
   readonly #rows: Float64Array;
   #whole = 0;
+  #normalised = 0;
 
   constructor(
     readonly rowWeight: Float64Array,
@@ -336,17 +334,19 @@ class ErrorSums {
     this.columns = new Float64Array(columnWeight.length);
   }
 
-  addRow(i: number, error: number, whole: number): void {
-    this.#rows[i] = error;
-    this.#whole += this.rowWeight[i] * whole;
+  addRow(i: number, square: number, error: number, whole: number, normalised: number): void {
+    this.#rows[i] = square * error;
+    this.#whole += this.rowWeight[i] * square * whole;
+    this.#normalised += this.rowWeight[i] * square * normalised;
   }
 
-  result(tilt: number): TrialError {
+  result(): TrialError {
     const rows = alike(this.#rows, this.rowWeight);
     const columns = alike(this.columns, this.columnWeight);
     const error = Math.sqrt(rows.total / (this.#whole || 1));
     if (!Number.isFinite(error)) return LOST;
-    return { error, rows: rows.count, columns: columns.count, tilt };
+    const normalisation = rows.total > 0 ? Math.min(1, this.#normalised / rows.total) : 0;
+    return { error, rows: rows.count, columns: columns.count, normalisation };
   }
 }
 
