@@ -80,13 +80,14 @@ export function* lowRankJob(
   const { gradients, certificates } = yield* chainJob(
     problem,
     plan.heads.length,
-    (h) =>
+    (h, memory) =>
       openRun(
         plan.heads[h],
         plan.headPlans[h],
         draws.lists[plan.heads[h].batch],
         options.single,
         item(plan.heads[h].batch),
+        memory,
       ),
     {
       certified,
@@ -132,7 +133,7 @@ export function* lowRankJob(
           }),
         };
       }
-      // Only what the estimate reads is kept: the sums of the chain may go.
+      // Only what the estimate reads is kept: the memory of the chain goes to the next heads.
       for (const { run, ...rest } of opened) {
         const none = new Float64Array(0);
         sampledRuns.push({
@@ -140,7 +141,7 @@ export function* lowRankJob(
           run: {
             ...run,
             ...{ keySums: [], querySums: [], keyTotal: none, queryTotal: none },
-            ...{ causal: null, inputs: null },
+            ...{ outlierRows: [], outlierRight: [], outlierLeft: [], causal: null, inputs: null },
           },
         });
       }
@@ -204,7 +205,7 @@ function* worthCertifying(
   const { gradients, certificates } = yield* chainJob(
     problem,
     pilot.length,
-    (h) => openRun(pilot[h].head, pilot[h].plan, new Int32Array(0), single, null),
+    (h, memory) => openRun(pilot[h].head, pilot[h].plan, new Int32Array(0), single, null, memory),
     { certified: true, unit: single ? 2 ** -24 : 2 ** -53 },
     function* () {},
   );
