@@ -31,13 +31,13 @@ export interface ChainOptions {
   readonly backward?: boolean;
 }
 
-/** `after` sees every wave of heads while its sums are in memory. */
+/** `after` sees every wave of heads while its sums are in memory, and may lease more until then. */
 export function* chainJob(
   problem: AttentionLayer,
   heads: number,
   open: (index: number, memory: Lease) => HeadRun,
   options: ChainOptions,
-  after: (runs: readonly HeadRun[]) => Job<void, LowRankTask>,
+  after: (runs: readonly HeadRun[], memory: Lease) => Job<void, LowRankTask>,
 ): Job<ChainResult, LowRankTask> {
   const gradients = emptyGradients(problem);
   const { queryLength, keyLength, headDim, valueDim } = problem.dims;
@@ -51,7 +51,7 @@ export function* chainJob(
         open(first + i, memory),
       );
       certificates.push(...(yield* passes(runs, options, gradients)));
-      yield* after(runs);
+      yield* after(runs, memory);
     } finally {
       memory.end();
     }

@@ -14,7 +14,7 @@ import { mergeRows } from './keys.js';
 import type { LowRankPlan } from './plan.js';
 import { Random } from './random.js';
 import type { Workspace } from './rows.js';
-import { type HeadRun, openRun, recordWidth } from './run.js';
+import { openRun, recordWidth } from './run.js';
 import { openSampledRun, type SampledRun } from './sampled.js';
 import type { LowRankTask } from './task.js';
 
@@ -62,12 +62,12 @@ export function* lowRankForwardJob(
     return openRun(head, headPlan, draws[h].list, true, item, memory);
   };
   const options = { certified: false, unit: 2 ** -24, backward: false };
-  yield* chainJob(layer, plan.heads.length, open, options, function* (runs: readonly HeadRun[]) {
+  yield* chainJob(layer, plan.heads.length, open, options, function* (runs, memory) {
     for (const run of runs) {
       for (const part of run.loss) square += 2 * part;
       for (const part of run.lostRows) lostRows += part;
     }
-    const opened = runs.map((run) => openSampledRun(run, new Float32Array(0)));
+    const opened = runs.map((run) => openSampledRun(run, new Float32Array(0), memory));
     const perSegment = opened.flatMap((sampled) =>
       sampled.run.segments.map((_, segment) => ({ sampled, segment })),
     );

@@ -5,6 +5,7 @@ import {
   PROJECTIONS,
   type ProjectionName,
 } from '../../../src/lora/problem.js';
+import { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Job } from '../job.js';
 import { allocateInputGradients, type GradientResult } from '../result.js';
 import { frobenius } from '../sampling/estimate.js';
@@ -57,7 +58,21 @@ export function* lowRankJob(
   plan: LowRankPlan,
   options: LowRankOptions,
 ): Job<LowRankResult, LowRankTask> {
-  const draws = yield* drawRows(problem, plan, options);
+  const memory = new Lease();
+  try {
+    return yield* stages(problem, plan, options, memory);
+  } finally {
+    memory.end();
+  }
+}
+
+function* stages(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  options: LowRankOptions,
+  memory: Lease,
+): Job<LowRankResult, LowRankTask> {
+  const draws = yield* drawRows(problem, plan, options, memory);
   // The certificate is for one number of features, not for the cross of full width.
   const certified =
     options.certificate &&
@@ -104,7 +119,7 @@ export function* lowRankJob(
           tasks: inputTasks(problem, runs, options.inputGradients!, inputGradients),
         };
       }
-      const opened = runs.map((run) => openSampledRun(run, keyErrors[run.head.batch]));
+      const opened = runs.map((run) => openSampledRun(run, keyErrors[run.head.batch], memory));
       for (const step of ['sampled_exact', 'sampled_errors'] as const) {
         yield {
           name: step,
@@ -297,10 +312,11 @@ function* drawRows(
   problem: AttentionProblem,
   plan: LowRankPlan,
   { seed }: LowRankOptions,
+  memory: Lease,
 ): Job<Draws, LowRankTask> {
   const { batch, queryLength, heads: headCount, valueDim } = problem.dims;
-  const float64 = () => new Float64Array(new SharedArrayBuffer(8 * batch * queryLength));
-  const [weights, risky] = [float64(), float64()];
+  const weights = memory.float64(batch * queryLength);
+  const risky = memory.float64(batch * queryLength);
   const centre = new Float64Array(headCount * valueDim);
   if (problem.objective.kind === 'target') {
     for (let h = 0; h < headCount; h++) centre.set(plan.headPlans[h].centreV, h * valueDim);

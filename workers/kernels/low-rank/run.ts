@@ -74,6 +74,15 @@ export interface CausalMemory {
 
 const float64 = (n: number) => new Float64Array(new SharedArrayBuffer(8 * n));
 
+/** n numbers for each of so many segments; they are not cleared. */
+export function leaseSlots(memory: Lease, count: number, n: number): Float64Array[] {
+  return divide(memory.float64(count * n), count, n);
+}
+
+function divide(block: Float64Array, count: number, n: number): Float64Array[] {
+  return Array.from({ length: count }, (_, s) => block.subarray(s * n, (s + 1) * n));
+}
+
 /** @param memory of the sums and of the exact rows and columns, which nobody wants after the passes. */
 export function openRun(
   head: Head,
@@ -87,9 +96,7 @@ export function openRun(
   const sums = sumSizes(head, plan);
   const cut = segments(head, plan);
   const slots = (n: number) => cut.map(() => float64(n));
-  const divide = (block: Float64Array, n: number) =>
-    cut.map((_, s) => block.subarray(s * n, (s + 1) * n));
-  const leased = (n: number) => divide(memory.float64(n * cut.length), n);
+  const leased = (n: number) => leaseSlots(memory, cut.length, n);
   const keySums = memory.float64(Math.max(sums.key, head.causal ? 0 : sums.query) * cut.length);
   // Without a mask the key sums are added up before the first query sum is there: one memory does for both.
   const querySums = head.causal ? memory.float64(sums.query * cut.length) : keySums;
@@ -101,8 +108,8 @@ export function openRun(
     head,
     plan,
     segments: cut,
-    keySums: divide(keySums, sums.key),
-    querySums: divide(querySums, sums.query),
+    keySums: divide(keySums, cut.length, sums.key),
+    querySums: divide(querySums, cut.length, sums.query),
     keyTotal: memory.float64(head.causal ? 0 : sums.key),
     queryTotal: memory.float64(head.causal ? 0 : sums.query),
     outlierRows: leased(nq * (2 + head.dv + head.value.rank)),
