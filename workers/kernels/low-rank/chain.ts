@@ -1,5 +1,6 @@
 /** The chain as a job: three passes over the rows of every head, and what they add up to. */
 import type { AttentionLayer } from '../../../src/lora/problem.js';
+import { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Job } from '../job.js';
 import { certificate } from './certificate.js';
 import { joinKeySides, type KeySide } from './certificate-keys.js';
@@ -30,13 +31,13 @@ export interface ChainOptions {
   readonly backward?: boolean;
 }
 
-/** `after` sees every wave of heads while its sums are in memory. */
+/** `after` sees every wave of heads while its sums are in memory, and may lease more until then. */
 export function* chainJob(
   problem: AttentionLayer,
   heads: number,
-  open: (index: number) => HeadRun,
-  { certified, unit, backward = true }: ChainOptions,
-  after: (runs: readonly HeadRun[]) => Job<void, LowRankTask>,
+  open: (index: number, memory: Lease) => HeadRun,
+  options: ChainOptions,
+  after: (runs: readonly HeadRun[], memory: Lease) => Job<void, LowRankTask>,
 ): Job<ChainResult, LowRankTask> {
   const gradients = emptyGradients(problem);
   const { queryLength, keyLength, headDim, valueDim } = problem.dims;
@@ -44,78 +45,93 @@ export function* chainJob(
   const wave = Math.max(1, Math.min(WAVE, Math.floor(WAVE_NUMBERS / numbers)));
   const certificates: (number | null)[][] = [];
   for (let first = 0; first < heads; first += wave) {
-    const runs = Array.from({ length: Math.min(wave, heads - first) }, (_, i) => open(first + i));
-    const perSegment = <T>(make: (run: HeadRun, segment: number, h: number) => T): T[] =>
-      runs.flatMap((run, h) => run.segments.map((_, segment) => make(run, segment, h)));
-    const ofHead = <T>(results: readonly unknown[]): T[][] => {
-      const all = results.slice() as T[];
-      return runs.map((run) => all.splice(0, run.segments.length));
-    };
-    const join = (side: 'key' | 'query') => ({
-      name: 'join',
-      tasks: runs.map((run) => ({
-        kernel: 'low_rank' as const,
-        step: 'join' as const,
-        run,
-        side,
-      })),
-    });
-    const certify = (run: HeadRun) => certified && !run.head.causal;
-    const keySides = ofHead<KeySide>(
-      yield {
-        name: 'keys',
-        tasks: perSegment((run, segment) => ({
-          kernel: 'low_rank' as const,
-          step: 'keys' as const,
-          run,
-          segment,
-          certify: certify(run),
-        })),
-      },
-    ).map((sides, h) => (certify(runs[h]) ? joinKeySides(sides) : null));
-    if (!runs[0].head.causal) yield join('key');
-    const querySides = ofHead<QuerySide>(
-      yield {
-        name: 'queries',
-        tasks: perSegment((run, segment, h) => ({
-          kernel: 'low_rank' as const,
-          step: 'queries' as const,
-          run,
-          segment,
-          certificate: keySides[h],
-        })),
-      },
-    );
-    runs.forEach((run, h) => {
-      const keys = keySides[h];
-      const bounds = keys
-        ? certificate(keys, joinQuerySides(querySides[h]), run.head.kind === 'target', unit)
-        : TENSORS.map(() => null);
-      certificates.push(
-        bounds.map((b, t) => (b === null ? null : b * Math.abs(tensorScale(run.head, t)))),
+    const memory = new Lease();
+    try {
+      const runs = Array.from({ length: Math.min(wave, heads - first) }, (_, i) =>
+        open(first + i, memory),
       );
-    });
-    if (backward && !runs[0].head.causal) yield join('query');
-    if (backward)
-      yield {
-        name: 'left',
-        tasks: perSegment((run, segment) => ({
-          kernel: 'low_rank' as const,
-          step: 'left' as const,
-          run,
-          segment,
-        })),
-      };
-    const parts = yield {
-      name: 'gradients',
-      tasks: runs.map((run) => ({ kernel: 'low_rank' as const, step: 'gradients' as const, run })),
-    };
-    runs.forEach((run, i) => {
-      addHead(gradients, run.head, parts[i] as HeadGradients);
-    });
-    yield* after(runs);
+      certificates.push(...(yield* passes(runs, options, gradients)));
+      yield* after(runs, memory);
+    } finally {
+      memory.end();
+    }
   }
   return { gradients, certificates };
+}
+
+/** Adds the gradients of the heads, and returns the bounds of each. */
+function* passes(
+  runs: readonly HeadRun[],
+  { certified, unit, backward = true }: ChainOptions,
+  gradients: Record<TensorName, Float64Array>,
+): Job<(number | null)[][], LowRankTask> {
+  const perSegment = <T>(make: (run: HeadRun, segment: number, h: number) => T): T[] =>
+    runs.flatMap((run, h) => run.segments.map((_, segment) => make(run, segment, h)));
+  const ofHead = <T>(results: readonly unknown[]): T[][] => {
+    const all = results.slice() as T[];
+    return runs.map((run) => all.splice(0, run.segments.length));
+  };
+  const join = (side: 'key' | 'query') => ({
+    name: 'join',
+    tasks: runs.map((run) => ({
+      kernel: 'low_rank' as const,
+      step: 'join' as const,
+      run,
+      side,
+    })),
+  });
+  const certify = (run: HeadRun) => certified && !run.head.causal;
+  const keySides = ofHead<KeySide>(
+    yield {
+      name: 'keys',
+      tasks: perSegment((run, segment) => ({
+        kernel: 'low_rank' as const,
+        step: 'keys' as const,
+        run,
+        segment,
+        certify: certify(run),
+      })),
+    },
+  ).map((sides, h) => (certify(runs[h]) ? joinKeySides(sides) : null));
+  if (!runs[0].head.causal) yield join('key');
+  const querySides = ofHead<QuerySide>(
+    yield {
+      name: 'queries',
+      tasks: perSegment((run, segment, h) => ({
+        kernel: 'low_rank' as const,
+        step: 'queries' as const,
+        run,
+        segment,
+        certificate: keySides[h],
+      })),
+    },
+  );
+  const certificates = runs.map((run, h) => {
+    const keys = keySides[h];
+    const bounds = keys
+      ? certificate(keys, joinQuerySides(querySides[h]), run.head.kind === 'target', unit)
+      : TENSORS.map(() => null);
+    return bounds.map((b, t) => (b === null ? null : b * Math.abs(tensorScale(run.head, t))));
+  });
+  if (backward && !runs[0].head.causal) yield join('query');
+  if (backward)
+    yield {
+      name: 'left',
+      tasks: perSegment((run, segment) => ({
+        kernel: 'low_rank' as const,
+        step: 'left' as const,
+        run,
+        segment,
+      })),
+    };
+  const parts = yield {
+    name: 'gradients',
+    tasks: runs.map((run) => ({ kernel: 'low_rank' as const, step: 'gradients' as const, run })),
+  };
+  runs.forEach((run, i) => {
+    addHead(gradients, run.head, parts[i] as HeadGradients);
+  });
+  return certificates;
 }
 
 export function emptyGradients(problem: AttentionLayer): Record<TensorName, Float64Array> {

@@ -1,5 +1,6 @@
 /** The attention output alone: the first two passes of the chain, and the error of rows drawn afresh. */
 import type { AttentionLayer } from '../../../src/lora/problem.js';
+import type { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Job } from '../job.js';
 import type { ForwardResult } from '../result.js';
 import type { ErrorEstimate } from '../sampling/estimate.js';
@@ -13,7 +14,7 @@ import { mergeRows } from './keys.js';
 import type { LowRankPlan } from './plan.js';
 import { Random } from './random.js';
 import type { Workspace } from './rows.js';
-import { type HeadRun, openRun, recordWidth } from './run.js';
+import { openRun, recordWidth } from './run.js';
 import { openSampledRun, type SampledRun } from './sampled.js';
 import type { LowRankTask } from './task.js';
 
@@ -55,18 +56,18 @@ export function* lowRankForwardJob(
   let square = 0;
   let lostRows = 0;
   let first = 0;
-  const open = (h: number) => {
+  const open = (h: number, memory: Lease) => {
     const item = output.subarray(plan.heads[h].batch * size, (plan.heads[h].batch + 1) * size);
     const [head, headPlan] = [forwardHead(plan.heads[h]), forwardPlan(plan.headPlans[h])];
-    return openRun(head, headPlan, draws[h].list, true, item);
+    return openRun(head, headPlan, draws[h].list, true, item, memory);
   };
   const options = { certified: false, unit: 2 ** -24, backward: false };
-  yield* chainJob(layer, plan.heads.length, open, options, function* (runs: readonly HeadRun[]) {
+  yield* chainJob(layer, plan.heads.length, open, options, function* (runs, memory) {
     for (const run of runs) {
       for (const part of run.loss) square += 2 * part;
       for (const part of run.lostRows) lostRows += part;
     }
-    const opened = runs.map((run) => openSampledRun(run, new Float32Array(0)));
+    const opened = runs.map((run) => openSampledRun(run, new Float32Array(0), memory));
     const perSegment = opened.flatMap((sampled) =>
       sampled.run.segments.map((_, segment) => ({ sampled, segment })),
     );

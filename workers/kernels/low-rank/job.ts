@@ -5,6 +5,7 @@ import {
   PROJECTIONS,
   type ProjectionName,
 } from '../../../src/lora/problem.js';
+import { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Job } from '../job.js';
 import { allocateInputGradients, type GradientResult } from '../result.js';
 import { frobenius } from '../sampling/estimate.js';
@@ -58,7 +59,21 @@ export function* lowRankJob(
   plan: LowRankPlan,
   options: LowRankOptions,
 ): Job<LowRankResult, LowRankTask> {
-  const draws = yield* drawRows(problem, plan, options);
+  const memory = new Lease();
+  try {
+    return yield* stages(problem, plan, options, memory);
+  } finally {
+    memory.end();
+  }
+}
+
+function* stages(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  options: LowRankOptions,
+  memory: Lease,
+): Job<LowRankResult, LowRankTask> {
+  const draws = yield* drawRows(problem, plan, options, memory);
   // The certificate is for one number of features, not for the cross of full width.
   const certified =
     options.certificate &&
@@ -81,13 +96,14 @@ export function* lowRankJob(
   const { gradients, certificates } = yield* chainJob(
     problem,
     plan.heads.length,
-    (h) =>
+    (h, memory) =>
       openRun(
         plan.heads[h],
         plan.headPlans[h],
         draws.lists[plan.heads[h].batch],
         options.single,
         item(plan.heads[h].batch),
+        memory,
       ),
     {
       certified,
@@ -104,7 +120,7 @@ export function* lowRankJob(
           tasks: inputTasks(problem, runs, options.inputGradients!, inputGradients),
         };
       }
-      const opened = runs.map((run) => openSampledRun(run, keyErrors[run.head.batch]));
+      const opened = runs.map((run) => openSampledRun(run, keyErrors[run.head.batch], memory));
       for (const step of ['sampled_exact', 'sampled_errors'] as const) {
         yield {
           name: step,
@@ -133,7 +149,7 @@ export function* lowRankJob(
           }),
         };
       }
-      // Only what the estimate reads is kept: the sums of the chain may go.
+      // Only what the estimate reads is kept: the memory of the chain goes to the next heads.
       for (const { run, ...rest } of opened) {
         const none = new Float64Array(0);
         sampledRuns.push({
@@ -141,7 +157,7 @@ export function* lowRankJob(
           run: {
             ...run,
             ...{ keySums: [], querySums: [], keyTotal: none, queryTotal: none },
-            ...{ causal: null, inputs: null },
+            ...{ outlierRows: [], outlierRight: [], outlierLeft: [], causal: null, inputs: null },
           },
         });
       }
@@ -205,7 +221,7 @@ function* worthCertifying(
   const { gradients, certificates } = yield* chainJob(
     problem,
     pilot.length,
-    (h) => openRun(pilot[h].head, pilot[h].plan, new Int32Array(0), single, null),
+    (h, memory) => openRun(pilot[h].head, pilot[h].plan, new Int32Array(0), single, null, memory),
     { certified: true, unit: single ? 2 ** -24 : 2 ** -53 },
     function* () {},
   );
@@ -297,10 +313,11 @@ function* drawRows(
   problem: AttentionProblem,
   plan: LowRankPlan,
   { seed }: LowRankOptions,
+  memory: Lease,
 ): Job<Draws, LowRankTask> {
   const { batch, queryLength, heads: headCount, valueDim } = problem.dims;
-  const float64 = () => new Float64Array(new SharedArrayBuffer(8 * batch * queryLength));
-  const [weights, risky] = [float64(), float64()];
+  const weights = memory.float64(batch * queryLength);
+  const risky = memory.float64(batch * queryLength);
   const centre = new Float64Array(headCount * valueDim);
   if (problem.objective.kind === 'target') {
     for (let h = 0; h < headCount; h++) centre.set(plan.headPlans[h].centreV, h * valueDim);

@@ -1,4 +1,5 @@
 /** Shared memory of the run of one head: what the stages hand to each other. */
+import type { Lease } from '../../../src/tensor/shared-memory.js';
 import { type Cancelled, CancelledError } from '../job.js';
 import { fullWidth, type Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
@@ -76,17 +77,32 @@ export interface CausalMemory {
 
 const float64 = (n: number) => new Float64Array(new SharedArrayBuffer(8 * n));
 
+/** n numbers for each of so many segments; they are not cleared. */
+export function leaseSlots(memory: Lease, count: number, n: number): Float64Array[] {
+  return divide(memory.float64(count * n), count, n);
+}
+
+function divide(block: Float64Array, count: number, n: number): Float64Array[] {
+  return Array.from({ length: count }, (_, s) => block.subarray(s * n, (s + 1) * n));
+}
+
+/** @param memory of the sums and of the exact rows and columns, which nobody wants after the passes. */
 export function openRun(
   head: Head,
   plan: HeadPlan,
   sampled: Int32Array,
   single: boolean,
   attentionOutput: Float32Array | Float64Array | null,
+  memory: Lease,
 ): HeadRun {
   const at = layout(head);
   const sums = sumSizes(head, plan);
   const cut = segments(head, plan);
   const slots = (n: number) => cut.map(() => float64(n));
+  const leased = (n: number) => leaseSlots(memory, cut.length, n);
+  const keySums = memory.float64(Math.max(sums.key, head.causal ? 0 : sums.query) * cut.length);
+  // Without a mask the key sums are added up before the first query sum is there: one memory does for both.
+  const querySums = head.causal ? memory.float64(sums.query * cut.length) : keySums;
   const nq = plan.outlierQueries.length;
   const nk = plan.outlierKeys.length;
   const real = (n: number) =>
@@ -95,13 +111,13 @@ export function openRun(
     head,
     plan,
     segments: cut,
-    keySums: slots(sums.key),
-    querySums: slots(sums.query),
-    keyTotal: float64(head.causal ? 0 : sums.key),
-    queryTotal: float64(head.causal ? 0 : sums.query),
-    outlierRows: slots(nq * (2 + head.dv + head.value.rank)),
-    outlierRight: slots(nq * at.right),
-    outlierLeft: slots(nk * (at.left + at.lv)),
+    keySums: divide(keySums, cut.length, sums.key),
+    querySums: divide(querySums, cut.length, sums.query),
+    keyTotal: memory.float64(head.causal ? 0 : sums.key),
+    queryTotal: memory.float64(head.causal ? 0 : sums.query),
+    outlierRows: leased(nq * (2 + head.dv + head.value.rank)),
+    outlierRight: leased(nq * at.right),
+    outlierLeft: leased(nk * (at.left + at.lv)),
     queryGradients: slots(at.gradientTotal),
     keyGradients: slots(at.gradientTotal),
     tailGradients: plan.tail ? slots(TAIL_GROUPS * at.gradientTotal) : [],

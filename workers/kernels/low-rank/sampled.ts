@@ -13,6 +13,7 @@
  * sampled-keys.ts does what is of the keys.
  */
 
+import type { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Cancelled } from '../job.js';
 import type { Arithmetic, Real } from './arithmetic.js';
 import { evaluateFeatures, featureBlock } from './evaluate.js';
@@ -21,7 +22,7 @@ import { exactRows, type MergedRows, maskScores, mergeRows } from './keys.js';
 import type { Layout } from './layout.js';
 import { layout } from './layout.js';
 import { BLOCK, type KeyRows, keyRows, type QueryRows, queryRows, type Workspace } from './rows.js';
-import { checkpoint, type HeadRun, recordWidth } from './run.js';
+import { checkpoint, type HeadRun, leaseSlots, recordWidth } from './run.js';
 
 /** Shared memory of the estimate of one head: one slot per segment. */
 export interface SampledRun {
@@ -65,12 +66,11 @@ export function openKeyErrors(head: Head, n: number): Float32Array {
 }
 
 /** @param lowA openKeyErrors of the batch item. */
-export function openSampledRun(run: HeadRun, lowA: Float32Array): SampledRun {
+export function openSampledRun(run: HeadRun, lowA: Float32Array, memory: Lease): SampledRun {
   const n = run.sampled.length;
   const { score, value } = errorColumns(run);
   const { key, d } = run.head;
-  const slots = (width: number) =>
-    run.segments.map(() => new Float64Array(new SharedArrayBuffer(8 * n * width)));
+  const slots = (width: number) => leaseSlots(memory, run.segments.length, n * width);
   return {
     run,
     exact: slots(2 + run.head.dv + run.head.value.rank),
