@@ -97,6 +97,8 @@ export interface Arithmetic {
     t: Real,
     out: Real,
   ): void;
+  /** c[i, k, y] -= c[i, k, p] x[i, y] for c (rows, groups, p + 1) and x (rows, p). */
+  takeCentres(rows: number, groups: number, p: number, x: Real, c: Real): void;
   /** sums += block, then block = 0: float32 blocks, float64 sums of blocks. */
   fold(n: number, block: Real, sums: Float64Array): void;
   /** phi[f] = phi[base[f]] table[slot[f]] for f = 1, 2, ...: rows of `rows` numbers. */

@@ -19,6 +19,8 @@ import { Random } from './random.js';
 import { type Rotation, rotation } from './rotation.js';
 import { BLOCK, keyRows, openWorkspace, queryRows, type Workspace } from './rows.js';
 import { checkpoint } from './run.js';
+import { canDrawTail } from './tail.js';
+import { NO_TILT, sampleTilt, type Tilt } from './tilt.js';
 
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */
 const SAMPLE = 1024;
@@ -34,6 +36,7 @@ export interface Basis {
   readonly weight: Float64Array;
   readonly centreXK: Float64Array;
   readonly centreXV: Float64Array;
+  readonly tilt: Tilt;
 }
 
 /** Balance of a head with a share of the rows of both sides put aside. */
@@ -60,6 +63,23 @@ export function sampleBasis(
   }
   const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
   const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
+  const rowsOf = (rows: Real, width: number) => {
+    const x = arithmetic.array(keyList.length * width);
+    keyList.forEach((row, r) => {
+      x.set(rows.subarray(row * width, (row + 1) * width), r * width);
+    });
+    return x;
+  };
+  const tilt = canDrawTail(head)
+    ? sampleTilt(
+        arithmetic,
+        head,
+        result,
+        k,
+        rowsOf(key.rows, key.effective.inputs),
+        rowsOf(value.rows, value.effective.inputs),
+      )
+    : NO_TILT;
   const full = fullWidth(head);
   const directions = (x: Real, centre: Float64Array) =>
     principalDirections(covariance(arithmetic, x, d, centre), d);
@@ -74,6 +94,7 @@ export function sampleBasis(
       right || left ? selectFeatures(result.sigma, MOST_FEATURES).weight : new Float64Array(0),
     centreXK: meanRow(key.rows, key.effective.inputs, keyList),
     centreXV: meanRow(value.rows, value.effective.inputs, keyList),
+    tilt,
   };
 }
 
@@ -174,6 +195,7 @@ export function draftPlan(head: Head, basis: Basis, m: number, shell: number): H
     m: used,
     features,
     tail: null,
+    tilt: basis.tilt,
     cross: {
       right: right && hyperbolicCross(right, features, used),
       left: left && hyperbolicCross(left, features, used),

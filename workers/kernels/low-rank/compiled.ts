@@ -199,6 +199,10 @@ export class CompiledArithmetic implements Arithmetic {
     fn.group_sums(rows, n, p, groups, phi.byteOffset, ldphi, t.byteOffset, out.byteOffset);
   }
 
+  takeCentres(rows: number, groups: number, p: number, x: Real, c: Real): void {
+    this.#wasm.fn.take_centres(rows, groups, p, x.byteOffset, c.byteOffset);
+  }
+
   fold(n: number, block: Real, sums: Float64Array): void {
     const whole = n & ~3;
     this.#wasm.fn.fold(whole, block.byteOffset, sums.byteOffset);

@@ -12,6 +12,7 @@ import { addSlots, recordWidth } from './run.js';
 import { errorColumns, type SampledGradient, type SampledRun, sampledGradient } from './sampled.js';
 import { type Stratum, statistics, type TensorEstimate } from './statistics.js';
 import { TAIL_GROUPS } from './tail.js';
+import { tiltedRows } from './tilt.js';
 
 /** Draws with replacement from all query rows of the batch. */
 export interface Draw {
@@ -152,8 +153,10 @@ function outerProducts(
     arithmetic.gemm(n, query.rank, d, errors, up, low);
     return [outer(rows.xq, query.effective.inputs, low, query.rank, true)];
   }
+  const centres = plan.tail ? rowCentres(space, rows) : null;
   if (t < 4) {
     const errors = sum(sampled.scoreErrors, widths.score);
+    centres?.take(errors, widths.score, 0, widths.score - 1, centres.score);
     const part = (from: number, width: number) => columns(n, errors, widths.score, from, width);
     const low = (from: number, width: number) => columns(n, rows.l, p, from, width);
     const wide = p + (query.rank > 0 ? d : 0);
@@ -177,6 +180,9 @@ function outerProducts(
     }
   }
   const errors = sum(sampled.valueErrors, 2 * widths.value);
+  // In (G - G~) P~ X the centres go back in.
+  centres?.take(errors, 2 * widths.value, widths.value, widths.value - 1, centres.value, 1);
+  centres?.take(errors, 2 * widths.value, 0, widths.value - 1, centres.value);
   const { inputs } = value.effective;
   const [from, width] = t === 4 ? [value.rank, inputs] : [0, value.rank];
   const leftOf = (g: Real): { left: Real; width: number } => {
@@ -230,6 +236,60 @@ function queryErrors(
   arithmetic.gemm(n, d, d, errors, back, result);
   rows.rotation?.back(n, result);
   return result;
+}
+
+/** The centres y_i of the sampled rows (tilt.ts), in the columns of E_S and of E_P. */
+function rowCentres(space: Workspace, rows: QueryRows) {
+  const { arithmetic, head, plan } = space;
+  const { d } = head;
+  const n = rows.count;
+  const { x } = tiltedLoaded(space, rows);
+  const times = (matrices: readonly Float64Array[]) => {
+    const parts = matrices.map((matrix) => {
+      const width = matrix.length / d;
+      const part = arithmetic.array(n * width);
+      const right = arithmetic.array(matrix.length);
+      right.set(matrix);
+      arithmetic.gemm(n, width, d, x, right, part);
+      return { part, width };
+    });
+    const all = parts.reduce((sum, { width }) => sum + width, 0);
+    const joined = new Float64Array(n * all);
+    let from = 0;
+    for (const { part, width } of parts) {
+      for (let i = 0; i < n; i++) {
+        joined.set(part.subarray(i * width, (i + 1) * width), i * all + from);
+      }
+      from += width;
+    }
+    return joined;
+  };
+  const { u, key, inputsK, va, inputsV } = plan.tilt;
+  return {
+    score: times([u, key, inputsK]),
+    value: times([va, inputsV]),
+    /** errors[i, from + c] -= (sum of row i, in column `sums`) y[i, c]; `sign` 1 adds. */
+    take(
+      errors: Float64Array,
+      stride: number,
+      from: number,
+      sums: number,
+      y: Float64Array,
+      sign = -1,
+    ): void {
+      const width = y.length / n;
+      for (let i = 0; i < n; i++) {
+        const s = sign * errors[i * stride + sums];
+        for (let c = 0; c < width; c++) errors[i * stride + from + c] += s * y[i * width + c];
+      }
+    },
+  };
+}
+
+function tiltedLoaded(space: Workspace, rows: QueryRows) {
+  const tilted = tiltedRows(space, rows.count);
+  tilted.load(rows);
+  return tilted;
 }
 
 function outer(

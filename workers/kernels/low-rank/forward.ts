@@ -17,6 +17,7 @@ import type { Workspace } from './rows.js';
 import { openRun, recordWidth } from './run.js';
 import { openSampledRun, type SampledRun } from './sampled.js';
 import type { LowRankTask } from './task.js';
+import { NO_TILT } from './tilt.js';
 
 export interface LowRankForwardResult extends ForwardResult {
   readonly attentionOutput: Float32Array;
@@ -164,6 +165,7 @@ const forwardPlan = (plan: HeadPlan): HeadPlan => ({
   ...plan,
   cross: { right: null, left: null },
   tail: null,
+  tilt: NO_TILT,
   centreVA: new Float64Array(0),
 });
 

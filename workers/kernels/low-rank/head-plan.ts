@@ -3,6 +3,7 @@ import type { Balance } from './balance.js';
 import type { Cross } from './cross.js';
 import type { FeatureSet } from './features.js';
 import type { Tail } from './tail.js';
+import type { Tilt } from './tilt.js';
 
 export interface HeadPlan {
   readonly balance: Balance;
@@ -11,6 +12,8 @@ export interface HeadPlan {
   readonly features: FeatureSet;
   /** Features beyond them that the estimate draws; null: it draws rows alone. */
   readonly tail: Tail | null;
+  /** What rows of P make of the keys: wanted where the tail is drawn. */
+  readonly tilt: Tilt;
   /** Pairs of features and directions of U and of L, where these are of full width. */
   readonly cross: { readonly right: Cross | null; readonly left: Cross | null };
   /** Rows treated exactly, in rising order. */

@@ -104,6 +104,15 @@ export const plain: Arithmetic = {
     }
   },
 
+  takeCentres(rows, groups, p, x, c) {
+    for (let i = 0; i < rows; i++) {
+      for (let k = 0; k < groups; k++) {
+        const at = (i * groups + k) * (p + 1);
+        for (let y = 0; y < p; y++) c[at + y] -= c[at + p] * x[i * p + y];
+      }
+    }
+  },
+
   fold(n: number, block: Real, sums: Float64Array) {
     for (let i = 0; i < n; i++) sums[i] += block[i];
     block.fill(0, 0, n);

@@ -8,10 +8,9 @@ import { type Draws, headCost, type Rates, samplingFlops } from './cost.js';
 import { CROSS_ERROR } from './cross.js';
 import { fullWidth, type Head, splitHeads } from './head.js';
 import type { HeadPlan } from './head-plan.js';
-import { layout, MOST_SEGMENTS } from './layout.js';
 import { Random } from './random.js';
 import { BLOCK } from './rows.js';
-import { drawTail, TAIL_GROUPS } from './tail.js';
+import { canDrawTail, drawTail, TAIL_GROUPS } from './tail.js';
 import type { LowRankTask } from './task.js';
 import { ALWAYS_TRIED, FEATURE_STEPS, isUneven, type Trial, type TrialRow } from './trial.js';
 import { joinLongest, type LongestRows, type LongRow } from './trial-sample.js';
@@ -256,17 +255,8 @@ const SAMPLED_ROWS = [96, 192, 384, 768] as const;
 const SAMPLING_SHARE = 0.2;
 /** Features that it may draw. */
 const SAMPLED_FEATURES = [0, 1, 2, 3, 4, 6, 8].map((perGroup) => perGroup * TAIL_GROUPS);
-/** Numbers that a head may keep of what they add to the gradients: 32 MiB. */
-const TAIL_NUMBERS = 2 ** 22;
 /** With a given number of features, what may be spent on error bars: the time over that without. */
 const WORTH = 1.3;
-
-/** Whether the gradients that drawn features would add can be kept; full width and masks have no use for them. */
-function canDraw(head: Head): boolean {
-  const { scores, value } = fullWidth(head);
-  const numbers = MOST_SEGMENTS * TAIL_GROUPS * layout(head).gradientTotal;
-  return !head.causal && !scores && !value && numbers <= TAIL_NUMBERS;
-}
 
 /** The cheapest pair of features and outliers that is expected to meet the tolerance, else the best. */
 function choose(
@@ -329,7 +319,7 @@ function chooseAll(
   batch: number,
   options: PlanOptions,
 ): { choices: readonly Choice[]; sampledRows: number; sampledFeatures: number } {
-  const drawable = heads.every(canDraw);
+  const drawable = heads.every(canDrawTail);
   const features = drawable ? SAMPLED_FEATURES : SAMPLED_FEATURES.slice(0, 1);
   const candidates = SAMPLED_ROWS.flatMap((sampledRows) =>
     features.map((sampledFeatures) => {

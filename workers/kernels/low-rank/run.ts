@@ -120,7 +120,7 @@ export function openRun(
     outlierLeft: leased(nk * (at.left + at.lv)),
     queryGradients: slots(at.gradientTotal),
     keyGradients: slots(at.gradientTotal),
-    tailGradients: plan.tail ? slots(TAIL_GROUPS * at.gradientTotal) : [],
+    tailGradients: plan.tail ? leased(TAIL_GROUPS * at.gradientTotal) : [],
     causal: head.causal
       ? {
           left: real(head.keyLength * (at.left + at.lv)),

@@ -42,15 +42,16 @@ export interface KeyErrors {
   readonly lowB: Float32Array;
 }
 
-/** Widths of E_S and E_P. */
-export function errorColumns(run: HeadRun): { score: number; value: number } {
-  const { query, key, value, d } = run.head;
-  const full = fullWidth(run.head);
+/** Widths of E_S and E_P; with drawn features a last column has the sums of the rows themselves. */
+export function errorColumns({ head, plan }: HeadRun): { score: number; value: number } {
+  const { query, key, value, d } = head;
+  const full = fullWidth(head);
   const p = query.rank + key.rank;
   const thin = p + (query.rank > 0 ? d : 0) + (key.rank > 0 ? key.effective.inputs : 0);
+  const last = plan.tail ? 1 : 0;
   return {
-    score: full.scores ? layout(run.head).right : thin,
-    value: value.rank > 0 ? value.rank + value.effective.inputs : 0,
+    score: full.scores ? layout(head).right : p > 0 ? thin + last : 0,
+    value: value.rank > 0 ? value.rank + value.effective.inputs + last : 0,
   };
 }
 
@@ -333,7 +334,7 @@ export function approximateRows(
   }
 }
 
-/** [u | K - centre | X^K - centre], as far as there are adapters for it; u alone at full width. */
+/** [u | K - centre | X^K - centre (| 1)], as far as there are adapters for it; u alone at full width. */
 function scoreColumns(
   space: Workspace,
   at: Layout,
@@ -356,7 +357,9 @@ function scoreColumns(
     const { inputs } = key.effective;
     arithmetic.addRow(count, inputs, minusCentre, keys.xk);
     arithmetic.copyColumns(count, inputs, keys.xk, inputs, 0, right, width, to);
+    to += inputs;
   }
+  for (let r = 0; to < width && r < count; r++) right[r * width + to] = 1;
 }
 
 /** Takes their centres from X^V and X^V A_V': the rows that the tail is compared with do not add up to zero. */
@@ -375,7 +378,7 @@ function minus(arithmetic: Arithmetic, x: Float64Array): Real {
   return copy;
 }
 
-/** [X^V A_V' | X^V]. */
+/** [X^V A_V' | X^V (| 1)]. */
 function valueColumns(space: Workspace, keys: KeyRows, width: number, right: Real): void {
   const { arithmetic, head } = space;
   const { rank, effective } = head.value;
@@ -383,4 +386,6 @@ function valueColumns(space: Workspace, keys: KeyRows, width: number, right: Rea
   const { inputs } = effective;
   arithmetic.copyColumns(keys.count, rank, keys.va, rank, 0, right, width, 0);
   arithmetic.copyColumns(keys.count, inputs, keys.xv, inputs, 0, right, width, rank);
+  const last = rank + inputs;
+  for (let r = 0; last < width && r < keys.count; r++) right[r * width + last] = 1;
 }

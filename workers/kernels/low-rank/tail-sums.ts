@@ -1,55 +1,99 @@
 /**
  * What the drawn features of the tail would add to the gradients, group by group and to first order in
- * what the chain leaves out: with M, ZU and N of a drawn feature f, from the sums of the passes,
+ * what the chain leaves out: with the rows Z, M and N of a drawn feature f in the sums of the passes,
  *
- *     (dS U)_i += phi_f(q_i) (G_i'M_f - (G_i.O_i) ZU_f) / D_i     (dS'L)_j += w_j phi_f(k_j) (v_j'N_f - N0_f)
- *     (P X A_V')_i += phi_f(q_i) ZVA_f / D_i                      (P'G B_V)_j += w_j phi_f(k_j) NGB_f
+ *     (dS U)_i += phi_f(q_i) (G_i'M_f - (G_i.O_i) ZU_f) / D_i      (dS'L)_j += w_j phi_f(k_j) (v_j'N_f - N0_f)
+ *     (P X A_V')_i += phi_f(q_i) ZVA_f / D_i                       (P'G B_V)_j += w_j phi_f(k_j) NGB_f
  *
- * with O_i and D_i as the chain has them; X^K, X^V are centred, since these rows of P do not add up to one.
- * What the chain's normalisation does is left to the sampled rows (sampled.ts).
+ * with O_i and D_i as the chain has them. Such rows of P and dS do not add up to zero as differences
+ * should; s_i = phi_f(q_i) (G_i'Zv_f - (G_i.O_i) Z1_f) / D_i and t_i = phi_f(q_i) Z1_f / D_i are what is missing, which
+ * the chain's normalisation makes up by s_i and t_i times what a row of P makes of U, K and X. So these
+ * are taken from centres y_i that are nearly that (tilt.ts), and the little that is left is found on the
+ * sampled rows (sampled.ts). Sums over keys have their centres taken in the second pass.
  */
 import type { Real } from './arithmetic.js';
+import { Grouped, type GroupSlots, OuterSums } from './group-sums.js';
 import type { Layout } from './layout.js';
 import type { QueryBlock } from './queries.js';
 import { BLOCK, type KeyRows, type Workspace } from './rows.js';
 import { TAIL_GROUPS, type Tail } from './tail.js';
+import { tiltedRows } from './tilt.js';
 
-/** Tensors 0, 3, 5 of the second pass. `state` are the key sums, those of the tail from row m on. */
+/** Tensors 0, 3, 5, and the centres of the others. `state`: the key sums, those of the tail from row m on. */
 export function tailQueries(space: Workspace, at: Layout, state: Real) {
   const { arithmetic, head, plan } = space;
-  const { tail, m } = plan;
+  const { tail, m, tilt } = plan;
   if (!tail) return null;
   const { d, dv, query, key, value } = head;
-  const p = at.right;
+  const [p, rv] = [at.right, value.rank];
   const row = (f: number) => (m + f) * at.keyWidth;
-  const products = (from: number, width: number, other: number) =>
-    new Products(space, tail, width, other, (f, a, c) =>
-      a < dv ? state[row(f) + at.atVU + a * p + from + c] : -state[row(f) + at.atU + from + c],
-    );
-  const ofQuery = products(0, query.rank, query.effective.inputs);
-  const ofKey = products(query.rank, key.rank, d);
-  const values = new Sums(space, value.rank > 0 ? tail.count : 0, dv);
+  // [U | 1]: the last column makes s_i.
+  const entry = (f: number, a: number, c: number) => {
+    if (a === dv) return -state[row(f) + (c < p ? at.atU + c : 0)];
+    return state[row(f) + (c < p ? at.atVU + a * p + c : at.atV + a)];
+  };
+  const score = p > 0 ? new Grouped(space, tail, p + 1, entry) : null;
+  const sums = (width: number, columns: number) =>
+    new OuterSums(space, width * TAIL_GROUPS, columns);
+  const ofQuery = sums(query.rank, query.effective.inputs);
+  const ofKey = sums(key.rank, d);
+  const ofL = sums(p, d);
+  const ofValue = new OuterSums(space, rv > 0 ? tail.count : 0, dv);
+  const ofValueCentre = sums(rv, dv);
+  const ofGB = sums(rv, d);
+  const missing = rv > 0 ? groupedWeights(space, tail, (f) => state[row(f)]) : null;
+  const centres = tiltedRows(space, BLOCK);
+  const scratch = (width: number) => arithmetic.array(BLOCK * TAIL_GROUPS * width);
+  const [s, t] = [scratch(1), scratch(1)];
+  const part = scratch(Math.max(p, rv));
   const gradient = arithmetic.array(BLOCK * (dv + 1));
+  const columns = (n: number, from: number, width: number, grouped: Real, to: Real) => {
+    arithmetic.copyColumns(n * TAIL_GROUPS, width, grouped, p + 1, from, to, width, 0);
+    return to;
+  };
+  const times = (n: number, factor: Real, width: number, x: Real) => {
+    arithmetic.outer(n, TAIL_GROUPS, width, factor, x, part, TAIL_GROUPS * width, 0);
+    return part;
+  };
   return {
     /** phi (count, BLOCK): times the weights of the rows. */
-    add({ rows, gradient: g, shift }: QueryBlock, phi: Real): void {
+    add(block: QueryBlock, phi: Real): void {
+      const { rows } = block;
       const n = rows.count;
-      arithmetic.copyColumns(n, dv, g, dv, 0, gradient, dv + 1, 0);
-      arithmetic.copyColumns(n, 1, shift, 1, 0, gradient, dv + 1, dv);
-      ofQuery.add(n, gradient, phi, rows.xq);
-      ofKey.add(n, gradient, phi, rows.q);
-      values.add(phi, g);
+      centres.load(rows);
+      if (score) {
+        arithmetic.copyColumns(n, dv, block.gradient, dv, 0, gradient, dv + 1, 0);
+        arithmetic.copyColumns(n, 1, block.shift, 1, 0, gradient, dv + 1, dv);
+        const grouped = score.multiply(n, gradient, phi);
+        arithmetic.takeCentres(n, TAIL_GROUPS, p, centres.u, grouped);
+        ofQuery.add(n, columns(n, 0, query.rank, grouped, part), rows.xq);
+        ofKey.add(n, columns(n, query.rank, key.rank, grouped, part), rows.q);
+        ofL.add(n, times(n, columns(n, p, 1, grouped, s), p, rows.l), centres.x);
+      }
+      if (missing) {
+        arithmetic.transposedProduct(BLOCK, phi, missing, t);
+        ofValue.addFeatures(phi, block.gradient);
+        ofValueCentre.add(n, times(n, t, rv, centres.va), block.gradient);
+        ofGB.add(n, times(n, t, rv, block.gradientB), centres.x);
+      }
     },
     save(slot: Float64Array): void {
-      ofQuery.save(slot, at.gradientAt[0], at.gradientTotal, false);
-      ofKey.save(slot, at.gradientAt[3], at.gradientTotal, true);
-      const { rank } = value;
-      eachDraw(tail, rank > 0, (f, coefficient, group) => {
-        const to = group * at.gradientTotal + at.gradientAt[5];
-        for (let c = 0; c < rank; c++) {
+      slot.fill(0);
+      const to = slotsOf(at, slot);
+      ofQuery.addTo(to(0), 1, 0, query.rank, false);
+      ofL.times(tilt.key, d).addTo(to(1), -1, 0, query.rank, true);
+      ofL
+        .times(tilt.inputsK, key.effective.inputs)
+        .addTo(to(2), -1, query.rank, key.rank, false);
+      ofKey.addTo(to(3), 1, 0, key.rank, true);
+      ofGB.times(tilt.inputsV, value.effective.inputs).addTo(to(4), -1, 0, rv, false);
+      ofValueCentre.addTo(to(5), -1, 0, rv, true);
+      eachDraw(tail, rv > 0, (f, coefficient, group) => {
+        const first = group * at.gradientTotal + at.gradientAt[5];
+        for (let c = 0; c < rv; c++) {
           const z = state[row(f) + at.atVA + c] - plan.centreVA[c] * state[row(f)];
           for (let a = 0; a < dv; a++) {
-            slot[to + a * rank + c] += coefficient * z * values.total[f * dv + a];
+            slot[first + a * rv + c] += coefficient * z * ofValue.total[f * dv + a];
           }
         }
       });
@@ -57,54 +101,76 @@ export function tailQueries(space: Workspace, at: Layout, state: Real) {
   };
 }
 
-/** Tensors 1, 2, 4 of the third pass. `state` are the query sums, those of the tail from row m on. */
+/** Tensors 1, 2, 4, added to what the second pass saved. `state`: the query sums, likewise. */
 export function tailKeys(space: Workspace, at: Layout, state: Real) {
   const { arithmetic, head, plan } = space;
   const { tail, m } = plan;
   if (!tail) return null;
   const { d, dv, query, key, value } = head;
-  const p = at.left;
-  const row = (f: number) => (m + f) * at.queryWidth;
-  const products = (from: number, width: number, other: number) =>
-    new Products(space, tail, width, other, (f, a, c) =>
-      a < dv ? state[row(f) + at.atGL + a * p + from + c] : -state[row(f) + from + c],
-    );
+  const [p, lv] = [at.left, value.rank];
   const { inputs } = value.effective;
-  const ofQuery = products(0, query.rank, d);
-  const ofKey = products(query.rank, key.rank, key.effective.inputs);
-  const values = new Sums(space, value.rank > 0 ? tail.count : 0, inputs);
-  const rowsV = arithmetic.array(BLOCK * (dv + 1)).fill(1);
-  const centre = (x: Float64Array) => {
+  const row = (f: number) => (m + f) * at.queryWidth;
+  const entry = (f: number, a: number, c: number) =>
+    a < dv ? state[row(f) + at.atGL + a * p + c] : -state[row(f) + c];
+  const score = p > 0 ? new Grouped(space, tail, p, entry) : null;
+  const ofQuery = new OuterSums(space, query.rank * TAIL_GROUPS, d);
+  const ofKey = new OuterSums(space, key.rank * TAIL_GROUPS, key.effective.inputs);
+  const ofValue = new OuterSums(space, lv > 0 ? tail.count : 0, inputs);
+  const values = arithmetic.array(BLOCK * (dv + 1)).fill(1);
+  const part = arithmetic.array(BLOCK * TAIL_GROUPS * p);
+  const minus = (x: Float64Array) => {
     const copy = arithmetic.array(x.length);
     copy.set(x.map((c) => -c));
     return copy;
   };
-  const [minusK, minusV] = [centre(plan.centreXK), centre(plan.centreXV)];
+  const [minusK, minusV] = [minus(plan.centreXK), minus(plan.centreXV)];
+  const columns = (n: number, from: number, width: number, grouped: Real) => {
+    arithmetic.copyColumns(n * TAIL_GROUPS, width, grouped, p, from, part, width, 0);
+    return part;
+  };
   return {
     /** phi (count, BLOCK): times the weights of the keys. Leaves X^K and X^V centred. */
     add({ count: n, v, k, xk, xv }: KeyRows, phi: Real): void {
-      arithmetic.copyColumns(n, dv, v, dv, 0, rowsV, dv + 1, 0);
-      ofQuery.add(n, rowsV, phi, k);
-      if (key.rank > 0) arithmetic.addRow(n, key.effective.inputs, minusK, xk);
-      ofKey.add(n, rowsV, phi, xk);
-      if (value.rank > 0) arithmetic.addRow(n, inputs, minusV, xv);
-      values.add(phi, xv);
+      if (score) {
+        arithmetic.copyColumns(n, dv, v, dv, 0, values, dv + 1, 0);
+        const grouped = score.multiply(n, values, phi);
+        ofQuery.add(n, columns(n, 0, query.rank, grouped), k);
+        if (key.rank > 0) arithmetic.addRow(n, key.effective.inputs, minusK, xk);
+        ofKey.add(n, columns(n, query.rank, key.rank, grouped), xk);
+      }
+      if (lv > 0) {
+        arithmetic.addRow(n, inputs, minusV, xv);
+        ofValue.addFeatures(phi, xv);
+      }
     },
     save(slot: Float64Array): void {
-      ofQuery.save(slot, at.gradientAt[1], at.gradientTotal, true);
-      ofKey.save(slot, at.gradientAt[2], at.gradientTotal, false);
-      const { rank } = value;
-      eachDraw(tail, rank > 0, (f, coefficient, group) => {
-        const to = group * at.gradientTotal + at.gradientAt[4];
-        for (let c = 0; c < rank; c++) {
+      const to = slotsOf(at, slot);
+      ofQuery.addTo(to(1), 1, 0, query.rank, true);
+      ofKey.addTo(to(2), 1, 0, key.rank, false);
+      eachDraw(tail, lv > 0, (f, coefficient, group) => {
+        const first = group * at.gradientTotal + at.gradientAt[4];
+        for (let c = 0; c < lv; c++) {
           const g = coefficient * state[row(f) + at.atGB + c];
           for (let x = 0; x < inputs; x++) {
-            slot[to + c * inputs + x] += g * values.total[f * inputs + x];
+            slot[first + c * inputs + x] += g * ofValue.total[f * inputs + x];
           }
         }
       });
     },
   };
+}
+
+function slotsOf({ gradientAt, gradientTotal }: Layout, slot: Float64Array) {
+  return (t: number): GroupSlots => ({ slot, offset: gradientAt[t], stride: gradientTotal });
+}
+
+/** (count, groups): the coefficient of each draw times its total, in the column of its group. */
+function groupedWeights({ arithmetic }: Workspace, tail: Tail, total: (f: number) => number) {
+  const matrix = new Float64Array(tail.count * TAIL_GROUPS);
+  eachDraw(tail, true, (f, coefficient, group) => {
+    matrix[f * TAIL_GROUPS + group] = coefficient * total(f);
+  });
+  return arithmetic.pack(tail.count, TAIL_GROUPS, matrix);
 }
 
 function eachDraw(
@@ -114,91 +180,5 @@ function eachDraw(
 ): void {
   for (let f = 0; wanted && f < count; f++) {
     visit(f, coefficient[f], Math.floor((f * TAIL_GROUPS) / count));
-  }
-}
-
-/** sum over rows of phi_f x for every draw (count, width). */
-class Sums {
-  readonly total: Float64Array;
-  readonly #block: Real;
-
-  constructor(
-    private readonly space: Workspace,
-    private readonly count: number,
-    private readonly width: number,
-  ) {
-    this.total = space.arithmetic.sums(count * width);
-    this.#block = space.arithmetic.array(count * width);
-  }
-
-  /** phi (count, BLOCK), 0 past the last row; x (BLOCK, width). */
-  add(phi: Real, x: Real): void {
-    const { arithmetic } = this.space;
-    if (this.count === 0) return;
-    arithmetic.gemm(this.count, this.width, BLOCK, phi, x, this.#block, true);
-    arithmetic.fold(this.#block.length, this.#block, this.total);
-  }
-}
-
-/**
- * Group by group, sum over rows of (sum_f phi_f [a, 1]'T_f) (x) x, for rows a of width dv, matrices T_f (dv + 1, width) and
- * rows x of width `other`.
- */
-class Products {
-  readonly #total: Float64Array;
-  readonly #block: Real;
-  readonly #operand;
-  readonly #wide: Real;
-  readonly #grouped: Real;
-
-  constructor(
-    private readonly space: Workspace,
-    private readonly tail: Tail,
-    private readonly width: number,
-    private readonly other: number,
-    entry: (f: number, a: number, c: number) => number,
-  ) {
-    const { arithmetic, head } = space;
-    const inner = head.dv + 1;
-    const columns = tail.count * width;
-    const operand = new Float64Array(inner * columns);
-    for (let f = 0; f < tail.count; f++) {
-      for (let a = 0; a < inner; a++) {
-        for (let c = 0; c < width; c++) {
-          operand[a * columns + f * width + c] = tail.coefficient[f] * entry(f, a, c);
-        }
-      }
-    }
-    this.#operand = width > 0 ? arithmetic.pack(inner, columns, operand) : null;
-    this.#wide = arithmetic.array(BLOCK * columns);
-    this.#grouped = arithmetic.array(BLOCK * TAIL_GROUPS * width);
-    this.#block = arithmetic.array(TAIL_GROUPS * width * other);
-    this.#total = arithmetic.sums(TAIL_GROUPS * width * other);
-  }
-
-  /** a (n, dv + 1), phi (count, BLOCK), x (n, other). */
-  add(n: number, a: Real, phi: Real, x: Real): void {
-    if (!this.#operand) return;
-    const { arithmetic } = this.space;
-    const { width, other } = this;
-    const { count } = this.tail;
-    arithmetic.product(n, a, this.#operand, this.#wide);
-    arithmetic.groupSums(n, count, width, TAIL_GROUPS, phi, BLOCK, this.#wide, this.#grouped);
-    const columns = TAIL_GROUPS * width;
-    arithmetic.transposedGemm(columns, other, n, this.#grouped, x, this.#block, true);
-    arithmetic.fold(this.#block.length, this.#block, this.#total);
-  }
-
-  /** Writes (width, other) of every group, or its transpose, at `offset` of slots `stride` apart. */
-  save(slot: Float64Array, offset: number, stride: number, transposed: boolean): void {
-    const { width, other } = this;
-    for (let k = 0; k < TAIL_GROUPS; k++) {
-      for (let c = 0; c < width; c++) {
-        for (let x = 0; x < other; x++) {
-          const to = transposed ? x * width + c : c * other + x;
-          slot[k * stride + offset + to] = this.#total[(k * width + c) * other + x];
-        }
-      }
-    }
   }
 }

@@ -9,6 +9,8 @@
  * hundreds, however many rows there are.
  */
 import { type FeatureSet, selectFeatures } from './features.js';
+import { fullWidth, type Head } from './head.js';
+import { layout, MOST_SEGMENTS } from './layout.js';
 import type { Random } from './random.js';
 
 export interface Tail {
@@ -24,6 +26,16 @@ export interface Tail {
 
 /** The draws are dealt to so many groups, each with an unbiased estimate of its own. */
 export const TAIL_GROUPS = 16;
+
+/** Numbers that a head may keep of what drawn features add to its gradients: 32 MiB. */
+const TAIL_NUMBERS = 2 ** 22;
+
+/** Full width and causal masks have no use for drawn features, and very wide inputs no room. */
+export function canDrawTail(head: Head): boolean {
+  const { scores, value } = fullWidth(head);
+  const numbers = MOST_SEGMENTS * TAIL_GROUPS * layout(head).gradientTotal;
+  return !head.causal && !scores && !value && numbers <= TAIL_NUMBERS;
+}
 
 /** Multi-indices of largest weight that are drawn from a list; what is behind them is drawn by rejection. */
 const LISTED = 1024;

@@ -56,6 +56,7 @@ export interface WasmExports {
   ): void;
   outer(rows: number, n: number, p: number, a: number, b: number, c: number, ldc: number): void;
   contract(rows: number, n: number, p: number, a: number, t: number, ldt: number, c: number): void;
+  take_centres(rows: number, groups: number, p: number, x: number, c: number): void;
   group_sums(
     rows: number,
     n: number,

@@ -173,6 +173,22 @@ export function group_sums(
   }
 }
 
+/** c[i, k, y] -= c[i, k, p] x[i, y] for c (rows, groups, p + 1), x (rows, p). */
+export function take_centres(rows: i32, groups: i32, p: i32, x: usize, c: usize): void {
+  for (let i = 0; i < rows; i++, x += <usize>p << 2) {
+    for (let k = 0; k < groups; k++, c += <usize>(p + 1) << 2) {
+      const factor = load<f32>(at(c, p));
+      const factors = f32x4.splat(factor);
+      let y = 0;
+      for (; y + 4 <= p; y += 4) {
+        const product = f32x4.mul(factors, v128.load(at(x, y)));
+        v128.store(at(c, y), f32x4.sub(v128.load(at(c, y)), product));
+      }
+      for (; y < p; y++) store<f32>(at(c, y), load<f32>(at(c, y)) - factor * load<f32>(at(x, y)));
+    }
+  }
+}
+
 /** sums (float64) += block, block = 0. n a multiple of 4. */
 export function fold(n: i32, block: usize, sums: usize): void {
   for (let i = 0; i < n; i += 4) {
