@@ -12,7 +12,7 @@ import { addSlots, recordWidth } from './run.js';
 import { errorColumns, type SampledGradient, type SampledRun, sampledGradient } from './sampled.js';
 import { type Stratum, statistics, type TensorEstimate } from './statistics.js';
 import { TAIL_GROUPS } from './tail.js';
-import { tiltedRows } from './tilt.js';
+import { inputMeans, tiltedRows } from './tilt.js';
 
 /** Draws with replacement from all query rows of the batch. */
 export interface Draw {
@@ -202,7 +202,8 @@ function outerProducts(
     const rest = columns(n, errors, 2 * widths.value, widths.value + from, width);
     if (plan.tail) {
       // These rows of P~ X were centred.
-      const centre = t === 4 ? plan.centreXV : plan.centreVA;
+      const means = inputMeans(sampled.run);
+      const centre = t === 4 ? means.xv : means.va;
       for (let i = 0; i < rest.length; i++) rest[i] += centre[i % width];
     }
     terms.push(outer(difference.left, difference.width, rest, width, false));

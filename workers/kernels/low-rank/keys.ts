@@ -16,6 +16,7 @@ import { squaredNorms } from './norms.js';
 import type { KeyRows, QueryRows, Workspace } from './rows.js';
 import { BLOCK, keyRows, queryRows, weightedFeatures } from './rows.js';
 import { checkpoint, EMPTY, type HeadRun, MASKED } from './run.js';
+import { inputSums } from './tilt.js';
 import { wideSums } from './wide.js';
 
 export function keyPass(
@@ -38,6 +39,7 @@ export function keyPass(
   const wide = wideSums(arithmetic, head, plan.cross.right);
   const wideBlock = arithmetic.array(run.keySums[s].length - sums.length);
   const wideTotal = arithmetic.sums(wideBlock.length);
+  const means = inputSums(space);
   const outliers =
     plan.outlierQueries.length > 0 ? exactRows(space, loadOutlierQueries(space)) : null;
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
@@ -51,10 +53,12 @@ export function keyPass(
     wide?.add(phi, rows.v, rows.u, wideBlock);
     arithmetic.fold(wideBlock.length, wideBlock, wideTotal);
     certificate?.add(space, rows);
+    means?.add(rows);
     outliers?.advance(rows);
   }
   run.keySums[s].set(sums);
   run.keySums[s].set(wideTotal, sums.length);
+  means?.save(run.inputSums[s]);
   outliers?.save(run.outlierRows[s]);
 }
 

@@ -49,7 +49,7 @@ export function leftPass(
   const left = arithmetic.array(BLOCK * at.left);
   const leftValue = arithmetic.array(BLOCK * at.lv);
   const gradients = gradientSums(space, at, run);
-  const tail = tailKeys(space, at, state);
+  const tail = tailKeys(space, at, run, state);
   const outliers = plan.outlierQueries.length > 0 ? outlierQueries(space, at, run) : null;
   const earlier = head.causal ? backwardState(space, at, run, phi, state, wide) : null;
   const columns = outlierColumns(space, at, run);

@@ -74,7 +74,7 @@ export function queryPass(
   const wideBlock = arithmetic.array(run.querySums[s].length - sums.length);
   const wideTotal = arithmetic.sums(wideBlock.length);
   const gradients = gradientSums(space, at, run);
-  const tail = tailQueries(space, at, state);
+  const tail = tailQueries(space, at, run, state);
   const toGB = valueFactor(space, at);
   const centre = arithmetic.array(head.dv);
   centre.set(plan.centreV);

@@ -34,6 +34,8 @@ export interface HeadRun {
   readonly keyGradients: readonly Float64Array[];
   /** By groups of drawn features, the six gradients that they would add (groups, gradientTotal), unscaled. */
   readonly tailGradients: readonly Float64Array[];
+  /** Where features are drawn: sums of the rows of X^K and of X^V of each segment (inputs + inputs). */
+  readonly inputSums: readonly Float64Array[];
   readonly causal: CausalMemory | null;
   /** When gradients of the inputs are wanted. */
   readonly inputs: InputMemory | null;
@@ -120,6 +122,9 @@ export function openRun(
     outlierLeft: leased(nk * (at.left + at.lv)),
     queryGradients: slots(at.gradientTotal),
     keyGradients: slots(at.gradientTotal),
+    inputSums: plan.tail
+      ? leased(head.key.effective.inputs + head.value.effective.inputs)
+      : [],
     tailGradients: plan.tail ? leased(TAIL_GROUPS * at.gradientTotal) : [],
     causal: head.causal
       ? {

@@ -23,6 +23,7 @@ import type { Layout } from './layout.js';
 import { layout } from './layout.js';
 import { BLOCK, type KeyRows, keyRows, type QueryRows, queryRows, type Workspace } from './rows.js';
 import { checkpoint, type HeadRun, leaseSlots, recordWidth } from './run.js';
+import { inputMeans } from './tilt.js';
 
 /** Shared memory of the estimate of one head: one slot per segment. */
 export interface SampledRun {
@@ -191,8 +192,9 @@ export function sampledErrorPass(
     arithmetic.sums(x.length),
   );
   const ones = arithmetic.array(n).fill(1);
-  const minusCentre = minus(arithmetic, plan.centreXK);
-  const centreValues = valueCentre(space);
+  const means = plan.tail && inputMeans(run);
+  const minusCentre = minus(arithmetic, means?.xk ?? plan.centreXK);
+  const centreValues = means && valueCentre(space, means);
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     checkpoint(cancelled);
     keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
@@ -215,7 +217,7 @@ export function sampledErrorPass(
     if (!fullWidth(head).scores) arithmetic.combine(size, -1, chain, 1, t);
     arithmetic.combine(size, -1, approximate, 1, exact);
     scoreColumns(space, at, keys, widths.score, minusCentre, scoreRight);
-    if (plan.tail) centreValues(keys);
+    centreValues?.(keys);
     valueColumns(space, keys, widths.value, valueRight);
     arithmetic.gemm(n, widths.score, count, t, scoreRight, score, true);
     arithmetic.gemm(n, widths.value, count, exact, valueRight, value, true);
@@ -363,8 +365,11 @@ function scoreColumns(
 }
 
 /** Takes their centres from X^V and X^V A_V': the rows that the tail is compared with do not add up to zero. */
-function valueCentre({ arithmetic, plan }: Workspace) {
-  const [minusXV, minusVA] = [plan.centreXV, plan.centreVA].map((x) => minus(arithmetic, x));
+function valueCentre(
+  { arithmetic }: Workspace,
+  means: { readonly xv: Float64Array; readonly va: Float64Array },
+) {
+  const [minusXV, minusVA] = [means.xv, means.va].map((x) => minus(arithmetic, x));
   return ({ count, xv, va }: KeyRows): void => {
     if (minusVA.length === 0) return;
     arithmetic.addRow(count, minusXV.length, minusXV, xv);

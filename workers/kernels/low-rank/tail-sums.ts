@@ -16,11 +16,12 @@ import { Grouped, type GroupSlots, OuterSums } from './group-sums.js';
 import type { Layout } from './layout.js';
 import type { QueryBlock } from './queries.js';
 import { BLOCK, type KeyRows, type Workspace } from './rows.js';
+import type { HeadRun } from './run.js';
 import { TAIL_GROUPS, type Tail } from './tail.js';
-import { tiltedRows } from './tilt.js';
+import { inputMeans, tiltedRows } from './tilt.js';
 
 /** Tensors 0, 3, 5, and the centres of the others. `state`: the key sums, those of the tail from row m on. */
-export function tailQueries(space: Workspace, at: Layout, state: Real) {
+export function tailQueries(space: Workspace, at: Layout, run: HeadRun, state: Real) {
   const { arithmetic, head, plan } = space;
   const { tail, m, tilt } = plan;
   if (!tail) return null;
@@ -43,6 +44,7 @@ export function tailQueries(space: Workspace, at: Layout, state: Real) {
   const ofGB = sums(rv, d);
   const missing = rv > 0 ? groupedWeights(space, tail, (f) => state[row(f)]) : null;
   const centres = tiltedRows(space, BLOCK);
+  const means = inputMeans(run);
   const scratch = (width: number) => arithmetic.array(BLOCK * TAIL_GROUPS * width);
   const [s, t] = [scratch(1), scratch(1)];
   const part = scratch(Math.max(p, rv));
@@ -91,7 +93,7 @@ export function tailQueries(space: Workspace, at: Layout, state: Real) {
       eachDraw(tail, rv > 0, (f, coefficient, group) => {
         const first = group * at.gradientTotal + at.gradientAt[5];
         for (let c = 0; c < rv; c++) {
-          const z = state[row(f) + at.atVA + c] - plan.centreVA[c] * state[row(f)];
+          const z = state[row(f) + at.atVA + c] - means.va[c] * state[row(f)];
           for (let a = 0; a < dv; a++) {
             slot[first + a * rv + c] += coefficient * z * ofValue.total[f * dv + a];
           }
@@ -102,7 +104,7 @@ export function tailQueries(space: Workspace, at: Layout, state: Real) {
 }
 
 /** Tensors 1, 2, 4, added to what the second pass saved. `state`: the query sums, likewise. */
-export function tailKeys(space: Workspace, at: Layout, state: Real) {
+export function tailKeys(space: Workspace, at: Layout, run: HeadRun, state: Real) {
   const { arithmetic, head, plan } = space;
   const { tail, m } = plan;
   if (!tail) return null;
@@ -123,7 +125,8 @@ export function tailKeys(space: Workspace, at: Layout, state: Real) {
     copy.set(x.map((c) => -c));
     return copy;
   };
-  const [minusK, minusV] = [minus(plan.centreXK), minus(plan.centreXV)];
+  const means = inputMeans(run);
+  const [minusK, minusV] = [minus(means.xk), minus(means.xv)];
   const columns = (n: number, from: number, width: number, grouped: Real) => {
     arithmetic.copyColumns(n * TAIL_GROUPS, width, grouped, p, from, part, width, 0);
     return part;

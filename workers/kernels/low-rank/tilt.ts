@@ -1,5 +1,5 @@
 /**
- * What a row of P makes of the keys, as a linear function of the query.
+ * What a row of P makes of the keys, as a linear function of the query: the mean of all keys, and slopes.
  *
  * With normal keys of unit covariance the keys under exp(sum_a sigma_a x_a z_a) are normal again, their mean at
  * sigma_a x_a, and what depends on them linearly follows: (P X)_i is nearly centre + (x_i + x_0) B with
@@ -9,7 +9,8 @@
 import type { Arithmetic, Real } from './arithmetic.js';
 import type { Balance } from './balance.js';
 import type { Head } from './head.js';
-import type { QueryRows, Workspace } from './rows.js';
+import { BLOCK, type KeyRows, type QueryRows, type Workspace } from './rows.js';
+import type { HeadRun } from './run.js';
 
 /** The matrices B, (d, ..) row-major; empty where there is no adapter for it. */
 export interface Tilt {
@@ -88,6 +89,39 @@ function addProduct(
     const to = Math.floor(i / inner) * stride + from;
     for (let y = 0; y < rank; y++) c[to + y] += a[i] * b[(i % inner) * rank + y];
   }
+}
+
+/** Sums of the rows of X^K and X^V of a segment; null where no features are drawn. */
+export function inputSums({ arithmetic, head, plan }: Workspace) {
+  if (!plan.tail) return null;
+  const [inK, inV] = [head.key.effective.inputs, head.value.effective.inputs];
+  const ones = arithmetic.array(BLOCK).fill(1);
+  const block = arithmetic.array(inK + inV);
+  const sums = arithmetic.sums(inK + inV);
+  return {
+    add({ count, xk, xv }: Pick<KeyRows, 'count' | 'xk' | 'xv'>): void {
+      arithmetic.gemm(1, inK, count, ones, xk, block);
+      arithmetic.gemm(1, inV, count, ones, xv, block.subarray(inK));
+      arithmetic.fold(block.length, block, sums);
+    },
+    save(slot: Float64Array): void {
+      slot.set(sums);
+    },
+  };
+}
+
+/** Mean rows of X^K, X^V and X^V A_V' over all keys. */
+export function inputMeans({ head, inputSums: slots }: Pick<HeadRun, 'head' | 'inputSums'>) {
+  const { key, value, keyLength } = head;
+  const [inK, inV] = [key.effective.inputs, value.effective.inputs];
+  const mean = new Float64Array(inK + inV);
+  for (const slot of slots) {
+    for (let i = 0; i < mean.length; i++) mean[i] += slot[i] / keyLength;
+  }
+  const [xk, xv] = [mean.subarray(0, inK), mean.subarray(inK)];
+  const va = new Float64Array(value.rank);
+  addProduct(xv, value.down, value.rank, 1, va, value.rank, 0);
+  return { xk, xv, va };
 }
 
 /** Rows of centres of a block of queries. */
