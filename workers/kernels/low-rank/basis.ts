@@ -11,7 +11,7 @@ import type { Arithmetic, Real } from './arithmetic.js';
 import { type Balance, balance, covariance, mean } from './balance.js';
 import { type Directions, hyperbolicCross, principalDirections } from './cross.js';
 import { evaluateFeatures, logC } from './evaluate.js';
-import { type FeatureSet, selectFeatures } from './features.js';
+import { type FeatureSet, firstFeatures, selectFeatures } from './features.js';
 import { type Affine, fullWidth, type Head, type HeadProjection } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import type { Segment } from './layout.js';
@@ -25,25 +25,23 @@ import { NO_TILT, sampleTilt, type Tilt } from './tilt.js';
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */
 const SAMPLE = 1024;
 
-/** Features that a plan takes by itself. */
-const MOST_FEATURES = 1024;
-
 export interface Basis {
   readonly balance: Balance;
   /** Principal directions of K - centre and of Q, as far as products at full width need them. */
   readonly directions: { readonly right: Directions | null; readonly left: Directions | null };
-  /** Weights of the features that a plan may take; empty when no product is of full width. */
-  readonly weight: Float64Array;
+  /** Those that a plan may take, and others behind them: features of the shell and of the tail. */
+  readonly features: FeatureSet;
   readonly centreXK: Float64Array;
   readonly centreXV: Float64Array;
   readonly tilt: Tilt;
 }
 
-/** Balance of a head with a share of the rows of both sides put aside. */
+/** Balance of a head with a share of the rows of both sides put aside, and so many features. */
 export function sampleBasis(
   arithmetic: Arithmetic,
   head: Head,
   outlierShare: number,
+  features: number,
   seed: number,
 ): Basis {
   const random = new Random(seed);
@@ -90,8 +88,7 @@ export function sampleBasis(
   return {
     balance: result,
     directions: { right, left },
-    weight:
-      right || left ? selectFeatures(result.sigma, MOST_FEATURES).weight : new Float64Array(0),
+    features: selectFeatures(result.sigma, features),
     centreXK: meanRow(key.rows, key.effective.inputs, keyList),
     centreXV: meanRow(value.rows, value.effective.inputs, keyList),
     tilt,
@@ -168,17 +165,17 @@ function smallest(
 }
 
 /** Pairs of features and directions that m features would take at full width. */
-export function crossPairs({ directions: { right, left }, weight }: Basis, m: number): number {
-  const used = Math.min(m, weight.length);
+export function crossPairs({ directions: { right, left }, features }: Basis, m: number): number {
+  const used = Math.min(m, features.size);
   return [right, left].reduce(
-    (sum, side) => sum + (side ? hyperbolicCross(side, { weight }, used).pairs : 0),
+    (sum, side) => sum + (side ? hyperbolicCross(side, features, used).pairs : 0),
     0,
   );
 }
 
 /** A plan without outliers, its weights not yet scaled. */
 export function draftPlan(head: Head, basis: Basis, m: number, shell: number): HeadPlan {
-  const features: FeatureSet = selectFeatures(basis.balance.sigma, m + shell);
+  const features = firstFeatures(basis.features, m + shell);
   const { value } = head;
   const { weight, bias, inputs } = value.effective;
   const times = (row: Float64Array, matrix: Float64Array, outputs: number) => {

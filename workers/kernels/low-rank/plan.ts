@@ -10,7 +10,7 @@ import { fullWidth, type Head, splitHeads } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { Random } from './random.js';
 import { BLOCK } from './rows.js';
-import { canDrawTail, drawTail, TAIL_GROUPS } from './tail.js';
+import { canDrawTail, drawTail, TAIL_GROUPS, TAIL_LISTED } from './tail.js';
 import type { LowRankTask } from './task.js';
 import { ALWAYS_TRIED, FEATURE_STEPS, isUneven, type Trial, type TrialRow } from './trial.js';
 import { joinLongest, type LongestRows, type LongRow } from './trial-sample.js';
@@ -78,6 +78,7 @@ export function* planLowRank(
 ): Job<LowRankPlan, LowRankTask> {
   const heads = splitHeads(problem, options.inputGradients);
   const steps = stepsToTry(heads[0], options);
+  const listed = (Math.ceil(steps[steps.length - 1] / TAIL_LISTED) + 1) * TAIL_LISTED;
   // With an error that small the fewest sampled rows will do, and more features only cost more.
   const rowsPerItem = SAMPLED_ROWS[0] / problem.dims.batch;
   const enough = options.tolerance / noise(heads[0].queryLength, rowsPerItem);
@@ -88,7 +89,7 @@ export function* planLowRank(
       kernel: 'low_rank' as const,
       step: 'trial' as const,
       head: heads[h],
-      request: { shares, without, steps, enough, longest: longest[h], seed: options.seed },
+      request: { shares, without, listed, steps, enough, longest: longest[h], seed: options.seed },
     })),
   });
   const all = heads.map((_, h) => h);
@@ -136,7 +137,8 @@ export function* planLowRank(
     );
     // Nothing that the features were chosen by is drawn again.
     const random = new Random(options.seed ^ (0x7a11 + h));
-    return { ...plan, tail: drawTail(plan.balance.sigma, plan.m, sampledFeatures, random) };
+    const { basis, tailWeights } = choices[h].trial;
+    return { ...plan, tail: drawTail(basis.features, tailWeights, plan.m, sampledFeatures, random) };
   });
   const sampled = { sampledRows, sampledFeatures };
   return {

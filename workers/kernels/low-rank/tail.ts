@@ -8,7 +8,8 @@
  * unrelated rows is known from n of them no better than sqrt(L / n), and the features that matter are
  * hundreds, however many rows there are.
  */
-import { type FeatureSet, selectFeatures } from './features.js';
+import { proportional } from './draw.js';
+import type { FeatureSet } from './features.js';
 import { fullWidth, type Head } from './head.js';
 import { layout, MOST_SEGMENTS } from './layout.js';
 import type { Random } from './random.js';
@@ -37,8 +38,8 @@ export function canDrawTail(head: Head): boolean {
   return !head.causal && !scores && !value && numbers <= TAIL_NUMBERS;
 }
 
-/** Multi-indices of largest weight that are drawn from a list; what is behind them is drawn by rejection. */
-const LISTED = 1024;
+/** Multi-indices behind the last that a plan may take that are drawn from a list; those behind it by rejection. */
+export const TAIL_LISTED = 1024;
 
 /** What all features weigh, prod_a 1 / (1 - rho_a), and the sum of their squares. */
 function masses(rho: Float64Array): { all: number; squares: number } {
@@ -50,55 +51,77 @@ function masses(rho: Float64Array): { all: number; squares: number } {
   return { all, squares };
 }
 
-/**
- * (sum rho^alpha)^2 / sum rho^(2 alpha) beyond the first m features: so many, were they all of one weight, would
- * make the same error on rows without structure.
- */
-export function tailSize({ rho, weight }: FeatureSet, m: number): number {
+/** The same behind a list, where features weigh as much more than with normal rows as the last of the list do. */
+function behind({ rho, weight }: FeatureSet, weights: Float64Array) {
   let { all, squares } = masses(rho);
-  for (const w of weight.subarray(0, m)) {
-    all -= w;
-    squares -= w * w;
+  let [last, normal] = [0, 0];
+  for (let f = 0; f < weight.length; f++) {
+    all -= weight[f];
+    squares -= weight[f] ** 2;
+    if (f < weight.length - LAST) continue;
+    last += weights[f];
+    normal += weight[f];
   }
-  // What rounding left of a difference says nothing.
-  return squares > 1e-14 && all > 0 ? (all * all) / squares : 1;
+  const growth = normal > 0 ? last / normal : 1;
+  // Far below what float32 rounds there is nothing but the rounding of these differences.
+  if (all < NOTHING * masses(rho).all) return { mass: 0, squares: 0 };
+  return { mass: growth * all, squares: growth ** 2 * Math.max(squares, 0) };
 }
 
-/** Draws `count` features, a multiple of TAIL_GROUPS, beyond the first m; null when there are none. */
+/** Features at the end of the list. */
+const LAST = 256;
+/** Share of all weights that adds nothing. */
+const NOTHING = 1e-12;
+
+/**
+ * (sum of weights)^2 / sum of their squares beyond the first m features: so many, were they all of one weight,
+ * would make the same error on rows without structure. `weights`: what the features of the list weigh.
+ */
+export function tailSize(listed: FeatureSet, weights: Float64Array, m: number): number {
+  if (weights.length <= m) return 1;
+  let { mass, squares } = behind(listed, weights);
+  for (let f = m; f < weights.length; f++) {
+    mass += weights[f];
+    squares += weights[f] ** 2;
+  }
+  return squares > 0 ? (mass * mass) / squares : 1;
+}
+
+/**
+ * Draws `count` features, a multiple of TAIL_GROUPS, beyond the first m, in proportion to the weights of the
+ * list; null when there are none.
+ */
 export function drawTail(
-  sigma: Float64Array,
+  listed: FeatureSet,
+  weights: Float64Array,
   m: number,
   count: number,
   random: Random,
 ): Tail | null {
-  const listed = selectFeatures(sigma, m + LISTED);
-  if (count === 0 || listed.size <= m) return null;
-  // A list that ended by itself has all that is worth anything.
-  const beyond = listed.size < m + LISTED ? null : rejection(listed, random);
-  const cumulative = new Float64Array(listed.size - m);
+  if (count === 0 || weights.length <= m) return null;
+  const rest = behind(listed, weights);
+  const ways = proportional(weights.subarray(m), random);
   let mass = 0;
-  for (let f = m; f < listed.size; f++) {
-    mass += listed.weight[f];
-    cumulative[f - m] = mass;
-  }
-  const share = beyond === null ? 0 : beyond.mass / (mass + beyond.mass);
+  for (let f = m; f < weights.length; f++) mass += weights[f];
+  const beyond = rest.mass > 0 ? rejection(listed, random) : null;
+  const share = beyond === null ? 0 : rest.mass / (mass + rest.mass);
   const group = count / TAIL_GROUPS;
   const drawn = Array.from({ length: count }, () => {
     if (beyond && random.uniform() < share) {
-      const { index, weight } = beyond.draw();
+      const { index, weight } = beyond();
       return { index, coefficient: weight / share / group };
     }
-    const at = random.uniform() * mass;
-    const f = cumulative.findIndex((c) => c > at);
+    const at = ways.draw();
+    const probability = (1 - share) * ways.probability(at);
     return {
-      index: multiIndex(listed, f < 0 ? listed.size - 1 : m + f),
-      coefficient: mass / (1 - share) / group,
+      index: multiIndex(listed, m + at),
+      coefficient: listed.weight[m + at] / probability / group,
     };
   });
   return {
     features: closure(
       drawn.map(({ index }) => index),
-      sigma,
+      listed.sigma,
     ),
     count,
     coefficient: Float64Array.from(drawn, ({ coefficient }) => coefficient),
@@ -121,15 +144,11 @@ const ACCEPTED = 1e-3;
 
 /**
  * Draws multi-indices behind the list: every degree n_a by itself with probability (1 - t_a) t_a^n, t = rho^s,
- * again until the index is not in the list. s = 1 is what they weigh; less of it where hardly any
- * would be accepted. null: nothing is behind the list.
+ * again until the index is not in the list. s = 1 is what they weigh with normal rows; less of it where
+ * hardly any would be accepted. With each its rho^alpha over its probability among those behind the list.
  */
 function rejection(listed: FeatureSet, random: Random) {
   const { rho, weight } = listed;
-  let mass = masses(rho).all;
-  for (const w of weight) mass -= w;
-  // What rounding left of the difference: not worth a draw, but it has to have a chance.
-  mass = Math.max(mass, 1e-12 * masses(rho).all);
   for (let power = 1; power > 0.05; power -= 0.05) {
     const tilted = rho.map((r) => r ** power);
     const all = masses(tilted).all;
@@ -138,23 +157,20 @@ function rejection(listed: FeatureSet, random: Random) {
     if (!(accepted > ACCEPTED)) continue;
     const isListed = membership(listed);
     const logs = tilted.map(Math.log);
-    return {
-      mass,
-      draw(): { index: MultiIndex; weight: number } {
-        for (;;) {
-          const index: [number, number][] = [];
-          let logWeight = 0;
-          for (let a = 0; a < rho.length; a++) {
-            const degree = Math.floor(Math.log(1 - random.uniform()) / logs[a]);
-            if (!(degree > 0)) continue;
-            index.push([a, degree]);
-            logWeight += degree * Math.log(rho[a]);
-          }
-          if (isListed(index, Math.exp(logWeight))) continue;
-          // rho^alpha over its probability, tilted^alpha / all / accepted.
-          return { index, weight: Math.exp((1 - power) * logWeight) * all * accepted };
+    return (): { index: MultiIndex; weight: number } => {
+      for (;;) {
+        const index: [number, number][] = [];
+        let logWeight = 0;
+        for (let a = 0; a < rho.length; a++) {
+          const degree = Math.floor(Math.log(1 - random.uniform()) / logs[a]);
+          if (!(degree > 0)) continue;
+          index.push([a, degree]);
+          logWeight += degree * Math.log(rho[a]);
         }
-      },
+        if (isListed(index, Math.exp(logWeight))) continue;
+        // rho^alpha over its probability, tilted^alpha / all / accepted.
+        return { index, weight: Math.exp((1 - power) * logWeight) * all * accepted };
+      }
     };
   }
   return null;

@@ -6,11 +6,12 @@
 import type { Arithmetic, Real } from './arithmetic.js';
 import { type Basis, draftPlan, sampleBasis } from './basis.js';
 import { evaluateFeatures, featureBlock } from './evaluate.js';
+import type { FeatureSet } from './features.js';
 import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { Random } from './random.js';
 import { openWorkspace, type Workspace } from './rows.js';
-import { tailSize } from './tail.js';
+import { canDrawTail, tailSize } from './tail.js';
 import { drawTrial, type LongestRows, type TrialSample } from './trial-sample.js';
 
 /** Feature numbers that are tried; between them the plan interpolates. */
@@ -45,6 +46,8 @@ export interface TrialError {
 export interface Trial {
   readonly share: number;
   readonly basis: Basis;
+  /** How much each feature of the basis weighs in an error when it is left out; empty where none can be drawn. */
+  readonly tailWeights: Float64Array;
   readonly rows: readonly TrialRow[];
 }
 
@@ -53,6 +56,8 @@ export interface TrialRequest {
   readonly shares: readonly number[];
   /** The share that the basis is made without. */
   readonly without: number;
+  /** Features of the basis: the most that the plan may take, and those behind them. */
+  readonly listed: number;
   /** Feature numbers to try, rising; no further than to one whose error is `enough`. */
   readonly steps: readonly number[];
   readonly enough: number;
@@ -63,9 +68,9 @@ export interface TrialRequest {
 export function tryShares(
   arithmetic: Arithmetic,
   head: Head,
-  { shares, without, steps, enough, longest, seed }: TrialRequest,
+  { shares, without, listed, steps, enough, longest, seed }: TrialRequest,
 ): Trial[] {
-  const basis = sampleBasis(arithmetic, head, without, seed);
+  const basis = sampleBasis(arithmetic, head, without, listed, seed);
   const plan = draftPlan(head, basis, steps[steps.length - 1], 0);
   const space = openWorkspace(arithmetic, head, plan, 1);
   const random = new Random(seed + 1);
@@ -75,11 +80,12 @@ export function tryShares(
   for (const share of shares) {
     const mark = arithmetic.mark();
     const low = lowRankBlock(space, sample, share, block);
+    const tailWeights = canDrawTail(head) ? low.tailWeights(basis.features) : NONE;
     const rows: TrialRow[] = [];
     for (const step of steps) {
       const features = Math.min(step, plan.m);
       low.extend(features);
-      const tail = tailSize(plan.features, features);
+      const tail = tailSize(basis.features, tailWeights, features);
       const row = { features, tail, ...compare(sample, block, low.rows()) };
       rows.push(row);
       const error = Math.max(row.score.error, row.value.error);
@@ -87,11 +93,13 @@ export function tryShares(
       if (features >= ALWAYS_TRIED && error > FAR * enough && isUneven(head, row)) break;
     }
     arithmetic.release(mark);
-    trials.push({ share, basis, rows });
+    trials.push({ share, basis, tailWeights, rows });
     if (!isUneven(head, rows[rows.length - 1])) break;
   }
   return trials;
 }
+
+const NONE = new Float64Array(0);
 
 /** Errors are uneven when fewer than this share of the queries, or of the keys, would make as much alike. */
 const UNEVEN_QUERIES = 0.4;
@@ -109,6 +117,8 @@ export function isUneven({ queryLength, keyLength }: Head, { score, value }: Tri
 interface ExactBlock {
   readonly e: Real;
   readonly max: Float64Array;
+  /** Row sums of e over all keys. */
+  readonly total: Float64Array;
   readonly t: Real;
   readonly keySquares: Float64Array;
   readonly valueSquares: Float64Array;
@@ -150,7 +160,10 @@ function exactBlock(space: Workspace, sample: TrialSample, random: Random): Exac
   const [keySquares, valueSquares] = [squares(keys.k, d), squares(keys.v, dv)];
   const means = (x: Real) => meanSquares(arithmetic, e, x, sample.keyWeight);
   const [keyMeans, valueMeans] = [means(keys.k), means(keys.v)];
-  return { e, max, t, keySquares, valueSquares, keyMeans, valueMeans, hidden };
+  const total = Float64Array.from({ length: n }, (_, i) =>
+    sample.keyWeight.reduce((sum, w, j) => sum + w * e[i * count + j], 0),
+  );
+  return { e, max, total, t, keySquares, valueSquares, keyMeans, valueMeans, hidden };
 }
 
 /** Squares of the rows of P x for x (count, width): P from e (n, count), whose columns weigh differently. */
@@ -221,6 +234,34 @@ function lowRankBlock(space: Workspace, sample: TrialSample, share: number, bloc
       const [a, b] = [phiQ.subarray(done * nRows), phiK.subarray(done * keyRows)];
       arithmetic.transposedGemm(nRows, keyRows, m - done, a, b, product, true);
       done = m;
+    },
+    /**
+     * prod_a rho_a^(alpha_a) times the root mean squares of h_alpha over queries and over keys, as they weigh in an
+     * error, but no less than with normal rows, whose h_alpha are of unit size.
+     */
+    tailWeights(list: FeatureSet): Float64Array {
+      const mark = arithmetic.mark();
+      const sizes = (x: Real, count: number, by: (i: number) => number) => {
+        const phi = features(arithmetic, { ...plan, features: list }, list.size, x, count, by);
+        const squares = arithmetic.array(list.size);
+        arithmetic.rowDots(list.size, padded(count), phi, phi, squares);
+        return squares;
+      };
+      const ofQueries = sizes(queries.x, n, (i) =>
+        outlierQuery[i]
+          ? 0
+          : (scale[i] / block.total[i]) *
+            Math.sqrt(sample.queryWeight[i] * sample.querySquares[i]),
+      );
+      const ofKeys = sizes(keys.z, count, (j) =>
+        outlierKey[j] ? 0 : weight[j] * Math.sqrt(sample.keyWeight[j]),
+      );
+      const weights = list.weight.map((rho, f) => {
+        const share = (ofQueries[f] * ofKeys[f]) / (ofQueries[0] * ofKeys[0]);
+        return Math.max(rho, Math.sqrt(share) || 0);
+      });
+      arithmetic.release(mark);
+      return weights;
     },
     rows(): Float64Array {
       for (let i = 0; i < n; i++) {
