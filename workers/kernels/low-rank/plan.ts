@@ -228,13 +228,19 @@ function outlierCount(head: Head, length: number, share: number): number {
  * error; the square of the limit then exceeds that of the error in proportion to the rows that matter
  * over those that are drawn. Where features are drawn too, rows only tell what normalisation does.
  */
-function predicted({ score, value, tail }: TrialRow, { rows, features }: Draws): number {
+function predicted(
+  { score, value, tail }: TrialRow,
+  { rows, features }: Draws,
+  { keyLength }: Head,
+): number {
   return Math.max(
     ...[score, value].map((part) => {
       if (!Number.isFinite(part.error)) return part.error;
       const ofRows = (NOISE * part.rows) / rows;
-      const square =
-        features === 0 ? ofRows : part.normalisation * ofRows + (TAIL_NOISE * tail) / features;
+      // Where few keys make the error, all features err alike.
+      const alike = Math.max(1, EVEN_KEYS / (part.columns / keyLength));
+      const ofFeatures = (TAIL_NOISE * alike * tail) / features;
+      const square = features === 0 ? ofRows : part.normalisation * ofRows + ofFeatures;
       return part.error * Math.sqrt(1 + square);
     }),
   );
@@ -247,6 +253,8 @@ function predicted({ score, value, tail }: TrialRow, { rows, features }: Draws):
 const NOISE = 2.5;
 /** The same over tailSize / features drawn. */
 const TAIL_NOISE = 1.4;
+/** Share of the keys that make the error, with which the drawn features are independent. */
+const EVEN_KEYS = 0.3;
 
 function noise(rows: number, rowsPerItem: number): number {
   return Math.sqrt(1 + (NOISE * rows) / rowsPerItem);
@@ -276,7 +284,7 @@ function choose(
     const tried = trial.rows.map((row) => ({
       m: row.features,
       rowError: Math.max(row.score.error, row.value.error),
-      error: allowance * predicted(row, draws),
+      error: allowance * predicted(row, draws, head),
     }));
     const between = features === undefined ? interpolate(tried, tolerance) : [];
     return [...tried, ...between].map((row) => ({

@@ -134,7 +134,10 @@ export interface TiltedRows {
   load(rows: Pick<QueryRows, 'x' | 'count'>): void;
 }
 
-export function tiltedRows({ arithmetic, plan, head }: Workspace, capacity: number): TiltedRows {
+export function tiltedRows(
+  { arithmetic, plan, head }: Pick<Workspace, 'arithmetic' | 'plan' | 'head'>,
+  capacity: number,
+): TiltedRows {
   const { d } = head;
   const { balance, tilt } = plan;
   const start = arithmetic.array(d);

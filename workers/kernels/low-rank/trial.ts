@@ -12,6 +12,7 @@ import type { HeadPlan } from './head-plan.js';
 import { Random } from './random.js';
 import { openWorkspace, type Workspace } from './rows.js';
 import { canDrawTail, tailSize } from './tail.js';
+import { tiltedRows } from './tilt.js';
 import { drawTrial, type LongestRows, type TrialSample } from './trial-sample.js';
 
 /** Feature numbers that are tried; between them the plan interpolates. */
@@ -122,7 +123,7 @@ interface ExactBlock {
   readonly t: Real;
   readonly keySquares: Float64Array;
   readonly valueSquares: Float64Array;
-  /** |(P K)_i|^2, |(P V)_i|^2, of centred keys and values. */
+  /** |(P K)_i - y_i|^2, |(P V)_i - y_i|^2 with the centres y_i of tilt.ts. */
   readonly keyMeans: Float64Array;
   readonly valueMeans: Float64Array;
   readonly hidden: (i: number, j: number) => boolean;
@@ -158,38 +159,82 @@ function exactBlock(space: Workspace, sample: TrialSample, random: Random): Exac
       return sum;
     });
   const [keySquares, valueSquares] = [squares(keys.k, d), squares(keys.v, dv)];
-  const means = (x: Real) => meanSquares(arithmetic, e, x, sample.keyWeight);
-  const [keyMeans, valueMeans] = [means(keys.k), means(keys.v)];
+  const { key, inputsV } = space.plan.tilt;
+  const keyMeans = meanSquares(space, sample, e, keys.k, key);
+  const { weight } = head.value.effective;
+  const slopes = timesMatrix(inputsV, weight, head.value.effective.inputs, dv);
+  const valueMeans = meanSquares(space, sample, e, keys.v, slopes);
+  if (head.kind === 'target') {
+    // G - G~ = O - O~ times the mean of the values comes with it.
+    const centre = space.plan.centreV.reduce((sum, c) => sum + c * c, 0);
+    for (let i = 0; i < n; i++) valueMeans[i] += centre;
+  }
   const total = Float64Array.from({ length: n }, (_, i) =>
     sample.keyWeight.reduce((sum, w, j) => sum + w * e[i * count + j], 0),
   );
   return { e, max, total, t, keySquares, valueSquares, keyMeans, valueMeans, hidden };
 }
 
-/** Squares of the rows of P x for x (count, width): P from e (n, count), whose columns weigh differently. */
-function meanSquares(arithmetic: Arithmetic, e: Real, x: Real, weight: Float64Array): Float64Array {
-  const count = weight.length;
-  const n = e.length / count;
+/**
+ * |(P X)_i - y_i|^2 for rows x (count, width) and P from e (n, count), whose columns weigh differently; y_i from slopes
+ * (d, width), 0 without. Of keys, the sample's own mean stands for that of all.
+ */
+function meanSquares(
+  { arithmetic, head, plan }: Workspace,
+  { queries, keyWeight }: TrialSample,
+  e: Real,
+  x: Real,
+  slopes: Float64Array,
+): Float64Array {
+  const { d } = head;
+  const count = keyWeight.length;
+  const n = queries.count;
   const width = x.length / count;
   const mark = arithmetic.mark();
-  const p = arithmetic.array(n * count);
-  const product = arithmetic.array(n * width);
-  for (let i = 0; i < n; i++) {
+  // The last row is the mean.
+  const p = arithmetic.array((n + 1) * count);
+  const product = arithmetic.array((n + 1) * width);
+  for (let i = 0; i <= n; i++) {
     let total = 0;
     for (let j = 0; j < count; j++) {
-      p[i * count + j] = weight[j] * e[i * count + j];
+      p[i * count + j] = keyWeight[j] * (i < n ? e[i * count + j] : 1);
       total += p[i * count + j];
     }
     for (let j = 0; j < count; j++) p[i * count + j] /= total || 1;
   }
-  arithmetic.gemm(n, width, count, p, x, product);
+  arithmetic.gemm(n + 1, width, count, p, x, product);
+  const y = arithmetic.array(n * width);
+  if (slopes.length > 0) {
+    const tilted = tiltedRows({ arithmetic, head, plan }, n);
+    tilted.load(queries);
+    const matrix = arithmetic.array(d * width);
+    matrix.set(slopes);
+    arithmetic.gemm(n, width, d, tilted.x, matrix, y);
+  }
   const squares = Float64Array.from({ length: n }, (_, i) => {
     let sum = 0;
-    for (let a = 0; a < width; a++) sum += product[i * width + a] ** 2;
+    for (let a = 0; a < width; a++) {
+      sum += (product[i * width + a] - product[n * width + a] - y[i * width + a]) ** 2;
+    }
     return sum;
   });
   arithmetic.release(mark);
   return squares;
+}
+
+/** a (.., inner) b (inner, width), of float64 numbers outside of the arithmetic. */
+function timesMatrix(
+  a: Float64Array,
+  b: Float64Array,
+  inner: number,
+  width: number,
+): Float64Array {
+  const c = new Float64Array((a.length / inner) * width);
+  a.forEach((x, i) => {
+    const [to, from] = [Math.floor(i / inner) * width, (i % inner) * width];
+    for (let y = 0; y < width; y++) c[to + y] += x * b[from + y];
+  });
+  return c;
 }
 
 /**
