@@ -32,7 +32,11 @@ test('the upper limit covers a norm far below the noise of the sample, and is ti
         contributions[i * size + a] = error[a] + scale * normal(random);
       }
     }
-    const { upper, norm: mean } = statistics(plain, [{ count: draws, estimates: contributions }], size);
+    const { upper, norm: mean } = statistics(
+      plain,
+      [{ count: draws, estimates: contributions }],
+      size,
+    );
     if (truth <= upper) covered++;
     if (upper < mean) tighter++;
   }

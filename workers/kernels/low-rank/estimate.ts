@@ -4,12 +4,13 @@
  */
 import type { Arithmetic, Real } from './arithmetic.js';
 import { tensorOffset } from './chain.js';
+import { errorColumns, type RowErrors } from './error-columns.js';
 import { tensorScale } from './gradient.js';
 import { fullWidth, type Head } from './head.js';
 import { layout } from './layout.js';
 import { openWorkspace, type QueryRows, type Workspace } from './rows.js';
 import { addSlots, recordWidth } from './run.js';
-import { errorColumns, type SampledGradient, type SampledRun, sampledGradient } from './sampled.js';
+import { type SampledGradient, type SampledRun, sampledGradient } from './sampled.js';
 import { type Stratum, statistics, type TensorEstimate } from './statistics.js';
 import { TAIL_GROUPS } from './tail.js';
 import { inputMeans, tiltedRows } from './tilt.js';
@@ -22,14 +23,43 @@ export interface Draw {
   readonly probability: number;
 }
 
-/** The contributions Delta_i / p_i of all draws to tensor t, those of the drawn features, and what they say. */
+/**
+ * What the draws say about the error of tensor t. Where features are drawn there are two ways to it, the sampled
+ * rows alone and the features with what the rows tell of normalisation. Which is the better depends on whether
+ * the rows have something in common; the one with less scatter is taken. `unbiased`: whatever the draws,
+ * the features.
+ */
 export function estimateTensor(
   arithmetic: Arithmetic,
   runs: readonly SampledRun[],
   draws: readonly Draw[],
   t: number,
   size: number,
+  unbiased: boolean,
 ): TensorEstimate {
+  const rows = (drawn: boolean): Stratum => ({
+    count: draws.length,
+    estimates: rowContributions(arithmetic, runs, draws, t, size, drawn),
+  });
+  const drawn = runs.some(({ normalisation }) => normalisation);
+  const ofRows = () => statistics(arithmetic, [rows(false)], size);
+  if (!drawn) return ofRows();
+  const strata = [rows(true), tailEstimates(runs, t, size)];
+  const ofFeatures = statistics(arithmetic, strata, size);
+  if (unbiased) return ofFeatures;
+  const alone = ofRows();
+  return alone.deviation < ofFeatures.deviation ? alone : ofFeatures;
+}
+
+/** Delta_i / p_i of all draws (draws, size); `drawn`: without what the features tell. */
+function rowContributions(
+  arithmetic: Arithmetic,
+  runs: readonly SampledRun[],
+  draws: readonly Draw[],
+  t: number,
+  size: number,
+  drawn: boolean,
+): Float64Array {
   const n = draws.length;
   const contributions = new Float64Array(n * size);
   // Errors that heads of a batch item have in common count once.
@@ -49,7 +79,7 @@ export function estimateTensor(
     }
     const space = openWorkspace(arithmetic, head, plan);
     const state = sampledGradient(space, sampled);
-    const terms = outerProducts(space, sampled, state, t);
+    const terms = outerProducts(space, sampled, state, t, drawn);
     const offset = tensorOffset(head, t);
     const scale = tensorScale(head, t);
     draws.forEach((draw, k) => {
@@ -69,11 +99,7 @@ export function estimateTensor(
     });
     arithmetic.release(mark);
   }
-  return statistics(
-    arithmetic,
-    [{ count: n, estimates: contributions }, tailEstimates(runs, t, size)],
-    size,
-  );
+  return contributions;
 }
 
 /** What the groups of drawn features would add to tensor t; rows are independent of them. */
@@ -131,6 +157,7 @@ function outerProducts(
   sampled: SampledRun,
   state: SampledGradient,
   t: number,
+  drawn: boolean,
 ): OuterProduct[] {
   const { arithmetic, plan } = space;
   const { head } = sampled.run;
@@ -145,7 +172,7 @@ function outerProducts(
     return total;
   };
   if (t < 2 && fullWidth(head).scores) {
-    const errors = queryErrors(space, sampled, rows, sum(sampled.scoreErrors, widths.score));
+    const errors = queryErrors(space, sampled, rows, sum(sampled.errors.score, widths.score));
     if (t === 1) return [outer(rows.low, query.rank, errors, d, true)];
     const up = arithmetic.array(d * query.rank);
     up.set(query.up);
@@ -153,9 +180,10 @@ function outerProducts(
     arithmetic.gemm(n, query.rank, d, errors, up, low);
     return [outer(rows.xq, query.effective.inputs, low, query.rank, true)];
   }
-  const centres = plan.tail ? rowCentres(space, rows) : null;
+  const slots: RowErrors = (drawn && sampled.normalisation) || sampled.errors;
+  const centres = slots === sampled.errors ? null : rowCentres(space, rows);
   if (t < 4) {
-    const errors = sum(sampled.scoreErrors, widths.score);
+    const errors = sum(slots.score, widths.score);
     centres?.take(errors, widths.score, 0, widths.score - 1, centres.score);
     const part = (from: number, width: number) => columns(n, errors, widths.score, from, width);
     const low = (from: number, width: number) => columns(n, rows.l, p, from, width);
@@ -179,7 +207,7 @@ function outerProducts(
         return [outer(rows.q, d, part(query.rank, key.rank), key.rank, false)];
     }
   }
-  const errors = sum(sampled.valueErrors, 2 * widths.value);
+  const errors = sum(slots.value, 2 * widths.value);
   // In (G - G~) P~ X the centres go back in.
   centres?.take(errors, 2 * widths.value, widths.value, widths.value - 1, centres.value, 1);
   centres?.take(errors, 2 * widths.value, 0, widths.value - 1, centres.value);

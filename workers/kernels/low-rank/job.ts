@@ -175,6 +175,7 @@ function* stages(
       draws: draws.draws,
       tensor: t,
       size,
+      unbiased: options.correction,
     })),
   }) as TensorEstimate[];
   // A gradient that overflowed has no error figure either.

@@ -138,7 +138,10 @@ export function* planLowRank(
     // Nothing that the features were chosen by is drawn again.
     const random = new Random(options.seed ^ (0x7a11 + h));
     const { basis, tailWeights } = choices[h].trial;
-    return { ...plan, tail: drawTail(basis.features, tailWeights, plan.m, sampledFeatures, random) };
+    return {
+      ...plan,
+      tail: drawTail(basis.features, tailWeights, plan.m, sampledFeatures, random),
+    };
   });
   const sampled = { sampledRows, sampledFeatures };
   return {
@@ -269,12 +272,7 @@ const SAMPLED_FEATURES = [0, 1, 2, 3, 4, 6, 8].map((perGroup) => perGroup * TAIL
 const WORTH = 1.3;
 
 /** The cheapest pair of features and outliers that is expected to meet the tolerance, else the best. */
-function choose(
-  head: Head,
-  trials: readonly Trial[],
-  options: PlanOptions,
-  draws: Draws,
-): Choice {
+function choose(head: Head, trials: readonly Trial[], options: PlanOptions, draws: Draws): Choice {
   const { tolerance, rates, features } = options;
   const allowance = fullWidth(head).scores ? CROSS_ERROR : 1;
   const all: Choice[] = trials.flatMap((trial) => {
@@ -292,8 +290,7 @@ function choose(
       share,
       ...row,
       seconds:
-        headCost(head, row.m, nq, nk, draws, crossPairs(trial.basis, row.m)).flops /
-        rates.lowRank,
+        headCost(head, row.m, nq, nk, draws, crossPairs(trial.basis, row.m)).flops / rates.lowRank,
     }));
   });
   if (features !== undefined) {
@@ -351,9 +348,7 @@ function chooseAll(
   ).filter((c) => c.modest);
   const least = Math.min(...candidates.map((c) => c.seconds));
   const fit =
-    options.features === undefined
-      ? candidates.filter((c) => c.error <= options.tolerance)
-      : [];
+    options.features === undefined ? candidates.filter((c) => c.error <= options.tolerance) : [];
   if (fit.length > 0) return fit.reduce((a, b) => (b.seconds < a.seconds ? b : a));
   const worth =
     options.features === undefined

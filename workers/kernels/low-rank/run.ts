@@ -122,9 +122,7 @@ export function openRun(
     outlierLeft: leased(nk * (at.left + at.lv)),
     queryGradients: slots(at.gradientTotal),
     keyGradients: slots(at.gradientTotal),
-    inputSums: plan.tail
-      ? leased(head.key.effective.inputs + head.value.effective.inputs)
-      : [],
+    inputSums: plan.tail ? leased(head.key.effective.inputs + head.value.effective.inputs) : [],
     tailGradients: plan.tail ? leased(TAIL_GROUPS * at.gradientTotal) : [],
     causal: head.causal
       ? {

@@ -7,19 +7,27 @@
  *     E_S = (dS - dS~) [U | K - centre | X^K - centre],   E_P = (P - P~) [X^V A_V' | X^V]
  *
  * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O. Where the tail is
- * drawn (tail.ts), P~ is not the chain's row but the exact one over the chain's row sum, and likewise dS~
- * with the chain's O and G: what is left is what the chain's normalisation does. At full width the
+ * drawn (tail.ts), also the same with the exact row over the chain's row sum in the place of P~, and dS~
+ * likewise with the chain's O and G: what the chain's normalisation does. At full width the
  * rows of dS U themselves are formed in place of E_S, to be compared with those of the chain, and
  * sampled-keys.ts does what is of the keys.
  */
 
 import type { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Cancelled } from '../job.js';
-import type { Arithmetic, Real } from './arithmetic.js';
+import type { Real } from './arithmetic.js';
+import {
+  ErrorSums,
+  errorColumns,
+  minus,
+  type RowErrors,
+  scoreColumns,
+  valueCentre,
+  valueColumns,
+} from './error-columns.js';
 import { evaluateFeatures, featureBlock } from './evaluate.js';
 import { fullWidth, type Head } from './head.js';
 import { exactRows, type MergedRows, maskScores, mergeRows } from './keys.js';
-import type { Layout } from './layout.js';
 import { layout } from './layout.js';
 import { BLOCK, type KeyRows, keyRows, type QueryRows, queryRows, type Workspace } from './rows.js';
 import { checkpoint, type HeadRun, leaseSlots, recordWidth } from './run.js';
@@ -29,9 +37,9 @@ import { inputMeans } from './tilt.js';
 export interface SampledRun {
   readonly run: HeadRun;
   readonly exact: readonly Float64Array[];
-  /** (n, scoreColumns), (n, 2 valueColumns): E_S, [E_P | P~ ...]. */
-  readonly scoreErrors: readonly Float64Array[];
-  readonly valueErrors: readonly Float64Array[];
+  readonly errors: RowErrors;
+  /** Where features are drawn: what is left of them when the exact rows are normalised as the chain's are. */
+  readonly normalisation: RowErrors | null;
   /** When the keys' adapter has its gradients from dK at full width. */
   readonly keyErrors: KeyErrors | null;
 }
@@ -41,19 +49,6 @@ export interface KeyErrors {
   /** Of all heads of the batch item together. */
   readonly lowA: Float32Array;
   readonly lowB: Float32Array;
-}
-
-/** Widths of E_S and E_P; with drawn features a last column has the sums of the rows themselves. */
-export function errorColumns({ head, plan }: HeadRun): { score: number; value: number } {
-  const { query, key, value, d } = head;
-  const full = fullWidth(head);
-  const p = query.rank + key.rank;
-  const thin = p + (query.rank > 0 ? d : 0) + (key.rank > 0 ? key.effective.inputs : 0);
-  const last = plan.tail ? 1 : 0;
-  return {
-    score: full.scores ? layout(head).right : p > 0 ? thin + last : 0,
-    value: value.rank > 0 ? value.rank + value.effective.inputs + last : 0,
-  };
 }
 
 /** Whether the keys' adapter has its gradients from dK at full width. */
@@ -76,8 +71,8 @@ export function openSampledRun(run: HeadRun, lowA: Float32Array, memory: Lease):
   return {
     run,
     exact: slots(2 + run.head.dv + run.head.value.rank),
-    scoreErrors: slots(score),
-    valueErrors: slots(2 * value),
+    errors: { score: slots(score), value: slots(2 * value) },
+    normalisation: run.plan.tail ? { score: slots(score), value: slots(2 * value) } : null,
     keyErrors: hasKeyErrors(run.head)
       ? { lowA, lowB: new Float32Array(new SharedArrayBuffer(4 * n * d * key.rank)) }
       : null,
@@ -174,7 +169,9 @@ export function sampledErrorPass(
   const { rows, max, inverse } = state;
   const n = rows.count;
   const keys = keyRows(space, BLOCK);
-  const lowRank = plan.tail ? normalisedRows(space, run, state) : chainRows(space, run, state);
+  const chainRow = chainRows(space, run, state);
+  const errors = new ErrorSums(space, n);
+  const normalisation = sampled.normalisation && new Normalisation(space, run, state);
   const keysTransposed = arithmetic.array(d * BLOCK);
   const valuesTransposed = arithmetic.array(dv * BLOCK);
   const exact = arithmetic.array(n * BLOCK);
@@ -183,14 +180,10 @@ export function sampledErrorPass(
   const chain = arithmetic.array(n * BLOCK);
   const total = arithmetic.array(n);
   const factor = arithmetic.array(n);
-  const scoreRight = arithmetic.array(BLOCK * widths.score);
-  const valueRight = arithmetic.array(BLOCK * widths.value);
-  const score = arithmetic.array(n * widths.score);
-  const value = arithmetic.array(n * widths.value);
-  const valueApproximate = arithmetic.array(n * widths.value);
-  const [scoreSum, valueSum, approximateSum] = [score, value, valueApproximate].map((x) =>
-    arithmetic.sums(x.length),
-  );
+  const columns = {
+    score: arithmetic.array(BLOCK * widths.score),
+    value: arithmetic.array(BLOCK * widths.value),
+  };
   const ones = arithmetic.array(n).fill(1);
   const means = plan.tail && inputMeans(run);
   const minusCentre = minus(arithmetic, means?.xk ?? plan.centreXK);
@@ -204,7 +197,7 @@ export function sampledErrorPass(
     arithmetic.gemm(n, count, d, rows.scaled, keysTransposed, exact);
     maskScores(head.causal, rows, keys.index, count, exact);
     arithmetic.softmax(n, count, exact, max, total, factor);
-    lowRank(keys, exact, approximate);
+    chainRow(keys, exact, approximate);
     const size = n * count;
     arithmetic.gemm(n, count, dv, state.gradient, valuesTransposed, t);
     if (head.kind === 'target') {
@@ -212,29 +205,19 @@ export function sampledErrorPass(
     } else {
       arithmetic.combine(size, 1, t, 0, chain);
     }
+    scoreColumns(space, at, keys, widths.score, minusCentre, columns.score);
+    centreValues?.(keys);
+    valueColumns(space, keys, widths.value, columns.value);
+    normalisation?.load(count, exact, chain);
     arithmetic.scoreGradient(n, count, approximate, chain, ones, state.approximateShift);
     arithmetic.scoreGradient(n, count, exact, t, inverse, state.shift);
+    normalisation?.add(count, exact, t, columns);
     if (!fullWidth(head).scores) arithmetic.combine(size, -1, chain, 1, t);
     arithmetic.combine(size, -1, approximate, 1, exact);
-    scoreColumns(space, at, keys, widths.score, minusCentre, scoreRight);
-    centreValues?.(keys);
-    valueColumns(space, keys, widths.value, valueRight);
-    arithmetic.gemm(n, widths.score, count, t, scoreRight, score, true);
-    arithmetic.gemm(n, widths.value, count, exact, valueRight, value, true);
-    if (head.kind === 'target') {
-      arithmetic.gemm(n, widths.value, count, approximate, valueRight, valueApproximate, true);
-      arithmetic.fold(valueApproximate.length, valueApproximate, approximateSum);
-    }
-    arithmetic.fold(score.length, score, scoreSum);
-    arithmetic.fold(value.length, value, valueSum);
+    errors.add(count, t, exact, approximate, columns);
   }
-  sampled.scoreErrors[s].set(scoreSum);
-  for (let i = 0; i < n; i++) {
-    const row = 2 * i * widths.value;
-    const part = (x: Float64Array) => x.subarray(i * widths.value, (i + 1) * widths.value);
-    sampled.valueErrors[s].set(part(valueSum), row);
-    sampled.valueErrors[s].set(part(approximateSum), row + widths.value);
-  }
+  errors.save(sampled.errors, s);
+  normalisation?.errors.save(sampled.normalisation!, s);
 }
 
 /** Rows of P~ (n, count) of the chain: a function of a block of keys and its exact rows. */
@@ -250,15 +233,45 @@ function chainRows(space: Workspace, run: HeadRun, state: SampledGradient) {
   };
 }
 
-/** The exact rows over the row sums of the chain, likewise. */
-function normalisedRows({ arithmetic }: Workspace, run: HeadRun, state: SampledGradient) {
-  const n = state.rows.count;
-  const scale = arithmetic.array(n);
-  for (let i = 0; i < n; i++) scale[i] = overChainSum(run, state, i);
-  return ({ count }: KeyRows, exact: Real, approximate: Real): void => {
-    arithmetic.combine(n * count, 1, exact, 0, approximate);
-    arithmetic.scaleRows(n, count, approximate, scale);
-  };
+/** The exact rows of P and dS over the row sums of the chain, and how far they are from what they should be. */
+class Normalisation {
+  readonly errors: ErrorSums;
+  readonly #scale: Real;
+  readonly #p: Real;
+  readonly #dS: Real;
+  readonly #off: Real;
+
+  constructor(
+    private readonly space: Workspace,
+    run: HeadRun,
+    private readonly state: SampledGradient,
+  ) {
+    const { arithmetic } = space;
+    const n = state.rows.count;
+    this.errors = new ErrorSums(space, n);
+    this.#scale = arithmetic.array(n);
+    for (let i = 0; i < n; i++) this.#scale[i] = overChainSum(run, state, i);
+    [this.#p, this.#dS, this.#off] = [0, 1, 2].map(() => arithmetic.array(n * BLOCK));
+  }
+
+  /** exp(score - max) and G~ V' (n, count). */
+  load(count: number, e: Real, t: Real): void {
+    const { arithmetic } = this.space;
+    const n = this.state.rows.count;
+    arithmetic.combine(n * count, 1, e, 0, this.#p);
+    arithmetic.combine(n * count, 1, t, 0, this.#dS);
+    arithmetic.scoreGradient(n, count, this.#p, this.#dS, this.#scale, this.state.approximateShift);
+  }
+
+  /** The exact P and dS (n, count). */
+  add(count: number, p: Real, dS: Real, columns: { score: Real; value: Real }): void {
+    const { arithmetic } = this.space;
+    const size = this.state.rows.count * count;
+    arithmetic.combine(size, 1, p, 0, this.#off);
+    arithmetic.combine(size, -1, this.#p, 1, this.#off);
+    arithmetic.combine(size, 1, dS, -1, this.#dS);
+    this.errors.add(count, this.#dS, this.#off, this.#p, columns);
+  }
 }
 
 /** Factor between exp(score - max) and a row of P~ of sampled row i where the chain is exact. */
@@ -334,63 +347,4 @@ export function approximateRows(
     for (const j of columns) approximate[row + j] = ratio * exact[row + j];
     for (let j = exactFrom; j < count; j++) approximate[row + j] = ratio * exact[row + j];
   }
-}
-
-/** [u | K - centre | X^K - centre (| 1)], as far as there are adapters for it; u alone at full width. */
-function scoreColumns(
-  space: Workspace,
-  at: Layout,
-  keys: KeyRows,
-  width: number,
-  minusCentre: Real,
-  right: Real,
-): void {
-  const { arithmetic, head } = space;
-  const { d, query, key } = head;
-  const { count } = keys;
-  arithmetic.copyColumns(count, at.right, keys.u, at.right, 0, right, width, 0);
-  if (fullWidth(head).scores) return;
-  let to = at.right;
-  if (query.rank > 0) {
-    arithmetic.copyColumns(count, d, keys.k, d, 0, right, width, to);
-    to += d;
-  }
-  if (key.rank > 0) {
-    const { inputs } = key.effective;
-    arithmetic.addRow(count, inputs, minusCentre, keys.xk);
-    arithmetic.copyColumns(count, inputs, keys.xk, inputs, 0, right, width, to);
-    to += inputs;
-  }
-  for (let r = 0; to < width && r < count; r++) right[r * width + to] = 1;
-}
-
-/** Takes their centres from X^V and X^V A_V': the rows that the tail is compared with do not add up to zero. */
-function valueCentre(
-  { arithmetic }: Workspace,
-  means: { readonly xv: Float64Array; readonly va: Float64Array },
-) {
-  const [minusXV, minusVA] = [means.xv, means.va].map((x) => minus(arithmetic, x));
-  return ({ count, xv, va }: KeyRows): void => {
-    if (minusVA.length === 0) return;
-    arithmetic.addRow(count, minusXV.length, minusXV, xv);
-    arithmetic.addRow(count, minusVA.length, minusVA, va);
-  };
-}
-
-function minus(arithmetic: Arithmetic, x: Float64Array): Real {
-  const copy = arithmetic.array(x.length);
-  copy.set(x.map((c) => -c));
-  return copy;
-}
-
-/** [X^V A_V' | X^V (| 1)]. */
-function valueColumns(space: Workspace, keys: KeyRows, width: number, right: Real): void {
-  const { arithmetic, head } = space;
-  const { rank, effective } = head.value;
-  if (width === 0) return;
-  const { inputs } = effective;
-  arithmetic.copyColumns(keys.count, rank, keys.va, rank, 0, right, width, 0);
-  arithmetic.copyColumns(keys.count, inputs, keys.xv, inputs, 0, right, width, rank);
-  const last = rank + inputs;
-  for (let r = 0; last < width && r < keys.count; r++) right[r * width + last] = 1;
 }

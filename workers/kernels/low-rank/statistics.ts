@@ -25,6 +25,8 @@ export interface TensorEstimate {
   readonly norm: number;
   /** Its standard error: root mean square distance from the error matrix itself. */
   readonly standardError: number;
+  /** Of the square of the norm: how far the upper limit is above what was found. */
+  readonly deviation: number;
   /** Upper limit of the norm of the error matrix, at 99 %. */
   readonly upper: number;
   /** The estimated error matrix, to be added by those who want no bias. */
@@ -49,7 +51,7 @@ export function statistics(
   const mean = new Float64Array(size);
   const strata = all.filter(({ estimates }) => estimates.some((x) => x !== 0));
   if (strata.length === 0 || strata.some(({ count }) => count < FEWEST)) {
-    return { norm: 0, standardError: 0, upper: 0, mean };
+    return { norm: 0, standardError: 0, deviation: 0, upper: 0, mean };
   }
   let largest = 0;
   for (const { count, estimates } of strata) {
@@ -76,6 +78,7 @@ export function statistics(
   return {
     norm: norm * largest,
     standardError: standardError * largest,
+    deviation: deviation * largest ** 2,
     upper: Math.min(unbiased, norm + 2.58 * standardError) * largest,
     mean,
   };

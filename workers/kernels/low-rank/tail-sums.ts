@@ -84,9 +84,7 @@ export function tailQueries(space: Workspace, at: Layout, run: HeadRun, state: R
       const to = slotsOf(at, slot);
       ofQuery.addTo(to(0), 1, 0, query.rank, false);
       ofL.times(tilt.key, d).addTo(to(1), -1, 0, query.rank, true);
-      ofL
-        .times(tilt.inputsK, key.effective.inputs)
-        .addTo(to(2), -1, query.rank, key.rank, false);
+      ofL.times(tilt.inputsK, key.effective.inputs).addTo(to(2), -1, query.rank, key.rank, false);
       ofKey.addTo(to(3), 1, 0, key.rank, true);
       ofGB.times(tilt.inputsV, value.effective.inputs).addTo(to(4), -1, 0, rv, false);
       ofValueCentre.addTo(to(5), -1, 0, rv, true);

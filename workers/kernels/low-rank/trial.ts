@@ -223,12 +223,7 @@ function meanSquares(
 }
 
 /** a (.., inner) b (inner, width), of float64 numbers outside of the arithmetic. */
-function timesMatrix(
-  a: Float64Array,
-  b: Float64Array,
-  inner: number,
-  width: number,
-): Float64Array {
+function timesMatrix(a: Float64Array, b: Float64Array, inner: number, width: number): Float64Array {
   const c = new Float64Array((a.length / inner) * width);
   a.forEach((x, i) => {
     const [to, from] = [Math.floor(i / inner) * width, (i % inner) * width];
@@ -295,8 +290,7 @@ function lowRankBlock(space: Workspace, sample: TrialSample, share: number, bloc
       const ofQueries = sizes(queries.x, n, (i) =>
         outlierQuery[i]
           ? 0
-          : (scale[i] / block.total[i]) *
-            Math.sqrt(sample.queryWeight[i] * sample.querySquares[i]),
+          : (scale[i] / block.total[i]) * Math.sqrt(sample.queryWeight[i] * sample.querySquares[i]),
       );
       const ofKeys = sizes(keys.z, count, (j) =>
         outlierKey[j] ? 0 : weight[j] * Math.sqrt(sample.keyWeight[j]),
