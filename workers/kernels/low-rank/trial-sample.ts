@@ -1,6 +1,7 @@
 /** The few queries and keys on which plans are tried. */
-import type { Real } from './arithmetic.js';
+import type { Arithmetic, Real } from './arithmetic.js';
 import { judging, logResiduals } from './basis.js';
+import { judgedRows } from './coordinates.js';
 import type { HeadProjection } from './head.js';
 import type { Segment } from './layout.js';
 import type { Random } from './random.js';
@@ -13,6 +14,7 @@ import {
   queryRows,
   type Workspace,
 } from './rows.js';
+import { largest } from './select.js';
 
 const QUERIES = 72;
 /** Of the queries, those that can spoil most in the pool are taken for certain. */
@@ -62,9 +64,7 @@ function drawQueries(space: Workspace, longest: Int32Array, random: Random) {
   const { arithmetic, head } = space;
   const pool = drawPool(head.query, head.queryLength, longest, random);
   const mark = arithmetic.mark();
-  const rows = queryRows(space, pool.rows.length);
-  rows.load((r) => pool.rows[r], pool.rows.length);
-  const harm = spoil(space, rows.x, rows.logScale);
+  const harm = spoil(space, 'query', pool.rows);
   arithmetic.release(mark);
   const order = descending(harm);
   const n = Math.min(QUERIES, order.length);
@@ -97,9 +97,7 @@ function drawKeys(space: Workspace, longest: Int32Array, random: Random) {
   const { arithmetic, head } = space;
   const pool = drawPool(head.key, head.keyLength, longest, random);
   const mark = arithmetic.mark();
-  const rows = keyRows(space, pool.rows.length);
-  rows.load((r) => pool.rows[r], pool.rows.length);
-  const harm = spoil(space, rows.z, rows.logWeight);
+  const harm = spoil(space, 'key', pool.rows);
   arithmetic.release(mark);
   const order = descending(harm);
   const largest = order.slice(0, LARGEST_KEYS);
@@ -155,15 +153,22 @@ export interface LongRow {
 }
 
 /** The LONGEST longest of the rows [from, to) of X (n, width). */
-export function longestRows(rows: Real, width: number, { from, to }: Segment): LongRow[] {
+export function longestRows(
+  arithmetic: Arithmetic,
+  rows: Real,
+  width: number,
+  { from, to }: Segment,
+): LongRow[] {
   const squares = new Float64Array(to - from);
-  for (let i = from; i < to; i++) squares[i - from] = square(rows, width, i);
-  const limit = squares.slice().sort()[Math.max(0, squares.length - LONGEST)];
-  const found: LongRow[] = [];
-  squares.forEach((x, r) => {
-    if (x >= limit && found.length < LONGEST) found.push({ row: from + r, square: x });
-  });
-  return found;
+  const block = arithmetic.array(BLOCK * width);
+  const norms = arithmetic.array(BLOCK);
+  for (let start = from; start < to; start += BLOCK) {
+    const count = Math.min(BLOCK, to - start);
+    block.set(rows.subarray(start * width, (start + count) * width));
+    arithmetic.rowDots(count, width, block, block, norms);
+    squares.set(norms.subarray(0, count), start - from);
+  }
+  return Array.from(largest(squares, LONGEST), (r) => ({ row: from + r, square: squares[r] }));
 }
 
 /** The longest rows of a matrix from those of its parts. */
@@ -177,17 +182,17 @@ function descending(values: readonly number[]): number[] {
   return Array.from(values.keys()).sort((a, b) => values[b] - values[a]);
 }
 
-/** How much each row x (n, d) can spoil, as a logarithm: what the features leave out, and its weight. */
-function spoil(space: Workspace, x: Real, logWeight: Float64Array): number[] {
-  const { arithmetic, head } = space;
-  const residual = logResiduals(openWorkspace(arithmetic, head, judging(space.plan)));
-  const block = arithmetic.array(BLOCK * head.d);
+/** How much each row can spoil, as a logarithm: what the features leave out, and its weight. */
+function spoil({ arithmetic, head, plan }: Workspace, side: 'query' | 'key', list: Int32Array) {
+  const space = openWorkspace(arithmetic, head, judging(plan));
+  const rows = judgedRows(space, side, BLOCK);
+  const residual = logResiduals(space);
   const result: number[] = [];
-  for (let from = 0; from < logWeight.length; from += BLOCK) {
-    const count = Math.min(BLOCK, logWeight.length - from);
-    block.set(x.subarray(from * head.d, (from + count) * head.d));
-    const left = residual(block, count);
-    for (let r = 0; r < count; r++) result.push(left[r] + logWeight[from + r]);
+  for (let from = 0; from < list.length; from += BLOCK) {
+    const count = Math.min(BLOCK, list.length - from);
+    rows.load((r) => list[from + r], count);
+    const left = residual(rows.coordinates, count);
+    for (let r = 0; r < count; r++) result.push(left[r] + rows.logs[r]);
   }
   return result;
 }
