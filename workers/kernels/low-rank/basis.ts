@@ -6,6 +6,7 @@
  */
 
 import type { Cancelled } from '../job.js';
+import { apply, gather, load } from './affine.js';
 import type { Arithmetic, Real } from './arithmetic.js';
 import { type Balance, balance, covariance, mean } from './balance.js';
 import { BLOCK } from './block.js';
@@ -74,30 +75,40 @@ export function sampleBasis(
     directions: { right, left },
     weight:
       right || left ? selectFeatures(result.sigma, MOST_FEATURES).weight : new Float64Array(0),
-    centreXK: meanRow(key.rows, key.effective.inputs, keyList),
-    centreXV: meanRow(value.rows, value.effective.inputs, keyList),
+    centreXK: meanRow(arithmetic, key.rows, key.effective.inputs, keyList),
+    centreXV: meanRow(arithmetic, value.rows, value.effective.inputs, keyList),
   };
 }
 
 function project(arithmetic: Arithmetic, rows: Real, map: Affine, list: Int32Array): Real {
   const { inputs, outputs } = map;
-  const x = arithmetic.array(list.length * inputs);
-  list.forEach((row, r) => {
-    x.set(rows.subarray(row * inputs, (row + 1) * inputs), r * inputs);
-  });
-  const weight = arithmetic.array(inputs * outputs);
-  weight.set(map.weight);
-  const y = arithmetic.array(list.length * outputs);
-  for (let r = 0; r < list.length; r++) y.set(map.bias, r * outputs);
-  arithmetic.gemm(list.length, outputs, inputs, x, weight, y, true);
+  const n = list.length;
+  const x = arithmetic.array(n * inputs);
+  const y = arithmetic.array(n * outputs);
+  gather(rows, inputs, (r) => list[r], n, x);
+  apply(arithmetic, n, load(arithmetic, inputs, outputs, map.weight, map.bias), x, y);
   return y;
 }
 
-function meanRow(rows: Real, width: number, list: Int32Array): Float64Array {
-  const mean = new Float64Array(width);
-  for (const row of list) {
-    for (let a = 0; a < width; a++) mean[a] += rows[row * width + a] / list.length;
+function meanRow(
+  arithmetic: Arithmetic,
+  rows: Real,
+  width: number,
+  list: Int32Array,
+): Float64Array {
+  const mark = arithmetic.mark();
+  const block = arithmetic.array(BLOCK * width);
+  const each = arithmetic.array(BLOCK).fill(1);
+  const sum = arithmetic.array(width);
+  const total = arithmetic.sums(width);
+  for (let from = 0; from < list.length; from += BLOCK) {
+    const n = Math.min(BLOCK, list.length - from);
+    gather(rows, width, (r) => list[from + r], n, block);
+    arithmetic.gemm(1, width, n, each, block, sum);
+    arithmetic.fold(width, sum, total);
   }
+  const mean = total.map((x) => x / list.length);
+  arithmetic.release(mark);
   return mean;
 }
 

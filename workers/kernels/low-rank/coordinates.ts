@@ -77,7 +77,7 @@ export function coordinates(space: Workspace, side: Side, capacity: number) {
 export function judgedRows(space: Workspace, side: Side, capacity: number) {
   const { arithmetic, head, plan } = space;
   const { d } = head;
-  const { rows: inputs, effective } = head[side];
+  const { rows: source, effective } = head[side];
   const width = effective.inputs;
   const found = coordinates(space, side, capacity);
   const index = new Int32Array(capacity);
@@ -88,11 +88,13 @@ export function judgedRows(space: Workspace, side: Side, capacity: number) {
   const minusCentre = arithmetic.array(d);
   if (side === 'key') minusCentre.set(plan.balance.centreK.map((c) => -c));
   return {
+    /** X (capacity, inputs). */
+    inputs: x,
     coordinates: found.rows,
     logs: found.logs,
     load(rows: (r: number) => number, count: number): void {
       for (let r = 0; r < count; r++) index[r] = rows(r);
-      gather(inputs, width, rows, count, x);
+      gather(source, width, rows, count, x);
       if (turn) {
         apply(arithmetic, count, project!, x, projected!);
         turn.load(rows, count);
