@@ -168,4 +168,42 @@ export interface Arithmetic {
     x: Real,
     table: Float64Array,
   ): void;
+  /**
+   * row[j] = scale low[j] + exactly[j] e[j] for j < n; out = (sum_j weight[j] row[j], the same times t[j]).
+   */
+  joinedRow(n: number, operands: JoinedRow, out: Float64Array): void;
+  /**
+   * With p = inverse e, off = p - otherInverse row and ds = off (t - mean) + p shift: out = sums over
+   * j < n of weight[j] u[j] ds^2 and of weight[j] v[j] off^2. forScore u ds^2 and forValue v off^2 are
+   * added to the columns.
+   */
+  rowErrors(n: number, operands: RowErrors, out: Float64Array): void;
+}
+
+/** A row of P as it is, and as features and exact columns make it; all operands are scratch. */
+export interface JoinedRow {
+  readonly e: Real;
+  readonly t: Real;
+  readonly low: Real;
+  readonly scale: number;
+  readonly exactly: Float64Array;
+  readonly weight: Float64Array;
+  readonly row: Float64Array;
+}
+
+export interface RowErrors {
+  readonly e: Real;
+  readonly t: Real;
+  readonly row: Float64Array;
+  readonly inverse: number;
+  readonly otherInverse: number;
+  readonly mean: number;
+  readonly shift: number;
+  readonly weight: Float64Array;
+  readonly u: Float64Array;
+  readonly v: Float64Array;
+  readonly forScore: number;
+  readonly forValue: number;
+  readonly scoreColumns: Float64Array;
+  readonly valueColumns: Float64Array;
 }

@@ -5,7 +5,7 @@
  * whole budget is reserved once; the operating system gives pages only when they are touched.
  */
 import { packedFloats, type Wasm } from '../wasm/instance.js';
-import type { Arithmetic, Packed, Real } from './arithmetic.js';
+import type { Arithmetic, JoinedRow, Packed, Real, RowErrors } from './arithmetic.js';
 
 /** Bytes of scratch that a task may use. */
 export const SCRATCH_BYTES = 224 * 2 ** 20;
@@ -320,6 +320,44 @@ export class CompiledArithmetic implements Arithmetic {
       factor.byteOffset,
       x.byteOffset,
       table.byteOffset,
+    );
+  }
+
+  joinedRow(n: number, operands: JoinedRow, out: Float64Array): void {
+    const { e, t, low, scale, exactly, weight, row } = operands;
+    this.#wasm.fn.joined_row(
+      n,
+      scale,
+      low.byteOffset,
+      exactly.byteOffset,
+      e.byteOffset,
+      weight.byteOffset,
+      t.byteOffset,
+      row.byteOffset,
+      out.byteOffset,
+    );
+  }
+
+  rowErrors(n: number, operands: RowErrors, out: Float64Array): void {
+    const { e, t, row, inverse, otherInverse, mean, shift, weight, u, v } = operands;
+    const { forScore, forValue, scoreColumns, valueColumns } = operands;
+    this.#wasm.fn.row_errors(
+      n,
+      inverse,
+      otherInverse,
+      mean,
+      shift,
+      forScore,
+      forValue,
+      e.byteOffset,
+      t.byteOffset,
+      row.byteOffset,
+      weight.byteOffset,
+      u.byteOffset,
+      v.byteOffset,
+      scoreColumns.byteOffset,
+      valueColumns.byteOffset,
+      out.byteOffset,
     );
   }
 }

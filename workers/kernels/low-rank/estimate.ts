@@ -8,7 +8,7 @@ import { errorColumns, type RowErrors } from './error-columns.js';
 import { tensorScale } from './gradient.js';
 import { fullWidth, type Head } from './head.js';
 import { layout } from './layout.js';
-import { openWorkspace, type QueryRows, type Workspace } from './rows.js';
+import { BLOCK, openWorkspace, type QueryRows, type Workspace } from './rows.js';
 import { addSlots, recordWidth } from './run.js';
 import { type SampledGradient, type SampledRun, sampledGradient } from './sampled.js';
 import { type Stratum, statistics, type TensorEstimate } from './statistics.js';
@@ -356,6 +356,7 @@ function columns(
  * the same times what the features of its heads leave out of the row.
  */
 export function rowWeights(
+  arithmetic: Arithmetic,
   heads: readonly { readonly head: Head; readonly risk: Float32Array }[],
   centre: Float64Array,
   from: number,
@@ -364,17 +365,30 @@ export function rowWeights(
   risky: Float64Array,
 ): void {
   const [{ head }] = heads;
-  const { inputs } = head.query.effective;
-  const width = head.objectiveStride;
-  for (let i = from; i < to; i++) {
-    let x = 0;
-    let g = 0;
-    for (let c = 0; c < inputs; c++) x += head.query.rows[i * inputs + c] ** 2;
-    for (let a = 0; a < width; a++) g += (head.objective[i * width + a] - centre[a]) ** 2;
-    let risk = 0;
-    for (const { risk: share } of heads) risk += share[i];
-    // A row that every head treats exactly has no error to be found.
-    weights[i] = risk > 0 ? Math.sqrt(x * g) : 0;
-    risky[i] = risk * weights[i];
+  const squares = (x: Real, width: number, shift: Float64Array | null) => {
+    const block = arithmetic.array(BLOCK * width);
+    const minusCentre = arithmetic.array(width);
+    if (shift) minusCentre.set(shift.map((a) => -a));
+    const out = arithmetic.array(BLOCK);
+    return (start: number, count: number): Real => {
+      block.set(x.subarray(start * width, (start + count) * width));
+      if (shift) arithmetic.addRow(count, width, minusCentre, block);
+      arithmetic.rowDots(count, width, block, block, out);
+      return out;
+    };
+  };
+  const inputs = squares(head.query.rows, head.query.effective.inputs, null);
+  const objectives = squares(head.objective, head.objectiveStride, centre);
+  for (let start = from; start < to; start += BLOCK) {
+    const count = Math.min(BLOCK, to - start);
+    const [x, g] = [inputs(start, count), objectives(start, count)];
+    for (let r = 0; r < count; r++) {
+      const i = start + r;
+      let risk = 0;
+      for (const { risk: share } of heads) risk += share[i];
+      // A row that every head treats exactly has no error to be found.
+      weights[i] = risk > 0 ? Math.sqrt(x[r]) * Math.sqrt(g[r]) : 0;
+      risky[i] = risk * weights[i];
+    }
   }
 }

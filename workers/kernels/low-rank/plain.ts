@@ -227,4 +227,27 @@ export const plain: Arithmetic = {
       }
     }
   },
+
+  joinedRow(n, { e, t, low, scale, exactly, weight, row }, out) {
+    out.fill(0);
+    for (let j = 0; j < n; j++) {
+      row[j] = scale * low[j] + exactly[j] * e[j];
+      out[0] += weight[j] * row[j];
+      out[1] += weight[j] * row[j] * t[j];
+    }
+  },
+
+  rowErrors(n, { e, t, row, inverse, otherInverse, mean, shift, weight, ...rest }, out) {
+    const { u, v, forScore, forValue, scoreColumns, valueColumns } = rest;
+    out.fill(0);
+    for (let j = 0; j < n; j++) {
+      const p = inverse * e[j];
+      const off = p - otherInverse * row[j];
+      const ds = off * (t[j] - mean) + p * shift;
+      out[0] += weight[j] * u[j] * ds ** 2;
+      out[1] += weight[j] * v[j] * off ** 2;
+      scoreColumns[j] += forScore * u[j] * ds ** 2;
+      valueColumns[j] += forValue * v[j] * off ** 2;
+    }
+  },
 };

@@ -83,23 +83,28 @@ export function* planLowRank(
   const rowsPerItem = SAMPLED_ROWS[0] / problem.dims.batch;
   const enough = options.tolerance / noise(heads[0].queryLength, rowsPerItem);
   const longest = yield* longestOfHeads(heads);
-  const attempt = (wanting: readonly number[], shares: readonly number[], without: number) => ({
-    name: 'trial',
-    tasks: wanting.map((h) => ({
+  const attempt = (wanting: readonly number[], shares: readonly number[], without: number) =>
+    wanting.map((h) => ({
       kernel: 'low_rank' as const,
       step: 'trial' as const,
       head: heads[h],
       request: { shares, without, listed, steps, enough, longest: longest[h], seed: options.seed },
-    })),
-  });
+    }));
   const all = heads.map((_, h) => h);
-  const trials = (yield attempt(all, [0], 0)) as Trial[][];
+  // Trials are few and long: the norms, which need no basis, keep the other workers busy.
+  const first = yield {
+    name: 'trial',
+    tasks: [...attempt(all, [0], 0), ...heads.flatMap(normTasks)],
+  };
+  const trials = first.slice(0, heads.length) as Trial[][];
+  const norms = first.slice(heads.length) as ComposedNorms[];
   const uneven = all.filter((h) => {
     const [{ rows }] = trials[h];
     return isUneven(heads[h], rows[rows.length - 1]);
   });
   if (uneven.length > 0) {
-    const more = (yield attempt(uneven, OUTLIER_SHARES, WITHOUT)) as Trial[][];
+    const tasks = attempt(uneven, OUTLIER_SHARES, WITHOUT);
+    const more = (yield { name: 'trial', tasks }) as Trial[][];
     for (const [i, h] of uneven.entries()) trials[h].push(...more[i]);
   }
   const allowed = options.withoutOutliers ? trials.map(([none]) => [none]) : trials;
@@ -113,7 +118,7 @@ export function* planLowRank(
     draftPlan(head, choices[h].trial.basis, choices[h].m, SHELL),
   );
   const scans = heads.map((head) => openScan(head));
-  const norms = (yield {
+  yield {
     name: 'scan',
     tasks: heads.flatMap((head, h) =>
       cut(Math.max(head.queryLength, head.keyLength)).map((segment) => ({
@@ -125,7 +130,7 @@ export function* planLowRank(
         scan: scans[h],
       })),
     ),
-  }) as ComposedNorms[];
+  };
   const headPlans = heads.map((head, h) => {
     const { share } = choices[h];
     const plan = putAside(
@@ -148,6 +153,15 @@ export function* planLowRank(
     ...summary(heads, headPlans, choices, sampled, problem.dims.batch, options),
     norms: norms.reduce(largestNorms, ZERO_NORMS),
   };
+}
+
+function normTasks(head: Head) {
+  return cut(Math.max(head.queryLength, head.keyLength)).map((segment) => ({
+    kernel: 'low_rank' as const,
+    step: 'norms' as const,
+    head,
+    segment,
+  }));
 }
 
 /** The longest rows of the inputs of every head; heads of one batch item share theirs. */
@@ -255,7 +269,7 @@ function predicted(
  */
 const NOISE = 2.5;
 /** The same over tailSize / features drawn. */
-const TAIL_NOISE = 1.4;
+const TAIL_NOISE = 1.8;
 /** Share of the keys that make the error, with which the drawn features are independent. */
 const EVEN_KEYS = 0.3;
 

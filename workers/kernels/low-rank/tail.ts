@@ -75,10 +75,11 @@ const NOTHING = 1e-12;
 
 /**
  * (sum of weights)^2 / sum of their squares beyond the first m features: so many, were they all of one weight,
- * would make the same error on rows without structure. `weights`: what the features of the list weigh.
+ * would make the same error on rows without structure. `weights`: what the features of the list weigh; infinite
+ * where it has none beyond m.
  */
 export function tailSize(listed: FeatureSet, weights: Float64Array, m: number): number {
-  if (weights.length <= m) return 1;
+  if (weights.length <= m) return Number.POSITIVE_INFINITY;
   let { mass, squares } = behind(listed, weights);
   for (let f = m; f < weights.length; f++) {
     mass += weights[f];

@@ -6,6 +6,7 @@ import { type RowScan, scanRows } from './basis.js';
 import { KeyCertificate, type KeySide } from './certificate-keys.js';
 import { QueryCertificate } from './certificate-queries.js';
 import { CompiledArithmetic } from './compiled.js';
+import { composedNorms } from './composed-norms.js';
 import { type Draw, estimateTensor, rowWeights } from './estimate.js';
 import { outputErrors } from './forward.js';
 import { headGradients } from './gradient.js';
@@ -43,6 +44,7 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly segment: Segment;
         readonly scan: RowScan;
       }
+    | { readonly step: 'norms'; readonly head: Head; readonly segment: Segment }
     | {
         readonly step: 'keys';
         readonly run: HeadRun;
@@ -113,9 +115,11 @@ export function runLowRankTask(
       case 'trial':
         return tryShares(arithmetic, task.head, task.request);
       case 'longest':
-        return longestRows(task.rows, task.width, task.segment);
+        return longestRows(arithmetic, task.rows, task.width, task.segment);
       case 'scan':
         return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan, cancelled);
+      case 'norms':
+        return composedNorms(arithmetic, task.head, task.segment, cancelled);
       case 'gradients':
         return headGradients(arithmetic, task.run);
       case 'join': {
@@ -126,7 +130,7 @@ export function runLowRankTask(
       }
       case 'weights': {
         const { heads, centre, segment, weights, risky } = task;
-        return rowWeights(heads, centre, segment.from, segment.to, weights, risky);
+        return rowWeights(arithmetic, heads, centre, segment.from, segment.to, weights, risky);
       }
       case 'sampled_exact':
       case 'sampled_errors': {

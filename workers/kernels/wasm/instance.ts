@@ -88,6 +88,35 @@ export interface WasmExports {
   combine(n: number, alpha: number, x: number, beta: number, y: number): void;
   copy_columns(rows: number, columns: number, x: number, ldx: number, y: number, ldy: number): void;
   largest(n: number, x: number): number;
+  joined_row(
+    n: number,
+    scale: number,
+    low: number,
+    exactly: number,
+    e: number,
+    weight: number,
+    t: number,
+    other: number,
+    out: number,
+  ): void;
+  row_errors(
+    n: number,
+    inverse: number,
+    otherInverse: number,
+    mean: number,
+    shift: number,
+    forScore: number,
+    forValue: number,
+    e: number,
+    t: number,
+    other: number,
+    weight: number,
+    u: number,
+    v: number,
+    scoreColumns: number,
+    valueColumns: number,
+    out: number,
+  ): void;
   square_sums(features: number, rows: number, phi: number, out: number): void;
   feature_table(
     slots: number,

@@ -9,3 +9,4 @@ export {
 } from './low-rank';
 export { scale_columns, column_dots, rotate } from './wide';
 export { widen, dots64, combine64 } from './double';
+export { joined_row, row_errors } from './trial';
