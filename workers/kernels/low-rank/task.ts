@@ -1,9 +1,10 @@
 /** The tasks of the low-rank kernel, and what a worker thread does with one. */
-import type { Cancelled, Task } from '../job.js';
+import { type Cancelled, runJob, type Task } from '../job.js';
 import type { Wasm } from '../wasm/instance.js';
 import type { Arithmetic, Real } from './arithmetic.js';
 import { type RowScan, scanRows } from './basis.js';
 import { KeyCertificate, type KeySide } from './certificate-keys.js';
+import { type PilotHead, pilotJob } from './certificate-pilot.js';
 import { QueryCertificate } from './certificate-queries.js';
 import { CompiledArithmetic } from './compiled.js';
 import { composedNorms } from './composed-norms.js';
@@ -59,6 +60,7 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly certificate: KeySide | null;
       }
     | { readonly step: 'left'; readonly run: HeadRun; readonly segment: number }
+    | { readonly step: 'pilot'; readonly pilot: PilotHead; readonly single: boolean }
     | { readonly step: 'gradients'; readonly run: HeadRun }
     | { readonly step: 'join'; readonly run: HeadRun; readonly side: 'key' | 'query' }
     | {
@@ -118,6 +120,10 @@ export function runLowRankTask(
         return longestRows(arithmetic, task.rows, task.width, task.segment);
       case 'scan':
         return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan, cancelled);
+      case 'pilot': {
+        const here = (step: LowRankTask) => runLowRankTask(step, arithmetic, cancelled);
+        return runJob(pilotJob(task.pilot, task.single), here);
+      }
       case 'norms':
         return composedNorms(arithmetic, task.head, task.segment, cancelled);
       case 'gradients':
