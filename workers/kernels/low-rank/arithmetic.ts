@@ -5,6 +5,10 @@
  * float32 in WebAssembly SIMD (compiled.ts). The kernel is written once, over this interface. All
  * matrices are row-major.
  */
+import { ROWS } from '../wasm/block.js';
+
+export { ROWS };
+
 export type Real = Float32Array | Float64Array;
 
 /** A right operand made ready for many products. */
@@ -12,6 +16,61 @@ export interface Packed {
   readonly inner: number;
   readonly columns: number;
   readonly data: Real;
+}
+
+/** Rows of log2(e) beta Q or of G, made ready for Attention. */
+export interface Panels {
+  rows: number;
+  readonly width: number;
+  readonly data: Real;
+}
+
+/** Thin factors that dS or P meets, and the sums that their products are added to; null: not wanted. */
+export interface ThinProducts {
+  /** A multiple of 8. */
+  readonly width: number;
+  /** dS'u: u (keys, width), sum (ROWS, width). */
+  readonly right: { readonly factor: Real; readonly sum: Real } | null;
+  /** dS l: l (ROWS, width), rows past the last 0; sum (keys, width). */
+  readonly left: { readonly factor: Real; readonly sum: Real } | null;
+}
+
+/**
+ * Exact rows of P for ROWS queries at a time, not yet divided by their sums. A matrix with a number for each
+ * pair is (keys, ROWS), so that what belongs to a query is a vector beside it. Matrices with a row for each
+ * key have room for a multiple of 8 rows, what lies in those past the last is finite.
+ */
+export interface Attention {
+  /** E = 2^(S - max), then dS, of the keys and the queries of the last call of `scores`. */
+  readonly e: Real;
+  readonly ds: Real;
+  /**
+   * S = queries k' of the queries from block ROWS on and `count` keys k (keys, d). Raises max (ROWS), if given, to the
+   * row maxima. The first hidden[j] queries do not see key j; null: all see all.
+   */
+  scores(
+    queries: Panels,
+    block: number,
+    k: Real,
+    count: number,
+    max: Real | null,
+    hidden: Int32Array | null,
+  ): void;
+  /** E, its row sums added to total (ROWS), and v'E to sum (width, ROWS) for values v (keys, width). */
+  weights(
+    max: Real,
+    total: Float64Array,
+    output: { readonly v: Real; readonly width: number; readonly sum: Real } | null,
+  ): void;
+  /** dS = E (G v' - shift) for shift (ROWS), where anything of it is wanted, and the products of dS and E. */
+  gradients(
+    gradient: Panels,
+    block: number,
+    v: Real,
+    shift: Real,
+    ofScores: ThinProducts | null,
+    ofWeights: ThinProducts | null,
+  ): void;
 }
 
 export interface Arithmetic {
@@ -52,6 +111,11 @@ export interface Arithmetic {
     c: Real,
     accumulate?: boolean,
   ): void;
+  panels(rows: number, width: number): Panels;
+  /** scale x (rows, width) into panels that have room for it. */
+  fillPanels(panels: Panels, rows: number, x: Real, scale: number): void;
+  /** With room for `keys` keys. */
+  attention(keys: number, d: number, dv: number): Attention;
   /** b (columns, rows) = transpose of a (rows, columns). */
   transpose(rows: number, columns: number, a: Real, b: Real): void;
   /**

@@ -5,7 +5,8 @@
  * whole budget is reserved once; the operating system gives pages only when they are touched.
  */
 import { packedFloats, type Wasm } from '../wasm/instance.js';
-import type { Arithmetic, Packed, Real } from './arithmetic.js';
+import type { Arithmetic, Attention, Packed, Panels, Real } from './arithmetic.js';
+import { allocatePanels, CompiledAttention } from './compiled-attention.js';
 
 /** Bytes of scratch that a task may use. */
 export const SCRATCH_BYTES = 224 * 2 ** 20;
@@ -129,6 +130,20 @@ export class CompiledArithmetic implements Arithmetic {
     const mark = this.mark();
     this.transposedProduct(rows, a, this.pack(inner, columns, b), c, accumulate);
     this.release(mark);
+  }
+
+  panels(rows: number, width: number): Panels {
+    return allocatePanels(this, rows, width);
+  }
+
+  fillPanels(panels: Panels, rows: number, x: Real, scale: number): void {
+    const { width, data } = panels;
+    panels.rows = rows;
+    this.#wasm.fn.pack_transposed(rows, width, x.byteOffset, width, scale, data.byteOffset);
+  }
+
+  attention(keys: number, d: number, dv: number): Attention {
+    return new CompiledAttention(this.#wasm, this, keys, d, dv);
   }
 
   transpose(rows: number, columns: number, a: Real, b: Real): void {

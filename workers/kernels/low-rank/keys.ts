@@ -7,8 +7,9 @@
  * product; at full width M comes by itself, see wide.ts), and the running softmax of the outlier
  * queries, whose rows of P are exact.
  */
-import type { Real } from './arithmetic.js';
+import { type Real, ROWS } from './arithmetic.js';
 import type { KeyCertificate } from './certificate-keys.js';
+import { hiddenQueries } from './exact-block.js';
 import { fullWidth } from './head.js';
 import { type Layout, layout } from './layout.js';
 import { squaredNorms } from './norms.js';
@@ -115,31 +116,44 @@ export function exactRows(space: Workspace, queries: QueryRows) {
   const rv = head.value.rank;
   const width = dv + rv;
   const n = queries.count;
-  const max = arithmetic.array(n).fill(EMPTY);
-  const total = arithmetic.array(n);
-  const factor = arithmetic.array(n);
-  const keysTransposed = arithmetic.array(d * BLOCK);
-  const scores = arithmetic.array(n * BLOCK);
+  const attention = arithmetic.attention(BLOCK, d, dv);
+  const panels = arithmetic.panels(n, d);
+  arithmetic.fillPanels(panels, n, queries.scaled, Math.LOG2E);
   const values = arithmetic.array(BLOCK * width);
-  const output = arithmetic.array(n * width);
+  const before = new Float32Array(ROWS);
+  const factor = arithmetic.array(ROWS);
+  const blocks = Array.from({ length: Math.ceil(n / ROWS) }, () => ({
+    // In powers of two.
+    max: arithmetic.array(ROWS).fill(EMPTY),
+    total: arithmetic.sums(ROWS),
+    output: arithmetic.array(width * ROWS),
+  }));
   return {
     advance(keys: KeyRows): void {
       const { count } = keys;
-      arithmetic.transpose(count, d, keys.k, keysTransposed);
-      arithmetic.gemm(n, count, d, queries.scaled, keysTransposed, scores);
-      maskScores(causal, queries, keys.index, count, scores);
-      arithmetic.softmax(n, count, scores, max, total, factor);
       arithmetic.copyColumns(count, dv, keys.v, dv, 0, values, width, 0);
       arithmetic.copyColumns(count, rv, keys.va, rv, 0, values, width, dv);
-      arithmetic.scaleRows(n, width, output, factor);
-      arithmetic.gemm(n, width, count, scores, values, output, true);
+      blocks.forEach(({ max, total, output }, b) => {
+        before.set(max);
+        const hidden = hiddenQueries(causal, queries, b * ROWS, keys);
+        attention.scores(panels, b, keys.k, count, max, hidden);
+        let risen = false;
+        for (let i = 0; i < ROWS; i++) {
+          factor[i] = max[i] === before[i] ? 1 : 2 ** (before[i] - max[i]);
+          total[i] *= factor[i];
+          risen ||= factor[i] !== 1;
+        }
+        if (risen) arithmetic.scaleColumns(width, ROWS, output, factor, output);
+        attention.weights(max, total, { v: values, width, sum: output });
+      });
     },
     save(slot: Float64Array): void {
       for (let i = 0; i < n; i++) {
-        const to = i * (2 + width);
-        slot[to] = max[i];
-        slot[to + 1] = total[i];
-        for (let a = 0; a < width; a++) slot[to + 2 + a] = output[i * width + a];
+        const { max, total, output } = blocks[Math.floor(i / ROWS)];
+        const [to, row] = [i * (2 + width), i % ROWS];
+        slot[to] = max[row] * Math.LN2;
+        slot[to + 1] = total[row];
+        for (let a = 0; a < width; a++) slot[to + 2 + a] = output[a * ROWS + row];
       }
     },
   };

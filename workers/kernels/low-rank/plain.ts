@@ -1,5 +1,6 @@
 /** The block operations of arithmetic.ts in float64, in the order in which the formulas are written. */
 import type { Arithmetic, Real } from './arithmetic.js';
+import { PlainAttention } from './plain-attention.js';
 
 export const plain: Arithmetic = {
   unit: 2 ** -53,
@@ -43,6 +44,15 @@ export const plain: Arithmetic = {
       }
     }
   },
+
+  panels: (rows, width) => ({ rows: 0, width, data: new Float64Array(rows * width) }),
+
+  fillPanels(panels, rows, x, scale) {
+    panels.rows = rows;
+    for (let i = 0; i < rows * panels.width; i++) panels.data[i] = scale * x[i];
+  },
+
+  attention: (keys) => new PlainAttention(keys),
 
   transpose(rows, columns, a, b) {
     for (let i = 0; i < rows; i++) {

@@ -13,7 +13,8 @@
  */
 import type { Arithmetic, Real } from './arithmetic.js';
 import type { QueryCertificate } from './certificate-queries.js';
-import { type DenseColumns, denseBackward, denseColumns, denseForward } from './dense.js';
+import { type DenseColumns, denseBackward, denseColumns, denseForward, rescale } from './dense.js';
+import { wholeVectors } from './exact-block.js';
 import { fullSums } from './full.js';
 import { fullWidth } from './head.js';
 import { keyColumns } from './keys.js';
@@ -27,8 +28,8 @@ export interface QueryBlock {
   readonly rows: QueryRows;
   /** phi_i'S (BLOCK, keyWidth), times factor: the low-rank part in units of exp(score - max). */
   readonly products: Real;
-  readonly max: Real;
-  readonly total: Real;
+  readonly max: Float64Array;
+  readonly total: Float64Array;
   readonly factor: Real;
   /** 1 / D_i; 0 for outlier rows and rows past the end. */
   readonly inverse: Real;
@@ -74,7 +75,7 @@ export function queryPass(
   const toGB = valueFactor(space, at);
   const centre = arithmetic.array(head.dv);
   centre.set(plan.centreV);
-  const outliers = openOutlierKeys(space);
+  const outliers = openOutlierKeys(space, certificate !== null);
   const diagonal = head.causal ? openDiagonal(space, at, phi, state, wideRight) : null;
   let sample = 0;
   let loss = 0;
@@ -95,17 +96,7 @@ export function queryPass(
     wideRight?.multiply(phi, block.gradient, wideState, block.right);
     rightProducts(space, at, block);
     for (const columns of dense as DenseColumns[]) {
-      denseBackward(
-        space,
-        rows,
-        columns,
-        block.gradient,
-        block.gradientB,
-        block.inverse,
-        block.shift,
-        block.right,
-        block.rightValue,
-      );
+      denseBackward(space, block, columns);
     }
     gradients.add(block);
     loss += putOut(space, run, block, start);
@@ -131,7 +122,7 @@ export function queryPass(
   run.querySums[s].set(sums);
   run.querySums[s].set(wideTotal, sums.length);
   gradients.save(run.queryGradients[s]);
-  if (outliers) saveOutlierKeys(at, outliers, run.outlierLeft[s]);
+  if (outliers) saveColumns(at, outliers, run.outlierLeft[s]);
 }
 
 function openBlock(space: Workspace, at: Layout): QueryBlock {
@@ -140,8 +131,8 @@ function openBlock(space: Workspace, at: Layout): QueryBlock {
   return {
     rows: queryRows(space, BLOCK),
     products: arithmetic.array(BLOCK * at.keyWidth),
-    max: arithmetic.array(BLOCK),
-    total: arithmetic.array(BLOCK),
+    max: arithmetic.sums(BLOCK),
+    total: arithmetic.sums(BLOCK),
     factor: arithmetic.array(BLOCK),
     inverse: arithmetic.array(BLOCK),
     weight: arithmetic.array(BLOCK),
@@ -188,15 +179,12 @@ function normalise(space: Workspace, at: Layout, block: QueryBlock, dense: Dense
   arithmetic.copyColumns(rows.count, at.rv, products, width, at.atVA, rightValue, at.rv, 0);
   const scale = new Float64Array(rows.count).fill(1);
   for (const columns of dense) {
-    denseForward(space, rows, columns, max, total, factor);
-    const { count, e, keys } = columns;
+    denseForward(space, block, columns);
     for (let r = 0; r < rows.count; r++) scale[r] *= factor[r];
-    arithmetic.scaleRows(rows.count, dv, output, factor);
     for (const earlier of dense) {
       if (earlier === columns) break;
-      arithmetic.scaleRows(rows.count, earlier.count, earlier.e, factor);
+      rescale(space, earlier, factor);
     }
-    arithmetic.gemm(rows.count, dv, count, e, keys.v, output, true);
   }
   for (let r = 0; r < BLOCK; r++) {
     const counts = r < rows.count && rows.logScale[r] !== -Infinity;
@@ -343,27 +331,30 @@ function gradientSums(space: Workspace, at: Layout, run: HeadRun) {
   };
 }
 
-function openOutlierKeys(space: Workspace): DenseColumns | null {
+function openOutlierKeys(space: Workspace, certified: boolean): DenseColumns | null {
   const list = space.plan.outlierKeys;
   if (list.length === 0) return null;
-  const columns = denseColumns(space, list.length);
+  const columns = denseColumns(space, list.length, certified);
   columns.load((r) => list[r], list.length);
   return columns;
 }
 
-function saveOutlierKeys(at: Layout, columns: DenseColumns, slot: Float64Array): void {
+/** dS'L and P'(G B_V) of the columns (count, left + lv). */
+function saveColumns(at: Layout, columns: DenseColumns, slot: Real): void {
   const { left, lv } = at;
   const width = left + lv;
+  const [wideLeft, wideValue] = [wholeVectors(left), wholeVectors(lv)];
   for (let j = 0; j < columns.count; j++) {
-    for (let c = 0; c < left; c++) slot[j * width + c] = columns.left[j * left + c];
-    for (let c = 0; c < lv; c++) slot[j * width + left + c] = columns.leftValue[j * lv + c];
+    const to = j * width;
+    for (let c = 0; c < left; c++) slot[to + c] = columns.left[j * wideLeft + c];
+    for (let c = 0; c < lv; c++) slot[to + left + c] = columns.leftValue[j * wideValue + c];
   }
 }
 
 /** Under a causal mask: the exact diagonal block, after which its keys join the running key sums. */
 function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real, wide: WideSums | null) {
   const { arithmetic, head, plan } = space;
-  const columns = denseColumns(space, BLOCK, (keys, j) => space.isOutlierKey(keys.index[j]));
+  const columns = denseColumns(space, BLOCK, false, (keys, j) => space.isOutlierKey(keys.index[j]));
   const right = arithmetic.array(BLOCK * at.keyWidth);
   const wideState = state.subarray(plan.m * at.keyWidth);
   return {
@@ -380,13 +371,7 @@ function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real, wide
       wide?.add(phi, keys.v, keys.u, wideState);
     },
     save(run: HeadRun, start: number): void {
-      const width = at.left + at.lv;
-      const { left } = run.causal!;
-      for (let j = 0; j < columns.count; j++) {
-        const to = (start + j) * width;
-        for (let c = 0; c < at.left; c++) left[to + c] = columns.left[j * at.left + c];
-        for (let c = 0; c < at.lv; c++) left[to + at.left + c] = columns.leftValue[j * at.lv + c];
-      }
+      saveColumns(at, columns, run.causal!.left.subarray(start * (at.left + at.lv)));
     },
   };
 }

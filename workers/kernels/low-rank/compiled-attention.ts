@@ -1,0 +1,114 @@
+/** Attention of arithmetic.ts on the tiles of the exact kernel (wasm/assembly/attention.ts). */
+import { BLOCK_BYTES, type Block, KEYS, ROWS, writeBlock } from '../wasm/block.js';
+import { packedFloats, type Wasm } from '../wasm/instance.js';
+import type { Arithmetic, Attention, Panels, Real, ThinProducts } from './arithmetic.js';
+
+export function allocatePanels(arithmetic: Arithmetic, rows: number, width: number): Panels {
+  const blocks = Math.ceil(rows / ROWS);
+  return { rows: 0, width, data: arithmetic.array(packedFloats(width, blocks * ROWS)) };
+}
+
+export class CompiledAttention implements Attention {
+  readonly e: Real;
+  readonly ds: Real;
+  readonly #wasm: Wasm;
+  readonly #at: number;
+  readonly #block: Block;
+  /** Maxima that nobody wants. */
+  readonly #unused: Real;
+  #tiles = 0;
+
+  constructor(wasm: Wasm, arithmetic: Arithmetic, keys: number, d: number, dv: number) {
+    this.#wasm = wasm;
+    const whole = 8 * Math.ceil(keys / 8);
+    this.e = arithmetic.array(whole * ROWS);
+    this.ds = arithmetic.array(whole * ROWS);
+    this.#unused = arithmetic.array(ROWS);
+    this.#at = arithmetic.array(BLOCK_BYTES / 4).byteOffset;
+    this.#block = {
+      ...{ rows: 0, firstRow: 0, keys: 0, causal: 0, bounded: 0, origin: 0, d, dv },
+      ...{ q: 0, g: 0, k: 0, v: 0, e: this.e.byteOffset, t: this.ds.byteOffset, max: 0 },
+      ...{ sum: 0, dot: arithmetic.sums(ROWS).byteOffset, mean: 0, o: 0 },
+      ...{ ps: 0, pv: 0, us: 0, uv: 0, ws: 0, wv: 0, rs: 0, rv: 0, ls: 0, lv: 0 },
+    };
+  }
+
+  scores(
+    queries: Panels,
+    block: number,
+    k: Real,
+    count: number,
+    max: Real | null,
+    hidden: Int32Array | null,
+  ): void {
+    const { fn } = this.#wasm;
+    const rows = Math.min(ROWS, queries.rows - block * ROWS);
+    this.#tiles = Math.ceil(count / KEYS);
+    const raised = max ?? this.#unused;
+    this.#write({
+      ...{ rows: 16 * Math.ceil(rows / 16), keys: count, q: addressOf(queries, block) },
+      ...{ k: k.byteOffset, max: (hidden ? this.#unused : raised).byteOffset },
+    });
+    fn.scores(this.#at, 0, this.#tiles);
+    if (!hidden) return;
+    hidden.subarray(0, count).forEach((n, j) => {
+      this.e.fill(Number.NEGATIVE_INFINITY, j * ROWS, j * ROWS + n);
+    });
+    if (!max) return;
+    this.#write({ max: max.byteOffset });
+    fn.maxima(this.#at, 0, this.#tiles);
+  }
+
+  weights(
+    max: Real,
+    total: Float64Array,
+    output: { readonly v: Real; readonly width: number; readonly sum: Real } | null,
+  ): void {
+    const { dv } = this.#block;
+    const sums = output
+      ? { v: output.v.byteOffset, dv: output.width, o: output.sum.byteOffset }
+      : { o: 0 };
+    this.#write({ ...sums, g: 0, max: max.byteOffset, sum: total.byteOffset });
+    this.#wasm.fn.weights(this.#at, 0, this.#tiles);
+    this.#block.dv = dv;
+  }
+
+  gradients(
+    gradient: Panels,
+    block: number,
+    v: Real,
+    shift: Real,
+    ofScores: ThinProducts | null,
+    ofWeights: ThinProducts | null,
+  ): void {
+    const { fn } = this.#wasm;
+    const [s, w] = [addresses(ofScores), addresses(ofWeights)];
+    this.#write({
+      ...{ g: addressOf(gradient, block), v: v.byteOffset, mean: shift.byteOffset },
+      ...{ ps: s.width, us: s.u, rs: s.right, ws: s.l, ls: s.left },
+      ...{ pv: w.width, uv: w.u, rv: w.right, wv: w.l, lv: w.left },
+    });
+    if (ofScores) fn.values(this.#at, 0, this.#tiles);
+    fn.gradients(this.#at, 0, this.#tiles);
+  }
+
+  #write(change: Partial<Block>): void {
+    Object.assign(this.#block, change);
+    writeBlock(this.#wasm, this.#at, this.#block);
+  }
+}
+
+/** Panels of 16 rows follow each other. */
+function addressOf({ width, data }: Panels, block: number): number {
+  return data.byteOffset + 4 * block * ROWS * width;
+}
+
+function addresses(products: ThinProducts | null) {
+  return {
+    width: products?.width ?? 0,
+    u: products?.right?.factor.byteOffset ?? 0,
+    right: products?.right?.sum.byteOffset ?? 0,
+    l: products?.left?.factor.byteOffset ?? 0,
+    left: products?.left?.sum.byteOffset ?? 0,
+  };
+}
