@@ -23,6 +23,15 @@ export interface Panels {
   rows: number;
   readonly width: number;
   readonly data: Real;
+  /** Norm of the longest row of each block of ROWS. */
+  readonly largest: Float64Array;
+}
+
+/** Keys k (keys, d), the first `count` of them, and the norm of the longest or more. */
+export interface ScoredKeys {
+  readonly k: Real;
+  readonly count: number;
+  readonly largest: number;
 }
 
 /** Thin factors that dS or P meets, and the sums that their products are added to; null: not wanted. */
@@ -45,15 +54,16 @@ export interface Attention {
   readonly e: Real;
   readonly ds: Real;
   /**
-   * S = queries k' of the queries from block ROWS on and `count` keys k (keys, d). Raises max (ROWS), if given, to the
-   * row maxima. The first hidden[j] queries do not see key j; null: all see all.
+   * S = queries k' of the queries from block ROWS on. If asked to, raises max (ROWS) to the row maxima, or sets it to
+   * something else that E may be relative to: 0 where Cauchy-Schwarz bounds S. The first hidden[j]
+   * queries do not see key j; null: all see all.
    */
   scores(
     queries: Panels,
     block: number,
-    k: Real,
-    count: number,
-    max: Real | null,
+    keys: ScoredKeys,
+    max: Real,
+    raise: boolean,
     hidden: Int32Array | null,
   ): void;
   /** E, its row sums added to total (ROWS), and v'E to sum (width, ROWS) for values v (keys, width). */
@@ -111,6 +121,8 @@ export interface Arithmetic {
     c: Real,
     accumulate?: boolean,
   ): void;
+  /** Norm of the longest row of x (rows, n). */
+  largestNorm(rows: number, n: number, x: Real): number;
   panels(rows: number, width: number): Panels;
   /** scale x (rows, width) into panels that have room for it. */
   fillPanels(panels: Panels, rows: number, x: Real, scale: number): void;

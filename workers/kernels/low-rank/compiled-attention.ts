@@ -1,11 +1,40 @@
 /** Attention of arithmetic.ts on the tiles of the exact kernel (wasm/assembly/attention.ts). */
-import { BLOCK_BYTES, type Block, KEYS, ROWS, writeBlock } from '../wasm/block.js';
+import {
+  BLOCK_BYTES,
+  type Block,
+  KEYS,
+  LARGEST_EXPONENT,
+  ROWS,
+  writeBlock,
+} from '../wasm/block.js';
 import { packedFloats, type Wasm } from '../wasm/instance.js';
-import type { Arithmetic, Attention, Panels, Real, ThinProducts } from './arithmetic.js';
+import type {
+  Arithmetic,
+  Attention,
+  Panels,
+  Real,
+  ScoredKeys,
+  ThinProducts,
+} from './arithmetic.js';
 
 export function allocatePanels(arithmetic: Arithmetic, rows: number, width: number): Panels {
   const blocks = Math.ceil(rows / ROWS);
-  return { rows: 0, width, data: arithmetic.array(packedFloats(width, blocks * ROWS)) };
+  const data = arithmetic.array(packedFloats(width, blocks * ROWS));
+  return { rows: 0, width, data, largest: new Float64Array(blocks) };
+}
+
+export function fillPanels(
+  wasm: Wasm,
+  { width, data, largest }: Panels,
+  rows: number,
+  x: Real,
+  scale: number,
+): void {
+  wasm.fn.pack_transposed(rows, width, x.byteOffset, width, scale, data.byteOffset);
+  for (let first = 0, b = 0; first < rows; first += ROWS, b++) {
+    const at = x.byteOffset + 4 * first * width;
+    largest[b] = scale * wasm.fn.largest_norm(Math.min(ROWS, rows - first), width, at);
+  }
 }
 
 export class CompiledAttention implements Attention {
@@ -36,25 +65,34 @@ export class CompiledAttention implements Attention {
   scores(
     queries: Panels,
     block: number,
-    k: Real,
-    count: number,
-    max: Real | null,
+    { k, count, largest }: ScoredKeys,
+    max: Real,
+    raise: boolean,
     hidden: Int32Array | null,
   ): void {
     const { fn } = this.#wasm;
     const rows = Math.min(ROWS, queries.rows - block * ROWS);
+    const bounded =
+      !hidden &&
+      queries.largest[block] * largest <= LARGEST_EXPONENT &&
+      allows(max.subarray(0, rows), raise);
+    const raised = raise && !hidden ? max : this.#unused;
     this.#tiles = Math.ceil(count / KEYS);
-    const raised = max ?? this.#unused;
     this.#write({
       ...{ rows: 16 * Math.ceil(rows / 16), keys: count, q: addressOf(queries, block) },
-      ...{ k: k.byteOffset, max: (hidden ? this.#unused : raised).byteOffset },
+      ...{ k: k.byteOffset, max: raised.byteOffset, bounded: Number(bounded) },
     });
+    if (bounded) {
+      // S is made together with E.
+      max.fill(0, 0, rows);
+      return;
+    }
     fn.scores(this.#at, 0, this.#tiles);
     if (!hidden) return;
-    hidden.subarray(0, count).forEach((n, j) => {
+    hidden.forEach((n, j) => {
       this.e.fill(Number.NEGATIVE_INFINITY, j * ROWS, j * ROWS + n);
     });
-    if (!max) return;
+    if (!raise) return;
     this.#write({ max: max.byteOffset });
     fn.maxima(this.#at, 0, this.#tiles);
   }
@@ -96,6 +134,11 @@ export class CompiledAttention implements Attention {
     Object.assign(this.#block, change);
     writeBlock(this.#wasm, this.#at, this.#block);
   }
+}
+
+/** Whether weights may be relative to 0, after what they were relative to before. */
+function allows(max: Real, change: boolean): boolean {
+  return max.every((x) => (change ? x <= LARGEST_EXPONENT : x === 0));
 }
 
 /** Panels of 16 rows follow each other. */

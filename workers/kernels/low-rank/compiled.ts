@@ -6,7 +6,7 @@
  */
 import { packedFloats, type Wasm } from '../wasm/instance.js';
 import type { Arithmetic, Attention, Packed, Panels, Real } from './arithmetic.js';
-import { allocatePanels, CompiledAttention } from './compiled-attention.js';
+import { allocatePanels, CompiledAttention, fillPanels } from './compiled-attention.js';
 
 /** Bytes of scratch that a task may use. */
 export const SCRATCH_BYTES = 224 * 2 ** 20;
@@ -132,14 +132,17 @@ export class CompiledArithmetic implements Arithmetic {
     this.release(mark);
   }
 
+  largestNorm(rows: number, n: number, x: Real): number {
+    return this.#wasm.fn.largest_norm(rows, n, x.byteOffset);
+  }
+
   panels(rows: number, width: number): Panels {
     return allocatePanels(this, rows, width);
   }
 
   fillPanels(panels: Panels, rows: number, x: Real, scale: number): void {
-    const { width, data } = panels;
     panels.rows = rows;
-    this.#wasm.fn.pack_transposed(rows, width, x.byteOffset, width, scale, data.byteOffset);
+    fillPanels(this.#wasm, panels, rows, x, scale);
   }
 
   attention(keys: number, d: number, dv: number): Attention {

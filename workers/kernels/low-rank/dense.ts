@@ -11,6 +11,8 @@ import { BLOCK, type KeyRows, keyRows, type Workspace } from './rows.js';
 export interface DenseColumns {
   readonly count: number;
   readonly keys: KeyRows;
+  /** Norm of the longest key. */
+  readonly largest: number;
   /** E = exp(score - max) of each ROWS queries of the current block, later dS, both without 1 / D. */
   readonly parts: readonly Attention[];
   readonly queries: Panels;
@@ -50,6 +52,7 @@ export function denseColumns(
   const store = {
     count: 0,
     keys,
+    largest: 0,
     parts,
     queries: arithmetic.panels(BLOCK, d),
     gradients: arithmetic.panels(BLOCK, dv),
@@ -64,6 +67,7 @@ export function denseColumns(
     load(list: (r: number) => number, count: number) {
       store.count = count;
       keys.load(list, count);
+      store.largest = arithmetic.largestNorm(count, d, keys.k);
       store.u = u.load(count, keys.u);
       store.va = va.load(count, keys.va);
       store.left.fill(0);
@@ -80,6 +84,7 @@ export function denseForward(space: Workspace, block: QueryBlock, columns: Dense
   const { rows, max, total, factor, output } = block;
   const { count, keys, queries } = columns;
   arithmetic.fillPanels(queries, rows.count, rows.scaled, Math.LOG2E);
+  const scored = { k: keys.k, count, largest: columns.largest };
   const mark = arithmetic.mark();
   const top = arithmetic.array(ROWS);
   const sum = arithmetic.sums(ROWS);
@@ -92,7 +97,7 @@ export function denseForward(space: Workspace, block: QueryBlock, columns: Dense
     sum.fill(0);
     turned.fill(0);
     const hidden = hiddenQueries(head.causal, rows, first, keys, columns.skip);
-    columns.parts[b].scores(queries, b, keys.k, count, top, hidden);
+    columns.parts[b].scores(queries, b, scored, top, true, hidden);
     columns.parts[b].weights(top, sum, { v: keys.v, width: dv, sum: turned });
     for (let r = 0; r < n; r++) {
       const i = first + r;

@@ -38,7 +38,7 @@ export function keyPass(
   const wideBlock = arithmetic.array(run.keySums[s].length - sums.length);
   const wideTotal = arithmetic.sums(wideBlock.length);
   const outliers =
-    plan.outlierQueries.length > 0 ? exactRows(space, loadOutlierQueries(space)) : null;
+    plan.outlierQueries.length > 0 ? exactRows(space, loadOutlierQueries(space), false) : null;
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     checkpoint(cancelled);
     rows.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
@@ -109,8 +109,12 @@ export function loadOutlierQueries(space: Workspace): QueryRows {
   return rows;
 }
 
-/** Rows of P over all keys, block by block: a running softmax with O and P (X^V A_V') beside it. */
-export function exactRows(space: Workspace, queries: QueryRows) {
+/**
+ * Rows of P over all keys, block by block: a running softmax with O and P (X^V A_V') beside it.
+ *
+ * @param maxima whether rows shall be relative to their largest score, and not to whatever is faster.
+ */
+export function exactRows(space: Workspace, queries: QueryRows, maxima: boolean) {
   const { arithmetic, head } = space;
   const { d, dv, causal } = head;
   const rv = head.value.rank;
@@ -131,12 +135,13 @@ export function exactRows(space: Workspace, queries: QueryRows) {
   return {
     advance(keys: KeyRows): void {
       const { count } = keys;
+      const largest = maxima ? Infinity : arithmetic.largestNorm(count, d, keys.k);
       arithmetic.copyColumns(count, dv, keys.v, dv, 0, values, width, 0);
       arithmetic.copyColumns(count, rv, keys.va, rv, 0, values, width, dv);
       blocks.forEach(({ max, total, output }, b) => {
         before.set(max);
         const hidden = hiddenQueries(causal, queries, b * ROWS, keys);
-        attention.scores(panels, b, keys.k, count, max, hidden);
+        attention.scores(panels, b, { k: keys.k, count, largest }, max, true, hidden);
         let risen = false;
         for (let i = 0; i < ROWS; i++) {
           factor[i] = max[i] === before[i] ? 1 : 2 ** (before[i] - max[i]);

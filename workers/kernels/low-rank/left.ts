@@ -162,11 +162,12 @@ function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
   return {
     advance(keys: KeyRows, left: Real, leftValue: Real): void {
       const { count } = keys;
+      const scored = { k: keys.k, count, largest: arithmetic.largestNorm(count, d, keys.k) };
       const factor = u.load(count, keys.u);
       const [toLeft, toValue] = [leftBlock.open(left), valueBlock.open(leftValue)];
       for (let b = 0; b * ROWS < n; b++) {
         const hidden = hiddenQueries(causal, queries, b * ROWS, keys);
-        attention.scores(panels, b, keys.k, count, null, hidden);
+        attention.scores(panels, b, scored, of(max, b, 1), false, hidden);
         attention.weights(of(max, b, 1), total, null);
         attention.gradients(
           gradient,

@@ -1,5 +1,12 @@
 /** Attention of arithmetic.ts in float64, in the order in which the formulas are written. */
-import { type Attention, type Panels, type Real, ROWS, type ThinProducts } from './arithmetic.js';
+import {
+  type Attention,
+  type Panels,
+  type Real,
+  ROWS,
+  type ScoredKeys,
+  type ThinProducts,
+} from './arithmetic.js';
 
 export class PlainAttention implements Attention {
   readonly e: Float64Array;
@@ -15,9 +22,9 @@ export class PlainAttention implements Attention {
   scores(
     { rows, width: d, data }: Panels,
     block: number,
-    k: Real,
-    count: number,
-    max: Real | null,
+    { k, count }: ScoredKeys,
+    max: Real,
+    raise: boolean,
     hidden: Int32Array | null,
   ): void {
     const first = block * ROWS;
@@ -29,7 +36,7 @@ export class PlainAttention implements Attention {
         for (let a = 0; a < d; a++) score += data[(first + i) * d + a] * k[j * d + a];
         if (hidden && i < hidden[j]) score = -Infinity;
         this.e[j * ROWS + i] = score;
-        if (max) max[i] = Math.max(max[i], score);
+        if (raise) max[i] = Math.max(max[i], score);
       }
     }
   }

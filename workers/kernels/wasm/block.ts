@@ -6,6 +6,13 @@ export const ROWS = 64;
 export const KEYS = 48;
 export const TILE_FLOATS = ROWS * KEYS;
 
+/**
+ * Weights 2^S are taken without a row maximum up to this |S|: rows of a million keys then have sums below
+ * 2^70, and an upstream gradient may be as small as 1e-15 before its products with 1 / sum leave the
+ * normal numbers of float32.
+ */
+export const LARGEST_EXPONENT = 50;
+
 // biome-ignore format: one line a group
 const FIELDS = [
   'rows', 'firstRow', 'keys', 'causal', 'bounded', 'origin', 'd', 'dv', 'q', 'g', 'k', 'v', 'e',
