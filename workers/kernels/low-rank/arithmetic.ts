@@ -50,7 +50,7 @@ export interface ThinProducts {
  * key have room for a multiple of 8 rows, what lies in those past the last is finite.
  */
 export interface Attention {
-  /** E = 2^(S - max), then dS, of the keys and the queries of the last call of `scores`. */
+  /** E = 2^(S - max) and dS, of the keys and the queries of the last call of `scores`. */
   readonly e: Real;
   readonly ds: Real;
   /**
@@ -66,21 +66,31 @@ export interface Attention {
     raise: boolean,
     hidden: Int32Array | null,
   ): void;
-  /** E, its row sums added to total (ROWS), and v'E to sum (width, ROWS) for values v (keys, width). */
+  /**
+   * E, its row sums added to total (ROWS); v'E added to output (width, ROWS) for values v (keys, width); and the same
+   * as `products` does, while E is in the cache.
+   */
   weights(
     max: Real,
     total: Float64Array,
-    output: { readonly v: Real; readonly width: number; readonly sum: Real } | null,
+    values: { readonly v: Real; readonly width: number } | null,
+    output: Real | null,
+    upstream: Upstream | null,
   ): void;
-  /** dS = E (G v' - shift) for shift (ROWS), where anything of it is wanted, and the products of dS and E. */
-  gradients(
-    gradient: Panels,
-    block: number,
-    v: Real,
-    shift: Real,
-    ofScores: ThinProducts | null,
-    ofWeights: ThinProducts | null,
-  ): void;
+  /** G v' in place of dS, and the row sums of E times it added to dot (ROWS). */
+  products(values: { readonly v: Real; readonly width: number }, upstream: Upstream): void;
+  /**
+   * dS = E (G v' - shift) for shift (ROWS) after `products`, where anything of it is wanted, and what dS and E are
+   * multiplied by.
+   */
+  gradients(shift: Real, ofScores: ThinProducts | null, ofWeights: ThinProducts | null): void;
+}
+
+/** G of the queries of block `block`, and where G.O goes, in the units of E. */
+export interface Upstream {
+  readonly gradient: Panels;
+  readonly block: number;
+  readonly dot: Float64Array;
 }
 
 export interface Arithmetic {
@@ -126,8 +136,8 @@ export interface Arithmetic {
   panels(rows: number, width: number): Panels;
   /** scale x (rows, width) into panels that have room for it. */
   fillPanels(panels: Panels, rows: number, x: Real, scale: number): void;
-  /** With room for `keys` keys. */
-  attention(keys: number, d: number, dv: number): Attention;
+  /** With room for `keys` keys (keys, d). */
+  attention(keys: number, d: number): Attention;
   /** b (columns, rows) = transpose of a (rows, columns). */
   transpose(rows: number, columns: number, a: Real, b: Real): void;
   /**

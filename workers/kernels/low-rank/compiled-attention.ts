@@ -15,6 +15,7 @@ import type {
   Real,
   ScoredKeys,
   ThinProducts,
+  Upstream,
 } from './arithmetic.js';
 
 export function allocatePanels(arithmetic: Arithmetic, rows: number, width: number): Panels {
@@ -47,7 +48,7 @@ export class CompiledAttention implements Attention {
   readonly #unused: Real;
   #tiles = 0;
 
-  constructor(wasm: Wasm, arithmetic: Arithmetic, keys: number, d: number, dv: number) {
+  constructor(wasm: Wasm, arithmetic: Arithmetic, keys: number, d: number) {
     this.#wasm = wasm;
     const whole = 8 * Math.ceil(keys / 8);
     this.e = arithmetic.array(whole * ROWS);
@@ -55,9 +56,9 @@ export class CompiledAttention implements Attention {
     this.#unused = arithmetic.array(ROWS);
     this.#at = arithmetic.array(BLOCK_BYTES / 4).byteOffset;
     this.#block = {
-      ...{ rows: 0, firstRow: 0, keys: 0, causal: 0, bounded: 0, origin: 0, d, dv },
+      ...{ rows: 0, firstRow: 0, keys: 0, causal: 0, bounded: 0, origin: 0, d, dv: 0 },
       ...{ q: 0, g: 0, k: 0, v: 0, e: this.e.byteOffset, t: this.ds.byteOffset, max: 0 },
-      ...{ sum: 0, dot: arithmetic.sums(ROWS).byteOffset, mean: 0, o: 0 },
+      ...{ sum: 0, dot: 0, mean: 0, o: 0 },
       ...{ ps: 0, pv: 0, us: 0, uv: 0, ws: 0, wv: 0, rs: 0, rv: 0, ls: 0, lv: 0 },
     };
   }
@@ -100,34 +101,30 @@ export class CompiledAttention implements Attention {
   weights(
     max: Real,
     total: Float64Array,
-    output: { readonly v: Real; readonly width: number; readonly sum: Real } | null,
+    values: Values | null,
+    output: Real | null,
+    upstream: Upstream | null,
   ): void {
-    const { dv } = this.#block;
-    const sums = output
-      ? { v: output.v.byteOffset, dv: output.width, o: output.sum.byteOffset }
-      : { o: 0 };
-    this.#write({ ...sums, g: 0, max: max.byteOffset, sum: total.byteOffset });
+    this.#write({
+      ...{ max: max.byteOffset, sum: total.byteOffset, o: output?.byteOffset ?? 0 },
+      ...addressesOf(values, upstream),
+    });
     this.#wasm.fn.weights(this.#at, 0, this.#tiles);
-    this.#block.dv = dv;
   }
 
-  gradients(
-    gradient: Panels,
-    block: number,
-    v: Real,
-    shift: Real,
-    ofScores: ThinProducts | null,
-    ofWeights: ThinProducts | null,
-  ): void {
-    const { fn } = this.#wasm;
-    const [s, w] = [addresses(ofScores), addresses(ofWeights)];
+  products(values: Values, upstream: Upstream): void {
+    this.#write(addressesOf(values, upstream));
+    this.#wasm.fn.values(this.#at, 0, this.#tiles);
+  }
+
+  gradients(shift: Real, ofScores: ThinProducts | null, ofWeights: ThinProducts | null): void {
+    const [s, w] = [thin(ofScores), thin(ofWeights)];
     this.#write({
-      ...{ g: addressOf(gradient, block), v: v.byteOffset, mean: shift.byteOffset },
+      mean: shift.byteOffset,
       ...{ ps: s.width, us: s.u, rs: s.right, ws: s.l, ls: s.left },
       ...{ pv: w.width, uv: w.u, rv: w.right, wv: w.l, lv: w.left },
     });
-    if (ofScores) fn.values(this.#at, 0, this.#tiles);
-    fn.gradients(this.#at, 0, this.#tiles);
+    this.#wasm.fn.gradients(this.#at, 0, this.#tiles);
   }
 
   #write(change: Partial<Block>): void {
@@ -146,7 +143,17 @@ function addressOf({ width, data }: Panels, block: number): number {
   return data.byteOffset + 4 * block * ROWS * width;
 }
 
-function addresses(products: ThinProducts | null) {
+type Values = { readonly v: Real; readonly width: number };
+
+function addressesOf(values: Values | null, upstream: Upstream | null) {
+  return {
+    ...{ v: values?.v.byteOffset ?? 0, dv: values?.width ?? 0 },
+    g: upstream ? addressOf(upstream.gradient, upstream.block) : 0,
+    dot: upstream?.dot.byteOffset ?? 0,
+  };
+}
+
+function thin(products: ThinProducts | null) {
   return {
     width: products?.width ?? 0,
     u: products?.right?.factor.byteOffset ?? 0,

@@ -145,8 +145,8 @@ export class CompiledArithmetic implements Arithmetic {
     fillPanels(this.#wasm, panels, rows, x, scale);
   }
 
-  attention(keys: number, d: number, dv: number): Attention {
-    return new CompiledAttention(this.#wasm, this, keys, d, dv);
+  attention(keys: number, d: number): Attention {
+    return new CompiledAttention(this.#wasm, this, keys, d);
   }
 
   transpose(rows: number, columns: number, a: Real, b: Real): void {

@@ -27,15 +27,25 @@ export interface DenseColumns {
   /** dS'L and P'(G B_V) of the keys (count, whole vectors), summed over the queries of the segment. */
   readonly left: Real;
   readonly leftValue: Real;
+  /** G.O of these columns (BLOCK), in the units of E. */
+  readonly dot: Float64Array;
+  /** Whether O is wanted; a G that is given only needs G.O. */
+  readonly output: boolean;
   /** P and dS of the block (BLOCK, count), for the certificate; null: not wanted. */
   readonly rows: { readonly e: Real; readonly ds: Real } | null;
+}
+
+/** What is wanted of exact columns beside the gradients. */
+export interface DenseOptions {
+  readonly output: boolean;
+  readonly certified: boolean;
 }
 
 /** A store of up to `capacity` exact columns. */
 export function denseColumns(
   space: Workspace,
   capacity: number,
-  certified: boolean,
+  { output, certified }: DenseOptions,
   skip: (keys: KeyRows, column: number) => boolean = () => false,
 ): DenseColumns & { load(rows: (r: number) => number, count: number): void } {
   const { arithmetic, head } = space;
@@ -45,7 +55,7 @@ export function denseColumns(
   const keys = keyRows(space, whole);
   const u = thinFactor(arithmetic, whole, at.right);
   const va = thinFactor(arithmetic, whole, at.rv);
-  const parts = Array.from({ length: BLOCK / ROWS }, () => arithmetic.attention(whole, d, dv));
+  const parts = Array.from({ length: BLOCK / ROWS }, () => arithmetic.attention(whole, d));
   const rows = certified
     ? { e: arithmetic.array(BLOCK * capacity), ds: arithmetic.array(BLOCK * capacity) }
     : null;
@@ -63,6 +73,8 @@ export function denseColumns(
     skip: (column: number) => skip(keys, column),
     left: arithmetic.array(whole * wholeVectors(at.left)),
     leftValue: arithmetic.array(whole * wholeVectors(at.lv)),
+    dot: arithmetic.sums(BLOCK),
+    output,
     rows,
     load(list: (r: number) => number, count: number) {
       store.count = count;
@@ -77,14 +89,21 @@ export function denseColumns(
   return store;
 }
 
-/** Scores of a block of queries against the exact columns, joined into the running softmax of each row and O. */
+/**
+ * Scores of a block of queries against the exact columns, joined into the running softmax of each row, and
+ * into O where it is wanted. With G given, also G V' and G.O.
+ */
 export function denseForward(space: Workspace, block: QueryBlock, columns: DenseColumns): void {
   const { arithmetic, head } = space;
   const { dv } = head;
   const { rows, max, total, factor, output } = block;
-  const { count, keys, queries } = columns;
+  const { count, keys, queries, gradients, dot } = columns;
+  const given = head.kind === 'grad_output';
   arithmetic.fillPanels(queries, rows.count, rows.scaled, Math.LOG2E);
+  if (given) arithmetic.fillPanels(gradients, rows.count, rows.objective, 1);
+  dot.fill(0);
   const scored = { k: keys.k, count, largest: columns.largest };
+  const values = { v: keys.v, width: dv };
   const mark = arithmetic.mark();
   const top = arithmetic.array(ROWS);
   const sum = arithmetic.sums(ROWS);
@@ -97,8 +116,11 @@ export function denseForward(space: Workspace, block: QueryBlock, columns: Dense
     sum.fill(0);
     turned.fill(0);
     const hidden = hiddenQueries(head.causal, rows, first, keys, columns.skip);
+    const upstream = given
+      ? { gradient: gradients, block: b, dot: dot.subarray(first, first + ROWS) }
+      : null;
     columns.parts[b].scores(queries, b, scored, top, true, hidden);
-    columns.parts[b].weights(top, sum, { v: keys.v, width: dv, sum: turned });
+    columns.parts[b].weights(top, sum, values, columns.output ? turned : null, upstream);
     for (let r = 0; r < n; r++) {
       const i = first + r;
       const risen = top[r] * Math.LN2;
@@ -107,15 +129,31 @@ export function denseForward(space: Workspace, block: QueryBlock, columns: Dense
       max[i] = risen;
     }
     const part = output.subarray(first * dv);
-    arithmetic.transpose(dv, ROWS, turned, added);
     arithmetic.scaleRows(n, dv, part, factor.subarray(first));
+    if (!columns.output) continue;
+    arithmetic.transpose(dv, ROWS, turned, added);
     arithmetic.combine(n * dv, 1, added, 1, part);
   }
   arithmetic.release(mark);
 }
 
+/** Adds to O of row r of the block, whose columns were left out of it. */
+export function addOutput(
+  { head: { dv } }: Workspace,
+  block: QueryBlock,
+  { parts, count, keys }: DenseColumns,
+  r: number,
+): void {
+  const { e } = parts[Math.floor(r / ROWS)];
+  for (let j = 0; j < count; j++) {
+    const p = block.inverse[r] * e[j * ROWS + (r % ROWS)];
+    for (let a = 0; a < dv; a++) block.output[r * dv + a] += p * keys.v[j * dv + a];
+  }
+}
+
 /** E of the columns in units of new maxima: times factor (BLOCK). */
-export function rescale(space: Workspace, { parts, count }: DenseColumns, factor: Real): void {
+export function rescale(space: Workspace, { parts, count, dot }: DenseColumns, factor: Real): void {
+  for (let r = 0; r < BLOCK; r++) dot[r] *= factor[r];
   parts.forEach(({ e }, b) => {
     space.arithmetic.scaleColumns(count, ROWS, e, factor.subarray(b * ROWS), e);
   });
@@ -131,7 +169,8 @@ export function denseBackward(space: Workspace, block: QueryBlock, columns: Dens
   const at = layout(head);
   const score = wholeVectors(Math.max(at.right, at.left));
   const value = wholeVectors(Math.max(at.rv, at.lv));
-  arithmetic.fillPanels(columns.gradients, rows.count, gradient, 1);
+  const given = head.kind === 'grad_output';
+  if (!given) arithmetic.fillPanels(columns.gradients, rows.count, gradient, 1);
   const mark = arithmetic.mark();
   // 1 / D goes into the left factors, and into the right products at the end.
   const divided = ({ wide, load }: ThinFactor, x: Real) => {
@@ -142,18 +181,22 @@ export function denseBackward(space: Workspace, block: QueryBlock, columns: Dens
   };
   const l = divided(columns.l, rows.l);
   const gb = divided(columns.gradientB, gradientB);
+  const wanted = score > 0 || columns.rows !== null;
   const [scoreSum, valueSum] = [score, value].map((width) => arithmetic.array(ROWS * width));
   for (let first = 0; first < rows.count; first += ROWS) {
     const b = first / ROWS;
     const n = Math.min(ROWS, rows.count - first);
     scoreSum.fill(0);
     valueSum.fill(0);
+    if (!given && wanted) {
+      columns.parts[b].products(
+        { v: columns.keys.v, width: head.dv },
+        { gradient: columns.gradients, block: b, dot: columns.dot.subarray(first, first + ROWS) },
+      );
+    }
     columns.parts[b].gradients(
-      columns.gradients,
-      b,
-      columns.keys.v,
       shift.subarray(first),
-      score > 0 || columns.rows
+      wanted
         ? {
             width: Math.max(score, 8),
             right: at.right > 0 ? { factor: columns.u, sum: scoreSum } : null,

@@ -120,7 +120,7 @@ export function exactRows(space: Workspace, queries: QueryRows, maxima: boolean)
   const rv = head.value.rank;
   const width = dv + rv;
   const n = queries.count;
-  const attention = arithmetic.attention(BLOCK, d, dv);
+  const attention = arithmetic.attention(BLOCK, d);
   const panels = arithmetic.panels(n, d);
   arithmetic.fillPanels(panels, n, queries.scaled, Math.LOG2E);
   const values = arithmetic.array(BLOCK * width);
@@ -149,7 +149,7 @@ export function exactRows(space: Workspace, queries: QueryRows, maxima: boolean)
           risen ||= factor[i] !== 1;
         }
         if (risen) arithmetic.scaleColumns(width, ROWS, output, factor, output);
-        attention.weights(max, total, { v: values, width, sum: output });
+        attention.weights(max, total, { v: values, width }, output, null);
       });
     },
     save(slot: Float64Array): void {

@@ -130,7 +130,7 @@ function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
   const { rows: queries, ...outlier } = outlierGradient(space, run);
   const n = queries.count;
   const capacity = ROWS * Math.ceil(n / ROWS);
-  const attention = arithmetic.attention(BLOCK, d, dv);
+  const attention = arithmetic.attention(BLOCK, d);
   const panels = arithmetic.panels(n, d);
   const gradient = arithmetic.panels(n, dv);
   arithmetic.fillPanels(panels, n, queries.scaled, Math.LOG2E);
@@ -156,23 +156,23 @@ function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
   const sums = arithmetic.sums(right.length);
   const leftBlock = blockSum(arithmetic, at.left);
   const valueBlock = blockSum(arithmetic, at.lv);
-  const total = arithmetic.sums(ROWS);
+  // Known from the pass before.
+  const [total, dot] = [arithmetic.sums(ROWS), arithmetic.sums(ROWS)];
   const of = (x: Real, b: number, width: number) =>
     x.subarray(b * ROWS * width, (b + 1) * ROWS * width);
   return {
     advance(keys: KeyRows, left: Real, leftValue: Real): void {
       const { count } = keys;
       const scored = { k: keys.k, count, largest: arithmetic.largestNorm(count, d, keys.k) };
+      const values = { v: keys.v, width: dv };
       const factor = u.load(count, keys.u);
       const [toLeft, toValue] = [leftBlock.open(left), valueBlock.open(leftValue)];
       for (let b = 0; b * ROWS < n; b++) {
         const hidden = hiddenQueries(causal, queries, b * ROWS, keys);
         attention.scores(panels, b, scored, of(max, b, 1), false, hidden);
-        attention.weights(of(max, b, 1), total, null);
+        const upstream = { gradient, block: b, dot };
+        attention.weights(of(max, b, 1), total, values, null, score > 0 ? upstream : null);
         attention.gradients(
-          gradient,
-          b,
-          keys.v,
           of(shift, b, 1),
           score > 0
             ? {

@@ -6,7 +6,10 @@ import {
   ROWS,
   type ScoredKeys,
   type ThinProducts,
+  type Upstream,
 } from './arithmetic.js';
+
+type Values = { readonly v: Real; readonly width: number };
 
 export class PlainAttention implements Attention {
   readonly e: Float64Array;
@@ -44,32 +47,37 @@ export class PlainAttention implements Attention {
   weights(
     max: Real,
     total: Float64Array,
-    output: { readonly v: Real; readonly width: number; readonly sum: Real } | null,
+    values: Values | null,
+    output: Real | null,
+    upstream: Upstream | null,
   ): void {
     this.#pairs((pair, j, i) => {
       const e = 2 ** (this.e[pair] - max[i]);
       this.e[pair] = e;
       total[i] += e;
-      if (!output) return;
-      const { v, width, sum } = output;
-      for (let a = 0; a < width; a++) sum[a * ROWS + i] += v[j * width + a] * e;
+      if (!output || !values) return;
+      const { v, width } = values;
+      for (let a = 0; a < width; a++) output[a * ROWS + i] += v[j * width + a] * e;
+    });
+    if (values && upstream) this.products(values, upstream);
+  }
+
+  products({ v, width }: Values, { gradient, block, dot }: Upstream): void {
+    const first = block * ROWS;
+    this.#pairs((pair, j, i) => {
+      let product = 0;
+      for (let a = 0; a < width; a++) {
+        product += gradient.data[(first + i) * width + a] * v[j * width + a];
+      }
+      this.ds[pair] = product;
+      dot[i] += this.e[pair] * product;
     });
   }
 
-  gradients(
-    { width: dv, data }: Panels,
-    block: number,
-    v: Real,
-    shift: Real,
-    ofScores: ThinProducts | null,
-    ofWeights: ThinProducts | null,
-  ): void {
-    const first = block * ROWS;
+  gradients(shift: Real, ofScores: ThinProducts | null, ofWeights: ThinProducts | null): void {
     this.#pairs((pair, j, i) => {
       if (ofScores) {
-        let t = -shift[i];
-        for (let a = 0; a < dv; a++) t += data[(first + i) * dv + a] * v[j * dv + a];
-        this.ds[pair] = this.e[pair] * t;
+        this.ds[pair] = this.e[pair] * (this.ds[pair] - shift[i]);
         multiply(ofScores, this.ds[pair], j, i);
       }
       if (ofWeights) multiply(ofWeights, this.e[pair], j, i);

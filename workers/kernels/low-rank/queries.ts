@@ -13,7 +13,15 @@
  */
 import type { Arithmetic, Real } from './arithmetic.js';
 import type { QueryCertificate } from './certificate-queries.js';
-import { type DenseColumns, denseBackward, denseColumns, denseForward, rescale } from './dense.js';
+import {
+  addOutput,
+  type DenseColumns,
+  type DenseOptions,
+  denseBackward,
+  denseColumns,
+  denseForward,
+  rescale,
+} from './dense.js';
 import { wholeVectors } from './exact-block.js';
 import { fullSums } from './full.js';
 import { fullWidth } from './head.js';
@@ -35,7 +43,10 @@ export interface QueryBlock {
   readonly inverse: Real;
   /** factor / D_i: the weight of the row's features in the query sums. */
   readonly weight: Real;
-  /** O - centre, G, G B_V (G at full width), G.(O - centre). */
+  /**
+   * O - centre, without the exact columns where those do not have it; G, G B_V (G at full width),
+   * G.(O - centre).
+   */
   readonly output: Real;
   readonly gradient: Real;
   readonly gradientB: Real;
@@ -75,8 +86,12 @@ export function queryPass(
   const toGB = valueFactor(space, at);
   const centre = arithmetic.array(head.dv);
   centre.set(plan.centreV);
-  const outliers = openOutlierKeys(space, certificate !== null);
-  const diagonal = head.causal ? openDiagonal(space, at, phi, state, wideRight) : null;
+  const wanted = {
+    output: head.kind === 'target' || run.attentionOutput !== null || certificate !== null,
+    certified: certificate !== null,
+  };
+  const outliers = openOutlierKeys(space, wanted);
+  const diagonal = head.causal ? openDiagonal(space, at, phi, state, wideRight, wanted) : null;
   let sample = 0;
   let loss = 0;
   let lost = 0;
@@ -91,7 +106,7 @@ export function queryPass(
     const dense = [outliers, diagonal?.load(start)].filter((c) => c != null && c.count > 0);
     lost += lostRows(space, at, block, state[0]);
     normalise(space, at, block, dense as DenseColumns[]);
-    objectiveGradient(space, block, centre);
+    objectiveGradient(space, block, centre, dense as DenseColumns[]);
     toGB(rows.count, block.gradient, block.gradientB);
     wideRight?.multiply(phi, block.gradient, wideState, block.right);
     rightProducts(space, at, block);
@@ -108,8 +123,12 @@ export function queryPass(
     wideLeft?.add(phi, block.gradient, rows.l, wideBlock);
     arithmetic.fold(wideBlock.length, wideBlock, wideTotal);
     certificate?.add(space, at, block, dense as DenseColumns[]);
-    for (; run.sampled[sample] < start + rows.count; sample++)
+    for (; run.sampled[sample] < start + rows.count; sample++) {
+      for (const columns of dense as DenseColumns[]) {
+        if (!columns.output) addOutput(space, block, columns, run.sampled[sample] - start);
+      }
       record(space, at, run, block, sample, start);
+    }
     if (diagonal) {
       keep(space, run, block, start);
       diagonal.save(run, start);
@@ -197,7 +216,12 @@ function normalise(space: Workspace, at: Layout, block: QueryBlock, dense: Dense
 }
 
 /** G = O - Y or as given, and G.(O - centre). */
-function objectiveGradient(space: Workspace, block: QueryBlock, centre: Real): void {
+function objectiveGradient(
+  space: Workspace,
+  block: QueryBlock,
+  centre: Real,
+  dense: DenseColumns[],
+): void {
   const { arithmetic, head } = space;
   const { dv, kind } = head;
   const { rows, output, gradient, shift } = block;
@@ -208,6 +232,10 @@ function objectiveGradient(space: Workspace, block: QueryBlock, centre: Real): v
     arithmetic.addRow(rows.count, dv, centre, gradient);
   }
   arithmetic.rowDots(rows.count, dv, gradient, output, shift);
+  for (const columns of dense) {
+    if (columns.output) continue;
+    for (let r = 0; r < rows.count; r++) shift[r] += block.inverse[r] * columns.dot[r];
+  }
 }
 
 /** The low-rank part of dS U: (G'[phi'M] - (G.O) phi'ZU) / D; at full width `right` holds the first term. */
@@ -331,10 +359,10 @@ function gradientSums(space: Workspace, at: Layout, run: HeadRun) {
   };
 }
 
-function openOutlierKeys(space: Workspace, certified: boolean): DenseColumns | null {
+function openOutlierKeys(space: Workspace, wanted: DenseOptions): DenseColumns | null {
   const list = space.plan.outlierKeys;
   if (list.length === 0) return null;
-  const columns = denseColumns(space, list.length, certified);
+  const columns = denseColumns(space, list.length, wanted);
   columns.load((r) => list[r], list.length);
   return columns;
 }
@@ -352,9 +380,18 @@ function saveColumns(at: Layout, columns: DenseColumns, slot: Real): void {
 }
 
 /** Under a causal mask: the exact diagonal block, after which its keys join the running key sums. */
-function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real, wide: WideSums | null) {
+function openDiagonal(
+  space: Workspace,
+  at: Layout,
+  phi: Real,
+  state: Real,
+  wide: WideSums | null,
+  wanted: DenseOptions,
+) {
   const { arithmetic, head, plan } = space;
-  const columns = denseColumns(space, BLOCK, false, (keys, j) => space.isOutlierKey(keys.index[j]));
+  const columns = denseColumns(space, BLOCK, wanted, (keys, j) =>
+    space.isOutlierKey(keys.index[j]),
+  );
   const right = arithmetic.array(BLOCK * at.keyWidth);
   const wideState = state.subarray(plan.m * at.keyWidth);
   return {
