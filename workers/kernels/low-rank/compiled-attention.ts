@@ -1,12 +1,5 @@
 /** Attention of arithmetic.ts on the tiles of the exact kernel (wasm/assembly/attention.ts). */
-import {
-  BLOCK_BYTES,
-  type Block,
-  KEYS,
-  LARGEST_EXPONENT,
-  ROWS,
-  writeBlock,
-} from '../wasm/block.js';
+import { BLOCK_BYTES, type Block, FIELD_AT, KEYS, LARGEST_EXPONENT, ROWS } from '../wasm/block.js';
 import { packedFloats, type Wasm } from '../wasm/instance.js';
 import type {
   Arithmetic,
@@ -43,7 +36,7 @@ export class CompiledAttention implements Attention {
   readonly ds: Real;
   readonly #wasm: Wasm;
   readonly #at: number;
-  readonly #block: Block;
+  readonly #fields: Int32Array;
   /** Maxima that nobody wants. */
   readonly #unused: Real;
   #tiles = 0;
@@ -55,12 +48,8 @@ export class CompiledAttention implements Attention {
     this.ds = arithmetic.array(whole * ROWS);
     this.#unused = arithmetic.array(ROWS);
     this.#at = arithmetic.array(BLOCK_BYTES / 4).byteOffset;
-    this.#block = {
-      ...{ rows: 0, firstRow: 0, keys: 0, causal: 0, bounded: 0, origin: 0, d, dv: 0 },
-      ...{ q: 0, g: 0, k: 0, v: 0, e: this.e.byteOffset, t: this.ds.byteOffset, max: 0 },
-      ...{ sum: 0, dot: 0, mean: 0, o: 0 },
-      ...{ ps: 0, pv: 0, us: 0, uv: 0, ws: 0, wv: 0, rs: 0, rv: 0, ls: 0, lv: 0 },
-    };
+    this.#fields = wasm.i32(this.#at, BLOCK_BYTES / 4);
+    this.#write({ d, e: this.e.byteOffset, t: this.ds.byteOffset });
   }
 
   scores(
@@ -74,9 +63,7 @@ export class CompiledAttention implements Attention {
     const { fn } = this.#wasm;
     const rows = Math.min(ROWS, queries.rows - block * ROWS);
     const bounded =
-      !hidden &&
-      queries.largest[block] * largest <= LARGEST_EXPONENT &&
-      allows(max.subarray(0, rows), raise);
+      !hidden && queries.largest[block] * largest <= LARGEST_EXPONENT && allows(max, rows, raise);
     const raised = raise && !hidden ? max : this.#unused;
     this.#tiles = Math.ceil(count / KEYS);
     this.#write({
@@ -128,14 +115,19 @@ export class CompiledAttention implements Attention {
   }
 
   #write(change: Partial<Block>): void {
-    Object.assign(this.#block, change);
-    writeBlock(this.#wasm, this.#at, this.#block);
+    for (const name in change) {
+      const field = name as keyof Block;
+      this.#fields[FIELD_AT[field]] = change[field]!;
+    }
   }
 }
 
 /** Whether weights may be relative to 0, after what they were relative to before. */
-function allows(max: Real, change: boolean): boolean {
-  return max.every((x) => (change ? x <= LARGEST_EXPONENT : x === 0));
+function allows(max: Real, rows: number, change: boolean): boolean {
+  for (let i = 0; i < rows; i++) {
+    if (change ? !(max[i] <= LARGEST_EXPONENT) : max[i] !== 0) return false;
+  }
+  return true;
 }
 
 /** Panels of 16 rows follow each other. */

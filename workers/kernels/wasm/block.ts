@@ -23,6 +23,9 @@ export type Block = Record<(typeof FIELDS)[number], number>;
 
 export const BLOCK_BYTES = 4 * FIELDS.length;
 
+/** Which of the integers a field is. */
+export const FIELD_AT = Object.fromEntries(FIELDS.map((name, i) => [name, i])) as Readonly<Block>;
+
 export function writeBlock(wasm: Wasm, at: number, block: Block): void {
   const words = wasm.i32(at, FIELDS.length);
   for (let i = 0; i < FIELDS.length; i++) words[i] = block[FIELDS[i]!];
