@@ -29,23 +29,17 @@ export interface DenseColumns {
   readonly leftValue: Real;
   /** G.O of these columns (BLOCK), in the units of E. */
   readonly dot: Float64Array;
-  /** Whether O is wanted; a G that is given only needs G.O. */
-  readonly output: boolean;
+  /** Whether O of these ROWS queries has the columns; a G that is given only needs G.O. */
+  readonly output: boolean[];
   /** P and dS of the block (BLOCK, count), for the certificate; null: not wanted. */
   readonly rows: { readonly e: Real; readonly ds: Real } | null;
-}
-
-/** What is wanted of exact columns beside the gradients. */
-export interface DenseOptions {
-  readonly output: boolean;
-  readonly certified: boolean;
 }
 
 /** A store of up to `capacity` exact columns. */
 export function denseColumns(
   space: Workspace,
   capacity: number,
-  { output, certified }: DenseOptions,
+  certified: boolean,
   skip: (keys: KeyRows, column: number) => boolean = () => false,
 ): DenseColumns & { load(rows: (r: number) => number, count: number): void } {
   const { arithmetic, head } = space;
@@ -74,7 +68,7 @@ export function denseColumns(
     left: arithmetic.array(whole * wholeVectors(at.left)),
     leftValue: arithmetic.array(whole * wholeVectors(at.lv)),
     dot: arithmetic.sums(BLOCK),
-    output,
+    output: parts.map(() => true),
     rows,
     load(list: (r: number) => number, count: number) {
       store.count = count;
@@ -91,9 +85,14 @@ export function denseColumns(
 
 /**
  * Scores of a block of queries against the exact columns, joined into the running softmax of each row, and
- * into O where it is wanted. With G given, also G V' and G.O.
+ * into O of the ROWS queries for which it is wanted. With G given, also G V' and G.O.
  */
-export function denseForward(space: Workspace, block: QueryBlock, columns: DenseColumns): void {
+export function denseForward(
+  space: Workspace,
+  block: QueryBlock,
+  columns: DenseColumns,
+  outputWanted: (first: number) => boolean,
+): void {
   const { arithmetic, head } = space;
   const { dv } = head;
   const { rows, max, total, factor, output } = block;
@@ -120,7 +119,8 @@ export function denseForward(space: Workspace, block: QueryBlock, columns: Dense
       ? { gradient: gradients, block: b, dot: dot.subarray(first, first + ROWS) }
       : null;
     columns.parts[b].scores(queries, b, scored, top, true, hidden);
-    columns.parts[b].weights(top, sum, values, columns.output ? turned : null, upstream);
+    columns.output[b] = outputWanted(first);
+    columns.parts[b].weights(top, sum, values, columns.output[b] ? turned : null, upstream);
     for (let r = 0; r < n; r++) {
       const i = first + r;
       const risen = top[r] * Math.LN2;
@@ -130,25 +130,11 @@ export function denseForward(space: Workspace, block: QueryBlock, columns: Dense
     }
     const part = output.subarray(first * dv);
     arithmetic.scaleRows(n, dv, part, factor.subarray(first));
-    if (!columns.output) continue;
+    if (!columns.output[b]) continue;
     arithmetic.transpose(dv, ROWS, turned, added);
     arithmetic.combine(n * dv, 1, added, 1, part);
   }
   arithmetic.release(mark);
-}
-
-/** Adds to O of row r of the block, whose columns were left out of it. */
-export function addOutput(
-  { head: { dv } }: Workspace,
-  block: QueryBlock,
-  { parts, count, keys }: DenseColumns,
-  r: number,
-): void {
-  const { e } = parts[Math.floor(r / ROWS)];
-  for (let j = 0; j < count; j++) {
-    const p = block.inverse[r] * e[j * ROWS + (r % ROWS)];
-    for (let a = 0; a < dv; a++) block.output[r * dv + a] += p * keys.v[j * dv + a];
-  }
 }
 
 /** E of the columns in units of new maxima: times factor (BLOCK). */

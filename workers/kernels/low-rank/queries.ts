@@ -11,17 +11,9 @@
  * that one would be of one degree less. Under a causal mask the key sums run along with the rows, and
  * the diagonal block is exact.
  */
-import type { Arithmetic, Real } from './arithmetic.js';
+import { type Arithmetic, type Real, ROWS } from './arithmetic.js';
 import type { QueryCertificate } from './certificate-queries.js';
-import {
-  addOutput,
-  type DenseColumns,
-  type DenseOptions,
-  denseBackward,
-  denseColumns,
-  denseForward,
-  rescale,
-} from './dense.js';
+import { type DenseColumns, denseBackward, denseColumns, denseForward, rescale } from './dense.js';
 import { wholeVectors } from './exact-block.js';
 import { fullSums } from './full.js';
 import { fullWidth } from './head.js';
@@ -44,7 +36,7 @@ export interface QueryBlock {
   /** factor / D_i: the weight of the row's features in the query sums. */
   readonly weight: Real;
   /**
-   * O - centre, without the exact columns where those do not have it; G, G B_V (G at full width),
+   * O - centre, without the exact columns where DenseColumns says so; G, G B_V (G at full width),
    * G.(O - centre).
    */
   readonly output: Real;
@@ -86,12 +78,10 @@ export function queryPass(
   const toGB = valueFactor(space, at);
   const centre = arithmetic.array(head.dv);
   centre.set(plan.centreV);
-  const wanted = {
-    output: head.kind === 'target' || run.attentionOutput !== null || certificate !== null,
-    certified: certificate !== null,
-  };
-  const outliers = openOutlierKeys(space, wanted);
-  const diagonal = head.causal ? openDiagonal(space, at, phi, state, wideRight, wanted) : null;
+  const certified = certificate !== null;
+  const outliers = openOutlierKeys(space, certified);
+  const diagonal = head.causal ? openDiagonal(space, at, phi, state, wideRight) : null;
+  const everyOutput = head.kind === 'target' || run.attentionOutput !== null || certified;
   let sample = 0;
   let loss = 0;
   let lost = 0;
@@ -105,7 +95,9 @@ export function queryPass(
     arithmetic.transposedProduct(BLOCK, phi, packedState, block.products);
     const dense = [outliers, diagonal?.load(start)].filter((c) => c != null && c.count > 0);
     lost += lostRows(space, at, block, state[0]);
-    normalise(space, at, block, dense as DenseColumns[]);
+    normalise(space, at, block, dense as DenseColumns[], (first) => {
+      return everyOutput || samples(run, start + first, sample);
+    });
     objectiveGradient(space, block, centre, dense as DenseColumns[]);
     toGB(rows.count, block.gradient, block.gradientB);
     wideRight?.multiply(phi, block.gradient, wideState, block.right);
@@ -124,9 +116,6 @@ export function queryPass(
     arithmetic.fold(wideBlock.length, wideBlock, wideTotal);
     certificate?.add(space, at, block, dense as DenseColumns[]);
     for (; run.sampled[sample] < start + rows.count; sample++) {
-      for (const columns of dense as DenseColumns[]) {
-        if (!columns.output) addOutput(space, block, columns, run.sampled[sample] - start);
-      }
       record(space, at, run, block, sample, start);
     }
     if (diagonal) {
@@ -142,6 +131,13 @@ export function queryPass(
   run.querySums[s].set(wideTotal, sums.length);
   gradients.save(run.queryGradients[s]);
   if (outliers) saveColumns(at, outliers, run.outlierLeft[s]);
+}
+
+/** Whether any of the ROWS queries from `from` on is sampled, as those before `next` were. */
+function samples({ sampled }: HeadRun, from: number, next: number): boolean {
+  let n = next;
+  while (sampled[n] < from) n++;
+  return sampled[n] < from + ROWS;
 }
 
 function openBlock(space: Workspace, at: Layout): QueryBlock {
@@ -184,7 +180,13 @@ function lostRows(space: Workspace, at: Layout, block: QueryBlock, weights: numb
 }
 
 /** D, 1 / D, O - centre and P (X^V A_V') of the low-rank and the exact columns together. */
-function normalise(space: Workspace, at: Layout, block: QueryBlock, dense: DenseColumns[]): void {
+function normalise(
+  space: Workspace,
+  at: Layout,
+  block: QueryBlock,
+  dense: DenseColumns[],
+  outputWanted: (first: number) => boolean,
+): void {
   const { arithmetic, head } = space;
   const { dv } = head;
   const { rows, products, max, total, factor, inverse, weight, output, rightValue } = block;
@@ -198,7 +200,7 @@ function normalise(space: Workspace, at: Layout, block: QueryBlock, dense: Dense
   arithmetic.copyColumns(rows.count, at.rv, products, width, at.atVA, rightValue, at.rv, 0);
   const scale = new Float64Array(rows.count).fill(1);
   for (const columns of dense) {
-    denseForward(space, block, columns);
+    denseForward(space, block, columns, outputWanted);
     for (let r = 0; r < rows.count; r++) scale[r] *= factor[r];
     for (const earlier of dense) {
       if (earlier === columns) break;
@@ -233,8 +235,9 @@ function objectiveGradient(
   }
   arithmetic.rowDots(rows.count, dv, gradient, output, shift);
   for (const columns of dense) {
-    if (columns.output) continue;
-    for (let r = 0; r < rows.count; r++) shift[r] += block.inverse[r] * columns.dot[r];
+    for (let r = 0; r < rows.count; r++) {
+      if (!columns.output[Math.floor(r / ROWS)]) shift[r] += block.inverse[r] * columns.dot[r];
+    }
   }
 }
 
@@ -359,10 +362,10 @@ function gradientSums(space: Workspace, at: Layout, run: HeadRun) {
   };
 }
 
-function openOutlierKeys(space: Workspace, wanted: DenseOptions): DenseColumns | null {
+function openOutlierKeys(space: Workspace, certified: boolean): DenseColumns | null {
   const list = space.plan.outlierKeys;
   if (list.length === 0) return null;
-  const columns = denseColumns(space, list.length, wanted);
+  const columns = denseColumns(space, list.length, certified);
   columns.load((r) => list[r], list.length);
   return columns;
 }
@@ -380,18 +383,9 @@ function saveColumns(at: Layout, columns: DenseColumns, slot: Real): void {
 }
 
 /** Under a causal mask: the exact diagonal block, after which its keys join the running key sums. */
-function openDiagonal(
-  space: Workspace,
-  at: Layout,
-  phi: Real,
-  state: Real,
-  wide: WideSums | null,
-  wanted: DenseOptions,
-) {
+function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real, wide: WideSums | null) {
   const { arithmetic, head, plan } = space;
-  const columns = denseColumns(space, BLOCK, wanted, (keys, j) =>
-    space.isOutlierKey(keys.index[j]),
-  );
+  const columns = denseColumns(space, BLOCK, false, (keys, j) => space.isOutlierKey(keys.index[j]));
   const right = arithmetic.array(BLOCK * at.keyWidth);
   const wideState = state.subarray(plan.m * at.keyWidth);
   return {
