@@ -169,6 +169,22 @@ export interface Arithmetic {
     offset: number,
     c: Real,
   ): void;
+  /**
+   * out[i, k p + y] = sum of phi[f, i] t[i, f p + y] over the f of group k, for phi (n, ldphi), t (rows, n p) and
+   * out (rows, groups p); the n features are dealt to the groups in their order.
+   */
+  groupSums(
+    rows: number,
+    n: number,
+    p: number,
+    groups: number,
+    phi: Real,
+    ldphi: number,
+    t: Real,
+    out: Real,
+  ): void;
+  /** c[i, k, y] -= c[i, k, p] x[i, y] for c (rows, groups, p + 1) and x (rows, p). */
+  takeCentres(rows: number, groups: number, p: number, x: Real, c: Real): void;
   /** sums += block, then block = 0: float32 blocks, float64 sums of blocks. */
   fold(n: number, block: Real, sums: Float64Array): void;
   /** phi[f] = phi[base[f]] table[slot[f]] for f = 1, 2, ...: rows of `rows` numbers. */
@@ -238,4 +254,42 @@ export interface Arithmetic {
     x: Real,
     table: Float64Array,
   ): void;
+  /**
+   * row[j] = scale low[j] + exactly[j] e[j] for j < n; out = (sum_j weight[j] row[j], the same times t[j]).
+   */
+  joinedRow(n: number, operands: JoinedRow, out: Float64Array): void;
+  /**
+   * With p = inverse e, off = p - otherInverse row and ds = off (t - mean) + p shift: out = sums over
+   * j < n of weight[j] u[j] ds^2 and of weight[j] v[j] off^2. forScore u ds^2 and forValue v off^2 are
+   * added to the columns.
+   */
+  rowErrors(n: number, operands: RowErrors, out: Float64Array): void;
+}
+
+/** A row of P as it is, and as features and exact columns make it; all operands are scratch. */
+export interface JoinedRow {
+  readonly e: Real;
+  readonly t: Real;
+  readonly low: Real;
+  readonly scale: number;
+  readonly exactly: Float64Array;
+  readonly weight: Float64Array;
+  readonly row: Float64Array;
+}
+
+export interface RowErrors {
+  readonly e: Real;
+  readonly t: Real;
+  readonly row: Float64Array;
+  readonly inverse: number;
+  readonly otherInverse: number;
+  readonly mean: number;
+  readonly shift: number;
+  readonly weight: Float64Array;
+  readonly u: Float64Array;
+  readonly v: Float64Array;
+  readonly forScore: number;
+  readonly forValue: number;
+  readonly scoreColumns: Float64Array;
+  readonly valueColumns: Float64Array;
 }

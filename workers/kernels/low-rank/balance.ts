@@ -41,34 +41,69 @@ export function balance(
 ): Balance {
   const centreQ = mean(q, d);
   const centreK = mean(k, d);
+  const mark = arithmetic.mark();
   const a = factor(arithmetic, q, d, centreQ);
   const b = factor(arithmetic, k, d, centreK);
-  const product = a.transpose().mmul(b).mul(beta);
-  const v = new EigenvalueDecomposition(product.transpose().mmul(product), {
+  // Products of rows are what `dots` makes: M' = beta B'A, then M'M and M V.
+  const turned = product(arithmetic, transposed(b, d), transposed(a, d), d).map((x) => beta * x);
+  const gram = product(arithmetic, turned, turned, d);
+  const v = new EigenvalueDecomposition(Matrix.from1DArray(d, d, gram), {
     assumeSymmetric: true,
-  }).eigenvectorMatrix;
-  const scaled = product.mmul(v);
-  const sizes = Float64Array.from({ length: d }, (_, c) => scaled.getColumnVector(c).norm());
+  }).eigenvectorMatrix.to1DArray();
+  const scaled = product(arithmetic, transposed(turned, d), transposed(Float64Array.from(v), d), d);
+  arithmetic.release(mark);
+  const sizes = new Float64Array(d);
+  for (let i = 0; i < d * d; i++) sizes[i % d] += scaled[i] * scaled[i];
+  for (let c = 0; c < d; c++) sizes[c] = Math.sqrt(sizes[c]);
   const order = Array.from(sizes.keys()).sort((i, j) => sizes[j] - sizes[i]);
-  const columns = (matrix: Matrix, scale: (c: number) => number) =>
-    Float64Array.from({ length: d * d }, (_, i) => {
+  const columns = (matrix: ArrayLike<number>, scale: (c: number) => number) => {
+    const out = new Float64Array(d * d);
+    for (let i = 0; i < d * d; i++) {
       const c = order[i % d];
-      return scale(c) * matrix.get(Math.floor(i / d), c);
-    });
+      out[i] = scale(c) * matrix[i - (i % d) + c];
+    }
+    return out;
+  };
+  const inverse = (c: number) => (sizes[c] > 0 ? 1 / sizes[c] : 0);
   return {
     d,
     centreQ,
     centreK,
-    transformQ: solveTransposed(
-      a,
-      columns(scaled, (c) => (sizes[c] > 0 ? 1 / sizes[c] : 0)),
-    ),
+    transformQ: solveTransposed(a, columns(scaled, inverse), d),
     transformK: solveTransposed(
       b,
       columns(v, () => 1),
+      d,
     ),
     sigma: Float64Array.from(order, (c) => sizes[c]),
   };
+}
+
+/** x y' (d, d) for x, y (d, d), in float64. */
+function product(
+  arithmetic: Arithmetic,
+  x: Float64Array,
+  y: Float64Array,
+  d: number,
+): Float64Array {
+  const mark = arithmetic.mark();
+  const [left, right] = [arithmetic.sums(d * d), arithmetic.sums(d * d)];
+  left.set(x);
+  right.set(y);
+  const row = arithmetic.sums(d);
+  const out = new Float64Array(d * d);
+  for (let i = 0; i < d; i++) {
+    arithmetic.dots(d, d, right, left.subarray(i * d, (i + 1) * d), row);
+    out.set(row, i * d);
+  }
+  arithmetic.release(mark);
+  return out;
+}
+
+function transposed(x: Float64Array, d: number): Float64Array {
+  const out = new Float64Array(d * d);
+  for (let i = 0; i < d; i++) for (let j = 0; j < d; j++) out[j * d + i] = x[i * d + j];
+  return out;
 }
 
 /** Mean row of x (n, d). */
@@ -107,26 +142,26 @@ export function covariance(
   return result;
 }
 
-/** Lower Cholesky factor of the covariance of x (n, d) about the centre. */
-function factor(arithmetic: Arithmetic, x: Real, d: number, centre: Float64Array): Matrix {
+/** Lower Cholesky factor (d, d) of the covariance of x (n, d) about the centre. */
+function factor(arithmetic: Arithmetic, x: Real, d: number, centre: Float64Array): Float64Array {
   const entries = covariance(arithmetic, x, d, centre);
   let trace = 0;
   for (let a = 0; a < d; a++) trace += entries[a * d + a];
   const ridge = trace > 0 ? (RIDGE * trace) / d : 1;
   for (let a = 0; a < d; a++) entries[a * d + a] += ridge;
-  return new CholeskyDecomposition(Matrix.from1DArray(d, d, entries)).lowerTriangularMatrix;
+  const { lowerTriangularMatrix } = new CholeskyDecomposition(Matrix.from1DArray(d, d, entries));
+  return Float64Array.from(lowerTriangularMatrix.to1DArray());
 }
 
-/** X of L' X = B for lower triangular L; B and X row-major (d, d). */
-function solveTransposed(lower: Matrix, b: Float64Array): Float64Array {
-  const d = lower.rows;
+/** X of L' X = B for lower triangular L; all row-major (d, d). */
+function solveTransposed(lower: Float64Array, b: Float64Array, d: number): Float64Array {
   const x = b.slice();
   for (let i = d - 1; i >= 0; i--) {
     for (let j = i + 1; j < d; j++) {
-      const factor = lower.get(j, i);
+      const factor = lower[j * d + i];
       for (let c = 0; c < d; c++) x[i * d + c] -= factor * x[j * d + c];
     }
-    const pivot = lower.get(i, i);
+    const pivot = lower[i * d + i];
     for (let c = 0; c < d; c++) x[i * d + c] /= pivot;
   }
   return x;

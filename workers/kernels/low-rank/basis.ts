@@ -6,41 +6,45 @@
  */
 
 import type { Cancelled } from '../job.js';
-import { type ComposedNorms, ZERO_NORMS } from '../norms.js';
+import { apply, gather, load } from './affine.js';
 import type { Arithmetic, Real } from './arithmetic.js';
 import { type Balance, balance, covariance, mean } from './balance.js';
+import { BLOCK } from './block.js';
+import { judgedRows } from './coordinates.js';
 import { type Directions, hyperbolicCross, principalDirections } from './cross.js';
 import { evaluateFeatures, logC } from './evaluate.js';
-import { type FeatureSet, selectFeatures } from './features.js';
-import { type Affine, fullWidth, type Head, type HeadProjection } from './head.js';
+import { type FeatureSet, firstFeatures, selectFeatures } from './features.js';
+import { type Affine, fullWidth, type Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import type { Segment } from './layout.js';
 import { Random } from './random.js';
-import { type Rotation, rotation } from './rotation.js';
-import { BLOCK, keyRows, openWorkspace, queryRows, type Workspace } from './rows.js';
+import { rotation } from './rotation.js';
 import { checkpoint } from './run.js';
+import { largest } from './select.js';
+import { canDrawTail } from './tail.js';
+import { NO_TILT, sampleTilt, type Tilt } from './tilt.js';
+import { openWorkspace, type Workspace } from './workspace.js';
 
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */
 const SAMPLE = 1024;
-
-/** Features that a plan takes by itself. */
-const MOST_FEATURES = 1024;
 
 export interface Basis {
   readonly balance: Balance;
   /** Principal directions of K - centre and of Q, as far as products at full width need them. */
   readonly directions: { readonly right: Directions | null; readonly left: Directions | null };
-  /** Weights of the features that a plan may take; empty when no product is of full width. */
-  readonly weight: Float64Array;
+  /** Those that a plan may take, and others behind them: features of the shell and of the tail. */
+  readonly features: FeatureSet;
   readonly centreXK: Float64Array;
   readonly centreXV: Float64Array;
+  readonly tilt: Tilt;
 }
 
-/** Balance of a head with a share of the rows of both sides put aside. */
+/** Balance of a head with a share of the rows of both sides put aside, and so many features. */
 export function sampleBasis(
   arithmetic: Arithmetic,
   head: Head,
   outlierShare: number,
+  features: number,
   seed: number,
 ): Basis {
   const random = new Random(seed);
@@ -60,6 +64,21 @@ export function sampleBasis(
   }
   const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
   const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
+  const rowsOf = (rows: Real, width: number) => {
+    const x = arithmetic.array(keyList.length * width);
+    gather(rows, width, (r) => keyList[r], keyList.length, x);
+    return x;
+  };
+  const tilt = canDrawTail(head)
+    ? sampleTilt(
+        arithmetic,
+        head,
+        result,
+        k,
+        rowsOf(key.rows, key.effective.inputs),
+        rowsOf(value.rows, value.effective.inputs),
+      )
+    : NO_TILT;
   const full = fullWidth(head);
   const directions = (x: Real, centre: Float64Array) =>
     principalDirections(covariance(arithmetic, x, d, centre), d);
@@ -70,32 +89,42 @@ export function sampleBasis(
   return {
     balance: result,
     directions: { right, left },
-    weight:
-      right || left ? selectFeatures(result.sigma, MOST_FEATURES).weight : new Float64Array(0),
-    centreXK: meanRow(key.rows, key.effective.inputs, keyList),
-    centreXV: meanRow(value.rows, value.effective.inputs, keyList),
+    features: selectFeatures(result.sigma, features),
+    centreXK: meanRow(arithmetic, key.rows, key.effective.inputs, keyList),
+    centreXV: meanRow(arithmetic, value.rows, value.effective.inputs, keyList),
+    tilt,
   };
 }
 
 function project(arithmetic: Arithmetic, rows: Real, map: Affine, list: Int32Array): Real {
   const { inputs, outputs } = map;
-  const x = arithmetic.array(list.length * inputs);
-  list.forEach((row, r) => {
-    x.set(rows.subarray(row * inputs, (row + 1) * inputs), r * inputs);
-  });
-  const weight = arithmetic.array(inputs * outputs);
-  weight.set(map.weight);
-  const y = arithmetic.array(list.length * outputs);
-  for (let r = 0; r < list.length; r++) y.set(map.bias, r * outputs);
-  arithmetic.gemm(list.length, outputs, inputs, x, weight, y, true);
+  const n = list.length;
+  const x = arithmetic.array(n * inputs);
+  const y = arithmetic.array(n * outputs);
+  gather(rows, inputs, (r) => list[r], n, x);
+  apply(arithmetic, n, load(arithmetic, inputs, outputs, map.weight, map.bias), x, y);
   return y;
 }
 
-function meanRow(rows: Real, width: number, list: Int32Array): Float64Array {
-  const mean = new Float64Array(width);
-  for (const row of list) {
-    for (let a = 0; a < width; a++) mean[a] += rows[row * width + a] / list.length;
+function meanRow(
+  arithmetic: Arithmetic,
+  rows: Real,
+  width: number,
+  list: Int32Array,
+): Float64Array {
+  const mark = arithmetic.mark();
+  const block = arithmetic.array(BLOCK * width);
+  const each = arithmetic.array(BLOCK).fill(1);
+  const sum = arithmetic.array(width);
+  const total = arithmetic.sums(width);
+  for (let from = 0; from < list.length; from += BLOCK) {
+    const n = Math.min(BLOCK, list.length - from);
+    gather(rows, width, (r) => list[from + r], n, block);
+    arithmetic.gemm(1, width, n, each, block, sum);
+    arithmetic.fold(width, sum, total);
   }
+  const mean = total.map((x) => x / list.length);
+  arithmetic.release(mark);
   return mean;
 }
 
@@ -147,17 +176,17 @@ function smallest(
 }
 
 /** Pairs of features and directions that m features would take at full width. */
-export function crossPairs({ directions: { right, left }, weight }: Basis, m: number): number {
-  const used = Math.min(m, weight.length);
+export function crossPairs({ directions: { right, left }, features }: Basis, m: number): number {
+  const used = Math.min(m, features.size);
   return [right, left].reduce(
-    (sum, side) => sum + (side ? hyperbolicCross(side, { weight }, used).pairs : 0),
+    (sum, side) => sum + (side ? hyperbolicCross(side, features, used).pairs : 0),
     0,
   );
 }
 
 /** A plan without outliers, its weights not yet scaled. */
 export function draftPlan(head: Head, basis: Basis, m: number, shell: number): HeadPlan {
-  const features: FeatureSet = selectFeatures(basis.balance.sigma, m + shell);
+  const features = firstFeatures(basis.features, m + shell);
   const { value } = head;
   const { weight, bias, inputs } = value.effective;
   const times = (row: Float64Array, matrix: Float64Array, outputs: number) => {
@@ -173,6 +202,8 @@ export function draftPlan(head: Head, basis: Basis, m: number, shell: number): H
     balance: basis.balance,
     m: used,
     features,
+    tail: null,
+    tilt: basis.tilt,
     cross: {
       right: right && hyperbolicCross(right, features, used),
       left: left && hyperbolicCross(left, features, used),
@@ -214,53 +245,24 @@ export function scanRows(
   { from, to }: Segment,
   scan: RowScan,
   cancelled: Cancelled,
-): ComposedNorms {
-  const norms = { ...ZERO_NORMS };
+): void {
   const space = openWorkspace(arithmetic, head, judging(plan));
-  const { d, dv } = head;
-  const queries = queryRows(space, BLOCK);
-  const keys = keyRows(space, BLOCK);
-  const row = (values: Float64Array) => {
-    const copy = arithmetic.array(values.length);
-    copy.set(values);
-    return copy;
-  };
-  const [centreK, centreV] = [row(plan.balance.centreK), row(plan.centreV)];
   const residual = logResiduals(space);
-  const querySize = composed(arithmetic, head.query, queries.rotation);
-  const keySize = composed(arithmetic, head.key, keys.rotation);
-  const root = Math.sqrt(head.beta);
-  for (let start = from; start < Math.min(to, head.queryLength); start += BLOCK) {
-    checkpoint(cancelled);
-    queries.load((r) => start + r, Math.min(BLOCK, to - start, head.queryLength - start));
-    const left = residual(queries.x, queries.count);
-    for (let r = 0; r < queries.count; r++) scan.query[start + r] = left[r] + queries.logScale[r];
-    const parts = querySize(queries.count, queries.q, queries.xq);
-    norms.query = Math.max(norms.query, root * parts.sum);
-    norms.query_frozen = Math.max(norms.query_frozen, root * parts.frozen);
-    norms.query_adapter = Math.max(norms.query_adapter, root * parts.adapter);
+  const sides = [
+    { side: 'query', length: head.queryLength, harm: scan.query, weight: null },
+    { side: 'key', length: head.keyLength, harm: scan.key, weight: scan.logWeight },
+  ] as const;
+  for (const { side, length, harm, weight } of sides) {
+    const rows = judgedRows(space, side, BLOCK);
+    for (let start = from; start < Math.min(to, length); start += BLOCK) {
+      checkpoint(cancelled);
+      const count = Math.min(BLOCK, to - start, length - start);
+      rows.load((r) => start + r, count);
+      const left = residual(rows.coordinates, count);
+      for (let r = 0; r < count; r++) harm[start + r] = left[r] + rows.logs[r];
+      weight?.set(rows.logs.subarray(0, count), start);
+    }
   }
-  for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
-    checkpoint(cancelled);
-    keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
-    const left = residual(keys.z, keys.count);
-    for (let r = 0; r < keys.count; r++) scan.key[start + r] = left[r] + keys.logWeight[r];
-    scan.logWeight.set(keys.logWeight.subarray(0, keys.count), start);
-    // The rows come centred; what they were is wanted here.
-    arithmetic.addRow(keys.count, d, centreK, keys.k);
-    arithmetic.addRow(keys.count, dv, centreV, keys.v);
-    const parts = keySize(keys.count, keys.k, keys.xk);
-    norms.key = Math.max(norms.key, root * parts.sum);
-    norms.key_frozen = Math.max(norms.key_frozen, root * parts.frozen);
-    norms.key_adapter = Math.max(norms.key_adapter, root * parts.adapter);
-    norms.value = Math.max(norms.value, arithmetic.largest(keys.count * dv, keys.v));
-  }
-  return norms;
-}
-
-/** (columns, rows) = transpose of x (rows, columns). */
-function turned(x: Float64Array, rows: number, columns: number): Float64Array {
-  return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
 }
 
 /** Features by which rows are judged: which rows suffer most changes little beyond them. */
@@ -298,26 +300,6 @@ export function logResiduals(space: Workspace) {
 /** Below this share of k(x, x) the rest is rounding. */
 const LEAST_SHARE = 1e-12;
 
-/** Largest entries of y = X (W + s B A)', of s (X A') B' and of what is left, turned: a function of y and X. */
-function composed(arithmetic: Arithmetic, projection: HeadProjection, turn: Rotation | null) {
-  const { rank, adapterScaling, effective } = projection;
-  const { inputs, outputs: d } = effective;
-  const down = arithmetic.pack(inputs, rank, projection.down);
-  const up = arithmetic.pack(rank, d, turned(projection.up, d, rank));
-  const low = arithmetic.array(BLOCK * rank);
-  const adapter = arithmetic.array(BLOCK * d);
-  return (n: number, y: Real, x: Real) => {
-    const sum = arithmetic.largest(n * d, y);
-    if (rank === 0) return { sum, frozen: sum, adapter: 0 };
-    arithmetic.product(n, x, down, low);
-    arithmetic.product(n, low, up, adapter);
-    turn?.forwards(n, adapter);
-    const size = Math.abs(adapterScaling) * arithmetic.largest(n * d, adapter);
-    arithmetic.combine(n * d, 1, y, -adapterScaling, adapter);
-    return { sum, frozen: arithmetic.largest(n * d, adapter), adapter: size };
-  };
-}
-
 /** The plan with its outliers, the rows that can spoil most, and the largest remaining weight at 1. */
 export function putAside(
   head: Head,
@@ -329,18 +311,21 @@ export function putAside(
   const keys = largest(scan.key, outlierKeys);
   const aside = new Set(keys);
   let shift = -Infinity;
-  scan.logWeight.forEach((w, j) => {
+  for (let j = 0; j < scan.logWeight.length; j++) {
+    const w = scan.logWeight[j];
     if (w > shift && !aside.has(j)) shift = w;
-  });
+  }
   const queries = largest(scan.query, outlierQueries);
   for (const i of queries) scan.query[i] = -Infinity;
-  const worst = scan.query.reduce((a, b) => Math.max(a, b), -Infinity);
+  let worst = -Infinity;
+  for (const x of scan.query) worst = Math.max(worst, x);
   const risk = new Float32Array(new SharedArrayBuffer(scan.query.byteLength));
   // Under a causal mask the first rows see nothing but their diagonal block.
   const exact = head.causal ? BLOCK : 0;
-  scan.query.forEach((x, i) => {
-    risk[i] = i < exact || x === -Infinity ? 0 : Math.exp(x - worst);
-  });
+  for (let i = exact; i < risk.length; i++) {
+    const x = scan.query[i];
+    if (x !== -Infinity) risk[i] = Math.exp(x - worst);
+  }
   return {
     ...draft,
     risk,
@@ -348,17 +333,4 @@ export function putAside(
     outlierKeys: keys,
     logWeightShift: shift === -Infinity ? 0 : shift,
   };
-}
-
-/** Positions of the n largest values, in rising order; among equals the earlier ones. */
-function largest(values: Float32Array, n: number): Int32Array {
-  if (n <= 0) return new Int32Array(0);
-  const limit = values.slice().sort()[Math.max(0, values.length - n)];
-  const above: number[] = [];
-  const equal: number[] = [];
-  values.forEach((x, i) => {
-    if (x > limit) above.push(i);
-    else if (x === limit) equal.push(i);
-  });
-  return Int32Array.from([...above, ...equal.slice(0, n - above.length)]).sort();
 }

@@ -3,15 +3,20 @@
  * gradient itself, where it says nothing. A small problem, of blocks spread evenly over the rows of each
  * head, tells: there the gradient is no smaller beside its bound than in the whole.
  */
+import { Lease } from '../../../src/tensor/shared-memory.js';
+import type { Job } from '../job.js';
 import type { Real } from './arithmetic.js';
+import { type HeadResult, passes } from './chain.js';
 import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
+import { openRun } from './run.js';
+import type { LowRankTask } from './task.js';
 
 /** Rows of the small problem, and in one piece. */
-const ROWS = 512;
+const ROWS = 256;
 const PIECE = 16;
 /** Below this length the certificate is made without asking. */
-const SHORT = 8 * ROWS;
+const SHORT = 16 * ROWS;
 
 /** One head of the small problem with the plan of the whole one; outliers keep their share. */
 export interface PilotHead {
@@ -60,11 +65,27 @@ export function pilotHeads(heads: readonly Head[], plans: readonly HeadPlan[]): 
       },
       plan: {
         ...plan,
+        tail: null,
         outlierQueries: positions(plan.outlierQueries, queries),
         outlierKeys: positions(plan.outlierKeys, keys),
       },
     };
   });
+}
+
+/** The chain of a pilot head and its certificate. It is small: one task runs all of it. */
+export function* pilotJob(
+  { head, plan }: PilotHead,
+  single: boolean,
+): Job<HeadResult, LowRankTask> {
+  const memory = new Lease();
+  try {
+    const run = openRun(head, plan, new Int32Array(0), single, null, memory);
+    const [result] = yield* passes([run], { certified: true, unit: single ? 2 ** -24 : 2 ** -53 });
+    return result;
+  } finally {
+    memory.end();
+  }
 }
 
 /** ROWS numbers below n in evenly spread pieces, or all of them. */

@@ -50,7 +50,10 @@ export function* chainJob(
       const runs = Array.from({ length: Math.min(wave, heads - first) }, (_, i) =>
         open(first + i, memory),
       );
-      certificates.push(...(yield* passes(runs, options, gradients)));
+      for (const [i, { parts, bounds }] of (yield* passes(runs, options)).entries()) {
+        addHead(gradients, runs[i].head, parts);
+        certificates.push(bounds);
+      }
       yield* after(runs, memory);
     } finally {
       memory.end();
@@ -59,12 +62,17 @@ export function* chainJob(
   return { gradients, certificates };
 }
 
-/** Adds the gradients of the heads, and returns the bounds of each. */
-function* passes(
+export interface HeadResult {
+  readonly parts: HeadGradients;
+  /** Of the six tensors; null: none. */
+  readonly bounds: (number | null)[];
+}
+
+/** The chain of heads whose sums are in memory together. */
+export function* passes(
   runs: readonly HeadRun[],
   { certified, unit, backward = true }: ChainOptions,
-  gradients: Record<TensorName, Float64Array>,
-): Job<(number | null)[][], LowRankTask> {
+): Job<HeadResult[], LowRankTask> {
   const perSegment = <T>(make: (run: HeadRun, segment: number, h: number) => T): T[] =>
     runs.flatMap((run, h) => run.segments.map((_, segment) => make(run, segment, h)));
   const ofHead = <T>(results: readonly unknown[]): T[][] => {
@@ -128,10 +136,7 @@ function* passes(
     name: 'gradients',
     tasks: runs.map((run) => ({ kernel: 'low_rank' as const, step: 'gradients' as const, run })),
   };
-  runs.forEach((run, i) => {
-    addHead(gradients, run.head, parts[i] as HeadGradients);
-  });
-  return certificates;
+  return certificates.map((bounds, h) => ({ parts: parts[h] as HeadGradients, bounds }));
 }
 
 export function emptyGradients(problem: AttentionLayer): Record<TensorName, Float64Array> {
@@ -159,7 +164,8 @@ export function tensorOffset(head: Head, t: number): number {
   ][t];
 }
 
-function addHead(
+/** Adds what belongs to a head to the whole tensors. */
+export function addHead(
   total: Record<TensorName, Float64Array>,
   head: Head,
   part: Record<TensorName, Float64Array>,

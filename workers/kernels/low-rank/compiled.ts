@@ -5,7 +5,15 @@
  * whole budget is reserved once; the operating system gives pages only when they are touched.
  */
 import { packedFloats, type Wasm } from '../wasm/instance.js';
-import type { Arithmetic, Attention, Packed, Panels, Real } from './arithmetic.js';
+import type {
+  Arithmetic,
+  Attention,
+  JoinedRow,
+  Packed,
+  Panels,
+  Real,
+  RowErrors,
+} from './arithmetic.js';
 import { allocatePanels, CompiledAttention, fillPanels } from './compiled-attention.js';
 
 /** Bytes of scratch that a task may use. */
@@ -203,6 +211,24 @@ export class CompiledArithmetic implements Arithmetic {
     this.#wasm.fn.contract(rows, n, p, a.byteOffset, from, stride, c.byteOffset);
   }
 
+  groupSums(
+    rows: number,
+    n: number,
+    p: number,
+    groups: number,
+    phi: Real,
+    ldphi: number,
+    t: Real,
+    out: Real,
+  ): void {
+    const { fn } = this.#wasm;
+    fn.group_sums(rows, n, p, groups, phi.byteOffset, ldphi, t.byteOffset, out.byteOffset);
+  }
+
+  takeCentres(rows: number, groups: number, p: number, x: Real, c: Real): void {
+    this.#wasm.fn.take_centres(rows, groups, p, x.byteOffset, c.byteOffset);
+  }
+
   fold(n: number, block: Real, sums: Float64Array): void {
     const whole = n & ~3;
     this.#wasm.fn.fold(whole, block.byteOffset, sums.byteOffset);
@@ -320,6 +346,44 @@ export class CompiledArithmetic implements Arithmetic {
       factor.byteOffset,
       x.byteOffset,
       table.byteOffset,
+    );
+  }
+
+  joinedRow(n: number, operands: JoinedRow, out: Float64Array): void {
+    const { e, t, low, scale, exactly, weight, row } = operands;
+    this.#wasm.fn.joined_row(
+      n,
+      scale,
+      low.byteOffset,
+      exactly.byteOffset,
+      e.byteOffset,
+      weight.byteOffset,
+      t.byteOffset,
+      row.byteOffset,
+      out.byteOffset,
+    );
+  }
+
+  rowErrors(n: number, operands: RowErrors, out: Float64Array): void {
+    const { e, t, row, inverse, otherInverse, mean, shift, weight, u, v } = operands;
+    const { forScore, forValue, scoreColumns, valueColumns } = operands;
+    this.#wasm.fn.row_errors(
+      n,
+      inverse,
+      otherInverse,
+      mean,
+      shift,
+      forScore,
+      forValue,
+      e.byteOffset,
+      t.byteOffset,
+      row.byteOffset,
+      weight.byteOffset,
+      u.byteOffset,
+      v.byteOffset,
+      scoreColumns.byteOffset,
+      valueColumns.byteOffset,
+      out.byteOffset,
     );
   }
 }

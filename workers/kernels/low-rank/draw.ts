@@ -5,10 +5,10 @@ import type { Random } from './random.js';
 export function proportional(weights: Float64Array, random: Random) {
   const cumulative = new Float64Array(weights.length);
   let total = 0;
-  weights.forEach((w, i) => {
-    total += w;
+  for (let i = 0; i < weights.length; i++) {
+    total += weights[i];
     cumulative[i] = total;
-  });
+  }
   const n = weights.length;
   if (!(total > 0 && Number.isFinite(total))) {
     return { draw: () => random.integer(n), probability: () => 1 / n };

@@ -34,8 +34,23 @@ export interface FeatureSet {
   readonly weight: Float64Array;
 }
 
+/** The first `size` of the features, over the same memory. */
+export function firstFeatures(features: FeatureSet, size: number): FeatureSet {
+  if (size >= features.size) return features;
+  return {
+    ...features,
+    size,
+    base: features.base.subarray(0, size),
+    slot: features.slot.subarray(0, size),
+    degree: features.degree.subarray(0, size),
+    weight: features.weight.subarray(0, size),
+  };
+}
+
 interface Candidate {
   readonly weight: number;
+  /** Among equals the one made first comes first, so that the order is a function of sigma. */
+  readonly order: number;
   /** The multi-index without its last direction, and without one step in it. */
   readonly base: number;
   readonly previous: number;
@@ -64,10 +79,19 @@ export function selectFeatures(sigma: Float64Array, m: number): FeatureSet {
   const degree = [0];
   const weight = [1];
   const heap = new Heap();
-  const push = (candidate: Candidate) => {
-    if (candidate.weight > NEGLIGIBLE) heap.push(candidate);
+  let order = 0;
+  const push = (
+    weight: number,
+    base: number,
+    previous: number,
+    direction: number,
+    power: number,
+    degree: number,
+  ) => {
+    if (!(weight > NEGLIGIBLE)) return;
+    heap.push({ weight, order: order++, base, previous, direction, power, degree });
   };
-  push({ weight: rho[0], base: 0, previous: 0, direction: 0, power: 1, degree: 1 });
+  push(rho[0], 0, 0, 0, 1, 1);
   while (base.length < m) {
     const best = heap.pop();
     if (best === undefined) break;
@@ -85,21 +109,10 @@ export function selectFeatures(sigma: Float64Array, m: number): FeatureSet {
     degree.push(best.degree);
     weight.push(best.weight);
     const a = best.direction;
-    push({
-      ...best,
-      weight: best.weight * rho[a],
-      previous: index,
-      power: best.power + 1,
-      degree: best.degree + 1,
-    });
+    push(best.weight * rho[a], best.base, index, a, best.power + 1, best.degree + 1);
     if (a + 1 < rho.length) {
-      push({
-        ...best,
-        weight: (best.weight / rho[a]) * rho[a + 1],
-        base: best.previous,
-        direction: a + 1,
-        power: 1,
-      });
+      const moved = (best.weight / rho[a]) * rho[a + 1];
+      push(moved, best.previous, best.previous, a + 1, 1, best.degree);
     }
   }
   return {
@@ -115,45 +128,42 @@ export function selectFeatures(sigma: Float64Array, m: number): FeatureSet {
   };
 }
 
-/** Largest weight first; among equals the one pushed first, so that the order is a function of sigma. */
+/** Largest weight first. */
 class Heap {
-  readonly #items: { readonly candidate: Candidate; readonly order: number }[] = [];
-  #pushed = 0;
-
-  #before(a: number, b: number): boolean {
-    const [x, y] = [this.#items[a], this.#items[b]];
-    const difference = x.candidate.weight - y.candidate.weight;
-    return difference > 0 || (difference === 0 && x.order < y.order);
-  }
-
-  #swap(a: number, b: number): void {
-    const items = this.#items;
-    [items[a], items[b]] = [items[b], items[a]];
-  }
+  readonly #items: Candidate[] = [];
 
   push(candidate: Candidate): void {
-    let at = this.#items.push({ candidate, order: this.#pushed++ }) - 1;
+    const items = this.#items;
+    let at = items.length;
+    items.push(candidate);
     while (at > 0) {
       const parent = (at - 1) >> 1;
-      if (!this.#before(at, parent)) break;
-      this.#swap(at, parent);
+      if (!isBefore(candidate, items[parent])) break;
+      items[at] = items[parent];
       at = parent;
     }
+    items[at] = candidate;
   }
 
   pop(): Candidate | undefined {
     const items = this.#items;
-    if (items.length === 0) return undefined;
-    this.#swap(0, items.length - 1);
-    const top = items.pop()!.candidate;
-    for (let at = 0; ; ) {
-      let first = at;
-      for (const child of [2 * at + 1, 2 * at + 2]) {
-        if (child < items.length && this.#before(child, first)) first = child;
-      }
-      if (first === at) return top;
-      this.#swap(at, first);
-      at = first;
+    const top = items[0];
+    const last = items.pop();
+    if (last === undefined || items.length === 0) return top;
+    let at = 0;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= items.length) break;
+      if (child + 1 < items.length && isBefore(items[child + 1], items[child])) child++;
+      if (!isBefore(items[child], last)) break;
+      items[at] = items[child];
+      at = child;
     }
+    items[at] = last;
+    return top;
   }
+}
+
+function isBefore(a: Candidate, b: Candidate): boolean {
+  return a.weight > b.weight || (a.weight === b.weight && a.order < b.order);
 }

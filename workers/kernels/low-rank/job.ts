@@ -9,10 +9,10 @@ import { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Job } from '../job.js';
 import { allocateInputGradients, type GradientResult } from '../result.js';
 import { frobenius } from '../sampling/estimate.js';
-import { pilotHeads, wantsPilot } from './certificate-pilot.js';
-import { chainJob, tensorOffset } from './chain.js';
+import { type PilotHead, pilotHeads, wantsPilot } from './certificate-pilot.js';
+import { addHead, chainJob, emptyGradients, type HeadResult, tensorOffset } from './chain.js';
 import { proportional } from './draw.js';
-import type { Draw, TensorEstimate } from './estimate.js';
+import type { Draw } from './estimate.js';
 import { fullWidth } from './head.js';
 import { inputTasks } from './inputs.js';
 import { TENSORS, type TensorName } from './layout.js';
@@ -21,6 +21,7 @@ import { Random } from './random.js';
 import { type HeadRun, openRun } from './run.js';
 import { openKeyErrors, openSampledRun, type SampledRun } from './sampled.js';
 import { rangesOf } from './sampled-keys.js';
+import type { TensorEstimate } from './statistics.js';
 import type { LowRankTask } from './task.js';
 
 export interface LowRankOptions {
@@ -72,13 +73,13 @@ function* stages(
   options: LowRankOptions,
   memory: Lease,
 ): Job<LowRankResult, LowRankTask> {
-  const draws = yield* drawRows(problem, plan, options, memory);
   // The certificate is for one number of features, not for the cross of full width.
-  const certified =
-    options.certificate &&
-    !options.correction &&
-    !fullWidth(plan.heads[0]).scores &&
-    (yield* worthCertifying(problem, plan, options));
+  const certifiable =
+    options.certificate && !options.correction && !fullWidth(plan.heads[0]).scores;
+  const pilots =
+    certifiable && wantsPilot(plan.heads) ? pilotHeads(plan.heads, plan.headPlans) : [];
+  const { draws, piloted } = yield* drawRows(problem, plan, options, pilots, memory);
+  const certified = certifiable && (pilots.length === 0 || isWorth(problem, plan, piloted));
   const sampledRuns: SampledRun[] = [];
   const outputs = options.attentionOutput ? allocateOutput(problem, options.single) : null;
   const { batch } = problem.dims;
@@ -174,6 +175,7 @@ function* stages(
       draws: draws.draws,
       tensor: t,
       size,
+      unbiased: options.correction,
     })),
   }) as TensorEstimate[];
   // A gradient that overflowed has no error figure either.
@@ -209,27 +211,17 @@ function* stages(
   };
 }
 
-/** Whether a certificate promises to be below the norm of its gradient for any tensor. */
-function* worthCertifying(
+/** Whether the certificate of any tensor was below the norm of its gradient in the pilot. */
+function isWorth(
   problem: AttentionProblem,
   plan: LowRankPlan,
-  { single }: LowRankOptions,
-): Job<boolean, LowRankTask> {
-  if (!wantsPilot(plan.heads)) return true;
-  const pilot = pilotHeads(plan.heads, plan.headPlans);
-  const { gradients, certificates } = yield* chainJob(
-    problem,
-    pilot.length,
-    (h, memory) => openRun(pilot[h].head, pilot[h].plan, new Int32Array(0), single, null, memory),
-    { certified: true, unit: single ? 2 ** -24 : 2 ** -53 },
-    function* () {},
-  );
+  piloted: readonly HeadResult[],
+): boolean {
+  const gradients = emptyGradients(problem);
+  for (const [h, { parts }] of piloted.entries()) addHead(gradients, plan.heads[h], parts);
   return TENSORS.some((name, t) => {
-    const bound = joinHeads(
-      plan,
-      certificates.map((bounds) => bounds[t]),
-      t,
-    );
+    const bounds = piloted.map((head) => head.bounds[t]);
+    const bound = joinHeads(plan, bounds, t);
     return bound !== null && bound > 0 && bound <= frobenius(gradients[name]);
   });
 }
@@ -307,13 +299,17 @@ interface Draws {
 const UNIFORM = 0.1;
 const RISKY = 0.45;
 
-/** Rows drawn with probability proportional to |X_i| |G_i|, to the same times their risk, and uniformly. */
+/**
+ * Rows drawn with probability proportional to |X_i| |G_i|, to the same times their risk, and uniformly; in the
+ * same stage the pilots, which nothing else waits for.
+ */
 function* drawRows(
   problem: AttentionProblem,
   plan: LowRankPlan,
-  { seed }: LowRankOptions,
+  { seed, single }: LowRankOptions,
+  pilots: readonly PilotHead[],
   memory: Lease,
-): Job<Draws, LowRankTask> {
+): Job<{ draws: Draws; piloted: readonly HeadResult[] }, LowRankTask> {
   const { batch, queryLength, heads: headCount, valueDim } = problem.dims;
   const weights = memory.float64(batch * queryLength);
   const risky = memory.float64(batch * queryLength);
@@ -322,23 +318,28 @@ function* drawRows(
     for (let h = 0; h < headCount; h++) centre.set(plan.headPlans[h].centreV, h * valueDim);
   }
   const step = Math.max(1024, Math.ceil(queryLength / 16));
-  yield {
-    name: 'weights',
-    tasks: Array.from({ length: batch }, (_, b) =>
-      Array.from({ length: Math.ceil(queryLength / step) }, (_, s) => ({
-        kernel: 'low_rank' as const,
-        step: 'weights' as const,
-        heads: plan.heads.slice(b * headCount, (b + 1) * headCount).map((head, h) => ({
-          head,
-          risk: plan.headPlans[b * headCount + h].risk,
-        })),
-        centre,
-        segment: { from: s * step, to: Math.min(queryLength, (s + 1) * step) },
-        weights: weights.subarray(b * queryLength, (b + 1) * queryLength),
-        risky: risky.subarray(b * queryLength, (b + 1) * queryLength),
+  const pilotTasks = pilots.map((pilot) => ({
+    kernel: 'low_rank' as const,
+    step: 'pilot' as const,
+    pilot,
+    single,
+  }));
+  const weighTasks = Array.from({ length: batch }, (_, b) =>
+    Array.from({ length: Math.ceil(queryLength / step) }, (_, s) => ({
+      kernel: 'low_rank' as const,
+      step: 'weights' as const,
+      heads: plan.heads.slice(b * headCount, (b + 1) * headCount).map((head, h) => ({
+        head,
+        risk: plan.headPlans[b * headCount + h].risk,
       })),
-    ).flat(),
-  };
+      centre,
+      segment: { from: s * step, to: Math.min(queryLength, (s + 1) * step) },
+      weights: weights.subarray(b * queryLength, (b + 1) * queryLength),
+      risky: risky.subarray(b * queryLength, (b + 1) * queryLength),
+    })),
+  ).flat();
+  const results = yield { name: 'weights', tasks: [...pilotTasks, ...weighTasks] };
+  const piloted = results.slice(0, pilots.length) as HeadResult[];
   const random = new Random(seed ^ 0x5eed);
   const uniform = { share: UNIFORM, probability: () => 1 / weights.length };
   const ways = [
@@ -370,5 +371,5 @@ function* drawRows(
       probability: probability(row),
     };
   });
-  return { draws, lists };
+  return { draws: { draws, lists }, piloted };
 }

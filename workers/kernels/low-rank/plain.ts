@@ -117,6 +117,26 @@ export const plain: Arithmetic = {
     }
   },
 
+  groupSums(rows, n, p, groups, phi, ldphi, t, out) {
+    const width = groups * p;
+    out.fill(0, 0, rows * width);
+    for (let i = 0; i < rows; i++) {
+      for (let f = 0; f < n; f++) {
+        const to = i * width + Math.floor((f * groups) / n) * p;
+        for (let y = 0; y < p; y++) out[to + y] += phi[f * ldphi + i] * t[(i * n + f) * p + y];
+      }
+    }
+  },
+
+  takeCentres(rows, groups, p, x, c) {
+    for (let i = 0; i < rows; i++) {
+      for (let k = 0; k < groups; k++) {
+        const at = (i * groups + k) * (p + 1);
+        for (let y = 0; y < p; y++) c[at + y] -= c[at + p] * x[i * p + y];
+      }
+    }
+  },
+
   fold(n: number, block: Real, sums: Float64Array) {
     for (let i = 0; i < n; i++) sums[i] += block[i];
     block.fill(0, 0, n);
@@ -229,6 +249,29 @@ export const plain: Arithmetic = {
         table[(s + 1) * rows + i] =
           up * x[a * rows + i] * table[one * rows + i] - down * table[two * rows + i];
       }
+    }
+  },
+
+  joinedRow(n, { e, t, low, scale, exactly, weight, row }, out) {
+    out.fill(0);
+    for (let j = 0; j < n; j++) {
+      row[j] = scale * low[j] + exactly[j] * e[j];
+      out[0] += weight[j] * row[j];
+      out[1] += weight[j] * row[j] * t[j];
+    }
+  },
+
+  rowErrors(n, { e, t, row, inverse, otherInverse, mean, shift, weight, ...rest }, out) {
+    const { u, v, forScore, forValue, scoreColumns, valueColumns } = rest;
+    out.fill(0);
+    for (let j = 0; j < n; j++) {
+      const p = inverse * e[j];
+      const off = p - otherInverse * row[j];
+      const ds = off * (t[j] - mean) + p * shift;
+      out[0] += weight[j] * u[j] * ds ** 2;
+      out[1] += weight[j] * v[j] * off ** 2;
+      scoreColumns[j] += forScore * u[j] * ds ** 2;
+      valueColumns[j] += forValue * v[j] * off ** 2;
     }
   },
 };

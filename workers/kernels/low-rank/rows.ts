@@ -4,113 +4,17 @@
  * Nothing of the size of Q, K or V is kept: a block is a few products with small matrices, cheap beside
  * the chain of chain.ts, and a million rows then cost no memory but the inputs.
  */
-import type { Arithmetic, Packed, Real } from './arithmetic.js';
+import { apply, centred, gather, load, minusProduct } from './affine.js';
+import type { Real } from './arithmetic.js';
 import { BLOCK } from './block.js';
-import { evaluateFeatures, type FeatureBlock, featureBlock, gFactors, logC } from './evaluate.js';
-import { type Affine, fullWidth, type Head } from './head.js';
-import type { HeadPlan } from './head-plan.js';
+import { coordinates } from './coordinates.js';
+import { evaluateFeatures } from './evaluate.js';
+import { fullWidth } from './head.js';
 import { layout } from './layout.js';
 import { type Rotation, rotation } from './rotation.js';
+import { openWorkspace, type Workspace } from './workspace.js';
 
-export { BLOCK };
-
-/** A matrix in the arithmetic's own memory, with a row added before the product. */
-interface Loaded {
-  readonly inputs: number;
-  readonly outputs: number;
-  readonly weight: Packed;
-  readonly bias: Real | null;
-}
-
-export interface Workspace {
-  readonly arithmetic: Arithmetic;
-  readonly head: Head;
-  readonly plan: HeadPlan;
-  readonly isOutlierQuery: (row: number) => boolean;
-  readonly isOutlierKey: (row: number) => boolean;
-  readonly features: FeatureBlock;
-  readonly weights: Float64Array;
-}
-
-/** `evaluated`: features that are evaluated, the m used by default; the certificate wants all. */
-export function openWorkspace(
-  arithmetic: Arithmetic,
-  head: Head,
-  plan: HeadPlan,
-  evaluated = plan.m,
-): Workspace {
-  return {
-    arithmetic,
-    head,
-    plan,
-    isOutlierQuery: membership(plan.outlierQueries),
-    isOutlierKey: membership(plan.outlierKeys),
-    features: featureBlock(arithmetic, plan.features, BLOCK, evaluated),
-    weights: arithmetic.sums(BLOCK),
-  };
-}
-
-function membership(rows: Int32Array): (row: number) => boolean {
-  const set = new Set(rows);
-  return (row) => set.has(row);
-}
-
-function load(
-  arithmetic: Arithmetic,
-  inputs: number,
-  outputs: number,
-  weight: Float64Array,
-  bias: Float64Array | null = null,
-): Loaded {
-  const row = bias && arithmetic.array(outputs);
-  row?.set(bias!);
-  return { inputs, outputs, weight: arithmetic.pack(inputs, outputs, weight), bias: row };
-}
-
-/** y (n, outputs) = x (n, inputs) weight + bias. */
-function apply(arithmetic: Arithmetic, n: number, map: Loaded, x: Real, y: Real): void {
-  const { outputs, weight, bias } = map;
-  if (outputs === 0) return;
-  arithmetic.product(n, x, weight, y);
-  if (bias) arithmetic.addRow(n, outputs, bias, y);
-}
-
-/** bias - centre, so that a projected row comes out centred. */
-function centred(map: Affine, centre: Float64Array): Float64Array {
-  return map.bias.map((b, a) => b - centre[a]);
-}
-
-/** -(row times matrix): the bias that centres the product of centred rows. */
-function minusProduct(row: Float64Array, matrix: Float64Array, outputs: number): Float64Array {
-  const out = new Float64Array(outputs);
-  for (let a = 0; a < row.length; a++) {
-    for (let c = 0; c < outputs; c++) out[c] -= row[a] * matrix[a * outputs + c];
-  }
-  return out;
-}
-
-/** Copies rows of x (n, width) into a block; rows past `count` are zeroed. */
-function gather(
-  x: Real,
-  width: number,
-  rows: (r: number) => number,
-  count: number,
-  to: Real,
-  offset = 0,
-  stride = width,
-): void {
-  // Neighbouring rows are one copy.
-  let together = stride === width && count > 0;
-  for (let r = 1; r < count && together; r++) together = rows(r) === rows(0) + r;
-  if (together) {
-    to.set(x.subarray(rows(0) * width, (rows(0) + count) * width));
-    return;
-  }
-  for (let r = 0; r < count; r++) {
-    const from = rows(r) * stride + offset;
-    to.set(x.subarray(from, from + width), r * width);
-  }
-}
+export { BLOCK, openWorkspace, type Workspace };
 
 /** Everything about a block of keys; rows of `capacity`, the first `count` of them filled. */
 export interface KeyRows {
@@ -142,8 +46,8 @@ export interface KeyRows {
 
 export function keyRows(space: Workspace, capacity: number): KeyRows {
   const { arithmetic, head, plan } = space;
-  const { d, dv, key, value, beta } = head;
-  const { balance, features } = plan;
+  const { d, dv, key, value } = head;
+  const { balance } = plan;
   const [inK, inV] = [key.effective.inputs, value.effective.inputs];
   const turn = rotation(arithmetic, head, capacity);
   const minusCentre = arithmetic.array(d);
@@ -157,16 +61,9 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
     value.effective.weight,
     centred(value.effective, plan.centreV),
   );
-  const toZ = load(arithmetic, d, d, balance.transformK);
   const factors = keyFactors(space, capacity);
   const toVA = load(arithmetic, inV, value.rank, value.down);
-  const aside = plan.outlierKeys.length > 0;
-  const none = arithmetic.sums(d);
-  const g = arithmetic.sums(d);
-  g.set(gFactors(features));
-  const shift = arithmetic.sums(d);
-  for (let a = 0; a < d; a++) shift[a] = beta * balance.centreQ[a];
-  const [shifts, logs] = [arithmetic.sums(capacity), arithmetic.sums(capacity)];
+  const judged = coordinates(space, 'key', capacity);
   const block: KeyRows = {
     count: 0,
     index: new Int32Array(capacity),
@@ -174,12 +71,12 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
     xv: arithmetic.array(capacity * inV),
     k: arithmetic.array(capacity * d),
     v: arithmetic.array(capacity * dv),
-    z: arithmetic.array(capacity * d),
+    z: judged.rows,
     u: factors.u,
     low: factors.low,
     va: arithmetic.array(capacity * value.rank),
     rotation: turn,
-    logWeight: new Float64Array(capacity),
+    logWeight: judged.logs,
     load(rows, count) {
       block.count = count;
       for (let r = 0; r < count; r++) block.index[r] = rows(r);
@@ -192,19 +89,9 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
         arithmetic.addRow(count, d, minusCentre, block.k);
       }
       apply(arithmetic, count, toV, block.xv, block.v);
-      apply(arithmetic, count, toZ, block.k, block.z);
+      judged.load(block.index, count, block.xk, block.k);
       factors.load(count, block.k, block.xk);
       apply(arithmetic, count, toVA, block.xv, block.va);
-      for (let r = 0; aside && r < count; r++) {
-        if (space.isOutlierKey(block.index[r])) block.z.fill(0, r * d, (r + 1) * d);
-      }
-      // Q - c multiplies column j by exp(beta c.k_j); Mehler's formula multiplies it by g(z_j).
-      arithmetic.forms(count, d, block.k, shift, none, shifts);
-      arithmetic.forms(count, d, block.z, none, g, logs);
-      for (let r = 0; r < count; r++) {
-        const outlier = aside && space.isOutlierKey(block.index[r]);
-        block.logWeight[r] = outlier ? -Infinity : shifts[r] + logs[r] - plan.logWeightShift;
-      }
     },
   };
   return block;
@@ -278,33 +165,25 @@ export interface QueryRows {
 }
 
 export function queryRows(space: Workspace, capacity: number): QueryRows {
-  const { arithmetic, head, plan } = space;
+  const { arithmetic, head } = space;
   const { d, dv, query, beta } = head;
-  const { balance, features } = plan;
   const inQ = query.effective.inputs;
   const turn = rotation(arithmetic, head, capacity);
   const toQ = load(arithmetic, inQ, d, query.effective.weight, query.effective.bias);
-  const minusCentre = minusProduct(balance.centreQ, balance.transformQ, d);
-  const toX = load(arithmetic, d, d, balance.transformQ, minusCentre);
   const factors = queryFactors(space, capacity);
-  const constant = logC(features) + plan.logWeightShift;
-  const aside = plan.outlierQueries.length > 0;
-  const none = arithmetic.sums(d);
-  const g = arithmetic.sums(d);
-  g.set(gFactors(features));
-  const logs = arithmetic.sums(capacity);
+  const judged = coordinates(space, 'query', capacity);
   const block: QueryRows = {
     count: 0,
     index: new Int32Array(capacity),
     xq: arithmetic.array(capacity * inQ),
     q: arithmetic.array(capacity * d),
     scaled: arithmetic.array(capacity * d),
-    x: arithmetic.array(capacity * d),
+    x: judged.rows,
     l: factors.l,
     low: factors.low,
     rotation: turn,
     objective: arithmetic.array(capacity * dv),
-    logScale: new Float64Array(capacity),
+    logScale: judged.logs,
     load(rows, count) {
       block.count = count;
       for (let r = 0; r < count; r++) block.index[r] = rows(r);
@@ -323,16 +202,8 @@ export function queryRows(space: Workspace, capacity: number): QueryRows {
       turn?.load(rows, count);
       turn?.forwards(count, block.q);
       arithmetic.combine(count * d, beta, block.q, 0, block.scaled);
-      apply(arithmetic, count, toX, block.q, block.x);
+      judged.load(block.index, count, block.xq, block.q);
       factors.load(count, block.q, block.xq);
-      for (let r = 0; aside && r < count; r++) {
-        if (space.isOutlierQuery(block.index[r])) block.x.fill(0, r * d, (r + 1) * d);
-      }
-      arithmetic.forms(count, d, block.x, none, g, logs);
-      for (let r = 0; r < count; r++) {
-        const outlier = aside && space.isOutlierQuery(block.index[r]);
-        block.logScale[r] = outlier ? -Infinity : constant + logs[r];
-      }
     },
   };
   return block;
@@ -373,8 +244,8 @@ function queryFactors(space: Workspace, capacity: number) {
 }
 
 /**
- * The features of a block of rows, weighted, in the arithmetic's precision: phi (m, BLOCK), rows past
- * count and rows of weight 0 are 0.
+ * The features of a block of rows and behind them those of the tail, weighted, in the arithmetic's
+ * precision: phi (featureRows, BLOCK), rows past count and rows of weight 0 are 0.
  */
 export function weightedFeatures(
   space: Workspace,
@@ -383,9 +254,14 @@ export function weightedFeatures(
   weight: (r: number) => number,
   phi: Real,
 ): void {
-  const { arithmetic, head, plan, features } = space;
+  const { arithmetic, head, plan, features, tail, weights } = space;
   evaluateFeatures(arithmetic, coordinates, head.d, features);
-  space.weights.fill(0);
-  for (let r = 0; r < count; r++) space.weights[r] = weight(r);
-  arithmetic.weighFeatures(plan.m, BLOCK, features.phi, space.weights, phi);
+  weights.fill(0);
+  for (let r = 0; r < count; r++) weights[r] = weight(r);
+  arithmetic.weighFeatures(plan.m, BLOCK, features.phi, weights, phi);
+  if (!tail) return;
+  evaluateFeatures(arithmetic, coordinates, head.d, tail);
+  const { count: drawn } = plan.tail!;
+  const last = tail.phi.subarray((tail.size - drawn) * BLOCK);
+  arithmetic.weighFeatures(drawn, BLOCK, last, weights, phi.subarray(plan.m * BLOCK));
 }

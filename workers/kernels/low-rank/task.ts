@@ -1,11 +1,13 @@
 /** The tasks of the low-rank kernel, and what a worker thread does with one. */
-import type { Cancelled, Task } from '../job.js';
+import { type Cancelled, runJob, type Task } from '../job.js';
 import type { Wasm } from '../wasm/instance.js';
 import type { Arithmetic, Real } from './arithmetic.js';
 import { type RowScan, scanRows } from './basis.js';
 import { KeyCertificate, type KeySide } from './certificate-keys.js';
+import { type PilotHead, pilotJob } from './certificate-pilot.js';
 import { QueryCertificate } from './certificate-queries.js';
 import { CompiledArithmetic } from './compiled.js';
+import { composedNorms } from './composed-norms.js';
 import { type Draw, estimateTensor, rowWeights } from './estimate.js';
 import { outputErrors } from './forward.js';
 import { headGradients } from './gradient.js';
@@ -43,6 +45,7 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly segment: Segment;
         readonly scan: RowScan;
       }
+    | { readonly step: 'norms'; readonly head: Head; readonly segment: Segment }
     | {
         readonly step: 'keys';
         readonly run: HeadRun;
@@ -57,6 +60,7 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly certificate: KeySide | null;
       }
     | { readonly step: 'left'; readonly run: HeadRun; readonly segment: number }
+    | { readonly step: 'pilot'; readonly pilot: PilotHead; readonly single: boolean }
     | { readonly step: 'gradients'; readonly run: HeadRun }
     | { readonly step: 'join'; readonly run: HeadRun; readonly side: 'key' | 'query' }
     | {
@@ -87,6 +91,7 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly draws: readonly Draw[];
         readonly tensor: number;
         readonly size: number;
+        readonly unbiased: boolean;
       }
   );
 
@@ -112,9 +117,15 @@ export function runLowRankTask(
       case 'trial':
         return tryShares(arithmetic, task.head, task.request);
       case 'longest':
-        return longestRows(task.rows, task.width, task.segment);
+        return longestRows(arithmetic, task.rows, task.width, task.segment);
       case 'scan':
         return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan, cancelled);
+      case 'pilot': {
+        const here = (step: LowRankTask) => runLowRankTask(step, arithmetic, cancelled);
+        return runJob(pilotJob(task.pilot, task.single), here);
+      }
+      case 'norms':
+        return composedNorms(arithmetic, task.head, task.segment, cancelled);
       case 'gradients':
         return headGradients(arithmetic, task.run);
       case 'join': {
@@ -125,7 +136,7 @@ export function runLowRankTask(
       }
       case 'weights': {
         const { heads, centre, segment, weights, risky } = task;
-        return rowWeights(heads, centre, segment.from, segment.to, weights, risky);
+        return rowWeights(arithmetic, heads, centre, segment.from, segment.to, weights, risky);
       }
       case 'sampled_exact':
       case 'sampled_errors': {
@@ -147,8 +158,10 @@ export function runLowRankTask(
       }
       case 'inputs':
         return addInputGradients(arithmetic, task.request, cancelled);
-      case 'estimate':
-        return estimateTensor(arithmetic, task.sampled, task.draws, task.tensor, task.size);
+      case 'estimate': {
+        const { sampled, draws, tensor, size, unbiased } = task;
+        return estimateTensor(arithmetic, sampled, draws, tensor, size, unbiased);
+      }
       default: {
         const { run, segment } = task;
         const certified =

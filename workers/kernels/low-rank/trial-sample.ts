@@ -1,7 +1,7 @@
 /** The few queries and keys on which plans are tried. */
-import type { Real } from './arithmetic.js';
+import type { Arithmetic, Real } from './arithmetic.js';
 import { judging, logResiduals } from './basis.js';
-import type { HeadProjection } from './head.js';
+import { judgedRows } from './coordinates.js';
 import type { Segment } from './layout.js';
 import type { Random } from './random.js';
 import {
@@ -13,6 +13,7 @@ import {
   queryRows,
   type Workspace,
 } from './rows.js';
+import { largest } from './select.js';
 
 const QUERIES = 72;
 /** Of the queries, those that can spoil most in the pool are taken for certain. */
@@ -59,18 +60,14 @@ export function drawTrial(space: Workspace, longest: LongestRows, random: Random
  * they weigh in a gradient: in heavy tails few rows make most of it.
  */
 function drawQueries(space: Workspace, longest: Int32Array, random: Random) {
-  const { arithmetic, head } = space;
-  const pool = drawPool(head.query, head.queryLength, longest, random);
-  const mark = arithmetic.mark();
-  const rows = queryRows(space, pool.rows.length);
-  rows.load((r) => pool.rows[r], pool.rows.length);
-  const harm = spoil(space, rows.x, rows.logScale);
-  arithmetic.release(mark);
+  const { head } = space;
+  const pool = drawPool(head.queryLength, longest, random);
+  const { harm, squares } = spoil(space, 'query', pool.rows);
   const order = descending(harm);
   const n = Math.min(QUERIES, order.length);
   const certain = order.slice(0, Math.min(LARGEST_QUERIES, n));
   const rest = order.slice(certain.length);
-  const chance = rest.map((r) => pool.weight[r] * Math.sqrt(pool.squares[r]));
+  const chance = rest.map((r) => pool.weight[r] * Math.sqrt(squares[r]));
   const total = chance.reduce((a, b) => a + b, 0);
   const drawn = Array.from({ length: n - certain.length }, () => {
     let left = random.uniform() * total;
@@ -87,20 +84,16 @@ function drawQueries(space: Workspace, longest: Int32Array, random: Random) {
       if (i < certain.length || total === 0) return pool.weight[r];
       return (pool.weight[r] * total) / (chance[drawn[i - certain.length]] * drawn.length);
     }),
-    querySquares: Float64Array.from(chosen, (r) => pool.squares[r]),
+    querySquares: Float64Array.from(chosen, (r) => squares[r]),
     outlierQuery: outliers(harm, order, pool.weight, head.queryLength, chosen),
   };
 }
 
 /** The keys of the pool that can spoil most, and a uniform sample of the others. */
 function drawKeys(space: Workspace, longest: Int32Array, random: Random) {
-  const { arithmetic, head } = space;
-  const pool = drawPool(head.key, head.keyLength, longest, random);
-  const mark = arithmetic.mark();
-  const rows = keyRows(space, pool.rows.length);
-  rows.load((r) => pool.rows[r], pool.rows.length);
-  const harm = spoil(space, rows.z, rows.logWeight);
-  arithmetic.release(mark);
+  const { head } = space;
+  const pool = drawPool(head.keyLength, longest, random);
+  const { harm } = spoil(space, 'key', pool.rows);
   const order = descending(harm);
   const largest = order.slice(0, LARGEST_KEYS);
   const rest = order.slice(LARGEST_KEYS);
@@ -119,34 +112,17 @@ function drawKeys(space: Workspace, longest: Int32Array, random: Random) {
 
 interface Pool {
   readonly rows: Int32Array;
-  /** Rows that each stands for, and |X_i|^2. */
+  /** Rows that each stands for. */
   readonly weight: Float64Array;
-  readonly squares: Float64Array;
 }
 
 /** The longest rows of a projection's input, and a uniform sample of the others. */
-function drawPool(
-  { rows, effective }: HeadProjection,
-  length: number,
-  longest: Int32Array,
-  random: Random,
-): Pool {
+function drawPool(length: number, longest: Int32Array, random: Random): Pool {
   const certain = new Set(longest);
   const sample = random.sample(length, POOL).filter((row) => !certain.has(row));
-  const list = Int32Array.from([...longest, ...sample]);
   const each = (length - longest.length) / Math.max(1, sample.length);
-  return {
-    rows: list,
-    weight: Float64Array.from(list, (_, i) => (i < longest.length ? 1 : each)),
-    squares: Float64Array.from(list, (row) => square(rows, effective.inputs, row)),
-  };
-}
-
-/** |X_i|^2 of row i of X (n, width). */
-function square(rows: Real, width: number, i: number): number {
-  let sum = 0;
-  for (let c = i * width; c < (i + 1) * width; c++) sum += rows[c] * rows[c];
-  return sum;
+  const rows = Int32Array.from([...longest, ...sample]);
+  return { rows, weight: new Float64Array(rows.length).fill(each).fill(1, 0, longest.length) };
 }
 
 export interface LongRow {
@@ -155,15 +131,22 @@ export interface LongRow {
 }
 
 /** The LONGEST longest of the rows [from, to) of X (n, width). */
-export function longestRows(rows: Real, width: number, { from, to }: Segment): LongRow[] {
+export function longestRows(
+  arithmetic: Arithmetic,
+  rows: Real,
+  width: number,
+  { from, to }: Segment,
+): LongRow[] {
   const squares = new Float64Array(to - from);
-  for (let i = from; i < to; i++) squares[i - from] = square(rows, width, i);
-  const limit = squares.slice().sort()[Math.max(0, squares.length - LONGEST)];
-  const found: LongRow[] = [];
-  squares.forEach((x, r) => {
-    if (x >= limit && found.length < LONGEST) found.push({ row: from + r, square: x });
-  });
-  return found;
+  const block = arithmetic.array(BLOCK * width);
+  const norms = arithmetic.array(BLOCK);
+  for (let start = from; start < to; start += BLOCK) {
+    const count = Math.min(BLOCK, to - start);
+    block.set(rows.subarray(start * width, (start + count) * width));
+    arithmetic.rowDots(count, width, block, block, norms);
+    squares.set(norms.subarray(0, count), start - from);
+  }
+  return Array.from(largest(squares, LONGEST), (r) => ({ row: from + r, square: squares[r] }));
 }
 
 /** The longest rows of a matrix from those of its parts. */
@@ -173,28 +156,33 @@ export function joinLongest(parts: readonly (readonly LongRow[])[]): Int32Array 
 }
 
 /** Positions of values, the largest first. */
-function descending(values: readonly number[]): number[] {
+function descending(values: Float64Array): number[] {
   return Array.from(values.keys()).sort((a, b) => values[b] - values[a]);
 }
 
-/** How much each row x (n, d) can spoil, as a logarithm: what the features leave out, and its weight. */
-function spoil(space: Workspace, x: Real, logWeight: Float64Array): number[] {
-  const { arithmetic, head } = space;
-  const residual = logResiduals(openWorkspace(arithmetic, head, judging(space.plan)));
-  const block = arithmetic.array(BLOCK * head.d);
-  const result: number[] = [];
-  for (let from = 0; from < logWeight.length; from += BLOCK) {
-    const count = Math.min(BLOCK, logWeight.length - from);
-    block.set(x.subarray(from * head.d, (from + count) * head.d));
-    const left = residual(block, count);
-    for (let r = 0; r < count; r++) result.push(left[r] + logWeight[from + r]);
+/** How much each row can spoil, as a logarithm: what the features leave out, and its weight; and |X_i|^2. */
+function spoil({ arithmetic, head, plan }: Workspace, side: 'query' | 'key', list: Int32Array) {
+  const mark = arithmetic.mark();
+  const space = openWorkspace(arithmetic, head, judging(plan));
+  const rows = judgedRows(space, side, BLOCK);
+  const residual = logResiduals(space);
+  const norms = arithmetic.array(BLOCK);
+  const [harm, squares] = [new Float64Array(list.length), new Float64Array(list.length)];
+  for (let from = 0; from < list.length; from += BLOCK) {
+    const count = Math.min(BLOCK, list.length - from);
+    rows.load((r) => list[from + r], count);
+    const left = residual(rows.coordinates, count);
+    for (let r = 0; r < count; r++) harm[from + r] = left[r] + rows.logs[r];
+    arithmetic.rowDots(count, head[side].effective.inputs, rows.inputs, rows.inputs, norms);
+    squares.set(norms.subarray(0, count), from);
   }
-  return result;
+  arithmetic.release(mark);
+  return { harm, squares };
 }
 
 /** Which of the chosen rows of the pool are put aside, as a function of the share of all `length` rows. */
 function outliers(
-  harm: readonly number[],
+  harm: Float64Array,
   order: readonly number[],
   weight: Float64Array,
   length: number,

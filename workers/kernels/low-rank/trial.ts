@@ -3,14 +3,15 @@
  * features. The upstream gradient is a random probe. Errors are compared entry by entry, as sums of
  * squares: that does not depend on how many keys stand for all.
  */
-import type { Arithmetic, Real } from './arithmetic.js';
+import type { Arithmetic } from './arithmetic.js';
 import { type Basis, draftPlan, sampleBasis } from './basis.js';
-import { evaluateFeatures, featureBlock } from './evaluate.js';
 import type { Head } from './head.js';
-import type { HeadPlan } from './head-plan.js';
 import { Random } from './random.js';
-import { openWorkspace, type Workspace } from './rows.js';
-import { drawTrial, type LongestRows, type TrialSample } from './trial-sample.js';
+import { openWorkspace } from './rows.js';
+import { canDrawTail, tailSize } from './tail.js';
+import { exactBlock, lowRankBlock } from './trial-block.js';
+import { compare, type TrialError } from './trial-errors.js';
+import { drawTrial, type LongestRows } from './trial-sample.js';
 
 /** Feature numbers that are tried; between them the plan interpolates. */
 export const FEATURE_STEPS = [16, 32, 64, 128, 256, 512, 1024] as const;
@@ -22,24 +23,19 @@ const FAR = 8;
 export interface TrialRow {
   /** Features really used: a spectrum can run out of directions. */
   readonly features: number;
+  /** Features beyond them that matter as one of equal weight would: tailSize. */
+  readonly tail: number;
   /** Errors of dS K and of P V. */
   readonly score: TrialError;
   readonly value: TrialError;
-}
-
-/** Error of products with sampled rows of P. */
-export interface TrialError {
-  /** Relative; infinity when a row sum lost its sign. */
-  readonly error: number;
-  /** Rows and columns that would make as much error if all were alike: few when few make most of it. */
-  readonly rows: number;
-  readonly columns: number;
 }
 
 /** A basis, a share of outliers, and a list of errors over FEATURE_STEPS. */
 export interface Trial {
   readonly share: number;
   readonly basis: Basis;
+  /** How much each feature of the basis weighs in an error when it is left out; empty where none can be drawn. */
+  readonly tailWeights: Float64Array;
   readonly rows: readonly TrialRow[];
 }
 
@@ -48,6 +44,8 @@ export interface TrialRequest {
   readonly shares: readonly number[];
   /** The share that the basis is made without. */
   readonly without: number;
+  /** Features of the basis: the most that the plan may take, and those behind them. */
+  readonly listed: number;
   /** Feature numbers to try, rising; no further than to one whose error is `enough`. */
   readonly steps: readonly number[];
   readonly enough: number;
@@ -58,9 +56,9 @@ export interface TrialRequest {
 export function tryShares(
   arithmetic: Arithmetic,
   head: Head,
-  { shares, without, steps, enough, longest, seed }: TrialRequest,
+  { shares, without, listed, steps, enough, longest, seed }: TrialRequest,
 ): Trial[] {
-  const basis = sampleBasis(arithmetic, head, without, seed);
+  const basis = sampleBasis(arithmetic, head, without, listed, seed);
   const plan = draftPlan(head, basis, steps[steps.length - 1], 0);
   const space = openWorkspace(arithmetic, head, plan, 1);
   const random = new Random(seed + 1);
@@ -70,21 +68,36 @@ export function tryShares(
   for (const share of shares) {
     const mark = arithmetic.mark();
     const low = lowRankBlock(space, sample, share, block);
-    const rows: TrialRow[] = [];
+    const rows: Omit<TrialRow, 'tail'>[] = [];
     for (const step of steps) {
       const features = Math.min(step, plan.m);
       low.extend(features);
-      const row = { features, ...compare(sample, block, low.rows()) };
+      const row = { features, ...compare(arithmetic, sample, block, low) };
       rows.push(row);
       const error = Math.max(row.score.error, row.value.error);
       if (error <= enough || features < step) break;
       if (features >= ALWAYS_TRIED && error > FAR * enough && isUneven(head, row)) break;
     }
+    const drawable = canDrawTail(head) && !hasFewKeys(head, rows[rows.length - 1]);
+    const tailWeights = drawable ? low.tailWeights(basis.features) : NONE;
+    const tail = (m: number) => tailSize(basis.features, tailWeights, m);
     arithmetic.release(mark);
-    trials.push({ share, basis, rows });
+    trials.push({
+      ...{ share, basis, tailWeights },
+      rows: rows.map((row) => ({ ...row, tail: tail(row.features) })),
+    });
     if (!isUneven(head, rows[rows.length - 1])) break;
   }
   return trials;
+}
+
+const NONE = new Float64Array(0);
+
+/** With fewer of the keys making the error than this share, features drawn at random say little. */
+const FEW_KEYS = 0.1;
+
+function hasFewKeys({ keyLength }: Head, { score, value }: Omit<TrialRow, 'tail'>): boolean {
+  return [score, value].some((e) => e.error > 0 && e.columns < FEW_KEYS * keyLength);
 }
 
 /** Errors are uneven when fewer than this share of the queries, or of the keys, would make as much alike. */
@@ -92,219 +105,12 @@ const UNEVEN_QUERIES = 0.4;
 const UNEVEN_KEYS = 0.3;
 
 /** Whether a few rows or columns make most of an error, so that it may help to put them aside. */
-export function isUneven({ queryLength, keyLength }: Head, { score, value }: TrialRow): boolean {
+export function isUneven(
+  { queryLength, keyLength }: Head,
+  { score, value }: Omit<TrialRow, 'tail'>,
+): boolean {
   return [score, value].some(
     (e) =>
       e.error > 0 && (e.rows < UNEVEN_QUERIES * queryLength || e.columns < UNEVEN_KEYS * keyLength),
   );
-}
-
-/** exp(score - max) (n, count), 0 where the mask hides a pair; t = G V' for a random G. */
-interface ExactBlock {
-  readonly e: Real;
-  readonly max: Float64Array;
-  readonly t: Real;
-  readonly keySquares: Float64Array;
-  readonly valueSquares: Float64Array;
-  readonly hidden: (i: number, j: number) => boolean;
-}
-
-function exactBlock(space: Workspace, sample: TrialSample, random: Random): ExactBlock {
-  const { arithmetic, head } = space;
-  const { queries, keys } = sample;
-  const { d, dv } = head;
-  const [n, count] = [queries.count, keys.count];
-  const hidden = (i: number, j: number) => head.causal && keys.index[j] > queries.index[i];
-  const turned = arithmetic.array(Math.max(d, dv) * count);
-  const e = arithmetic.array(n * count);
-  const t = arithmetic.array(n * count);
-  const gradient = arithmetic.array(n * dv);
-  for (let i = 0; i < gradient.length; i++) gradient[i] = random.uniform() - 0.5;
-  arithmetic.transpose(count, d, keys.k, turned);
-  arithmetic.gemm(n, count, d, queries.scaled, turned, e);
-  arithmetic.transpose(count, dv, keys.v, turned);
-  arithmetic.gemm(n, count, dv, gradient, turned, t);
-  const max = new Float64Array(n).fill(-Infinity);
-  for (let i = 0; i < n; i++) {
-    const row = i * count;
-    for (let j = 0; j < count; j++) if (!hidden(i, j)) max[i] = Math.max(max[i], e[row + j]);
-    for (let j = 0; j < count; j++) {
-      e[row + j] = hidden(i, j) ? 0 : Math.exp(e[row + j] - max[i]);
-    }
-  }
-  const squares = (x: Real, width: number) =>
-    Float64Array.from({ length: count }, (_, j) => {
-      let sum = 0;
-      for (let a = j * width; a < (j + 1) * width; a++) sum += x[a] * x[a];
-      return sum;
-    });
-  return { e, max, t, keySquares: squares(keys.k, d), valueSquares: squares(keys.v, dv), hidden };
-}
-
-/**
- * The same block from features, which can be added to; exact where the chain would be exact. Coordinates
- * of outliers are overwritten: those of a smaller share are outliers of a larger one too.
- */
-function lowRankBlock(space: Workspace, sample: TrialSample, share: number, block: ExactBlock) {
-  const { arithmetic, head, plan } = space;
-  const { d } = head;
-  const { queries, keys } = sample;
-  const [outlierQuery, outlierKey] = [sample.outlierQuery(share), sample.outlierKey(share)];
-  const [n, count] = [queries.count, keys.count];
-  let shift = -Infinity;
-  for (let j = 0; j < count; j++) if (!outlierKey[j]) shift = Math.max(shift, keys.logWeight[j]);
-  // A draft has neither outliers nor a weight shift of its own.
-  const scale = Float64Array.from(block.max, (max, i) =>
-    Math.exp(queries.logScale[i] + shift - max),
-  );
-  const weight = Float64Array.from({ length: count }, (_, j) =>
-    Math.exp(keys.logWeight[j] - shift),
-  );
-  for (let i = 0; i < n; i++) if (outlierQuery[i]) queries.x.fill(0, i * d, (i + 1) * d);
-  for (let j = 0; j < count; j++) if (outlierKey[j]) keys.z.fill(0, j * d, (j + 1) * d);
-  let evaluated = 0;
-  let [phiQ, phiK]: Real[] = [];
-  const [nRows, keyRows] = [padded(n), padded(count)];
-  const product = arithmetic.array(nRows * keyRows);
-  const result = new Float64Array(n * count);
-  let done = 0;
-  return {
-    extend(m: number): void {
-      if (m === done) return;
-      if (m > evaluated) {
-        evaluated = Math.min(plan.m, Math.max(m, 4 * evaluated));
-        phiQ = features(arithmetic, plan, evaluated, queries.x, n, (i) =>
-          outlierQuery[i] ? 0 : 1,
-        );
-        phiK = features(arithmetic, plan, evaluated, keys.z, count, (j) =>
-          outlierKey[j] ? 0 : weight[j],
-        );
-      }
-      const [a, b] = [phiQ.subarray(done * nRows), phiK.subarray(done * keyRows)];
-      arithmetic.transposedGemm(nRows, keyRows, m - done, a, b, product, true);
-      done = m;
-    },
-    rows(): Float64Array {
-      for (let i = 0; i < n; i++) {
-        for (let j = 0; j < count; j++) {
-          const at = i * count + j;
-          if (outlierQuery[i] || outlierKey[j]) result[at] = block.e[at];
-          else result[at] = block.hidden(i, j) ? 0 : scale[i] * product[i * keyRows + j];
-        }
-      }
-      return result;
-    },
-  };
-}
-
-const padded = (n: number) => 4 * Math.ceil(n / 4);
-
-/** The first m features (m, padded(n)) of n rows of x, weighted; whatever x is behind them, they are 0. */
-function features(
-  arithmetic: Arithmetic,
-  plan: HeadPlan,
-  m: number,
-  x: Real,
-  n: number,
-  weight: (i: number) => number,
-): Real {
-  const { d } = plan.balance;
-  const rows = padded(n);
-  const out = arithmetic.array(m * rows);
-  const mark = arithmetic.mark();
-  const all = arithmetic.array(rows * d);
-  all.set(x.subarray(0, n * d));
-  const block = featureBlock(arithmetic, plan.features, rows, m);
-  evaluateFeatures(arithmetic, all, d, block);
-  const weights = arithmetic.sums(rows);
-  for (let i = 0; i < n; i++) weights[i] = weight(i);
-  arithmetic.weighFeatures(m, rows, block.phi, weights, out);
-  arithmetic.release(mark);
-  return out;
-}
-
-/** Errors of dS K, which weigh with |X_i|^2 in a gradient, and of P V; both blocks normalised row by row. */
-function compare(
-  sample: TrialSample,
-  block: ExactBlock,
-  approximate: Float64Array,
-): { score: TrialError; value: TrialError } {
-  const { queryWeight, querySquares, keyWeight, queries, keys } = sample;
-  const { e, t, keySquares, valueSquares } = block;
-  const count = keys.count;
-  const score = new ErrorSums(queryWeight, keyWeight);
-  const value = new ErrorSums(queryWeight, keyWeight);
-  for (let i = 0; i < queries.count; i++) {
-    const row = i * count;
-    let [total, mean, otherTotal, otherMean] = [0, 0, 0, 0];
-    for (let j = 0; j < count; j++) {
-      const [a, b] = [keyWeight[j] * e[row + j], keyWeight[j] * approximate[row + j]];
-      total += a;
-      mean += a * t[row + j];
-      otherTotal += b;
-      otherMean += b * t[row + j];
-    }
-    if (total === 0) continue;
-    if (!(otherTotal > 0)) return { score: LOST, value: LOST };
-    mean /= total;
-    otherMean /= otherTotal;
-    let [scoreError, scoreWhole, valueError, valueWhole] = [0, 0, 0, 0];
-    for (let j = 0; j < count; j++) {
-      const p = e[row + j] / total;
-      const off = p - approximate[row + j] / otherTotal;
-      const ds = p * (t[row + j] - mean);
-      const dsOff = off * (t[row + j] - otherMean) + p * (otherMean - mean);
-      const [forScore, forValue] = [keySquares[j] * dsOff * dsOff, valueSquares[j] * off * off];
-      const [w, all] = [keyWeight[j], queryWeight[i]];
-      scoreError += w * forScore;
-      valueError += w * forValue;
-      scoreWhole += w * keySquares[j] * ds * ds;
-      valueWhole += w * valueSquares[j] * p * p;
-      score.columns[j] += all * querySquares[i] * forScore;
-      value.columns[j] += all * forValue;
-    }
-    score.addRow(i, querySquares[i] * scoreError, querySquares[i] * scoreWhole);
-    value.addRow(i, valueError, valueWhole);
-  }
-  return { score: score.result(), value: value.result() };
-}
-
-const LOST: TrialError = { error: Number.POSITIVE_INFINITY, rows: 0, columns: 0 };
-
-/** Sums of squares over a sample of rows and columns, each of which stands for several. */
-class ErrorSums {
-  readonly columns: Float64Array;
-  readonly #rows: Float64Array;
-  #whole = 0;
-
-  constructor(
-    readonly rowWeight: Float64Array,
-    readonly columnWeight: Float64Array,
-  ) {
-    this.#rows = new Float64Array(rowWeight.length);
-    this.columns = new Float64Array(columnWeight.length);
-  }
-
-  addRow(i: number, error: number, whole: number): void {
-    this.#rows[i] = error;
-    this.#whole += this.rowWeight[i] * whole;
-  }
-
-  result(): TrialError {
-    const rows = alike(this.#rows, this.rowWeight);
-    const columns = alike(this.columns, this.columnWeight);
-    const error = Math.sqrt(rows.total / (this.#whole || 1));
-    if (!Number.isFinite(error)) return LOST;
-    return { error, rows: rows.count, columns: columns.count };
-  }
-}
-
-/** Sum of weighted squares, and (sum of roots)^2 / sum of squares: how many make it up. */
-function alike(squares: Float64Array, weight: Float64Array): { total: number; count: number } {
-  let [total, roots] = [0, 0];
-  squares.forEach((x, i) => {
-    total += weight[i] * x;
-    roots += weight[i] * Math.sqrt(x);
-  });
-  return { total, count: total > 0 ? (roots * roots) / total : 0 };
 }

@@ -57,6 +57,17 @@ export interface WasmExports {
   ): void;
   outer(rows: number, n: number, p: number, a: number, b: number, c: number, ldc: number): void;
   contract(rows: number, n: number, p: number, a: number, t: number, ldt: number, c: number): void;
+  take_centres(rows: number, groups: number, p: number, x: number, c: number): void;
+  group_sums(
+    rows: number,
+    n: number,
+    p: number,
+    groups: number,
+    phi: number,
+    ldphi: number,
+    t: number,
+    out: number,
+  ): void;
   fold(n: number, block: number, sums: number): void;
   transpose(rows: number, columns: number, a: number, b: number): void;
   feature_products(
@@ -78,6 +89,35 @@ export interface WasmExports {
   combine(n: number, alpha: number, x: number, beta: number, y: number): void;
   copy_columns(rows: number, columns: number, x: number, ldx: number, y: number, ldy: number): void;
   largest(n: number, x: number): number;
+  joined_row(
+    n: number,
+    scale: number,
+    low: number,
+    exactly: number,
+    e: number,
+    weight: number,
+    t: number,
+    other: number,
+    out: number,
+  ): void;
+  row_errors(
+    n: number,
+    inverse: number,
+    otherInverse: number,
+    mean: number,
+    shift: number,
+    forScore: number,
+    forValue: number,
+    e: number,
+    t: number,
+    other: number,
+    weight: number,
+    u: number,
+    v: number,
+    scoreColumns: number,
+    valueColumns: number,
+    out: number,
+  ): void;
   square_sums(features: number, rows: number, phi: number, out: number): void;
   feature_table(
     slots: number,

@@ -19,7 +19,11 @@ export function pack(k: i32, n: i32, b: usize, ldb: i32, dst: usize): void {
     let src = b + (<usize>j << 2);
     for (let i = 0; i < k; i++, src += <usize>ldb << 2, dst += 64) {
       if (width == 16) {
-        memory.copy(dst, src, 64);
+        // A call of memory.copy takes longer than so few bytes.
+        v128.store(dst, v128.load(src));
+        v128.store(dst, v128.load(src, 16), 16);
+        v128.store(dst, v128.load(src, 32), 32);
+        v128.store(dst, v128.load(src, 48), 48);
       } else {
         for (let x = 0; x < 16; x++) {
           store<f32>(dst + (x << 2), x < width ? load<f32>(src + (x << 2)) : 0);

@@ -1,0 +1,98 @@
+/** What a low-rank plan is made from: norms, the largest rows, the errors of a trial. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { runJob } from '../../workers/kernels/job.js';
+import { CompiledArithmetic } from '../../workers/kernels/low-rank/compiled.js';
+import { plain } from '../../workers/kernels/low-rank/plain.js';
+import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
+import { Random } from '../../workers/kernels/low-rank/random.js';
+import { kthLargest, largest } from '../../workers/kernels/low-rank/select.js';
+import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import { tryShares } from '../../workers/kernels/low-rank/trial.js';
+import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import { makeProblem } from './low-rank-support.js';
+import { type ProblemOptions, randomProblem } from './problems.js';
+import { reference } from './run.js';
+
+const wasm = loadWasm();
+const run = (task: LowRankTask) => runCompiledLowRankTask(task, wasm, () => false);
+const rates = { exact: 30e9, lowRank: 30e9 };
+
+const cases: Record<string, Omit<ProblemOptions, 'seed'>> = {
+  'one head': { queryLength: 300, bias: true },
+  'no multiple of a block, fewer keys': {
+    queryLength: 401,
+    keyLength: 130,
+    headDim: 9,
+    valueDim: 5,
+  },
+  'grouped heads, batch': { queryLength: 150, heads: 4, keyValueHeads: 2, batch: 2 },
+  'frozen queries': { queryLength: 140, ranks: { k: 3 } },
+  rotary: { queryLength: 200, rotary: true, heads: 2, headDim: 8 },
+};
+
+for (const [what, options] of Object.entries(cases)) {
+  test(`the norms of a plan are those of the composed matrices: ${what}`, (t) => {
+    const seed = Number(process.env.TEST_SEED ?? 1);
+    t.diagnostic(`TEST_SEED=${seed}`);
+    const problem = randomProblem({ ...options, seed });
+    const { norms } = runJob(planLowRank(problem, { seed, tolerance: 0.01, rates }), run);
+    for (const [name, value] of Object.entries(reference(problem).norms)) {
+      const shown = norms[name as keyof typeof norms];
+      assert.ok(Math.abs(shown - value) <= 1e-5 * value, `${name}: ${shown} for ${value}`);
+    }
+  });
+}
+
+test('the largest values are found as by sorting', (t) => {
+  const seed = Number(process.env.TEST_SEED ?? 1);
+  t.diagnostic(`TEST_SEED=${seed}`);
+  const random = new Random(seed);
+  for (let k = 0; k < 200; k++) {
+    const n = 1 + random.integer(60);
+    const range = 1 + random.integer(40);
+    const values = Float64Array.from({ length: n }, () => random.integer(range) - range / 2);
+    if (k % 5 === 0) values[random.integer(n)] = -Infinity;
+    const sorted = values.slice().sort().reverse();
+    for (let i = 1; i <= n; i++) assert.equal(kthLargest(values, i), sorted[i - 1]);
+    const wanted = random.integer(n + 5);
+    const order = Array.from(values.keys()).sort((a, b) => values[b] - values[a] || a - b);
+    const expected = order.slice(0, wanted).sort((a, b) => a - b);
+    assert.deepEqual(Array.from(largest(values, wanted)), expected);
+  }
+  assert.equal(largest(new Float64Array(0), 3).length, 0);
+});
+
+for (const causal of [false, true]) {
+  test(`a trial says the same in float32 and float64${causal ? ', causal' : ''}`, () => {
+    const base = { seed: 3, queryLength: 700, d: 12, deviation: 0.3, tail: 't4' as const, causal };
+    const requests: LowRankTask[] = [];
+    const problem = makeProblem({ ...base, single: true });
+    const note = (task: LowRankTask) => {
+      if (task.step === 'trial') requests.push(task);
+      return run(task);
+    };
+    runJob(planLowRank(problem, { seed: 1, tolerance: 0.003, rates }), note);
+    assert.equal(requests.length, 2, 'the second is with outliers');
+    for (const task of requests) {
+      if (task.step !== 'trial') continue;
+      const [single, double] = [new CompiledArithmetic(loadWasm()), plain].map((arithmetic) =>
+        tryShares(arithmetic, task.head, task.request),
+      );
+      assert.equal(single.length, double.length);
+      single.forEach(({ rows, share }, s) => {
+        assert.equal(share, double[s].share);
+        rows.forEach((row, i) => {
+          const other = double[s].rows[i];
+          assert.equal(row.features, other.features);
+          for (const part of ['score', 'value'] as const) {
+            for (const figure of ['error', 'rows', 'columns'] as const) {
+              const [x, y] = [row[part][figure], other[part][figure]];
+              assert.ok(Math.abs(x - y) <= 0.01 * y, `${part} ${figure}: ${x} and ${y}`);
+            }
+          }
+        });
+      });
+    }
+  });
+}
