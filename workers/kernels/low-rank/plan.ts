@@ -279,6 +279,8 @@ function noise(rows: number, rowsPerItem: number): number {
 
 /** Rows that the estimate may draw, and the share of the work that more than the least may take. */
 const SAMPLED_ROWS = [96, 192, 384, 768] as const;
+/** Fewer will do where features are drawn, too. */
+const FEWER_ROWS = 64;
 const SAMPLING_SHARE = 0.2;
 /** Features that it may draw. */
 const SAMPLED_FEATURES = [0, 1, 2, 3, 4, 6, 8].map((perGroup) => perGroup * TAIL_GROUPS);
@@ -342,8 +344,8 @@ function chooseAll(
 ): { choices: readonly Choice[]; sampledRows: number; sampledFeatures: number } {
   const drawable = heads.every(canDrawTail);
   const features = drawable ? SAMPLED_FEATURES : SAMPLED_FEATURES.slice(0, 1);
-  const candidates = SAMPLED_ROWS.flatMap((sampledRows) =>
-    features.map((sampledFeatures) => {
+  const candidates = features.flatMap((sampledFeatures) =>
+    (sampledFeatures > 0 ? [FEWER_ROWS, ...SAMPLED_ROWS] : SAMPLED_ROWS).map((sampledRows) => {
       const draws = { rows: sampledRows / batch, features: sampledFeatures };
       const choices = heads.map((head, h) => choose(head, trials[h], options, draws));
       const seconds = choices.reduce((sum, c) => sum + c.seconds, 0);
@@ -355,7 +357,7 @@ function chooseAll(
         seconds,
         error: Math.max(...choices.map((c) => c.error)),
         modest:
-          sampledRows === SAMPLED_ROWS[0] ||
+          sampledRows <= SAMPLED_ROWS[0] ||
           sampling / options.rates.lowRank <= SAMPLING_SHARE * seconds,
       };
     }),
