@@ -66,19 +66,21 @@ const CLOSE = 1.02;
 
 /** A lower bound of the largest eigenvalue of gram (n, n), close to it. */
 function rayleigh(gram: Float64Array, n: number): number {
-  let x = Float64Array.from({ length: n }, (_, i) => Math.sqrt(Math.max(0, gram[i * n + i])));
+  const x = Float64Array.from({ length: n }, (_, i) => Math.sqrt(Math.max(0, gram[i * n + i])));
+  const y = new Float64Array(n);
   let value = 0;
   for (let k = 0; k < ITERATIONS; k++) {
-    const y = new Float64Array(n);
-    let [size, dot] = [0, 0];
+    let [size, dot, largest] = [0, 0, 0];
     for (let i = 0; i < n; i++) {
-      for (let j = 0; j < n; j++) y[i] += gram[i * n + j] * x[j];
+      let sum = 0;
+      for (let j = 0; j < n; j++) sum += gram[i * n + j] * x[j];
+      y[i] = sum;
       size += x[i] * x[i];
-      dot += x[i] * y[i];
+      dot += x[i] * sum;
+      largest = Math.max(largest, Math.abs(sum));
     }
     value = dot / size;
-    const largest = y.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
-    x = y.map((a) => a / largest);
+    for (let i = 0; i < n; i++) x[i] = y[i] / largest;
   }
   return value;
 }
