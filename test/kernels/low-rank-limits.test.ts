@@ -2,11 +2,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/kernels/job.js';
-import { statistics } from '../../workers/kernels/low-rank/estimate.js';
 import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { plain } from '../../workers/kernels/low-rank/plain.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
 import { Random } from '../../workers/kernels/low-rank/random.js';
+import { statistics } from '../../workers/kernels/low-rank/statistics.js';
 import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import { loadWasm } from '../../workers/kernels/wasm/load.js';
 import { makeProblem, norm, normal, type Recipe } from './low-rank-support.js';
@@ -32,7 +32,11 @@ test('the upper limit covers a norm far below the noise of the sample, and is ti
         contributions[i * size + a] = error[a] + scale * normal(random);
       }
     }
-    const { upper, norm: mean } = statistics(plain, contributions, draws, size);
+    const { upper, norm: mean } = statistics(
+      plain,
+      [{ count: draws, estimates: contributions }],
+      size,
+    );
     if (truth <= upper) covered++;
     if (upper < mean) tighter++;
   }

@@ -83,6 +83,22 @@ export interface Arithmetic {
     offset: number,
     c: Real,
   ): void;
+  /**
+   * out[i, k p + y] = sum of phi[f, i] t[i, f p + y] over the f of group k, for phi (n, ldphi), t (rows, n p) and
+   * out (rows, groups p); the n features are dealt to the groups in their order.
+   */
+  groupSums(
+    rows: number,
+    n: number,
+    p: number,
+    groups: number,
+    phi: Real,
+    ldphi: number,
+    t: Real,
+    out: Real,
+  ): void;
+  /** c[i, k, y] -= c[i, k, p] x[i, y] for c (rows, groups, p + 1) and x (rows, p). */
+  takeCentres(rows: number, groups: number, p: number, x: Real, c: Real): void;
   /** sums += block, then block = 0: float32 blocks, float64 sums of blocks. */
   fold(n: number, block: Real, sums: Float64Array): void;
   /** phi[f] = phi[base[f]] table[slot[f]] for f = 1, 2, ...: rows of `rows` numbers. */

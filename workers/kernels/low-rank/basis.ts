@@ -13,7 +13,7 @@ import { BLOCK } from './block.js';
 import { judgedRows } from './coordinates.js';
 import { type Directions, hyperbolicCross, principalDirections } from './cross.js';
 import { evaluateFeatures, logC } from './evaluate.js';
-import { type FeatureSet, selectFeatures } from './features.js';
+import { type FeatureSet, firstFeatures, selectFeatures } from './features.js';
 import { type Affine, fullWidth, type Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import type { Segment } from './layout.js';
@@ -21,29 +21,30 @@ import { Random } from './random.js';
 import { rotation } from './rotation.js';
 import { checkpoint } from './run.js';
 import { largest } from './select.js';
+import { canDrawTail } from './tail.js';
+import { NO_TILT, sampleTilt, type Tilt } from './tilt.js';
 import { openWorkspace, type Workspace } from './workspace.js';
 
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */
 const SAMPLE = 1024;
 
-/** Features that a plan takes by itself. */
-const MOST_FEATURES = 1024;
-
 export interface Basis {
   readonly balance: Balance;
   /** Principal directions of K - centre and of Q, as far as products at full width need them. */
   readonly directions: { readonly right: Directions | null; readonly left: Directions | null };
-  /** Weights of the features that a plan may take; empty when no product is of full width. */
-  readonly weight: Float64Array;
+  /** Those that a plan may take, and others behind them: features of the shell and of the tail. */
+  readonly features: FeatureSet;
   readonly centreXK: Float64Array;
   readonly centreXV: Float64Array;
+  readonly tilt: Tilt;
 }
 
-/** Balance of a head with a share of the rows of both sides put aside. */
+/** Balance of a head with a share of the rows of both sides put aside, and so many features. */
 export function sampleBasis(
   arithmetic: Arithmetic,
   head: Head,
   outlierShare: number,
+  features: number,
   seed: number,
 ): Basis {
   const random = new Random(seed);
@@ -63,6 +64,21 @@ export function sampleBasis(
   }
   const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
   const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
+  const rowsOf = (rows: Real, width: number) => {
+    const x = arithmetic.array(keyList.length * width);
+    gather(rows, width, (r) => keyList[r], keyList.length, x);
+    return x;
+  };
+  const tilt = canDrawTail(head)
+    ? sampleTilt(
+        arithmetic,
+        head,
+        result,
+        k,
+        rowsOf(key.rows, key.effective.inputs),
+        rowsOf(value.rows, value.effective.inputs),
+      )
+    : NO_TILT;
   const full = fullWidth(head);
   const directions = (x: Real, centre: Float64Array) =>
     principalDirections(covariance(arithmetic, x, d, centre), d);
@@ -73,10 +89,10 @@ export function sampleBasis(
   return {
     balance: result,
     directions: { right, left },
-    weight:
-      right || left ? selectFeatures(result.sigma, MOST_FEATURES).weight : new Float64Array(0),
+    features: selectFeatures(result.sigma, features),
     centreXK: meanRow(arithmetic, key.rows, key.effective.inputs, keyList),
     centreXV: meanRow(arithmetic, value.rows, value.effective.inputs, keyList),
+    tilt,
   };
 }
 
@@ -160,17 +176,17 @@ function smallest(
 }
 
 /** Pairs of features and directions that m features would take at full width. */
-export function crossPairs({ directions: { right, left }, weight }: Basis, m: number): number {
-  const used = Math.min(m, weight.length);
+export function crossPairs({ directions: { right, left }, features }: Basis, m: number): number {
+  const used = Math.min(m, features.size);
   return [right, left].reduce(
-    (sum, side) => sum + (side ? hyperbolicCross(side, { weight }, used).pairs : 0),
+    (sum, side) => sum + (side ? hyperbolicCross(side, features, used).pairs : 0),
     0,
   );
 }
 
 /** A plan without outliers, its weights not yet scaled. */
 export function draftPlan(head: Head, basis: Basis, m: number, shell: number): HeadPlan {
-  const features: FeatureSet = selectFeatures(basis.balance.sigma, m + shell);
+  const features = firstFeatures(basis.features, m + shell);
   const { value } = head;
   const { weight, bias, inputs } = value.effective;
   const times = (row: Float64Array, matrix: Float64Array, outputs: number) => {
@@ -186,6 +202,8 @@ export function draftPlan(head: Head, basis: Basis, m: number, shell: number): H
     balance: basis.balance,
     m: used,
     features,
+    tail: null,
+    tilt: basis.tilt,
     cross: {
       right: right && hyperbolicCross(right, features, used),
       left: left && hyperbolicCross(left, features, used),

@@ -65,6 +65,7 @@ export function pilotHeads(heads: readonly Head[], plans: readonly HeadPlan[]): 
       },
       plan: {
         ...plan,
+        tail: null,
         outlierQueries: positions(plan.outlierQueries, queries),
         outlierKeys: positions(plan.outlierKeys, keys),
       },

@@ -185,6 +185,24 @@ export class CompiledArithmetic implements Arithmetic {
     this.#wasm.fn.contract(rows, n, p, a.byteOffset, from, stride, c.byteOffset);
   }
 
+  groupSums(
+    rows: number,
+    n: number,
+    p: number,
+    groups: number,
+    phi: Real,
+    ldphi: number,
+    t: Real,
+    out: Real,
+  ): void {
+    const { fn } = this.#wasm;
+    fn.group_sums(rows, n, p, groups, phi.byteOffset, ldphi, t.byteOffset, out.byteOffset);
+  }
+
+  takeCentres(rows: number, groups: number, p: number, x: Real, c: Real): void {
+    this.#wasm.fn.take_centres(rows, groups, p, x.byteOffset, c.byteOffset);
+  }
+
   fold(n: number, block: Real, sums: Float64Array): void {
     const whole = n & ~3;
     this.#wasm.fn.fold(whole, block.byteOffset, sums.byteOffset);

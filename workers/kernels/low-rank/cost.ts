@@ -1,6 +1,7 @@
 /** Floating-point operations of both kernels; a multiply-add counts as two. */
 import { fullWidth, type Head } from './head.js';
 import { type Layout, layout } from './layout.js';
+import { TAIL_GROUPS } from './tail.js';
 
 /** Flops per second that each kernel reaches on this machine, one thread. */
 export interface Rates {
@@ -23,13 +24,19 @@ const ROW_OVERHEAD = 60_000;
 /** Measured: what exact rows and columns beside the chain cost over their flops at its rate. */
 const OUTLIER_OVERHEAD = 1.5;
 
+/** What the error estimate draws: query rows, and features beyond those that are used. */
+export interface Draws {
+  readonly rows: number;
+  readonly features: number;
+}
+
 /** `pairs` of features and directions at full width, both sides together. */
 export function headCost(
   head: Head,
   m: number,
   outlierQueries: number,
   outlierKeys: number,
-  sampledRows: number,
+  draws: Draws,
   pairs = 0,
 ): HeadCost {
   const at = layout(head);
@@ -37,7 +44,7 @@ export function headCost(
   const visiblePairs = visible(head);
   // Every sum is made from the rows of one side and multiplied by those of the other; under a mask the
   // running sums are made once more.
-  const columns = m * (at.keyWidth + at.queryWidth) + pairs * dv;
+  const columns = (m + draws.features) * (at.keyWidth + at.queryWidth) + pairs * dv;
   const chain = 2 * (nk + nq) * columns * (head.causal ? 1.5 : 1);
   const projections =
     2 *
@@ -50,7 +57,9 @@ export function headCost(
     : 0;
   const diagonal = head.causal ? 128 * nq * pairWork(at, d, dv) : 0;
   const seen = visiblePairs / nk;
-  const sampled = samplingFlops(head, sampledRows) + 2 * sampledRows * nk * m;
+  const sampled =
+    samplingFlops(head, draws.rows) +
+    (draws.features > 0 ? tailFlops(head, draws.features) : 2 * draws.rows * nk * m);
   const outliers =
     OUTLIER_OVERHEAD *
     (outlierQueries * (visiblePairs / nq) + outlierKeys * seen) *
@@ -75,6 +84,16 @@ export function samplingFlops(head: Head, sampledRows: number): number {
   const keys = full.key && key.rank > 0 ? keyRowWork(head) : 0;
   const values = value.rank > 0 ? value.rank + value.effective.inputs : 0;
   return 2 * sampledRows * keyLength * (2 * d + 3 * dv + value.rank + score + values + keys);
+}
+
+/** What drawn features would add to the gradients, beside their part in the sums. */
+function tailFlops(head: Head, features: number): number {
+  const { d, dv, queryLength: nq, keyLength: nk, query, key, value } = head;
+  const grouped =
+    nq * (query.rank * query.effective.inputs + key.rank * d) +
+    nk * (query.rank * d + key.rank * key.effective.inputs);
+  const values = value.rank > 0 ? nq * dv + nk * value.effective.inputs : 0;
+  return 2 * (TAIL_GROUPS * grouped + features * values);
 }
 
 function thinColumns({ d, query, key }: Head): number {

@@ -4,11 +4,16 @@
  */
 import type { Arithmetic, Real } from './arithmetic.js';
 import { tensorOffset } from './chain.js';
+import { errorColumns, type RowErrors } from './error-columns.js';
 import { tensorScale } from './gradient.js';
 import { fullWidth, type Head } from './head.js';
+import { layout } from './layout.js';
 import { BLOCK, openWorkspace, type QueryRows, type Workspace } from './rows.js';
 import { addSlots, recordWidth } from './run.js';
-import { errorColumns, type SampledGradient, type SampledRun, sampledGradient } from './sampled.js';
+import { type SampledGradient, type SampledRun, sampledGradient } from './sampled.js';
+import { type Stratum, statistics, type TensorEstimate } from './statistics.js';
+import { TAIL_GROUPS } from './tail.js';
+import { inputMeans, tiltedRows } from './tilt.js';
 
 /** Draws with replacement from all query rows of the batch. */
 export interface Draw {
@@ -18,25 +23,43 @@ export interface Draw {
   readonly probability: number;
 }
 
-export interface TensorEstimate {
-  /** Frobenius norm of the estimated error matrix. */
-  readonly norm: number;
-  /** Its standard error: root mean square distance from the error matrix itself. */
-  readonly standardError: number;
-  /** Upper limit of the norm of the error matrix, at 99 %. */
-  readonly upper: number;
-  /** The estimated error matrix, to be added by those who want no bias. */
-  readonly mean: Float64Array;
-}
-
-/** The contributions Delta_i / p_i of all draws to tensor t, and what they say. */
+/**
+ * What the draws say about the error of tensor t. Where features are drawn there are two ways to it, the sampled
+ * rows alone and the features with what the rows tell of normalisation. Which is the better depends on whether
+ * the rows have something in common; the one with less scatter is taken. `unbiased`: whatever the draws,
+ * the features.
+ */
 export function estimateTensor(
   arithmetic: Arithmetic,
   runs: readonly SampledRun[],
   draws: readonly Draw[],
   t: number,
   size: number,
+  unbiased: boolean,
 ): TensorEstimate {
+  const rows = (drawn: boolean): Stratum => ({
+    count: draws.length,
+    estimates: rowContributions(arithmetic, runs, draws, t, size, drawn),
+  });
+  const drawn = runs.some(({ normalisation }) => normalisation);
+  const ofRows = () => statistics(arithmetic, [rows(false)], size);
+  if (!drawn) return ofRows();
+  const strata = [rows(true), tailEstimates(runs, t, size)];
+  const ofFeatures = statistics(arithmetic, strata, size);
+  if (unbiased) return ofFeatures;
+  const alone = ofRows();
+  return alone.deviation < ofFeatures.deviation ? alone : ofFeatures;
+}
+
+/** Delta_i / p_i of all draws (draws, size); `drawn`: without what the features tell. */
+function rowContributions(
+  arithmetic: Arithmetic,
+  runs: readonly SampledRun[],
+  draws: readonly Draw[],
+  t: number,
+  size: number,
+  drawn: boolean,
+): Float64Array {
   const n = draws.length;
   const contributions = new Float64Array(n * size);
   // Errors that heads of a batch item have in common count once.
@@ -56,7 +79,7 @@ export function estimateTensor(
     }
     const space = openWorkspace(arithmetic, head, plan);
     const state = sampledGradient(space, sampled);
-    const terms = outerProducts(space, sampled, state, t);
+    const terms = outerProducts(space, sampled, state, t, drawn);
     const offset = tensorOffset(head, t);
     const scale = tensorScale(head, t);
     draws.forEach((draw, k) => {
@@ -76,7 +99,23 @@ export function estimateTensor(
     });
     arithmetic.release(mark);
   }
-  return statistics(arithmetic, contributions, n, size);
+  return contributions;
+}
+
+/** What the groups of drawn features would add to tensor t; rows are independent of them. */
+function tailEstimates(runs: readonly SampledRun[], t: number, size: number): Stratum {
+  const estimates = new Float64Array(TAIL_GROUPS * size);
+  for (const { run } of runs) {
+    const { gradientAt, gradientSizes, gradientTotal } = layout(run.head);
+    const [offset, scale] = [tensorOffset(run.head, t), tensorScale(run.head, t)];
+    for (const slot of run.tailGradients) {
+      for (let k = 0; k < TAIL_GROUPS; k++) {
+        const [to, from] = [k * size + offset, k * gradientTotal + gradientAt[t]];
+        for (let i = 0; i < gradientSizes[t]; i++) estimates[to + i] += scale * slot[from + i];
+      }
+    }
+  }
+  return { count: TAIL_GROUPS, estimates };
 }
 
 /** Contributions that are there row by row (n, ..), those of this head's part of the tensor. */
@@ -118,8 +157,9 @@ function outerProducts(
   sampled: SampledRun,
   state: SampledGradient,
   t: number,
+  drawn: boolean,
 ): OuterProduct[] {
-  const { arithmetic } = space;
+  const { arithmetic, plan } = space;
   const { head } = sampled.run;
   const { d, dv, query, key, value } = head;
   const { rows, gradient, approximate } = state;
@@ -132,7 +172,7 @@ function outerProducts(
     return total;
   };
   if (t < 2 && fullWidth(head).scores) {
-    const errors = queryErrors(space, sampled, rows, sum(sampled.scoreErrors, widths.score));
+    const errors = queryErrors(space, sampled, rows, sum(sampled.errors.score, widths.score));
     if (t === 1) return [outer(rows.low, query.rank, errors, d, true)];
     const up = arithmetic.array(d * query.rank);
     up.set(query.up);
@@ -140,8 +180,11 @@ function outerProducts(
     arithmetic.gemm(n, query.rank, d, errors, up, low);
     return [outer(rows.xq, query.effective.inputs, low, query.rank, true)];
   }
+  const slots: RowErrors = (drawn && sampled.normalisation) || sampled.errors;
+  const centres = slots === sampled.errors ? null : rowCentres(space, rows);
   if (t < 4) {
-    const errors = sum(sampled.scoreErrors, widths.score);
+    const errors = sum(slots.score, widths.score);
+    centres?.take(errors, widths.score, 0, widths.score - 1, centres.score);
     const part = (from: number, width: number) => columns(n, errors, widths.score, from, width);
     const low = (from: number, width: number) => columns(n, rows.l, p, from, width);
     const wide = p + (query.rank > 0 ? d : 0);
@@ -164,7 +207,10 @@ function outerProducts(
         return [outer(rows.q, d, part(query.rank, key.rank), key.rank, false)];
     }
   }
-  const errors = sum(sampled.valueErrors, 2 * widths.value);
+  const errors = sum(slots.value, 2 * widths.value);
+  // In (G - G~) P~ X the centres go back in.
+  centres?.take(errors, 2 * widths.value, widths.value, widths.value - 1, centres.value, 1);
+  centres?.take(errors, 2 * widths.value, 0, widths.value - 1, centres.value);
   const { inputs } = value.effective;
   const [from, width] = t === 4 ? [value.rank, inputs] : [0, value.rank];
   const leftOf = (g: Real): { left: Real; width: number } => {
@@ -182,6 +228,12 @@ function outerProducts(
     // G P X - G~ P~ X = G (P - P~) X + (G - G~) P~ X.
     const difference = leftOf(subtract(arithmetic, gradient, approximate));
     const rest = columns(n, errors, 2 * widths.value, widths.value + from, width);
+    if (plan.tail) {
+      // These rows of P~ X were centred.
+      const means = inputMeans(sampled.run);
+      const centre = t === 4 ? means.xv : means.va;
+      for (let i = 0; i < rest.length; i++) rest[i] += centre[i % width];
+    }
     terms.push(outer(difference.left, difference.width, rest, width, false));
   }
   return terms;
@@ -215,6 +267,60 @@ function queryErrors(
   return result;
 }
 
+/** The centres y_i of the sampled rows (tilt.ts), in the columns of E_S and of E_P. */
+function rowCentres(space: Workspace, rows: QueryRows) {
+  const { arithmetic, head, plan } = space;
+  const { d } = head;
+  const n = rows.count;
+  const { x } = tiltedLoaded(space, rows);
+  const times = (matrices: readonly Float64Array[]) => {
+    const parts = matrices.map((matrix) => {
+      const width = matrix.length / d;
+      const part = arithmetic.array(n * width);
+      const right = arithmetic.array(matrix.length);
+      right.set(matrix);
+      arithmetic.gemm(n, width, d, x, right, part);
+      return { part, width };
+    });
+    const all = parts.reduce((sum, { width }) => sum + width, 0);
+    const joined = new Float64Array(n * all);
+    let from = 0;
+    for (const { part, width } of parts) {
+      for (let i = 0; i < n; i++) {
+        joined.set(part.subarray(i * width, (i + 1) * width), i * all + from);
+      }
+      from += width;
+    }
+    return joined;
+  };
+  const { u, key, inputsK, va, inputsV } = plan.tilt;
+  return {
+    score: times([u, key, inputsK]),
+    value: times([va, inputsV]),
+    /** errors[i, from + c] -= (sum of row i, in column `sums`) y[i, c]; `sign` 1 adds. */
+    take(
+      errors: Float64Array,
+      stride: number,
+      from: number,
+      sums: number,
+      y: Float64Array,
+      sign = -1,
+    ): void {
+      const width = y.length / n;
+      for (let i = 0; i < n; i++) {
+        const s = sign * errors[i * stride + sums];
+        for (let c = 0; c < width; c++) errors[i * stride + from + c] += s * y[i * width + c];
+      }
+    },
+  };
+}
+
+function tiltedLoaded(space: Workspace, rows: QueryRows) {
+  const tilted = tiltedRows(space, rows.count);
+  tilted.load(rows);
+  return tilted;
+}
+
 function outer(
   left: ArrayLike<number>,
   leftWidth: number,
@@ -243,104 +349,6 @@ function columns(
     for (let c = 0; c < width; c++) out[i * width + c] = x[i * stride + from + c];
   }
   return out;
-}
-
-/**
- * Standard deviations between the U-statistic and the upper limit: of a normal distribution when all draws
- * weigh alike, and more of them the fewer draws carry the sum, since what carries most of the error may
- * then not be among them.
- */
-const DEVIATIONS = 2.58;
-const UNEVEN_DEVIATIONS = 6;
-
-/**
- * From n independent unbiased estimates D_k (n, size) of a matrix E.
- *
- * |mean|^2 is |E|^2 plus the noise of the mean, which for a sample of few rows is most of it. The mean U
- * of D_k.D_l over pairs k != l has no such bias. Its variance by Hoeffding's decomposition,
- * 4 zeta_1 / n + 2 zeta_2 / (n (n - 1)), zeta_1 of the means over l and zeta_2 of the pairs, is taken from
- * the same products, and |E|^2 <= U + c deviations. The plainer |mean| + 2.58 standard errors holds as
- * well: the smaller of the two is the upper limit.
- */
-export function statistics(
-  arithmetic: Arithmetic,
-  contributions: Float64Array,
-  n: number,
-  size: number,
-): TensorEstimate {
-  const mean = new Float64Array(size);
-  let largest = 0;
-  for (const x of contributions) largest = Math.max(largest, Math.abs(x));
-  if (n < 3 || largest === 0) return { norm: 0, standardError: 0, upper: 0, mean };
-  for (let k = 0; k < n; k++) {
-    for (let i = 0; i < size; i++) mean[i] += contributions[k * size + i] / n;
-  }
-  const gram = gramMatrix(arithmetic, contributions, n, size, largest);
-  let [squares, fourth, pairs, pairSquares] = [0, 0, 0, 0];
-  const rowSums = new Float64Array(n);
-  for (let k = 0; k < n; k++) {
-    for (let l = 0; l < n; l++) {
-      const product = gram[k * n + l];
-      if (k === l) {
-        squares += product;
-        fourth += product * product;
-      } else {
-        rowSums[k] += product;
-        pairSquares += product * product;
-      }
-    }
-    pairs += rowSums[k];
-  }
-  const total = squares + pairs;
-  const meanSquare = Math.max(0, total / (n * n));
-  const standardError = Math.sqrt(Math.max(0, squares / n - meanSquare) / (n - 1));
-  const pairCount = n * (n - 1);
-  const statistic = pairs / pairCount;
-  let spread = 0;
-  for (const row of rowSums) spread += (row / (n - 1) - statistic) ** 2;
-  const zeta2 = Math.max(0, pairSquares / pairCount - statistic ** 2);
-  const zeta1 = Math.max(0, (spread - zeta2) / (n - 1));
-  const deviation = Math.sqrt((4 * zeta1) / n + (2 * zeta2) / pairCount);
-  // The number of draws that would weigh as much if all were alike, as a share of n.
-  const even = (squares * squares) / (n * fourth);
-  const deviations = DEVIATIONS + UNEVEN_DEVIATIONS * (1 - even);
-  const norm = Math.sqrt(meanSquare);
-  const unbiased = Math.sqrt(Math.max(0, statistic) + deviations * deviation);
-  return {
-    norm: norm * largest,
-    standardError: standardError * largest,
-    upper: Math.min(unbiased, norm + 2.58 * standardError) * largest,
-    mean,
-  };
-}
-
-/** D D' (n, n) of the contributions over `scale`. */
-function gramMatrix(
-  arithmetic: Arithmetic,
-  contributions: Float64Array,
-  n: number,
-  size: number,
-  scale: number,
-): Float64Array {
-  const gram = new Float64Array(n * n);
-  const mark = arithmetic.mark();
-  const width = Math.min(size, 1024);
-  const part = arithmetic.array(n * width);
-  const turned = arithmetic.array(width * n);
-  const product = arithmetic.array(n * n);
-  for (let from = 0; from < size; from += width) {
-    const count = Math.min(width, size - from);
-    for (let k = 0; k < n; k++) {
-      for (let i = 0; i < count; i++) {
-        part[k * count + i] = contributions[k * size + from + i] / scale;
-      }
-    }
-    arithmetic.transpose(n, count, part, turned);
-    arithmetic.gemm(n, n, count, part, turned, product);
-    for (let i = 0; i < n * n; i++) gram[i] += product[i];
-  }
-  arithmetic.release(mark);
-  return gram;
 }
 
 /**

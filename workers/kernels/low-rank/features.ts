@@ -34,6 +34,19 @@ export interface FeatureSet {
   readonly weight: Float64Array;
 }
 
+/** The first `size` of the features, over the same memory. */
+export function firstFeatures(features: FeatureSet, size: number): FeatureSet {
+  if (size >= features.size) return features;
+  return {
+    ...features,
+    size,
+    base: features.base.subarray(0, size),
+    slot: features.slot.subarray(0, size),
+    degree: features.degree.subarray(0, size),
+    weight: features.weight.subarray(0, size),
+  };
+}
+
 interface Candidate {
   readonly weight: number;
   /** Among equals the one made first comes first, so that the order is a function of sigma. */

@@ -17,6 +17,7 @@ import type { Workspace } from './rows.js';
 import { openRun, recordWidth } from './run.js';
 import { openSampledRun, type SampledRun } from './sampled.js';
 import type { LowRankTask } from './task.js';
+import { NO_TILT } from './tilt.js';
 
 export interface LowRankForwardResult extends ForwardResult {
   readonly attentionOutput: Float32Array;
@@ -110,7 +111,10 @@ export function planForward(
 ): LowRankPlan {
   const costs = plan.heads.map((head, h) => {
     const { m, outlierQueries, outlierKeys } = plan.headPlans[h];
-    return headCost(forwardHead(head), m, outlierQueries.length, outlierKeys.length, ROWS_OF_HEAD);
+    return headCost(forwardHead(head), m, outlierQueries.length, outlierKeys.length, {
+      rows: ROWS_OF_HEAD,
+      features: 0,
+    });
   });
   const total = (of: (cost: HeadCost) => number) => costs.reduce((sum, cost) => sum + of(cost), 0);
   const { queryLength, keyLength } = plan.heads[0];
@@ -160,6 +164,8 @@ function forwardHead(head: Head): Head {
 const forwardPlan = (plan: HeadPlan): HeadPlan => ({
   ...plan,
   cross: { right: null, left: null },
+  tail: null,
+  tilt: NO_TILT,
   centreVA: new Float64Array(0),
 });
 

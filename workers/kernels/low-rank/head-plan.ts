@@ -2,12 +2,18 @@
 import type { Balance } from './balance.js';
 import type { Cross } from './cross.js';
 import type { FeatureSet } from './features.js';
+import type { Tail } from './tail.js';
+import type { Tilt } from './tilt.js';
 
 export interface HeadPlan {
   readonly balance: Balance;
   /** m features are used; the set holds more: the shell behind them, which the certificate needs. */
   readonly m: number;
   readonly features: FeatureSet;
+  /** Features beyond them that the estimate draws; null: it draws rows alone. */
+  readonly tail: Tail | null;
+  /** What rows of P make of the keys: wanted where the tail is drawn. */
+  readonly tilt: Tilt;
   /** Pairs of features and directions of U and of L, where these are of full width. */
   readonly cross: { readonly right: Cross | null; readonly left: Cross | null };
   /** Rows treated exactly, in rising order. */
@@ -26,4 +32,9 @@ export interface HeadPlan {
    * them: where to look for errors. 0 for rows that are exact.
    */
   readonly risk: Float32Array;
+}
+
+/** Rows of the sums over keys and over queries at thin width: the features, and the drawn ones. */
+export function featureRows({ m, tail }: HeadPlan): number {
+  return m + (tail?.count ?? 0);
 }

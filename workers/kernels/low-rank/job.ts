@@ -12,7 +12,7 @@ import { frobenius } from '../sampling/estimate.js';
 import { type PilotHead, pilotHeads, wantsPilot } from './certificate-pilot.js';
 import { addHead, chainJob, emptyGradients, type HeadResult, tensorOffset } from './chain.js';
 import { proportional } from './draw.js';
-import type { Draw, TensorEstimate } from './estimate.js';
+import type { Draw } from './estimate.js';
 import { fullWidth } from './head.js';
 import { inputTasks } from './inputs.js';
 import { TENSORS, type TensorName } from './layout.js';
@@ -21,6 +21,7 @@ import { Random } from './random.js';
 import { type HeadRun, openRun } from './run.js';
 import { openKeyErrors, openSampledRun, type SampledRun } from './sampled.js';
 import { rangesOf } from './sampled-keys.js';
+import type { TensorEstimate } from './statistics.js';
 import type { LowRankTask } from './task.js';
 
 export interface LowRankOptions {
@@ -174,6 +175,7 @@ function* stages(
       draws: draws.draws,
       tensor: t,
       size,
+      unbiased: options.correction,
     })),
   }) as TensorEstimate[];
   // A gradient that overflowed has no error figure either.

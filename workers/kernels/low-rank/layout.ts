@@ -2,7 +2,7 @@
 
 import { BLOCK } from './block.js';
 import { fullWidth, type Head, scoreWidth } from './head.js';
-import type { HeadPlan } from './head-plan.js';
+import { featureRows, type HeadPlan } from './head-plan.js';
 
 /**
  * Squared norms carried along as columns of the key sums: v, then u of each gradient tensor in the
@@ -99,8 +99,8 @@ export function sumSizes(head: Head, plan: HeadPlan): { key: number; query: numb
   const { keyWidth, queryWidth } = layout(head);
   const { right, left } = plan.cross;
   return {
-    key: plan.m * keyWidth + (right ? right.pairs * head.dv : 0),
-    query: plan.m * queryWidth + (left ? left.pairs * head.dv : 0),
+    key: featureRows(plan) * keyWidth + (right ? right.pairs * head.dv : 0),
+    query: featureRows(plan) * queryWidth + (left ? left.pairs * head.dv : 0),
   };
 }
 
@@ -111,7 +111,7 @@ export interface Segment {
 
 /** Memory that the sums of all segments of one head may take, in float64 numbers. */
 const SUMS_BUDGET = 2 ** 24;
-const LONGEST_CUT = 16;
+export const MOST_SEGMENTS = 16;
 const SHORTEST_SEGMENT = 16 * BLOCK;
 
 /**
@@ -123,7 +123,7 @@ export function segments(head: Head, plan: HeadPlan): Segment[] {
   const length = Math.max(head.queryLength, head.keyLength);
   const affordable = Math.max(1, Math.floor(SUMS_BUDGET / (key + query)));
   const wanted = Math.max(1, Math.floor(length / SHORTEST_SEGMENT));
-  const count = Math.min(LONGEST_CUT, affordable, wanted);
+  const count = Math.min(MOST_SEGMENTS, affordable, wanted);
   const blocks = Math.ceil(length / BLOCK);
   return Array.from({ length: count }, (_, s) => ({
     from: Math.floor((s * blocks) / count) * BLOCK,

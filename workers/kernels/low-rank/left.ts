@@ -9,6 +9,7 @@
 import type { Real } from './arithmetic.js';
 import { fullSums } from './full.js';
 import { fullWidth } from './head.js';
+import { featureRows } from './head-plan.js';
 import { loadOutlierQueries, maskScores, mergeRows } from './keys.js';
 import { type Layout, layout } from './layout.js';
 import { queryColumns, valueFactor } from './queries.js';
@@ -21,6 +22,7 @@ import {
   weightedFeatures,
 } from './rows.js';
 import { addSlots, checkpoint, type HeadRun } from './run.js';
+import { tailKeys } from './tail-sums.js';
 import { type WideSums, wideSums } from './wide.js';
 
 export function leftPass(
@@ -32,20 +34,22 @@ export function leftPass(
   const { arithmetic, head, plan } = space;
   const at = layout(head);
   const { m } = plan;
+  const all = featureRows(plan);
   const { from, to } = run.segments[s];
   const width = at.left + at.lv;
   const rows = keyRows(space, BLOCK);
   const state = arithmetic.array(run.querySums[s].length);
-  const wideState = state.subarray(m * at.queryWidth);
+  const wideState = state.subarray(all * at.queryWidth);
   const wide = wideSums(arithmetic, head, plan.cross.left);
   if (head.causal) addSlots(run.querySums, s + 1, run.segments.length, state);
   else state.set(run.queryTotal);
   const packedState = arithmetic.pack(m, at.queryWidth, state);
-  const phi = arithmetic.array(m * BLOCK);
+  const phi = arithmetic.array(all * BLOCK);
   const products = arithmetic.array(BLOCK * at.queryWidth);
   const left = arithmetic.array(BLOCK * at.left);
   const leftValue = arithmetic.array(BLOCK * at.lv);
   const gradients = gradientSums(space, at, run);
+  const tail = tailKeys(space, at, run, state);
   const outliers = plan.outlierQueries.length > 0 ? outlierQueries(space, at, run) : null;
   const earlier = head.causal ? backwardState(space, at, run, phi, state, wide) : null;
   const columns = outlierColumns(space, at, run);
@@ -76,6 +80,7 @@ export function leftPass(
       }
       outliers?.advance(rows, left, leftValue);
       gradients.add(rows, left, leftValue);
+      tail?.add(rows, phi.subarray(m * BLOCK));
     }
     if (earlier) {
       earlier.advance(start);
@@ -83,6 +88,7 @@ export function leftPass(
     }
   }
   gradients.save(run.keyGradients[s]);
+  tail?.save(run.tailGradients[s]);
   outliers?.save(run.outlierRight[s]);
 }
 

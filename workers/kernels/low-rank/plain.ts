@@ -93,6 +93,26 @@ export const plain: Arithmetic = {
     }
   },
 
+  groupSums(rows, n, p, groups, phi, ldphi, t, out) {
+    const width = groups * p;
+    out.fill(0, 0, rows * width);
+    for (let i = 0; i < rows; i++) {
+      for (let f = 0; f < n; f++) {
+        const to = i * width + Math.floor((f * groups) / n) * p;
+        for (let y = 0; y < p; y++) out[to + y] += phi[f * ldphi + i] * t[(i * n + f) * p + y];
+      }
+    }
+  },
+
+  takeCentres(rows, groups, p, x, c) {
+    for (let i = 0; i < rows; i++) {
+      for (let k = 0; k < groups; k++) {
+        const at = (i * groups + k) * (p + 1);
+        for (let y = 0; y < p; y++) c[at + y] -= c[at + p] * x[i * p + y];
+      }
+    }
+  },
+
   fold(n: number, block: Real, sums: Float64Array) {
     for (let i = 0; i < n; i++) sums[i] += block[i];
     block.fill(0, 0, n);

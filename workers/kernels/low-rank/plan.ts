@@ -4,11 +4,13 @@ import type { Job } from '../job.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
 import type { Real } from './arithmetic.js';
 import { crossPairs, draftPlan, openScan, putAside } from './basis.js';
-import { headCost, type Rates, samplingFlops } from './cost.js';
+import { type Draws, headCost, type Rates, samplingFlops } from './cost.js';
 import { CROSS_ERROR } from './cross.js';
 import { fullWidth, type Head, splitHeads } from './head.js';
 import type { HeadPlan } from './head-plan.js';
+import { Random } from './random.js';
 import { BLOCK } from './rows.js';
+import { canDrawTail, drawTail, TAIL_GROUPS, TAIL_LISTED } from './tail.js';
 import type { LowRankTask } from './task.js';
 import { ALWAYS_TRIED, FEATURE_STEPS, isUneven, type Trial, type TrialRow } from './trial.js';
 import { joinLongest, type LongestRows, type LongRow } from './trial-sample.js';
@@ -29,8 +31,9 @@ export interface PlanOptions {
 export interface LowRankPlan {
   readonly heads: readonly Head[];
   readonly headPlans: readonly HeadPlan[];
-  /** Query rows that the error estimate draws. */
+  /** Query rows and features beyond those used that the error estimate draws. */
   readonly sampledRows: number;
+  readonly sampledFeatures: number;
   /** The largest over the heads. */
   readonly features: number;
   readonly maxDegree: number;
@@ -75,6 +78,7 @@ export function* planLowRank(
 ): Job<LowRankPlan, LowRankTask> {
   const heads = splitHeads(problem, options.inputGradients);
   const steps = stepsToTry(heads[0], options);
+  const listed = (Math.ceil(steps[steps.length - 1] / TAIL_LISTED) + 1) * TAIL_LISTED;
   // With an error that small the fewest sampled rows will do, and more features only cost more.
   const rowsPerItem = SAMPLED_ROWS[0] / problem.dims.batch;
   const enough = options.tolerance / noise(heads[0].queryLength, rowsPerItem);
@@ -84,7 +88,7 @@ export function* planLowRank(
       kernel: 'low_rank' as const,
       step: 'trial' as const,
       head: heads[h],
-      request: { shares, without, steps, enough, longest: longest[h], seed: options.seed },
+      request: { shares, without, listed, steps, enough, longest: longest[h], seed: options.seed },
     }));
   const all = heads.map((_, h) => h);
   // Trials are few and long: the norms, which need no basis, keep the other workers busy.
@@ -104,7 +108,12 @@ export function* planLowRank(
     for (const [i, h] of uneven.entries()) trials[h].push(...more[i]);
   }
   const allowed = options.withoutOutliers ? trials.map(([none]) => [none]) : trials;
-  const { choices, sampledRows } = chooseAll(heads, allowed, problem.dims.batch, options);
+  const { choices, sampledRows, sampledFeatures } = chooseAll(
+    heads,
+    allowed,
+    problem.dims.batch,
+    options,
+  );
   const drafts = heads.map((head, h) =>
     draftPlan(head, choices[h].trial.basis, choices[h].m, SHELL),
   );
@@ -124,16 +133,24 @@ export function* planLowRank(
   };
   const headPlans = heads.map((head, h) => {
     const { share } = choices[h];
-    return putAside(
+    const plan = putAside(
       head,
       drafts[h],
       scans[h],
       outlierCount(head, head.queryLength, share),
       outlierCount(head, head.keyLength, share),
     );
+    // Nothing that the features were chosen by is drawn again.
+    const random = new Random(options.seed ^ (0x7a11 + h));
+    const { basis, tailWeights } = choices[h].trial;
+    return {
+      ...plan,
+      tail: drawTail(basis.features, tailWeights, plan.m, sampledFeatures, random),
+    };
   });
+  const sampled = { sampledRows, sampledFeatures };
   return {
-    ...summary(heads, headPlans, choices, sampledRows, problem.dims.batch, options),
+    ...summary(heads, headPlans, choices, sampled, problem.dims.batch, options),
     norms: norms.reduce(largestNorms, ZERO_NORMS),
   };
 }
@@ -184,7 +201,7 @@ function stepsToTry(head: Head, { features, rates }: PlanOptions): readonly numb
   const sides = Number(query) + Number(key);
   const paying = FEATURE_STEPS.filter((m) => {
     const pairs = sides * m * head.d * CROSS_SHARE;
-    const { flops, exactFlops } = headCost(head, m, 0, 0, 0, pairs);
+    const { flops, exactFlops } = headCost(head, m, 0, 0, { rows: 0, features: 0 }, pairs);
     return m <= ALWAYS_TRIED || flops / rates.lowRank < exactFlops / rates.exact;
   });
   // One step more, towards which to interpolate.
@@ -226,13 +243,23 @@ function outlierCount(head: Head, length: number, share: number): number {
 /**
  * Upper limit to expect of the estimate. Gradients of unrelated rows add up like noise, so does their
  * error; the square of the limit then exceeds that of the error in proportion to the rows that matter
- * over those that are drawn.
+ * over those that are drawn. Where features are drawn too, rows only tell what normalisation does.
  */
-function predicted({ score, value }: TrialRow, rowsPerItem: number): number {
+function predicted(
+  { score, value, tail }: TrialRow,
+  { rows, features }: Draws,
+  { keyLength }: Head,
+): number {
   return Math.max(
-    ...[score, value].map(({ error, rows }) =>
-      Number.isFinite(error) ? error * noise(rows, rowsPerItem) : error,
-    ),
+    ...[score, value].map((part) => {
+      if (!Number.isFinite(part.error)) return part.error;
+      const ofRows = (NOISE * part.rows) / rows;
+      // Where few keys make the error, all features err alike.
+      const alike = Math.max(1, EVEN_KEYS / (part.columns / keyLength));
+      const ofFeatures = (TAIL_NOISE * alike * tail) / features;
+      const square = features === 0 ? ofRows : part.normalisation * ofRows + ofFeatures;
+      return part.error * Math.sqrt(1 + square);
+    }),
   );
 }
 
@@ -241,6 +268,10 @@ function predicted({ score, value }: TrialRow, rowsPerItem: number): number {
  * about 1, and with this value one run in ten exceeds the limit that was planned.
  */
 const NOISE = 2.5;
+/** The same over tailSize / features drawn. */
+const TAIL_NOISE = 1.8;
+/** Share of the keys that make the error, with which the drawn features are independent. */
+const EVEN_KEYS = 0.3;
 
 function noise(rows: number, rowsPerItem: number): number {
   return Math.sqrt(1 + (NOISE * rows) / rowsPerItem);
@@ -249,14 +280,13 @@ function noise(rows: number, rowsPerItem: number): number {
 /** Rows that the estimate may draw, and the share of the work that more than the least may take. */
 const SAMPLED_ROWS = [96, 192, 384, 768] as const;
 const SAMPLING_SHARE = 0.2;
+/** Features that it may draw. */
+const SAMPLED_FEATURES = [0, 1, 2, 3, 4, 6, 8].map((perGroup) => perGroup * TAIL_GROUPS);
+/** With a given number of features, what may be spent on error bars: the time over that without. */
+const WORTH = 1.3;
 
 /** The cheapest pair of features and outliers that is expected to meet the tolerance, else the best. */
-function choose(
-  head: Head,
-  trials: readonly Trial[],
-  options: PlanOptions,
-  rowsPerItem: number,
-): Choice {
+function choose(head: Head, trials: readonly Trial[], options: PlanOptions, draws: Draws): Choice {
   const { tolerance, rates, features } = options;
   const allowance = fullWidth(head).scores ? CROSS_ERROR : 1;
   const all: Choice[] = trials.flatMap((trial) => {
@@ -266,7 +296,7 @@ function choose(
     const tried = trial.rows.map((row) => ({
       m: row.features,
       rowError: Math.max(row.score.error, row.value.error),
-      error: allowance * predicted(row, rowsPerItem),
+      error: allowance * predicted(row, draws, head),
     }));
     const between = features === undefined ? interpolate(tried, tolerance) : [];
     return [...tried, ...between].map((row) => ({
@@ -274,8 +304,7 @@ function choose(
       share,
       ...row,
       seconds:
-        headCost(head, row.m, nq, nk, rowsPerItem, crossPairs(trial.basis, row.m)).flops /
-        rates.lowRank,
+        headCost(head, row.m, nq, nk, draws, crossPairs(trial.basis, row.m)).flops / rates.lowRank,
     }));
   });
   if (features !== undefined) {
@@ -304,39 +333,49 @@ function interpolate(tried: readonly Tried[], tolerance: number): Tried[] {
   return [{ m, rowError: along(a.rowError, b.rowError), error: along(a.error, b.error) }];
 }
 
-/** One choice for every head, with the number of sampled rows that makes the whole cheapest. */
+/** One choice for every head, with the draws that make the whole cheapest. */
 function chooseAll(
   heads: readonly Head[],
   trials: readonly (readonly Trial[])[],
   batch: number,
   options: PlanOptions,
-): { choices: readonly Choice[]; sampledRows: number } {
-  const candidates = SAMPLED_ROWS.map((sampledRows) => {
-    const perItem = sampledRows / batch;
-    const choices = heads.map((head, h) => choose(head, trials[h], options, perItem));
-    const seconds = choices.reduce((sum, c) => sum + c.seconds, 0);
-    const sampling = heads.reduce((sum, head) => sum + samplingFlops(head, perItem), 0);
-    return {
-      choices,
-      sampledRows,
-      seconds,
-      error: Math.max(...choices.map((c) => c.error)),
-      modest:
-        sampledRows === SAMPLED_ROWS[0] ||
-        sampling / options.rates.lowRank <= SAMPLING_SHARE * seconds,
-    };
-  }).filter((c) => c.modest);
-  if (options.features !== undefined) return candidates[candidates.length - 1];
-  const fit = candidates.filter((c) => c.error <= options.tolerance);
+): { choices: readonly Choice[]; sampledRows: number; sampledFeatures: number } {
+  const drawable = heads.every(canDrawTail);
+  const features = drawable ? SAMPLED_FEATURES : SAMPLED_FEATURES.slice(0, 1);
+  const candidates = SAMPLED_ROWS.flatMap((sampledRows) =>
+    features.map((sampledFeatures) => {
+      const draws = { rows: sampledRows / batch, features: sampledFeatures };
+      const choices = heads.map((head, h) => choose(head, trials[h], options, draws));
+      const seconds = choices.reduce((sum, c) => sum + c.seconds, 0);
+      const sampling = heads.reduce((sum, head) => sum + samplingFlops(head, draws.rows), 0);
+      return {
+        choices,
+        sampledRows,
+        sampledFeatures,
+        seconds,
+        error: Math.max(...choices.map((c) => c.error)),
+        modest:
+          sampledRows === SAMPLED_ROWS[0] ||
+          sampling / options.rates.lowRank <= SAMPLING_SHARE * seconds,
+      };
+    }),
+  ).filter((c) => c.modest);
+  const least = Math.min(...candidates.map((c) => c.seconds));
+  const fit =
+    options.features === undefined ? candidates.filter((c) => c.error <= options.tolerance) : [];
   if (fit.length > 0) return fit.reduce((a, b) => (b.seconds < a.seconds ? b : a));
-  return candidates.reduce((a, b) => (b.error < a.error ? b : a));
+  const worth =
+    options.features === undefined
+      ? candidates
+      : candidates.filter((c) => c.seconds <= WORTH * least);
+  return worth.reduce((a, b) => (b.error < a.error ? b : a));
 }
 
 function summary(
   heads: readonly Head[],
   headPlans: readonly HeadPlan[],
   choices: readonly Choice[],
-  sampledRows: number,
+  sampled: Pick<LowRankPlan, 'sampledRows' | 'sampledFeatures'>,
   batch: number,
   { tolerance, rates }: PlanOptions,
 ): Omit<LowRankPlan, 'norms'> {
@@ -344,8 +383,8 @@ function summary(
     const { m, outlierQueries, outlierKeys } = headPlans[h];
     const { right, left } = headPlans[h].cross;
     const pairs = (right?.pairs ?? 0) + (left?.pairs ?? 0);
-    const rows = sampledRows / batch;
-    return headCost(head, m, outlierQueries.length, outlierKeys.length, rows, pairs);
+    const draws = { rows: sampled.sampledRows / batch, features: sampled.sampledFeatures };
+    return headCost(head, m, outlierQueries.length, outlierKeys.length, draws, pairs);
   });
   const total = (of: (cost: (typeof costs)[number]) => number) =>
     costs.reduce((sum, cost) => sum + of(cost), 0);
@@ -356,7 +395,7 @@ function summary(
   return {
     heads,
     headPlans,
-    sampledRows,
+    ...sampled,
     features: Math.max(...headPlans.map((plan) => plan.m)),
     maxDegree: Math.max(...headPlans.map(degree)),
     outlierQueries: headPlans.reduce((n, plan) => n + plan.outlierQueries.length, 0),

@@ -16,10 +16,12 @@ import type { QueryCertificate } from './certificate-queries.js';
 import { type DenseColumns, denseBackward, denseColumns, denseForward } from './dense.js';
 import { fullSums } from './full.js';
 import { fullWidth } from './head.js';
+import { featureRows } from './head-plan.js';
 import { keyColumns } from './keys.js';
 import { type Layout, layout } from './layout.js';
 import { BLOCK, type QueryRows, queryRows, type Workspace, weightedFeatures } from './rows.js';
 import { addSlots, checkpoint, type HeadRun, recordWidth } from './run.js';
+import { tailQueries } from './tail-sums.js';
 import { type WideSums, wideSums } from './wide.js';
 
 /** What is known about a block of queries once its rows of P are normalised. */
@@ -55,22 +57,24 @@ export function queryPass(
   const at = layout(head);
   const { from, to } = run.segments[s];
   const { m } = plan;
+  const all = featureRows(plan);
   const block = openBlock(space, at);
   const state = arithmetic.array(run.keySums[s].length);
   if (head.causal) addSlots(run.keySums, 0, s, state);
   else state.set(run.keyTotal);
   const packedState = arithmetic.pack(m, at.keyWidth, state);
-  const wideState = state.subarray(m * at.keyWidth);
+  const wideState = state.subarray(all * at.keyWidth);
   const wideRight = wideSums(arithmetic, head, plan.cross.right);
   const wideLeft = wideSums(arithmetic, head, plan.cross.left);
-  const phi = arithmetic.array(m * BLOCK);
+  const phi = arithmetic.array(all * BLOCK);
   const left = arithmetic.array(BLOCK * at.queryWidth);
   const operand = arithmetic.pack(BLOCK, at.queryWidth, left);
-  const sumBlock = arithmetic.array(m * at.queryWidth);
-  const sums = arithmetic.sums(m * at.queryWidth);
+  const sumBlock = arithmetic.array(all * at.queryWidth);
+  const sums = arithmetic.sums(all * at.queryWidth);
   const wideBlock = arithmetic.array(run.querySums[s].length - sums.length);
   const wideTotal = arithmetic.sums(wideBlock.length);
   const gradients = gradientSums(space, at, run);
+  const tail = tailQueries(space, at, run, state);
   const toGB = valueFactor(space, at);
   const centre = arithmetic.array(head.dv);
   centre.set(plan.centreV);
@@ -109,11 +113,12 @@ export function queryPass(
     }
     gradients.add(block);
     loss += putOut(space, run, block, start);
-    weigh(arithmetic, phi, m, block);
+    weigh(arithmetic, phi, all, block);
+    tail?.add(block, phi.subarray(m * BLOCK));
     queryColumns(space, at, block, left);
     arithmetic.repack(operand, left);
-    arithmetic.product(m, phi, operand, sumBlock, true);
-    arithmetic.fold(m * at.queryWidth, sumBlock, sums);
+    arithmetic.product(all, phi, operand, sumBlock, true);
+    arithmetic.fold(all * at.queryWidth, sumBlock, sums);
     wideLeft?.add(phi, block.gradient, rows.l, wideBlock);
     arithmetic.fold(wideBlock.length, wideBlock, wideTotal);
     certificate?.add(space, at, block, dense as DenseColumns[]);
@@ -131,6 +136,7 @@ export function queryPass(
   run.querySums[s].set(sums);
   run.querySums[s].set(wideTotal, sums.length);
   gradients.save(run.queryGradients[s]);
+  tail?.save(run.tailGradients[s]);
   if (outliers) saveOutlierKeys(at, outliers, run.outlierLeft[s]);
 }
 

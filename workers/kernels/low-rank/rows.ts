@@ -244,8 +244,8 @@ function queryFactors(space: Workspace, capacity: number) {
 }
 
 /**
- * The features of a block of rows, weighted, in the arithmetic's precision: phi (m, BLOCK), rows past
- * count and rows of weight 0 are 0.
+ * The features of a block of rows and behind them those of the tail, weighted, in the arithmetic's
+ * precision: phi (featureRows, BLOCK), rows past count and rows of weight 0 are 0.
  */
 export function weightedFeatures(
   space: Workspace,
@@ -254,9 +254,14 @@ export function weightedFeatures(
   weight: (r: number) => number,
   phi: Real,
 ): void {
-  const { arithmetic, head, plan, features } = space;
+  const { arithmetic, head, plan, features, tail, weights } = space;
   evaluateFeatures(arithmetic, coordinates, head.d, features);
-  space.weights.fill(0);
-  for (let r = 0; r < count; r++) space.weights[r] = weight(r);
-  arithmetic.weighFeatures(plan.m, BLOCK, features.phi, space.weights, phi);
+  weights.fill(0);
+  for (let r = 0; r < count; r++) weights[r] = weight(r);
+  arithmetic.weighFeatures(plan.m, BLOCK, features.phi, weights, phi);
+  if (!tail) return;
+  evaluateFeatures(arithmetic, coordinates, head.d, tail);
+  const { count: drawn } = plan.tail!;
+  const last = tail.phi.subarray((tail.size - drawn) * BLOCK);
+  arithmetic.weighFeatures(drawn, BLOCK, last, weights, phi.subarray(plan.m * BLOCK));
 }

@@ -4,6 +4,7 @@ import { type Cancelled, CancelledError } from '../job.js';
 import { fullWidth, type Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { layout, type Segment, segments, sumSizes } from './layout.js';
+import { TAIL_GROUPS } from './tail.js';
 
 /** Score of a pair that the causal mask hides, and the running maximum of a row that saw nothing yet. */
 export const MASKED = -1e30;
@@ -16,7 +17,7 @@ export interface HeadRun {
   readonly head: Head;
   readonly plan: HeadPlan;
   readonly segments: readonly Segment[];
-  /** (m, keyWidth), (m, queryWidth), each followed by the sums at full width. */
+  /** (featureRows, keyWidth), (featureRows, queryWidth), each followed by the sums at full width. */
   readonly keySums: readonly Float64Array[];
   readonly querySums: readonly Float64Array[];
   /** The sums of all segments; not used under a causal mask, where every segment sees another sum. */
@@ -31,6 +32,10 @@ export interface HeadRun {
   /** The six gradients, from the stage over the queries and from the stage over the keys. */
   readonly queryGradients: readonly Float64Array[];
   readonly keyGradients: readonly Float64Array[];
+  /** By groups of drawn features, the six gradients that they would add (groups, gradientTotal), unscaled. */
+  readonly tailGradients: readonly Float64Array[];
+  /** Where features are drawn: sums of the rows of X^K and of X^V of each segment (inputs + inputs). */
+  readonly inputSums: readonly Float64Array[];
   readonly causal: CausalMemory | null;
   /** When gradients of the inputs are wanted. */
   readonly inputs: InputMemory | null;
@@ -117,6 +122,8 @@ export function openRun(
     outlierLeft: leased(nk * (at.left + at.lv)),
     queryGradients: slots(at.gradientTotal),
     keyGradients: slots(at.gradientTotal),
+    inputSums: plan.tail ? leased(head.key.effective.inputs + head.value.effective.inputs) : [],
+    tailGradients: plan.tail ? leased(TAIL_GROUPS * at.gradientTotal) : [],
     causal: head.causal
       ? {
           left: real(head.keyLength * (at.left + at.lv)),

@@ -6,7 +6,9 @@
  *
  *     E_S = (dS - dS~) [U | K - centre | X^K - centre],   E_P = (P - P~) [X^V A_V' | X^V]
  *
- * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O. At full width the
+ * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O. Where the tail is
+ * drawn (tail.ts), also the same with the exact row over the chain's row sum in the place of P~, and dS~
+ * likewise with the chain's O and G: what the chain's normalisation does. At full width the
  * rows of dS U themselves are formed in place of E_S, to be compared with those of the chain, and
  * sampled-keys.ts does what is of the keys.
  */
@@ -14,21 +16,30 @@
 import type { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Cancelled } from '../job.js';
 import type { Real } from './arithmetic.js';
+import {
+  ErrorSums,
+  errorColumns,
+  minus,
+  type RowErrors,
+  scoreColumns,
+  valueCentre,
+  valueColumns,
+} from './error-columns.js';
 import { evaluateFeatures, featureBlock } from './evaluate.js';
 import { fullWidth, type Head } from './head.js';
 import { exactRows, type MergedRows, maskScores, mergeRows } from './keys.js';
-import type { Layout } from './layout.js';
 import { layout } from './layout.js';
 import { BLOCK, type KeyRows, keyRows, type QueryRows, queryRows, type Workspace } from './rows.js';
 import { checkpoint, type HeadRun, leaseSlots, recordWidth } from './run.js';
+import { inputMeans } from './tilt.js';
 
 /** Shared memory of the estimate of one head: one slot per segment. */
 export interface SampledRun {
   readonly run: HeadRun;
   readonly exact: readonly Float64Array[];
-  /** (n, scoreColumns), (n, 2 valueColumns): E_S, [E_P | P~ ...]. */
-  readonly scoreErrors: readonly Float64Array[];
-  readonly valueErrors: readonly Float64Array[];
+  readonly errors: RowErrors;
+  /** Where features are drawn: what is left of them when the exact rows are normalised as the chain's are. */
+  readonly normalisation: RowErrors | null;
   /** When the keys' adapter has its gradients from dK at full width. */
   readonly keyErrors: KeyErrors | null;
 }
@@ -38,18 +49,6 @@ export interface KeyErrors {
   /** Of all heads of the batch item together. */
   readonly lowA: Float32Array;
   readonly lowB: Float32Array;
-}
-
-/** Widths of E_S and E_P. */
-export function errorColumns(run: HeadRun): { score: number; value: number } {
-  const { query, key, value, d } = run.head;
-  const full = fullWidth(run.head);
-  const p = query.rank + key.rank;
-  const thin = p + (query.rank > 0 ? d : 0) + (key.rank > 0 ? key.effective.inputs : 0);
-  return {
-    score: full.scores ? layout(run.head).right : thin,
-    value: value.rank > 0 ? value.rank + value.effective.inputs : 0,
-  };
 }
 
 /** Whether the keys' adapter has its gradients from dK at full width. */
@@ -72,8 +71,8 @@ export function openSampledRun(run: HeadRun, lowA: Float32Array, memory: Lease):
   return {
     run,
     exact: slots(2 + run.head.dv + run.head.value.rank),
-    scoreErrors: slots(score),
-    valueErrors: slots(2 * value),
+    errors: { score: slots(score), value: slots(2 * value) },
+    normalisation: run.plan.tail ? { score: slots(score), value: slots(2 * value) } : null,
     keyErrors: hasKeyErrors(run.head)
       ? { lowA, lowB: new Float32Array(new SharedArrayBuffer(4 * n * d * key.rank)) }
       : null,
@@ -170,8 +169,9 @@ export function sampledErrorPass(
   const { rows, max, inverse } = state;
   const n = rows.count;
   const keys = keyRows(space, BLOCK);
-  const turned = rowFeatures(space, rows, run);
-  const phi = arithmetic.array(plan.m * BLOCK);
+  const chainRow = chainRows(space, run, state);
+  const errors = new ErrorSums(space, n);
+  const normalisation = sampled.normalisation && new Normalisation(space, run, state);
   const keysTransposed = arithmetic.array(d * BLOCK);
   const valuesTransposed = arithmetic.array(dv * BLOCK);
   const exact = arithmetic.array(n * BLOCK);
@@ -180,17 +180,14 @@ export function sampledErrorPass(
   const chain = arithmetic.array(n * BLOCK);
   const total = arithmetic.array(n);
   const factor = arithmetic.array(n);
-  const scoreRight = arithmetic.array(BLOCK * widths.score);
-  const valueRight = arithmetic.array(BLOCK * widths.value);
-  const score = arithmetic.array(n * widths.score);
-  const value = arithmetic.array(n * widths.value);
-  const valueApproximate = arithmetic.array(n * widths.value);
-  const [scoreSum, valueSum, approximateSum] = [score, value, valueApproximate].map((x) =>
-    arithmetic.sums(x.length),
-  );
+  const columns = {
+    score: arithmetic.array(BLOCK * widths.score),
+    value: arithmetic.array(BLOCK * widths.value),
+  };
   const ones = arithmetic.array(n).fill(1);
-  const minusCentre = arithmetic.array(plan.centreXK.length);
-  minusCentre.set(plan.centreXK.map((x) => -x));
+  const means = plan.tail && inputMeans(run);
+  const minusCentre = minus(arithmetic, means?.xk ?? plan.centreXK);
+  const centreValues = means && valueCentre(space, means);
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     checkpoint(cancelled);
     keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
@@ -200,9 +197,7 @@ export function sampledErrorPass(
     arithmetic.gemm(n, count, d, rows.scaled, keysTransposed, exact);
     maskScores(head.causal, rows, keys.index, count, exact);
     arithmetic.softmax(n, count, exact, max, total, factor);
-    keyFeatures(space, keys, phi);
-    arithmetic.gemm(n, BLOCK, plan.m, turned, phi, approximate);
-    approximateRows(space, run, state, keys, exact, approximate);
+    chainRow(keys, exact, approximate);
     const size = n * count;
     arithmetic.gemm(n, count, dv, state.gradient, valuesTransposed, t);
     if (head.kind === 'target') {
@@ -210,28 +205,84 @@ export function sampledErrorPass(
     } else {
       arithmetic.combine(size, 1, t, 0, chain);
     }
+    scoreColumns(space, at, keys, widths.score, minusCentre, columns.score);
+    centreValues?.(keys);
+    valueColumns(space, keys, widths.value, columns.value);
+    normalisation?.load(count, exact, chain);
     arithmetic.scoreGradient(n, count, approximate, chain, ones, state.approximateShift);
     arithmetic.scoreGradient(n, count, exact, t, inverse, state.shift);
+    normalisation?.add(count, exact, t, columns);
     if (!fullWidth(head).scores) arithmetic.combine(size, -1, chain, 1, t);
     arithmetic.combine(size, -1, approximate, 1, exact);
-    scoreColumns(space, at, keys, widths.score, minusCentre, scoreRight);
-    valueColumns(space, keys, widths.value, valueRight);
-    arithmetic.gemm(n, widths.score, count, t, scoreRight, score, true);
-    arithmetic.gemm(n, widths.value, count, exact, valueRight, value, true);
-    if (head.kind === 'target') {
-      arithmetic.gemm(n, widths.value, count, approximate, valueRight, valueApproximate, true);
-      arithmetic.fold(valueApproximate.length, valueApproximate, approximateSum);
-    }
-    arithmetic.fold(score.length, score, scoreSum);
-    arithmetic.fold(value.length, value, valueSum);
+    errors.add(count, t, exact, approximate, columns);
   }
-  sampled.scoreErrors[s].set(scoreSum);
-  for (let i = 0; i < n; i++) {
-    const row = 2 * i * widths.value;
-    const part = (x: Float64Array) => x.subarray(i * widths.value, (i + 1) * widths.value);
-    sampled.valueErrors[s].set(part(valueSum), row);
-    sampled.valueErrors[s].set(part(approximateSum), row + widths.value);
+  errors.save(sampled.errors, s);
+  normalisation?.errors.save(sampled.normalisation!, s);
+}
+
+/** Rows of P~ (n, count) of the chain: a function of a block of keys and its exact rows. */
+function chainRows(space: Workspace, run: HeadRun, state: SampledGradient) {
+  const { arithmetic, plan } = space;
+  const { rows } = state;
+  const turned = rowFeatures(space, rows, run);
+  const phi = arithmetic.array(plan.m * BLOCK);
+  return (keys: KeyRows, exact: Real, approximate: Real): void => {
+    keyFeatures(space, keys, phi);
+    arithmetic.gemm(rows.count, BLOCK, plan.m, turned, phi, approximate);
+    approximateRows(space, run, state, keys, exact, approximate);
+  };
+}
+
+/** The exact rows of P and dS over the row sums of the chain, and how far they are from what they should be. */
+class Normalisation {
+  readonly errors: ErrorSums;
+  readonly #scale: Real;
+  readonly #p: Real;
+  readonly #dS: Real;
+  readonly #off: Real;
+
+  constructor(
+    private readonly space: Workspace,
+    run: HeadRun,
+    private readonly state: SampledGradient,
+  ) {
+    const { arithmetic } = space;
+    const n = state.rows.count;
+    this.errors = new ErrorSums(space, n);
+    this.#scale = arithmetic.array(n);
+    for (let i = 0; i < n; i++) this.#scale[i] = overChainSum(run, state, i);
+    [this.#p, this.#dS, this.#off] = [0, 1, 2].map(() => arithmetic.array(n * BLOCK));
   }
+
+  /** exp(score - max) and G~ V' (n, count). */
+  load(count: number, e: Real, t: Real): void {
+    const { arithmetic } = this.space;
+    const n = this.state.rows.count;
+    arithmetic.combine(n * count, 1, e, 0, this.#p);
+    arithmetic.combine(n * count, 1, t, 0, this.#dS);
+    arithmetic.scoreGradient(n, count, this.#p, this.#dS, this.#scale, this.state.approximateShift);
+  }
+
+  /** The exact P and dS (n, count). */
+  add(count: number, p: Real, dS: Real, columns: { score: Real; value: Real }): void {
+    const { arithmetic } = this.space;
+    const size = this.state.rows.count * count;
+    arithmetic.combine(size, 1, p, 0, this.#off);
+    arithmetic.combine(size, -1, this.#p, 1, this.#off);
+    arithmetic.combine(size, 1, dS, -1, this.#dS);
+    this.errors.add(count, this.#dS, this.#off, this.#p, columns);
+  }
+}
+
+/** Factor between exp(score - max) and a row of P~ of sampled row i where the chain is exact. */
+function overChainSum(
+  { sampledRows, head }: Pick<HeadRun, 'sampledRows' | 'head'>,
+  { max, inverse }: MergedRows,
+  i: number,
+): number {
+  const [logScale, chainMax, total] = sampledRows.subarray(i * recordWidth(head));
+  // The row of an outlier is exact as a whole.
+  return logScale === -Infinity ? inverse[i] : Math.exp(max[i] - chainMax) / total;
 }
 
 /** phi (n, m) of the sampled rows, times the low-rank scale over the row sum that the chain had. */
@@ -270,14 +321,14 @@ export function keyFeatures(space: Workspace, keys: KeyRows, phi: Real): void {
  */
 export function approximateRows(
   space: Workspace,
-  { sampledRows }: Pick<HeadRun, 'sampledRows'>,
+  run: Pick<HeadRun, 'sampledRows' | 'head'>,
   state: SampledGradient,
   keys: KeyRows,
   exact: Real,
   approximate: Real,
 ): void {
   const { head } = space;
-  const { rows, max, inverse } = state;
+  const { rows } = state;
   const { count } = keys;
   // In place: the source is BLOCK wide, the result count wide, so nothing is read after it is written.
   for (let i = 1; count < BLOCK && i < rows.count; i++) {
@@ -286,12 +337,9 @@ export function approximateRows(
   const columns: number[] = [];
   for (let j = 0; j < count; j++) if (keys.logWeight[j] === -Infinity) columns.push(j);
   for (let i = 0; i < rows.count; i++) {
-    const from = i * recordWidth(head);
-    const outlier = sampledRows[from] === -Infinity;
+    const outlier = run.sampledRows[i * recordWidth(head)] === -Infinity;
     const row = i * count;
-    const ratio = outlier
-      ? inverse[i]
-      : Math.exp(max[i] - sampledRows[from + 1]) / sampledRows[from + 2];
+    const ratio = overChainSum(run, state, i);
     // Under a causal mask the keys of the diagonal block are exact, and those behind it hidden.
     const index = rows.index[i];
     const firstOfBlock = index - (index % BLOCK) - keys.index[0];
@@ -299,40 +347,4 @@ export function approximateRows(
     for (const j of columns) approximate[row + j] = ratio * exact[row + j];
     for (let j = exactFrom; j < count; j++) approximate[row + j] = ratio * exact[row + j];
   }
-}
-
-/** [u | K - centre | X^K - centre], as far as there are adapters for it; u alone at full width. */
-function scoreColumns(
-  space: Workspace,
-  at: Layout,
-  keys: KeyRows,
-  width: number,
-  minusCentre: Real,
-  right: Real,
-): void {
-  const { arithmetic, head } = space;
-  const { d, query, key } = head;
-  const { count } = keys;
-  arithmetic.copyColumns(count, at.right, keys.u, at.right, 0, right, width, 0);
-  if (fullWidth(head).scores) return;
-  let to = at.right;
-  if (query.rank > 0) {
-    arithmetic.copyColumns(count, d, keys.k, d, 0, right, width, to);
-    to += d;
-  }
-  if (key.rank > 0) {
-    const { inputs } = key.effective;
-    arithmetic.addRow(count, inputs, minusCentre, keys.xk);
-    arithmetic.copyColumns(count, inputs, keys.xk, inputs, 0, right, width, to);
-  }
-}
-
-/** [X^V A_V' | X^V]. */
-function valueColumns(space: Workspace, keys: KeyRows, width: number, right: Real): void {
-  const { arithmetic, head } = space;
-  const { rank, effective } = head.value;
-  if (width === 0) return;
-  const { inputs } = effective;
-  arithmetic.copyColumns(keys.count, rank, keys.va, rank, 0, right, width, 0);
-  arithmetic.copyColumns(keys.count, inputs, keys.xv, inputs, 0, right, width, rank);
 }

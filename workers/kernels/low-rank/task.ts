@@ -91,6 +91,7 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly draws: readonly Draw[];
         readonly tensor: number;
         readonly size: number;
+        readonly unbiased: boolean;
       }
   );
 
@@ -157,8 +158,10 @@ export function runLowRankTask(
       }
       case 'inputs':
         return addInputGradients(arithmetic, task.request, cancelled);
-      case 'estimate':
-        return estimateTensor(arithmetic, task.sampled, task.draws, task.tensor, task.size);
+      case 'estimate': {
+        const { sampled, draws, tensor, size, unbiased } = task;
+        return estimateTensor(arithmetic, sampled, draws, tensor, size, unbiased);
+      }
       default: {
         const { run, segment } = task;
         const certified =

@@ -1,9 +1,11 @@
 /** A few rows and columns of P on which plans are tried: exactly, and from features. */
 import type { Arithmetic, Real } from './arithmetic.js';
 import { evaluateFeatures, featureBlock } from './evaluate.js';
+import type { FeatureSet } from './features.js';
 import type { HeadPlan } from './head-plan.js';
 import type { Random } from './random.js';
 import { EMPTY, MASKED } from './run.js';
+import { type MeanSquares, squaredMeans } from './trial-means.js';
 import type { TrialSample } from './trial-sample.js';
 import type { Workspace } from './workspace.js';
 
@@ -18,6 +20,7 @@ export interface ExactBlock {
   readonly keySquares: Float64Array;
   readonly valueSquares: Float64Array;
   readonly weight: Float64Array;
+  readonly means: MeanSquares;
   /** null: the row sees nothing. */
   readonly rows: readonly (ExactRow | null)[];
 }
@@ -55,12 +58,13 @@ export function exactBlock(space: Workspace, sample: TrialSample, random: Random
   };
   const [keySquares, valueSquares] = [squares(keys.k, d), squares(keys.v, dv)];
   const block = { e, max, t, keySquares, valueSquares, weight: inScratch(arithmetic, keyWeight) };
-  return { ...block, rows: exactRows(arithmetic, block, n) };
+  const means = squaredMeans(space, sample, e);
+  return { ...block, means, rows: exactRows(arithmetic, block, n) };
 }
 
 function exactRows(
   arithmetic: Arithmetic,
-  { e, t, weight, keySquares: u, valueSquares: v }: Omit<ExactBlock, 'rows'>,
+  { e, t, weight, keySquares: u, valueSquares: v }: Omit<ExactBlock, 'rows' | 'means'>,
   n: number,
 ): (ExactRow | null)[] {
   const count = weight.length;
@@ -111,6 +115,11 @@ export interface LowRankBlock {
   /** Rows and columns that the chain would treat exactly. */
   readonly outlierQuery: readonly boolean[];
   readonly outlierKey: readonly boolean[];
+  /**
+   * prod_a rho_a^(alpha_a) times the root mean squares of h_alpha over queries and over keys, as they weigh in an
+   * error, but no less than with normal rows, whose h_alpha are of unit size.
+   */
+  tailWeights(list: FeatureSet): Float64Array;
   /** Take so many features; more than before. */
   extend(m: number): void;
 }
@@ -151,6 +160,31 @@ export function lowRankBlock(
     scale,
     outlierQuery,
     outlierKey,
+    tailWeights(list) {
+      const mark = arithmetic.mark();
+      const sizes = (x: Real, rows: number, by: (r: number) => number) => {
+        const phi = features(arithmetic, { ...plan, features: list }, list.size, x, rows, by);
+        const squares = arithmetic.array(list.size);
+        arithmetic.rowDots(list.size, padded(rows), phi, phi, squares);
+        return squares;
+      };
+      const ofQueries = sizes(queries.x, n, (i) =>
+        outlierQuery[i]
+          ? 0
+          : scale[i] *
+            (block.rows[i]?.inverse ?? 0) *
+            Math.sqrt(sample.queryWeight[i] * sample.querySquares[i]),
+      );
+      const ofKeys = sizes(keys.z, count, (j) =>
+        outlierKey[j] ? 0 : weight[j] * Math.sqrt(sample.keyWeight[j]),
+      );
+      const weights = list.weight.map((rho, f) => {
+        const share = (ofQueries[f] * ofKeys[f]) / (ofQueries[0] * ofKeys[0]);
+        return Math.max(rho, Math.sqrt(share) || 0);
+      });
+      arithmetic.release(mark);
+      return weights;
+    },
     extend(m) {
       if (m === done) return;
       if (m > evaluated) {

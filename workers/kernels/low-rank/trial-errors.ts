@@ -10,6 +10,8 @@ export interface TrialError {
   /** Rows and columns that would make as much error if all were alike: few when few make most of it. */
   readonly rows: number;
   readonly columns: number;
+  /** Share of the square that the row sums of the chain make, and not the features for themselves. */
+  readonly normalisation: number;
 }
 
 export interface TrialErrors {
@@ -36,18 +38,23 @@ export function compare(
 function errorSums(
   arithmetic: Arithmetic,
   { queryWeight, querySquares, keyWeight, keys }: TrialSample,
-  { e, t, rows, keySquares: u, valueSquares: v, weight }: ExactBlock,
+  { e, t, rows, keySquares: u, valueSquares: v, weight, means }: ExactBlock,
   { product, stride, scale, outlierQuery, outlierKey }: LowRankBlock,
 ): TrialErrors {
   const count = keys.count;
   const score = new ErrorSums(arithmetic, queryWeight, keyWeight);
   const value = new ErrorSums(arithmetic, queryWeight, keyWeight);
   const exactly = inScratch(arithmetic, Float64Array.from(outlierKey, Number));
+  const weighted = (x: Float64Array) => x.reduce((sum, a, j) => sum + keyWeight[j] * a, 0);
+  const all = keyWeight.reduce((sum, w) => sum + w, 0);
+  const [meanKey, meanValue] = [u, v].map((x) => weighted(x) / all || 1);
+  /** Keys that one of the sample stands for. */
+  const keysForOne = weighted(keyWeight) / all;
   const row = arithmetic.sums(count);
   const out = arithmetic.sums(2);
   for (const [i, exact] of rows.entries()) {
     if (exact === null) continue;
-    let [scoreError, valueError] = [0, 0];
+    let [scoreError, valueError, sumSquare] = [0, 0, 0];
     // An outlier row is exact in the chain, too.
     if (!outlierQuery[i]) {
       const [ei, ti] = [e.subarray(i * count), t.subarray(i * count)];
@@ -76,20 +83,26 @@ function errorSums(
       arithmetic.rowErrors(count, errors, out);
       scoreError = out[0];
       valueError = out[1];
+      // Of the row sum; that over a sample of keys has more noise than that over all.
+      const noise = valueError / meanValue;
+      sumSquare = noise + Math.max(0, (1 / (exact.inverse * total) - 1) ** 2 - keysForOne * noise);
     }
-    score.addRow(i, querySquares[i] * scoreError, querySquares[i] * exact.scoreWhole);
-    value.addRow(i, valueError, exact.valueWhole);
+    const square = querySquares[i];
+    const ofScore = (scoreError / meanKey) * means.key[i];
+    score.addRow(i, square * scoreError, square * exact.scoreWhole, square * ofScore);
+    value.addRow(i, valueError, exact.valueWhole, sumSquare * means.value[i]);
   }
   return { score: score.result(), value: value.result() };
 }
 
-const LOST: TrialError = { error: Number.POSITIVE_INFINITY, rows: 0, columns: 0 };
+const LOST: TrialError = { error: Number.POSITIVE_INFINITY, rows: 0, columns: 0, normalisation: 1 };
 
 /** Sums of squares over a sample of rows and columns, each of which stands for several. */
 class ErrorSums {
   readonly columns: Float64Array;
   readonly #rows: Float64Array;
   #whole = 0;
+  #normalised = 0;
 
   constructor(
     arithmetic: Arithmetic,
@@ -100,9 +113,10 @@ class ErrorSums {
     this.columns = arithmetic.sums(columnWeight.length);
   }
 
-  addRow(i: number, error: number, whole: number): void {
+  addRow(i: number, error: number, whole: number, normalised: number): void {
     this.#rows[i] = error;
     this.#whole += this.rowWeight[i] * whole;
+    this.#normalised += this.rowWeight[i] * normalised;
   }
 
   result(): TrialError {
@@ -110,7 +124,8 @@ class ErrorSums {
     const columns = alike(this.columns, this.columnWeight);
     const error = Math.sqrt(rows.total / (this.#whole || 1));
     if (!Number.isFinite(error)) return LOST;
-    return { error, rows: rows.count, columns: columns.count };
+    const normalisation = rows.total > 0 ? Math.min(1, this.#normalised / rows.total) : 0;
+    return { error, rows: rows.count, columns: columns.count, normalisation };
   }
 }
 

@@ -8,6 +8,7 @@ import { type Basis, draftPlan, sampleBasis } from './basis.js';
 import type { Head } from './head.js';
 import { Random } from './random.js';
 import { openWorkspace } from './rows.js';
+import { canDrawTail, tailSize } from './tail.js';
 import { exactBlock, lowRankBlock } from './trial-block.js';
 import { compare, type TrialError } from './trial-errors.js';
 import { drawTrial, type LongestRows } from './trial-sample.js';
@@ -22,6 +23,8 @@ const FAR = 8;
 export interface TrialRow {
   /** Features really used: a spectrum can run out of directions. */
   readonly features: number;
+  /** Features beyond them that matter as one of equal weight would: tailSize. */
+  readonly tail: number;
   /** Errors of dS K and of P V. */
   readonly score: TrialError;
   readonly value: TrialError;
@@ -31,6 +34,8 @@ export interface TrialRow {
 export interface Trial {
   readonly share: number;
   readonly basis: Basis;
+  /** How much each feature of the basis weighs in an error when it is left out; empty where none can be drawn. */
+  readonly tailWeights: Float64Array;
   readonly rows: readonly TrialRow[];
 }
 
@@ -39,6 +44,8 @@ export interface TrialRequest {
   readonly shares: readonly number[];
   /** The share that the basis is made without. */
   readonly without: number;
+  /** Features of the basis: the most that the plan may take, and those behind them. */
+  readonly listed: number;
   /** Feature numbers to try, rising; no further than to one whose error is `enough`. */
   readonly steps: readonly number[];
   readonly enough: number;
@@ -49,9 +56,9 @@ export interface TrialRequest {
 export function tryShares(
   arithmetic: Arithmetic,
   head: Head,
-  { shares, without, steps, enough, longest, seed }: TrialRequest,
+  { shares, without, listed, steps, enough, longest, seed }: TrialRequest,
 ): Trial[] {
-  const basis = sampleBasis(arithmetic, head, without, seed);
+  const basis = sampleBasis(arithmetic, head, without, listed, seed);
   const plan = draftPlan(head, basis, steps[steps.length - 1], 0);
   const space = openWorkspace(arithmetic, head, plan, 1);
   const random = new Random(seed + 1);
@@ -61,7 +68,7 @@ export function tryShares(
   for (const share of shares) {
     const mark = arithmetic.mark();
     const low = lowRankBlock(space, sample, share, block);
-    const rows: TrialRow[] = [];
+    const rows: Omit<TrialRow, 'tail'>[] = [];
     for (const step of steps) {
       const features = Math.min(step, plan.m);
       low.extend(features);
@@ -71,11 +78,26 @@ export function tryShares(
       if (error <= enough || features < step) break;
       if (features >= ALWAYS_TRIED && error > FAR * enough && isUneven(head, row)) break;
     }
+    const drawable = canDrawTail(head) && !hasFewKeys(head, rows[rows.length - 1]);
+    const tailWeights = drawable ? low.tailWeights(basis.features) : NONE;
+    const tail = (m: number) => tailSize(basis.features, tailWeights, m);
     arithmetic.release(mark);
-    trials.push({ share, basis, rows });
+    trials.push({
+      ...{ share, basis, tailWeights },
+      rows: rows.map((row) => ({ ...row, tail: tail(row.features) })),
+    });
     if (!isUneven(head, rows[rows.length - 1])) break;
   }
   return trials;
+}
+
+const NONE = new Float64Array(0);
+
+/** With fewer of the keys making the error than this share, features drawn at random say little. */
+const FEW_KEYS = 0.1;
+
+function hasFewKeys({ keyLength }: Head, { score, value }: Omit<TrialRow, 'tail'>): boolean {
+  return [score, value].some((e) => e.error > 0 && e.columns < FEW_KEYS * keyLength);
 }
 
 /** Errors are uneven when fewer than this share of the queries, or of the keys, would make as much alike. */
@@ -83,7 +105,10 @@ const UNEVEN_QUERIES = 0.4;
 const UNEVEN_KEYS = 0.3;
 
 /** Whether a few rows or columns make most of an error, so that it may help to put them aside. */
-export function isUneven({ queryLength, keyLength }: Head, { score, value }: TrialRow): boolean {
+export function isUneven(
+  { queryLength, keyLength }: Head,
+  { score, value }: Omit<TrialRow, 'tail'>,
+): boolean {
   return [score, value].some(
     (e) =>
       e.error > 0 && (e.rows < UNEVEN_QUERIES * queryLength || e.columns < UNEVEN_KEYS * keyLength),

@@ -56,6 +56,17 @@ export interface WasmExports {
   ): void;
   outer(rows: number, n: number, p: number, a: number, b: number, c: number, ldc: number): void;
   contract(rows: number, n: number, p: number, a: number, t: number, ldt: number, c: number): void;
+  take_centres(rows: number, groups: number, p: number, x: number, c: number): void;
+  group_sums(
+    rows: number,
+    n: number,
+    p: number,
+    groups: number,
+    phi: number,
+    ldphi: number,
+    t: number,
+    out: number,
+  ): void;
   fold(n: number, block: number, sums: number): void;
   transpose(rows: number, columns: number, a: number, b: number): void;
   feature_products(

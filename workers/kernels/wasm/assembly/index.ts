@@ -5,7 +5,7 @@ export { scores, weights, values, gradients } from './attention';
 export {
   running_softmax, score_gradient, outer, contract, fold, transpose,
   feature_products, feature_table, weigh_features, scale_rows, add_row, combine,
-  copy_columns, row_dots, forms, largest, square_sums,
+  copy_columns, row_dots, forms, group_sums, largest, square_sums, take_centres,
 } from './low-rank';
 export { scale_columns, column_dots, rotate } from './wide';
 export { widen, dots64, combine64 } from './double';

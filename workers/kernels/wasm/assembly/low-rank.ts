@@ -135,6 +135,60 @@ export function contract(rows: i32, n: i32, p: i32, a: usize, t: usize, ldt: i32
   }
 }
 
+/**
+ * out[i, k p + y] = sum of phi[f, i] t[i, f p + y] over the n / groups features f of group k; rows of phi
+ * are ldphi apart.
+ */
+export function group_sums(
+  rows: i32, n: i32, p: i32, groups: i32, phi: usize, ldphi: i32, t: usize, out: usize,
+): void {
+  const size = n / groups;
+  const down = <usize>ldphi << 2;
+  const step = <usize>p << 2;
+  for (let i = 0; i < rows; i++) {
+    for (let k = 0; k < groups; k++) {
+      const first = at(phi, k * size * ldphi + i);
+      const block = at(t, (i * n + k * size) * p);
+      const to = at(out, (i * groups + k) * p);
+      let y = 0;
+      for (; y + 4 <= p; y += 4) {
+        let sum = f32x4.splat(0);
+        let factor = first;
+        let from = at(block, y);
+        for (let f = 0; f < size; f++, factor += down, from += step) {
+          sum = madd(v128.load32_splat(factor), v128.load(from), sum);
+        }
+        v128.store(at(to, y), sum);
+      }
+      for (; y < p; y++) {
+        let sum: f32 = 0;
+        let factor = first;
+        let from = at(block, y);
+        for (let f = 0; f < size; f++, factor += down, from += step) {
+          sum += load<f32>(factor) * load<f32>(from);
+        }
+        store<f32>(at(to, y), sum);
+      }
+    }
+  }
+}
+
+/** c[i, k, y] -= c[i, k, p] x[i, y] for c (rows, groups, p + 1), x (rows, p). */
+export function take_centres(rows: i32, groups: i32, p: i32, x: usize, c: usize): void {
+  for (let i = 0; i < rows; i++, x += <usize>p << 2) {
+    for (let k = 0; k < groups; k++, c += <usize>(p + 1) << 2) {
+      const factor = load<f32>(at(c, p));
+      const factors = f32x4.splat(factor);
+      let y = 0;
+      for (; y + 4 <= p; y += 4) {
+        const product = f32x4.mul(factors, v128.load(at(x, y)));
+        v128.store(at(c, y), f32x4.sub(v128.load(at(c, y)), product));
+      }
+      for (; y < p; y++) store<f32>(at(c, y), load<f32>(at(c, y)) - factor * load<f32>(at(x, y)));
+    }
+  }
+}
+
 /** sums (float64) += block, block = 0. n a multiple of 4. */
 export function fold(n: i32, block: usize, sums: usize): void {
   for (let i = 0; i < n; i += 4) {

@@ -1,0 +1,76 @@
+/** What is left of the mean rows of a trial's keys when they are taken from their centres (tilt.ts). */
+import { times } from './affine.js';
+import type { Real } from './arithmetic.js';
+import { tiltedRows } from './tilt.js';
+import type { TrialSample } from './trial-sample.js';
+import type { Workspace } from './workspace.js';
+
+/** |(P K)_i - y_i|^2 and |(P V)_i - y_i|^2 of the queries of the trial; e (n, count). */
+export interface MeanSquares {
+  readonly key: Float64Array;
+  readonly value: Float64Array;
+}
+
+export function squaredMeans(space: Workspace, sample: TrialSample, e: Real): MeanSquares {
+  const { head, plan } = space;
+  const { key, inputsV } = plan.tilt;
+  const { weight, inputs } = head.value.effective;
+  const slopes = new Float64Array((inputsV.length / inputs) * head.dv);
+  for (let a = 0; a * inputs < inputsV.length; a++) {
+    slopes.set(times(inputsV.subarray(a * inputs, (a + 1) * inputs), weight, head.dv), a * head.dv);
+  }
+  const value = meanSquares(space, sample, e, sample.keys.v, slopes);
+  if (head.kind === 'target') {
+    // G - G~ = O - O~ times the mean of the values comes with it.
+    const centre = plan.centreV.reduce((sum, c) => sum + c * c, 0);
+    for (let i = 0; i < value.length; i++) value[i] += centre;
+  }
+  return { key: meanSquares(space, sample, e, sample.keys.k, key), value };
+}
+
+/**
+ * |(P X)_i - y_i|^2 for rows x (count, width) and P from e (n, count), whose columns weigh differently; y_i from slopes
+ * (d, width), 0 without. Of keys, the sample's own mean stands for that of all.
+ */
+function meanSquares(
+  { arithmetic, head, plan }: Workspace,
+  { queries, keyWeight }: TrialSample,
+  e: Real,
+  x: Real,
+  slopes: Float64Array,
+): Float64Array {
+  const { d } = head;
+  const count = keyWeight.length;
+  const n = queries.count;
+  const width = x.length / count;
+  const mark = arithmetic.mark();
+  // The last row is the mean.
+  const p = arithmetic.array((n + 1) * count);
+  const product = arithmetic.array((n + 1) * width);
+  for (let i = 0; i <= n; i++) {
+    let total = 0;
+    for (let j = 0; j < count; j++) {
+      p[i * count + j] = keyWeight[j] * (i < n ? e[i * count + j] : 1);
+      total += p[i * count + j];
+    }
+    for (let j = 0; j < count; j++) p[i * count + j] /= total || 1;
+  }
+  arithmetic.gemm(n + 1, width, count, p, x, product);
+  const y = arithmetic.array(n * width);
+  if (slopes.length > 0) {
+    const tilted = tiltedRows({ arithmetic, head, plan }, n);
+    tilted.load(queries);
+    const matrix = arithmetic.array(d * width);
+    matrix.set(slopes);
+    arithmetic.gemm(n, width, d, tilted.x, matrix, y);
+  }
+  const squares = Float64Array.from({ length: n }, (_, i) => {
+    let sum = 0;
+    for (let a = 0; a < width; a++) {
+      sum += (product[i * width + a] - product[n * width + a] - y[i * width + a]) ** 2;
+    }
+    return sum;
+  });
+  arithmetic.release(mark);
+  return squares;
+}
