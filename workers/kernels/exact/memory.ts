@@ -1,6 +1,13 @@
 /** Where the attention stage keeps its matrices in WebAssembly memory. */
 import { keysOf } from '../../../src/lora/problem.js';
-import { BLOCK_BYTES, type Block, KEYS, ROWS, TILE_FLOATS } from '../wasm/block.js';
+import {
+  BLOCK_BYTES,
+  type Block,
+  KEYS,
+  LARGEST_EXPONENT,
+  ROWS,
+  TILE_FLOATS,
+} from '../wasm/block.js';
 import { packedFloats, type Wasm } from '../wasm/instance.js';
 import type { AttendTask, LaneOfHead } from './attend.js';
 import { type Floats, slice } from './operands.js';
@@ -8,13 +15,6 @@ import { type ExactPlan, stretchesOf } from './plan.js';
 
 /** Floats copied between two looks at the flag that cancels. */
 const PIECE = 2 ** 20;
-
-/**
- * Weights 2^S are taken without a row maximum up to this |S|: rows of a million keys then have sums below
- * 2^70, and an upstream gradient may be as small as 1e-15 before its products with 1 / sum leave the
- * normal numbers of float32.
- */
-const LARGEST_EXPONENT = 50;
 
 /** Keys [first, first + count) of a head. */
 export interface KeyWindow {

@@ -5,6 +5,10 @@
  * float32 in WebAssembly SIMD (compiled.ts). The kernel is written once, over this interface. All
  * matrices are row-major.
  */
+import { ROWS } from '../wasm/block.js';
+
+export { ROWS };
+
 export type Real = Float32Array | Float64Array;
 
 /** A right operand made ready for many products. */
@@ -12,6 +16,81 @@ export interface Packed {
   readonly inner: number;
   readonly columns: number;
   readonly data: Real;
+}
+
+/** Rows of log2(e) beta Q or of G, made ready for Attention. */
+export interface Panels {
+  rows: number;
+  readonly width: number;
+  readonly data: Real;
+  /** Norm of the longest row of each block of ROWS. */
+  readonly largest: Float64Array;
+}
+
+/** Keys k (keys, d), the first `count` of them, and the norm of the longest or more. */
+export interface ScoredKeys {
+  readonly k: Real;
+  readonly count: number;
+  readonly largest: number;
+}
+
+/** Thin factors that dS or P meets, and the sums that their products are added to; null: not wanted. */
+export interface ThinProducts {
+  /** A multiple of 8. */
+  readonly width: number;
+  /** dS'u: u (keys, width), sum (ROWS, width). */
+  readonly right: { readonly factor: Real; readonly sum: Real } | null;
+  /** dS l: l (ROWS, width), rows past the last 0; sum (keys, width). */
+  readonly left: { readonly factor: Real; readonly sum: Real } | null;
+}
+
+/**
+ * Exact rows of P for ROWS queries at a time, not yet divided by their sums. A matrix with a number for each
+ * pair is (keys, ROWS), so that what belongs to a query is a vector beside it. Matrices with a row for each
+ * key have room for a multiple of 8 rows, what lies in those past the last is finite.
+ */
+export interface Attention {
+  /** E = 2^(S - max) and dS, of the keys and the queries of the last call of `scores`. */
+  readonly e: Real;
+  readonly ds: Real;
+  /**
+   * S = queries k' of the queries from block ROWS on. If asked to, raises max (ROWS) to the row maxima, or sets it to
+   * something else that E may be relative to: 0 where Cauchy-Schwarz bounds S. The first hidden[j]
+   * queries do not see key j; null: all see all.
+   */
+  scores(
+    queries: Panels,
+    block: number,
+    keys: ScoredKeys,
+    max: Real,
+    raise: boolean,
+    hidden: Int32Array | null,
+  ): void;
+  /**
+   * E, its row sums added to total (ROWS); v'E added to output (width, ROWS) for values v (keys, width); and the same
+   * as `products` does, while E is in the cache.
+   */
+  weights(
+    max: Real,
+    total: Float64Array,
+    values: { readonly v: Real; readonly width: number } | null,
+    output: Real | null,
+    upstream: Upstream | null,
+  ): void;
+  /** G v' in place of dS, and the row sums of E times it added to dot (ROWS). */
+  products(values: { readonly v: Real; readonly width: number }, upstream: Upstream): void;
+  /**
+   * dS = E (G v' - shift) for shift (ROWS) after `products`, where anything of it is wanted, and what dS and E are
+   * multiplied by.
+   */
+  gradients(shift: Real, ofScores: ThinProducts | null, ofWeights: ThinProducts | null): void;
+}
+
+/** G of the queries of block `block`, and where G.O goes, in the units of E. */
+export interface Upstream {
+  readonly gradient: Panels;
+  readonly block: number;
+  readonly dot: Float64Array;
 }
 
 export interface Arithmetic {
@@ -52,6 +131,13 @@ export interface Arithmetic {
     c: Real,
     accumulate?: boolean,
   ): void;
+  /** Norm of the longest row of x (rows, n). */
+  largestNorm(rows: number, n: number, x: Real): number;
+  panels(rows: number, width: number): Panels;
+  /** scale x (rows, width) into panels that have room for it. */
+  fillPanels(panels: Panels, rows: number, x: Real, scale: number): void;
+  /** With room for `keys` keys (keys, d). */
+  attention(keys: number, d: number): Attention;
   /** b (columns, rows) = transpose of a (rows, columns). */
   transpose(rows: number, columns: number, a: Real, b: Real): void;
   /**

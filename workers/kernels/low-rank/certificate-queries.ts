@@ -148,7 +148,8 @@ export class QueryCertificate {
         spread[r * NORMS + t] = scale * Math.max(0, products[r * at.keyWidth + at.atNorms + t]);
       }
     }
-    for (const { count, e, ds, keys } of dense) {
+    for (const { count, keys, rows: columns } of dense) {
+      const { e, ds } = columns!;
       const mark = arithmetic.mark();
       const norms = squaredNorms(space, keys);
       const right = arithmetic.array(count * NORMS);

@@ -5,7 +5,16 @@
  * whole budget is reserved once; the operating system gives pages only when they are touched.
  */
 import { packedFloats, type Wasm } from '../wasm/instance.js';
-import type { Arithmetic, JoinedRow, Packed, Real, RowErrors } from './arithmetic.js';
+import type {
+  Arithmetic,
+  Attention,
+  JoinedRow,
+  Packed,
+  Panels,
+  Real,
+  RowErrors,
+} from './arithmetic.js';
+import { allocatePanels, CompiledAttention, fillPanels } from './compiled-attention.js';
 
 /** Bytes of scratch that a task may use. */
 export const SCRATCH_BYTES = 224 * 2 ** 20;
@@ -129,6 +138,23 @@ export class CompiledArithmetic implements Arithmetic {
     const mark = this.mark();
     this.transposedProduct(rows, a, this.pack(inner, columns, b), c, accumulate);
     this.release(mark);
+  }
+
+  largestNorm(rows: number, n: number, x: Real): number {
+    return this.#wasm.fn.largest_norm(rows, n, x.byteOffset);
+  }
+
+  panels(rows: number, width: number): Panels {
+    return allocatePanels(this, rows, width);
+  }
+
+  fillPanels(panels: Panels, rows: number, x: Real, scale: number): void {
+    panels.rows = rows;
+    fillPanels(this.#wasm, panels, rows, x, scale);
+  }
+
+  attention(keys: number, d: number): Attention {
+    return new CompiledAttention(this.#wasm, this, keys, d);
   }
 
   transpose(rows: number, columns: number, a: Real, b: Real): void {

@@ -7,8 +7,9 @@
  * product; at full width M comes by itself, see wide.ts), and the running softmax of the outlier
  * queries, whose rows of P are exact.
  */
-import type { Real } from './arithmetic.js';
+import { type Real, ROWS } from './arithmetic.js';
 import type { KeyCertificate } from './certificate-keys.js';
+import { hiddenQueries } from './exact-block.js';
 import { fullWidth } from './head.js';
 import { featureRows } from './head-plan.js';
 import { type Layout, layout } from './layout.js';
@@ -41,7 +42,7 @@ export function keyPass(
   const wideTotal = arithmetic.sums(wideBlock.length);
   const means = inputSums(space);
   const outliers =
-    plan.outlierQueries.length > 0 ? exactRows(space, loadOutlierQueries(space)) : null;
+    plan.outlierQueries.length > 0 ? exactRows(space, loadOutlierQueries(space), false) : null;
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     checkpoint(cancelled);
     rows.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
@@ -114,38 +115,59 @@ export function loadOutlierQueries(space: Workspace): QueryRows {
   return rows;
 }
 
-/** Rows of P over all keys, block by block: a running softmax with O and P (X^V A_V') beside it. */
-export function exactRows(space: Workspace, queries: QueryRows) {
+/**
+ * Rows of P over all keys, block by block: a running softmax with O and P (X^V A_V') beside it.
+ *
+ * @param maxima whether rows shall be relative to their largest score, and not to whatever is faster.
+ */
+export function exactRows(space: Workspace, queries: QueryRows, maxima: boolean) {
   const { arithmetic, head } = space;
   const { d, dv, causal } = head;
   const rv = head.value.rank;
   const width = dv + rv;
   const n = queries.count;
-  const max = arithmetic.array(n).fill(EMPTY);
-  const total = arithmetic.array(n);
-  const factor = arithmetic.array(n);
-  const keysTransposed = arithmetic.array(d * BLOCK);
-  const scores = arithmetic.array(n * BLOCK);
+  const attention = arithmetic.attention(BLOCK, d);
+  const panels = arithmetic.panels(n, d);
+  arithmetic.fillPanels(panels, n, queries.scaled, Math.LOG2E);
   const values = arithmetic.array(BLOCK * width);
-  const output = arithmetic.array(n * width);
+  const before = new Float32Array(ROWS);
+  const factor = arithmetic.array(ROWS);
+  const blocks = Array.from({ length: Math.ceil(n / ROWS) }, () => ({
+    // In powers of two.
+    max: arithmetic.array(ROWS).fill(EMPTY),
+    total: arithmetic.sums(ROWS),
+    output: arithmetic.array(width * ROWS),
+  }));
   return {
     advance(keys: KeyRows): void {
       const { count } = keys;
-      arithmetic.transpose(count, d, keys.k, keysTransposed);
-      arithmetic.gemm(n, count, d, queries.scaled, keysTransposed, scores);
-      maskScores(causal, queries, keys.index, count, scores);
-      arithmetic.softmax(n, count, scores, max, total, factor);
+      const largest = maxima ? Infinity : arithmetic.largestNorm(count, d, keys.k);
       arithmetic.copyColumns(count, dv, keys.v, dv, 0, values, width, 0);
       arithmetic.copyColumns(count, rv, keys.va, rv, 0, values, width, dv);
-      arithmetic.scaleRows(n, width, output, factor);
-      arithmetic.gemm(n, width, count, scores, values, output, true);
+      blocks.forEach(({ max, total, output }, b) => {
+        before.set(max);
+        const hidden = hiddenQueries(causal, queries, b * ROWS, keys);
+        attention.scores(panels, b, { k: keys.k, count, largest }, max, true, hidden);
+        let risen = false;
+        for (let i = 0; i < ROWS; i++) {
+          factor[i] = max[i] === before[i] ? 1 : 2 ** (before[i] - max[i]);
+          total[i] *= factor[i];
+          risen ||= factor[i] !== 1;
+        }
+        if (risen) arithmetic.scaleColumns(width, ROWS, output, factor, output);
+        attention.weights(max, total, { v: values, width }, output, null);
+      });
     },
     save(slot: Float64Array): void {
       for (let i = 0; i < n; i++) {
-        const to = i * (2 + width);
-        slot[to] = max[i];
-        slot[to + 1] = total[i];
-        for (let a = 0; a < width; a++) slot[to + 2 + a] = output[i * width + a];
+        const { max, total, output } = blocks[Math.floor(i / ROWS)];
+        const [to, row] = [i * (2 + width), i % ROWS];
+        const top = max[row] * Math.LN2;
+        // A little above the largest score: who makes the scores in another order finds none beyond it.
+        slot[to] = top + Math.abs(top) * 2 ** -19;
+        const scale = Math.exp(top - slot[to]);
+        slot[to + 1] = scale * total[row];
+        for (let a = 0; a < width; a++) slot[to + 2 + a] = scale * output[a * ROWS + row];
       }
     },
   };

@@ -6,11 +6,12 @@
  *
  * joined with the exact rows of the outlier queries, and with them the gradients that are sums over keys.
  */
-import type { Real } from './arithmetic.js';
+import { type Arithmetic, type Real, ROWS } from './arithmetic.js';
+import { hiddenQueries, thinFactor, wholeVectors } from './exact-block.js';
 import { fullSums } from './full.js';
 import { fullWidth } from './head.js';
 import { featureRows } from './head-plan.js';
-import { loadOutlierQueries, maskScores, mergeRows } from './keys.js';
+import { loadOutlierQueries, mergeRows } from './keys.js';
 import { type Layout, layout } from './layout.js';
 import { queryColumns, valueFactor } from './queries.js';
 import {
@@ -131,37 +132,95 @@ function outlierColumns(space: Workspace, at: Layout, run: HeadRun): Map<number,
 /** The outlier queries against each block of keys: exact rows of P and dS. */
 function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
   const { arithmetic, head } = space;
-  const { d, dv } = head;
-  const outlier = outlierGradient(space, run);
-  const { rows: queries, max, inverse, gradient, gradientB, shift } = outlier;
+  const { d, dv, causal } = head;
+  const { rows: queries, ...outlier } = outlierGradient(space, run);
   const n = queries.count;
-  const keysTransposed = arithmetic.array(d * BLOCK);
-  const valuesTransposed = arithmetic.array(dv * BLOCK);
-  const e = arithmetic.array(n * BLOCK);
-  const ds = arithmetic.array(n * BLOCK);
-  const total = arithmetic.array(n);
-  const factor = arithmetic.array(n);
-  const right = arithmetic.array(n * at.right);
-  const sums = arithmetic.sums(n * at.right);
+  const capacity = ROWS * Math.ceil(n / ROWS);
+  const attention = arithmetic.attention(BLOCK, d);
+  const panels = arithmetic.panels(n, d);
+  const gradient = arithmetic.panels(n, dv);
+  arithmetic.fillPanels(panels, n, queries.scaled, Math.LOG2E);
+  arithmetic.fillPanels(gradient, n, outlier.gradient, 1);
+  const [max, inverse, shift] = [0, 0, 0].map(() => arithmetic.array(capacity));
+  for (let i = 0; i < n; i++) {
+    // Maxima in powers of two, rounded: the row sum is of the same units.
+    max[i] = outlier.max[i] * Math.LOG2E;
+    inverse[i] = outlier.inverse[i] * 2 ** (max[i] - outlier.max[i] * Math.LOG2E);
+  }
+  shift.set(outlier.shift);
+  // 1 / D goes into the left factors, and into the right products at the end.
+  const divided = (width: number, x: Real) => {
+    const copy = arithmetic.array(capacity * wholeVectors(width));
+    arithmetic.copyColumns(n, width, x, width, 0, copy, wholeVectors(width), 0);
+    arithmetic.scaleRows(n, wholeVectors(width), copy, inverse);
+    return copy;
+  };
+  const [l, gradientB] = [divided(at.left, queries.l), divided(at.lv, outlier.gradientB)];
+  const u = thinFactor(arithmetic, BLOCK, at.right);
+  const score = Math.max(u.wide, wholeVectors(at.left));
+  const right = arithmetic.array(capacity * u.wide);
+  const sums = arithmetic.sums(right.length);
+  const leftBlock = blockSum(arithmetic, at.left);
+  const valueBlock = blockSum(arithmetic, at.lv);
+  // Known from the pass before.
+  const [total, dot] = [arithmetic.sums(ROWS), arithmetic.sums(ROWS)];
+  const of = (x: Real, b: number, width: number) =>
+    x.subarray(b * ROWS * width, (b + 1) * ROWS * width);
   return {
     advance(keys: KeyRows, left: Real, leftValue: Real): void {
       const { count } = keys;
-      arithmetic.transpose(count, d, keys.k, keysTransposed);
-      arithmetic.transpose(count, dv, keys.v, valuesTransposed);
-      arithmetic.gemm(n, count, d, queries.scaled, keysTransposed, e);
-      maskScores(head.causal, queries, keys.index, count, e);
-      arithmetic.softmax(n, count, e, max, total, factor);
-      arithmetic.gemm(n, count, dv, gradient, valuesTransposed, ds);
-      arithmetic.scoreGradient(n, count, e, ds, inverse, shift);
-      if (at.right > 0) {
-        arithmetic.gemm(n, at.right, count, ds, keys.u, right, true);
-        arithmetic.fold(n * at.right, right, sums);
+      const scored = { k: keys.k, count, largest: arithmetic.largestNorm(count, d, keys.k) };
+      const values = { v: keys.v, width: dv };
+      const factor = u.load(count, keys.u);
+      const [toLeft, toValue] = [leftBlock.open(left), valueBlock.open(leftValue)];
+      for (let b = 0; b * ROWS < n; b++) {
+        const hidden = hiddenQueries(causal, queries, b * ROWS, keys);
+        attention.scores(panels, b, scored, of(max, b, 1), false, hidden);
+        const upstream = { gradient, block: b, dot };
+        attention.weights(of(max, b, 1), total, values, null, score > 0 ? upstream : null);
+        attention.gradients(
+          of(shift, b, 1),
+          score > 0
+            ? {
+                width: score,
+                right: u.width > 0 ? { factor, sum: of(right, b, score) } : null,
+                left: at.left > 0 ? { factor: of(l, b, score), sum: toLeft } : null,
+              }
+            : null,
+          at.lv > 0
+            ? {
+                width: valueBlock.wide,
+                right: null,
+                left: { factor: of(gradientB, b, valueBlock.wide), sum: toValue },
+              }
+            : null,
+        );
       }
-      if (at.left > 0) arithmetic.transposedGemm(count, at.left, n, ds, queries.l, left, true);
-      if (at.lv > 0) arithmetic.transposedGemm(count, at.lv, n, e, gradientB, leftValue, true);
+      leftBlock.close(count, left);
+      valueBlock.close(count, leftValue);
+      arithmetic.fold(right.length, right, sums);
     },
     save(slot: Float64Array): void {
-      slot.set(sums.subarray(0, slot.length));
+      for (let i = 0; i < n; i++) {
+        for (let c = 0; c < at.right; c++) {
+          slot[i * at.right + c] = inverse[i] * sums[i * u.wide + c];
+        }
+      }
+    },
+  };
+}
+
+/** Sums over outlier queries in rows of whole vectors: the block (BLOCK, width) itself, or a copy to be added. */
+function blockSum(arithmetic: Arithmetic, width: number) {
+  const wide = wholeVectors(width);
+  const copy = wide === width ? null : arithmetic.array(BLOCK * wide);
+  return {
+    wide,
+    open: (block: Real): Real => copy?.fill(0) ?? block,
+    close(count: number, block: Real): void {
+      for (let r = 0; copy && r < count; r++) {
+        for (let c = 0; c < width; c++) block[r * width + c] += copy[r * wide + c];
+      }
     },
   };
 }

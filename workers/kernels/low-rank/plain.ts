@@ -1,5 +1,6 @@
 /** The block operations of arithmetic.ts in float64, in the order in which the formulas are written. */
-import type { Arithmetic, Real } from './arithmetic.js';
+import { type Arithmetic, type Real, ROWS } from './arithmetic.js';
+import { PlainAttention } from './plain-attention.js';
 
 export const plain: Arithmetic = {
   unit: 2 ** -53,
@@ -43,6 +44,29 @@ export const plain: Arithmetic = {
       }
     }
   },
+
+  largestNorm(rows, n, x) {
+    const squares = new Float64Array(rows);
+    plain.rowDots(rows, n, x, x, squares);
+    return Math.sqrt(squares.reduce((most, square) => Math.max(most, square), 0));
+  },
+
+  panels: (rows, width) => ({
+    ...{ rows: 0, width, data: new Float64Array(rows * width) },
+    largest: new Float64Array(Math.ceil(rows / ROWS)),
+  }),
+
+  fillPanels(panels, rows, x, scale) {
+    const { width, data, largest } = panels;
+    panels.rows = rows;
+    for (let i = 0; i < rows * width; i++) data[i] = scale * x[i];
+    for (let b = 0; b * ROWS < rows; b++) {
+      const block = data.subarray(b * ROWS * width, (b + 1) * ROWS * width);
+      largest[b] = plain.largestNorm(Math.min(ROWS, rows - b * ROWS), width, block);
+    }
+  },
+
+  attention: (keys) => new PlainAttention(keys),
 
   transpose(rows, columns, a, b) {
     for (let i = 0; i < rows; i++) {

@@ -11,9 +11,10 @@
  * that one would be of one degree less. Under a causal mask the key sums run along with the rows, and
  * the diagonal block is exact.
  */
-import type { Arithmetic, Real } from './arithmetic.js';
+import { type Arithmetic, type Real, ROWS } from './arithmetic.js';
 import type { QueryCertificate } from './certificate-queries.js';
-import { type DenseColumns, denseBackward, denseColumns, denseForward } from './dense.js';
+import { type DenseColumns, denseBackward, denseColumns, denseForward, rescale } from './dense.js';
+import { wholeVectors } from './exact-block.js';
 import { fullSums } from './full.js';
 import { fullWidth } from './head.js';
 import { featureRows } from './head-plan.js';
@@ -29,14 +30,17 @@ export interface QueryBlock {
   readonly rows: QueryRows;
   /** phi_i'S (BLOCK, keyWidth), times factor: the low-rank part in units of exp(score - max). */
   readonly products: Real;
-  readonly max: Real;
-  readonly total: Real;
+  readonly max: Float64Array;
+  readonly total: Float64Array;
   readonly factor: Real;
   /** 1 / D_i; 0 for outlier rows and rows past the end. */
   readonly inverse: Real;
   /** factor / D_i: the weight of the row's features in the query sums. */
   readonly weight: Real;
-  /** O - centre, G, G B_V (G at full width), G.(O - centre). */
+  /**
+   * O - centre, without the exact columns where DenseColumns says so; G, G B_V (G at full width),
+   * G.(O - centre).
+   */
   readonly output: Real;
   readonly gradient: Real;
   readonly gradientB: Real;
@@ -78,8 +82,10 @@ export function queryPass(
   const toGB = valueFactor(space, at);
   const centre = arithmetic.array(head.dv);
   centre.set(plan.centreV);
-  const outliers = openOutlierKeys(space);
+  const certified = certificate !== null;
+  const outliers = openOutlierKeys(space, certified);
   const diagonal = head.causal ? openDiagonal(space, at, phi, state, wideRight) : null;
+  const everyOutput = head.kind === 'target' || run.attentionOutput !== null || certified;
   let sample = 0;
   let loss = 0;
   let lost = 0;
@@ -93,23 +99,15 @@ export function queryPass(
     arithmetic.transposedProduct(BLOCK, phi, packedState, block.products);
     const dense = [outliers, diagonal?.load(start)].filter((c) => c != null && c.count > 0);
     lost += lostRows(space, at, block, state[0]);
-    normalise(space, at, block, dense as DenseColumns[]);
-    objectiveGradient(space, block, centre);
+    normalise(space, at, block, dense as DenseColumns[], (first) => {
+      return everyOutput || samples(run, start + first, sample);
+    });
+    objectiveGradient(space, block, centre, dense as DenseColumns[]);
     toGB(rows.count, block.gradient, block.gradientB);
     wideRight?.multiply(phi, block.gradient, wideState, block.right);
     rightProducts(space, at, block);
     for (const columns of dense as DenseColumns[]) {
-      denseBackward(
-        space,
-        rows,
-        columns,
-        block.gradient,
-        block.gradientB,
-        block.inverse,
-        block.shift,
-        block.right,
-        block.rightValue,
-      );
+      denseBackward(space, block, columns);
     }
     gradients.add(block);
     loss += putOut(space, run, block, start);
@@ -122,8 +120,9 @@ export function queryPass(
     wideLeft?.add(phi, block.gradient, rows.l, wideBlock);
     arithmetic.fold(wideBlock.length, wideBlock, wideTotal);
     certificate?.add(space, at, block, dense as DenseColumns[]);
-    for (; run.sampled[sample] < start + rows.count; sample++)
+    for (; run.sampled[sample] < start + rows.count; sample++) {
       record(space, at, run, block, sample, start);
+    }
     if (diagonal) {
       keep(space, run, block, start);
       diagonal.save(run, start);
@@ -137,7 +136,14 @@ export function queryPass(
   run.querySums[s].set(wideTotal, sums.length);
   gradients.save(run.queryGradients[s]);
   tail?.save(run.tailGradients[s]);
-  if (outliers) saveOutlierKeys(at, outliers, run.outlierLeft[s]);
+  if (outliers) saveColumns(at, outliers, run.outlierLeft[s]);
+}
+
+/** Whether any of the ROWS queries from `from` on is sampled, as those before `next` were. */
+function samples({ sampled }: HeadRun, from: number, next: number): boolean {
+  let n = next;
+  while (sampled[n] < from) n++;
+  return sampled[n] < from + ROWS;
 }
 
 function openBlock(space: Workspace, at: Layout): QueryBlock {
@@ -146,8 +152,8 @@ function openBlock(space: Workspace, at: Layout): QueryBlock {
   return {
     rows: queryRows(space, BLOCK),
     products: arithmetic.array(BLOCK * at.keyWidth),
-    max: arithmetic.array(BLOCK),
-    total: arithmetic.array(BLOCK),
+    max: arithmetic.sums(BLOCK),
+    total: arithmetic.sums(BLOCK),
     factor: arithmetic.array(BLOCK),
     inverse: arithmetic.array(BLOCK),
     weight: arithmetic.array(BLOCK),
@@ -180,7 +186,13 @@ function lostRows(space: Workspace, at: Layout, block: QueryBlock, weights: numb
 }
 
 /** D, 1 / D, O - centre and P (X^V A_V') of the low-rank and the exact columns together. */
-function normalise(space: Workspace, at: Layout, block: QueryBlock, dense: DenseColumns[]): void {
+function normalise(
+  space: Workspace,
+  at: Layout,
+  block: QueryBlock,
+  dense: DenseColumns[],
+  outputWanted: (first: number) => boolean,
+): void {
   const { arithmetic, head } = space;
   const { dv } = head;
   const { rows, products, max, total, factor, inverse, weight, output, rightValue } = block;
@@ -194,15 +206,12 @@ function normalise(space: Workspace, at: Layout, block: QueryBlock, dense: Dense
   arithmetic.copyColumns(rows.count, at.rv, products, width, at.atVA, rightValue, at.rv, 0);
   const scale = new Float64Array(rows.count).fill(1);
   for (const columns of dense) {
-    denseForward(space, rows, columns, max, total, factor);
-    const { count, e, keys } = columns;
+    denseForward(space, block, columns, outputWanted);
     for (let r = 0; r < rows.count; r++) scale[r] *= factor[r];
-    arithmetic.scaleRows(rows.count, dv, output, factor);
     for (const earlier of dense) {
       if (earlier === columns) break;
-      arithmetic.scaleRows(rows.count, earlier.count, earlier.e, factor);
+      rescale(space, earlier, factor);
     }
-    arithmetic.gemm(rows.count, dv, count, e, keys.v, output, true);
   }
   for (let r = 0; r < BLOCK; r++) {
     const counts = r < rows.count && rows.logScale[r] !== -Infinity;
@@ -215,7 +224,12 @@ function normalise(space: Workspace, at: Layout, block: QueryBlock, dense: Dense
 }
 
 /** G = O - Y or as given, and G.(O - centre). */
-function objectiveGradient(space: Workspace, block: QueryBlock, centre: Real): void {
+function objectiveGradient(
+  space: Workspace,
+  block: QueryBlock,
+  centre: Real,
+  dense: DenseColumns[],
+): void {
   const { arithmetic, head } = space;
   const { dv, kind } = head;
   const { rows, output, gradient, shift } = block;
@@ -226,6 +240,11 @@ function objectiveGradient(space: Workspace, block: QueryBlock, centre: Real): v
     arithmetic.addRow(rows.count, dv, centre, gradient);
   }
   arithmetic.rowDots(rows.count, dv, gradient, output, shift);
+  for (const columns of dense) {
+    for (let r = 0; r < rows.count; r++) {
+      if (!columns.output[Math.floor(r / ROWS)]) shift[r] += block.inverse[r] * columns.dot[r];
+    }
+  }
 }
 
 /** The low-rank part of dS U: (G'[phi'M] - (G.O) phi'ZU) / D; at full width `right` holds the first term. */
@@ -349,27 +368,30 @@ function gradientSums(space: Workspace, at: Layout, run: HeadRun) {
   };
 }
 
-function openOutlierKeys(space: Workspace): DenseColumns | null {
+function openOutlierKeys(space: Workspace, certified: boolean): DenseColumns | null {
   const list = space.plan.outlierKeys;
   if (list.length === 0) return null;
-  const columns = denseColumns(space, list.length);
+  const columns = denseColumns(space, list.length, certified);
   columns.load((r) => list[r], list.length);
   return columns;
 }
 
-function saveOutlierKeys(at: Layout, columns: DenseColumns, slot: Float64Array): void {
+/** dS'L and P'(G B_V) of the columns (count, left + lv). */
+function saveColumns(at: Layout, columns: DenseColumns, slot: Real): void {
   const { left, lv } = at;
   const width = left + lv;
+  const [wideLeft, wideValue] = [wholeVectors(left), wholeVectors(lv)];
   for (let j = 0; j < columns.count; j++) {
-    for (let c = 0; c < left; c++) slot[j * width + c] = columns.left[j * left + c];
-    for (let c = 0; c < lv; c++) slot[j * width + left + c] = columns.leftValue[j * lv + c];
+    const to = j * width;
+    for (let c = 0; c < left; c++) slot[to + c] = columns.left[j * wideLeft + c];
+    for (let c = 0; c < lv; c++) slot[to + left + c] = columns.leftValue[j * wideValue + c];
   }
 }
 
 /** Under a causal mask: the exact diagonal block, after which its keys join the running key sums. */
 function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real, wide: WideSums | null) {
   const { arithmetic, head, plan } = space;
-  const columns = denseColumns(space, BLOCK, (keys, j) => space.isOutlierKey(keys.index[j]));
+  const columns = denseColumns(space, BLOCK, false, (keys, j) => space.isOutlierKey(keys.index[j]));
   const right = arithmetic.array(BLOCK * at.keyWidth);
   const wideState = state.subarray(plan.m * at.keyWidth);
   return {
@@ -386,13 +408,7 @@ function openDiagonal(space: Workspace, at: Layout, phi: Real, state: Real, wide
       wide?.add(phi, keys.v, keys.u, wideState);
     },
     save(run: HeadRun, start: number): void {
-      const width = at.left + at.lv;
-      const { left } = run.causal!;
-      for (let j = 0; j < columns.count; j++) {
-        const to = (start + j) * width;
-        for (let c = 0; c < at.left; c++) left[to + c] = columns.left[j * at.left + c];
-        for (let c = 0; c < at.lv; c++) left[to + at.left + c] = columns.leftValue[j * at.lv + c];
-      }
+      saveColumns(at, columns, run.causal!.left.subarray(start * (at.left + at.lv)));
     },
   };
 }

@@ -94,7 +94,7 @@ export function sampledExactPass(
 ): void {
   const { run } = sampled;
   const { from, to } = run.segments[s];
-  const rows = exactRows(space, loadSampled(space, run));
+  const rows = exactRows(space, loadSampled(space, run), true);
   const keys = keyRows(space, BLOCK);
   for (let start = from; start < Math.min(to, space.head.keyLength); start += BLOCK) {
     checkpoint(cancelled);

@@ -34,6 +34,7 @@ export interface WasmExports {
   combine64(n: number, k: number, w: number, x: number, out: number): void;
   /** The passes over the tiles of a row block, described in assembly/attention.ts. */
   scores(block: number, t0: number, t1: number): void;
+  maxima(block: number, t0: number, t1: number): void;
   weights(block: number, t0: number, t1: number): void;
   values(block: number, t0: number, t1: number): void;
   gradients(block: number, t0: number, t1: number): void;

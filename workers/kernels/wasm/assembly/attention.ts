@@ -116,20 +116,31 @@ function fill(at: usize, n: i32, value: f32): void {
 export function scores(b: Block, t0: i32, t1: i32): void {
   for (let t = t0; t < t1; t++) {
     const tile = b.e + (t - b.origin) * TILE;
-    const cols = width(b, t);
     outer(b, t, b.d, b.k, b.q, tile);
     mask(b, t, tile, -Infinity);
-    for (let i = 0; i < b.rows; i += 16) {
-      const at = b.max + (i << 2);
-      let m0 = v128.load(at), m1 = v128.load(at, 16), m2 = v128.load(at, 32), m3 = v128.load(at, 48);
-      for (let j = 0, s = tile + (i << 2); j < cols; j++, s += ROW) {
-        m0 = f32x4.pmax(m0, v128.load(s));
-        m1 = f32x4.pmax(m1, v128.load(s, 16));
-        m2 = f32x4.pmax(m2, v128.load(s, 32));
-        m3 = f32x4.pmax(m3, v128.load(s, 48));
-      }
-      v128.store(at, m0); v128.store(at, m1, 16); v128.store(at, m2, 32); v128.store(at, m3, 48);
+    raise(b, t, tile);
+  }
+}
+
+/** Raises `max` alone, after a caller has hidden some of S. */
+export function maxima(b: Block, t0: i32, t1: i32): void {
+  for (let t = t0; t < t1; t++) raise(b, t, b.e + (t - b.origin) * TILE);
+}
+
+// @ts-ignore: decorator
+@inline
+function raise(b: Block, t: i32, tile: usize): void {
+  const cols = width(b, t);
+  for (let i = 0; i < b.rows; i += 16) {
+    const at = b.max + (i << 2);
+    let m0 = v128.load(at), m1 = v128.load(at, 16), m2 = v128.load(at, 32), m3 = v128.load(at, 48);
+    for (let j = 0, s = tile + (i << 2); j < cols; j++, s += ROW) {
+      m0 = f32x4.pmax(m0, v128.load(s));
+      m1 = f32x4.pmax(m1, v128.load(s, 16));
+      m2 = f32x4.pmax(m2, v128.load(s, 32));
+      m3 = f32x4.pmax(m3, v128.load(s, 48));
     }
+    v128.store(at, m0); v128.store(at, m1, 16); v128.store(at, m2, 32); v128.store(at, m3, 48);
   }
 }
 
