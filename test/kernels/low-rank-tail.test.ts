@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { Lease } from '../../src/tensor/shared-memory.js';
 import { type Job, runJob } from '../../workers/kernels/job.js';
 import { chainJob } from '../../workers/kernels/low-rank/chain.js';
-import type { Draw } from '../../workers/kernels/low-rank/estimate.js';
+import type { Draw } from '../../workers/kernels/low-rank/draw-rows.js';
 import { evaluateFeatures, featureBlock } from '../../workers/kernels/low-rank/evaluate.js';
 import { mehlerRho, selectFeatures } from '../../workers/kernels/low-rank/features.js';
 import { TENSORS } from '../../workers/kernels/low-rank/layout.js';

@@ -9,15 +9,13 @@ import { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Job } from '../job.js';
 import { allocateInputGradients, type GradientResult } from '../result.js';
 import { frobenius } from '../sampling/estimate.js';
-import { type PilotHead, pilotHeads, wantsPilot } from './certificate-pilot.js';
+import { pilotHeads, wantsPilot } from './certificate-pilot.js';
 import { addHead, chainJob, emptyGradients, type HeadResult, tensorOffset } from './chain.js';
-import { proportional } from './draw.js';
-import type { Draw } from './estimate.js';
+import { drawRows } from './draw-rows.js';
 import { fullWidth } from './head.js';
 import { inputTasks } from './inputs.js';
 import { TENSORS, type TensorName } from './layout.js';
 import type { LowRankPlan } from './plan.js';
-import { Random } from './random.js';
 import { type HeadRun, openRun } from './run.js';
 import { openKeyErrors, openSampledRun, type SampledRun } from './sampled.js';
 import { rangesOf } from './sampled-keys.js';
@@ -291,92 +289,4 @@ function allocateOutput({ dims }: AttentionProblem, single: boolean): Float32Arr
   return single
     ? new Float32Array(new SharedArrayBuffer(4 * n))
     : new Float64Array(new SharedArrayBuffer(8 * n));
-}
-
-interface Draws {
-  readonly draws: readonly Draw[];
-  /** Rows drawn of each batch item, in rising order. */
-  readonly lists: readonly Int32Array[];
-}
-
-/**
- * Shares of the draws: uniform, so that no row is without a chance; and by what the features leave out
- * of a row, since a single row that they spoil can be all of the error.
- */
-const UNIFORM = 0.1;
-const RISKY = 0.45;
-
-/**
- * Rows drawn with probability proportional to |X_i| |G_i|, to the same times their risk, and uniformly; in the
- * same stage the pilots, which nothing else waits for.
- */
-function* drawRows(
-  problem: AttentionProblem,
-  plan: LowRankPlan,
-  { seed, single }: LowRankOptions,
-  pilots: readonly PilotHead[],
-  memory: Lease,
-): Job<{ draws: Draws; piloted: readonly HeadResult[] }, LowRankTask> {
-  const { batch, queryLength, heads: headCount, valueDim } = problem.dims;
-  const weights = memory.float64(batch * queryLength);
-  const risky = memory.float64(batch * queryLength);
-  const centre = new Float64Array(headCount * valueDim);
-  if (problem.objective.kind === 'target') {
-    for (let h = 0; h < headCount; h++) centre.set(plan.headPlans[h].centreV, h * valueDim);
-  }
-  const step = Math.max(1024, Math.ceil(queryLength / 16));
-  const pilotTasks = pilots.map((pilot) => ({
-    kernel: 'low_rank' as const,
-    step: 'pilot' as const,
-    pilot,
-    single,
-  }));
-  const weighTasks = Array.from({ length: batch }, (_, b) =>
-    Array.from({ length: Math.ceil(queryLength / step) }, (_, s) => ({
-      kernel: 'low_rank' as const,
-      step: 'weights' as const,
-      heads: plan.heads.slice(b * headCount, (b + 1) * headCount).map((head, h) => ({
-        head,
-        risk: plan.headPlans[b * headCount + h].risk,
-      })),
-      centre,
-      segment: { from: s * step, to: Math.min(queryLength, (s + 1) * step) },
-      weights: weights.subarray(b * queryLength, (b + 1) * queryLength),
-      risky: risky.subarray(b * queryLength, (b + 1) * queryLength),
-    })),
-  ).flat();
-  const results = yield { name: 'weights', tasks: [...pilotTasks, ...weighTasks] };
-  const piloted = results.slice(0, pilots.length) as HeadResult[];
-  const random = new Random(seed ^ 0x5eed);
-  const uniform = { share: UNIFORM, probability: () => 1 / weights.length };
-  const ways = [
-    { ...uniform, draw: () => random.integer(weights.length) },
-    { share: RISKY, ...proportional(risky, random) },
-    { share: 1 - UNIFORM - RISKY, ...proportional(weights, random) },
-  ];
-  const probability = (row: number) =>
-    ways.reduce((sum, way) => sum + way.share * way.probability(row), 0);
-  const drawn = Array.from({ length: plan.sampledRows }, () => {
-    let left = random.uniform();
-    const way = ways.find(({ share }) => {
-      left -= share;
-      return left < 0;
-    });
-    return (way ?? ways[0]).draw();
-  });
-  const lists = Array.from({ length: batch }, (_, b) => {
-    const rows = new Set(
-      drawn.filter((row) => Math.floor(row / queryLength) === b).map((row) => row % queryLength),
-    );
-    return Int32Array.from(rows).sort();
-  });
-  const draws = drawn.map((row) => {
-    const b = Math.floor(row / queryLength);
-    return {
-      batch: b,
-      position: lists[b].indexOf(row % queryLength),
-      probability: probability(row),
-    };
-  });
-  return { draws: { draws, lists }, piloted };
 }
