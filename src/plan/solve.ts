@@ -140,7 +140,6 @@ function* approximately(
     const error = { ...errors, ...inputErrors(result) };
     return { result, error, method: 'low_rank', reason, fallback: false, plan };
   }
-  if (method === 'low_rank') throw yield* toleranceMissed(problem, plan, worst, options);
   const missed = missedReason(plan, worst, tolerance);
   const next = second ? null : yield* secondPlan(problem, plan, worst, options);
   if (next) {
@@ -148,6 +147,7 @@ function* approximately(
     // Rows that the first run was not judged by.
     return yield* approximately(problem, next, { ...options, seed: seed + 1 }, why, true);
   }
+  if (method === 'low_rank') throw yield* toleranceMissed(problem, plan, worst, options);
   return { ...(yield* exactly(problem, options, `${missed}: computed exactly.`, true)), plan };
 }
 
@@ -159,7 +159,7 @@ export function missedReason(plan: LowRankPlan, worst: number, tolerance: number
   return `Low-rank with ${plan.features} features gave ${reached}, above the tolerance of ${tolerance}`;
 }
 
-/** A plan that was too hopeful once is held to as much more. */
+/** A plan that was too hopeful once is held to as much more, and some: a second miss costs more than features. */
 function* stricterPlan(
   problem: AttentionLayer & Partial<AttentionProblem>,
   { predictedError }: LowRankPlan,
@@ -168,12 +168,14 @@ function* stricterPlan(
 ): Job<LowRankPlan> {
   const hopeful = Number.isFinite(worst) ? Math.min(1, predictedError / worst) : 1;
   return yield* planLowRank(problem, {
-    ...{ tolerance: tolerance * hopeful, seed, rates },
+    ...{ tolerance: MARGIN * tolerance * hopeful, seed, rates },
     inputGradients: inputGradients !== undefined,
   });
 }
 
-/** Where exact would take much longer it is worth another run; null: none that is expected to do, and pays. */
+const MARGIN = 0.75;
+
+/** null: none that is expected to do, or exact would be cheaper, where it is allowed. */
 function* secondPlan(
   problem: AttentionProblem,
   plan: LowRankPlan,
@@ -183,7 +185,8 @@ function* secondPlan(
   if (options.features !== undefined) return null;
   const next = yield* stricterPlan(problem, plan, worst, options);
   const stricter = next.meetsTolerance && next.predictedError < plan.predictedError;
-  return stricter && next.seconds.lowRank < next.seconds.exact ? next : null;
+  const pays = options.method === 'low_rank' || next.seconds.lowRank < next.seconds.exact;
+  return stricter && pays ? next : null;
 }
 
 /** Says what was reached, which tolerance that would meet, and which number of features this one. */
