@@ -17,8 +17,8 @@ import { TAIL_GROUPS } from './tail.js';
 /**
  * What the draws say about the error of tensor t. Where features are drawn there are two ways to it, the sampled
  * rows alone and the features with what the rows tell of normalisation. Which is the better depends on whether
- * the rows have something in common; the one with less scatter is taken. `unbiased`: whatever the draws,
- * the features.
+ * the rows have something in common; the one with less scatter is taken, unless the other contradicts it.
+ * `unbiased`: whatever the draws, the features.
  */
 export function estimateTensor(
   arithmetic: Arithmetic,
@@ -39,7 +39,10 @@ export function estimateTensor(
   const ofFeatures = statistics(arithmetic, strata, size);
   if (unbiased) return ofFeatures;
   const alone = ofRows();
-  return alone.deviation < ofFeatures.deviation ? alone : ofFeatures;
+  const [better, other] =
+    alone.deviation < ofFeatures.deviation ? [alone, ofFeatures] : [ofFeatures, alone];
+  // A single feature, or row, can carry most of the error and not be among the draws.
+  return other.lower > better.upper ? other : better;
 }
 
 /** Delta_i / p_i of all draws (draws, size); `drawn`: without what the features tell. */

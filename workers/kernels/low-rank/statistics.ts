@@ -27,7 +27,8 @@ export interface TensorEstimate {
   readonly standardError: number;
   /** Of the square of the norm: how far the upper limit is above what was found. */
   readonly deviation: number;
-  /** Upper limit of the norm of the error matrix, at 99 %. */
+  /** Limits of the norm of the error matrix: what it exceeds, and at 99 % what it does not. */
+  readonly lower: number;
   readonly upper: number;
   /** The estimated error matrix, to be added by those who want no bias. */
   readonly mean: Float64Array;
@@ -51,7 +52,7 @@ export function statistics(
   const mean = new Float64Array(size);
   const strata = all.filter(({ estimates }) => estimates.some((x) => x !== 0));
   if (strata.length === 0 || strata.some(({ count }) => count < FEWEST)) {
-    return { norm: 0, standardError: 0, deviation: 0, upper: 0, mean };
+    return { norm: 0, standardError: 0, deviation: 0, lower: 0, upper: 0, mean };
   }
   let largest = 0;
   for (const { count, estimates } of strata) {
@@ -79,6 +80,7 @@ export function statistics(
     norm: norm * largest,
     standardError: standardError * largest,
     deviation: deviation * largest ** 2,
+    lower: Math.sqrt(Math.max(0, statistic - deviation)) * largest,
     upper: Math.min(unbiased, norm + 2.58 * standardError) * largest,
     mean,
   };

@@ -74,23 +74,35 @@ const LAST = 256;
 const NOTHING = 1e-12;
 
 /**
- * (sum of weights)^2 / sum of their squares beyond the first m features: so many, were they all of one weight,
- * would make the same error on rows without structure. `weights`: what the features of the list weigh; infinite
- * where it has none beyond m.
+ * What rows of a gradient have in common is linear first, and a single linear feature that is left out can then make
+ * most of the error: it is drawn so many times as often as another of its weight.
+ */
+const LINEAR = 4;
+
+const chance = ({ degree }: FeatureSet, weights: Float64Array, f: number) =>
+  (degree[f] === 1 ? LINEAR : 1) * weights[f];
+
+/**
+ * Squared error of an estimate from one draw over the square of the error itself, on rows without structure: (sum of
+ * weights)^2 / sum of their squares beyond the first m features, were they drawn by weight alone. `weights`: what
+ * the features of the list weigh; infinite where it has none beyond m.
  */
 export function tailSize(listed: FeatureSet, weights: Float64Array, m: number): number {
   if (weights.length <= m) return Number.POSITIVE_INFINITY;
-  let { mass, squares } = behind(listed, weights);
+  const { mass, squares } = behind(listed, weights);
+  let [chances, shares, all] = [mass, mass, squares];
   for (let f = m; f < weights.length; f++) {
-    mass += weights[f];
-    squares += weights[f] ** 2;
+    const drawn = chance(listed, weights, f);
+    chances += drawn;
+    if (drawn > 0) shares += weights[f] ** 2 / drawn;
+    all += weights[f] ** 2;
   }
-  return squares > 0 ? (mass * mass) / squares : 1;
+  return all > 0 ? (chances * shares) / all : 1;
 }
 
 /**
- * Draws `count` features, a multiple of TAIL_GROUPS, beyond the first m, in proportion to the weights of the
- * list; null when there are none.
+ * Draws `count` features, a multiple of TAIL_GROUPS, beyond the first m, by the weights of the list; null when
+ * there are none.
  */
 export function drawTail(
   listed: FeatureSet,
@@ -101,9 +113,9 @@ export function drawTail(
 ): Tail | null {
   if (count === 0 || weights.length <= m) return null;
   const rest = behind(listed, weights);
-  const ways = proportional(weights.subarray(m), random);
-  let mass = 0;
-  for (let f = m; f < weights.length; f++) mass += weights[f];
+  const chances = weights.map((_, f) => chance(listed, weights, f)).subarray(m);
+  const ways = proportional(chances, random);
+  const mass = chances.reduce((sum, c) => sum + c, 0);
   const beyond = rest.mass > 0 ? rejection(listed, random) : null;
   const share = beyond === null ? 0 : rest.mass / (mass + rest.mass);
   const group = count / TAIL_GROUPS;
