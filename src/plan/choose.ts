@@ -27,6 +27,7 @@ export interface ChooseOptions {
   /** Low-rank with this number of features, no search. */
   readonly features?: number | undefined;
   readonly seed: number;
+  readonly correction: boolean;
   readonly attentionOutput: boolean;
   /** Whose gradients are wanted beside those of the adapters; absent: none. */
   readonly inputGradients?: AttentionKind | undefined;
@@ -81,10 +82,10 @@ function requireRoom(layer: AttentionLayer, { features, inputGradients }: Choose
 /** The plan for a gradient; that of the output alone is the same, so that both of a step agree. */
 export function planOf(
   problem: AttentionLayer & Partial<AttentionProblem>,
-  { tolerance, features, seed, rates, inputGradients }: ChooseOptions,
+  { tolerance, features, seed, correction, rates, inputGradients }: ChooseOptions,
 ): Job<LowRankPlan> {
   return planLowRank(problem, {
-    ...{ tolerance, seed, rates, inputGradients: inputGradients !== undefined },
+    ...{ tolerance, seed, correction, rates, inputGradients: inputGradients !== undefined },
     ...(features !== undefined && { features }),
   });
 }

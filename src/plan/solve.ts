@@ -14,7 +14,6 @@ import type { Choice, ChooseOptions } from './choose.js';
 export interface SolveOptions extends ChooseOptions {
   /** Whether the tolerance was stated in the request, not taken from the default. */
   readonly toleranceStated: boolean;
-  readonly correction: boolean;
 }
 
 export interface TensorError {
@@ -164,11 +163,11 @@ function* stricterPlan(
   problem: AttentionLayer & Partial<AttentionProblem>,
   { predictedError }: LowRankPlan,
   worst: number,
-  { tolerance, seed, rates, inputGradients }: ChooseOptions,
+  { tolerance, seed, correction, rates, inputGradients }: ChooseOptions,
 ): Job<LowRankPlan> {
   const hopeful = Number.isFinite(worst) ? Math.min(1, predictedError / worst) : 1;
   return yield* planLowRank(problem, {
-    ...{ tolerance: MARGIN * tolerance * hopeful, seed, rates },
+    ...{ tolerance: MARGIN * tolerance * hopeful, seed, correction, rates },
     inputGradients: inputGradients !== undefined,
   });
 }

@@ -41,33 +41,47 @@ function predicted(
   { score, value, tail }: TrialRow,
   { rows, features }: Draws,
   { keyLength }: Head,
+  noise: Noise,
 ): number {
   return Math.max(
     ...[score, value].map((part) => {
       if (!Number.isFinite(part.error)) return part.error;
-      const ofRows = (NOISE * part.rows) / rows;
+      const ofRows = (noise.rows * part.rows) / rows;
       // Where few keys make the error, all features err alike.
       const alike = Math.max(1, EVEN_KEYS / (part.columns / keyLength));
-      const ofFeatures = (TAIL_NOISE * alike * tail) / features;
+      const ofFeatures = (noise.features * alike * tail) / features;
       const square = features === 0 ? ofRows : part.normalisation * ofRows + ofFeatures;
-      return part.error * Math.sqrt(1 + square);
+      return part.error * Math.sqrt(noise.error + square);
     }),
   );
 }
 
+/** (Upper limit over error)^2 = error + rows (rows that matter / rows drawn) + features (tailSize / features drawn). */
+interface Noise {
+  readonly error: number;
+  readonly rows: number;
+  readonly features: number;
+}
+
 /**
- * (Upper limit over error)^2 - 1, over rows that matter / rows drawn, on data without structure: the median is
- * about 1, and with this value one run in ten exceeds the limit that was planned.
+ * On data without structure: the median of `rows` and of `features` is about 1, and with these values one run in ten
+ * exceeds the limit that was planned.
  */
-const NOISE = 2.5;
-/** The same over tailSize / features drawn. */
-const TAIL_NOISE = 1.8;
+const ESTIMATED: Noise = { error: 1, rows: 2.5, features: 1.8 };
+/** 2.58 standard errors of a corrected gradient, which has no other error; a quarter of room. */
+const CORRECTED: Noise = { error: 0, rows: 10, features: 10 };
+
 /** Share of the keys that make the error, with which the drawn features are independent. */
 const EVEN_KEYS = 0.3;
 
 /** An error so small that the fewest rows will do, and more features only cost more. */
-export function enoughFor({ queryLength }: Head, tolerance: number, batch: number): number {
-  return tolerance / Math.sqrt(1 + (NOISE * queryLength * batch) / SAMPLED_ROWS[0]);
+export function enoughFor(
+  { queryLength }: Head,
+  { tolerance, correction }: PlanOptions,
+  batch: number,
+): number {
+  const { error, rows } = correction ? CORRECTED : ESTIMATED;
+  return tolerance / Math.sqrt(error + (rows * queryLength * batch) / SAMPLED_ROWS[0]);
 }
 
 /** Rows that the estimate may draw, and the share of the work that more than the least may take. */
@@ -91,7 +105,7 @@ function choose(head: Head, trials: readonly Trial[], options: PlanOptions, draw
     const tried = trial.rows.map((row) => ({
       m: row.features,
       rowError: Math.max(row.score.error, row.value.error),
-      error: allowance * predicted(row, draws, head),
+      error: allowance * predicted(row, draws, head, options.correction ? CORRECTED : ESTIMATED),
     }));
     const between = features === undefined ? interpolate(tried, tolerance) : [];
     return [...tried, ...between].map((row) => ({

@@ -9,6 +9,8 @@ export interface PlanOptions {
   readonly withoutOutliers?: boolean;
   readonly seed: number;
   readonly rates: Rates;
+  /** The gradient will be corrected: its error is the standard error of that. */
+  readonly correction?: boolean;
   /** The plan is for a run that answers them, too. */
   readonly inputGradients?: boolean;
 }

@@ -57,7 +57,7 @@ export function* planLowRank(
   const heads = splitHeads(problem, options.inputGradients);
   const steps = stepsToTry(heads[0], options);
   const listed = (Math.ceil(steps[steps.length - 1] / TAIL_LISTED) + 1) * TAIL_LISTED;
-  const enough = enoughFor(heads[0], options.tolerance, problem.dims.batch);
+  const enough = enoughFor(heads[0], options, problem.dims.batch);
   const longest = yield* longestOfHeads(heads);
   const attempt = (wanting: readonly number[], shares: readonly number[], without: number) =>
     wanting.map((h) => ({
