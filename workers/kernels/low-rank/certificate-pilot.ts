@@ -6,6 +6,7 @@
 import { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Job } from '../job.js';
 import type { Real } from './arithmetic.js';
+import { atLeast } from './certificate.js';
 import { type HeadResult, passes } from './chain.js';
 import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
@@ -73,7 +74,10 @@ export function pilotHeads(heads: readonly Head[], plans: readonly HeadPlan[]): 
   });
 }
 
-/** The chain of a pilot head and its certificate. It is small: one task runs all of it. */
+/**
+ * The chain of a pilot head, and what its certificate is not below: where that is above the gradient, so is the
+ * certificate. It is small: one task runs all of it.
+ */
 export function* pilotJob(
   { head, plan }: PilotHead,
   single: boolean,
@@ -81,7 +85,8 @@ export function* pilotJob(
   const memory = new Lease();
   try {
     const run = openRun(head, plan, new Int32Array(0), single, null, memory);
-    const [result] = yield* passes([run], { certified: true, unit: single ? 2 ** -24 : 2 ** -53 });
+    const unit = single ? 2 ** -24 : 2 ** -53;
+    const [result] = yield* passes([run], { certified: true, unit, eigenvalue: atLeast });
     return result;
   } finally {
     memory.end();

@@ -2,7 +2,7 @@
 import type { AttentionLayer } from '../../../src/lora/problem.js';
 import { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Job } from '../job.js';
-import { certificate } from './certificate.js';
+import { atMost, certificate, type Eigenvalue } from './certificate.js';
 import { joinKeySides, type KeySide } from './certificate-keys.js';
 import { joinQuerySides, type QuerySide } from './certificate-queries.js';
 import { type HeadGradients, tensorScale } from './gradient.js';
@@ -27,6 +27,8 @@ export interface ChainOptions {
   readonly certified: boolean;
   /** Unit roundoff of the arithmetic. */
   readonly unit: number;
+  /** atMost, unless it is enough to know that certificates are no smaller. */
+  readonly eigenvalue?: Eigenvalue;
   /** false: the output alone. */
   readonly backward?: boolean;
 }
@@ -71,7 +73,7 @@ export interface HeadResult {
 /** The chain of heads whose sums are in memory together. */
 export function* passes(
   runs: readonly HeadRun[],
-  { certified, unit, backward = true }: ChainOptions,
+  { certified, unit, eigenvalue = atMost, backward = true }: ChainOptions,
 ): Job<HeadResult[], LowRankTask> {
   const perSegment = <T>(make: (run: HeadRun, segment: number, h: number) => T): T[] =>
     runs.flatMap((run, h) => run.segments.map((_, segment) => make(run, segment, h)));
@@ -117,7 +119,13 @@ export function* passes(
   const certificates = runs.map((run, h) => {
     const keys = keySides[h];
     const bounds = keys
-      ? certificate(keys, joinQuerySides(querySides[h]), run.head.kind === 'target', unit)
+      ? certificate(
+          keys,
+          joinQuerySides(querySides[h]),
+          run.head.kind === 'target',
+          unit,
+          eigenvalue,
+        )
       : TENSORS.map(() => null);
     return bounds.map((b, t) => (b === null ? null : b * Math.abs(tensorScale(run.head, t))));
   });

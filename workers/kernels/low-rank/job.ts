@@ -190,7 +190,9 @@ function* stages(
       t,
     );
     const rows = draws.draws.length;
-    errors[name] = describe(gradients[name], estimates[i], bound, rows, options.correction);
+    const rounding = plan.outlierQueries > 0 ? ROUNDING_ASIDE : ROUNDING;
+    const settings = { rows, rounding, correction: options.correction };
+    errors[name] = describe(gradients[name], estimates[i], bound, settings);
   });
   const of = (name: ProjectionName) => ({
     lora_A: gradients[`${name}.lora_A`],
@@ -229,17 +231,22 @@ function isWorth(
 
 /**
  * Rounding that the estimate does not see, since it forms its rows anew: 64 units of float32, several
- * times what the chain was seen to lose against float64.
+ * times what the chain was seen to lose against float64. Rows put aside have a softmax that may be
+ * saturated, in whose dS nearly everything cancels: 512 units.
  */
 const ROUNDING = 64 * 2 ** -24;
+const ROUNDING_ASIDE = 512 * 2 ** -24;
 
 /** The estimate as the answer shows it; adds the correction if it is wanted. */
 function describe(
   gradient: Float64Array,
   estimate: TensorEstimate,
   bound: number | null,
-  rows: number,
-  correction: boolean,
+  {
+    rows,
+    rounding,
+    correction,
+  }: { readonly rows: number; readonly rounding: number; readonly correction: boolean },
 ): TensorError {
   if (correction) {
     for (let i = 0; i < gradient.length; i++) gradient[i] += estimate.mean[i];
@@ -251,7 +258,7 @@ function describe(
   return {
     estimate: {
       relative: over(correction ? standardError : Math.min(norm, upper)),
-      upper: over(correction ? 2.58 * standardError : upper) + (size > 0 ? ROUNDING : 0),
+      upper: over(correction ? 2.58 * standardError : upper) + (size > 0 ? rounding : 0),
       confidence: 0.99,
       standard_error: over(standardError),
       rows_sampled: rows,

@@ -30,7 +30,12 @@ export function keyPass(
   const { arithmetic, head, plan } = space;
   const at = layout(head);
   const { from, to } = run.segments[s];
-  const rows = keyRows(space, BLOCK);
+  const wanted =
+    certificate !== null ||
+    plan.outlierQueries.length > 0 ||
+    fullWidth(head).scores ||
+    head.beta === 0;
+  const rows = keyRows(space, BLOCK, wanted);
   const m = featureRows(plan);
   const phi = arithmetic.array(m * BLOCK);
   const right = arithmetic.array(BLOCK * at.keyWidth);

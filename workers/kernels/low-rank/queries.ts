@@ -147,10 +147,13 @@ function samples({ sampled }: HeadRun, from: number, next: number): boolean {
 }
 
 function openBlock(space: Workspace, at: Layout): QueryBlock {
-  const { arithmetic, head } = space;
+  const { arithmetic, head, plan } = space;
   const { dv } = head;
+  // Exact columns take their scores from Q, the keys' adapter its gradients.
+  const wanted =
+    head.causal || plan.outlierKeys.length > 0 || head.key.rank > 0 || fullWidth(head).scores;
   return {
-    rows: queryRows(space, BLOCK),
+    rows: queryRows(space, BLOCK, wanted),
     products: arithmetic.array(BLOCK * at.keyWidth),
     max: arithmetic.sums(BLOCK),
     total: arithmetic.sums(BLOCK),

@@ -23,7 +23,7 @@ export interface KeyRows {
   /** X^K and X^V (capacity, inputs). */
   readonly xk: Real;
   readonly xv: Real;
-  /** K - centre (capacity, d), V - centre (capacity, dv). */
+  /** K - centre (capacity, d), unless it is not wanted; V - centre (capacity, dv). */
   readonly k: Real;
   readonly v: Real;
   /** Balanced coordinates (capacity, d); zero for outliers. */
@@ -44,7 +44,8 @@ export interface KeyRows {
   load(rows: (r: number) => number, count: number): void;
 }
 
-export function keyRows(space: Workspace, capacity: number): KeyRows {
+/** @param wanted false: K itself is not formed, and U comes from the coordinates; that of outliers is 0. */
+export function keyRows(space: Workspace, capacity: number, wanted = true): KeyRows {
   const { arithmetic, head, plan } = space;
   const { d, dv, key, value } = head;
   const { balance } = plan;
@@ -61,7 +62,7 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
     value.effective.weight,
     centred(value.effective, plan.centreV),
   );
-  const factors = keyFactors(space, capacity);
+  const factors = keyFactors(space, capacity, wanted);
   const toVA = load(arithmetic, inV, value.rank, value.down);
   const judged = coordinates(space, 'key', capacity);
   const block: KeyRows = {
@@ -82,7 +83,7 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
       for (let r = 0; r < count; r++) block.index[r] = rows(r);
       gather(key.rows, inK, rows, count, block.xk);
       gather(value.rows, inV, rows, count, block.xv);
-      apply(arithmetic, count, toK, block.xk, block.k);
+      if (wanted) apply(arithmetic, count, toK, block.xk, block.k);
       if (turn) {
         turn.load(rows, count);
         turn.forwards(count, block.k);
@@ -90,7 +91,7 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
       }
       apply(arithmetic, count, toV, block.xv, block.v);
       judged.load(block.index, count, block.xk, block.k);
-      factors.load(count, block.k, block.xk);
+      factors.load(count, wanted ? block.k : block.z, block.xk);
       apply(arithmetic, count, toVA, block.xv, block.va);
     },
   };
@@ -98,7 +99,7 @@ export function keyRows(space: Workspace, capacity: number): KeyRows {
 }
 
 /** U of a block of keys, and at full width X^K A_K'. */
-function keyFactors(space: Workspace, capacity: number) {
+function keyFactors(space: Workspace, capacity: number, wanted: boolean) {
   const { arithmetic, head, plan } = space;
   const { d, key, query } = head;
   const { right } = layout(head);
@@ -118,7 +119,8 @@ function keyFactors(space: Workspace, capacity: number) {
       },
     };
   }
-  const toKB = load(arithmetic, d, query.rank, query.up);
+  const up = wanted ? query.up : fromCoordinates(space);
+  const toKB = load(arithmetic, d, query.rank, up);
   const toXA = load(
     arithmetic,
     inK,
@@ -140,11 +142,30 @@ function keyFactors(space: Workspace, capacity: number) {
   };
 }
 
+/**
+ * The matrix (d, r_q) from coordinates of keys to (K - centre) B_Q: beta q.(k - centre) = sum_a sigma_a (q T)_a z_a
+ * for the transform T of the queries and any q, such as a column of B_Q.
+ */
+function fromCoordinates({ head, plan }: Workspace): Float64Array {
+  const { d, beta, query } = head;
+  const { transformQ, sigma } = plan.balance;
+  const matrix = new Float64Array(d * query.rank);
+  for (let i = 0; i < d; i++) {
+    for (let a = 0; a < d; a++) {
+      const factor = (sigma[a] * transformQ[i * d + a]) / beta;
+      for (let c = 0; c < query.rank; c++) {
+        matrix[a * query.rank + c] += factor * query.up[i * query.rank + c];
+      }
+    }
+  }
+  return matrix;
+}
+
 export interface QueryRows {
   count: number;
   readonly index: Int32Array;
   readonly xq: Real;
-  /** Q, as it is (capacity, d). */
+  /** Q, as it is (capacity, d), unless it is not wanted. */
   readonly q: Real;
   /** beta Q: its products with K - centre are the scores, up to a constant of the row. */
   readonly scaled: Real;
@@ -164,7 +185,8 @@ export interface QueryRows {
   load(rows: (r: number) => number, count: number): void;
 }
 
-export function queryRows(space: Workspace, capacity: number): QueryRows {
+/** @param wanted false: Q itself is not formed, nor what comes from it; without keys' adapter and rotation. */
+export function queryRows(space: Workspace, capacity: number, wanted = true): QueryRows {
   const { arithmetic, head } = space;
   const { d, dv, query, beta } = head;
   const inQ = query.effective.inputs;
@@ -198,10 +220,12 @@ export function queryRows(space: Workspace, capacity: number): QueryRows {
         head.objectiveOffset,
         head.objectiveStride,
       );
-      apply(arithmetic, count, toQ, block.xq, block.q);
-      turn?.load(rows, count);
-      turn?.forwards(count, block.q);
-      arithmetic.combine(count * d, beta, block.q, 0, block.scaled);
+      if (wanted) {
+        apply(arithmetic, count, toQ, block.xq, block.q);
+        turn?.load(rows, count);
+        turn?.forwards(count, block.q);
+        arithmetic.combine(count * d, beta, block.q, 0, block.scaled);
+      }
       judged.load(block.index, count, block.xq, block.q);
       factors.load(count, block.q, block.xq);
     },

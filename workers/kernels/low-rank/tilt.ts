@@ -58,17 +58,22 @@ function slopes(
   const n = k.length / d;
   const width = x.length / n;
   const mark = arithmetic.mark();
-  const copy = (from: ArrayLike<number>, minus: ArrayLike<number>) => {
-    const to = arithmetic.array(from.length);
-    for (let i = 0; i < from.length; i++) to[i] = from[i] - minus[i % minus.length];
-    return to;
+  const centred = (rows: Real, columns: number, centre: ArrayLike<number>) => {
+    const minus = arithmetic.array(columns);
+    for (let a = 0; a < columns; a++) minus[a] = -centre[a];
+    const copy = arithmetic.array(rows.length);
+    copy.set(rows);
+    arithmetic.addRow(n, columns, minus, copy);
+    return copy;
   };
-  const mean = new Float64Array(width);
-  for (let i = 0; i < x.length; i++) mean[i % width] += x[i] / n;
+  const mean = arithmetic.array(width);
+  arithmetic.gemm(1, width, n, arithmetic.array(n).fill(1 / n), x, mean);
+  const transform = arithmetic.array(d * d);
+  transform.set(transformK);
   const z = arithmetic.array(n * d);
-  arithmetic.gemm(n, d, d, copy(k, centreK), copy(transformK, [0]), z);
+  arithmetic.gemm(n, d, d, centred(k, d, centreK), transform, z);
   const product = arithmetic.array(d * width);
-  arithmetic.transposedGemm(d, width, n, z, copy(x, mean), product);
+  arithmetic.transposedGemm(d, width, n, z, centred(x, width, mean), product);
   const result = Float64Array.from(product, (c, i) => (sigma[Math.floor(i / width)] * c) / n);
   arithmetic.release(mark);
   return result;

@@ -1,0 +1,182 @@
+/** Features drawn at random from those that the chain leaves out, and what they say about the error. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Lease } from '../../src/tensor/shared-memory.js';
+import { type Job, runJob } from '../../workers/kernels/job.js';
+import { chainJob } from '../../workers/kernels/low-rank/chain.js';
+import type { Draw } from '../../workers/kernels/low-rank/estimate.js';
+import { evaluateFeatures, featureBlock } from '../../workers/kernels/low-rank/evaluate.js';
+import { mehlerRho, selectFeatures } from '../../workers/kernels/low-rank/features.js';
+import { TENSORS } from '../../workers/kernels/low-rank/layout.js';
+import { plain } from '../../workers/kernels/low-rank/plain.js';
+import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan.js';
+import { Random } from '../../workers/kernels/low-rank/random.js';
+import { type HeadRun, openRun } from '../../workers/kernels/low-rank/run.js';
+import {
+  openKeyErrors,
+  openSampledRun,
+  type SampledRun,
+} from '../../workers/kernels/low-rank/sampled.js';
+import type { TensorEstimate } from '../../workers/kernels/low-rank/statistics.js';
+import { drawTail, TAIL_GROUPS, type Tail } from '../../workers/kernels/low-rank/tail.js';
+import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import { distance, exactGradients, makeProblem, norm, type Recipe } from './low-rank-support.js';
+
+const inFloat64 = (task: LowRankTask) => runLowRankTask(task, plain, () => false);
+const seed = Number(process.env.TEST_SEED ?? 1);
+
+/** exp(sum_a sigma_a x_a z_a) over c g(x) g(z): what all features make of it. */
+function kernel(sigma: Float64Array, x: readonly number[], z: readonly number[]): number {
+  let log = 0;
+  sigma.forEach((s, a) => {
+    const rho = mehlerRho(s);
+    const g = (rho * rho) / (2 * (1 - rho * rho));
+    log += s * x[a] * z[a] - g * (x[a] ** 2 + z[a] ** 2) - 0.5 * Math.log1p(-rho * rho);
+  });
+  return Math.exp(log);
+}
+
+test('drawn features estimate without bias what the chain leaves out of the kernel', (t) => {
+  t.diagnostic(`TEST_SEED=${seed}`);
+  const random = new Random(seed);
+  // The list ends in the midst of what matters, so that features behind it are drawn as well.
+  const cases = [
+    { sigma: [0.6, 0.5, 0.3, 0.1], m: 20, listed: 60 },
+    { sigma: [0.2, 0.2, 0.2], m: 4, listed: 12 },
+    { sigma: [0.02, 0.01], m: 3, listed: 5 },
+  ];
+  for (const { sigma: sizes, m, listed: size } of cases) {
+    const sigma = Float64Array.from(sizes);
+    const listed = selectFeatures(sigma, size);
+    // Whatever the features are taken to weigh, only the scatter depends on it.
+    const weights = listed.weight.map((w) => w * (0.5 + random.uniform()));
+    const point = () => sizes.map(() => 3 * random.uniform() - 1.5);
+    const [x, z] = [point(), point()];
+    const used = featureBlock(plain, listed, 4, m);
+    const both = Float64Array.from([...x, ...z, ...x, ...z]);
+    evaluateFeatures(plain, both, sizes.length, used);
+    let left = kernel(sigma, x, z);
+    for (let f = 0; f < m; f++) left -= used.phi[4 * f] * used.phi[4 * f + 1];
+    const estimates = Array.from({ length: 1500 }, () => {
+      const { features, count, coefficient } = drawTail(listed, weights, m, 32, random)!;
+      const block = featureBlock(plain, features, 4);
+      evaluateFeatures(plain, both, sizes.length, block);
+      let sum = 0;
+      for (let f = 0; f < count; f++) {
+        const at = 4 * (features.size - count + f);
+        sum += (coefficient[f] * block.phi[at] * block.phi[at + 1]) / TAIL_GROUPS;
+      }
+      return sum;
+    });
+    const mean = estimates.reduce((a, b) => a + b, 0) / estimates.length;
+    const variance = estimates.reduce((a, b) => a + (b - mean) ** 2, 0) / (estimates.length - 1);
+    const deviations = Math.abs(mean - left) / Math.sqrt(variance / estimates.length);
+    t.diagnostic(`${sizes}: ${mean} for ${left}, off by ${deviations} standard errors`);
+    assert.ok(deviations < 4, `${mean} for ${left}, ${deviations} standard errors`);
+  }
+});
+
+/** All features beyond m, each once, as a tail: then the groups add up to what the chain leaves out. */
+function wholeTail({ sigma, m }: { sigma: Float64Array; m: number }): Tail {
+  const listed = selectFeatures(sigma, m + 480);
+  const beyond = listed.size - m;
+  const count = Math.ceil(beyond / TAIL_GROUPS) * TAIL_GROUPS;
+  // The draws stand behind the list, as if they had been drawn; padding has no weight.
+  const drawn = Array.from({ length: count }, (_, i) => (i < beyond ? m + i : 0));
+  return {
+    features: {
+      ...listed,
+      size: listed.size + count,
+      base: Int32Array.from([...listed.base, ...drawn]),
+      slot: Int32Array.from([...listed.slot, ...drawn.map(() => -1)]),
+      degree: new Int32Array(listed.size + count),
+      weight: new Float64Array(listed.size + count),
+    },
+    count,
+    // The mean of the groups is wanted, and rho is in the features already.
+    coefficient: Float64Array.from(drawn, (_, i) => (i < beyond ? TAIL_GROUPS : 0)),
+  };
+}
+
+/** The estimate from all rows and all features of the tail. */
+function* everything(
+  problem: ReturnType<typeof makeProblem>,
+  plan: LowRankPlan,
+): Job<{ gradients: Float64Array[]; estimates: TensorEstimate[] }, LowRankTask> {
+  const { batch, queryLength } = problem.dims;
+  const all = Int32Array.from({ length: queryLength }, (_, i) => i);
+  const memory = new Lease();
+  const sampled: SampledRun[] = [];
+  const { gradients } = yield* chainJob(
+    problem,
+    plan.heads.length,
+    (h) => openRun(plan.heads[h], plan.headPlans[h], all, false, null, memory),
+    { certified: false, unit: 2 ** -53 },
+    function* (runs: readonly HeadRun[]) {
+      const opened = runs.map((run) => openSampledRun(run, openKeyErrors(run.head, 0), memory));
+      for (const step of ['sampled_exact', 'sampled_errors'] as const) {
+        const tasks = opened.flatMap((one) =>
+          one.run.segments.map((_, segment) => ({
+            ...{ kernel: 'low_rank' as const, step, sampled: one, segment },
+          })),
+        );
+        yield { name: step, tasks };
+      }
+      sampled.push(...opened);
+    },
+  );
+  const draws: Draw[] = Array.from({ length: batch * queryLength }, (_, i) => ({
+    batch: Math.floor(i / queryLength),
+    position: i % queryLength,
+    probability: 1 / (batch * queryLength),
+  }));
+  const estimates = (yield {
+    name: 'estimate',
+    tasks: TENSORS.map((name, tensor) => ({
+      ...{ kernel: 'low_rank' as const, step: 'estimate' as const },
+      ...{ sampled, draws, tensor, size: gradients[name].length, unbiased: true },
+    })),
+  }) as TensorEstimate[];
+  return { gradients: TENSORS.map((name) => gradients[name]), estimates };
+}
+
+const base: Recipe = { seed: 3, queryLength: 70, d: 3, rank: 2, deviation: 0.15, mean: 0.4 };
+const cases: Readonly<Record<string, Partial<Recipe>>> = {
+  'all adapted': {},
+  'a target': { kind: 'target' },
+  'cross-attention, other value width': { keyLength: 50, dv: 4, inputs: 5 },
+  'a batch, grouped heads': { batch: 2, heads: 4, keyValueHeads: 2, inputs: 6, kind: 'target' },
+  'heavy tails, outliers put aside': { tail: 't4', queryLength: 200, keyLength: 180 },
+  'only k': { adapted: 'k' },
+  'only v, a target': { adapted: 'v', kind: 'target' },
+};
+
+for (const [name, recipe] of Object.entries(cases)) {
+  test(`all features of the tail and all rows make up the error: ${name}`, () => {
+    const problem = makeProblem({ ...base, ...recipe });
+    const rates = { exact: 30e9, lowRank: 30e9 };
+    const plan = runJob(
+      planLowRank(problem, { tolerance: 0.05, seed: 1, rates, features: 6 }),
+      inFloat64,
+    );
+    const headPlans = plan.headPlans.map((head) => ({
+      ...head,
+      tail: wholeTail({ sigma: head.balance.sigma, m: head.m }),
+    }));
+    const { gradients, estimates } = runJob(everything(problem, { ...plan, headPlans }), inFloat64);
+    const truth = exactGradients(problem);
+    let checked = 0;
+    TENSORS.forEach((tensor, t) => {
+      const exact = truth[tensor];
+      if (gradients[t].length === 0 || !exact) return;
+      const error = distance(gradients[t], exact);
+      const corrected = gradients[t].map((g, i) => g + estimates[t].mean[i]);
+      // A thousandth of the error is far above rounding and far below what any missing term would leave.
+      assert.ok(error > 1e-6 * norm(exact), `${tensor}: nothing to be found`);
+      const left = distance(corrected, exact);
+      assert.ok(left < 1e-3 * error, `${tensor}: error ${error}, left ${left}`);
+      checked++;
+    });
+    assert.ok(checked > 0);
+  });
+}
