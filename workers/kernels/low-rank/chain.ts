@@ -103,7 +103,7 @@ export function* passes(
       })),
     },
   ).map((sides, h) => (certify(runs[h]) ? joinKeySides(sides) : null));
-  if (!runs[0].head.causal) yield join('key');
+  yield join('key');
   const querySides = ofHead<QuerySide>(
     yield {
       name: 'queries',
@@ -129,7 +129,7 @@ export function* passes(
       : TENSORS.map(() => null);
     return bounds.map((b, t) => (b === null ? null : b * Math.abs(tensorScale(run.head, t))));
   });
-  if (backward && !runs[0].head.causal) yield join('query');
+  if (backward) yield join('query');
   if (backward)
     yield {
       name: 'left',

@@ -22,7 +22,7 @@ export interface HeadCost {
 const ROW_OVERHEAD = 60_000;
 
 /** Measured: what exact rows and columns beside the chain cost over their flops at its rate. */
-const OUTLIER_OVERHEAD = 1.5;
+const OUTLIER_OVERHEAD = 1.15;
 
 /** What the error estimate draws: query rows, and features beyond those that are used. */
 export interface Draws {
@@ -55,17 +55,19 @@ export function headCost(
       (nq * query.effective.inputs * d +
         nk * (key.effective.inputs * d + value.effective.inputs * dv))
     : 0;
+  const pair = pairWork(at, d, head.kind === 'target' ? 2 * dv : dv);
   const diagonal = head.causal ? 128 * nq * pairWork(at, d, dv) : 0;
   const seen = visiblePairs / nk;
   const sampled =
     samplingFlops(head, draws.rows) +
     (draws.features > 0 ? tailFlops(head, draws.features) : 2 * draws.rows * nk * m);
+  // Rows of outliers are made twice, first for their sums and O; columns once, with O if G depends on it.
   const outliers =
     OUTLIER_OVERHEAD *
-    (outlierQueries * (visiblePairs / nq) + outlierKeys * seen) *
-    pairWork(at, d, 2 * dv);
+    (outlierQueries * (visiblePairs / nq) * pairWork(at, 2 * d, 2 * dv) +
+      outlierKeys * seen * pair);
   const linear = chain + projections + inputs + diagonal + sampled + ROW_OVERHEAD * (nq + 2 * nk);
-  const exactFlops = inputs + visiblePairs * pairWork(at, d, head.kind === 'target' ? 2 * dv : dv);
+  const exactFlops = inputs + visiblePairs * pair;
   const length = Math.sqrt(nq * nk);
   return {
     flops: linear + outliers,

@@ -155,7 +155,8 @@ function* stages(
           run: {
             ...run,
             ...{ keySums: [], querySums: [], keyTotal: none, queryTotal: none },
-            ...{ outlierRows: [], outlierRight: [], outlierLeft: [], causal: null, inputs: null },
+            ...{ outlierRows: [], joinedRows: none, outlierLeft: [], joinedLeft: none },
+            ...{ outlierRight: [], causal: null, inputs: null },
           },
         });
       }

@@ -16,7 +16,7 @@ import { type Layout, layout } from './layout.js';
 import { squaredNorms } from './norms.js';
 import type { KeyRows, QueryRows, Workspace } from './rows.js';
 import { BLOCK, keyRows, queryRows, weightedFeatures } from './rows.js';
-import { checkpoint, EMPTY, type HeadRun, MASKED } from './run.js';
+import { addSlots, checkpoint, EMPTY, type HeadRun, MASKED } from './run.js';
 import { inputSums } from './tilt.js';
 import { wideSums } from './wide.js';
 
@@ -184,6 +184,36 @@ export interface MergedRows {
   /** O - centre (n, dv) and P (X^V A_V') (n, r_v). */
   readonly output: Float64Array;
   readonly va: Float64Array;
+}
+
+/** What the second pass needs of the first: key sums, but under a mask, and rows of outliers. */
+export function joinKeys({
+  head,
+  plan,
+  keySums,
+  keyTotal,
+  outlierRows,
+  joinedRows,
+}: HeadRun): void {
+  if (!head.causal) addSlots(keySums, 0, keySums.length, keyTotal);
+  const n = plan.outlierQueries.length;
+  const width = joinedRows.length / n;
+  for (let from = 0; from < joinedRows.length; from += width) {
+    const row = joinedRows.subarray(from, from + width).fill(0);
+    const max = outlierRows.reduce((most, slot) => Math.max(most, slot[from]), EMPTY);
+    for (const slot of outlierRows) {
+      const factor = Math.exp(slot[from] - max);
+      for (let a = 1; a < width; a++) row[a] += factor * slot[from + a];
+    }
+    row[0] = max;
+  }
+}
+
+/** What the third pass needs of the second. */
+export function joinQueries(run: HeadRun): void {
+  const { head, querySums, queryTotal, outlierLeft, joinedLeft } = run;
+  if (!head.causal) addSlots(querySums, 0, querySums.length, queryTotal);
+  addSlots(outlierLeft, 0, outlierLeft.length, joinedLeft);
 }
 
 /** The running softmaxes of all segments joined, in their order. */

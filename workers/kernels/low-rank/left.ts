@@ -116,15 +116,12 @@ function lowRankLeft(
   arithmetic.copyColumns(rows.count, lv, products, width, at.atGB, leftValue, lv, 0);
 }
 
-/** Left products of the outlier keys, summed over the segments of the second pass. */
+/** Left products of the outlier keys, from the second pass. */
 function outlierColumns(space: Workspace, at: Layout, run: HeadRun): Map<number, Float64Array> {
-  const { outlierKeys } = space.plan;
   const width = at.left + at.lv;
-  const sum = new Float64Array(outlierKeys.length * width);
-  addSlots(run.outlierLeft, 0, run.outlierLeft.length, sum);
   const columns = new Map<number, Float64Array>();
-  outlierKeys.forEach((key, j) => {
-    columns.set(key, sum.subarray(j * width, (j + 1) * width));
+  space.plan.outlierKeys.forEach((key, j) => {
+    columns.set(key, run.joinedLeft.subarray(j * width, (j + 1) * width));
   });
   return columns;
 }
@@ -232,7 +229,7 @@ export function outlierGradient(space: Workspace, run: HeadRun) {
   const at = layout(head);
   const rows = loadOutlierQueries(space);
   const n = rows.count;
-  const merged = mergeRows(space, run.outlierRows, n);
+  const merged = mergeRows(space, [run.joinedRows], n);
   const gradient = arithmetic.array(n * dv);
   const gradientB = arithmetic.array(n * at.lv);
   const shift = arithmetic.array(n);

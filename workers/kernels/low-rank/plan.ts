@@ -14,7 +14,7 @@ import { BLOCK } from './rows.js';
 import { drawTail, TAIL_LISTED } from './tail.js';
 import type { LowRankTask } from './task.js';
 import { ALWAYS_TRIED, FEATURE_STEPS, isUneven, type Trial } from './trial.js';
-import { joinLongest, type LongestRows, type LongRow } from './trial-sample.js';
+import { joinLongest, type LongestRows, type LongRows, longestOverMean } from './trial-sample.js';
 
 export type { PlanOptions };
 
@@ -58,7 +58,7 @@ export function* planLowRank(
   const steps = stepsToTry(heads[0], options);
   const listed = (Math.ceil(steps[steps.length - 1] / TAIL_LISTED) + 1) * TAIL_LISTED;
   const enough = enoughFor(heads[0], options, problem.dims.batch);
-  const longest = yield* longestOfHeads(heads);
+  const { longest, heavyTailed } = yield* longestOfHeads(heads);
   const attempt = (wanting: readonly number[], shares: readonly number[], without: number) =>
     wanting.map((h) => ({
       kernel: 'low_rank' as const,
@@ -67,22 +67,31 @@ export function* planLowRank(
       request: { shares, without, listed, steps, enough, longest: longest[h], seed: options.seed },
     }));
   const all = heads.map((_, h) => h);
-  // Trials are few and long: the norms, which need no basis, keep the other workers busy.
-  const first = yield {
+  // Trials are few and long: the norms, which need no basis, keep the other workers busy, and so do trials
+  // with outliers where they will be wanted.
+  const likely = all.filter((h) => heavyTailed[h]);
+  const results = yield {
     name: 'trial',
-    tasks: [...attempt(all, [0], 0), ...heads.flatMap(normTasks)],
+    tasks: [
+      ...attempt(all, [0], 0),
+      ...attempt(likely, OUTLIER_SHARES, WITHOUT),
+      ...heads.flatMap(normTasks),
+    ],
   };
-  const trials = first.slice(0, heads.length) as Trial[][];
-  const norms = first.slice(heads.length) as ComposedNorms[];
+  const trials = results.slice(0, heads.length) as Trial[][];
+  const early = results.slice(heads.length, heads.length + likely.length) as Trial[][];
+  const norms = results.slice(heads.length + likely.length) as ComposedNorms[];
   const uneven = all.filter((h) => {
     const [{ rows }] = trials[h];
     return isUneven(heads[h], rows[rows.length - 1]);
   });
-  if (uneven.length > 0) {
-    const tasks = attempt(uneven, OUTLIER_SHARES, WITHOUT);
-    const more = (yield { name: 'trial', tasks }) as Trial[][];
-    for (const [i, h] of uneven.entries()) trials[h].push(...more[i]);
+  const missing = uneven.filter((h) => !heavyTailed[h]);
+  if (missing.length > 0) {
+    const tasks = attempt(missing, OUTLIER_SHARES, WITHOUT);
+    const late = (yield { name: 'trial', tasks }) as Trial[][];
+    for (const [i, h] of missing.entries()) trials[h].push(...late[i]);
   }
+  for (const [i, h] of likely.entries()) if (uneven.includes(h)) trials[h].push(...early[i]);
   const allowed = options.withoutOutliers ? trials.map(([none]) => [none]) : trials;
   const { choices, sampledRows, sampledFeatures } = chooseAll(
     heads,
@@ -140,8 +149,16 @@ function normTasks(head: Head) {
   }));
 }
 
-/** The longest rows of the inputs of every head; heads of one batch item share theirs. */
-function* longestOfHeads(heads: readonly Head[]): Job<LongestRows[], LowRankTask> {
+/** Square of the longest row over the mean one, from which on trials with outliers are made without asking. */
+const HEAVY_TAIL = 4;
+
+/**
+ * The longest rows of the inputs of every head, and whether they are much longer than others; heads of one
+ * batch item share theirs.
+ */
+function* longestOfHeads(
+  heads: readonly Head[],
+): Job<{ longest: LongestRows[]; heavyTailed: boolean[] }, LowRankTask> {
   const inputs = new Map<string, { rows: Real; width: number; length: number }>();
   const keyOf = (head: Head, side: 'query' | 'key') => `${side} ${head.batch}`;
   for (const head of heads) {
@@ -161,13 +178,22 @@ function* longestOfHeads(heads: readonly Head[]): Job<LongestRows[], LowRankTask
       step: 'longest' as const,
       ...rest,
     })),
-  }) as LongRow[][];
-  const of = (key: string) => joinLongest(found.filter((_, i) => tasks[i].key === key));
-  const joined = new Map([...inputs.keys()].map((key) => [key, of(key)]));
-  return heads.map((head) => ({
+  }) as LongRows[];
+  const joined = new Map(
+    Array.from(inputs, ([key, { length }]) => {
+      const parts = found.filter((_, i) => tasks[i].key === key);
+      const heavy = longestOverMean(parts, length) > HEAVY_TAIL;
+      return [key, { rows: joinLongest(parts), heavy }];
+    }),
+  );
+  const sides = heads.map((head) => ({
     query: joined.get(keyOf(head, 'query'))!,
     key: joined.get(keyOf(head, 'key'))!,
   }));
+  return {
+    longest: sides.map(({ query, key }) => ({ query: query.rows, key: key.rows })),
+    heavyTailed: sides.map(({ query, key }) => query.heavy || key.heavy),
+  };
 }
 
 /** Feature numbers with which a head is still cheaper than exact, a few where none is, and the next. */

@@ -25,10 +25,13 @@ export interface HeadRun {
   readonly queryTotal: Float64Array;
   /** Outlier queries: (n, 2 + dv + r_v): running maximum, total, unnormalised [V | X^V A_V']. */
   readonly outlierRows: readonly Float64Array[];
+  /** The same of all segments together. */
+  readonly joinedRows: Float64Array;
   /** dS U of the outlier queries (n, right). */
   readonly outlierRight: readonly Float64Array[];
   /** dS'L and P'(G B_V) of the outlier keys (n, left + lv), from the other queries. */
   readonly outlierLeft: readonly Float64Array[];
+  readonly joinedLeft: Float64Array;
   /** The six gradients, from the stage over the queries and from the stage over the keys. */
   readonly queryGradients: readonly Float64Array[];
   readonly keyGradients: readonly Float64Array[];
@@ -118,8 +121,10 @@ export function openRun(
     keyTotal: memory.float64(head.causal ? 0 : sums.key),
     queryTotal: memory.float64(head.causal ? 0 : sums.query),
     outlierRows: leased(nq * (2 + head.dv + head.value.rank)),
+    joinedRows: memory.float64(nq * (2 + head.dv + head.value.rank)),
     outlierRight: leased(nq * at.right),
     outlierLeft: leased(nk * (at.left + at.lv)),
+    joinedLeft: memory.float64(nk * (at.left + at.lv)),
     queryGradients: slots(at.gradientTotal),
     keyGradients: slots(at.gradientTotal),
     // The estimate reads these when the memory of this run has gone to the next heads.

@@ -15,12 +15,12 @@ import { headGradients } from './gradient.js';
 import type { Head } from './head.js';
 import type { HeadPlan } from './head-plan.js';
 import { addInputGradients, type InputRequest } from './inputs.js';
-import { keyPass } from './keys.js';
+import { joinKeys, joinQueries, keyPass } from './keys.js';
 import type { Segment } from './layout.js';
 import { leftPass } from './left.js';
 import { queryPass } from './queries.js';
 import { openWorkspace } from './rows.js';
-import { addSlots, type HeadRun } from './run.js';
+import type { HeadRun } from './run.js';
 import { type SampledRun, sampledErrorPass, sampledExactPass } from './sampled.js';
 import { type SampledRange, sampledKeyPass } from './sampled-keys.js';
 import { type TrialRequest, tryShares } from './trial.js';
@@ -130,9 +130,8 @@ export function runLowRankTask(
       case 'gradients':
         return headGradients(arithmetic, task.run);
       case 'join': {
-        const { keySums, querySums, keyTotal, queryTotal } = task.run;
-        if (task.side === 'key') addSlots(keySums, 0, keySums.length, keyTotal);
-        else addSlots(querySums, 0, querySums.length, queryTotal);
+        if (task.side === 'key') joinKeys(task.run);
+        else joinQueries(task.run);
         return null;
       }
       case 'weights': {

@@ -130,13 +130,19 @@ export interface LongRow {
   readonly square: number;
 }
 
+/** The longest rows of a part of X, and the sum of the squares of all of them. */
+export interface LongRows {
+  readonly rows: readonly LongRow[];
+  readonly total: number;
+}
+
 /** The LONGEST longest of the rows [from, to) of X (n, width). */
 export function longestRows(
   arithmetic: Arithmetic,
   rows: Real,
   width: number,
   { from, to }: Segment,
-): LongRow[] {
+): LongRows {
   const squares = new Float64Array(to - from);
   const block = arithmetic.array(BLOCK * width);
   const norms = arithmetic.array(BLOCK);
@@ -146,13 +152,24 @@ export function longestRows(
     arithmetic.rowDots(count, width, block, block, norms);
     squares.set(norms.subarray(0, count), start - from);
   }
-  return Array.from(largest(squares, LONGEST), (r) => ({ row: from + r, square: squares[r] }));
+  const found = Array.from(largest(squares, LONGEST), (r) => ({
+    row: from + r,
+    square: squares[r],
+  }));
+  return { rows: found, total: squares.reduce((a, b) => a + b, 0) };
 }
 
 /** The longest rows of a matrix from those of its parts. */
-export function joinLongest(parts: readonly (readonly LongRow[])[]): Int32Array {
-  const all = parts.flat().sort((a, b) => b.square - a.square || a.row - b.row);
+export function joinLongest(parts: readonly LongRows[]): Int32Array {
+  const all = parts.flatMap(({ rows }) => rows);
+  all.sort((a, b) => b.square - a.square || a.row - b.row);
   return Int32Array.from(all.slice(0, LONGEST), ({ row }) => row).sort();
+}
+
+/** The largest square of a row over the mean one, of n rows in parts. */
+export function longestOverMean(parts: readonly LongRows[], n: number): number {
+  const largest = Math.max(...parts.flatMap(({ rows }) => rows.map(({ square }) => square)));
+  return (n * largest) / parts.reduce((sum, { total }) => sum + total, 0);
 }
 
 /** Positions of values, the largest first. */
