@@ -3,7 +3,7 @@ import type { Arithmetic, Real } from './arithmetic.js';
 import { fullSums } from './full.js';
 import { fullWidth, type Head } from './head.js';
 import { layout, TENSORS, type TensorName } from './layout.js';
-import { outlierGradient } from './left.js';
+import { outlierGradient } from './outlier-queries.js';
 import { openWorkspace } from './rows.js';
 import { addSlots, type HeadRun } from './run.js';
 

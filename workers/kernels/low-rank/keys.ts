@@ -35,7 +35,7 @@ export function keyPass(
     plan.outlierQueries.length > 0 ||
     fullWidth(head).scores ||
     head.beta === 0;
-  const rows = keyRows(space, BLOCK, wanted);
+  const rows = keyRows(space, BLOCK, wanted ? 'all' : 'features');
   const m = featureRows(plan);
   const phi = arithmetic.array(m * BLOCK);
   const right = arithmetic.array(BLOCK * at.keyWidth);

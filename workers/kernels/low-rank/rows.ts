@@ -23,7 +23,7 @@ export interface KeyRows {
   /** X^K and X^V (capacity, inputs). */
   readonly xk: Real;
   readonly xv: Real;
-  /** K - centre (capacity, d), unless it is not wanted; V - centre (capacity, dv). */
+  /** K - centre (capacity, d) and V - centre (capacity, dv). */
   readonly k: Real;
   readonly v: Real;
   /** Balanced coordinates (capacity, d); zero for outliers. */
@@ -44,8 +44,13 @@ export interface KeyRows {
   load(rows: (r: number) => number, count: number): void;
 }
 
-/** @param wanted false: K itself is not formed, and U comes from the coordinates; that of outliers is 0. */
-export function keyRows(space: Workspace, capacity: number, wanted = true): KeyRows {
+/**
+ * What is formed of keys. For features, K is not, and U comes from the coordinates; that of outliers is 0. For exact
+ * rows of P, neither coordinates nor weights nor U are.
+ */
+export type KeyParts = 'all' | 'features' | 'exact';
+
+export function keyRows(space: Workspace, capacity: number, parts: KeyParts = 'all'): KeyRows {
   const { arithmetic, head, plan } = space;
   const { d, dv, key, value } = head;
   const { balance } = plan;
@@ -62,7 +67,8 @@ export function keyRows(space: Workspace, capacity: number, wanted = true): KeyR
     value.effective.weight,
     centred(value.effective, plan.centreV),
   );
-  const factors = keyFactors(space, capacity, wanted);
+  const fromK = parts !== 'features';
+  const factors = keyFactors(space, capacity, fromK);
   const toVA = load(arithmetic, inV, value.rank, value.down);
   const judged = coordinates(space, 'key', capacity);
   const block: KeyRows = {
@@ -83,23 +89,24 @@ export function keyRows(space: Workspace, capacity: number, wanted = true): KeyR
       for (let r = 0; r < count; r++) block.index[r] = rows(r);
       gather(key.rows, inK, rows, count, block.xk);
       gather(value.rows, inV, rows, count, block.xv);
-      if (wanted) apply(arithmetic, count, toK, block.xk, block.k);
+      if (fromK) apply(arithmetic, count, toK, block.xk, block.k);
       if (turn) {
         turn.load(rows, count);
         turn.forwards(count, block.k);
         arithmetic.addRow(count, d, minusCentre, block.k);
       }
       apply(arithmetic, count, toV, block.xv, block.v);
-      judged.load(block.index, count, block.xk, block.k);
-      factors.load(count, wanted ? block.k : block.z, block.xk);
       apply(arithmetic, count, toVA, block.xv, block.va);
+      if (parts === 'exact') return;
+      judged.load(block.index, count, block.xk, block.k);
+      factors.load(count, fromK ? block.k : block.z, block.xk);
     },
   };
   return block;
 }
 
 /** U of a block of keys, and at full width X^K A_K'. */
-function keyFactors(space: Workspace, capacity: number, wanted: boolean) {
+function keyFactors(space: Workspace, capacity: number, fromK: boolean) {
   const { arithmetic, head, plan } = space;
   const { d, key, query } = head;
   const { right } = layout(head);
@@ -119,7 +126,7 @@ function keyFactors(space: Workspace, capacity: number, wanted: boolean) {
       },
     };
   }
-  const up = wanted ? query.up : fromCoordinates(space);
+  const up = fromK ? query.up : fromCoordinates(space);
   const toKB = load(arithmetic, d, query.rank, up);
   const toXA = load(
     arithmetic,

@@ -95,7 +95,7 @@ export function sampledExactPass(
   const { run } = sampled;
   const { from, to } = run.segments[s];
   const rows = exactRows(space, loadSampled(space, run), true);
-  const keys = keyRows(space, BLOCK);
+  const keys = keyRows(space, BLOCK, 'exact');
   for (let start = from; start < Math.min(to, space.head.keyLength); start += BLOCK) {
     checkpoint(cancelled);
     keys.load((r) => start + r, Math.min(BLOCK, to - start, space.head.keyLength - start));
