@@ -76,6 +76,8 @@ class Subject {
     this.#details = {
       ...this.#details,
       features: plan.features,
+      drawn_features: plan.sampledFeatures,
+      drawn_rows: plan.sampledRows,
       outlier_queries: plan.outlierQueries,
       outlier_keys: plan.outlierKeys,
       plan_share: share((run) => run.planSeconds),
