@@ -12,8 +12,8 @@ export interface GroupSlots {
 }
 
 /**
- * For rows a of width dv, sum over the features f of a group of phi_f [a, 1]'T_f, with matrices T_f (dv + 1, width) times the
- * coefficients of the draws.
+ * For rows a of width dv, sum over the features f of a group of phi_f [a, 1]'T_f, with matrices T_f (dv + 1, width), given row
+ * by row, times the coefficients of the draws.
  */
 export class Grouped {
   readonly #operand: Packed;
@@ -24,17 +24,17 @@ export class Grouped {
     private readonly space: Workspace,
     private readonly tail: Tail,
     private readonly width: number,
-    entry: (f: number, a: number, c: number) => number,
+    row: (f: number, a: number) => ArrayLike<number>,
   ) {
     const { arithmetic, head } = space;
     const inner = head.dv + 1;
     const columns = tail.count * width;
     const operand = new Float64Array(inner * columns);
     for (let f = 0; f < tail.count; f++) {
+      for (let a = 0; a < inner; a++) operand.set(row(f, a), a * columns + f * width);
       for (let a = 0; a < inner; a++) {
-        for (let c = 0; c < width; c++) {
-          operand[a * columns + f * width + c] = tail.coefficient[f] * entry(f, a, c);
-        }
+        const from = a * columns + f * width;
+        for (let c = from; c < from + width; c++) operand[c] *= tail.coefficient[f];
       }
     }
     this.#operand = arithmetic.pack(inner, columns, operand);

@@ -28,12 +28,15 @@ export function tailQueries(space: Workspace, at: Layout, run: HeadRun, state: R
   const { d, dv, query, key, value } = head;
   const [p, rv] = [at.right, value.rank];
   const row = (f: number) => (m + f) * at.keyWidth;
-  // [U | 1]: the last column makes s_i.
-  const entry = (f: number, a: number, c: number) => {
-    if (a === dv) return -state[row(f) + (c < p ? at.atU + c : 0)];
-    return state[row(f) + (c < p ? at.atVU + a * p + c : at.atV + a)];
+  const factors = new Float64Array(p + 1);
+  const rowOf = (f: number, a: number) => {
+    const [from, sign] = a < dv ? [row(f) + at.atVU + a * p, 1] : [row(f) + at.atU, -1];
+    for (let c = 0; c < p; c++) factors[c] = sign * state[from + c];
+    // [U | 1]: the last column makes s_i.
+    factors[p] = sign * state[a < dv ? row(f) + at.atV + a : row(f)];
+    return factors;
   };
-  const score = p > 0 ? new Grouped(space, tail, p + 1, entry) : null;
+  const score = p > 0 ? new Grouped(space, tail, p + 1, rowOf) : null;
   const sums = (width: number, columns: number) =>
     new OuterSums(space, width * TAIL_GROUPS, columns);
   const ofQuery = sums(query.rank, query.effective.inputs);
@@ -110,9 +113,13 @@ export function tailKeys(space: Workspace, at: Layout, run: HeadRun, state: Real
   const [p, lv] = [at.left, value.rank];
   const { inputs } = value.effective;
   const row = (f: number) => (m + f) * at.queryWidth;
-  const entry = (f: number, a: number, c: number) =>
-    a < dv ? state[row(f) + at.atGL + a * p + c] : -state[row(f) + c];
-  const score = p > 0 ? new Grouped(space, tail, p, entry) : null;
+  const factors = new Float64Array(p);
+  const rowOf = (f: number, a: number) => {
+    const [from, sign] = a < dv ? [row(f) + at.atGL + a * p, 1] : [row(f), -1];
+    for (let c = 0; c < p; c++) factors[c] = sign * state[from + c];
+    return factors;
+  };
+  const score = p > 0 ? new Grouped(space, tail, p, rowOf) : null;
   const ofQuery = new OuterSums(space, query.rank * TAIL_GROUPS, d);
   const ofKey = new OuterSums(space, key.rank * TAIL_GROUPS, key.effective.inputs);
   const ofValue = new OuterSums(space, lv > 0 ? tail.count : 0, inputs);
