@@ -3,8 +3,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Lease } from '../../src/tensor/shared-memory.js';
 import { type Job, runJob } from '../../workers/kernels/job.js';
-import { chainJob } from '../../workers/kernels/low-rank/chain.js';
+import { chainJob, emptyGradients } from '../../workers/kernels/low-rank/chain.js';
 import type { Draw } from '../../workers/kernels/low-rank/draw-rows.js';
+import { addTail, openTail } from '../../workers/kernels/low-rank/estimate.js';
 import { evaluateFeatures, featureBlock } from '../../workers/kernels/low-rank/evaluate.js';
 import { mehlerRho, selectFeatures } from '../../workers/kernels/low-rank/features.js';
 import { TENSORS } from '../../workers/kernels/low-rank/layout.js';
@@ -127,6 +128,7 @@ function* everything(
   const all = Int32Array.from({ length: queryLength }, (_, i) => i);
   const memory = new Lease();
   const sampled: SampledRun[] = [];
+  const tail = openTail(Object.values(emptyGradients(problem)).map(({ length }) => length));
   const { gradients } = yield* chainJob(
     problem,
     plan.heads.length,
@@ -142,6 +144,7 @@ function* everything(
         );
         yield { name: step, tasks };
       }
+      for (const run of runs) addTail(tail, run);
       sampled.push(...opened);
     },
   );
@@ -154,7 +157,8 @@ function* everything(
     name: 'estimate',
     tasks: TENSORS.map((name, tensor) => ({
       ...{ kernel: 'low_rank' as const, step: 'estimate' as const },
-      ...{ sampled, draws, tensor, size: gradients[name].length, unbiased: true },
+      ...{ sampled, draws, tail: tail[tensor], tensor },
+      ...{ size: gradients[name].length, unbiased: true },
     })),
   }) as TensorEstimate[];
   return { gradients: TENSORS.map((name) => gradients[name]), estimates };

@@ -10,6 +10,7 @@ import type { Head } from './head.js';
 import { layout } from './layout.js';
 import { outerProducts } from './row-products.js';
 import { openWorkspace } from './rows.js';
+import type { HeadRun } from './run.js';
 import { type SampledRun, sampledGradient } from './sampled.js';
 import { type Stratum, statistics, type TensorEstimate } from './statistics.js';
 import { TAIL_GROUPS } from './tail.js';
@@ -18,12 +19,13 @@ import { TAIL_GROUPS } from './tail.js';
  * What the draws say about the error of tensor t. Where features are drawn there are two ways to it, the sampled
  * rows alone and the features with what the rows tell of normalisation. Which is the better depends on whether
  * the rows have something in common; the one with less scatter is taken, unless the other contradicts it.
- * `unbiased`: whatever the draws, the features.
+ * `tail`: what openTail has of the tensor. `unbiased`: whatever the draws, the features.
  */
 export function estimateTensor(
   arithmetic: Arithmetic,
   runs: readonly SampledRun[],
   draws: readonly Draw[],
+  tail: Float64Array,
   t: number,
   size: number,
   unbiased: boolean,
@@ -35,7 +37,7 @@ export function estimateTensor(
   const drawn = runs.some(({ normalisation }) => normalisation);
   const ofRows = () => statistics(arithmetic, [rows(false)], size);
   if (!drawn) return ofRows();
-  const strata = [rows(true), tailEstimates(runs, t, size)];
+  const strata = [rows(true), { count: TAIL_GROUPS, estimates: tail }];
   const ofFeatures = statistics(arithmetic, strata, size);
   if (unbiased) return ofFeatures;
   const alone = ofRows();
@@ -96,20 +98,24 @@ function rowContributions(
   return contributions;
 }
 
-/** What the groups of drawn features would add to tensor t; rows are independent of them. */
-function tailEstimates(runs: readonly SampledRun[], t: number, size: number): Stratum {
-  const estimates = new Float64Array(TAIL_GROUPS * size);
-  for (const { run } of runs) {
-    const { gradientAt, gradientSizes, gradientTotal } = layout(run.head);
-    const [offset, scale] = [tensorOffset(run.head, t), tensorScale(run.head, t)];
-    for (const slot of run.tailGradients) {
-      for (let k = 0; k < TAIL_GROUPS; k++) {
-        const [to, from] = [k * size + offset, k * gradientTotal + gradientAt[t]];
-        for (let i = 0; i < gradientSizes[t]; i++) estimates[to + i] += scale * slot[from + i];
-      }
+/** What each group of drawn features would add to the six tensors (groups, size), of all heads. */
+export function openTail(sizes: readonly number[]): Float64Array[] {
+  return sizes.map((size) => new Float64Array(new SharedArrayBuffer(8 * TAIL_GROUPS * size)));
+}
+
+/** Adds the share of a head; groups of different heads are independent, and so are their sums. */
+export function addTail(tail: readonly Float64Array[], { head, tailGradients }: HeadRun): void {
+  const [joined] = tailGradients;
+  if (!joined) return;
+  const { gradientAt, gradientSizes, gradientTotal } = layout(head);
+  tail.forEach((sum, t) => {
+    const [offset, scale] = [tensorOffset(head, t), tensorScale(head, t)];
+    for (let k = 0; k < TAIL_GROUPS; k++) {
+      const to = k * (sum.length / TAIL_GROUPS) + offset;
+      const from = k * gradientTotal + gradientAt[t];
+      for (let i = 0; i < gradientSizes[t]; i++) sum[to + i] += scale * joined[from + i];
     }
-  }
-  return { count: TAIL_GROUPS, estimates };
+  });
 }
 
 /** Contributions that are there row by row (n, ..), those of this head's part of the tensor. */

@@ -15,11 +15,14 @@ export function tensorScale(head: Head, t: number): number {
   return projection.adapterScaling * (t < 4 ? head.beta : 1);
 }
 
+/** Those of the drawn features are joined in their first slot. */
 export function headGradients(arithmetic: Arithmetic, run: HeadRun): HeadGradients {
   const { head, plan } = run;
   const at = layout(head);
   const total = new Float64Array(at.gradientTotal);
   addSlots([...run.queryGradients, ...run.keyGradients], 0, 2 * run.segments.length, total);
+  const [joined] = run.tailGradients;
+  if (joined) addSlots(run.tailGradients, 0, run.tailGradients.length, joined);
   const slice = (t: number) =>
     total.subarray(at.gradientAt[t], at.gradientAt[t] + at.gradientSizes[t]);
   if (plan.outlierQueries.length > 0) {

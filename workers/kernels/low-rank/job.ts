@@ -12,6 +12,7 @@ import { frobenius } from '../sampling/estimate.js';
 import { pilotHeads, wantsPilot } from './certificate-pilot.js';
 import { addHead, chainJob, emptyGradients, type HeadResult, tensorOffset } from './chain.js';
 import { drawRows } from './draw-rows.js';
+import { addTail, openTail } from './estimate.js';
 import { fullWidth } from './head.js';
 import { inputTasks } from './inputs.js';
 import { TENSORS, type TensorName } from './layout.js';
@@ -89,6 +90,8 @@ function* stages(
       : new Float64Array(new SharedArrayBuffer(8 * n)),
   );
   const keyErrors = draws.lists.map((list) => openKeyErrors(plan.heads[0], list.length));
+  const sizes = Object.values(emptyGradients(problem)).map(({ length }) => length);
+  const tail = openTail(plan.sampledFeatures > 0 ? sizes : sizes.map(() => 0));
   let loss = 0;
   let lostRows = 0;
   const { gradients, certificates } = yield* chainJob(
@@ -149,6 +152,7 @@ function* stages(
       }
       // Only what the estimate reads is kept: the memory of the chain goes to the next heads.
       for (const { run, ...rest } of opened) {
+        addTail(tail, run);
         const none = new Float64Array(0);
         sampledRuns.push({
           ...rest,
@@ -156,7 +160,7 @@ function* stages(
             ...run,
             ...{ keySums: [], querySums: [], keyTotal: none, queryTotal: none },
             ...{ outlierRows: [], joinedRows: none, outlierLeft: [], joinedLeft: none },
-            ...{ outlierRight: [], causal: null, inputs: null },
+            ...{ outlierRight: [], tailGradients: [], causal: null, inputs: null },
           },
         });
       }
@@ -172,6 +176,7 @@ function* stages(
       step: 'estimate' as const,
       sampled: sampledRuns,
       draws: draws.draws,
+      tail: tail[t],
       tensor: t,
       size,
       unbiased: options.correction,

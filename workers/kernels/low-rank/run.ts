@@ -127,9 +127,9 @@ export function openRun(
     joinedLeft: memory.float64(nk * (at.left + at.lv)),
     queryGradients: slots(at.gradientTotal),
     keyGradients: slots(at.gradientTotal),
-    // The estimate reads these when the memory of this run has gone to the next heads.
+    // The estimate reads them when the memory of this run has gone to the next heads.
     inputSums: plan.tail ? slots(head.key.effective.inputs + head.value.effective.inputs) : [],
-    tailGradients: plan.tail ? slots(TAIL_GROUPS * at.gradientTotal) : [],
+    tailGradients: plan.tail ? leased(TAIL_GROUPS * at.gradientTotal) : [],
     causal: head.causal
       ? {
           left: real(head.keyLength * (at.left + at.lv)),

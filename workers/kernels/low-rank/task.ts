@@ -90,6 +90,7 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly step: 'estimate';
         readonly sampled: readonly SampledRun[];
         readonly draws: readonly Draw[];
+        readonly tail: Float64Array;
         readonly tensor: number;
         readonly size: number;
         readonly unbiased: boolean;
@@ -159,8 +160,8 @@ export function runLowRankTask(
       case 'inputs':
         return addInputGradients(arithmetic, task.request, cancelled);
       case 'estimate': {
-        const { sampled, draws, tensor, size, unbiased } = task;
-        return estimateTensor(arithmetic, sampled, draws, tensor, size, unbiased);
+        const { sampled, draws, tail, tensor, size, unbiased } = task;
+        return estimateTensor(arithmetic, sampled, draws, tail, tensor, size, unbiased);
       }
       default: {
         const { run, segment } = task;
