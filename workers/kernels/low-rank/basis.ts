@@ -64,21 +64,7 @@ export function sampleBasis(
   }
   const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
   const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
-  const rowsOf = (rows: Real, width: number) => {
-    const x = arithmetic.array(keyList.length * width);
-    gather(rows, width, (r) => keyList[r], keyList.length, x);
-    return x;
-  };
-  const tilt = canDrawTail(head)
-    ? sampleTilt(
-        arithmetic,
-        head,
-        result,
-        k,
-        rowsOf(key.rows, key.effective.inputs),
-        rowsOf(value.rows, value.effective.inputs),
-      )
-    : NO_TILT;
+  const tilt = canDrawTail(head) ? tiltFrom(arithmetic, head, result, random) : NO_TILT;
   const full = fullWidth(head);
   const directions = (x: Real, centre: Float64Array) =>
     principalDirections(covariance(arithmetic, x, d, centre), d);
@@ -95,6 +81,24 @@ export function sampleBasis(
     tilt,
   };
 }
+
+/** Of more rows the longer the input: what is left of them is to be small beside 1 / sqrt(L). */
+function tiltFrom(arithmetic: Arithmetic, head: Head, result: Balance, random: Random): Tilt {
+  const { key, value, keyLength } = head;
+  const wanted = Math.min(MOST_SAMPLED, Math.max(SAMPLE, Math.ceil(keyLength / ROWS_FOR_ONE)));
+  const list = random.sample(keyLength, wanted);
+  const rowsOf = (rows: Real, width: number) => {
+    const x = arithmetic.array(list.length * width);
+    gather(rows, width, (r) => list[r], list.length, x);
+    return x;
+  };
+  const k = project(arithmetic, key.rows, key.effective, list);
+  const [xk, xv] = [key, value].map(({ rows, effective }) => rowsOf(rows, effective.inputs));
+  return sampleTilt(arithmetic, head, result, k, xk, xv);
+}
+
+const MOST_SAMPLED = 8192;
+const ROWS_FOR_ONE = 64;
 
 function project(arithmetic: Arithmetic, rows: Real, map: Affine, list: Int32Array): Real {
   const { inputs, outputs } = map;

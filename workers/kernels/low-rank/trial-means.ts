@@ -28,9 +28,13 @@ export function squaredMeans(space: Workspace, sample: TrialSample, e: Real): Me
   return { key: meanSquares(space, sample, e, sample.keys.k, key), value };
 }
 
+/** However large the scatter is, some of the square is left. */
+const LEAST = 0.2;
+
 /**
  * |(P X)_i - y_i|^2 for rows x (count, width) and P from e (n, count), whose columns weigh differently; y_i from slopes
- * (d, width), 0 without. Of keys, the sample's own mean stands for that of all.
+ * (d, width), 0 without. Of keys, the sample's own mean stands for that of all, and what is expected of it to be the
+ * scatter of a mean of few keys, which that of all has not, is taken off.
  */
 function meanSquares(
   { arithmetic, head, plan }: Workspace,
@@ -64,12 +68,18 @@ function meanSquares(
     matrix.set(slopes);
     arithmetic.gemm(n, width, d, tilted.x, matrix, y);
   }
+  const norms = arithmetic.array(count);
+  arithmetic.rowDots(count, width, x, x, norms);
+  const missing = 1 - count / head.keyLength;
   const squares = Float64Array.from({ length: n }, (_, i) => {
-    let sum = 0;
+    let [sum, scatter] = [0, 0];
     for (let a = 0; a < width; a++) {
       sum += (product[i * width + a] - product[n * width + a] - y[i * width + a]) ** 2;
     }
-    return sum;
+    for (let j = 0; j < count; j++) {
+      scatter += (p[i * count + j] - p[n * count + j]) ** 2 * norms[j];
+    }
+    return Math.max(sum - missing * scatter, LEAST * sum);
   });
   arithmetic.release(mark);
   return squares;
