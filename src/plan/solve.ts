@@ -2,14 +2,14 @@
 import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
 import type { Job } from '../../workers/kernels/job.js';
 import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
-import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan.js';
+import type { LowRankPlan } from '../../workers/kernels/low-rank/plan.js';
 import { FEATURE_STEPS } from '../../workers/kernels/low-rank/trial.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type { ErrorEstimate } from '../../workers/kernels/sampling/estimate.js';
 import { Problem } from '../errors.js';
 import type { AttentionLayer, AttentionProblem } from '../lora/problem.js';
-import type { Choice, ChooseOptions } from './choose.js';
+import { type Choice, type ChooseOptions, planOf } from './choose.js';
 
 export interface SolveOptions extends ChooseOptions {
   /** Whether the tolerance was stated in the request, not taken from the default. */
@@ -163,15 +163,14 @@ function* stricterPlan(
   problem: AttentionLayer & Partial<AttentionProblem>,
   { predictedError }: LowRankPlan,
   worst: number,
-  { tolerance, seed, correction, rates, inputGradients }: ChooseOptions,
+  options: ChooseOptions,
 ): Job<LowRankPlan> {
   const hopeful = Number.isFinite(worst) ? Math.min(1, predictedError / worst) : 1;
-  return yield* planLowRank(problem, {
-    ...{ tolerance: MARGIN * tolerance * hopeful, seed, correction, rates },
-    inputGradients: inputGradients !== undefined,
-  });
+  const tolerance = MARGIN * options.tolerance * hopeful;
+  return yield* planOf(problem, { ...options, tolerance, features: undefined });
 }
 
+/** Of the tolerance that a second plan is held to: room for its own bad luck. */
 const MARGIN = 0.75;
 
 /** null: none that is expected to do, or exact would be cheaper, where it is allowed. */

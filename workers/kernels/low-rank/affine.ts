@@ -62,6 +62,13 @@ export function times(row: Float64Array, matrix: Float64Array, outputs: number):
   return out;
 }
 
+/** -row in the arithmetic's own memory: what centres rows when it is added to them. */
+export function minus(arithmetic: Arithmetic, row: ArrayLike<number>): Real {
+  const copy = arithmetic.array(row.length);
+  for (let a = 0; a < row.length; a++) copy[a] = -row[a];
+  return copy;
+}
+
 /** -(row times matrix): the bias that centres the product of centred rows. */
 export function minusProduct(
   row: Float64Array,

@@ -73,17 +73,23 @@ export interface Attention {
   weights(
     max: Real,
     total: Float64Array,
-    values: { readonly v: Real; readonly width: number } | null,
+    values: Values | null,
     output: Real | null,
     upstream: Upstream | null,
   ): void;
   /** G v' in place of dS, and the row sums of E times it added to dot (ROWS). */
-  products(values: { readonly v: Real; readonly width: number }, upstream: Upstream): void;
+  products(values: Values, upstream: Upstream): void;
   /**
    * dS = E (G v' - shift) for shift (ROWS) after `products`, where anything of it is wanted, and what dS and E are
    * multiplied by.
    */
   gradients(shift: Real, ofScores: ThinProducts | null, ofWeights: ThinProducts | null): void;
+}
+
+/** Rows of V (count, width). */
+export interface Values {
+  readonly v: Real;
+  readonly width: number;
 }
 
 /** G of the queries of block `block`, and where G.O goes, in the units of E. */

@@ -6,7 +6,7 @@
  */
 
 import type { Cancelled } from '../job.js';
-import { apply, gather, load } from './affine.js';
+import { apply, gather, load, times } from './affine.js';
 import type { Arithmetic, Real } from './arithmetic.js';
 import { type Balance, balance, covariance, mean } from './balance.js';
 import { BLOCK } from './block.js';
@@ -192,14 +192,7 @@ export function crossPairs({ directions: { right, left }, features }: Basis, m: 
 export function draftPlan(head: Head, basis: Basis, m: number, shell: number): HeadPlan {
   const features = firstFeatures(basis.features, m + shell);
   const { value } = head;
-  const { weight, bias, inputs } = value.effective;
-  const times = (row: Float64Array, matrix: Float64Array, outputs: number) => {
-    const out = new Float64Array(outputs);
-    for (let a = 0; a < inputs; a++) {
-      for (let c = 0; c < outputs; c++) out[c] += row[a] * matrix[a * outputs + c];
-    }
-    return out;
-  };
+  const { weight, bias } = value.effective;
   const used = Math.min(m, features.size);
   const { right, left } = basis.directions;
   return {

@@ -9,6 +9,7 @@ import type {
   ScoredKeys,
   ThinProducts,
   Upstream,
+  Values,
 } from './arithmetic.js';
 
 export function allocatePanels(arithmetic: Arithmetic, rows: number, width: number): Panels {
@@ -134,8 +135,6 @@ function allows(max: Real, rows: number, change: boolean): boolean {
 function addressOf({ width, data }: Panels, block: number): number {
   return data.byteOffset + 4 * block * ROWS * width;
 }
-
-type Values = { readonly v: Real; readonly width: number };
 
 function addressesOf(values: Values | null, upstream: Upstream | null) {
   return {

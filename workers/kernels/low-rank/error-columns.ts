@@ -1,5 +1,6 @@
 /** The products of errors of sampled rows with what the gradients are made of, and where their columns stand. */
-import type { Arithmetic, Real } from './arithmetic.js';
+import { minus } from './affine.js';
+import type { Real } from './arithmetic.js';
 import { fullWidth } from './head.js';
 import { type Layout, layout } from './layout.js';
 import type { KeyRows, Workspace } from './rows.js';
@@ -116,12 +117,6 @@ export function valueCentre(
     arithmetic.addRow(count, minusXV.length, minusXV, xv);
     arithmetic.addRow(count, minusVA.length, minusVA, va);
   };
-}
-
-export function minus(arithmetic: Arithmetic, x: Float64Array): Real {
-  const copy = arithmetic.array(x.length);
-  copy.set(x.map((c) => -c));
-  return copy;
 }
 
 /** [X^V A_V' | X^V (| 1)]. */

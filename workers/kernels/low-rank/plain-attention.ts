@@ -7,9 +7,8 @@ import {
   type ScoredKeys,
   type ThinProducts,
   type Upstream,
+  type Values,
 } from './arithmetic.js';
-
-type Values = { readonly v: Real; readonly width: number };
 
 export class PlainAttention implements Attention {
   readonly e: Float64Array;

@@ -20,6 +20,7 @@ export interface Choice {
 
 /** Bytes that the rows put aside may take in a worker. */
 const OUTLIER_BYTES = 48 * 2 ** 20;
+
 export function outlierCount(head: Head, length: number, share: number): number {
   const { key, value, query, d, dv } = head;
   const bytes =

@@ -50,10 +50,14 @@ export function outerProducts(
     return [outer(rows.xq, query.effective.inputs, low, query.rank, true)];
   }
   const slots: RowErrors = (drawn && sampled.normalisation) || sampled.errors;
-  const centres = slots === sampled.errors ? null : rowCentres(space, rows);
+  const { u, key: ofKey, inputsK, va, inputsV } = plan.tilt;
+  const centres =
+    slots === sampled.errors
+      ? null
+      : rowCentres(space, rows, t < 4 ? [u, ofKey, inputsK] : [va, inputsV]);
   if (t < 4) {
     const errors = sum(slots.score, widths.score);
-    centres?.take(errors, widths.score, 0, widths.score - 1, centres.score);
+    centres?.take(errors, widths.score, 0, widths.score - 1);
     const part = (from: number, width: number) => columns(n, errors, widths.score, from, width);
     const low = (from: number, width: number) => columns(n, rows.l, p, from, width);
     const wide = p + (query.rank > 0 ? d : 0);
@@ -78,8 +82,8 @@ export function outerProducts(
   }
   const errors = sum(slots.value, 2 * widths.value);
   // In (G - G~) P~ X the centres go back in.
-  centres?.take(errors, 2 * widths.value, widths.value, widths.value - 1, centres.value, 1);
-  centres?.take(errors, 2 * widths.value, 0, widths.value - 1, centres.value);
+  centres?.take(errors, 2 * widths.value, widths.value, widths.value - 1, 1);
+  centres?.take(errors, 2 * widths.value, 0, widths.value - 1);
   const { inputs } = value.effective;
   const [from, width] = t === 4 ? [value.rank, inputs] : [0, value.rank];
   const leftOf = (g: Real): { left: Real; width: number } => {
@@ -136,58 +140,36 @@ function queryErrors(
   return result;
 }
 
-/** The centres y_i of the sampled rows (tilt.ts), in the columns of E_S and of E_P. */
-function rowCentres(space: Workspace, rows: QueryRows) {
-  const { arithmetic, head, plan } = space;
+/** The centres y_i of the sampled rows (tilt.ts), of the columns that the matrices belong to. */
+function rowCentres(space: Workspace, rows: QueryRows, matrices: readonly Float64Array[]) {
+  const { arithmetic, head } = space;
   const { d } = head;
   const n = rows.count;
-  const { x } = tiltedLoaded(space, rows);
-  const times = (matrices: readonly Float64Array[]) => {
-    const parts = matrices.map((matrix) => {
-      const width = matrix.length / d;
-      const part = arithmetic.array(n * width);
-      const right = arithmetic.array(matrix.length);
-      right.set(matrix);
-      arithmetic.gemm(n, width, d, x, right, part);
-      return { part, width };
-    });
-    const all = parts.reduce((sum, { width }) => sum + width, 0);
-    const joined = new Float64Array(n * all);
-    let from = 0;
-    for (const { part, width } of parts) {
-      for (let i = 0; i < n; i++) {
-        joined.set(part.subarray(i * width, (i + 1) * width), i * all + from);
-      }
-      from += width;
+  const tilted = tiltedRows(space, n);
+  tilted.load(rows);
+  const width = matrices.reduce((sum, { length }) => sum + length / d, 0);
+  const y = new Float64Array(n * width);
+  let first = 0;
+  for (const matrix of matrices) {
+    const columns = matrix.length / d;
+    const part = arithmetic.array(n * columns);
+    const right = arithmetic.array(matrix.length);
+    right.set(matrix);
+    arithmetic.gemm(n, columns, d, tilted.x, right, part);
+    for (let i = 0; i < n; i++) {
+      y.set(part.subarray(i * columns, (i + 1) * columns), i * width + first);
     }
-    return joined;
-  };
-  const { u, key, inputsK, va, inputsV } = plan.tilt;
+    first += columns;
+  }
   return {
-    score: times([u, key, inputsK]),
-    value: times([va, inputsV]),
     /** errors[i, from + c] -= (sum of row i, in column `sums`) y[i, c]; `sign` 1 adds. */
-    take(
-      errors: Float64Array,
-      stride: number,
-      from: number,
-      sums: number,
-      y: Float64Array,
-      sign = -1,
-    ): void {
-      const width = y.length / n;
+    take(errors: Float64Array, stride: number, from: number, sums: number, sign = -1): void {
       for (let i = 0; i < n; i++) {
         const s = sign * errors[i * stride + sums];
         for (let c = 0; c < width; c++) errors[i * stride + from + c] += s * y[i * width + c];
       }
     },
   };
-}
-
-function tiltedLoaded(space: Workspace, rows: QueryRows) {
-  const tilted = tiltedRows(space, rows.count);
-  tilted.load(rows);
-  return tilted;
 }
 
 function outer(

@@ -4,7 +4,7 @@
  * Nothing of the size of Q, K or V is kept: a block is a few products with small matrices, cheap beside
  * the chain of chain.ts, and a million rows then cost no memory but the inputs.
  */
-import { apply, centred, gather, load, minusProduct } from './affine.js';
+import { apply, centred, gather, load, minus, minusProduct } from './affine.js';
 import type { Real } from './arithmetic.js';
 import { BLOCK } from './block.js';
 import { coordinates } from './coordinates.js';
@@ -56,8 +56,7 @@ export function keyRows(space: Workspace, capacity: number, parts: KeyParts = 'a
   const { balance } = plan;
   const [inK, inV] = [key.effective.inputs, value.effective.inputs];
   const turn = rotation(arithmetic, head, capacity);
-  const minusCentre = arithmetic.array(d);
-  minusCentre.set(balance.centreK.map((x) => -x));
+  const minusCentre = minus(arithmetic, balance.centreK);
   const bias = turn ? key.effective.bias : centred(key.effective, balance.centreK);
   const toK = load(arithmetic, inK, d, key.effective.weight, bias);
   const toV = load(

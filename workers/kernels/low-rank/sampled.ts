@@ -15,11 +15,11 @@
 
 import type { Lease } from '../../../src/tensor/shared-memory.js';
 import type { Cancelled } from '../job.js';
+import { minus } from './affine.js';
 import type { Real } from './arithmetic.js';
 import {
   ErrorSums,
   errorColumns,
-  minus,
   type RowErrors,
   scoreColumns,
   valueCentre,

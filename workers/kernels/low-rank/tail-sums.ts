@@ -11,6 +11,7 @@
  * are taken from centres y_i that are nearly that (tilt.ts), and the little that is left is found on the
  * sampled rows (sampled.ts). Sums over keys have their centres taken in the second pass.
  */
+import { minus } from './affine.js';
 import type { Real } from './arithmetic.js';
 import { Grouped, type GroupSlots, OuterSums } from './group-sums.js';
 import type { Layout } from './layout.js';
@@ -125,13 +126,8 @@ export function tailKeys(space: Workspace, at: Layout, run: HeadRun, state: Real
   const ofValue = new OuterSums(space, lv > 0 ? tail.count : 0, inputs);
   const values = arithmetic.array(BLOCK * (dv + 1)).fill(1);
   const part = arithmetic.array(BLOCK * TAIL_GROUPS * p);
-  const minus = (x: Float64Array) => {
-    const copy = arithmetic.array(x.length);
-    copy.set(x.map((c) => -c));
-    return copy;
-  };
   const means = inputMeans(run);
-  const [minusK, minusV] = [minus(means.xk), minus(means.xv)];
+  const [minusK, minusV] = [means.xk, means.xv].map((x) => minus(arithmetic, x));
   const columns = (n: number, from: number, width: number, grouped: Real) => {
     arithmetic.copyColumns(n * TAIL_GROUPS, width, grouped, p, from, part, width, 0);
     return part;

@@ -6,6 +6,7 @@
  * B = diag(sigma) Cov(z, X) and x_0 the coordinates of the centre of the queries. No result rests on how
  * nearly: it only makes differences small that are then estimated.
  */
+import { minus } from './affine.js';
 import type { Arithmetic, Real } from './arithmetic.js';
 import type { Balance } from './balance.js';
 import type { Head } from './head.js';
@@ -59,11 +60,9 @@ function slopes(
   const width = x.length / n;
   const mark = arithmetic.mark();
   const centred = (rows: Real, columns: number, centre: ArrayLike<number>) => {
-    const minus = arithmetic.array(columns);
-    for (let a = 0; a < columns; a++) minus[a] = -centre[a];
     const copy = arithmetic.array(rows.length);
     copy.set(rows);
-    arithmetic.addRow(n, columns, minus, copy);
+    arithmetic.addRow(n, columns, minus(arithmetic, centre), copy);
     return copy;
   };
   const mean = arithmetic.array(width);
@@ -139,10 +138,7 @@ export interface TiltedRows {
   load(rows: Pick<QueryRows, 'x' | 'count'>): void;
 }
 
-export function tiltedRows(
-  { arithmetic, plan, head }: Pick<Workspace, 'arithmetic' | 'plan' | 'head'>,
-  capacity: number,
-): TiltedRows {
+export function tiltedRows({ arithmetic, plan, head }: Workspace, capacity: number): TiltedRows {
   const { d } = head;
   const { balance, tilt } = plan;
   const start = arithmetic.array(d);

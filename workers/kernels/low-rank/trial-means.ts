@@ -1,6 +1,6 @@
 /** What is left of the mean rows of a trial's keys when they are taken from their centres (tilt.ts). */
 import { times } from './affine.js';
-import type { Real } from './arithmetic.js';
+import type { Arithmetic, Real } from './arithmetic.js';
 import { tiltedRows } from './tilt.js';
 import type { TrialSample } from './trial-sample.js';
 import type { Workspace } from './workspace.js';
@@ -19,28 +19,51 @@ export function squaredMeans(space: Workspace, sample: TrialSample, e: Real): Me
   for (let a = 0; a * inputs < inputsV.length; a++) {
     slopes.set(times(inputsV.subarray(a * inputs, (a + 1) * inputs), weight, head.dv), a * head.dv);
   }
-  const value = meanSquares(space, sample, e, sample.keys.v, slopes);
+  const { arithmetic } = space;
+  const mark = arithmetic.mark();
+  const p = rowsAndMean(arithmetic, sample, e);
+  const { x, load } = tiltedRows(space, sample.queries.count);
+  load(sample.queries);
+  const squares = (rows: Real, b: Float64Array) => meanSquares(space, sample, p, rows, x, b);
+  const value = squares(sample.keys.v, slopes);
   if (head.kind === 'target') {
     // G - G~ = O - O~ times the mean of the values comes with it.
     const centre = plan.centreV.reduce((sum, c) => sum + c * c, 0);
     for (let i = 0; i < value.length; i++) value[i] += centre;
   }
-  return { key: meanSquares(space, sample, e, sample.keys.k, key), value };
+  const result = { key: squares(sample.keys.k, key), value };
+  arithmetic.release(mark);
+  return result;
 }
 
 /** However large the scatter is, some of the square is left. */
 const LEAST = 0.2;
 
+/** Rows of P from e (n, count), whose columns weigh differently, and behind them the mean of all keys (n + 1, count). */
+function rowsAndMean(arithmetic: Arithmetic, { queries, keyWeight }: TrialSample, e: Real): Real {
+  const count = keyWeight.length;
+  const p = arithmetic.array((queries.count + 1) * count);
+  for (let i = 0; i <= queries.count; i++) {
+    let total = 0;
+    for (let j = 0; j < count; j++) {
+      p[i * count + j] = keyWeight[j] * (i < queries.count ? e[i * count + j] : 1);
+      total += p[i * count + j];
+    }
+    for (let j = 0; j < count; j++) p[i * count + j] /= total || 1;
+  }
+  return p;
+}
+
 /**
- * |(P X)_i - y_i|^2 for rows x (count, width) and P from e (n, count), whose columns weigh differently; y_i from slopes
- * (d, width), 0 without. Of keys, the sample's own mean stands for that of all, and what is expected of it to be the
+ * |(P X)_i - y_i|^2 for rows x (count, width) and p of rowsAndMean; y_i = tilted_i slopes (d, width), 0 without. Of keys, the sample's own mean stands for that of all, and what is expected of it to be the
  * scatter of a mean of few keys, which that of all has not, is taken off.
  */
 function meanSquares(
-  { arithmetic, head, plan }: Workspace,
+  { arithmetic, head }: Workspace,
   { queries, keyWeight }: TrialSample,
-  e: Real,
+  p: Real,
   x: Real,
+  tilted: Real,
   slopes: Float64Array,
 ): Float64Array {
   const { d } = head;
@@ -48,25 +71,13 @@ function meanSquares(
   const n = queries.count;
   const width = x.length / count;
   const mark = arithmetic.mark();
-  // The last row is the mean.
-  const p = arithmetic.array((n + 1) * count);
   const product = arithmetic.array((n + 1) * width);
-  for (let i = 0; i <= n; i++) {
-    let total = 0;
-    for (let j = 0; j < count; j++) {
-      p[i * count + j] = keyWeight[j] * (i < n ? e[i * count + j] : 1);
-      total += p[i * count + j];
-    }
-    for (let j = 0; j < count; j++) p[i * count + j] /= total || 1;
-  }
   arithmetic.gemm(n + 1, width, count, p, x, product);
   const y = arithmetic.array(n * width);
   if (slopes.length > 0) {
-    const tilted = tiltedRows({ arithmetic, head, plan }, n);
-    tilted.load(queries);
     const matrix = arithmetic.array(d * width);
     matrix.set(slopes);
-    arithmetic.gemm(n, width, d, tilted.x, matrix, y);
+    arithmetic.gemm(n, width, d, tilted, matrix, y);
   }
   const norms = arithmetic.array(count);
   arithmetic.rowDots(count, width, x, x, norms);
