@@ -1,14 +1,14 @@
 /** One random problem of bench/coverage.ts: answered by low-rank and by auto, compared with the truth. */
 import { Problem } from '../src/errors.js';
-import type { AttentionProblem } from '../src/lora/problem.js';
-import { choose, judge } from '../src/plan/choose.js';
-import { type Solution, type SolveOptions, solve } from '../src/plan/solve.js';
 import type { WorkerPool } from '../src/pool/worker-pool.js';
+import { choose, judge } from '../src/solver/choose.js';
+import { type Solution, type SolveOptions, solve } from '../src/solver/solve.js';
 import { makeProblem, type Recipe } from '../test/kernels/low-rank-support.js';
-import type { Job } from '../workers/kernels/job.js';
-import { planLowRank } from '../workers/kernels/low-rank/plan.js';
-import { Random } from '../workers/kernels/low-rank/random.js';
+import type { Job } from '../workers/job.js';
+import { planLowRank } from '../workers/kernels/low-rank/plan/plan.js';
+import { Random } from '../workers/kernels/random.js';
 import type { GradientResult } from '../workers/kernels/result.js';
+import type { AttentionProblem } from '../workers/problem.js';
 import { compare, exact, reference, run, thresholdRatio, trueError } from './support/low-rank.js';
 import type { Torch } from './support/torch.js';
 

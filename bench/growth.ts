@@ -1,9 +1,10 @@
 /** How does the time of the low-rank kernel grow with the length, and where are the others? */
-import type { AttentionProblem } from '../src/lora/problem.js';
+
 import type { WorkerPool } from '../src/pool/worker-pool.js';
-import type { Tensor } from '../src/tensor/tensor.js';
 import { makeProblem } from '../test/kernels/low-rank-support.js';
 import type { GradientResult } from '../workers/kernels/result.js';
+import type { AttentionProblem } from '../workers/problem.js';
+import type { Tensor } from '../workers/tensor/tensor.js';
 import { EXACT, LOW_RANK, TOLERANCE, tell } from './growth-report.js';
 import type { Bench, Question } from './question.js';
 import { exact, type LowRankRun, lowRank, statedErrors, trueError } from './support/low-rank.js';

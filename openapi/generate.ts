@@ -1,7 +1,7 @@
 /** Writes openapi/openapi.json from the schemas in the code: npm run docs. */
 import { writeFileSync } from 'node:fs';
-import { buildApp } from '../src/app.js';
 import { readConfig } from '../src/config.js';
+import { buildApp } from '../src/http/app.js';
 import type { Executor } from '../src/pool/executor.js';
 
 /** The document needs routes, not workers. */

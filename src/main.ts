@@ -1,9 +1,9 @@
 /** Start: configuration, worker threads, listen; on SIGTERM or SIGINT drain and end. */
 import closeWithGrace from 'close-with-grace';
 import type { FastifyInstance } from 'fastify';
-import { buildApp } from './app.js';
 import { maxInflightBytes, readConfig, unknownSettings } from './config.js';
 import { Problem } from './errors.js';
+import { buildApp } from './http/app.js';
 import { usableCpus } from './machine/resources.js';
 import { WorkerPool } from './pool/worker-pool.js';
 

@@ -1,7 +1,7 @@
 /** A problem as the body of POST /gradient. */
 import { Packr } from 'msgpackr/pack';
-import type { AttentionProblem, Projection } from '../../src/lora/problem.js';
-import type { Tensor } from '../../src/tensor/tensor.js';
+import type { AttentionProblem, Projection } from '../../workers/problem.js';
+import type { Tensor } from '../../workers/tensor/tensor.js';
 
 type Encode = (tensor: Tensor) => unknown;
 

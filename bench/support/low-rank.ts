@@ -1,23 +1,24 @@
 /** The low-rank kernel as the questions of the benchmark run it, and how wrong it is. */
-import type { AttentionProblem } from '../../src/lora/problem.js';
-import { efficiencyThreshold } from '../../src/lora/threshold.js';
+
 import type { WorkerPool } from '../../src/pool/worker-pool.js';
+import { efficiencyThreshold } from '../../src/solver/threshold.js';
 import { distance, norm } from '../../test/kernels/low-rank-support.js';
+import type { Job } from '../../workers/job.js';
 import { exactJob } from '../../workers/kernels/exact/gradient.js';
-import type { Job } from '../../workers/kernels/job.js';
+import { TENSORS, type TensorName } from '../../workers/kernels/low-rank/head/layout.js';
 import {
   type LowRankResult,
   lowRankJob,
   type TensorError,
 } from '../../workers/kernels/low-rank/job.js';
-import { TENSORS, type TensorName } from '../../workers/kernels/low-rank/layout.js';
 import {
   type LowRankPlan,
   type PlanOptions,
   planLowRank,
-} from '../../workers/kernels/low-rank/plan.js';
+} from '../../workers/kernels/low-rank/plan/plan.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
+import type { AttentionProblem } from '../../workers/problem.js';
 
 /** Stages of a low-rank run that make the gradient, its certificate included; the others estimate. */
 const CHAIN = ['keys', 'queries', 'join', 'left', 'gradients'];

@@ -1,8 +1,9 @@
 /** What is measured: a random problem, and our kernel on worker threads. */
-import type { AttentionProblem } from '../../src/lora/problem.js';
+
 import { WorkerPool } from '../../src/pool/worker-pool.js';
 import { randomProblem } from '../../test/kernels/problems.js';
 import { exactJob } from '../../workers/kernels/exact/gradient.js';
+import type { AttentionProblem } from '../../workers/problem.js';
 
 export const RANK = 8;
 const WARM_UP_MS = 30_000;

@@ -3,8 +3,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import type { AttentionProblem, Projection } from '../../src/lora/problem.js';
-import type { Tensor } from '../../src/tensor/tensor.js';
+import type { AttentionProblem, Projection } from '../../workers/problem.js';
+import type { Tensor } from '../../workers/tensor/tensor.js';
 
 export interface TorchSetting {
   readonly way: string;

@@ -1,9 +1,9 @@
 /** Requests and answers of the client as MessagePack. */
-import { type EncodedTensor, isEncodedTensor } from '../tensor/encoded.js';
-import { decodeMsgpack, encodeMsgpack } from '../tensor/msgpack.js';
-import { widenEncoded } from '../tensor/narrow.js';
-import { REFERENCE_KEY } from '../tensor/reference.js';
-import { DEFAULT_WIRE_LIMITS } from '../tensor/wire-limits.js';
+import { type EncodedTensor, isEncodedTensor } from '../../workers/tensor/encoded.js';
+import { widenEncoded } from '../../workers/tensor/narrow.js';
+import { decodeMsgpack, encodeMsgpack } from '../wire/msgpack.js';
+import { REFERENCE_KEY } from '../wire/tree/reference.js';
+import { DEFAULT_WIRE_LIMITS } from '../wire/wire-limits.js';
 import { encodeTensor, KeptTensor } from './kept-tensor.js';
 import type { GradientRequest, Tensor, TensorInput } from './types.js';
 

@@ -1,6 +1,6 @@
 /** What `import ... from 'loragrad'` gives. */
 
-export type { Dtype } from '../tensor/dtype.js';
+export type { Dtype } from '../../workers/tensor/dtype.js';
 export { type CallOptions, Client, type ClientOptions } from './client.js';
 export { KeptTensor } from './kept-tensor.js';
 export { ProblemError } from './problem-error.js';

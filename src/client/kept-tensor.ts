@@ -1,7 +1,7 @@
-import { tensorDigest } from '../tensor/digest.js';
-import type { EncodedTensor } from '../tensor/encoded.js';
-import { narrowTensor } from '../tensor/narrow.js';
-import { referenceName } from '../tensor/reference.js';
+import { tensorDigest } from '../../workers/tensor/digest.js';
+import type { EncodedTensor } from '../../workers/tensor/encoded.js';
+import { narrowTensor } from '../../workers/tensor/narrow.js';
+import { referenceName } from '../wire/tree/reference.js';
 import type { TensorInput } from './types.js';
 
 /** The tensor as it travels; the bytes are a view of its data, unless they are rounded to 16 bits. */

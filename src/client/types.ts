@@ -1,18 +1,18 @@
 /** What the client takes and gives: the types of the schemas, with tensors in memory as their leaves. */
 import type { Static } from 'typebox';
-import type {
-  ForwardRequest as WireForwardRequest,
-  GradientRequest as WireRequest,
-} from '../lora/request.js';
+import type { Dtype } from '../../workers/tensor/dtype.js';
+import type { EncodedTensor } from '../../workers/tensor/encoded.js';
+import type { GivenTensor } from '../../workers/tensor/tensor.js';
 import type {
   ForwardAnswerSchema,
   GradientAnswerSchema,
   PlanAnswerSchema,
-} from '../routes/schemas/answers.js';
-import type { LimitsSchema } from '../routes/schemas/limits.js';
-import type { Dtype } from '../tensor/dtype.js';
-import type { EncodedTensor } from '../tensor/encoded.js';
-import type { GivenTensor } from '../tensor/tensor.js';
+} from '../http/routes/schemas/answers.js';
+import type { LimitsSchema } from '../http/routes/schemas/limits.js';
+import type {
+  ForwardRequest as WireForwardRequest,
+  GradientRequest as WireRequest,
+} from '../request/request.js';
 import type { KeptTensor } from './kept-tensor.js';
 
 /** A dense tensor in memory. */

@@ -2,9 +2,9 @@
  * Where jobs run: worker threads today, a queue of machines perhaps tomorrow. Routes and planners see
  * only this.
  */
-import type { Job } from '../../workers/kernels/job.js';
-import type { Rates } from '../../workers/kernels/low-rank/cost.js';
-import type { WasmMode } from '../../workers/kernels/wasm/instance.js';
+import type { Job } from '../../workers/job.js';
+import type { WasmMode } from '../../workers/kernels/inner/instance.js';
+import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 
 export interface RunContext {
   /** When it aborts, the job is stopped within milliseconds and `run` rejects with its reason. */

@@ -1,9 +1,10 @@
 /** One stage of one job on its way through the workers: collects results, stops on the first failure. */
-import type { Stage } from '../../workers/kernels/job.js';
-import { Board } from './board.js';
+
+import { Board } from '../../workers/board.js';
+import type { Stage } from '../../workers/job.js';
+import type { TaskResult, Turn, TurnOutcome } from '../../workers/turn.js';
 import type { RunContext } from './executor.js';
 import type { Member } from './fair-queue.js';
-import type { TaskResult, Turn, TurnOutcome } from './message.js';
 
 /** Tasks that a worker is sent for one turn, at most: what it leaves was sent in vain. */
 const TASKS_OF_TURN = 32;

@@ -1,17 +1,17 @@
 /** The executor on worker threads of this process: Piscina runs the threads, the turns are ours. */
 import { Piscina } from 'piscina';
-import type { CalibrateTask } from '../../workers/calibrate.js';
-import type { Job, Stage, Task } from '../../workers/kernels/job.js';
-import type { Rates } from '../../workers/kernels/low-rank/cost.js';
-import type { WasmMode } from '../../workers/kernels/wasm/instance.js';
-import { type LoadOptions, relaxedSimd } from '../../workers/kernels/wasm/load.js';
-import type { WarmUpTask } from '../../workers/warm-up.js';
+import type { Job, Stage, Task } from '../../workers/job.js';
+import type { WasmMode } from '../../workers/kernels/inner/instance.js';
+import { type LoadOptions, relaxedSimd } from '../../workers/kernels/inner/load.js';
+import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
+import type { CalibrateTask } from '../../workers/tasks/calibrate.js';
+import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
+import type { Turn, TurnOutcome } from '../../workers/turn.js';
 import type { Executor, Load, RunContext } from './executor.js';
 import { FairQueue } from './fair-queue.js';
-import type { Turn, TurnOutcome } from './message.js';
 import { StageRun } from './stage-run.js';
 
-const WORKER_FILE = new URL('../../workers/gradient.js', import.meta.url).href;
+const WORKER_FILE = new URL('../../workers/worker.js', import.meta.url).href;
 
 export interface PoolOptions {
   readonly workers: number;

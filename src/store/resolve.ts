@@ -1,9 +1,10 @@
 /** References in a body become the tensors of the store. */
+
+import { isEncodedTensor } from '../../workers/tensor/encoded.js';
+import type { Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
-import { isEncodedTensor } from '../tensor/encoded.js';
-import { TensorReference } from '../tensor/reference.js';
-import type { Tensor } from '../tensor/tensor.js';
-import { appendPointer } from '../tensor/wire-error.js';
+import { TensorReference } from '../wire/tree/reference.js';
+import { appendPointer } from '../wire/wire-error.js';
 
 /** @returns undefined when the store does not have it. */
 export type Lookup = (name: string) => Tensor | undefined;

@@ -1,11 +1,12 @@
 /** One tensor on its way into the store: its digest is verified, then it is decoded. */
-import { digestJob } from '../../workers/digest.js';
-import type { Job } from '../../workers/kernels/job.js';
+
+import type { Job } from '../../workers/job.js';
+import { digestJob } from '../../workers/tasks/digest.js';
+import type { EncodedTensor } from '../../workers/tensor/encoded.js';
+import { allocateTensor, type Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
-import { decodePhase } from '../plan/decode-phase.js';
-import type { PhaseClock } from '../plan/phases.js';
-import type { EncodedTensor } from '../tensor/encoded.js';
-import { allocateTensor, type Tensor } from '../tensor/tensor.js';
+import { decodePhase } from '../solver/decode-phase.js';
+import type { PhaseClock } from '../solver/phases.js';
 
 /**
  * @param digest what the client says that it is, 64 hex digits.

@@ -3,8 +3,8 @@
  * the one that was not used for the longest time goes. A request that uses it keeps its memory alive.
  */
 import { LRUCache } from 'lru-cache';
-import type { Dtype } from '../tensor/dtype.js';
-import { elementCount, type Tensor } from '../tensor/tensor.js';
+import type { Dtype } from '../../workers/tensor/dtype.js';
+import { elementCount, type Tensor } from '../../workers/tensor/tensor.js';
 
 /** What a tensor costs beside its data: else a flood of tiny ones would not be bounded. Bytes. */
 const OVERHEAD_BYTES = 1024;

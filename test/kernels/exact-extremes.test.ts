@@ -1,8 +1,8 @@
 /** Rows whose softmax is decided before it begins. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { AttentionProblem } from '../../src/lora/problem.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import type { AttentionProblem } from '../../workers/problem.js';
 import { randomProblem, tensor } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';
 

@@ -1,7 +1,7 @@
 /** The same bits for any number of threads, any order of tasks, and any number of runs. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { AttentionProblem } from '../../src/lora/problem.js';
+import { CancelledError, runJob, type Stage } from '../../workers/job.js';
 import {
   type ExactOptions,
   type ExactResult,
@@ -9,8 +9,8 @@ import {
   exactJob,
   runExactTask,
 } from '../../workers/kernels/exact/gradient.js';
-import { CancelledError, runJob, type Stage } from '../../workers/kernels/job.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import type { AttentionProblem } from '../../workers/problem.js';
 import { randomProblem, uniform } from './problems.js';
 import { exactOnMany, named } from './run.js';
 

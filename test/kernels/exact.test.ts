@@ -4,8 +4,8 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { AttentionProblem } from '../../src/lora/problem.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import type { AttentionProblem } from '../../workers/problem.js';
 import { naiveGradient } from './naive.js';
 import { type ProblemOptions, randomProblem, uniform } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';

@@ -1,15 +1,15 @@
 /** Keys that do not fit memory come in windows: the answer is the same, bit by bit. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { runJob } from '../../workers/job.js';
 import {
   type ExactOptions,
   exactStages,
   runExactTask,
 } from '../../workers/kernels/exact/gradient.js';
 import { makePlan, TILES_AT_ONCE } from '../../workers/kernels/exact/plan.js';
-import { runJob } from '../../workers/kernels/job.js';
-import { KEYS } from '../../workers/kernels/wasm/block.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import { KEYS } from '../../workers/kernels/inner/block.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
 
 const wasm = loadWasm();

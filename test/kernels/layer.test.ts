@@ -4,8 +4,8 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { AttentionKind, AttentionProblem } from '../../src/lora/problem.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import type { AttentionKind, AttentionProblem } from '../../workers/problem.js';
 import { type NaiveResult, naiveGradient } from './naive.js';
 import { type ProblemOptions, randomProblem, uniform } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';

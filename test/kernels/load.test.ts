@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
-import { Wasm } from '../../workers/kernels/wasm/instance.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
-import { computesCorrectly } from '../../workers/kernels/wasm/selfcheck.js';
+import { Wasm } from '../../workers/kernels/inner/instance.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { computesCorrectly } from '../../workers/kernels/inner/selfcheck.js';
 
 /** Place of `ls`, the address of the left products, among the fields of a block. */
 const LS = 25;
@@ -21,7 +21,7 @@ test('revectorize is used on request where V8 has it', () => {
 });
 
 test('worker threads load it too', async () => {
-  const load = new URL('../../workers/kernels/wasm/load.js', import.meta.url);
+  const load = new URL('../../workers/kernels/inner/load.js', import.meta.url);
   const code = `
     import { parentPort } from 'node:worker_threads';
     const { loadWasm } = await import('${load}');

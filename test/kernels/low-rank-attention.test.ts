@@ -1,20 +1,24 @@
 /** Exact rows of P in the low-rank kernel: tiles against float64, and O left out against O formed. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { runJob } from '../../workers/kernels/job.js';
-import { type Arithmetic, type Real, ROWS } from '../../workers/kernels/low-rank/arithmetic.js';
-import { CompiledArithmetic } from '../../workers/kernels/low-rank/compiled.js';
+import { runJob } from '../../workers/job.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import {
+  type Arithmetic,
+  type Real,
+  ROWS,
+} from '../../workers/kernels/low-rank/arithmetic/arithmetic.js';
+import { CompiledArithmetic } from '../../workers/kernels/low-rank/arithmetic/compiled.js';
+import { plain } from '../../workers/kernels/low-rank/arithmetic/plain.js';
+import { TENSORS } from '../../workers/kernels/low-rank/head/layout.js';
 import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
-import { TENSORS } from '../../workers/kernels/low-rank/layout.js';
-import { plain } from '../../workers/kernels/low-rank/plain.js';
-import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
-import { Random } from '../../workers/kernels/low-rank/random.js';
+import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import {
   type LowRankTask,
   runCompiledLowRankTask,
   runLowRankTask,
 } from '../../workers/kernels/low-rank/task.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import { Random } from '../../workers/kernels/random.js';
 import { distance, makeProblem, norm, normal } from './low-rank-support.js';
 
 /** Rows of several blocks of queries against some keys; G and thin factors of width 8. */

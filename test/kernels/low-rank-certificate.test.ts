@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { runJob } from '../../workers/kernels/job.js';
+import { runJob } from '../../workers/job.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { TENSORS } from '../../workers/kernels/low-rank/head/layout.js';
 import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
-import { TENSORS } from '../../workers/kernels/low-rank/layout.js';
-import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
+import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
 import { distance, exactGradients, makeProblem, norm, type Recipe } from './low-rank-support.js';
 
 const wasm = loadWasm();

@@ -4,13 +4,13 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { AttentionKind, AttentionProblem } from '../../src/lora/problem.js';
-import { type Job, runJob } from '../../workers/kernels/job.js';
+import { type Job, runJob } from '../../workers/job.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { lowRankForwardJob } from '../../workers/kernels/low-rank/forward.js';
 import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
-import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
+import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import type { AttentionKind, AttentionProblem } from '../../workers/problem.js';
 import { type ProblemOptions, randomProblem, uniform } from './problems.js';
 import { distance, named, norm, reference } from './run.js';
 

@@ -1,14 +1,14 @@
 /** What the error figures of the low-rank kernel promise: the statistics of the estimate, the certificate's pilot. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { runJob } from '../../workers/kernels/job.js';
+import { runJob } from '../../workers/job.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { plain } from '../../workers/kernels/low-rank/arithmetic/plain.js';
+import { statistics } from '../../workers/kernels/low-rank/error/statistics.js';
 import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
-import { plain } from '../../workers/kernels/low-rank/plain.js';
-import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
-import { Random } from '../../workers/kernels/low-rank/random.js';
-import { statistics } from '../../workers/kernels/low-rank/statistics.js';
+import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import { Random } from '../../workers/kernels/random.js';
 import { makeProblem, norm, normal, type Recipe } from './low-rank-support.js';
 
 const wasm = loadWasm();

@@ -1,15 +1,15 @@
 /** What a low-rank plan is made from: norms, the largest rows, the errors of a trial. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { runJob } from '../../workers/kernels/job.js';
-import { CompiledArithmetic } from '../../workers/kernels/low-rank/compiled.js';
-import { plain } from '../../workers/kernels/low-rank/plain.js';
-import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
-import { Random } from '../../workers/kernels/low-rank/random.js';
-import { kthLargest, largest } from '../../workers/kernels/low-rank/select.js';
+import { runJob } from '../../workers/job.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { CompiledArithmetic } from '../../workers/kernels/low-rank/arithmetic/compiled.js';
+import { plain } from '../../workers/kernels/low-rank/arithmetic/plain.js';
+import { kthLargest, largest } from '../../workers/kernels/low-rank/features/select.js';
+import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
+import { tryShares } from '../../workers/kernels/low-rank/plan/trial.js';
 import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
-import { tryShares } from '../../workers/kernels/low-rank/trial.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import { Random } from '../../workers/kernels/random.js';
 import { makeProblem } from './low-rank-support.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
 import { reference } from './run.js';

@@ -1,8 +1,9 @@
 /** Random attention problems with a chosen spectrum, tail and logit size, and their exact gradients. */
-import type { AttentionProblem, Projection } from '../../src/lora/problem.js';
-import type { Tensor } from '../../src/tensor/tensor.js';
-import { TENSORS, type TensorName } from '../../workers/kernels/low-rank/layout.js';
-import { Random } from '../../workers/kernels/low-rank/random.js';
+
+import { TENSORS, type TensorName } from '../../workers/kernels/low-rank/head/layout.js';
+import { Random } from '../../workers/kernels/random.js';
+import type { AttentionProblem, Projection } from '../../workers/problem.js';
+import type { Tensor } from '../../workers/tensor/tensor.js';
 
 export interface Recipe {
   readonly seed: number;

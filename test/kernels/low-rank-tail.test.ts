@@ -1,26 +1,33 @@
 /** Features drawn at random from those that the chain leaves out, and what they say about the error. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Lease } from '../../src/tensor/shared-memory.js';
-import { type Job, runJob } from '../../workers/kernels/job.js';
-import { chainJob, emptyGradients } from '../../workers/kernels/low-rank/chain.js';
-import type { Draw } from '../../workers/kernels/low-rank/draw-rows.js';
-import { addTail, openTail } from '../../workers/kernels/low-rank/estimate.js';
-import { evaluateFeatures, featureBlock } from '../../workers/kernels/low-rank/evaluate.js';
-import { mehlerRho, selectFeatures } from '../../workers/kernels/low-rank/features.js';
-import { TENSORS } from '../../workers/kernels/low-rank/layout.js';
-import { plain } from '../../workers/kernels/low-rank/plain.js';
-import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan.js';
-import { Random } from '../../workers/kernels/low-rank/random.js';
-import { type HeadRun, openRun } from '../../workers/kernels/low-rank/run.js';
+import { type Job, runJob } from '../../workers/job.js';
+import { plain } from '../../workers/kernels/low-rank/arithmetic/plain.js';
+import { chainJob, emptyGradients } from '../../workers/kernels/low-rank/chain/chain.js';
+import {
+  drawTail,
+  TAIL_GROUPS,
+  type Tail,
+} from '../../workers/kernels/low-rank/error/drawn-features/tail.js';
+import { addTail, openTail } from '../../workers/kernels/low-rank/error/estimate.js';
+import type { Draw } from '../../workers/kernels/low-rank/error/sampled-rows/draw-rows.js';
 import {
   openKeyErrors,
   openSampledRun,
   type SampledRun,
-} from '../../workers/kernels/low-rank/sampled.js';
-import type { TensorEstimate } from '../../workers/kernels/low-rank/statistics.js';
-import { drawTail, TAIL_GROUPS, type Tail } from '../../workers/kernels/low-rank/tail.js';
+} from '../../workers/kernels/low-rank/error/sampled-rows/sampled.js';
+import type { TensorEstimate } from '../../workers/kernels/low-rank/error/statistics.js';
+import {
+  evaluateFeatures,
+  featureBlock,
+} from '../../workers/kernels/low-rank/features/evaluate.js';
+import { mehlerRho, selectFeatures } from '../../workers/kernels/low-rank/features/features.js';
+import { TENSORS } from '../../workers/kernels/low-rank/head/layout.js';
+import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
+import { type HeadRun, openRun } from '../../workers/kernels/low-rank/run.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import { Random } from '../../workers/kernels/random.js';
+import { Lease } from '../../workers/tensor/shared-memory.js';
 import { distance, exactGradients, makeProblem, norm, type Recipe } from './low-rank-support.js';
 
 const inFloat64 = (task: LowRankTask) => runLowRankTask(task, plain, () => false);

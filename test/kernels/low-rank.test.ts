@@ -1,17 +1,17 @@
 /** The low-rank kernel against exact float64 gradients: values, error bars, order of tasks. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type Job, runJob } from '../../workers/kernels/job.js';
+import { type Job, runJob } from '../../workers/job.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { plain } from '../../workers/kernels/low-rank/arithmetic/plain.js';
+import { TENSORS } from '../../workers/kernels/low-rank/head/layout.js';
 import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
-import { TENSORS } from '../../workers/kernels/low-rank/layout.js';
-import { plain } from '../../workers/kernels/low-rank/plain.js';
-import { planLowRank } from '../../workers/kernels/low-rank/plan.js';
+import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import {
   type LowRankTask,
   runCompiledLowRankTask,
   runLowRankTask,
 } from '../../workers/kernels/low-rank/task.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
 import { distance, exactGradients, makeProblem, norm, type Recipe } from './low-rank-support.js';
 
 const wasm = loadWasm();
@@ -181,7 +181,7 @@ test('the corrected gradient is unbiased', () => {
 });
 
 test('a smaller set of features is a prefix of a larger one', async () => {
-  const { selectFeatures } = await import('../../workers/kernels/low-rank/features.js');
+  const { selectFeatures } = await import('../../workers/kernels/low-rank/features/features.js');
   const sigma = Float64Array.from({ length: 12 }, (_, a) => 0.6 / (a + 1));
   const [small, large] = [selectFeatures(sigma, 100), selectFeatures(sigma, 500)];
   assert.deepEqual(small.weight, large.weight.slice(0, 100));

@@ -3,7 +3,7 @@
  * order, P of the whole head in memory. How far it is from float64 says what float32 can be expected
  * to give, and is the yardstick for the fast kernel.
  */
-import type { AttentionProblem, Projection, Rotary } from '../../src/lora/problem.js';
+import type { AttentionProblem, Projection, Rotary } from '../../workers/problem.js';
 
 const { fround } = Math;
 

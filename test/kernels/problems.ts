@@ -1,6 +1,6 @@
 /** Random attention problems for tests of kernels. */
-import type { Adapter, AttentionProblem, Projection, Rotary } from '../../src/lora/problem.js';
-import type { Tensor } from '../../src/tensor/tensor.js';
+import type { Adapter, AttentionProblem, Projection, Rotary } from '../../workers/problem.js';
+import type { Tensor } from '../../workers/tensor/tensor.js';
 
 export interface ProblemOptions {
   batch?: number;

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { AttentionProblem } from '../../src/lora/problem.js';
-import { runJob } from '../../workers/kernels/job.js';
+import { runJob } from '../../workers/job.js';
 import { referenceJob, runReferenceTask } from '../../workers/kernels/reference/gradient.js';
+import type { AttentionProblem } from '../../workers/problem.js';
 import { type ProblemShape, randomProblem } from '../support/problems.js';
 import { randomProblem as layerProblem } from './problems.js';
 

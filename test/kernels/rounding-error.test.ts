@@ -1,22 +1,22 @@
 /** The error figures of an exact answer, against errors that are known. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type AttentionProblem, keysOf } from '../../src/lora/problem.js';
+import { runJob } from '../../workers/job.js';
+import { contributionsOf } from '../../workers/kernels/estimate/contributions.js';
+import type { Contribution } from '../../workers/kernels/estimate/estimate.js';
+import { exactContributions, exactRows } from '../../workers/kernels/estimate/exact-rows.js';
+import { InputPasses } from '../../workers/kernels/estimate/input-passes.js';
+import { keyInputs, type RowOfHead } from '../../workers/kernels/estimate/row-of-head.js';
+import { sampleRows } from '../../workers/kernels/estimate/rows.js';
+import { TurnedKeyRows } from '../../workers/kernels/estimate/turned-keys.js';
 import { exactForwardJob } from '../../workers/kernels/exact/forward.js';
 import { exactJob, rowsForEstimate, runExactTask } from '../../workers/kernels/exact/gradient.js';
-import { runJob } from '../../workers/kernels/job.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
 import {
   referenceForwardJob,
   runReferenceForwardTask,
 } from '../../workers/kernels/reference/forward.js';
-import { contributionsOf } from '../../workers/kernels/sampling/contributions.js';
-import type { Contribution } from '../../workers/kernels/sampling/estimate.js';
-import { exactContributions, exactRows } from '../../workers/kernels/sampling/exact-rows.js';
-import { InputPasses } from '../../workers/kernels/sampling/input-passes.js';
-import { keyInputs, type RowOfHead } from '../../workers/kernels/sampling/row-of-head.js';
-import { sampleRows } from '../../workers/kernels/sampling/rows.js';
-import { TurnedKeyRows } from '../../workers/kernels/sampling/turned-keys.js';
-import { loadWasm } from '../../workers/kernels/wasm/load.js';
+import { type AttentionProblem, keysOf } from '../../workers/problem.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
 import { distance, named, norm, reference } from './run.js';
 

@@ -1,5 +1,6 @@
 /** Kernels on one thread, and how far two answers are apart. */
-import type { AttentionKind, AttentionProblem } from '../../src/lora/problem.js';
+
+import { runJob } from '../../workers/job.js';
 import {
   type ExactOptions,
   type ExactResult,
@@ -7,10 +8,10 @@ import {
   exactStages,
   runExactTask,
 } from '../../workers/kernels/exact/gradient.js';
-import { runJob } from '../../workers/kernels/job.js';
+import type { Wasm } from '../../workers/kernels/inner/instance.js';
 import { referenceJob, runReferenceTask } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
-import type { Wasm } from '../../workers/kernels/wasm/instance.js';
+import type { AttentionKind, AttentionProblem } from '../../workers/problem.js';
 
 export function exact(
   problem: AttentionProblem,

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { WorkerPool } from '../../src/pool/worker-pool.js';
-import type { DecodeTask } from '../../workers/decode.js';
-import { type DigestTask, runDigestTask } from '../../workers/digest.js';
-import type { Job, Task } from '../../workers/kernels/job.js';
+import type { Job, Task } from '../../workers/job.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
-import type { WarmUpTask } from '../../workers/warm-up.js';
+import type { DecodeTask } from '../../workers/tasks/decode.js';
+import { type DigestTask, runDigestTask } from '../../workers/tasks/digest.js';
+import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
 import { randomProblem } from '../support/problems.js';
 
 const WORKERS = 2;

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Problem } from '../../src/errors.js';
 import { resolveReferences } from '../../src/store/resolve.js';
-import { encodedTensor } from '../../src/tensor/encoded.js';
-import { TensorReference } from '../../src/tensor/reference.js';
-import { allocateTensor } from '../../src/tensor/tensor.js';
+import { TensorReference } from '../../src/wire/tree/reference.js';
+import { encodedTensor } from '../../workers/tensor/encoded.js';
+import { allocateTensor } from '../../workers/tensor/tensor.js';
 
 const stored = allocateTensor('float32', [2]);
 const lookup = (name: string) => (name === 'sha256:known' ? stored : undefined);

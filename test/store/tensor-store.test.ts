@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { storedBytes, TensorStore } from '../../src/store/tensor-store.js';
-import { allocateTensor } from '../../src/tensor/tensor.js';
+import { allocateTensor } from '../../workers/tensor/tensor.js';
 
 const floats = (count: number) => allocateTensor('float32', [count]);
 const SIZE = storedBytes('float32', [1000]);

@@ -1,6 +1,6 @@
 /** Random problems for tests, already decoded. */
-import type { AttentionProblem, Projection } from '../../src/lora/problem.js';
-import { allocateTensor, type Tensor } from '../../src/tensor/tensor.js';
+import type { AttentionProblem, Projection } from '../../workers/problem.js';
+import { allocateTensor, type Tensor } from '../../workers/tensor/tensor.js';
 import { type Random, seededRandom } from './random.js';
 
 export interface ProblemShape {

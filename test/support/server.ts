@@ -1,7 +1,7 @@
 /** The service as main.ts puts it together, on a free port of this process. */
 import type { AddressInfo } from 'node:net';
-import { buildApp } from '../../src/app.js';
 import { readConfig } from '../../src/config.js';
+import { buildApp } from '../../src/http/app.js';
 import { WorkerPool } from '../../src/pool/worker-pool.js';
 import { DIALECTS, decodeAnswer } from './dialects.js';
 import type { GradientRequest, Gradients, InputGradients, Threshold } from './fixtures.js';

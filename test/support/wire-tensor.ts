@@ -1,5 +1,5 @@
 /**
- * Tensors as they stand on the wire, read into float64 by plain loops. Written apart from src/tensor on
+ * Tensors as they stand on the wire, read into float64 by plain loops. Written apart from src/wire on
  * purpose: a misreading there must not be repeated here.
  */
 export interface WireTensor {

@@ -1,8 +1,8 @@
 /** What the property tests of the wire formats draw from, and how they say which seed they drew. */
 import fc from 'fast-check';
-import { DTYPES, type Dtype, ITEM_SIZE } from '../../src/tensor/dtype.js';
-import { type EncodedTensor, encodedTensor } from '../../src/tensor/encoded.js';
-import { WireError } from '../../src/tensor/wire-error.js';
+import { WireError } from '../../src/wire/wire-error.js';
+import { DTYPES, type Dtype, ITEM_SIZE } from '../../workers/tensor/dtype.js';
+import { type EncodedTensor, encodedTensor } from '../../workers/tensor/encoded.js';
 
 const given = process.env.FAST_CHECK_SEED;
 const seed = given === undefined ? Date.now() & 0x7fffffff : Number(given);

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { tensorDigest } from '../../src/tensor/digest.js';
-import { encodedTensor } from '../../src/tensor/encoded.js';
+import { tensorDigest } from '../../workers/tensor/digest.js';
+import { encodedTensor } from '../../workers/tensor/encoded.js';
 
 // From Python: hashlib.sha256(b"float32\n2,2\n" + struct.pack("<4f", 1, 2, 3, 4)).hexdigest()
 const PYTHON = '8906ddd5d4c5a909fc77c47d4955f651a1eb83119b7adcb0e801232351813f65';

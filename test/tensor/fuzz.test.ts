@@ -4,11 +4,11 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { Packr } from 'msgpackr/pack';
 import { Unpackr } from 'msgpackr/unpack';
-import { decodeJson, encodeJson } from '../../src/tensor/json.js';
-import { decodeMsgpack, encodeMsgpack } from '../../src/tensor/msgpack.js';
-import { scanMsgpack } from '../../src/tensor/msgpack-scan.js';
-import { WireError } from '../../src/tensor/wire-error.js';
-import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/tensor/wire-limits.js';
+import { decodeJson, encodeJson } from '../../src/wire/json.js';
+import { decodeMsgpack, encodeMsgpack } from '../../src/wire/msgpack.js';
+import { scanMsgpack } from '../../src/wire/msgpack-scan.js';
+import { WireError } from '../../src/wire/wire-error.js';
+import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/wire/wire-limits.js';
 import { asSharedBody, check, refusal, trees } from './arbitraries.js';
 
 const FORMATS = {

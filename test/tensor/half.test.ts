@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { decodeTensor } from '../../src/tensor/decode.js';
-import type { Dtype } from '../../src/tensor/dtype.js';
-import { narrowTensor } from '../../src/tensor/narrow.js';
-import { allocateTensor } from '../../src/tensor/tensor.js';
+import { decodeTensor } from '../../workers/tensor/decode.js';
+import type { Dtype } from '../../workers/tensor/dtype.js';
+import { narrowTensor } from '../../workers/tensor/narrow.js';
+import { allocateTensor } from '../../workers/tensor/tensor.js';
 
 /** The textbook formula for a binary float with `fraction` bits and exponents up to `bias`. */
 function textbook(bits: number, fraction: number, bias: number): number {

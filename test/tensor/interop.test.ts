@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import type { Dtype } from '../../src/tensor/dtype.js';
-import { decodeJson } from '../../src/tensor/json.js';
-import { decodeMsgpack, encodeMsgpack } from '../../src/tensor/msgpack.js';
-import { narrowTensor, widenEncoded } from '../../src/tensor/narrow.js';
-import type { WireValue } from '../../src/tensor/tree.js';
-import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/tensor/wire-limits.js';
+import { decodeJson } from '../../src/wire/json.js';
+import { decodeMsgpack, encodeMsgpack } from '../../src/wire/msgpack.js';
+import type { WireValue } from '../../src/wire/tree/tree.js';
+import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/wire/wire-limits.js';
+import type { Dtype } from '../../workers/tensor/dtype.js';
+import { narrowTensor, widenEncoded } from '../../workers/tensor/narrow.js';
 import { asSharedBody, refusal } from './arbitraries.js';
 
 interface Vectors {

@@ -1,10 +1,10 @@
 /** Bodies that are refused, with the kind, the pointer and a part of the sentence. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { decodeJson } from '../../src/tensor/json.js';
-import { decodeMsgpack } from '../../src/tensor/msgpack.js';
-import type { WireErrorKind } from '../../src/tensor/wire-error.js';
-import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/tensor/wire-limits.js';
+import { decodeJson } from '../../src/wire/json.js';
+import { decodeMsgpack } from '../../src/wire/msgpack.js';
+import type { WireErrorKind } from '../../src/wire/wire-error.js';
+import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/wire/wire-limits.js';
 import { refusal } from './arbitraries.js';
 
 type Row = [body: string, kind: WireErrorKind, pointer: string, sentence: RegExp];

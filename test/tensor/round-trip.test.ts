@@ -1,12 +1,16 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { type EncodedTensor, encodedTensor, isEncodedTensor } from '../../src/tensor/encoded.js';
-import { decodeJson, encodeJson } from '../../src/tensor/json.js';
-import { decodeMsgpack, encodeMsgpack } from '../../src/tensor/msgpack.js';
-import { widenEncoded } from '../../src/tensor/narrow.js';
-import type { Dialect } from '../../src/tensor/tree.js';
-import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/tensor/wire-limits.js';
+import { decodeJson, encodeJson } from '../../src/wire/json.js';
+import { decodeMsgpack, encodeMsgpack } from '../../src/wire/msgpack.js';
+import type { Dialect } from '../../src/wire/tree/tree.js';
+import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/wire/wire-limits.js';
+import {
+  type EncodedTensor,
+  encodedTensor,
+  isEncodedTensor,
+} from '../../workers/tensor/encoded.js';
+import { widenEncoded } from '../../workers/tensor/narrow.js';
 import { asSharedBody, check, tensors, trees } from './arbitraries.js';
 
 const FORMATS = {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Lease } from '../../src/tensor/shared-memory.js';
+import { Lease } from '../../workers/tensor/shared-memory.js';
 
 const LENGTH = 50_000;
 

@@ -8,7 +8,7 @@ import {
   type ProjectionName,
   STATES,
   type StatesName,
-} from '../../src/lora/problem.js';
+} from '../problem.js';
 import type { ComposedNorms } from './norms.js';
 
 /** Gradients of one adapter, row-major: lora_A (r, in), lora_B (out, r). */

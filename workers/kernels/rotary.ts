@@ -4,7 +4,7 @@
  *     y = x cos_l + rotate_half(x) sin_l        rotate_half(x) = cat(-x2, x1)
  *     dx = dy cos_l + rotate_half^T(dy sin_l)   rotate_half^T(y) = cat(y2, -y1)
  */
-import type { Rotary } from '../../src/lora/problem.js';
+import type { Rotary } from '../problem.js';
 
 type Floats = Float32Array | Float64Array;
 

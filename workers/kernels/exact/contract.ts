@@ -7,9 +7,9 @@
  *
  * The factors s beta come in at the very end.
  */
-import type { ProjectionName } from '../../../src/lora/problem.js';
-import type { Wasm } from '../wasm/instance.js';
-import { type Floats, pack, rowsOf, slice } from './operands.js';
+import type { ProjectionName } from '../../problem.js';
+import { type Floats, pack, rowsOf, slice } from '../attention/operands.js';
+import type { Wasm } from '../inner/instance.js';
 import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
 
 /** Tokens in WebAssembly memory at once. */

@@ -1,12 +1,13 @@
 /** From the sums of all sampled rows to the figures in the answer. */
-import type { Gradients } from '../result.js';
+
 import {
   type ErrorEstimate,
   type ErrorSums,
   estimateError,
   frobenius,
-} from '../sampling/estimate.js';
-import { ROWS } from '../wasm/block.js';
+} from '../estimate/estimate.js';
+import { ROWS } from '../inner/block.js';
+import type { Gradients } from '../result.js';
 import { CONTRACT_TOKENS, type ExactPlan } from './plan.js';
 
 export type SumsByTensor = Readonly<Record<string, ErrorSums>>;

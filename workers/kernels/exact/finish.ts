@@ -2,11 +2,11 @@
  * The end of a wave: float32 sums over stretches of tokens are added up in float64, in order; after the last
  * wave the figures of the rounding error.
  */
-import { PROJECTIONS, type ProjectionName } from '../../../src/lora/problem.js';
+import { PROJECTIONS, type ProjectionName } from '../../problem.js';
+import { slice } from '../attention/operands.js';
 import type { Gradients } from '../result.js';
 import { type ContractParts, placesOf } from './contract.js';
 import { type ErrorEstimates, estimateErrors, type SumsByTensor } from './estimate.js';
-import { slice } from './operands.js';
 import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
 
 export interface FinishTask {

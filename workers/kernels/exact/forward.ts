@@ -2,17 +2,18 @@
  * The attention output alone, exact up to float32 rounding: the stages of the gradient without its
  * backward half. Rows are sampled and computed again in float64 to measure the rounding error.
  */
-import type { AttentionLayer } from '../../../src/lora/problem.js';
-import { Lease } from '../../../src/tensor/shared-memory.js';
-import type { Job } from '../job.js';
+
+import type { Job } from '../../job.js';
+import type { AttentionLayer } from '../../problem.js';
+import { Lease } from '../../tensor/shared-memory.js';
+import type { ErrorEstimate } from '../estimate/estimate.js';
+import { exactOutputs } from '../estimate/exact-rows.js';
+import { InputPasses } from '../estimate/input-passes.js';
+import { type RowError, rowErrorEstimate } from '../estimate/row-error.js';
+import type { RowOfHead } from '../estimate/row-of-head.js';
+import { spreadRows, TURNED_UNITS } from '../estimate/rows.js';
+import type { Wasm } from '../inner/instance.js';
 import { type ForwardResult, sharedFloat32 } from '../result.js';
-import type { ErrorEstimate } from '../sampling/estimate.js';
-import { exactOutputs } from '../sampling/exact-rows.js';
-import { InputPasses } from '../sampling/input-passes.js';
-import { type RowError, rowErrorEstimate } from '../sampling/row-error.js';
-import type { RowOfHead } from '../sampling/row-of-head.js';
-import { spreadRows, TURNED_UNITS } from '../sampling/rows.js';
-import type { Wasm } from '../wasm/instance.js';
 import type { ExactTask } from './gradient.js';
 import { makePlan, makeWorkspace } from './plan.js';
 import type { ProjectionNorms } from './project.js';

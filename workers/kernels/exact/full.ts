@@ -6,12 +6,12 @@
  *
  * summed over heads, but for lora_B. The factor beta of queries and keys comes in at the very end.
  */
-import type { ProjectionName } from '../../../src/lora/problem.js';
+import type { ProjectionName } from '../../problem.js';
+import { type Floats, pack, rowsOf, slice } from '../attention/operands.js';
+import type { Wasm } from '../inner/instance.js';
 import { ROLES } from '../result.js';
 import { rotateBack } from '../rotary.js';
-import type { Wasm } from '../wasm/instance.js';
 import { type ContractParts, placesOf, product, TOKENS } from './contract.js';
-import { type Floats, pack, rowsOf, slice } from './operands.js';
 import { type ExactPlan, rankOf, roundUp, type Unit, type Workspace } from './plan.js';
 import { lowRank } from './project.js';
 

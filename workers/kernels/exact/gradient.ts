@@ -3,9 +3,13 @@
  * then softmax and backward by row blocks, then the contraction of the thin products with the
  * inputs. Never holds more of P than one row block a thread.
  */
-import type { AttentionKind, AttentionProblem } from '../../../src/lora/problem.js';
-import { Lease } from '../../../src/tensor/shared-memory.js';
-import { type Cancelled, CancelledError, type Job, runJob } from '../job.js';
+
+import { type Cancelled, CancelledError, type Job, runJob } from '../../job.js';
+import type { AttentionKind, AttentionProblem } from '../../problem.js';
+import { Lease } from '../../tensor/shared-memory.js';
+import { type AttendTask, runAttend } from '../attention/attend.js';
+import { makeErrorSums } from '../estimate/estimate.js';
+import type { Wasm } from '../inner/instance.js';
 import {
   allocateGradients,
   allocateInputGradients,
@@ -13,9 +17,6 @@ import {
   type GradientResult,
   sharedFloat32,
 } from '../result.js';
-import { makeErrorSums } from '../sampling/estimate.js';
-import type { Wasm } from '../wasm/instance.js';
-import { type AttendTask, runAttend } from './attend.js';
 import { type ContractTask, runContract } from './contract.js';
 import { type ErrorEstimates, summationError, tensorsOf } from './estimate.js';
 import { type FinishTask, runFinish } from './finish.js';

@@ -1,9 +1,9 @@
 /** Single rows once more through the kernel: what it used for them, bit by bit as before. */
-import { keysOf } from '../../../src/lora/problem.js';
-import { ROWS } from '../wasm/block.js';
-import type { Wasm } from '../wasm/instance.js';
-import { type AttendTask, attendRows } from './attend.js';
-import { type KeyWindow, prepareMemory } from './memory.js';
+import { keysOf } from '../../problem.js';
+import { type AttendTask, attendRows } from '../attention/attend.js';
+import { type KeyWindow, prepareMemory } from '../attention/memory.js';
+import { ROWS } from '../inner/block.js';
+import type { Wasm } from '../inner/instance.js';
 import type { Draw, SampleTask } from './sample.js';
 
 /** What the kernel used for one row. */

@@ -10,10 +10,10 @@
  * All of it follows from the problem alone, never from the number of threads.
  */
 import { randomUUID } from 'node:crypto';
-import type { AttentionLayer, Objective, ProjectionName } from '../../../src/lora/problem.js';
-import type { Lease } from '../../../src/tensor/shared-memory.js';
+import type { AttentionLayer, Objective, ProjectionName } from '../../problem.js';
+import type { Lease } from '../../tensor/shared-memory.js';
+import { KEYS, ROWS } from '../inner/block.js';
 import type { GradientOutputs } from '../result.js';
-import { KEYS, ROWS } from '../wasm/block.js';
 
 /** Bytes of intermediate matrices that one wave may take (one unit is always allowed). */
 const WAVE_BYTES = 96 * 2 ** 20;

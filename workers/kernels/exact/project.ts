@@ -6,10 +6,10 @@
  *
  * Rotary positions turn queries and keys, both parts of them.
  */
-import type { Projection, ProjectionName } from '../../../src/lora/problem.js';
+import type { Projection, ProjectionName } from '../../problem.js';
+import { pack, packTransposed, rowsOf, slice } from '../attention/operands.js';
+import type { Wasm } from '../inner/instance.js';
 import { rotate } from '../rotary.js';
-import type { Wasm } from '../wasm/instance.js';
-import { pack, packTransposed, rowsOf, slice } from './operands.js';
 import {
   type ExactPlan,
   PROJECT_TOKENS,

@@ -6,18 +6,18 @@
  * remains between the two contributions is rounding in projections, scores, softmax and backward.
  * Rounding while adding up thousands of rows is not seen this way: `summationError` (estimate.ts) allows for it.
  */
-import { type AttentionProblem, keysOf, type Rotary } from '../../../src/lora/problem.js';
-import { type AttendedRow, contributionsOf } from '../sampling/contributions.js';
-import { addDraw, type ErrorSums, type RankOne } from '../sampling/estimate.js';
-import { exactRows } from '../sampling/exact-rows.js';
-import { HeadWeights } from '../sampling/head-weights.js';
-import { InputPasses } from '../sampling/input-passes.js';
-import { keyInputs, type RowOfHead } from '../sampling/row-of-head.js';
-import { TurnedKeyRows } from '../sampling/turned-keys.js';
-import type { Wasm } from '../wasm/instance.js';
-import type { LaneOfHead } from './attend.js';
+import { type AttentionProblem, keysOf, type Rotary } from '../../problem.js';
+import type { LaneOfHead } from '../attention/attend.js';
+import { slice } from '../attention/operands.js';
+import { type AttendedRow, contributionsOf } from '../estimate/contributions.js';
+import { addDraw, type ErrorSums, type RankOne } from '../estimate/estimate.js';
+import { exactRows } from '../estimate/exact-rows.js';
+import { HeadWeights } from '../estimate/head-weights.js';
+import { InputPasses } from '../estimate/input-passes.js';
+import { keyInputs, type RowOfHead } from '../estimate/row-of-head.js';
+import { TurnedKeyRows } from '../estimate/turned-keys.js';
+import type { Wasm } from '../inner/instance.js';
 import { blocksOf, type KernelRow, kernelRows } from './kernel-rows.js';
-import { slice } from './operands.js';
 import type { ExactPlan, Workspace } from './plan.js';
 
 export interface SampleTask {

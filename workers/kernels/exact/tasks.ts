@@ -5,11 +5,11 @@ import {
   PROJECTIONS,
   type ProjectionName,
   STATES,
-} from '../../../src/lora/problem.js';
+} from '../../problem.js';
+import type { AttendTask, LaneOfHead } from '../attention/attend.js';
+import { sampleClusters } from '../estimate/rows.js';
+import { KEYS, ROWS } from '../inner/block.js';
 import { type InputGradients, ROLES, sharedFloat32 } from '../result.js';
-import { sampleClusters } from '../sampling/rows.js';
-import { KEYS, ROWS } from '../wasm/block.js';
-import type { AttendTask, LaneOfHead } from './attend.js';
 import { type ContractParts, type ContractTask, placesOf, TOKENS } from './contract.js';
 import type { FullTask } from './full.js';
 import {

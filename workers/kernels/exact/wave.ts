@@ -1,8 +1,9 @@
 /** What the gradient and the output alone have in common: projections and attention of a wave. */
-import type { ProjectionName } from '../../../src/lora/problem.js';
-import type { Job } from '../job.js';
+
+import type { Job } from '../../job.js';
+import type { ProjectionName } from '../../problem.js';
+import type { AttendTask } from '../attention/attend.js';
 import type { ComposedNorms } from '../norms.js';
-import type { AttendTask } from './attend.js';
 import type { ExactPlan, Workspace } from './plan.js';
 import type { ProjectionNorms, ProjectTask } from './project.js';
 import { attendTasks, projectTasks } from './tasks.js';

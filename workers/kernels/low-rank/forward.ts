@@ -1,23 +1,24 @@
 /** The attention output alone: the first two passes of the chain, and the error of rows drawn afresh. */
-import type { AttentionLayer } from '../../../src/lora/problem.js';
-import type { Lease } from '../../../src/tensor/shared-memory.js';
-import type { Job } from '../job.js';
+
+import type { Job } from '../../job.js';
+import type { AttentionLayer } from '../../problem.js';
+import type { Lease } from '../../tensor/shared-memory.js';
+import type { ErrorEstimate } from '../estimate/estimate.js';
+import { type RowError, rowErrorEstimate } from '../estimate/row-error.js';
+import { Random } from '../random.js';
 import type { ForwardResult } from '../result.js';
-import type { ErrorEstimate } from '../sampling/estimate.js';
-import { type RowError, rowErrorEstimate } from '../sampling/row-error.js';
-import { chainJob } from './chain.js';
-import { type HeadCost, headCost, type Rates } from './cost.js';
-import { proportional } from './draw.js';
-import type { Head, HeadProjection } from './head.js';
-import type { HeadPlan } from './head-plan.js';
-import { mergeRows } from './keys.js';
-import type { LowRankPlan } from './plan.js';
-import { Random } from './random.js';
-import type { Workspace } from './rows.js';
+import { chainJob } from './chain/chain.js';
+import { mergeRows } from './chain/keys.js';
+import { NO_TILT } from './error/drawn-features/tilt.js';
+import { proportional } from './error/sampled-rows/draw.js';
+import { openSampledRun, type SampledRun } from './error/sampled-rows/sampled.js';
+import type { Head, HeadProjection } from './head/head.js';
+import type { Workspace } from './head/rows.js';
+import { type HeadCost, headCost, type Rates } from './plan/cost.js';
+import type { HeadPlan } from './plan/head-plan.js';
+import type { LowRankPlan } from './plan/plan.js';
 import { openRun, recordWidth } from './run.js';
-import { openSampledRun, type SampledRun } from './sampled.js';
 import type { LowRankTask } from './task.js';
-import { NO_TILT } from './tilt.js';
 
 export interface LowRankForwardResult extends ForwardResult {
   readonly attentionOutput: Float32Array;

@@ -1,26 +1,27 @@
 /** A low-rank run as a job: the chain, the error estimate on fresh rows, the certificate, the correction. */
+
+import type { Job } from '../../job.js';
 import {
   type AttentionKind,
   type AttentionProblem,
   PROJECTIONS,
   type ProjectionName,
-} from '../../../src/lora/problem.js';
-import { Lease } from '../../../src/tensor/shared-memory.js';
-import type { Job } from '../job.js';
+} from '../../problem.js';
+import { Lease } from '../../tensor/shared-memory.js';
+import { frobenius } from '../estimate/estimate.js';
 import { allocateInputGradients, type GradientResult } from '../result.js';
-import { frobenius } from '../sampling/estimate.js';
-import { pilotHeads, wantsPilot } from './certificate-pilot.js';
-import { addHead, chainJob, emptyGradients, type HeadResult, tensorOffset } from './chain.js';
-import { drawRows } from './draw-rows.js';
-import { addTail, openTail } from './estimate.js';
-import { fullWidth } from './head.js';
-import { inputTasks } from './inputs.js';
-import { TENSORS, type TensorName } from './layout.js';
-import type { LowRankPlan } from './plan.js';
+import { addHead, chainJob, emptyGradients, type HeadResult, tensorOffset } from './chain/chain.js';
+import { inputTasks } from './chain/inputs.js';
+import { pilotHeads, wantsPilot } from './error/certificate/certificate-pilot.js';
+import { addTail, openTail } from './error/estimate.js';
+import { drawRows } from './error/sampled-rows/draw-rows.js';
+import { openKeyErrors, openSampledRun, type SampledRun } from './error/sampled-rows/sampled.js';
+import { rangesOf } from './error/sampled-rows/sampled-keys.js';
+import type { TensorEstimate } from './error/statistics.js';
+import { fullWidth } from './head/head.js';
+import { TENSORS, type TensorName } from './head/layout.js';
+import type { LowRankPlan } from './plan/plan.js';
 import { type HeadRun, openRun } from './run.js';
-import { openKeyErrors, openSampledRun, type SampledRun } from './sampled.js';
-import { rangesOf } from './sampled-keys.js';
-import type { TensorEstimate } from './statistics.js';
 import type { LowRankTask } from './task.js';
 
 export interface LowRankOptions {

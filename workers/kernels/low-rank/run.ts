@@ -1,10 +1,11 @@
 /** Shared memory of the run of one head: what the stages hand to each other. */
-import type { Lease } from '../../../src/tensor/shared-memory.js';
-import { type Cancelled, CancelledError } from '../job.js';
-import { fullWidth, type Head } from './head.js';
-import type { HeadPlan } from './head-plan.js';
-import { layout, type Segment, segments, sumSizes } from './layout.js';
-import { TAIL_GROUPS } from './tail.js';
+
+import { type Cancelled, CancelledError } from '../../job.js';
+import type { Lease } from '../../tensor/shared-memory.js';
+import { TAIL_GROUPS } from './error/drawn-features/tail.js';
+import { fullWidth, type Head } from './head/head.js';
+import { layout, type Segment, segments, sumSizes } from './head/layout.js';
+import type { HeadPlan } from './plan/head-plan.js';
 
 /** Score of a pair that the causal mask hides, and the running maximum of a row that saw nothing yet. */
 export const MASKED = -1e30;

@@ -1,30 +1,34 @@
 /** The tasks of the low-rank kernel, and what a worker thread does with one. */
-import { type Cancelled, runJob, type Task } from '../job.js';
-import type { Wasm } from '../wasm/instance.js';
-import type { Arithmetic, Real } from './arithmetic.js';
-import { type RowScan, scanRows } from './basis.js';
-import { KeyCertificate, type KeySide } from './certificate-keys.js';
-import { type PilotHead, pilotJob } from './certificate-pilot.js';
-import { QueryCertificate } from './certificate-queries.js';
-import { CompiledArithmetic } from './compiled.js';
-import { composedNorms } from './composed-norms.js';
-import { type Draw, rowWeights } from './draw-rows.js';
-import { estimateTensor } from './estimate.js';
+import { type Cancelled, runJob, type Task } from '../../job.js';
+import type { Wasm } from '../inner/instance.js';
+import type { Arithmetic, Real } from './arithmetic/arithmetic.js';
+import { CompiledArithmetic } from './arithmetic/compiled.js';
+import { headGradients } from './chain/gradient.js';
+import { addInputGradients, type InputRequest } from './chain/inputs.js';
+import { joinKeys, joinQueries, keyPass } from './chain/keys.js';
+import { leftPass } from './chain/left.js';
+import { queryPass } from './chain/queries.js';
+import { KeyCertificate, type KeySide } from './error/certificate/certificate-keys.js';
+import { type PilotHead, pilotJob } from './error/certificate/certificate-pilot.js';
+import { QueryCertificate } from './error/certificate/certificate-queries.js';
+import { estimateTensor } from './error/estimate.js';
+import { type Draw, rowWeights } from './error/sampled-rows/draw-rows.js';
+import {
+  type SampledRun,
+  sampledErrorPass,
+  sampledExactPass,
+} from './error/sampled-rows/sampled.js';
+import { type SampledRange, sampledKeyPass } from './error/sampled-rows/sampled-keys.js';
 import { outputErrors } from './forward.js';
-import { headGradients } from './gradient.js';
-import type { Head } from './head.js';
-import type { HeadPlan } from './head-plan.js';
-import { addInputGradients, type InputRequest } from './inputs.js';
-import { joinKeys, joinQueries, keyPass } from './keys.js';
-import type { Segment } from './layout.js';
-import { leftPass } from './left.js';
-import { queryPass } from './queries.js';
-import { openWorkspace } from './rows.js';
+import { composedNorms } from './head/composed-norms.js';
+import type { Head } from './head/head.js';
+import type { Segment } from './head/layout.js';
+import { openWorkspace } from './head/rows.js';
+import { type RowScan, scanRows } from './plan/basis.js';
+import type { HeadPlan } from './plan/head-plan.js';
+import { type TrialRequest, tryShares } from './plan/trial.js';
+import { longestRows } from './plan/trial-sample.js';
 import type { HeadRun } from './run.js';
-import { type SampledRun, sampledErrorPass, sampledExactPass } from './sampled.js';
-import { type SampledRange, sampledKeyPass } from './sampled-keys.js';
-import { type TrialRequest, tryShares } from './trial.js';
-import { longestRows } from './trial-sample.js';
 
 export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
     | {

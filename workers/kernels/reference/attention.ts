@@ -10,7 +10,7 @@
  * Rows are taken in blocks, so that no Lq x Lk matrix is ever kept.
  */
 import { Matrix } from 'ml-matrix';
-import { type Cancelled, CancelledError } from '../job.js';
+import { type Cancelled, CancelledError } from '../../job.js';
 
 const BLOCK_ROWS = 64;
 

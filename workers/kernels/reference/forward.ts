@@ -1,6 +1,7 @@
 /** The output of a whole attention layer in float64, one head at a time: the oracle of POST /forward. */
-import type { AttentionLayer } from '../../../src/lora/problem.js';
-import type { Cancelled, Job, Task } from '../job.js';
+
+import type { Cancelled, Job, Task } from '../../job.js';
+import type { AttentionLayer } from '../../problem.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
 import { type ForwardResult, sharedFloat64 } from '../result.js';
 import { headOutput } from './attention.js';

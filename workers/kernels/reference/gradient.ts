@@ -2,13 +2,9 @@
  * The gradients of a whole attention layer in float64: every head of every batch item, one at a time.
  * Slow and plain; the oracle of the tests, and the kernel for tolerances that float32 cannot keep.
  */
-import {
-  type AttentionProblem,
-  PROJECTIONS,
-  STATES,
-  type StatesName,
-} from '../../../src/lora/problem.js';
-import type { Cancelled, Job, Task } from '../job.js';
+
+import type { Cancelled, Job, Task } from '../../job.js';
+import { type AttentionProblem, PROJECTIONS, STATES, type StatesName } from '../../problem.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
 import {
   allocateGradients,

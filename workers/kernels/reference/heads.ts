@@ -1,7 +1,7 @@
 /** The composed heads of a layer, one after the other, and their norms. */
 import { Matrix } from 'ml-matrix';
-import { type AttentionLayer, keysOf } from '../../../src/lora/problem.js';
-import { type Cancelled, CancelledError, type Job, type Task } from '../job.js';
+import { type Cancelled, CancelledError, type Job, type Task } from '../../job.js';
+import { type AttentionLayer, keysOf } from '../../problem.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
 import { rotate, rotateBack } from '../rotary.js';
 import { matrixOf, type ProjectedHead, projectHead, type Turn } from './projection.js';

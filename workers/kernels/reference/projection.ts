@@ -6,8 +6,8 @@
  * Rotary positions turn both parts, and so their sum.
  */
 import { Matrix } from 'ml-matrix';
-import type { Projection } from '../../../src/lora/problem.js';
-import type { Tensor } from '../../../src/tensor/tensor.js';
+import type { Projection } from '../../problem.js';
+import type { Tensor } from '../../tensor/tensor.js';
 
 /** Rows [first, first + count) of a tensor seen as a matrix of `columns` columns. */
 export function matrixOf(tensor: Tensor, columns: number, first: number, count: number): Matrix {

@@ -1,0 +1,129 @@
+/** Request bodies: streamed into shared memory, then decoded into a tree whose leaves are tensors. */
+import type { IncomingMessage } from 'node:http';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import fp from 'fastify-plugin';
+import { Lease } from '../../../workers/tensor/shared-memory.js';
+import { Problem } from '../../errors.js';
+import { decodeJson } from '../../wire/json.js';
+import { decodeMsgpack } from '../../wire/msgpack.js';
+import type { Decoded } from '../../wire/tree/tree.js';
+import { WireError } from '../../wire/wire-error.js';
+import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../../wire/wire-limits.js';
+import { JSON_TYPE, MSGPACK_TYPES } from './media-types.js';
+
+export interface BodyLimits {
+  readonly maxBodyBytes: number;
+  readonly maxJsonBytes: number;
+}
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** In which form the tensors came, and are to go back. */
+    dialect: Decoded['dialect'];
+    /** Holds the body and the tensors in it. Whoever is the last to need them ends it. */
+    memory: Lease;
+  }
+}
+
+function tooLarge(limit: number, actual: number): Problem {
+  return new Problem('body-too-large', `The body has ${actual} bytes; the limit is ${limit}.`, {
+    limit,
+    actual,
+  });
+}
+
+/** Collects a body in one SharedArrayBuffer, so that workers see the tensors in it without a copy. */
+class SharedBody {
+  #memory: Uint8Array;
+  #length = 0;
+
+  constructor(
+    private readonly request: FastifyRequest,
+    private readonly limit: number,
+  ) {
+    const announced = Number(request.headers['content-length'] ?? 0);
+    if (announced > limit) throw tooLarge(limit, announced);
+    this.#memory = request.memory.bytes(announced || 65_536);
+  }
+
+  /** @throws {Problem} as soon as more bytes have arrived than are allowed. */
+  append(chunk: Uint8Array): void {
+    const needed = this.#length + chunk.length;
+    if (needed > this.limit) throw tooLarge(this.limit, needed);
+    if (needed > this.#memory.length) {
+      // Only without Content-Length (chunked transfer): grow by doubling.
+      this.request.reserveBytes(needed);
+      const larger = this.request.memory.bytes(Math.min(this.limit, 2 * needed));
+      larger.set(this.bytes());
+      this.#memory = larger;
+    }
+    this.#memory.set(chunk, this.#length);
+    this.#length = needed;
+  }
+
+  bytes(): Uint8Array {
+    return this.#memory.subarray(0, this.#length);
+  }
+}
+
+function readBody(
+  request: FastifyRequest,
+  payload: IncomingMessage,
+  limit: number,
+): Promise<Uint8Array> {
+  return new Promise((resolve, reject) => {
+    const body = new SharedBody(request, limit);
+    payload.on('data', (chunk: Buffer) => {
+      try {
+        body.append(chunk);
+      } catch (error) {
+        payload.removeAllListeners('data');
+        reject(error);
+      }
+    });
+    payload.once('end', () => resolve(body.bytes()));
+    payload.once('error', reject);
+  });
+}
+
+function decodeWith(
+  decode: (body: Uint8Array, limits: WireLimits) => Decoded,
+  request: FastifyRequest,
+  body: Uint8Array,
+): unknown {
+  try {
+    const { value, dialect } = decode(body, DEFAULT_WIRE_LIMITS);
+    request.dialect = dialect;
+    return value;
+  } catch (error) {
+    if (!(error instanceof WireError)) throw error;
+    const { kind, pointer, limit, actual } = error;
+    throw new Problem(kind, error.message, { pointer, limit, actual, cause: error });
+  }
+}
+
+async function bodies(app: FastifyInstance, limits: BodyLimits): Promise<void> {
+  app.decorateRequest('dialect', 'tensor');
+  app.decorateRequest('memory');
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser(
+    [...MSGPACK_TYPES],
+    async (request: FastifyRequest, payload: IncomingMessage) =>
+      decodeWith(decodeMsgpack, request, await readBody(request, payload, limits.maxBodyBytes)),
+  );
+  app.addContentTypeParser(JSON_TYPE, async (request: FastifyRequest, payload: IncomingMessage) =>
+    decodeWith(decodeJson, request, await readBody(request, payload, limits.maxJsonBytes)),
+  );
+  app.addHook('onRequest', async (request) => {
+    request.memory = new Lease();
+    const encoding = request.headers['content-encoding'];
+    if (encoding !== undefined && encoding !== 'identity') {
+      throw new Problem(
+        'unsupported-media-type',
+        `Content-Encoding: ${encoding} is not supported; send the body as it is.`,
+      );
+    }
+  });
+}
+
+export default fp(bodies, { name: 'bodies', dependencies: ['admission'] });

@@ -1,0 +1,57 @@
+/** What the running computations have come to: in the log when they take long, and in the metrics. */
+import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
+import fp from 'fastify-plugin';
+import type { Progress } from '../../pool/executor.js';
+
+/** A computation that is under way. */
+export interface Run {
+  /** performance.now() at its start. */
+  readonly start: number;
+  /** Share of its work that is done, in [0, 1]. */
+  fraction: number;
+}
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    runs: {
+      /** From now on the run is shown; call `end` in any case. */
+      begin(log: FastifyBaseLogger): Run & { advance(progress: Progress): void; end(): void };
+      /** The one that has been running longest. */
+      oldest(): Run | null;
+    };
+  }
+}
+
+const LOG_EVERY_MS = 5000;
+
+async function progress(app: FastifyInstance): Promise<void> {
+  // In order of their start.
+  const running = new Set<Run>();
+
+  app.decorate('runs', {
+    begin: (log: FastifyBaseLogger) => {
+      const start = performance.now();
+      let logged = start;
+      const run = {
+        start,
+        fraction: 0,
+        advance: ({ stage, fraction }: Progress) => {
+          if (fraction !== null) run.fraction = fraction;
+          const now = performance.now();
+          if (now - logged < LOG_EVERY_MS) return;
+          logged = now;
+          const percent = Math.round(100 * run.fraction);
+          log.info({ stage, percent, elapsed_ms: Math.round(now - start) }, 'progress');
+        },
+        end: () => {
+          running.delete(run);
+        },
+      };
+      running.add(run);
+      return run;
+    },
+    oldest: () => running.values().next().value ?? null,
+  });
+}
+
+export default fp(progress, { name: 'progress' });

@@ -1,0 +1,107 @@
+/** Bodies against their schemas: one clear sentence and a pointer for the first thing that is wrong. */
+import { Ajv, type ErrorObject } from 'ajv';
+import type { FastifyInstance, FastifySchemaCompiler } from 'fastify';
+import fp from 'fastify-plugin';
+import { isEncodedTensor } from '../../../workers/tensor/encoded.js';
+import { Problem } from '../../errors.js';
+import { ForwardRequest, GradientRequest } from '../../request/request.js';
+import { GIVEN_TENSOR_SCHEMA_ID, TENSOR_SCHEMA_ID } from '../../wire/schema.js';
+import { TensorReference } from '../../wire/tree/reference.js';
+import { appendPointer } from '../../wire/wire-error.js';
+
+function quote(value: unknown): string {
+  if (value instanceof TensorReference) return 'a reference';
+  const text = isEncodedTensor(value) ? 'a tensor' : JSON.stringify(value);
+  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
+}
+
+/** The schema whose property was at fault: its known keys help to find the right spelling. */
+function knownKeys(error: ErrorObject): string {
+  const { properties } = error.parentSchema as { properties: Record<string, unknown> };
+  return Object.keys(properties).join(', ');
+}
+
+function place(pointer: string): string {
+  return pointer === '' ? 'the body' : pointer.slice(1).replaceAll('/', '.');
+}
+
+function problemOf(error: ErrorObject): Problem {
+  const { keyword, params, instancePath, message, data } = error;
+  switch (keyword) {
+    case 'additionalProperties':
+      return new Problem(
+        'unknown-key',
+        `${params.additionalProperty} is not a key of ${place(instancePath)}; known keys: ${knownKeys(error)}.`,
+        { pointer: appendPointer(instancePath, params.additionalProperty) },
+      );
+    case 'required':
+      return new Problem(
+        'missing-key',
+        `${params.missingProperty} is missing in ${place(instancePath)}.`,
+        { pointer: instancePath },
+      );
+    case 'enum':
+      return new Problem(
+        'invalid-value',
+        `${place(instancePath)} is ${quote(data)}; allowed: ${params.allowedValues.map(quote).join(', ')}.`,
+        { pointer: instancePath },
+      );
+    case 'tensor':
+      return new Problem(
+        'invalid-tensor',
+        `${place(instancePath)} must be a tensor {dtype, shape, data} or a nested list of numbers; it is ${quote(data)}.`,
+        { pointer: instancePath },
+      );
+    default:
+      return new Problem(
+        'invalid-value',
+        `${place(instancePath)} ${message}; it is ${quote(data)}.`,
+        {
+          pointer: instancePath,
+          ...(typeof params.limit === 'number' && typeof data === 'number'
+            ? { limit: params.limit, actual: data }
+            : {}),
+        },
+      );
+  }
+}
+
+/** Parameters of the URL are no part of the body, so there is no pointer. */
+function problemOfUrl({ instancePath, message, data }: ErrorObject): Problem {
+  return new Problem('bad-request', `${place(instancePath)} ${message}; it is ${quote(data)}.`);
+}
+
+/** A misspelt key is often why another is missing, so it is told first. */
+function mostTelling(errors: readonly ErrorObject[]): ErrorObject {
+  return errors.find(({ keyword }) => keyword === 'additionalProperties') ?? errors[0];
+}
+
+async function validation(app: FastifyInstance): Promise<void> {
+  // No defaults and no coercion: they would hide a misunderstanding.
+  const ajv = new Ajv({ strict: false, verbose: true, allErrors: true });
+  ajv.addKeyword({
+    keyword: 'tensor',
+    errors: false,
+    validate: (kind: 'tensor' | 'given', data: unknown) =>
+      isEncodedTensor(data) || (kind === 'given' && data instanceof TensorReference),
+  });
+  // In the document these ids describe tensors on the wire; here the body is decoded already.
+  ajv.addSchema({ $id: TENSOR_SCHEMA_ID, tensor: 'tensor' });
+  ajv.addSchema({ $id: GIVEN_TENSOR_SCHEMA_ID, tensor: 'given' });
+  ajv.addSchema(GradientRequest);
+  ajv.addSchema(ForwardRequest);
+
+  const compiler: FastifySchemaCompiler<object> = ({ schema, httpPart }) => {
+    const validate = ajv.compile(schema);
+    return (data) => {
+      if (validate(data)) return { value: data };
+      const error = mostTelling(validate.errors as ErrorObject[]);
+      return { error: httpPart === 'body' ? problemOf(error) : problemOfUrl(error) };
+    };
+  };
+  app.setValidatorCompiler(compiler);
+  // Answers are encoded before Fastify sees them; their schemas serve the document only.
+  app.setSerializerCompiler(() => (data) => JSON.stringify(data));
+}
+
+export default fp(validation, { name: 'validation' });

@@ -1,0 +1,40 @@
+/** POST /forward */
+import type { FastifyInstance } from 'fastify';
+import { parseLayer } from '../../request/parse.js';
+import type { ForwardRequest } from '../../request/request.js';
+import { forwardJob } from '../../solver/forward-job.js';
+import { compute } from './compute.js';
+import type { RouteOptions } from './options.js';
+import { FORWARD_EXAMPLE } from './schemas/example.js';
+import { answerContent, requestBody } from './schemas/media.js';
+import { COMPUTE_PROBLEMS, problemResponses } from './schemas/problem.js';
+import { solveOptions } from './solve-options.js';
+
+export default async function forward(app: FastifyInstance, options: RouteOptions): Promise<void> {
+  app.post<{ Body: ForwardRequest }>('/forward', {
+    config: { compute: true },
+    schema: {
+      operationId: 'forward',
+      summary: 'Output of one attention layer with its LoRA adapters',
+      description:
+        'Takes the body of POST /gradient without target, grad_output and outputs. Computed by the same method, with the same tolerance and the same error report, so that forward and backward of one step agree.',
+      tags: ['gradients'],
+      body: requestBody('ForwardRequest', FORWARD_EXAMPLE),
+      response: {
+        200: answerContent('ForwardAnswer', 'Attention output, verdict, plan and timings.'),
+        ...problemResponses(COMPUTE_PROBLEMS),
+      },
+    },
+    handler: async (request, reply) => {
+      const { body } = request;
+      const { layer, pending, batched, kind } = parseLayer(body, request.memory);
+      const solve = solveOptions(body, kind, options.executor.rates);
+      const { answer, timings } = await compute(app, options.executor, request, (clock) =>
+        forwardJob(layer, pending, { ...solve, batched }, clock),
+      );
+      const { method } = answer;
+      request.log.info({ dims: layer.dims, method, timings_ms: timings }, 'forward');
+      return reply.send(reply.encode({ ...answer, timings_ms: timings, seed: solve.seed }));
+    },
+  });
+}

@@ -1,0 +1,41 @@
+/** GET /limits: every limit that a request can hit, as numbers. */
+import type { FastifyInstance } from 'fastify';
+import type { Static } from 'typebox';
+import { maxBodyBytes, maxInflightBytes, storeBytes } from '../../config.js';
+import { MAX_FEATURES } from '../../request/request.js';
+import { MAX_LOW_RANK_WIDTH } from '../../solver/choose.js';
+import { DEFAULT_WIRE_LIMITS, MAX_DIMENSIONS } from '../../wire/wire-limits.js';
+import type { RouteOptions } from './options.js';
+import { LimitsSchema } from './schemas/limits.js';
+
+export default async function limits(app: FastifyInstance, options: RouteOptions): Promise<void> {
+  const { config } = options;
+  const answer: Static<typeof LimitsSchema> = {
+    max_body_bytes: maxBodyBytes(config),
+    max_json_body_bytes: config.LORAGRAD_MAX_JSON_BYTES,
+    max_requests: config.LORAGRAD_MAX_REQUESTS,
+    max_inflight_bytes: maxInflightBytes(config),
+    deadline_ms: config.LORAGRAD_DEADLINE_MS,
+    body_timeout_ms: config.LORAGRAD_BODY_TIMEOUT_MS,
+    max_store_bytes: storeBytes(config),
+    max_depth: DEFAULT_WIRE_LIMITS.maxDepth,
+    max_keys: DEFAULT_WIRE_LIMITS.maxKeys,
+    max_elements: DEFAULT_WIRE_LIMITS.maxElements,
+    max_arrays: DEFAULT_WIRE_LIMITS.maxArrays,
+    max_tensors: DEFAULT_WIRE_LIMITS.maxTensors,
+    max_key_bytes: DEFAULT_WIRE_LIMITS.maxKeyBytes,
+    max_string_bytes: DEFAULT_WIRE_LIMITS.maxStringBytes,
+    max_features: MAX_FEATURES,
+    max_low_rank_width: MAX_LOW_RANK_WIDTH,
+    max_dimensions: MAX_DIMENSIONS,
+  };
+  app.get('/limits', {
+    schema: {
+      operationId: 'limits',
+      summary: 'Every limit that a request can hit',
+      tags: ['service'],
+      response: { 200: LimitsSchema },
+    },
+    handler: async () => answer,
+  });
+}

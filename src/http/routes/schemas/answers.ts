@@ -1,0 +1,224 @@
+/** The answers of POST /gradient, POST /plan and POST /forward, for the OpenAPI document. */
+import Type, { type TSchema } from 'typebox';
+import type { EncodedTensor } from '../../../../workers/tensor/encoded.js';
+import { tensorField } from '../../../wire/schema.js';
+
+const Tensor = tensorField<EncodedTensor>;
+
+const adapterGradient = (name: string) =>
+  Type.Object(
+    {
+      lora_A: Tensor('dLoss/d lora_A, shape (r, d_in), dtype of lora_A.'),
+      lora_B: Tensor('dLoss/d lora_B, shape (out, r), dtype of lora_B.'),
+    },
+    { description: `Gradients of the adapter of ${name}.` },
+  );
+
+const inputGradient = (name: string) =>
+  Type.Optional(Tensor(`dLoss/d ${name}, in its shape and dtype.`));
+
+const norm = (what: string) =>
+  Type.Number({
+    description: `Largest absolute entry of ${what}; the largest over heads and batch.`,
+  });
+
+const Threshold = Type.Object(
+  {
+    gamma: Type.Number({ description: 'Gamma: the larger of norms.query and norms.key.' }),
+    limit: Type.Number({ description: 'sqrt(ln L).' }),
+    ratio: Type.Union([Type.Number(), Type.Null()], {
+      description: 'gamma / limit; null for L = 1.',
+    }),
+    below_threshold: Type.Boolean({
+      description:
+        'gamma < limit: an almost-linear algorithm exists. Asymptotic; the constant 1 is a convention.',
+    }),
+    sequence_length: Type.Integer({ description: 'L, the larger of Lq and Lk.' }),
+    head_dim_over_log_length: Type.Union([Type.Number(), Type.Null()], {
+      description: 'd / ln L; the theorem also needs d = O(log L). null for L = 1.',
+    }),
+    norms: Type.Object(
+      {
+        query_frozen: norm('sqrt(beta) (X^Q W_Q^T + bias)'),
+        query_adapter: norm('sqrt(beta) s X^Q A_Q^T B_Q^T'),
+        query: norm("Q' = sqrt(beta) Q, the sum of both"),
+        key_frozen: norm('sqrt(beta) (X^K W_K^T + bias)'),
+        key_adapter: norm('sqrt(beta) s X^K A_K^T B_K^T'),
+        key: norm("K' = sqrt(beta) K, the sum of both"),
+        value: norm('V'),
+      },
+      {
+        description:
+          'The composed norms that decide on the efficient regime. With cos and sin: of queries and keys as they meet in the scores, both parts rotated. Keys that are padding do not count.',
+      },
+    ),
+  },
+  { description: 'The efficiency threshold of arXiv 2406.03136 at this length.' },
+);
+
+const nullable = <T extends TSchema>(schema: T, description: string) =>
+  Type.Union([schema, Type.Null()], { description });
+
+const Plan = Type.Object(
+  {
+    features: nullable(
+      Type.Integer(),
+      'm, number of low-rank features, the largest over the heads; null: nothing was planned.',
+    ),
+    max_degree: nullable(Type.Integer(), 'Largest degree of a feature.'),
+    outlier_queries: nullable(Type.Integer(), 'Query rows computed exactly, over all heads.'),
+    outlier_keys: nullable(
+      Type.Integer(),
+      'Keys whose column is computed exactly, over all heads.',
+    ),
+    flops: Type.Number({ description: 'Floating-point operations of the kernel of `method`.' }),
+    exact_flops: Type.Number({ description: 'Floating-point operations of the exact kernel.' }),
+    break_even_length: nullable(
+      Type.Integer(),
+      'L from which low-rank is cheaper on this machine, at this share of outliers; null: never.',
+    ),
+    predicted_error: nullable(
+      Type.Number(),
+      'Upper limit of the relative error to expect of low-rank.',
+    ),
+    expected_ms: Type.Object(
+      {
+        exact: Type.Number({ description: 'Exact kernel, ms on one thread.' }),
+        low_rank: nullable(Type.Number(), 'Low-rank kernel, ms on one thread.'),
+      },
+      { description: 'Time to expect on this machine.' },
+    ),
+  },
+  { description: 'What is computed, and at what cost.' },
+);
+
+const relative = (description: string) =>
+  Type.Number({ description: `${description}, relative to the norm of the gradient.` });
+
+const Estimate = Type.Object(
+  {
+    relative: relative('Frobenius norm of the estimated error'),
+    upper: relative('Upper limit of the error at the stated confidence'),
+    confidence: Type.Number({ description: 'Confidence of the upper limit: 0.99.' }),
+    standard_error: relative('Standard error of the estimate'),
+    rows_sampled: Type.Integer({ description: 'Query rows computed again.' }),
+  },
+  {
+    description:
+      'Statistical: measured on sampled rows, computed again: in float64 for an exact answer, by the exact formula in float32 for a low-rank one, whose upper limit has its rounding added. Before rounding to the dtype of the answer.',
+  },
+);
+
+const TensorError = Type.Object(
+  {
+    estimate: Type.Union([Estimate, Type.Null()], {
+      description:
+        'null: computed in float64, with nothing more precise to compare with; or not measured (input gradients).',
+    }),
+    certificate: nullable(
+      Type.Object({
+        frobenius: Type.Number({ description: 'Bound of the Frobenius norm of the error.' }),
+        relative: relative('The same bound'),
+      }),
+      'Deterministic worst-case bound of a low-rank gradient; null: void, corrected, under a causal mask or rotary positions, with input gradients, an exact answer, or a long input on a sample of which every bound was above its gradient.',
+    ),
+  },
+  { description: 'How large the error of one tensor is.' },
+);
+
+const TensorErrors = Type.Record(Type.String(), TensorError, {
+  description:
+    'How large the error is, by gradient tensor: "q_proj.lora_A", ..., "input_gradients.hidden_states", ...',
+});
+
+const milliseconds = (description: string) => Type.Number({ description: `${description}, ms.` });
+
+const Timings = Type.Object(
+  {
+    decode: milliseconds('Widening the tensors and searching them for NaN'),
+    queue: milliseconds('Waiting for a worker'),
+    plan: milliseconds('Choosing the kernel'),
+    compute: milliseconds('Computing'),
+    encode: milliseconds('Narrowing the results to their dtypes'),
+    total: milliseconds('From the decoded body to the answer'),
+  },
+  { description: 'Where the time went, in milliseconds.' },
+);
+
+const METHOD = Type.Enum(['exact', 'low_rank'], { description: 'The kernel that was used.' });
+const REASON = Type.String({ description: 'Why this kernel, in one sentence.' });
+const FALLBACK = Type.Boolean({
+  description: 'Whether another kernel than the first choice had to compute it; see reason.',
+});
+const SEED = Type.Integer({ description: 'The seed that was used.' });
+
+export const GradientAnswerSchema = Type.Object(
+  {
+    gradients: Type.Optional(
+      Type.Object(
+        {
+          q_proj: Type.Optional(adapterGradient('q_proj')),
+          k_proj: Type.Optional(adapterGradient('k_proj')),
+          v_proj: Type.Optional(adapterGradient('v_proj')),
+        },
+        { description: 'One entry for each projection with an adapter; a batch is summed over.' },
+      ),
+    ),
+    loss: Type.Optional(
+      Type.Number({
+        description: '1/2 ||O - Y||_F^2, when a target was given; summed over the batch.',
+      }),
+    ),
+    attention_output: Type.Optional(
+      Tensor('O, shape (Lq, H dv) or (B, Lq, H dv), in the dtype of target or grad_output.'),
+    ),
+    input_gradients: Type.Optional(
+      Type.Object(
+        {
+          hidden_states: inputGradient('hidden_states'),
+          query_states: inputGradient('query_states'),
+          key_states: inputGradient('key_states'),
+          value_states: inputGradient('value_states'),
+        },
+        {
+          description:
+            'When asked for: hidden_states for self-attention, the other three for cross-attention.',
+        },
+      ),
+    ),
+    method: METHOD,
+    reason: REASON,
+    fallback: FALLBACK,
+    error: TensorErrors,
+    threshold: Threshold,
+    plan: Plan,
+    timings_ms: Timings,
+    seed: SEED,
+  },
+  { $id: 'GradientAnswer', description: 'Gradients, verdict, plan and timings.' },
+);
+
+export const ForwardAnswerSchema = Type.Object(
+  {
+    attention_output: Tensor(
+      'O, shape (Lq, H dv) or (B, Lq, H dv), in the dtype of hidden_states or query_states.',
+    ),
+    method: METHOD,
+    reason: REASON,
+    fallback: FALLBACK,
+    error: Type.Object(
+      { attention_output: TensorError },
+      { description: 'How large the error of the attention output is.' },
+    ),
+    threshold: Threshold,
+    plan: Plan,
+    timings_ms: Timings,
+    seed: SEED,
+  },
+  { $id: 'ForwardAnswer', description: 'Attention output, verdict, plan and timings.' },
+);
+
+export const PlanAnswerSchema = Type.Object(
+  { method: METHOD, reason: REASON, threshold: Threshold, plan: Plan, timings_ms: Timings },
+  { $id: 'PlanAnswer', description: 'The verdict and the plan, without the gradient.' },
+);

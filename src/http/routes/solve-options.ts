@@ -1,0 +1,34 @@
+/** From the request to the options of the planner and the solver. */
+import type { Rates } from '../../../workers/kernels/low-rank/plan/cost.js';
+import type { AttentionKind } from '../../../workers/problem.js';
+import { Problem } from '../../errors.js';
+import { DEFAULT_TOLERANCE, type GradientRequest } from '../../request/request.js';
+import type { SolveOptions } from '../../solver/solve.js';
+
+/** @throws {Problem} when an option of the low-rank kernel is given together with method exact. */
+export function solveOptions(
+  request: GradientRequest,
+  kind: AttentionKind,
+  rates: Rates,
+): SolveOptions {
+  const { method = 'auto', tolerance, features, correction, seed = 0, outputs = [] } = request;
+  for (const key of ['features', 'correction'] as const) {
+    if (method === 'exact' && request[key]) {
+      throw new Problem('conflicting-keys', `${key} is for low_rank; the method is exact.`, {
+        pointer: `/${key}`,
+      });
+    }
+  }
+  return {
+    // A number of features is a wish for low-rank.
+    method: features === undefined ? method : 'low_rank',
+    tolerance: tolerance ?? DEFAULT_TOLERANCE,
+    toleranceStated: tolerance !== undefined,
+    features,
+    correction: correction ?? false,
+    seed,
+    attentionOutput: outputs.includes('attention_output'),
+    inputGradients: outputs.includes('input_gradients') ? kind : undefined,
+    rates,
+  };
+}

@@ -1,0 +1,159 @@
+/** PUT, HEAD, GET and DELETE /tensors/{sha256}: tensors that do not change travel once. */
+import type { FastifyInstance } from 'fastify';
+import Type from 'typebox';
+import { encodeJob } from '../../../workers/tasks/encode.js';
+import type { EncodedTensor } from '../../../workers/tensor/encoded.js';
+import { type Tensor, wireBytes } from '../../../workers/tensor/tensor.js';
+import { Problem } from '../../errors.js';
+import { storeJob } from '../../store/store-job.js';
+import { storedBytes } from '../../store/tensor-store.js';
+import { referenceName } from '../../wire/tree/reference.js';
+import { JSON_TYPE } from '../plugins/media-types.js';
+import { compute } from './compute.js';
+import type { RouteOptions } from './options.js';
+import { TENSOR_EXAMPLE, TENSOR_EXAMPLE_DIGEST } from './schemas/example.js';
+import { answerContent, requestBody } from './schemas/media.js';
+import { problemResponses, STORE_PROBLEMS } from './schemas/problem.js';
+
+const Params = Type.Object({
+  sha256: Type.String({
+    pattern: '^[0-9a-f]{64}$',
+    description:
+      'SHA-256 of "{dtype}\\n{shape joined by commas}\\n" in ASCII (such as "float32\\n512,64\\n") ' +
+      'and the data, little endian and row-major; 64 lower-case hexadecimal digits.',
+    examples: [TENSOR_EXAMPLE_DIGEST],
+  }),
+});
+type Params = Type.Static<typeof Params>;
+
+const URL = '/tensors/:sha256';
+const MISSING = ['bad-request', 'not-found'] as const;
+
+export default async function tensors(app: FastifyInstance, options: RouteOptions): Promise<void> {
+  const { store, executor, config } = options;
+
+  /** @throws {Problem} when the store does not have it. */
+  function stored({ sha256 }: Params): Tensor {
+    const tensor = store.get(referenceName(sha256));
+    if (tensor) return tensor;
+    throw notFound(sha256);
+  }
+
+  app.put<{ Params: Params; Body: EncodedTensor }>(URL, {
+    config: { compute: true },
+    schema: {
+      operationId: 'putTensor',
+      summary: 'Keep a tensor, so that requests can refer to it',
+      description:
+        'Afterwards {"$ref": "sha256:<hex>"} may stand for it in any request. Tensors that were not ' +
+        'used for the longest time make room for others, so a client must be ready to send one again.',
+      tags: ['tensors'],
+      params: Params,
+      body: requestBody('Tensor', TENSOR_EXAMPLE),
+      response: {
+        201: { description: 'It is kept now.', type: 'null' },
+        204: { description: 'It was kept already.', type: 'null' },
+        ...problemResponses(STORE_PROBLEMS),
+      },
+    },
+    handler: async (request, reply) => {
+      const { sha256 } = request.params;
+      const { dtype, shape } = request.body;
+      if (!store.hasRoomFor(dtype, shape)) {
+        const actual = storedBytes(dtype, shape);
+        throw new Problem(
+          'tensor-too-large',
+          `The tensor takes ${actual} bytes in the store, which holds ${store.limit} in all.`,
+          { limit: store.limit, actual },
+        );
+      }
+      const { answer: tensor } = await compute(app, executor, request, (clock) =>
+        storeJob(sha256, request.body, clock),
+      );
+      const isNew = store.add(referenceName(sha256), tensor);
+      request.log.info({ sha256, dtype, shape, isNew }, 'tensor');
+      return reply.code(isNew ? 201 : 204).send();
+    },
+  });
+
+  app.head<{ Params: Params }>(URL, {
+    config: { swagger: { exposeHeadRoute: true } },
+    schema: {
+      operationId: 'headTensor',
+      summary: 'Whether a tensor is kept',
+      description: 'It counts as used.',
+      tags: ['tensors'],
+      params: Params,
+      response: {
+        200: { description: 'It is kept.', type: 'null' },
+        ...problemResponses(MISSING),
+      },
+    },
+    handler: async (request, reply) => {
+      stored(request.params);
+      return reply.send();
+    },
+  });
+
+  app.get<{ Params: Params }>(URL, {
+    config: { compute: true },
+    exposeHeadRoute: false,
+    schema: {
+      operationId: 'getTensor',
+      summary: 'A tensor that is kept',
+      description: 'MessagePack unless JSON is asked for, which has the size limit of JSON bodies.',
+      tags: ['tensors'],
+      params: Params,
+      response: {
+        200: answerContent('Tensor', 'The tensor as {dtype, shape, data}.'),
+        ...problemResponses([
+          ...MISSING,
+          'not-acceptable',
+          'queue-full',
+          'internal-error',
+          'deadline-exceeded',
+        ]),
+      },
+    },
+    handler: async (request, reply) => {
+      const tensor = stored(request.params);
+      const limit = config.LORAGRAD_MAX_JSON_BYTES;
+      const actual = wireBytes(tensor);
+      if (request.answerType === JSON_TYPE && actual > limit) {
+        throw new Problem(
+          'not-acceptable',
+          `The tensor has ${actual} bytes; as JSON, at most ${limit} are answered. Accept MessagePack.`,
+          { limit, actual },
+        );
+      }
+      request.reserveMoreBytes(actual);
+      const { answer } = await compute(app, executor, request, () => encodeJob([tensor]));
+      return reply.send(reply.encode(answer[0]));
+    },
+  });
+
+  app.delete<{ Params: Params }>(URL, {
+    schema: {
+      operationId: 'deleteTensor',
+      summary: 'Forget a tensor',
+      tags: ['tensors'],
+      params: Params,
+      response: {
+        204: { description: 'It is not kept any more.', type: 'null' },
+        ...problemResponses(MISSING),
+      },
+    },
+    handler: async (request, reply) => {
+      const { sha256 } = request.params;
+      if (!store.delete(referenceName(sha256))) throw notFound(sha256);
+      return reply.code(204).send();
+    },
+  });
+}
+
+function notFound(sha256: string): Problem {
+  return new Problem(
+    'not-found',
+    `The store does not have ${sha256}: it was never sent, was deleted, or had to make room.`,
+  );
+}

@@ -1,0 +1,172 @@
+/** The bodies of POST /gradient, POST /plan and POST /forward, in the names of PEFT and Transformers. */
+import Type, { type Static } from 'typebox';
+import type { GivenTensor } from '../../workers/tensor/tensor.js';
+import { givenTensorField } from '../wire/schema.js';
+
+const Tensor = givenTensorField<GivenTensor>;
+
+const projection = (name: string, rows: string) =>
+  Type.Object(
+    {
+      weight: Tensor(`Frozen weight, shape (${rows}, d_in).`),
+      bias: Type.Optional(Tensor(`Frozen bias, shape (${rows}).`)),
+      lora_A: Type.Optional(
+        Tensor('Adapter, shape (r, d_in). Without lora_A and lora_B the projection is frozen.'),
+      ),
+      lora_B: Type.Optional(Tensor(`Adapter, shape (${rows}, r).`)),
+      lora_alpha: Type.Optional(
+        Type.Number({ description: 'Adapter scaling is lora_alpha / r. Default: r.' }),
+      ),
+      use_rslora: Type.Optional(
+        Type.Boolean({
+          default: false,
+          description: 'Rank-stabilised LoRA: the adapter scaling is lora_alpha / sqrt(r).',
+        }),
+      ),
+    },
+    {
+      additionalProperties: false,
+      description: `The ${name} projection: a frozen weight and, if it is adapted, its LoRA adapter.`,
+    },
+  );
+
+/** About what computing in bfloat16 costs. */
+export const DEFAULT_TOLERANCE = 0.01;
+
+export const METHODS = ['auto', 'exact', 'low_rank'] as const;
+export const MAX_FEATURES = 1024;
+export const OUTPUTS = ['gradients', 'attention_output', 'input_gradients'] as const;
+
+/** What every route takes: a layer, and how to compute it. */
+const LAYER = {
+  hidden_states: Type.Optional(
+    Tensor(
+      'Self-attention: X, shape (L, d_in) or (B, L, d_in). Excludes query_states, key_states and value_states.',
+    ),
+  ),
+  query_states: Type.Optional(
+    Tensor(
+      'Cross-attention: X^Q, shape (Lq, d_in) or (B, Lq, d_in); with key_states and value_states.',
+    ),
+  ),
+  key_states: Type.Optional(
+    Tensor(
+      'Cross-attention: X^K, shape (Lk, d_in) or (B, Lk, d_in); d_in may differ from that of the queries.',
+    ),
+  ),
+  value_states: Type.Optional(Tensor('Cross-attention: X^V, shape (Lk, d_in) or (B, Lk, d_in).')),
+  q_proj: projection('query', 'H d'),
+  k_proj: projection('key', 'Hkv d'),
+  v_proj: projection('value', 'Hkv dv'),
+  num_attention_heads: Type.Optional(
+    Type.Integer({ minimum: 1, default: 1, description: 'H, number of query heads.' }),
+  ),
+  num_key_value_heads: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      description:
+        'Hkv, number of key/value heads; divides H (grouped-query attention). Default: H.',
+    }),
+  ),
+  scaling: Type.Optional(
+    Type.Number({
+      exclusiveMinimum: 0,
+      description: 'beta in softmax(beta Q K^T). Default: 1/sqrt(d), d the width of a head.',
+    }),
+  ),
+  is_causal: Type.Optional(
+    Type.Boolean({
+      default: false,
+      description:
+        'Row i sees keys j <= i (top-left aligned when Lq differs from Lk, as in PyTorch).',
+    }),
+  ),
+  cos: Type.Optional(
+    Tensor(
+      'Rotary positions, with sin: shape (L, d), (1, L, d) or (B, L, d), as Transformers computes them. Queries and keys become x cos + rotate_half(x) sin, rotate_half(x) = cat(-x2, x1), before the scores. Needs Lq = Lk and an even d.',
+    ),
+  ),
+  sin: Type.Optional(Tensor('Rotary positions, with cos and of its shapes.')),
+  key_lengths: Type.Optional(
+    Tensor(
+      'Padding: for each batch item the number of its keys, an integer from 1 to Lk, shape (B,); a plain list will do. Keys from there on get no probability. Rows of queries are all computed.',
+    ),
+  ),
+  method: Type.Optional(
+    Type.Enum([...METHODS], {
+      default: 'auto',
+      description:
+        'Which kernel: auto lets the service choose the cheapest that keeps the tolerance.',
+    }),
+  ),
+  tolerance: Type.Optional(
+    Type.Number({
+      exclusiveMinimum: 0,
+      default: DEFAULT_TOLERANCE,
+      description:
+        'Relative error in the Frobenius norm, allowed for every gradient tensor. Dimensionless.',
+    }),
+  ),
+  features: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: MAX_FEATURES,
+      description:
+        'Low-rank only: this number of features, no search. Without an explicit tolerance the answer is given whatever its error.',
+    }),
+  ),
+  correction: Type.Optional(
+    Type.Boolean({
+      default: false,
+      description:
+        'Low-rank only: add the estimated error, which makes the gradient unbiased with the standard error that the answer states.',
+    }),
+  ),
+  seed: Type.Optional(
+    Type.Integer({
+      minimum: 0,
+      maximum: 2 ** 32 - 1,
+      default: 0,
+      description: 'Seed of everything random; the same seed gives the same answer, bit for bit.',
+    }),
+  ),
+};
+
+export const GradientRequest = Type.Object(
+  {
+    ...LAYER,
+    target: Type.Optional(
+      Tensor(
+        'Y, shape (Lq, H dv) or (B, Lq, H dv): the objective is 1/2 ||O - Y||_F^2. Excludes grad_output.',
+      ),
+    ),
+    grad_output: Type.Optional(
+      Tensor('dLoss/dO, shape (Lq, H dv) or (B, Lq, H dv): what a trainer has. Excludes target.'),
+    ),
+    outputs: Type.Optional(
+      Type.Array(Type.Enum([...OUTPUTS]), {
+        default: ['gradients'],
+        uniqueItems: true,
+        minItems: 1,
+        description:
+          'What the answer is to hold beside the verdict and the plan. input_gradients: dLoss/dX for hidden_states, or for query_states, key_states and value_states.',
+      }),
+    ),
+  },
+  {
+    $id: 'GradientRequest',
+    additionalProperties: false,
+    description: 'The tensors of one attention layer, in the names of PEFT and Transformers.',
+  },
+);
+
+export const ForwardRequest = Type.Object(LAYER, {
+  $id: 'ForwardRequest',
+  additionalProperties: false,
+  description: 'The body of POST /gradient without target, grad_output and outputs.',
+});
+
+/** As the routes see them: references have been replaced by the tensors of the store. */
+export type GradientRequest = Static<typeof GradientRequest>;
+export type ForwardRequest = Static<typeof ForwardRequest>;
+export type ProjectionRequest = ForwardRequest['q_proj'];

@@ -1,0 +1,63 @@
+/** Rotary position tables: both or neither, one row for every token. */
+
+import type { Dimensions, Rotary } from '../../workers/problem.js';
+import type { GivenTensor, Tensor } from '../../workers/tensor/tensor.js';
+import { Problem } from '../errors.js';
+import type { Intake } from './intake.js';
+import type { ForwardRequest } from './request.js';
+import { formatShape, shapeMismatch } from './shapes.js';
+
+const TABLES = ['cos', 'sin'] as const;
+
+function parseTable(
+  name: 'cos' | 'sin',
+  given: GivenTensor,
+  { batch, queryLength, headDim }: Dimensions,
+  intake: Intake,
+): Tensor {
+  const row = [queryLength, headDim];
+  const allowed = [row, [1, ...row], [batch, ...row]];
+  if (!allowed.some((shape) => shape.join() === given.shape.join())) {
+    throw shapeMismatch(
+      `/${name}`,
+      given,
+      `it must be (L, d) = ${formatShape(row)}, or that with a leading 1 or B = ${batch}.`,
+    );
+  }
+  const shape = given.shape.length === 2 ? [1, ...given.shape] : given.shape;
+  return intake.take(`/${name}`, given, shape);
+}
+
+/** @throws {Problem} with a pointer to the table at fault. */
+export function parseRotary(
+  request: ForwardRequest,
+  dims: Dimensions,
+  intake: Intake,
+): Rotary | undefined {
+  const missing = TABLES.filter((name) => request[name] === undefined);
+  if (missing.length === 2) return undefined;
+  if (missing.length === 1) {
+    throw new Problem('missing-key', `${missing[0]} is missing; cos and sin go together.`, {
+      pointer: '',
+    });
+  }
+  const { queryLength, keyLength, headDim } = dims;
+  if (queryLength !== keyLength) {
+    throw new Problem(
+      'shape-mismatch',
+      `cos and sin turn queries and keys of the same positions, but Lq = ${queryLength} and Lk = ${keyLength}.`,
+      { pointer: '/cos' },
+    );
+  }
+  if (headDim % 2 !== 0) {
+    throw new Problem(
+      'shape-mismatch',
+      `cos and sin turn pairs of channels, but d = ${headDim} is odd (d from q_proj.weight).`,
+      { pointer: '/cos' },
+    );
+  }
+  const [cos, sin] = TABLES.map((name) =>
+    parseTable(name, request[name] as GivenTensor, dims, intake),
+  );
+  return { cos, sin };
+}

@@ -1,0 +1,191 @@
+/** Which kernel computes a problem, and why. */
+import type { Job } from '../../workers/job.js';
+import { planForward } from '../../workers/kernels/low-rank/forward.js';
+import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
+import {
+  type LowRankPlan,
+  mostFullWidthFeatures,
+  planLowRank,
+} from '../../workers/kernels/low-rank/plan/plan.js';
+import type { AttentionKind, AttentionLayer, AttentionProblem } from '../../workers/problem.js';
+import { Problem } from '../errors.js';
+import type { METHODS } from '../request/request.js';
+import { exactFlops, forwardFlops, type Needs } from './cost.js';
+
+/** Below this relative error float32 can promise nothing. */
+const FLOAT32_TOLERANCE = 1e-5;
+/** Seconds of exact work, and a length, that are not worth a plan: below, low-rank was never faster. */
+const NOT_WORTH_A_PLAN = 0.05;
+const SHORT = 8192;
+/** Widest head that is balanced: the algebra of the plan grows with the cube of the width. */
+export const MAX_LOW_RANK_WIDTH = 256;
+
+export interface ChooseOptions {
+  readonly method: (typeof METHODS)[number];
+  /** Relative error in the Frobenius norm allowed for every gradient tensor. */
+  readonly tolerance: number;
+  /** Low-rank with this number of features, no search. */
+  readonly features?: number | undefined;
+  readonly seed: number;
+  readonly correction: boolean;
+  readonly attentionOutput: boolean;
+  /** Whose gradients are wanted beside those of the adapters; absent: none. */
+  readonly inputGradients?: AttentionKind | undefined;
+  readonly rates: Rates;
+}
+
+export interface Choice {
+  /** exact: float32; reference: float64, exact too. */
+  readonly kernel: 'exact' | 'reference' | 'low_rank';
+  /** One sentence. */
+  readonly reason: string;
+  /** null: nothing was planned. */
+  readonly lowRank: LowRankPlan | null;
+}
+
+function isAdapted(layer: AttentionLayer): boolean {
+  return Object.values(layer.projections).some(({ adapter }) => adapter !== null);
+}
+
+export function needsOf(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  { attentionOutput, inputGradients }: ChooseOptions,
+): Needs {
+  return {
+    output: attentionOutput || problem.objective?.kind === 'target',
+    inputGradients: inputGradients !== undefined,
+  };
+}
+
+/** Whether heads are narrow enough for the low-rank kernel. */
+function isNarrow({ dims }: AttentionLayer): boolean {
+  return Math.max(dims.headDim, dims.valueDim) <= MAX_LOW_RANK_WIDTH;
+}
+
+/** Whether the low-rank kernel takes the layer: without an adapter there is nothing whose error it could show. */
+export function isPlannable(layer: AttentionLayer): boolean {
+  return isAdapted(layer) && isNarrow(layer);
+}
+
+/** @throws {Problem} when the sums of so many features are too large at the full width of a head. */
+function requireRoom(layer: AttentionLayer, { features, inputGradients }: ChooseOptions): void {
+  const { headDim, valueDim } = layer.dims;
+  const most = mostFullWidthFeatures(headDim, valueDim);
+  if (features === undefined || features <= most || !(layer.rotary || inputGradients)) return;
+  throw new Problem(
+    'limit-exceeded',
+    `With rotary positions or input gradients low-rank takes up to ${most} features of heads of this width; ${features} were asked for.`,
+    { pointer: '/features', limit: most, actual: features },
+  );
+}
+
+/** The plan for a gradient; that of the output alone is the same, so that both of a step agree. */
+export function planOf(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  { tolerance, features, seed, correction, rates, inputGradients }: ChooseOptions,
+): Job<LowRankPlan> {
+  return planLowRank(problem, {
+    ...{ tolerance, seed, correction, rates, inputGradients: inputGradients !== undefined },
+    ...(features !== undefined && { features }),
+  });
+}
+
+function percent(x: number): string {
+  return `${(100 * x).toPrecision(2)} %`;
+}
+
+function seconds(x: number): string {
+  return x < 1 ? `${(1000 * x).toPrecision(2)} ms` : `${x.toPrecision(2)} s`;
+}
+
+/** The cheapest kernel that is expected to keep the tolerance; low_rank when it was asked for. */
+export function* choose(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  options: ChooseOptions,
+): Job<Choice> {
+  const early = withoutPlan(problem, options, exactFlops(problem, needsOf(problem, options)));
+  if (early) return { ...early, lowRank: null };
+  if (!isPlannable(problem)) {
+    return { kernel: 'exact', reason: 'Low-rank does not take this layer.', lowRank: null };
+  }
+  const lowRank = yield* planOf(problem, options);
+  return { ...judge(lowRank, options), lowRank };
+}
+
+/** The same for the output alone. */
+export function* chooseForward(layer: AttentionLayer, options: ChooseOptions): Job<Choice> {
+  const flops = forwardFlops(layer);
+  const early = withoutPlan(layer, options, flops);
+  if (early) return { ...early, lowRank: null };
+  const lowRank = planForward(yield* planOf(layer, options), options.rates, flops);
+  return { ...judge(lowRank, options), lowRank };
+}
+
+/** The choices that need no plan. */
+function withoutPlan(
+  layer: AttentionLayer,
+  options: ChooseOptions,
+  flops: number,
+): Pick<Choice, 'kernel' | 'reason'> | null {
+  const { method, tolerance, rates } = options;
+  if (method !== 'low_rank' && tolerance < FLOAT32_TOLERANCE) {
+    return { kernel: 'reference', reason: float64Reason(tolerance) };
+  }
+  if (method === 'exact') return { kernel: 'exact', reason: 'The exact kernel was asked for.' };
+  const { headDim, valueDim, queryLength, keyLength } = layer.dims;
+  if (!isNarrow(layer)) {
+    if (method !== 'low_rank') {
+      return { kernel: 'exact', reason: 'Low-rank does not take this layer.' };
+    }
+    throw new Problem(
+      'limit-exceeded',
+      `Low-rank takes heads of up to ${MAX_LOW_RANK_WIDTH} columns; these have ${Math.max(headDim, valueDim)}.`,
+      { pointer: '/method', limit: MAX_LOW_RANK_WIDTH, actual: Math.max(headDim, valueDim) },
+    );
+  }
+  if (method === 'low_rank') {
+    requireRoom(layer, options);
+    return null;
+  }
+  const exactSeconds = flops / rates.exact;
+  const short = Math.max(queryLength, keyLength) < SHORT;
+  if (!short && exactSeconds >= NOT_WORTH_A_PLAN) return null;
+  return {
+    kernel: 'exact',
+    reason: `The exact kernel takes about ${seconds(exactSeconds)} on one thread: not worth a plan.`,
+  };
+}
+
+function float64Reason(tolerance: number): string {
+  return `The tolerance of ${tolerance} is below what float32 can keep (${FLOAT32_TOLERANCE}): computed in float64.`;
+}
+
+/** What the plan says about the kernel to take. */
+export function judge(
+  plan: LowRankPlan,
+  { method, tolerance, features }: ChooseOptions,
+): Pick<Choice, 'kernel' | 'reason'> {
+  const m = `${plan.features} features`;
+  const [low, exact] = [seconds(plan.seconds.lowRank), seconds(plan.seconds.exact)];
+  if (method === 'low_rank') {
+    const given = features === undefined ? '' : ' of the request';
+    return { kernel: 'low_rank', reason: `Low-rank was asked for; it uses the ${m}${given}.` };
+  }
+  if (!plan.meetsTolerance) {
+    const error = percent(plan.predictedError);
+    return {
+      kernel: 'exact',
+      reason: `With ${m}, the most that pay, low-rank would reach an error of ${error}, above the tolerance of ${percent(tolerance)}.`,
+    };
+  }
+  if (plan.seconds.lowRank >= plan.seconds.exact) {
+    return {
+      kernel: 'exact',
+      reason: `The exact kernel is cheaper at this length: about ${exact} on one thread, low-rank with ${m} ${low}.`,
+    };
+  }
+  return {
+    kernel: 'low_rank',
+    reason: `Low-rank with ${m} keeps the tolerance and is cheaper: about ${low} on one thread, exact ${exact}.`,
+  };
+}

@@ -1,0 +1,60 @@
+/** Floating-point operations of a problem; a multiply-add counts as two. */
+import { type AttentionLayer, keysOf, PROJECTIONS } from '../../workers/problem.js';
+
+/** What a gradient takes beside the adapters. */
+export interface Needs {
+  /** O: it is asked for, or G = O - Y. */
+  readonly output: boolean;
+  readonly inputGradients: boolean;
+}
+
+const sumOverBatch = ({ dims }: AttentionLayer, of: (batchItem: number) => number): number =>
+  Array.from({ length: dims.batch }, (_, item) => of(item)).reduce((a, b) => a + b, 0);
+
+/** Pairs (i, j) that the softmax covers: of one head, all batch items together. */
+export function visiblePairs(layer: AttentionLayer): number {
+  const { queryLength } = layer.dims;
+  return sumOverBatch(layer, (item) => {
+    const keys = keysOf(layer, item);
+    if (!layer.causal) return queryLength * keys;
+    const triangle = Math.min(queryLength, keys);
+    return (triangle * (triangle + 1)) / 2 + (queryLength - triangle) * keys;
+  });
+}
+
+/** X W^T + s (X A^T) B^T for all three projections. */
+export function projectionFlops(layer: AttentionLayer): number {
+  const { batch, queryLength } = layer.dims;
+  const keys = sumOverBatch(layer, (item) => keysOf(layer, item));
+  return PROJECTIONS.reduce((sum, name) => {
+    const { inFeatures, outFeatures, adapter } = layer.projections[name];
+    const rows = name === 'q_proj' ? batch * queryLength : keys;
+    const rank = adapter?.rank ?? 0;
+    return sum + 2 * rows * (inFeatures * outFeatures + rank * (inFeatures + outFeatures));
+  }, 0);
+}
+
+/**
+ * The exact kernel: S, dP and, if it is needed, O at full width; products with dS and P at the width of
+ * an adapter's rank, or at full width where input gradients or rotary positions ask for dQ, dK, dV
+ * themselves. exp is not counted.
+ */
+export function exactFlops(layer: AttentionLayer, needs: Needs): number {
+  const { heads, headDim, valueDim } = layer.dims;
+  const [q, k, v] = PROJECTIONS.map((name) => layer.projections[name].adapter?.rank ?? 0);
+  const { output, inputGradients } = needs;
+  const dS = q + k > 0 || inputGradients;
+  const full = (adapted: number) => (adapted > 0 || inputGradients ? headDim : 0);
+  const scores = inputGradients || layer.rotary ? full(q) + full(k) : 2 * (q + k);
+  const values = inputGradients ? valueDim : 2 * v;
+  const width = headDim + (dS ? valueDim : 0) + (output ? valueDim : 0) + scores + values;
+  return (
+    (inputGradients ? 2 : 1) * projectionFlops(layer) + heads * visiblePairs(layer) * 2 * width
+  );
+}
+
+/** The exact kernel, forward only: S and O. */
+export function forwardFlops(layer: AttentionLayer): number {
+  const { heads, headDim, valueDim } = layer.dims;
+  return projectionFlops(layer) + heads * visiblePairs(layer) * 2 * (headDim + valueDim);
+}

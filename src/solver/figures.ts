@@ -1,0 +1,42 @@
+/** The plan as the answer shows it. */
+import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
+
+export interface PlanFigures {
+  /** m, number of low-rank features; the largest over the heads. null: nothing was planned. */
+  readonly features: number | null;
+  readonly max_degree: number | null;
+  /** Rows computed exactly, over all heads. */
+  readonly outlier_queries: number | null;
+  readonly outlier_keys: number | null;
+  /** Floating-point operations of the kernel that was used, or would be. */
+  readonly flops: number;
+  readonly exact_flops: number;
+  /** Length from which low-rank is cheaper on this machine; null: never, or nothing was planned. */
+  readonly break_even_length: number | null;
+  /** Upper limit of the relative error to expect of low-rank. */
+  readonly predicted_error: number | null;
+  /** Milliseconds to expect on one thread. */
+  readonly expected_ms: { readonly exact: number; readonly low_rank: number | null };
+}
+
+export function planFigures(
+  plan: LowRankPlan | null,
+  used: 'exact' | 'low_rank',
+  exactFlops: number,
+  exactRate: number,
+): PlanFigures {
+  return {
+    features: plan?.features ?? null,
+    max_degree: plan?.maxDegree ?? null,
+    outlier_queries: plan?.outlierQueries ?? null,
+    outlier_keys: plan?.outlierKeys ?? null,
+    flops: used === 'low_rank' && plan ? plan.flops : exactFlops,
+    exact_flops: exactFlops,
+    break_even_length: plan?.breakEvenLength ?? null,
+    predicted_error: plan?.predictedError ?? null,
+    expected_ms: {
+      exact: (1000 * exactFlops) / exactRate,
+      low_rank: plan ? 1000 * plan.seconds.lowRank : null,
+    },
+  };
+}

@@ -1,0 +1,135 @@
+/** One forward request as a job: decode, compute the attention output, encode. */
+
+import type { Job } from '../../workers/job.js';
+import { exactForwardJob } from '../../workers/kernels/exact/forward.js';
+import { lowRankForwardJob } from '../../workers/kernels/low-rank/forward.js';
+import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
+import { referenceForwardJob } from '../../workers/kernels/reference/forward.js';
+import type { ForwardResult } from '../../workers/kernels/result.js';
+import type { AttentionLayer } from '../../workers/problem.js';
+import type { EncodedTensor } from '../../workers/tensor/encoded.js';
+import { Problem } from '../errors.js';
+import type { PendingTensor } from '../request/intake.js';
+import { type Choice, chooseForward } from './choose.js';
+import { forwardFlops } from './cost.js';
+import { decodePhase } from './decode-phase.js';
+import { encodeForwardPhase } from './encode-phase.js';
+import { planFigures } from './figures.js';
+import type { GradientAnswer } from './gradient-job.js';
+import type { PhaseClock } from './phases.js';
+import {
+  allFinite,
+  missedReason,
+  type Solution,
+  type SolveOptions,
+  type TensorError,
+  toleranceMissed,
+} from './solve.js';
+import { efficiencyThreshold } from './threshold.js';
+
+export interface ForwardOptions extends SolveOptions {
+  readonly batched: boolean;
+}
+
+export interface ForwardAnswer
+  extends Pick<GradientAnswer, 'method' | 'reason' | 'fallback' | 'threshold' | 'plan'> {
+  readonly attention_output: EncodedTensor;
+  readonly error: { readonly attention_output: TensorError };
+}
+
+type ForwardSolution = Pick<Solution, 'method' | 'reason' | 'fallback'> & {
+  readonly result: ForwardResult;
+  readonly estimate: TensorError['estimate'];
+};
+
+/** @throws {Problem} when the result is beyond float64. */
+function* inFloat64(layer: AttentionLayer) {
+  const result = yield* referenceForwardJob(layer);
+  if (allFinite(result.attentionOutput)) return { result, estimate: null };
+  throw new Problem(
+    'not-finite',
+    'The tensors are finite, but the attention output is too large even for float64.',
+  );
+}
+
+/** @throws {Problem} when low_rank was asked for and cannot keep what was promised. */
+function* approximately(
+  layer: AttentionLayer,
+  plan: LowRankPlan,
+  options: ForwardOptions,
+  reason: string,
+): Job<ForwardSolution> {
+  const { seed, tolerance, features, toleranceStated } = options;
+  const { error, lostRows, ...result } = yield* lowRankForwardJob(layer, plan, { seed });
+  const worst = lostRows > 0 ? Number.POSITIVE_INFINITY : error.upper;
+  const unchecked = features !== undefined && !toleranceStated;
+  if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {
+    return { result, estimate: error, method: 'low_rank', reason, fallback: false };
+  }
+  if (options.method === 'low_rank') throw yield* toleranceMissed(layer, plan, worst, options);
+  return yield* exactly(
+    layer,
+    options,
+    `${missedReason(plan, worst, tolerance)}: computed exactly.`,
+    true,
+  );
+}
+
+function* exactly(
+  layer: AttentionLayer,
+  { seed }: ForwardOptions,
+  reason: string,
+  fallback: boolean,
+): Job<ForwardSolution> {
+  const { error, ...result } = yield* exactForwardJob(layer, { seed });
+  if (allFinite(result.attentionOutput)) {
+    return { result, estimate: error, method: 'exact', reason, fallback };
+  }
+  return {
+    ...(yield* inFloat64(layer)),
+    method: 'exact',
+    reason: 'The numbers are too large for float32: computed in float64.',
+    fallback: true,
+  };
+}
+
+function* solveForward(
+  layer: AttentionLayer,
+  { kernel, reason, lowRank }: Choice,
+  options: ForwardOptions,
+): Job<ForwardSolution> {
+  if (kernel === 'low_rank' && lowRank) {
+    return yield* approximately(layer, lowRank, options, reason);
+  }
+  if (kernel === 'reference') {
+    return { ...(yield* inFloat64(layer)), method: 'exact', reason, fallback: false };
+  }
+  return yield* exactly(layer, options, reason, false);
+}
+
+/**
+ * @param clock told of each phase that is over.
+ * @throws {Problem} when a tensor is not finite.
+ */
+export function* forwardJob(
+  layer: AttentionLayer,
+  pending: readonly PendingTensor[],
+  options: ForwardOptions,
+  clock: PhaseClock,
+): Job<ForwardAnswer> {
+  yield* decodePhase(pending);
+  clock('decode');
+  const choice = yield* chooseForward(layer, options);
+  clock('plan');
+  const { result, estimate, ...solution } = yield* solveForward(layer, choice, options);
+  clock('compute');
+  const attention_output = yield* encodeForwardPhase(layer, result, options.batched);
+  clock('encode');
+  return {
+    attention_output,
+    ...solution,
+    error: { attention_output: { estimate, certificate: null } },
+    threshold: efficiencyThreshold(result.norms, layer.dims),
+    plan: planFigures(choice.lowRank, solution.method, forwardFlops(layer), options.rates.exact),
+  };
+}

@@ -1,0 +1,52 @@
+/** One gradient request as a job: decode, solve, encode. */
+import type { Job } from '../../workers/job.js';
+import type { AttentionProblem } from '../../workers/problem.js';
+import type { PendingTensor } from '../request/intake.js';
+import { choose, needsOf } from './choose.js';
+import { exactFlops } from './cost.js';
+import { decodePhase } from './decode-phase.js';
+import { type EncodedResult, type EncodeOptions, encodePhase } from './encode-phase.js';
+import { type PlanFigures, planFigures } from './figures.js';
+import type { PhaseClock } from './phases.js';
+import { type Solution, type SolveOptions, solve } from './solve.js';
+import { efficiencyThreshold, type Threshold } from './threshold.js';
+
+export interface GradientAnswer
+  extends EncodedResult,
+    Pick<Solution, 'method' | 'reason' | 'fallback' | 'error'> {
+  readonly loss?: number;
+  readonly threshold: Threshold;
+  readonly plan: PlanFigures;
+}
+
+/**
+ * @param clock told of each phase that is over.
+ * @throws {Problem} when a tensor is not finite.
+ */
+export function* gradientJob(
+  problem: AttentionProblem,
+  pending: readonly PendingTensor[],
+  options: SolveOptions & EncodeOptions,
+  clock: PhaseClock,
+): Job<GradientAnswer> {
+  yield* decodePhase(pending);
+  clock('decode');
+  const choice = yield* choose(problem, options);
+  clock('plan');
+  const { result, plan, ...solution } = yield* solve(problem, choice, options);
+  clock('compute');
+  const tensors = yield* encodePhase(problem, result, options);
+  clock('encode');
+  return {
+    ...tensors,
+    ...(result.loss !== null && { loss: result.loss }),
+    ...solution,
+    threshold: efficiencyThreshold(result.norms, problem.dims),
+    plan: planFigures(
+      plan,
+      solution.method,
+      exactFlops(problem, needsOf(problem, options)),
+      options.rates.exact,
+    ),
+  };
+}

@@ -1,0 +1,41 @@
+/** A dry run: the verdict and the plan, without the gradient and without its cost. */
+import type { Job } from '../../workers/job.js';
+import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
+import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
+import type { PendingTensor } from '../request/intake.js';
+import { type ChooseOptions, choose, isPlannable, judge, needsOf, planOf } from './choose.js';
+import { exactFlops } from './cost.js';
+import { decodePhase } from './decode-phase.js';
+import { planFigures } from './figures.js';
+import type { GradientAnswer } from './gradient-job.js';
+import type { PhaseClock } from './phases.js';
+import { efficiencyThreshold } from './threshold.js';
+
+export type PlanAnswer = Pick<GradientAnswer, 'method' | 'reason' | 'threshold' | 'plan'>;
+
+export function* planJob(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  pending: readonly PendingTensor[],
+  options: ChooseOptions,
+  clock: PhaseClock,
+): Job<PlanAnswer> {
+  yield* decodePhase(pending);
+  clock('decode');
+  const choice = yield* choose(problem, options);
+  // Asked for a plan, we make one also where a gradient would do without.
+  const plan = choice.lowRank ?? (isPlannable(problem) ? yield* planOf(problem, options) : null);
+  const norms = plan ? plan.norms : yield* referenceNormsJob(problem);
+  clock('plan');
+  const method = choice.kernel === 'low_rank' ? 'low_rank' : 'exact';
+  return {
+    method,
+    reason: plan && options.method === 'auto' ? judge(plan, options).reason : choice.reason,
+    threshold: efficiencyThreshold(norms, problem.dims),
+    plan: planFigures(
+      plan,
+      method,
+      exactFlops(problem, needsOf(problem, options)),
+      options.rates.exact,
+    ),
+  };
+}

@@ -1,0 +1,243 @@
+/** Runs the kernel that was chosen, and another one when its answer will not do. */
+
+import type { Job } from '../../workers/job.js';
+import type { ErrorEstimate } from '../../workers/kernels/estimate/estimate.js';
+import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
+import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
+import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
+import { FEATURE_STEPS } from '../../workers/kernels/low-rank/plan/trial.js';
+import { referenceJob } from '../../workers/kernels/reference/gradient.js';
+import type { GradientResult } from '../../workers/kernels/result.js';
+import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
+import { Problem } from '../errors.js';
+import { type Choice, type ChooseOptions, planOf } from './choose.js';
+
+export interface SolveOptions extends ChooseOptions {
+  /** Whether the tolerance was stated in the request, not taken from the default. */
+  readonly toleranceStated: boolean;
+}
+
+export interface TensorError {
+  /** null: computed in float64, with nothing more precise to compare with; or not measured. */
+  readonly estimate: ErrorEstimate | null;
+  /** Worst-case bound of a low-rank gradient; null: void, or not of the low-rank kernel. */
+  readonly certificate: { readonly frobenius: number; readonly relative: number } | null;
+}
+
+export interface Solution {
+  readonly result: GradientResult;
+  /** By tensor: 'q_proj.lora_A', ... */
+  readonly error: Readonly<Record<string, TensorError>>;
+  readonly method: 'exact' | 'low_rank';
+  /** Why this kernel, in one sentence. */
+  readonly reason: string;
+  /** Whether another kernel than the chosen one had to compute it. */
+  readonly fallback: boolean;
+  /** The last plan of a low-rank run; null: nothing was planned. */
+  readonly plan: LowRankPlan | null;
+}
+
+type Solved = Pick<Solution, 'result' | 'error'>;
+type Planned = Omit<Solution, 'plan'>;
+
+export function allFinite(data: Float32Array | Float64Array): boolean {
+  // x * 0 is NaN for NaN and infinity; one look at the sum is quicker than one at every element.
+  let sum = 0;
+  for (let k = 0; k < data.length; k++) sum += data[k] * 0;
+  return sum === 0;
+}
+
+function overflowed({ gradients, inputGradients, loss, attentionOutput }: GradientResult): boolean {
+  const tensors: (Float32Array | Float64Array)[] = Object.values(gradients).flatMap(
+    ({ lora_A, lora_B }) => [lora_A, lora_B],
+  );
+  tensors.push(...Object.values(inputGradients ?? {}));
+  if (attentionOutput) tensors.push(attentionOutput);
+  return !Number.isFinite(loss ?? 0) || !tensors.every(allFinite);
+}
+
+/** @throws {Problem} when the result is beyond float64. */
+function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solved> {
+  const result = yield* referenceJob(problem, options);
+  if (overflowed(result)) {
+    throw new Problem(
+      'not-finite',
+      'The tensors are finite, but the gradient is too large even for float64.',
+    );
+  }
+  const error: Record<string, TensorError> = {};
+  for (const name of Object.keys(result.gradients)) {
+    error[`${name}.lora_A`] = { estimate: null, certificate: null };
+    error[`${name}.lora_B`] = { estimate: null, certificate: null };
+  }
+  return { result, error: { ...error, ...inputErrors(result) } };
+}
+
+/** Input gradients are not sampled: one row of them is a sum over all heads and all rows of P. */
+function inputErrors({ inputGradients }: GradientResult): Record<string, TensorError> {
+  const names = Object.keys(inputGradients ?? {});
+  const unknown: TensorError = { estimate: null, certificate: null };
+  return Object.fromEntries(names.map((name) => [`input_gradients.${name}`, unknown]));
+}
+
+/** null: the numbers are too large for float32. */
+function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solved | null> {
+  const { errors, ...result } = yield* exactJob(problem, {
+    attentionOutput: options.attentionOutput,
+    inputGradients: options.inputGradients,
+    estimate: { rows: rowsForEstimate(problem), seed: options.seed },
+  });
+  if (overflowed(result)) return null;
+  const error = Object.fromEntries(
+    Object.entries(errors ?? {}).map(([name, estimate]) => [name, { estimate, certificate: null }]),
+  );
+  return { result, error: { ...error, ...inputErrors(result) } };
+}
+
+function* exactly(
+  problem: AttentionProblem,
+  options: SolveOptions,
+  reason: string,
+  fallback: boolean,
+): Job<Planned> {
+  const solved = yield* inFloat32(problem, options);
+  if (solved) return { ...solved, method: 'exact', reason, fallback };
+  return {
+    ...(yield* inFloat64(problem, options)),
+    method: 'exact',
+    reason: 'The numbers are too large for float32: computed in float64.',
+    fallback: true,
+  };
+}
+
+/** Largest upper limit of the error over the gradient tensors; infinite when the run broke down. */
+function worstError({ errors, lostRows }: LowRankResult): number {
+  if (lostRows > 0) return Number.POSITIVE_INFINITY;
+  return Math.max(0, ...Object.values(errors).map(({ estimate }) => estimate.upper));
+}
+
+/**
+ * @param second This plan was made since another one did not keep its promise.
+ * @throws {Problem} when low_rank was asked for and cannot keep what was promised.
+ */
+function* approximately(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  options: SolveOptions,
+  reason: string,
+  second = false,
+): Job<Solution> {
+  const { seed, correction, attentionOutput, inputGradients, tolerance, method } = options;
+  const run = yield* lowRankJob(problem, plan, {
+    ...{ seed, correction, attentionOutput, inputGradients },
+    certificate: true,
+    single: true,
+  });
+  const worst = overflowed(run) ? Number.POSITIVE_INFINITY : worstError(run);
+  const unchecked = options.features !== undefined && !options.toleranceStated;
+  if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {
+    const { errors, lostRows: _, ...result } = run;
+    const error = { ...errors, ...inputErrors(result) };
+    return { result, error, method: 'low_rank', reason, fallback: false, plan };
+  }
+  const missed = missedReason(plan, worst, tolerance);
+  const next = second ? null : yield* secondPlan(problem, plan, worst, options);
+  if (next) {
+    const why = `${missed}: again with ${next.features}.`;
+    // Rows that the first run was not judged by.
+    return yield* approximately(problem, next, { ...options, seed: seed + 1 }, why, true);
+  }
+  if (method === 'low_rank') throw yield* toleranceMissed(problem, plan, worst, options);
+  return { ...(yield* exactly(problem, options, `${missed}: computed exactly.`, true)), plan };
+}
+
+/** Why the answer of the low-rank kernel was not taken. */
+export function missedReason(plan: LowRankPlan, worst: number, tolerance: number): string {
+  const reached = Number.isFinite(worst)
+    ? `an error of up to ${worst.toPrecision(2)}`
+    : 'no result';
+  return `Low-rank with ${plan.features} features gave ${reached}, above the tolerance of ${tolerance}`;
+}
+
+/** A plan that was too hopeful once is held to as much more, and some: a second miss costs more than features. */
+function* stricterPlan(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  { predictedError }: LowRankPlan,
+  worst: number,
+  options: ChooseOptions,
+): Job<LowRankPlan> {
+  const hopeful = Number.isFinite(worst) ? Math.min(1, predictedError / worst) : 1;
+  const tolerance = MARGIN * options.tolerance * hopeful;
+  return yield* planOf(problem, { ...options, tolerance, features: undefined });
+}
+
+/** Of the tolerance that a second plan is held to: room for its own bad luck. */
+const MARGIN = 0.75;
+
+/** null: none that is expected to do, or exact would be cheaper, where it is allowed. */
+function* secondPlan(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  worst: number,
+  options: SolveOptions,
+): Job<LowRankPlan | null> {
+  if (options.features !== undefined) return null;
+  const next = yield* stricterPlan(problem, plan, worst, options);
+  const stricter = next.meetsTolerance && next.predictedError < plan.predictedError;
+  const pays = options.method === 'low_rank' || next.seconds.lowRank < next.seconds.exact;
+  return stricter && pays ? next : null;
+}
+
+/** Says what was reached, which tolerance that would meet, and which number of features this one. */
+export function* toleranceMissed(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  plan: LowRankPlan,
+  worst: number,
+  options: ChooseOptions,
+): Job<Problem> {
+  const { tolerance } = options;
+  const reached = Number.isFinite(worst)
+    ? `Low-rank with ${plan.features} features reaches an error of up to ${worst.toPrecision(3)} ` +
+      `(99 % confidence), above the tolerance of ${tolerance}. A tolerance of ` +
+      `${(1.2 * worst).toPrecision(2)} would do with as many features.`
+    : `Low-rank with ${plan.features} features breaks down on this input: its logits are too large.`;
+  return new Problem(
+    'tolerance-missed',
+    `${reached} ${yield* advice(problem, plan, worst, options)}`,
+    {
+      pointer: '/method',
+      ...(Number.isFinite(worst) && { limit: tolerance, actual: worst }),
+    },
+  );
+}
+
+/** The number of features that a plan expects to do, whatever it costs; nothing is extrapolated. */
+function* advice(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  plan: LowRankPlan,
+  worst: number,
+  options: ChooseOptions,
+): Job<string> {
+  const { tolerance } = options;
+  const rates = { ...options.rates, exact: Number.MIN_VALUE };
+  const other = yield* stricterPlan(problem, plan, worst, { ...options, rates });
+  if (other.meetsTolerance && other.features > plan.features) {
+    return `For the tolerance of ${tolerance} the plan expects ${other.features} features to do; the exact kernel always does.`;
+  }
+  return `No number of features that was tried (up to ${FEATURE_STEPS[FEATURE_STEPS.length - 1]}) is expected to keep the tolerance of ${tolerance}: take the exact kernel.`;
+}
+
+export function* solve(
+  problem: AttentionProblem,
+  { kernel, reason, lowRank }: Choice,
+  options: SolveOptions,
+): Job<Solution> {
+  if (kernel === 'low_rank' && lowRank) {
+    return yield* approximately(problem, lowRank, options, reason);
+  }
+  if (kernel === 'reference') {
+    const solved = yield* inFloat64(problem, options);
+    return { ...solved, method: 'exact', reason, fallback: false, plan: lowRank };
+  }
+  return { ...(yield* exactly(problem, options, reason, false)), plan: lowRank };
+}

@@ -1,0 +1,41 @@
+/**
+ * The efficiency threshold of LoRA attention (arXiv 2406.03136).
+ *
+ * With Q' = sqrt(beta) Q, K' = sqrt(beta) K and the max-abs norm, an almost-linear algorithm exists
+ * when Gamma = max(|Q'|, |K'|) = o(sqrt(log L)) and d = O(log L) (Theorem 3.1 for partial, A.1 for full
+ * adaptation); for Gamma beyond sqrt(log L) by any factor that grows, no algorithm is truly
+ * sub-quadratic unless the Strong Exponential Time Hypothesis fails (Theorem 4.1). The statement is
+ * asymptotic: the constant 1 in front of sqrt(ln L) is a convention.
+ */
+import type { ComposedNorms } from '../../workers/kernels/norms.js';
+import type { Dimensions } from '../../workers/problem.js';
+
+export interface Threshold {
+  /** Gamma: the larger of norms.query and norms.key. */
+  readonly gamma: number;
+  /** sqrt(ln L) */
+  readonly limit: number;
+  /** gamma / limit; null where the limit is zero (L = 1). */
+  readonly ratio: number | null;
+  readonly below_threshold: boolean;
+  /** L: the larger of Lq and Lk. */
+  readonly sequence_length: number;
+  /** d / ln L; null for L = 1. The theorem also needs d = O(log L). */
+  readonly head_dim_over_log_length: number | null;
+  readonly norms: ComposedNorms;
+}
+
+export function efficiencyThreshold(norms: ComposedNorms, dims: Dimensions): Threshold {
+  const length = Math.max(dims.queryLength, dims.keyLength);
+  const gamma = Math.max(norms.query, norms.key);
+  const limit = Math.sqrt(Math.log(length));
+  return {
+    gamma,
+    limit,
+    ratio: limit > 0 ? gamma / limit : null,
+    below_threshold: gamma < limit,
+    sequence_length: length,
+    head_dim_over_log_length: limit > 0 ? dims.headDim / Math.log(length) : null,
+    norms,
+  };
+}

@@ -1,0 +1,162 @@
+/** Tensor maps: {dtype, shape, data} under string keys, and what msgpack-numpy writes. */
+import {
+  ACCEPTED_DTYPES,
+  type Dtype,
+  ITEM_SIZE,
+  isBigEndian,
+  parseDtype,
+} from '../../../workers/tensor/dtype.js';
+import { type EncodedTensor, encodedTensor } from '../../../workers/tensor/encoded.js';
+import { appendPointer, placeName } from '../wire-error.js';
+import { MAX_DIMENSIONS } from '../wire-limits.js';
+import { NUMPY_SCALARS } from './numpy-scalar.js';
+import { checkLength, readBase64, readBytes, refuse } from './tensor-bytes.js';
+import type { WireMap } from './wire-map.js';
+
+const TENSOR_KEYS = ['dtype', 'shape', 'data'];
+const NUMPY_KEYS = ['nd', 'type', 'kind', 'shape', 'data'];
+
+export function isTensorMap(map: WireMap): boolean {
+  return TENSOR_KEYS.some((key) => map.entries.has(key));
+}
+
+/** msgpack-numpy marks its maps with `nd`, and Python complex numbers with the bytes key `complex`. */
+export function isNumpyMap(map: WireMap): boolean {
+  return map.entries.has('nd') || (map.bytesKey !== null && map.entries.has('complex'));
+}
+
+/** Throws WireError (invalid-tensor) when anything about the map does not fit. */
+export function readTensorMap(map: WireMap, pointer: string): EncodedTensor {
+  checkKeys(map, TENSOR_KEYS, TENSOR_KEYS, pointer);
+  const dtype = readDtype(map.entries.get('dtype'), pointer, 'dtype');
+  return assemble(dtype, map, pointer);
+}
+
+/** An array as an encoded tensor, a numpy scalar as a plain number or boolean. */
+export function readNumpyMap(map: WireMap, pointer: string): EncodedTensor | number | boolean {
+  const { entries } = map;
+  if (entries.has('complex')) {
+    throw refuse(
+      pointer,
+      `The value at ${placeName(pointer)} is complex; only real numbers are read.`,
+    );
+  }
+  if (entries.get('nd') === false) return readScalar(map, pointer);
+  if (entries.get('nd') !== true) {
+    throw refuse(
+      appendPointer(pointer, 'nd'),
+      `"nd" of the numpy map at ${placeName(pointer)} is neither true nor false.`,
+    );
+  }
+  // Versions of msgpack-numpy before 0.4.4 write no kind.
+  checkKeys(map, NUMPY_KEYS, ['type', 'shape', 'data'], pointer);
+  const kind = readText(entries.get('kind') ?? '');
+  if (kind !== '') {
+    throw refuse(
+      pointer,
+      `The numpy array at ${placeName(pointer)} is a structured or object array (kind ${JSON.stringify(kind)}); the element types are ${ACCEPTED_DTYPES}. A bfloat16 array goes as a map {dtype: 'bfloat16', shape, data}.`,
+    );
+  }
+  return assemble(readDtype(readText(entries.get('type')), pointer, 'type'), map, pointer);
+}
+
+function readScalar(map: WireMap, pointer: string): number | boolean {
+  checkKeys(map, ['nd', 'type', 'data'], ['type', 'data'], pointer);
+  const type = readText(map.entries.get('type'));
+  const scalar = typeof type === 'string' ? NUMPY_SCALARS.get(type) : undefined;
+  if (!scalar) {
+    throw refuse(
+      pointer,
+      `The numpy scalar at ${placeName(pointer)} is of type ${JSON.stringify(type)}; booleans and little-endian integers and floats are read.`,
+    );
+  }
+  const bytes = readBytes(map.entries.get('data'), pointer);
+  checkLength(bytes.length, scalar.size, `the numpy type ${type}`, pointer);
+  return scalar.read(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+}
+
+function assemble(dtype: Dtype, map: WireMap, pointer: string): EncodedTensor {
+  const shape = readShape(map.entries.get('shape'), pointer);
+  const expected = byteLength(shape, dtype, pointer);
+  const data = map.entries.get('data');
+  const bytes = map.format === 'json' ? readBase64(data, pointer) : readBytes(data, pointer);
+  checkLength(bytes.length, expected, `shape [${shape.join(', ')}] in ${dtype}`, pointer);
+  return encodedTensor(dtype, shape, bytes);
+}
+
+function readDtype(name: unknown, pointer: string, key: string): Dtype {
+  const dtype = typeof name === 'string' ? parseDtype(name) : null;
+  if (dtype !== null) return dtype;
+  const place = appendPointer(pointer, key);
+  if (typeof name === 'string' && isBigEndian(name)) {
+    throw refuse(
+      place,
+      `The tensor at ${placeName(pointer)} is big endian (${JSON.stringify(name)}); send it in little-endian byte order.`,
+    );
+  }
+  const shown = typeof name === 'string' ? JSON.stringify(name.slice(0, 64)) : 'no string';
+  throw refuse(
+    place,
+    `The tensor at ${placeName(pointer)} has the element type ${shown}; accepted are ${ACCEPTED_DTYPES}.`,
+  );
+}
+
+function readShape(shape: unknown, pointer: string): number[] {
+  const place = appendPointer(pointer, 'shape');
+  if (!Array.isArray(shape) || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
+    throw refuse(
+      place,
+      `The shape of the tensor at ${placeName(pointer)} must be an array of non-negative integers.`,
+    );
+  }
+  if (shape.length > MAX_DIMENSIONS) {
+    throw refuse(
+      place,
+      `The tensor at ${placeName(pointer)} has ${shape.length} dimensions; at most ${MAX_DIMENSIONS} are allowed.`,
+      { limit: MAX_DIMENSIONS, actual: shape.length },
+    );
+  }
+  const empty = shape.indexOf(0);
+  if (empty >= 0) {
+    throw refuse(
+      place,
+      `The tensor at ${placeName(pointer)} is empty: dimension ${empty} of its shape [${shape.join(', ')}] is 0.`,
+    );
+  }
+  return shape;
+}
+
+function byteLength(shape: readonly number[], dtype: Dtype, pointer: string): number {
+  const length = shape.reduce((product, size) => product * size, ITEM_SIZE[dtype]);
+  if (Number.isSafeInteger(length)) return length;
+  throw refuse(
+    appendPointer(pointer, 'shape'),
+    `The shape [${shape.join(', ')}] of the tensor at ${placeName(pointer)} is larger than any memory.`,
+  );
+}
+
+function readText(value: unknown): unknown {
+  return value instanceof Uint8Array ? Buffer.from(value).toString('latin1') : value;
+}
+
+function checkKeys(
+  map: WireMap,
+  allowed: readonly string[],
+  required: readonly string[],
+  pointer: string,
+): void {
+  for (const key of required) {
+    if (map.entries.has(key)) continue;
+    throw refuse(
+      pointer,
+      `The tensor at ${placeName(pointer)} has no ${JSON.stringify(key)}; it needs ${required.join(', ')}.`,
+    );
+  }
+  for (const key of map.entries.keys()) {
+    if (allowed.includes(key)) continue;
+    throw refuse(
+      appendPointer(pointer, key),
+      `The tensor at ${placeName(pointer)} has the unknown key ${JSON.stringify(key)}; it holds ${allowed.join(', ')}.`,
+    );
+  }
+}

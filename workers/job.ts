@@ -1,0 +1,56 @@
+/**
+ * How a computation is cut into pieces that any number of worker threads can run.
+ *
+ * A job is a generator: it yields one stage after the other and is handed the results of the tasks of
+ * that stage, in the order of the tasks; what it returns is the result of the job. The tasks of one
+ * stage are independent of each other and may run anywhere, in any order, but for what `stride` says. The
+ * cut depends on the problem only, never on the number of workers, so the answer is bitwise the same at any thread count.
+ *
+ * A job that is given up is ended with `return()` when none of its tasks runs any more, so that what it
+ * does `finally` is done in any case.
+ *
+ * A task must survive structured cloning: a plain object whose typed arrays sit over
+ * SharedArrayBuffers. Big results are written there; what a task returns travels back by value and
+ * is small.
+ */
+export interface Task {
+  /** Which kernel runs it; `workers/worker.ts` holds the table. */
+  readonly kernel: string;
+}
+
+export interface Stage<T extends Task = Task> {
+  /** For the log, the progress and the metrics: 'decode', 'project', 'attention', ... */
+  readonly name: string;
+  readonly tasks: readonly T[];
+  /** Task k goes on where task k - stride ended, and begins after it. Absent: tasks wait for no other. */
+  readonly stride?: number;
+  /** Which part of the whole job's work this stage is: from, to, both in [0, 1]. */
+  readonly span?: readonly [number, number];
+}
+
+export type Job<Result, T extends Task = Task> = Generator<Stage<T>, Result, readonly unknown[]>;
+
+/** Asked between row blocks; true: stop now, the result is not wanted any more. */
+export type Cancelled = () => boolean;
+
+/** Thrown by a kernel that was told to stop. */
+export class CancelledError extends Error {
+  override readonly name = 'CancelledError';
+}
+
+/** Run a job on this thread: for tests, benchmarks and tiny problems. */
+export function runJob<Result, T extends Task>(
+  job: Job<Result, T>,
+  run: (task: T, cancelled: Cancelled) => unknown,
+  cancelled: Cancelled = () => false,
+): Result {
+  try {
+    let step = job.next([]);
+    while (!step.done) {
+      step = job.next(step.value.tasks.map((task) => run(task, cancelled)));
+    }
+    return step.value;
+  } finally {
+    job.return(undefined as Result);
+  }
+}

@@ -1,0 +1,226 @@
+/**
+ * The attention stage: a few row blocks of some lanes, softmax and backward, in one pass over the keys.
+ *
+ *     E = exp(S) or exp(S - max),  P = E / sum,  dS = P (dP - G.O),  dP = G V^T,  G = O - Y or given
+ *     right:  dS [K B_Q | X^K A_K^T],      P X^V A_V^T
+ *     left:   dS^T [Q B_K | X^Q A_Q^T],    P^T G B_V
+ *     at full width:  dS K,  dS^T Q,  P^T G
+ *     forward only:   O = P V
+ *
+ * The division by the row sum is folded into the thin factors. Products that belong to rows alone,
+ * Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T), are contracted here; the others wait for all rows.
+ */
+import { keysOf } from '../../problem.js';
+import { type ExactPlan, TILES_AT_ONCE, type Unit, type Workspace } from '../exact/plan.js';
+import { type Block, KEYS, ROWS, writeBlock } from '../inner/block.js';
+import type { Wasm } from '../inner/instance.js';
+import { type AttentionMemory, type KeyWindow, loadWindow, prepareMemory } from './memory.js';
+import { slice } from './operands.js';
+import { RightSums } from './right.js';
+import { divideBySums, loadRows, loadUpstream, takeOutput } from './rows.js';
+
+export interface AttendTask {
+  readonly kernel: 'exact';
+  readonly step: 'attend';
+  readonly plan: ExactPlan;
+  readonly workspace: Workspace;
+  /** (B, Lq, H dv) or null */
+  readonly attentionOutput: Float32Array | null;
+  readonly wave: number;
+  /** Lanes, each with its query head: place in the wave, and who that is. */
+  readonly lanes: readonly LaneOfHead[];
+  /** Turns [first, last) of each lane: turn k of lane l is row block l + k lanes. */
+  readonly first: number;
+  readonly last: number;
+}
+
+export interface LaneOfHead {
+  readonly place: number;
+  readonly unit: Unit;
+  readonly head: number;
+  readonly lane: number;
+}
+
+/** Rows of a lane's query head: `first` and the n - 1 after it, or those that `picked` lists. */
+export interface RowBlock {
+  readonly lane: LaneOfHead;
+  readonly first: number;
+  readonly n: number;
+  readonly picked?: readonly number[];
+}
+
+/** Number of row i of the block in its sequence. */
+export const rowAt = ({ first, picked }: RowBlock, i: number): number =>
+  picked ? picked[i]! : first + i;
+
+/** @returns the loss of these rows, 1/2 ||O - Y||^2, or 0. */
+export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: () => void): number {
+  const { plan } = task;
+  let loss = 0;
+  for (const lane of task.lanes) {
+    const memory = prepareMemory(task, wasm, lane, checkpoint);
+    const { windows } = memory;
+    const sums: WindowVisitor = {
+      begin: (window) => takeSums(task, wasm, memory, lane, window),
+      end: (window) => giveSums(task, wasm, memory, lane, window),
+    };
+    // In a single window they may stay from block to block.
+    const stay = windows.length === 1;
+    if (task.first === 0) clearSums(task, lane);
+    if (stay) sums.begin?.(windows[0]!);
+    for (let turn = task.first; turn < task.last; turn++) {
+      const block = lane.lane + turn * plan.lanes;
+      if (block >= plan.blocks) break;
+      loss += attendBlock(task, wasm, memory, lane, block, checkpoint, stay ? {} : sums);
+    }
+    if (stay) sums.end?.(windows[0]!);
+  }
+  return loss;
+}
+
+function attendBlock(
+  task: AttendTask,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  lane: LaneOfHead,
+  index: number,
+  checkpoint: () => void,
+  visitor: WindowVisitor,
+): number {
+  const first = index * ROWS;
+  const n = Math.min(ROWS, task.plan.problem.dims.queryLength - first);
+  const rows: RowBlock = { lane, first, n };
+  const { loss, right } = attendRows(task, wasm, memory, rows, checkpoint, visitor);
+  right.contract(task, wasm, memory, rows);
+  return loss;
+}
+
+/** Looks into memory while a window of keys is there, before and after its gradients are formed. */
+export interface WindowVisitor {
+  readonly begin?: (window: KeyWindow) => void;
+  /** E and dS of the block and the window lie in memory. */
+  readonly end?: (window: KeyWindow) => void;
+}
+
+/** All passes over the keys for one block of rows. */
+export function attendRows(
+  task: AttendTask,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  rows: RowBlock,
+  checkpoint: () => void,
+  visitor: WindowVisitor,
+): { readonly loss: number; readonly right: RightSums } {
+  const { plan } = task;
+  const { causal } = plan.problem;
+  const { first, n } = rows;
+  const { fields, windows } = memory;
+  const { ps, pv } = plan.thin;
+  const { fn } = wasm;
+  const visible = keysOf(plan.problem, rows.lane.unit.batchItem);
+  const keys = causal ? Math.min(visible, first + n) : visible;
+  // Where a row may have a single key its weight is to be 1, so that dS is exactly 0.
+  const bounded = fields.bounded && (causal ? first >= ROWS : keys > 1);
+  const block = {
+    ...{ ...fields, rows: Math.ceil(n / 16) * 16, firstRow: first },
+    ...{ keys, causal: Number(causal), bounded: Number(bounded) },
+  };
+  const pass = (
+    change: Partial<Block>,
+    run: (block: number, t0: number, t1: number) => void,
+    { begin, end }: WindowVisitor = {},
+  ) => {
+    for (const window of windows) {
+      if (window.first >= keys) break;
+      if (windows.length > 1) loadWindow(task, wasm, memory, rows.lane, window, checkpoint);
+      const origin = window.first / KEYS;
+      const last = Math.ceil(Math.min(keys, window.first + window.count) / KEYS);
+      writeBlock(wasm, memory.block, { ...block, ...change, origin });
+      begin?.(window);
+      for (let t = origin; t < last; t += TILES_AT_ONCE) {
+        checkpoint();
+        run(memory.block, t, Math.min(t + TILES_AT_ONCE, last));
+      }
+      end?.(window);
+    }
+  };
+
+  loadRows(task, wasm, memory, rows);
+  // G as given is there from the start: then dP of a tile is made while its weights are in cache.
+  const given = plan.problem.objective?.kind === 'grad_output';
+  if (given) loadUpstream(task, wasm, memory, rows);
+  const scores: typeof fn.scores = bounded ? () => {} : fn.scores;
+  // A window that was left has to be made again: E, with G there dP too.
+  const again: typeof fn.scores = (...range) => {
+    if (windows.length === 1) return;
+    scores(...range);
+    fn.weights(...range);
+  };
+  const g = ps ? fields.g : 0;
+
+  if (!bounded) pass({}, fn.scores);
+  pass({ g: given ? g : 0 }, (...range) => {
+    if (windows.length > 1) scores(...range);
+    fn.weights(...range);
+  });
+  const sums = wasm.f64(fields.sum, ROWS).slice();
+  const loss = fields.o ? takeOutput(task, wasm, memory, rows) : 0;
+  if (ps && !given) pass({ g, o: 0 }, windows.length > 1 ? again : fn.values);
+  wasm.f64(fields.sum, ROWS).set(sums);
+  const right = new RightSums(plan, wasm, memory);
+  if (ps + pv) {
+    divideBySums(task, wasm, memory, rows);
+    const gradients: typeof fn.gradients = (...range) => {
+      again(...range);
+      fn.gradients(...range);
+      right.flush();
+    };
+    pass({ g, o: 0 }, gradients, visitor);
+    wasm.f64(fields.sum, ROWS).set(sums);
+  }
+  return { loss, right };
+}
+
+/** The lane's partial sums of left products, (keys, width): where they are in memory and in the workspace. */
+function leftSums({ plan, workspace }: AttendTask, lane: LaneOfHead) {
+  const { ls, pv } = plan.thin;
+  const number = lane.place * plan.lanes + lane.lane;
+  return [
+    { field: 'ls', width: ls, kept: slice(workspace.ls, number, plan.keys * ls) },
+    { field: 'lv', width: pv, kept: slice(workspace.lv, number, plan.keys * pv) },
+  ] as const;
+}
+
+/** The first task of a wave begins with zeros. */
+function clearSums(task: AttendTask, lane: LaneOfHead): void {
+  const { plan, workspace } = task;
+  const number = lane.place * plan.lanes + lane.lane;
+  for (const { kept } of leftSums(task, lane)) kept.fill(0);
+  slice(workspace.outK, number, plan.problem.dims.headDim * plan.thin.rk).fill(0);
+  slice(workspace.outV, number, plan.problem.dims.valueDim * plan.thin.rv).fill(0);
+}
+
+function takeSums(
+  task: AttendTask,
+  wasm: Wasm,
+  { fields }: AttentionMemory,
+  lane: LaneOfHead,
+  { first, count }: KeyWindow,
+): void {
+  for (const { field, width, kept } of leftSums(task, lane)) {
+    const rows = kept.subarray(first * width, (first + count) * width);
+    wasm.f32(fields[field], rows.length).set(rows);
+  }
+}
+
+function giveSums(
+  task: AttendTask,
+  wasm: Wasm,
+  { fields }: AttentionMemory,
+  lane: LaneOfHead,
+  { first, count }: KeyWindow,
+): void {
+  for (const { field, width, kept } of leftSums(task, lane)) {
+    kept.set(wasm.f32(fields[field], count * width), first * width);
+  }
+}

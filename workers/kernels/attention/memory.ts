@@ -1,0 +1,197 @@
+/** Where the attention stage keeps its matrices in WebAssembly memory. */
+import { keysOf } from '../../problem.js';
+import { type ExactPlan, stretchesOf } from '../exact/plan.js';
+import {
+  BLOCK_BYTES,
+  type Block,
+  KEYS,
+  LARGEST_EXPONENT,
+  ROWS,
+  TILE_FLOATS,
+} from '../inner/block.js';
+import { packedFloats, type Wasm } from '../inner/instance.js';
+import type { AttendTask, LaneOfHead } from './attend.js';
+import { type Floats, slice } from './operands.js';
+
+/** Floats copied between two looks at the flag that cancels. */
+const PIECE = 2 ** 20;
+
+/** Keys [first, first + count) of a head. */
+export interface KeyWindow {
+  readonly first: number;
+  readonly count: number;
+}
+
+export interface AttentionMemory {
+  /** One after the other they are in memory; where there is one window only it is there already. */
+  readonly windows: readonly KeyWindow[];
+  /** Address of the parameters of a row block, and what stays the same in them. */
+  readonly block: number;
+  readonly fields: Omit<Block, 'rows' | 'firstRow' | 'keys' | 'causal' | 'origin'>;
+  /** Q and G of the row block, (ROWS, d) and (ROWS, dv), row-major. */
+  readonly qRows: number;
+  readonly gRows: number;
+  /** B_K and B_V of the head, packed (d, rk) and (dv, rv). */
+  readonly BK: number;
+  readonly BV: number;
+  /** Right products in float64, (ROWS, ps) and (ROWS, pv). */
+  readonly rightS: number;
+  readonly rightV: number;
+  /** For the contraction over rows: right products (ROWS, r), packed, and the result (width, r). */
+  readonly rightRows: number;
+  readonly rightPacked: number;
+  readonly contracted: number;
+}
+
+function windowsOf({ keys, window }: ExactPlan): KeyWindow[] {
+  return Array.from({ length: Math.ceil(keys / window) }, (_, k) => ({
+    first: k * window,
+    count: Math.min(window, keys - k * window),
+  }));
+}
+
+/**
+ * Lays out memory for one head. What all row blocks of the head share is copied in only if it is not
+ * there yet: the same head's previous task may have run on this thread.
+ */
+export function prepareMemory(
+  task: AttendTask,
+  wasm: Wasm,
+  lane: LaneOfHead,
+  checkpoint: () => void,
+): AttentionMemory {
+  const { plan } = task;
+  const { headDim: d, valueDim: dv } = plan.problem.dims;
+  const { rk, rv, ps, pv, us, uv, ls } = plan.thin;
+  const { full } = plan;
+  const windows = windowsOf(plan);
+  const keys = Math.min(plan.keys, plan.window);
+  const owner = `${plan.id}/${task.wave}/${lane.place}`;
+  const warm = wasm.owner === owner;
+  wasm.reset();
+
+  const tiles = Math.ceil(keys / KEYS) * TILE_FLOATS;
+  const needV = plan.formOutput || ps > 0;
+  const floats = (n: number) => wasm.allocFloats(n);
+  const k = floats(keys * d);
+  // dS K takes K itself where its rows are whole vectors.
+  const wholeK = full.dQ && d === ps;
+  const fields = {
+    ...{ bounded: Number(scoresAreBounded(task, lane)), d, dv, ps, pv, k },
+    v: needV ? floats(keys * dv) : 0,
+    us: wholeK ? k : us || full.dQ ? floats(keys * ps) : 0,
+    uv: uv ? floats(keys * pv) : 0,
+    ls: ls ? floats(keys * ps) : 0,
+    lv: floats(keys * pv),
+    e: floats(tiles),
+    t: ps ? floats(tiles) : 0,
+    q: floats(packedFloats(d, ROWS)),
+    g: floats(packedFloats(dv, ROWS)),
+    max: floats(ROWS),
+    mean: floats(ROWS),
+    sum: wasm.alloc(8 * ROWS),
+    dot: wasm.alloc(8 * ROWS),
+    o: plan.formOutput ? floats(dv * ROWS) : 0,
+    ws: floats(ROWS * ps),
+    wv: floats(ROWS * pv),
+    rs: floats(ROWS * ps),
+    rv: floats(ROWS * pv),
+  };
+  const memory: AttentionMemory = {
+    windows,
+    fields,
+    block: wasm.alloc(BLOCK_BYTES),
+    qRows: floats(ROWS * d),
+    gRows: floats(ROWS * dv),
+    BK: floats(packedFloats(d, rk)),
+    BV: floats(packedFloats(dv, rv)),
+    rightS: wasm.alloc(8 * ROWS * ps),
+    rightV: wasm.alloc(8 * ROWS * pv),
+    rightRows: floats(ROWS * Math.max(rk, rv)),
+    rightPacked: floats(packedFloats(ROWS, Math.max(rk, rv))),
+    contracted: floats(Math.max(d * rk, dv * rv)),
+  };
+  if (warm) {
+    wasm.owner = owner;
+    return memory;
+  }
+
+  packAdapter(wasm, plan.problem.projections.k_proj.adapter?.B.data, lane, d, rk, memory.BK);
+  packAdapter(wasm, plan.problem.projections.v_proj.adapter?.B.data, lane, dv, rv, memory.BV);
+  if (windows.length > 1) return memory;
+  loadWindow(task, wasm, memory, lane, windows[0]!, checkpoint);
+  wasm.owner = owner;
+  return memory;
+}
+
+/** Copies in what the window's keys have in common for all rows: K, V and the right factors. */
+export function loadWindow(
+  { plan, workspace }: AttendTask,
+  wasm: Wasm,
+  { fields }: AttentionMemory,
+  lane: LaneOfHead,
+  { first, count }: KeyWindow,
+  checkpoint: () => void,
+): void {
+  const { us, uv, ps } = plan.thin;
+  const { d, dv } = fields;
+  const unit = Math.floor(lane.place / plan.group);
+  const rows = (x: Floats, index: number, width: number) =>
+    slice(x, index, plan.keys * width).subarray(first * width, (first + count) * width);
+  const copy = (at: number, x: Floats) => {
+    for (let from = 0; from < x.length; from += PIECE) {
+      checkpoint();
+      const piece = x.subarray(from, from + PIECE);
+      wasm.f32(at + 4 * from, piece.length).set(piece);
+    }
+  };
+  const K = rows(workspace.K, unit, d);
+  copy(fields.k, K);
+  if (fields.v) copy(fields.v, rows(workspace.V, unit, dv));
+  copy(fields.us, rows(workspace.us, lane.place, us));
+  copy(fields.uv, rows(workspace.uv, unit, uv));
+  if (plan.full.dQ && fields.us !== fields.k) copyRows(wasm, K, d, fields.us, ps, count);
+}
+
+/**
+ * Cauchy-Schwarz: |S_ij| <= beta log2(e) max |q_i| max |k_j|. For the whole head, so that a row's results
+ * do not depend on the block that it is in.
+ */
+function scoresAreBounded({ plan, workspace }: AttendTask, { place, unit }: LaneOfHead): boolean {
+  const { queryLength } = plan.problem.dims;
+  const keyLength = keysOf(plan.problem, unit.batchItem);
+  const largest = (norms: Float32Array, index: number, length: number, used: number) =>
+    slice(norms, index, stretchesOf(length))
+      .subarray(0, stretchesOf(used))
+      .reduce((m, x) => Math.max(m, x), 0);
+  const query = largest(workspace.largestQ, place, queryLength, queryLength);
+  const key = largest(workspace.largestK, Math.floor(place / plan.group), plan.keys, keyLength);
+  return Math.abs(plan.problem.scaling) * Math.LOG2E * query * key <= LARGEST_EXPONENT;
+}
+
+function packAdapter(
+  wasm: Wasm,
+  B: Floats | undefined,
+  lane: LaneOfHead,
+  width: number,
+  rank: number,
+  to: number,
+): void {
+  if (!B) return;
+  const mark = wasm.mark();
+  wasm.fn.pack(width, rank, wasm.put(slice(B, lane.unit.sharedHead, width * rank)), rank, to);
+  wasm.release(mark);
+}
+
+/** x (n, width) to rows of `pitch` floats, filled up with zeros. */
+export function copyRows(
+  wasm: Wasm,
+  x: Floats,
+  width: number,
+  to: number,
+  pitch: number,
+  n: number,
+): void {
+  const rows = wasm.f32(to, n * pitch).fill(0);
+  for (let i = 0; i < n; i++) rows.set(slice(x, i, width), i * pitch);
+}

@@ -1,0 +1,102 @@
+/** Right products of one row block: dS [K B_Q | X^K A_K^T] and P X^V A_V^T; or dS K at full width. */
+
+import type { ExactPlan } from '../exact/plan.js';
+import { ROWS } from '../inner/block.js';
+import type { Wasm } from '../inner/instance.js';
+import type { AttendTask, RowBlock } from './attend.js';
+import type { AttentionMemory } from './memory.js';
+import { slice } from './operands.js';
+
+/** Sums over stretches of keys come in float32 and are added up in float64. */
+export class RightSums {
+  readonly #wasm: Wasm;
+  readonly #memory: AttentionMemory;
+  readonly #ps: number;
+  readonly #pv: number;
+
+  constructor({ thin }: ExactPlan, wasm: Wasm, memory: AttentionMemory) {
+    this.#wasm = wasm;
+    this.#memory = memory;
+    this.#ps = thin.us || thin.right ? thin.ps : 0;
+    this.#pv = thin.uv;
+    this.#s.fill(0);
+    this.#v.fill(0);
+  }
+
+  /** (ROWS, ps) and (ROWS, pv), before division by the row sums. */
+  get #s(): Float64Array {
+    return this.#wasm.f64(this.#memory.rightS, ROWS * this.#ps);
+  }
+
+  get #v(): Float64Array {
+    return this.#wasm.f64(this.#memory.rightV, ROWS * this.#pv);
+  }
+
+  /** Takes what the kernel has summed since the last time. */
+  flush(): void {
+    const { fields, rightS, rightV } = this.#memory;
+    this.#wasm.fn.fold(ROWS * this.#ps, fields.rs, rightS);
+    this.#wasm.fn.fold(ROWS * this.#pv, fields.rv, rightV);
+  }
+
+  /** Column c of dS [K B_Q | X^K A_K^T] or dS K for row i of the block, divided by its row sum. */
+  ofScores(i: number, c: number): number {
+    return Math.fround(this.#s[i * this.#ps + c]! / this.#sum(i));
+  }
+
+  /** Column c of P X^V A_V^T. */
+  ofValues(i: number, c: number): number {
+    return Math.fround(this.#v[i * this.#pv + c]! / this.#sum(i));
+  }
+
+  #sum(i: number): number {
+    return this.#wasm.f64(this.#memory.fields.sum, ROWS)[i]!;
+  }
+
+  /**
+   * Keeps dS K B_Q or dS K for the contraction with X^Q, and adds Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T)
+   * to the lane's totals.
+   */
+  contract(task: AttendTask, wasm: Wasm, memory: AttentionMemory, { lane, first, n }: RowBlock) {
+    const { plan, workspace } = task;
+    const { queryLength, headDim: d, valueDim: dv } = plan.problem.dims;
+    const { rq, rk, rv, right } = plan.thin;
+    const sum = wasm.f64(memory.fields.sum, n);
+    const s = this.#s;
+    const kept = slice(workspace.rightQ, lane.place, queryLength * right);
+    for (let i = 0; i < n; i++) {
+      for (let c = 0; c < right; c++) {
+        kept[(first + i) * right + c] = s[i * this.#ps + c]! / sum[i]!;
+      }
+    }
+    const number = lane.place * plan.lanes + lane.lane;
+    const outK = slice(workspace.outK, number, d * rk);
+    const outV = slice(workspace.outV, number, dv * rv);
+    this.#contractRows(n, s.subarray(rq), this.#ps, rk, memory.qRows, d, outK);
+    this.#contractRows(n, this.#v, this.#pv, rv, memory.gRows, dv, outV);
+  }
+
+  /** out (width, r) += x^T y for x (n, width) and y = the first r of `pitch` columns of right, over the row sums. */
+  #contractRows(
+    n: number,
+    right: Float64Array,
+    pitch: number,
+    r: number,
+    x: number,
+    width: number,
+    out: Float64Array,
+  ): void {
+    if (r === 0) return;
+    const { fields, rightRows, rightPacked, contracted } = this.#memory;
+    const wasm = this.#wasm;
+    const sum = wasm.f64(fields.sum, n);
+    const y = wasm.f32(rightRows, n * r);
+    for (let i = 0; i < n; i++) {
+      for (let c = 0; c < r; c++) y[i * r + c] = right[i * pitch + c]! / sum[i]!;
+    }
+    wasm.fn.pack(n, r, rightRows, r, rightPacked);
+    wasm.fn.gemm_tn(width, r, n, x, width, rightPacked, contracted, r, false);
+    const product = wasm.f32(contracted, width * r);
+    for (let c = 0; c < product.length; c++) out[c]! += product[c]!;
+  }
+}

@@ -1,0 +1,152 @@
+/** What a block of query rows brings along: Q, the upstream gradient G, and the left thin factors. */
+import { ROWS } from '../inner/block.js';
+import type { Wasm } from '../inner/instance.js';
+import { type AttendTask, type RowBlock, rowAt } from './attend.js';
+import { type AttentionMemory, copyRows } from './memory.js';
+import { slice } from './operands.js';
+
+/** Norms weigh the draws of rows: a sum of them is to stay finite. */
+const LARGEST_SQUARE = 2 ** 120;
+
+/** Q (packed, times beta log2 e, so that weights are powers of two); ws = [Q B_K | X^Q A_Q^T] or Q. */
+export function loadRows(
+  { plan, workspace }: AttendTask,
+  wasm: Wasm,
+  { fields, qRows, BK }: AttentionMemory,
+  rows: RowBlock,
+): void {
+  const { lane, n } = rows;
+  const { queryLength, headDim: d } = plan.problem.dims;
+  const { rq, rk, ps, pv } = plan.thin;
+  const Q = slice(workspace.Q, lane.place, queryLength * d);
+  const q = wasm.f32(qRows, n * d);
+  if (!rows.picked) q.set(Q.subarray(rows.first * d, (rows.first + n) * d));
+  else rows.picked.forEach((row, i) => void q.set(slice(Q, row, d), i * d));
+  wasm.fn.pack_transposed(n, d, qRows, d, plan.problem.scaling * Math.LOG2E, fields.q);
+
+  const ws = wasm.f32(fields.ws, ROWS * ps).fill(0);
+  if (plan.full.dK) copyRows(wasm, q, d, fields.ws, ps, n);
+  if (rk) wasm.fn.gemm(n, rk, d, qRows, d, BK, fields.ws, ps, false);
+  if (rq) {
+    const unit = Math.floor(lane.place / plan.group);
+    const lowQ = slice(workspace.lowQ, unit, queryLength * rq);
+    for (let i = 0; i < n; i++) {
+      const from = rowAt(rows, i) * rq;
+      for (let c = 0; c < rq; c++) ws[i * ps + rk + c] = lowQ[from + c]!;
+    }
+  }
+  wasm.f32(fields.max, ROWS).fill(Number.NEGATIVE_INFINITY);
+  wasm.f64(fields.sum, ROWS).fill(0);
+  wasm.f64(fields.dot, ROWS).fill(0);
+  wasm.f32(fields.rs, ROWS * ps).fill(0);
+  wasm.f32(fields.rv, ROWS * pv).fill(0);
+  if (fields.o) wasm.f32(fields.o, fields.dv * ROWS).fill(0);
+}
+
+/** Where rows of the head lie in matrices (B, Lq, H dv), and how far apart. */
+function outputRows({ plan }: AttendTask, { lane }: RowBlock): { corner: number; pitch: number } {
+  const { queryLength, heads, valueDim: dv } = plan.problem.dims;
+  const pitch = heads * dv;
+  return { corner: lane.unit.batchItem * queryLength * pitch + lane.head * dv, pitch };
+}
+
+/** G as given, packed; wv = G B_V or G. */
+export function loadUpstream(
+  task: AttendTask,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  rows: RowBlock,
+): void {
+  const { dims, objective } = task.plan.problem;
+  const { corner, pitch } = outputRows(task, rows);
+  const dv = dims.valueDim;
+  const { data } = objective!.tensor;
+  const G = wasm.f32(memory.gRows, rows.n * dv);
+  for (let i = 0; i < rows.n; i++) {
+    const at = corner + rowAt(rows, i) * pitch;
+    G.set(data.subarray(at, at + dv), i * dv);
+  }
+  packUpstream(task, wasm, memory, rows);
+}
+
+/**
+ * The attention output O, if anyone asked for it; with a target Y then G = O - Y as in `loadUpstream`.
+ * @returns the loss of these rows, 1/2 |O - Y|^2; without an objective that of Y = 0; else 0.
+ */
+export function takeOutput(
+  task: AttendTask,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  rows: RowBlock,
+): number {
+  const { plan, attentionOutput } = task;
+  const { objective, dims } = plan.problem;
+  const { fields, gRows } = memory;
+  const { n } = rows;
+  const dv = dims.valueDim;
+  const { corner, pitch } = outputRows(task, rows);
+  const target = objective?.kind === 'target' ? objective.tensor.data : null;
+  const differ = objective?.kind !== 'grad_output';
+  const G = wasm.f32(gRows, n * dv);
+  const o = wasm.f32(fields.o, dv * ROWS);
+  const sum = wasm.f64(fields.sum, n);
+  let loss = 0;
+  for (let i = 0; i < n; i++) {
+    const scale = 1 / sum[i]!;
+    const at = corner + rowAt(rows, i) * pitch;
+    for (let c = 0; c < dv; c++) {
+      const value = o[c * ROWS + i]! * scale;
+      if (attentionOutput) attentionOutput[at + c] = value;
+      if (!differ) continue;
+      const difference = target ? value - Math.fround(target[at + c]!) : value;
+      G[i * dv + c] = difference;
+      loss += 0.5 * difference * difference;
+    }
+  }
+  if (target) packUpstream(task, wasm, memory, rows);
+  return loss;
+}
+
+function packUpstream(
+  { plan, workspace }: AttendTask,
+  wasm: Wasm,
+  { fields, gRows, BV }: AttentionMemory,
+  rows: RowBlock,
+): void {
+  const { lane, n } = rows;
+  const { queryLength, valueDim: dv } = plan.problem.dims;
+  const { rv, pv } = plan.thin;
+  const G = wasm.f32(gRows, n * dv);
+  const norms = slice(workspace.normG, lane.place, queryLength);
+  // `mean` is free until the row sums are known.
+  wasm.fn.row_dots(n, dv, gRows, gRows, fields.mean);
+  const squares = wasm.f32(fields.mean, n);
+  for (let i = 0; i < n; i++) {
+    norms[rowAt(rows, i)] = Math.sqrt(Math.min(squares[i]!, LARGEST_SQUARE));
+  }
+  wasm.fn.pack_transposed(n, dv, gRows, dv, 1, fields.g);
+  wasm.f32(fields.wv, ROWS * pv).fill(0);
+  if (plan.full.dV) copyRows(wasm, G, dv, fields.wv, pv, n);
+  if (rv) wasm.fn.gemm(n, rv, dv, gRows, dv, BV, fields.wv, pv, false);
+}
+
+/** G.O = sum E dP / sum E, and the left factors take the division of P = E / sum E. */
+export function divideBySums(
+  { plan }: AttendTask,
+  wasm: Wasm,
+  { fields }: AttentionMemory,
+  { n }: RowBlock,
+): void {
+  const { ps, pv } = plan.thin;
+  const sum = wasm.f64(fields.sum, ROWS);
+  const dot = wasm.f64(fields.dot, ROWS);
+  const mean = wasm.f32(fields.mean, ROWS);
+  const ws = wasm.f32(fields.ws, ROWS * ps);
+  const wv = wasm.f32(fields.wv, ROWS * pv);
+  for (let i = 0; i < ROWS; i++) mean[i] = i < n ? dot[i]! / sum[i]! : 0;
+  for (let i = 0; i < n; i++) {
+    const scale = 1 / sum[i]!;
+    for (let c = i * ps; c < (i + 1) * ps; c++) ws[c]! *= scale;
+    for (let c = i * pv; c < (i + 1) * pv; c++) wv[c]! *= scale;
+  }
+}

@@ -1,0 +1,96 @@
+import type { Projection } from '../../problem.js';
+import type { Tensor } from '../../tensor/tensor.js';
+
+/** One head of a projection, in float64: its band of W, the bias and B. */
+export class HeadWeights {
+  readonly #p: Projection;
+  readonly #first: number;
+  readonly #width: number;
+
+  constructor(projection: Projection, head: number, width: number) {
+    this.#p = projection;
+    this.#first = head * width;
+    this.#width = width;
+  }
+
+  /** x (in) -> A x (r) */
+  low(x: Float64Array): Float64Array {
+    const { adapter, inFeatures } = this.#p;
+    return adapter ? times(adapter.A, 0, adapter.rank, inFeatures, x) : new Float64Array(0);
+  }
+
+  /** x (in) -> (W + s B A) x (width), without the bias */
+  apply(x: Float64Array): Float64Array {
+    const { weight, adapter, inFeatures } = this.#p;
+    const y = times(weight, this.#first, this.#width, inFeatures, x);
+    if (adapter) {
+      const added = times(adapter.B, this.#first, this.#width, adapter.rank, this.low(x));
+      for (let c = 0; c < y.length; c++) y[c]! += adapter.scaling * added[c]!;
+    }
+    return y;
+  }
+
+  /** y (width) -> B^T y (r) */
+  up(y: Float64Array): Float64Array {
+    const { adapter } = this.#p;
+    if (!adapter) return new Float64Array(0);
+    return timesTransposed(adapter.B, this.#first, this.#width, adapter.rank, y);
+  }
+
+  /** y (width) -> (W + s B A)^T y (in) */
+  back(y: Float64Array): Float64Array {
+    const { weight, adapter, inFeatures } = this.#p;
+    const x = timesTransposed(weight, this.#first, this.#width, inFeatures, y);
+    if (adapter) {
+      const added = timesTransposed(adapter.A, 0, adapter.rank, inFeatures, this.up(y));
+      for (let c = 0; c < x.length; c++) x[c]! += adapter.scaling * added[c]!;
+    }
+    return x;
+  }
+
+  /** Row c of W + s B A (in) */
+  row(c: number): Float64Array {
+    const { weight, adapter, inFeatures } = this.#p;
+    const at = this.#first + c;
+    const out = Float64Array.from(weight.data.subarray(at * inFeatures, (at + 1) * inFeatures));
+    for (let r = 0; adapter && r < adapter.rank; r++) {
+      const factor = adapter.scaling * adapter.B.data[at * adapter.rank + r]!;
+      for (let i = 0; i < inFeatures; i++) out[i]! += factor * adapter.A.data[r * inFeatures + i]!;
+    }
+    return out;
+  }
+
+  addBias(y: Float64Array): Float64Array {
+    const { bias } = this.#p;
+    for (let c = 0; bias && c < y.length; c++) y[c]! += bias.data[this.#first + c]!;
+    return y;
+  }
+}
+
+/** Rows [first, first + n) of m (.., k), times x. */
+function times(m: Tensor, first: number, n: number, k: number, x: Float64Array): Float64Array {
+  const y = new Float64Array(n);
+  const rows = m.data.subarray(first * k, (first + n) * k);
+  for (let i = 0, at = 0; i < n; i++) {
+    let sum = 0;
+    for (let c = 0; c < k; c++, at++) sum += rows[at]! * x[c]!;
+    y[i] = sum;
+  }
+  return y;
+}
+
+function timesTransposed(
+  m: Tensor,
+  first: number,
+  n: number,
+  k: number,
+  y: Float64Array,
+): Float64Array {
+  const x = new Float64Array(k);
+  const rows = m.data.subarray(first * k, (first + n) * k);
+  for (let i = 0, at = 0; i < n; i++) {
+    const weight = y[i]!;
+    for (let c = 0; c < k; c++, at++) x[c]! += rows[at]! * weight;
+  }
+  return x;
+}

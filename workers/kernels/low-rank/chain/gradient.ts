@@ -1,0 +1,94 @@
+/** The gradients of one head, from what its passes left in shared memory. */
+import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
+import { fullWidth, type Head } from '../head/head.js';
+import { layout, TENSORS, type TensorName } from '../head/layout.js';
+import { openWorkspace } from '../head/rows.js';
+import { addSlots, type HeadRun } from '../run.js';
+import { fullSums } from './full.js';
+import { outlierGradient } from './outlier-queries.js';
+
+export type HeadGradients = Record<TensorName, Float64Array>;
+
+/** s beta for q_proj and k_proj, s for v_proj: the factor of tensor t of a head. */
+export function tensorScale(head: Head, t: number): number {
+  const projection = [head.query, head.key, head.value][t >> 1];
+  return projection.adapterScaling * (t < 4 ? head.beta : 1);
+}
+
+/** Those of the drawn features are joined in their first slot. */
+export function headGradients(arithmetic: Arithmetic, run: HeadRun): HeadGradients {
+  const { head, plan } = run;
+  const at = layout(head);
+  const total = new Float64Array(at.gradientTotal);
+  addSlots([...run.queryGradients, ...run.keyGradients], 0, 2 * run.segments.length, total);
+  const [joined] = run.tailGradients;
+  if (joined) addSlots(run.tailGradients, 0, run.tailGradients.length, joined);
+  const slice = (t: number) =>
+    total.subarray(at.gradientAt[t], at.gradientAt[t] + at.gradientSizes[t]);
+  if (plan.outlierQueries.length > 0) {
+    const mark = arithmetic.mark();
+    const space = openWorkspace(arithmetic, head, plan);
+    const { rows, gradient, va, output } = outlierGradient(space, run);
+    let squares = 0;
+    for (const g of gradient) squares += g * g;
+    run.loss[run.segments.length] = squares / 2;
+    plan.outlierQueries.forEach((row, i) => {
+      const to = row * head.objectiveStride + head.objectiveOffset;
+      for (let a = 0; run.attentionOutput && a < head.dv; a++) {
+        run.attentionOutput[to + a] = output[i * head.dv + a] + plan.centreV[a];
+      }
+    });
+    const right = arithmetic.array(plan.outlierQueries.length * at.right);
+    addSlots(run.outlierRight, 0, run.segments.length, right);
+    const { query, key, d, dv } = head;
+    const n = rows.count;
+    const full = fullWidth(head);
+    if (full.query) {
+      const sums = fullSums(space, at, 'query', run.inputs?.query ?? null, n);
+      sums.add({ ...rows, x: rows.xq }, right);
+      const outliers = new Float64Array(at.gradientTotal);
+      sums.save(outliers);
+      for (let i = 0; i < total.length; i++) total[i] += outliers[i];
+    }
+    if (!full.scores) {
+      const thinKey = subColumns(n, right, at.right, query.rank, key.rank);
+      addOuter(n, right, at.right, 0, query.rank, rows.xq, query.effective.inputs, slice(0));
+      addOuter(n, rows.q, d, 0, d, thinKey, key.rank, slice(3));
+    }
+    addOuter(n, gradient, dv, 0, dv, va, at.rv, slice(5));
+    arithmetic.release(mark);
+  }
+  return Object.fromEntries(
+    TENSORS.map((name, t) => {
+      const scale = tensorScale(head, t);
+      return [name, slice(t).map((x) => scale * x)];
+    }),
+  ) as HeadGradients;
+}
+
+function subColumns(n: number, x: Real, stride: number, from: number, width: number): Float64Array {
+  const out = new Float64Array(n * width);
+  for (let i = 0; i < n; i++) {
+    for (let c = 0; c < width; c++) out[i * width + c] = x[i * stride + from + c];
+  }
+  return out;
+}
+
+/** c (width, columns) += a[:, from : from + width]' b for a (n, stride), b (n, columns). */
+function addOuter(
+  n: number,
+  a: Real,
+  stride: number,
+  from: number,
+  width: number,
+  b: Real,
+  columns: number,
+  c: Float64Array,
+): void {
+  for (let i = 0; i < n; i++) {
+    for (let x = 0; x < width; x++) {
+      const ax = a[i * stride + from + x];
+      for (let y = 0; y < columns; y++) c[x * columns + y] += ax * b[i * columns + y];
+    }
+  }
+}

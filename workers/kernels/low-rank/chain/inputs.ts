@@ -1,0 +1,93 @@
+/** Gradients of the inputs: dX += dQ W_Q of every head, with W the weights including the adapter; K, V alike. */
+
+import type { Cancelled } from '../../../job.js';
+import { type AttentionKind, type AttentionProblem, STATES } from '../../../problem.js';
+import type { InputGradients } from '../../result.js';
+import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
+import { BLOCK } from '../head/block.js';
+import type { Segment } from '../head/layout.js';
+import { checkpoint, type HeadRun } from '../run.js';
+import type { LowRankTask } from '../task.js';
+import type { Role } from './full.js';
+
+export interface InputRequest {
+  /** Heads of one batch item. */
+  readonly runs: readonly HeadRun[];
+  /** Which of its projections are applied to this tensor: all three in self-attention. */
+  readonly roles: readonly Role[];
+  readonly segment: Segment;
+  /** dX of the batch item (length, inputs), added to. */
+  readonly to: Real;
+}
+
+export function addInputGradients(
+  arithmetic: Arithmetic,
+  { runs, roles, segment, to }: InputRequest,
+  cancelled: Cancelled,
+): null {
+  for (const { head, inputs: memory } of runs) {
+    for (const role of roles) {
+      const mark = arithmetic.mark();
+      const { weight, inputs, outputs } = head[role].effective;
+      const rows = memory![role];
+      const length = role === 'query' ? head.queryLength : head.keyLength;
+      const back = arithmetic.pack(outputs, inputs, transposed(weight, inputs, outputs));
+      const gradient = arithmetic.array(BLOCK * outputs);
+      const sum = arithmetic.array(BLOCK * inputs);
+      const scale = role === 'value' ? 1 : head.beta;
+      // Padded keys have no gradient.
+      const end = Math.min(segment.to, length);
+      for (let start = segment.from; start < end; start += BLOCK) {
+        checkpoint(cancelled);
+        const n = Math.min(BLOCK, end - start);
+        gradient.set(rows.subarray(start * outputs, (start + n) * outputs));
+        arithmetic.combine(n * outputs, scale, gradient, 0, gradient);
+        sum.set(to.subarray(start * inputs, (start + n) * inputs));
+        arithmetic.product(n, gradient, back, sum, true);
+        to.set(sum.subarray(0, n * inputs), start * inputs);
+      }
+      arithmetic.release(mark);
+    }
+  }
+  return null;
+}
+
+/** (columns, rows) from x (rows, columns). */
+function transposed(x: Float64Array, rows: number, columns: number): Float64Array {
+  return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
+}
+
+/** Rows of a task. */
+const INPUT_ROWS = 2048;
+
+/** Every task has rows of its own of one of the tensors; heads are added in their order. */
+export function inputTasks(
+  { dims, inputs }: AttentionProblem,
+  runs: readonly HeadRun[],
+  kind: AttentionKind,
+  gradients: InputGradients,
+): LowRankTask[] {
+  const roles = ['query', 'key', 'value'] as const;
+  const items = [...new Set(runs.map(({ head }) => head.batch))];
+  return items.flatMap((b) =>
+    [...new Set(roles.map((role) => STATES[kind][role]))].flatMap((name) => {
+      const data = gradients[name]!;
+      const to = data.subarray(
+        (b * data.length) / dims.batch,
+        ((b + 1) * data.length) / dims.batch,
+      );
+      const mine = roles.filter((role) => STATES[kind][role] === name);
+      const length = inputs[mine[0]].shape[1];
+      return Array.from({ length: Math.ceil(length / INPUT_ROWS) }, (_, s) => ({
+        kernel: 'low_rank' as const,
+        step: 'inputs' as const,
+        request: {
+          runs: runs.filter(({ head }) => head.batch === b),
+          roles: mine,
+          segment: { from: s * INPUT_ROWS, to: Math.min(length, (s + 1) * INPUT_ROWS) },
+          to,
+        },
+      }));
+    }),
+  );
+}

@@ -1,0 +1,244 @@
+/**
+ * First pass, over the keys of a segment: the sums that every query needs,
+ *
+ *     Z = sum_j w_j phi(k_j) [v_j, 1]',  ZU = sum_j w_j phi(k_j) u_j',  M = sum_j w_j phi(k_j) (v_j (x) u_j)'
+ *
+ * as one product (after arXiv 2406.03136, with the thin factor u multiplied in before the Khatri-Rao
+ * product; at full width M comes by itself, see wide.ts), and the running softmax of the outlier
+ * queries, whose rows of P are exact.
+ */
+import { type Real, ROWS } from '../arithmetic/arithmetic.js';
+import type { KeyCertificate } from '../error/certificate/certificate-keys.js';
+import { inputSums } from '../error/drawn-features/tilt.js';
+import { fullWidth } from '../head/head.js';
+import { type Layout, layout } from '../head/layout.js';
+import { squaredNorms } from '../head/norms.js';
+import type { KeyRows, QueryRows, Workspace } from '../head/rows.js';
+import { BLOCK, keyRows, queryRows, weightedFeatures } from '../head/rows.js';
+import { featureRows } from '../plan/head-plan.js';
+import { addSlots, checkpoint, EMPTY, type HeadRun, MASKED } from '../run.js';
+import { hiddenQueries } from './exact-block.js';
+import { wideSums } from './wide.js';
+
+export function keyPass(
+  space: Workspace,
+  run: HeadRun,
+  s: number,
+  certificate: KeyCertificate | null,
+  cancelled: () => boolean,
+): void {
+  const { arithmetic, head, plan } = space;
+  const at = layout(head);
+  const { from, to } = run.segments[s];
+  const wanted =
+    certificate !== null ||
+    plan.outlierQueries.length > 0 ||
+    fullWidth(head).scores ||
+    head.beta === 0;
+  const rows = keyRows(space, BLOCK, wanted ? 'all' : 'features');
+  const m = featureRows(plan);
+  const phi = arithmetic.array(m * BLOCK);
+  const right = arithmetic.array(BLOCK * at.keyWidth);
+  const operand = arithmetic.pack(BLOCK, at.keyWidth, right);
+  const block = arithmetic.array(m * at.keyWidth);
+  const sums = arithmetic.sums(m * at.keyWidth);
+  const wide = wideSums(arithmetic, head, plan.cross.right);
+  const wideBlock = arithmetic.array(run.keySums[s].length - sums.length);
+  const wideTotal = arithmetic.sums(wideBlock.length);
+  const means = inputSums(space);
+  const outliers =
+    plan.outlierQueries.length > 0 ? exactRows(space, loadOutlierQueries(space), false) : null;
+  for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
+    checkpoint(cancelled);
+    rows.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
+    keyColumns(space, at, rows, right, certificate !== null);
+    weightedFeatures(space, rows.z, rows.count, (r) => Math.exp(rows.logWeight[r]), phi);
+    arithmetic.repack(operand, right);
+    arithmetic.product(m, phi, operand, block, true);
+    arithmetic.fold(m * at.keyWidth, block, sums);
+    wide?.add(phi, rows.v, rows.u, wideBlock);
+    arithmetic.fold(wideBlock.length, wideBlock, wideTotal);
+    certificate?.add(space, rows);
+    means?.add(rows);
+    outliers?.advance(rows);
+  }
+  run.keySums[s].set(sums);
+  run.keySums[s].set(wideTotal, sums.length);
+  means?.save(run.inputSums[s]);
+  outliers?.save(run.outlierRows[s]);
+}
+
+/**
+ * [1 | v | u | va | norms | v (x) u] (BLOCK, keyWidth) of a block of keys, the last at thin width only. The norms serve the
+ * certificate only, and stay 0 without one.
+ */
+export function keyColumns(
+  space: Workspace,
+  at: Layout,
+  rows: KeyRows,
+  right: Real,
+  certified: boolean,
+): void {
+  const { arithmetic, head } = space;
+  const { dv } = head;
+  const { count } = rows;
+  const width = at.keyWidth;
+  for (let r = 0; r < count; r++) right[r * width] = 1;
+  arithmetic.copyColumns(count, dv, rows.v, dv, 0, right, width, at.atV);
+  arithmetic.copyColumns(count, at.right, rows.u, at.right, 0, right, width, at.atU);
+  arithmetic.copyColumns(count, at.rv, rows.va, at.rv, 0, right, width, at.atVA);
+  if (certified) {
+    squaredNorms(space, rows).forEach((norms, n) => {
+      for (let r = 0; r < count; r++) right[r * width + at.atNorms + n] = norms[r];
+    });
+  }
+  if (!fullWidth(head).scores) {
+    arithmetic.outer(count, dv, at.right, rows.v, rows.u, right, width, at.atVU);
+  }
+}
+
+/** Scores (queries, keys) of rows of q against rising keys; pairs hidden by the mask are MASKED. */
+export function maskScores(
+  causal: boolean,
+  queries: { readonly count: number; readonly index: Int32Array },
+  keyIndex: Int32Array,
+  columns: number,
+  scores: Real,
+): void {
+  if (!causal) return;
+  for (let i = 0; i < queries.count; i++) {
+    const row = queries.index[i];
+    for (let j = columns - 1; j >= 0 && keyIndex[j] > row; j--) scores[i * columns + j] = MASKED;
+  }
+}
+
+/** The outlier queries, loaded whole: their number is small beside the length. */
+export function loadOutlierQueries(space: Workspace): QueryRows {
+  const { outlierQueries: list } = space.plan;
+  const rows = queryRows(space, list.length);
+  rows.load((r) => list[r], list.length);
+  return rows;
+}
+
+/**
+ * Rows of P over all keys, block by block: a running softmax with O and P (X^V A_V') beside it.
+ *
+ * @param maxima whether rows shall be relative to their largest score, and not to whatever is faster.
+ */
+export function exactRows(space: Workspace, queries: QueryRows, maxima: boolean) {
+  const { arithmetic, head } = space;
+  const { d, dv, causal } = head;
+  const rv = head.value.rank;
+  const width = dv + rv;
+  const n = queries.count;
+  const attention = arithmetic.attention(BLOCK, d);
+  const panels = arithmetic.panels(n, d);
+  arithmetic.fillPanels(panels, n, queries.scaled, Math.LOG2E);
+  const values = arithmetic.array(BLOCK * width);
+  const before = new Float32Array(ROWS);
+  const factor = arithmetic.array(ROWS);
+  const blocks = Array.from({ length: Math.ceil(n / ROWS) }, () => ({
+    // In powers of two.
+    max: arithmetic.array(ROWS).fill(EMPTY),
+    total: arithmetic.sums(ROWS),
+    output: arithmetic.array(width * ROWS),
+  }));
+  return {
+    advance(keys: KeyRows): void {
+      const { count } = keys;
+      const largest = maxima ? Infinity : arithmetic.largestNorm(count, d, keys.k);
+      arithmetic.copyColumns(count, dv, keys.v, dv, 0, values, width, 0);
+      arithmetic.copyColumns(count, rv, keys.va, rv, 0, values, width, dv);
+      blocks.forEach(({ max, total, output }, b) => {
+        before.set(max);
+        const hidden = hiddenQueries(causal, queries, b * ROWS, keys);
+        attention.scores(panels, b, { k: keys.k, count, largest }, max, true, hidden);
+        let risen = false;
+        for (let i = 0; i < ROWS; i++) {
+          factor[i] = max[i] === before[i] ? 1 : 2 ** (before[i] - max[i]);
+          total[i] *= factor[i];
+          risen ||= factor[i] !== 1;
+        }
+        if (risen) arithmetic.scaleColumns(width, ROWS, output, factor, output);
+        attention.weights(max, total, { v: values, width }, output, null);
+      });
+    },
+    save(slot: Float64Array): void {
+      for (let i = 0; i < n; i++) {
+        const { max, total, output } = blocks[Math.floor(i / ROWS)];
+        const [to, row] = [i * (2 + width), i % ROWS];
+        const top = max[row] * Math.LN2;
+        // A little above the largest score: who makes the scores in another order finds none beyond it.
+        slot[to] = top + Math.abs(top) * 2 ** -19;
+        const scale = Math.exp(top - slot[to]);
+        slot[to + 1] = scale * total[row];
+        for (let a = 0; a < width; a++) slot[to + 2 + a] = scale * output[a * ROWS + row];
+      }
+    },
+  };
+}
+
+export interface MergedRows {
+  readonly max: Real;
+  readonly inverse: Real;
+  /** O - centre (n, dv) and P (X^V A_V') (n, r_v). */
+  readonly output: Float64Array;
+  readonly va: Float64Array;
+}
+
+/** What the second pass needs of the first: key sums, but under a mask, and rows of outliers. */
+export function joinKeys({
+  head,
+  plan,
+  keySums,
+  keyTotal,
+  outlierRows,
+  joinedRows,
+}: HeadRun): void {
+  if (!head.causal) addSlots(keySums, 0, keySums.length, keyTotal);
+  const n = plan.outlierQueries.length;
+  const width = joinedRows.length / n;
+  for (let from = 0; from < joinedRows.length; from += width) {
+    const row = joinedRows.subarray(from, from + width).fill(0);
+    const max = outlierRows.reduce((most, slot) => Math.max(most, slot[from]), EMPTY);
+    for (const slot of outlierRows) {
+      const factor = Math.exp(slot[from] - max);
+      for (let a = 1; a < width; a++) row[a] += factor * slot[from + a];
+    }
+    row[0] = max;
+  }
+}
+
+/** What the third pass needs of the second. */
+export function joinQueries(run: HeadRun): void {
+  const { head, querySums, queryTotal, outlierLeft, joinedLeft } = run;
+  if (!head.causal) addSlots(querySums, 0, querySums.length, queryTotal);
+  addSlots(outlierLeft, 0, outlierLeft.length, joinedLeft);
+}
+
+/** The running softmaxes of all segments joined, in their order. */
+export function mergeRows(space: Workspace, slots: readonly Float64Array[], n: number): MergedRows {
+  const { arithmetic, head } = space;
+  const { dv } = head;
+  const rv = head.value.rank;
+  const width = 2 + dv + rv;
+  const max = arithmetic.array(n).fill(EMPTY);
+  const inverse = arithmetic.array(n);
+  const output = new Float64Array(n * dv);
+  const va = new Float64Array(n * rv);
+  for (let i = 0; i < n; i++) {
+    for (const slot of slots) max[i] = Math.max(max[i], slot[i * width]);
+    let total = 0;
+    for (const slot of slots) {
+      const from = i * width;
+      const factor = Math.exp(slot[from] - max[i]);
+      total += factor * slot[from + 1];
+      for (let a = 0; a < dv; a++) output[i * dv + a] += factor * slot[from + 2 + a];
+      for (let c = 0; c < rv; c++) va[i * rv + c] += factor * slot[from + 2 + dv + c];
+    }
+    inverse[i] = 1 / total;
+    for (let a = 0; a < dv; a++) output[i * dv + a] /= total;
+    for (let c = 0; c < rv; c++) va[i * rv + c] /= total;
+  }
+  return { max, inverse, output, va };
+}

@@ -1,0 +1,122 @@
+/** Sums over rows for every group of drawn features: float32 blocks, float64 sums of blocks. */
+import type { Packed, Real } from '../../arithmetic/arithmetic.js';
+import { BLOCK, type Workspace } from '../../head/rows.js';
+import { TAIL_GROUPS, type Tail } from './tail.js';
+
+/** Where a gradient of every group goes. */
+export interface GroupSlots {
+  readonly slot: Float64Array;
+  /** Of the gradient of the first group; those of the others follow `stride` apart. */
+  readonly offset: number;
+  readonly stride: number;
+}
+
+/**
+ * For rows a of width dv, sum over the features f of a group of phi_f [a, 1]'T_f, with matrices T_f (dv + 1, width), given row
+ * by row, times the coefficients of the draws.
+ */
+export class Grouped {
+  readonly #operand: Packed;
+  readonly #wide: Real;
+  readonly #result: Real;
+
+  constructor(
+    private readonly space: Workspace,
+    private readonly tail: Tail,
+    private readonly width: number,
+    row: (f: number, a: number) => ArrayLike<number>,
+  ) {
+    const { arithmetic, head } = space;
+    const inner = head.dv + 1;
+    const columns = tail.count * width;
+    const operand = new Float64Array(inner * columns);
+    for (let f = 0; f < tail.count; f++) {
+      for (let a = 0; a < inner; a++) operand.set(row(f, a), a * columns + f * width);
+      for (let a = 0; a < inner; a++) {
+        const from = a * columns + f * width;
+        for (let c = from; c < from + width; c++) operand[c] *= tail.coefficient[f];
+      }
+    }
+    this.#operand = arithmetic.pack(inner, columns, operand);
+    this.#wide = arithmetic.array(BLOCK * columns);
+    this.#result = arithmetic.array(BLOCK * TAIL_GROUPS * width);
+  }
+
+  /** (n, groups, width) for a (n, dv + 1), phi (count, BLOCK); valid until the next call. */
+  multiply(n: number, a: Real, phi: Real): Real {
+    const { arithmetic } = this.space;
+    arithmetic.product(n, a, this.#operand, this.#wide);
+    const { count } = this.tail;
+    arithmetic.groupSums(n, count, this.width, TAIL_GROUPS, phi, BLOCK, this.#wide, this.#result);
+    return this.#result;
+  }
+}
+
+/** Sum over rows of left (x) right, (rows, columns). */
+export class OuterSums {
+  readonly total: Float64Array;
+  readonly #block: Real;
+
+  constructor(
+    private readonly space: Workspace,
+    private readonly rows: number,
+    private readonly columns: number,
+  ) {
+    this.#block = space.arithmetic.array(rows * columns);
+    this.total = space.arithmetic.sums(rows * columns);
+  }
+
+  /** left (n, rows), right (n, columns). */
+  add(n: number, left: Real, right: Real): void {
+    const { rows, columns } = this;
+    this.space.arithmetic.transposedGemm(rows, columns, n, left, right, this.#block, true);
+    this.#fold();
+  }
+
+  /** left (rows, BLOCK), 0 past the last row, right (BLOCK, columns). */
+  addFeatures(left: Real, right: Real): void {
+    const { rows, columns } = this;
+    this.space.arithmetic.gemm(rows, columns, BLOCK, left, right, this.#block, true);
+    this.#fold();
+  }
+
+  #fold(): void {
+    this.space.arithmetic.fold(this.#block.length, this.#block, this.total);
+  }
+
+  /** The sum times matrix (columns, width). */
+  times(matrix: Float64Array, width: number): OuterSums {
+    const { arithmetic } = this.space;
+    const result = new OuterSums(this.space, this.rows, width);
+    this.#block.set(this.total);
+    const right = arithmetic.array(matrix.length);
+    right.set(matrix);
+    arithmetic.gemm(this.rows, width, this.columns, this.#block, right, result.#block, true);
+    result.#fold();
+    return result;
+  }
+
+  /**
+   * Adds `factor` times rows [from, from + width) of every group, or their transpose, to the slots; the rows are dealt
+   * to the groups in their order.
+   */
+  addTo(
+    { slot, offset, stride }: GroupSlots,
+    factor: number,
+    from: number,
+    width: number,
+    transposed: boolean,
+  ): void {
+    const { columns, total } = this;
+    const perGroup = this.rows / TAIL_GROUPS;
+    for (let k = 0; k < TAIL_GROUPS; k++) {
+      for (let c = 0; c < width; c++) {
+        const row = (k * perGroup + from + c) * columns;
+        for (let x = 0; x < columns; x++) {
+          const to = transposed ? x * width + c : c * columns + x;
+          slot[k * stride + offset + to] += factor * total[row + x];
+        }
+      }
+    }
+  }
+}

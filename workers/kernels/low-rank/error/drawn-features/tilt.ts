@@ -1,0 +1,168 @@
+/**
+ * What a row of P makes of the keys, as a linear function of the query: the mean of all keys, and slopes.
+ *
+ * With normal keys of unit covariance the keys under exp(sum_a sigma_a x_a z_a) are normal again, their mean at
+ * sigma_a x_a, and what depends on them linearly follows: (P X)_i is nearly centre + (x_i + x_0) B with
+ * B = diag(sigma) Cov(z, X) and x_0 the coordinates of the centre of the queries. No result rests on how
+ * nearly: it only makes differences small that are then estimated.
+ */
+
+import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
+import type { Balance } from '../../features/balance.js';
+import { minus } from '../../head/affine.js';
+import type { Head } from '../../head/head.js';
+import { BLOCK, type KeyRows, type QueryRows, type Workspace } from '../../head/rows.js';
+import type { HeadRun } from '../../run.js';
+
+/** The matrices B, (d, ..) row-major; empty where there is no adapter for it. */
+export interface Tilt {
+  /** Of K, X^K and X^V. */
+  readonly key: Float64Array;
+  readonly inputsK: Float64Array;
+  readonly inputsV: Float64Array;
+  /** Of U = [K B_Q | X^K A_K'] and of X^V A_V'. */
+  readonly u: Float64Array;
+  readonly va: Float64Array;
+}
+
+const NONE = new Float64Array(0);
+export const NO_TILT: Tilt = { key: NONE, inputsK: NONE, inputsV: NONE, u: NONE, va: NONE };
+
+/** From sample keys k (n, d) and their rows of X^K and X^V. */
+export function sampleTilt(
+  arithmetic: Arithmetic,
+  { d, query, key, value }: Head,
+  balance: Balance,
+  k: Real,
+  xk: Real,
+  xv: Real,
+): Tilt {
+  const of = (x: Real) => slopes(arithmetic, balance, k, x);
+  const ofKey = query.rank > 0 ? of(k) : NONE;
+  const inputsK = key.rank > 0 ? of(xk) : NONE;
+  const inputsV = value.rank > 0 ? of(xv) : NONE;
+  const p = query.rank + key.rank;
+  const u = new Float64Array(d * p);
+  addProduct(ofKey, query.up, query.rank, d, u, p, 0);
+  addProduct(inputsK, key.down, key.rank, d, u, p, query.rank);
+  const va = new Float64Array(d * value.rank);
+  addProduct(inputsV, value.down, value.rank, d, va, value.rank, 0);
+  return { key: ofKey, inputsK, inputsV, u, va };
+}
+
+/** diag(sigma) Cov(z, X) (d, width) of rows x (n, width) that belong to keys k (n, d). */
+function slopes(
+  arithmetic: Arithmetic,
+  { d, centreK, transformK, sigma }: Balance,
+  k: Real,
+  x: Real,
+): Float64Array {
+  const n = k.length / d;
+  const width = x.length / n;
+  const mark = arithmetic.mark();
+  const centred = (rows: Real, columns: number, centre: ArrayLike<number>) => {
+    const copy = arithmetic.array(rows.length);
+    copy.set(rows);
+    arithmetic.addRow(n, columns, minus(arithmetic, centre), copy);
+    return copy;
+  };
+  const mean = arithmetic.array(width);
+  arithmetic.gemm(1, width, n, arithmetic.array(n).fill(1 / n), x, mean);
+  const transform = arithmetic.array(d * d);
+  transform.set(transformK);
+  const z = arithmetic.array(n * d);
+  arithmetic.gemm(n, d, d, centred(k, d, centreK), transform, z);
+  const product = arithmetic.array(d * width);
+  arithmetic.transposedGemm(d, width, n, z, centred(x, width, mean), product);
+  const result = Float64Array.from(product, (c, i) => (sigma[Math.floor(i / width)] * c) / n);
+  arithmetic.release(mark);
+  return result;
+}
+
+/** Columns [from, from + rank) of c (d, stride) += a (d, inner) b (inner, rank). */
+function addProduct(
+  a: Float64Array,
+  b: Float64Array,
+  rank: number,
+  d: number,
+  c: Float64Array,
+  stride: number,
+  from: number,
+): void {
+  const inner = a.length / d;
+  for (let i = 0; i < d * inner && rank > 0; i++) {
+    const to = Math.floor(i / inner) * stride + from;
+    for (let y = 0; y < rank; y++) c[to + y] += a[i] * b[(i % inner) * rank + y];
+  }
+}
+
+/** Sums of the rows of X^K and X^V of a segment; null where no features are drawn. */
+export function inputSums({ arithmetic, head, plan }: Workspace) {
+  if (!plan.tail) return null;
+  const [inK, inV] = [head.key.effective.inputs, head.value.effective.inputs];
+  const ones = arithmetic.array(BLOCK).fill(1);
+  const block = arithmetic.array(inK + inV);
+  const sums = arithmetic.sums(inK + inV);
+  return {
+    add({ count, xk, xv }: Pick<KeyRows, 'count' | 'xk' | 'xv'>): void {
+      arithmetic.gemm(1, inK, count, ones, xk, block);
+      arithmetic.gemm(1, inV, count, ones, xv, block.subarray(inK));
+      arithmetic.fold(block.length, block, sums);
+    },
+    save(slot: Float64Array): void {
+      slot.set(sums);
+    },
+  };
+}
+
+/** Mean rows of X^K, X^V and X^V A_V' over all keys. */
+export function inputMeans({ head, inputSums: slots }: Pick<HeadRun, 'head' | 'inputSums'>) {
+  const { key, value, keyLength } = head;
+  const [inK, inV] = [key.effective.inputs, value.effective.inputs];
+  const mean = new Float64Array(inK + inV);
+  for (const slot of slots) {
+    for (let i = 0; i < mean.length; i++) mean[i] += slot[i] / keyLength;
+  }
+  const [xk, xv] = [mean.subarray(0, inK), mean.subarray(inK)];
+  const va = new Float64Array(value.rank);
+  addProduct(xv, value.down, value.rank, 1, va, value.rank, 0);
+  return { xk, xv, va };
+}
+
+/** Rows of centres of a block of queries. */
+export interface TiltedRows {
+  /** x_i + x_0 (capacity, d). */
+  readonly x: Real;
+  /** Times the matrices of U (capacity, r_q + r_k) and of X^V A_V' (capacity, r_v). */
+  readonly u: Real;
+  readonly va: Real;
+  load(rows: Pick<QueryRows, 'x' | 'count'>): void;
+}
+
+export function tiltedRows({ arithmetic, plan, head }: Workspace, capacity: number): TiltedRows {
+  const { d } = head;
+  const { balance, tilt } = plan;
+  const start = arithmetic.array(d);
+  for (let a = 0; a < d; a++) {
+    for (let c = 0; c < d; c++) start[c] += balance.centreQ[a] * balance.transformQ[a * d + c];
+  }
+  const x = arithmetic.array(capacity * d);
+  const product = (matrix: Float64Array) => {
+    const width = matrix.length / d;
+    const packed = width > 0 ? arithmetic.pack(d, width, matrix) : null;
+    return { packed, rows: arithmetic.array(capacity * width) };
+  };
+  const [u, va] = [product(tilt.u), product(tilt.va)];
+  return {
+    x,
+    u: u.rows,
+    va: va.rows,
+    load(rows): void {
+      arithmetic.combine(rows.count * d, 1, rows.x, 0, x);
+      arithmetic.addRow(rows.count, d, start, x);
+      for (const { packed, rows: to } of [u, va]) {
+        if (packed) arithmetic.product(rows.count, x, packed, to);
+      }
+    },
+  };
+}

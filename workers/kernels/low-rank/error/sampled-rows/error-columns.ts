@@ -1,0 +1,133 @@
+/** The products of errors of sampled rows with what the gradients are made of, and where their columns stand. */
+
+import type { Real } from '../../arithmetic/arithmetic.js';
+import { minus } from '../../head/affine.js';
+import { fullWidth } from '../../head/head.js';
+import { type Layout, layout } from '../../head/layout.js';
+import type { KeyRows, Workspace } from '../../head/rows.js';
+import type { HeadRun } from '../../run.js';
+
+/** One slot per segment: (n, score) of E_S, (n, 2 value) of [E_P | P~ ...]. */
+export interface RowErrors {
+  readonly score: readonly Float64Array[];
+  readonly value: readonly Float64Array[];
+}
+
+/** Widths of E_S and E_P; with drawn features a last column has the sums of the rows themselves. */
+export function errorColumns({ head, plan }: Pick<HeadRun, 'head' | 'plan'>): {
+  score: number;
+  value: number;
+} {
+  const { query, key, value, d } = head;
+  const full = fullWidth(head);
+  const p = query.rank + key.rank;
+  const thin = p + (query.rank > 0 ? d : 0) + (key.rank > 0 ? key.effective.inputs : 0);
+  const last = plan.tail ? 1 : 0;
+  return {
+    score: full.scores ? layout(head).right : p > 0 ? thin + last : 0,
+    value: value.rank > 0 ? value.rank + value.effective.inputs + last : 0,
+  };
+}
+
+/** Sums over the keys of a segment of differences of n rows, times the columns of a block of keys. */
+export class ErrorSums {
+  readonly #blocks: readonly Real[];
+  readonly #sums: readonly Float64Array[];
+  readonly #widths: { readonly score: number; readonly value: number };
+
+  constructor(
+    private readonly space: Workspace,
+    private readonly n: number,
+  ) {
+    const { arithmetic } = space;
+    const { score, value } = errorColumns(space);
+    this.#widths = { score, value };
+    this.#blocks = [score, value, value].map((width) => arithmetic.array(n * width));
+    this.#sums = this.#blocks.map((block) => arithmetic.sums(block.length));
+  }
+
+  /** dS - dS~, P - P~ and P~ (n, count). */
+  add(
+    count: number,
+    dS: Real,
+    p: Real,
+    approximate: Real,
+    columns: { readonly score: Real; readonly value: Real },
+  ): void {
+    const { arithmetic, head } = this.space;
+    const { score, value } = this.#widths;
+    const [ofScore, ofValue, ofApproximate] = this.#blocks;
+    arithmetic.gemm(this.n, score, count, dS, columns.score, ofScore, true);
+    arithmetic.gemm(this.n, value, count, p, columns.value, ofValue, true);
+    if (head.kind === 'target') {
+      arithmetic.gemm(this.n, value, count, approximate, columns.value, ofApproximate, true);
+    }
+    this.#blocks.forEach((block, i) => {
+      arithmetic.fold(block.length, block, this.#sums[i]);
+    });
+  }
+
+  save({ score, value }: RowErrors, s: number): void {
+    const [ofScore, ofValue, ofApproximate] = this.#sums;
+    const { value: width } = this.#widths;
+    score[s].set(ofScore);
+    for (let i = 0; i < this.n; i++) {
+      const part = (x: Float64Array) => x.subarray(i * width, (i + 1) * width);
+      value[s].set(part(ofValue), 2 * i * width);
+      value[s].set(part(ofApproximate), (2 * i + 1) * width);
+    }
+  }
+}
+
+/** [u | K - centre | X^K - centre (| 1)], as far as there are adapters for it; u alone at full width. */
+export function scoreColumns(
+  space: Workspace,
+  at: Layout,
+  keys: KeyRows,
+  width: number,
+  minusCentre: Real,
+  right: Real,
+): void {
+  const { arithmetic, head } = space;
+  const { d, query, key } = head;
+  const { count } = keys;
+  arithmetic.copyColumns(count, at.right, keys.u, at.right, 0, right, width, 0);
+  if (fullWidth(head).scores) return;
+  let to = at.right;
+  if (query.rank > 0) {
+    arithmetic.copyColumns(count, d, keys.k, d, 0, right, width, to);
+    to += d;
+  }
+  if (key.rank > 0) {
+    const { inputs } = key.effective;
+    arithmetic.addRow(count, inputs, minusCentre, keys.xk);
+    arithmetic.copyColumns(count, inputs, keys.xk, inputs, 0, right, width, to);
+    to += inputs;
+  }
+  for (let r = 0; to < width && r < count; r++) right[r * width + to] = 1;
+}
+
+/** Takes their centres from X^V and X^V A_V': the rows that the tail is compared with do not add up to zero. */
+export function valueCentre(
+  { arithmetic }: Workspace,
+  means: { readonly xv: Float64Array; readonly va: Float64Array },
+) {
+  const [minusXV, minusVA] = [means.xv, means.va].map((x) => minus(arithmetic, x));
+  return ({ count, xv, va }: KeyRows): void => {
+    if (minusVA.length === 0) return;
+    arithmetic.addRow(count, minusXV.length, minusXV, xv);
+    arithmetic.addRow(count, minusVA.length, minusVA, va);
+  };
+}
+
+/** [X^V A_V' | X^V (| 1)]. */
+export function valueColumns(space: Workspace, keys: KeyRows, width: number, right: Real): void {
+  const { arithmetic, head } = space;
+  const { rank, effective } = head.value;
+  if (width === 0) return;
+  const { inputs } = effective;
+  arithmetic.copyColumns(keys.count, rank, keys.va, rank, 0, right, width, 0);
+  arithmetic.copyColumns(keys.count, inputs, keys.xv, inputs, 0, right, width, rank);
+  const last = rank + inputs;
+  for (let r = 0; last < width && r < keys.count; r++) right[r * width + last] = 1;
+}

@@ -1,0 +1,168 @@
+/**
+ * Coordinates in which few features suffice: both clouds of rows centred, with unit variance and
+ * without correlation, in directions of falling logit deviation sigma_1 >= sigma_2 >= ...
+ */
+import { CholeskyDecomposition, EigenvalueDecomposition, Matrix } from 'ml-matrix';
+import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
+
+export interface Balance {
+  readonly d: number;
+  /** x = (q - centreQ) transformQ, z = (k - centreK) transformK; both transforms (d, d), row-major. */
+  readonly centreQ: Float64Array;
+  readonly centreK: Float64Array;
+  readonly transformQ: Float64Array;
+  readonly transformK: Float64Array;
+  /** beta (q - centreQ).(k - centreK) = sum_a sigma_a x_a z_a, exactly, whatever the rows were. */
+  readonly sigma: Float64Array;
+}
+
+/**
+ * Variance added to every direction, as a share of the mean variance: directions in which the rows do
+ * not vary at all must not blow up rounding errors. Any invertible transform is exact.
+ */
+const RIDGE = 1e-6;
+
+/**
+ * Balance from sample rows q (nq, d), k (nk, d), outliers left out.
+ *
+ * With covariances C_q = A A', C_k = B B' (Cholesky) and M = beta A'B = U diag(sigma) V', take
+ * x = q A^-T U and z = k B^-T V: then x and z have unit covariance and
+ * sum_a sigma_a x_a z_a = beta q A^-T A' B B^-1 k' = beta q k'.
+ *
+ * V are the eigenvectors of M'M, several times as quick as an SVD, and U_a sigma_a = M V_a: that the logit
+ * comes out does not depend on how orthogonal the U_a of tiny sigma_a are.
+ */
+export function balance(
+  arithmetic: Arithmetic,
+  q: Real,
+  k: Real,
+  d: number,
+  beta: number,
+): Balance {
+  const centreQ = mean(q, d);
+  const centreK = mean(k, d);
+  const mark = arithmetic.mark();
+  const a = factor(arithmetic, q, d, centreQ);
+  const b = factor(arithmetic, k, d, centreK);
+  // Products of rows are what `dots` makes: M' = beta B'A, then M'M and M V.
+  const turned = product(arithmetic, transposed(b, d), transposed(a, d), d).map((x) => beta * x);
+  const gram = product(arithmetic, turned, turned, d);
+  const v = new EigenvalueDecomposition(Matrix.from1DArray(d, d, gram), {
+    assumeSymmetric: true,
+  }).eigenvectorMatrix.to1DArray();
+  const scaled = product(arithmetic, transposed(turned, d), transposed(Float64Array.from(v), d), d);
+  arithmetic.release(mark);
+  const sizes = new Float64Array(d);
+  for (let i = 0; i < d * d; i++) sizes[i % d] += scaled[i] * scaled[i];
+  for (let c = 0; c < d; c++) sizes[c] = Math.sqrt(sizes[c]);
+  const order = Array.from(sizes.keys()).sort((i, j) => sizes[j] - sizes[i]);
+  const columns = (matrix: ArrayLike<number>, scale: (c: number) => number) => {
+    const out = new Float64Array(d * d);
+    for (let i = 0; i < d * d; i++) {
+      const c = order[i % d];
+      out[i] = scale(c) * matrix[i - (i % d) + c];
+    }
+    return out;
+  };
+  const inverse = (c: number) => (sizes[c] > 0 ? 1 / sizes[c] : 0);
+  return {
+    d,
+    centreQ,
+    centreK,
+    transformQ: solveTransposed(a, columns(scaled, inverse), d),
+    transformK: solveTransposed(
+      b,
+      columns(v, () => 1),
+      d,
+    ),
+    sigma: Float64Array.from(order, (c) => sizes[c]),
+  };
+}
+
+/** x y' (d, d) for x, y (d, d), in float64. */
+function product(
+  arithmetic: Arithmetic,
+  x: Float64Array,
+  y: Float64Array,
+  d: number,
+): Float64Array {
+  const mark = arithmetic.mark();
+  const [left, right] = [arithmetic.sums(d * d), arithmetic.sums(d * d)];
+  left.set(x);
+  right.set(y);
+  const row = arithmetic.sums(d);
+  const out = new Float64Array(d * d);
+  for (let i = 0; i < d; i++) {
+    arithmetic.dots(d, d, right, left.subarray(i * d, (i + 1) * d), row);
+    out.set(row, i * d);
+  }
+  arithmetic.release(mark);
+  return out;
+}
+
+function transposed(x: Float64Array, d: number): Float64Array {
+  const out = new Float64Array(d * d);
+  for (let i = 0; i < d; i++) for (let j = 0; j < d; j++) out[j * d + i] = x[i * d + j];
+  return out;
+}
+
+/** Mean row of x (n, d). */
+export function mean(x: Real, d: number): Float64Array {
+  const n = x.length / d;
+  const sum = new Float64Array(d);
+  for (let i = 0; i < n; i++) {
+    for (let a = 0; a < d; a++) sum[a] += x[i * d + a];
+  }
+  return sum.map((s) => s / Math.max(n, 1));
+}
+
+/** Covariance (d, d) of x (n, d) about the centre, in float64. */
+export function covariance(
+  arithmetic: Arithmetic,
+  x: Real,
+  d: number,
+  centre: Float64Array,
+): Float64Array {
+  const n = x.length / d;
+  const mark = arithmetic.mark();
+  const turned = arithmetic.sums(n * d);
+  const row = arithmetic.sums(d);
+  for (let i = 0; i < n; i++) {
+    for (let a = 0; a < d; a++) turned[a * n + i] = x[i * d + a] - centre[a];
+  }
+  const result = new Float64Array(d * d);
+  for (let a = 0; a < d; a++) {
+    arithmetic.dots(a + 1, n, turned, turned.subarray(a * n, (a + 1) * n), row);
+    for (let b = 0; b <= a; b++) {
+      result[a * d + b] = row[b] / n;
+      result[b * d + a] = row[b] / n;
+    }
+  }
+  arithmetic.release(mark);
+  return result;
+}
+
+/** Lower Cholesky factor (d, d) of the covariance of x (n, d) about the centre. */
+function factor(arithmetic: Arithmetic, x: Real, d: number, centre: Float64Array): Float64Array {
+  const entries = covariance(arithmetic, x, d, centre);
+  let trace = 0;
+  for (let a = 0; a < d; a++) trace += entries[a * d + a];
+  const ridge = trace > 0 ? (RIDGE * trace) / d : 1;
+  for (let a = 0; a < d; a++) entries[a * d + a] += ridge;
+  const { lowerTriangularMatrix } = new CholeskyDecomposition(Matrix.from1DArray(d, d, entries));
+  return Float64Array.from(lowerTriangularMatrix.to1DArray());
+}
+
+/** X of L' X = B for lower triangular L; all row-major (d, d). */
+function solveTransposed(lower: Float64Array, b: Float64Array, d: number): Float64Array {
+  const x = b.slice();
+  for (let i = d - 1; i >= 0; i--) {
+    for (let j = i + 1; j < d; j++) {
+      const factor = lower[j * d + i];
+      for (let c = 0; c < d; c++) x[i * d + c] -= factor * x[j * d + c];
+    }
+    const pivot = lower[i * d + i];
+    for (let c = 0; c < d; c++) x[i * d + c] /= pivot;
+  }
+  return x;
+}

@@ -1,0 +1,80 @@
+/** The largest entries of the composed matrices Q, K and V of one head, which decide on the threshold. */
+import type { Cancelled } from '../../../job.js';
+import { type ComposedNorms, ZERO_NORMS } from '../../norms.js';
+import type { Arithmetic } from '../arithmetic/arithmetic.js';
+import { checkpoint } from '../run.js';
+import { apply, load } from './affine.js';
+import { BLOCK } from './block.js';
+import type { Head, HeadProjection } from './head.js';
+import type { Segment } from './layout.js';
+import { type Rotation, rotation } from './rotation.js';
+
+/** Over the rows of a segment; entries of queries and keys include sqrt(beta). */
+export function composedNorms(
+  arithmetic: Arithmetic,
+  head: Head,
+  { from, to }: Segment,
+  cancelled: Cancelled,
+): ComposedNorms {
+  const norms = { ...ZERO_NORMS };
+  const root = Math.sqrt(head.beta);
+  const turn = rotation(arithmetic, head, BLOCK);
+  const query = largestEntries(arithmetic, head.query, turn);
+  const key = largestEntries(arithmetic, head.key, turn);
+  const value = largestEntries(arithmetic, { ...head.value, rank: 0 }, null);
+  for (let start = from; start < to; start += BLOCK) {
+    checkpoint(cancelled);
+    const queries = Math.min(BLOCK, to - start, head.queryLength - start);
+    if (queries > 0) {
+      const { sum, frozen, adapter } = query(start, queries);
+      norms.query = Math.max(norms.query, root * sum);
+      norms.query_frozen = Math.max(norms.query_frozen, root * frozen);
+      norms.query_adapter = Math.max(norms.query_adapter, root * adapter);
+    }
+    const keys = Math.min(BLOCK, to - start, head.keyLength - start);
+    if (keys > 0) {
+      const { sum, frozen, adapter } = key(start, keys);
+      norms.key = Math.max(norms.key, root * sum);
+      norms.key_frozen = Math.max(norms.key_frozen, root * frozen);
+      norms.key_adapter = Math.max(norms.key_adapter, root * adapter);
+      norms.value = Math.max(norms.value, value(start, keys).sum);
+    }
+  }
+  return norms;
+}
+
+/** Largest entries of X (W + s B A)', of s (X A') B' and of what is left, turned, for blocks of rows of X. */
+function largestEntries(
+  arithmetic: Arithmetic,
+  { rows, rank, adapterScaling, down, up, effective }: HeadProjection,
+  turn: Rotation | null,
+) {
+  const { inputs, outputs } = effective;
+  const whole = load(arithmetic, inputs, outputs, effective.weight, effective.bias);
+  const toLow = load(arithmetic, inputs, rank, down);
+  const toAdapter = load(arithmetic, rank, outputs, turned(up, outputs, rank));
+  const x = arithmetic.array(BLOCK * inputs);
+  const y = arithmetic.array(BLOCK * outputs);
+  const low = arithmetic.array(BLOCK * rank);
+  const adapter = arithmetic.array(BLOCK * outputs);
+  return (start: number, count: number) => {
+    const size = count * outputs;
+    x.set(rows.subarray(start * inputs, (start + count) * inputs));
+    apply(arithmetic, count, whole, x, y);
+    turn?.load((r) => start + r, count);
+    turn?.forwards(count, y);
+    const sum = arithmetic.largest(size, y);
+    if (rank === 0) return { sum, frozen: sum, adapter: 0 };
+    apply(arithmetic, count, toLow, x, low);
+    apply(arithmetic, count, toAdapter, low, adapter);
+    turn?.forwards(count, adapter);
+    const added = Math.abs(adapterScaling) * arithmetic.largest(size, adapter);
+    arithmetic.combine(size, 1, y, -adapterScaling, adapter);
+    return { sum, frozen: arithmetic.largest(size, adapter), adapter: added };
+  };
+}
+
+/** (columns, rows) = transpose of x (rows, columns). */
+function turned(x: Float64Array, rows: number, columns: number): Float64Array {
+  return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
+}

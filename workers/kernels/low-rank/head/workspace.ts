@@ -1,0 +1,41 @@
+/** What every pass over the rows of a head has at hand. */
+import type { Arithmetic } from '../arithmetic/arithmetic.js';
+import { type FeatureBlock, featureBlock } from '../features/evaluate.js';
+import type { HeadPlan } from '../plan/head-plan.js';
+import { BLOCK } from './block.js';
+import type { Head } from './head.js';
+
+export interface Workspace {
+  readonly arithmetic: Arithmetic;
+  readonly head: Head;
+  readonly plan: HeadPlan;
+  readonly isOutlierQuery: (row: number) => boolean;
+  readonly isOutlierKey: (row: number) => boolean;
+  readonly features: FeatureBlock;
+  readonly tail: FeatureBlock | null;
+  readonly weights: Float64Array;
+}
+
+/** `evaluated`: features that are evaluated, the m used by default; the certificate wants all. */
+export function openWorkspace(
+  arithmetic: Arithmetic,
+  head: Head,
+  plan: HeadPlan,
+  evaluated = plan.m,
+): Workspace {
+  return {
+    arithmetic,
+    head,
+    plan,
+    isOutlierQuery: membership(plan.outlierQueries),
+    isOutlierKey: membership(plan.outlierKeys),
+    features: featureBlock(arithmetic, plan.features, BLOCK, evaluated),
+    tail: plan.tail && featureBlock(arithmetic, plan.tail.features, BLOCK),
+    weights: arithmetic.sums(BLOCK),
+  };
+}
+
+function membership(rows: Int32Array): (row: number) => boolean {
+  const set = new Set(rows);
+  return (row) => set.has(row);
+}

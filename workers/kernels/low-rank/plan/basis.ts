@@ -1,0 +1,333 @@
+/**
+ * The coordinates and the outliers of one head.
+ *
+ * A handful of rows with large norms (attention sinks, massive activations) would ruin every polynomial,
+ * so the rows of which the features leave out most are put aside and treated exactly. The coordinates come from a sample without them.
+ */
+
+import type { Cancelled } from '../../../job.js';
+import { Random } from '../../random.js';
+import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
+import { canDrawTail } from '../error/drawn-features/tail.js';
+import { NO_TILT, sampleTilt, type Tilt } from '../error/drawn-features/tilt.js';
+import { type Balance, balance, covariance, mean } from '../features/balance.js';
+import { type Directions, hyperbolicCross, principalDirections } from '../features/cross.js';
+import { evaluateFeatures, logC } from '../features/evaluate.js';
+import { type FeatureSet, firstFeatures, selectFeatures } from '../features/features.js';
+import { largest } from '../features/select.js';
+import { apply, gather, load, times } from '../head/affine.js';
+import { BLOCK } from '../head/block.js';
+import { judgedRows } from '../head/coordinates.js';
+import { type Affine, fullWidth, type Head } from '../head/head.js';
+import type { Segment } from '../head/layout.js';
+import { rotation } from '../head/rotation.js';
+import { openWorkspace, type Workspace } from '../head/workspace.js';
+import { checkpoint } from '../run.js';
+import type { HeadPlan } from './head-plan.js';
+
+/** Rows that the covariances are taken from: their error only costs a little of the balance. */
+const SAMPLE = 1024;
+
+export interface Basis {
+  readonly balance: Balance;
+  /** Principal directions of K - centre and of Q, as far as products at full width need them. */
+  readonly directions: { readonly right: Directions | null; readonly left: Directions | null };
+  /** Those that a plan may take, and others behind them: features of the shell and of the tail. */
+  readonly features: FeatureSet;
+  readonly centreXK: Float64Array;
+  readonly centreXV: Float64Array;
+  readonly tilt: Tilt;
+}
+
+/** Balance of a head with a share of the rows of both sides put aside, and so many features. */
+export function sampleBasis(
+  arithmetic: Arithmetic,
+  head: Head,
+  outlierShare: number,
+  features: number,
+  seed: number,
+): Basis {
+  const random = new Random(seed);
+  const { d, query, key, value } = head;
+  const queryList = random.sample(head.queryLength, SAMPLE);
+  const keyList = random.sample(head.keyLength, SAMPLE);
+  const mark = arithmetic.mark();
+  const q = project(arithmetic, query.rows, query.effective, queryList);
+  const k = project(arithmetic, key.rows, key.effective, keyList);
+  for (const [x, list] of [
+    [q, queryList],
+    [k, keyList],
+  ] as const) {
+    const turn = rotation(arithmetic, head, list.length);
+    turn?.load((r) => list[r], list.length);
+    turn?.forwards(list.length, x);
+  }
+  const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
+  const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
+  const tilt = canDrawTail(head) ? tiltFrom(arithmetic, head, result, random) : NO_TILT;
+  const full = fullWidth(head);
+  const directions = (x: Real, centre: Float64Array) =>
+    principalDirections(covariance(arithmetic, x, d, centre), d);
+  const right = full.query ? directions(bulk.k, result.centreK) : null;
+  // Columns of dS do not add up to zero, so Q has no centre to be taken from.
+  const left = full.key ? directions(bulk.q, new Float64Array(d)) : null;
+  arithmetic.release(mark);
+  return {
+    balance: result,
+    directions: { right, left },
+    features: selectFeatures(result.sigma, features),
+    centreXK: meanRow(arithmetic, key.rows, key.effective.inputs, keyList),
+    centreXV: meanRow(arithmetic, value.rows, value.effective.inputs, keyList),
+    tilt,
+  };
+}
+
+/** Of more rows the longer the input: what is left of them is to be small beside 1 / sqrt(L). */
+function tiltFrom(arithmetic: Arithmetic, head: Head, result: Balance, random: Random): Tilt {
+  const { key, value, keyLength } = head;
+  const wanted = Math.min(MOST_SAMPLED, Math.max(SAMPLE, Math.ceil(keyLength / ROWS_FOR_ONE)));
+  const list = random.sample(keyLength, wanted);
+  const rowsOf = (rows: Real, width: number) => {
+    const x = arithmetic.array(list.length * width);
+    gather(rows, width, (r) => list[r], list.length, x);
+    return x;
+  };
+  const k = project(arithmetic, key.rows, key.effective, list);
+  const [xk, xv] = [key, value].map(({ rows, effective }) => rowsOf(rows, effective.inputs));
+  return sampleTilt(arithmetic, head, result, k, xk, xv);
+}
+
+const MOST_SAMPLED = 8192;
+const ROWS_FOR_ONE = 64;
+
+function project(arithmetic: Arithmetic, rows: Real, map: Affine, list: Int32Array): Real {
+  const { inputs, outputs } = map;
+  const n = list.length;
+  const x = arithmetic.array(n * inputs);
+  const y = arithmetic.array(n * outputs);
+  gather(rows, inputs, (r) => list[r], n, x);
+  apply(arithmetic, n, load(arithmetic, inputs, outputs, map.weight, map.bias), x, y);
+  return y;
+}
+
+function meanRow(
+  arithmetic: Arithmetic,
+  rows: Real,
+  width: number,
+  list: Int32Array,
+): Float64Array {
+  const mark = arithmetic.mark();
+  const block = arithmetic.array(BLOCK * width);
+  const each = arithmetic.array(BLOCK).fill(1);
+  const sum = arithmetic.array(width);
+  const total = arithmetic.sums(width);
+  for (let from = 0; from < list.length; from += BLOCK) {
+    const n = Math.min(BLOCK, list.length - from);
+    gather(rows, width, (r) => list[from + r], n, block);
+    arithmetic.gemm(1, width, n, each, block, sum);
+    arithmetic.fold(width, sum, total);
+  }
+  const mean = total.map((x) => x / list.length);
+  arithmetic.release(mark);
+  return mean;
+}
+
+/**
+ * Both samples without the given share of rows: a query is judged by the variance of its logits over
+ * the keys, (q - c)'C_k (q - c), and a key likewise, which needs no balance yet.
+ */
+function withoutOutliers(
+  arithmetic: Arithmetic,
+  q: Real,
+  k: Real,
+  d: number,
+  share: number,
+): { q: Real; k: Real } {
+  const [cq, ck] = [q, k].map((x) => covariance(arithmetic, x, d, mean(x, d)));
+  return {
+    q: smallest(arithmetic, q, d, ck, share),
+    k: smallest(arithmetic, k, d, cq, share),
+  };
+}
+
+/** The rows of x (n, d) without the given share of largest (x - mean)'C (x - mean). */
+function smallest(
+  arithmetic: Arithmetic,
+  x: Real,
+  d: number,
+  c: Float64Array,
+  share: number,
+): Real {
+  const n = x.length / d;
+  const centre = mean(x, d);
+  const mark = arithmetic.mark();
+  const centred = arithmetic.array(n * d);
+  for (let i = 0; i < n * d; i++) centred[i] = x[i] - centre[i % d];
+  const product = arithmetic.array(n * d);
+  const matrix = arithmetic.array(d * d);
+  matrix.set(c);
+  arithmetic.gemm(n, d, d, centred, matrix, product);
+  const norms = new Float64Array(n);
+  for (let i = 0; i < n * d; i++) norms[Math.floor(i / d)] += centred[i] * product[i];
+  arithmetic.release(mark);
+  const order = Array.from(norms.keys()).sort((a, b) => norms[a] - norms[b]);
+  const kept = order.slice(0, Math.max(1, Math.floor(n * (1 - share)))).sort((a, b) => a - b);
+  const out = new Float64Array(kept.length * d);
+  kept.forEach((row, r) => {
+    out.set(x.subarray(row * d, (row + 1) * d), r * d);
+  });
+  return out;
+}
+
+/** Pairs of features and directions that m features would take at full width. */
+export function crossPairs({ directions: { right, left }, features }: Basis, m: number): number {
+  const used = Math.min(m, features.size);
+  return [right, left].reduce(
+    (sum, side) => sum + (side ? hyperbolicCross(side, features, used).pairs : 0),
+    0,
+  );
+}
+
+/** A plan without outliers, its weights not yet scaled. */
+export function draftPlan(head: Head, basis: Basis, m: number, shell: number): HeadPlan {
+  const features = firstFeatures(basis.features, m + shell);
+  const { value } = head;
+  const { weight, bias } = value.effective;
+  const used = Math.min(m, features.size);
+  const { right, left } = basis.directions;
+  return {
+    balance: basis.balance,
+    m: used,
+    features,
+    tail: null,
+    tilt: basis.tilt,
+    cross: {
+      right: right && hyperbolicCross(right, features, used),
+      left: left && hyperbolicCross(left, features, used),
+    },
+    outlierQueries: new Int32Array(0),
+    outlierKeys: new Int32Array(0),
+    logWeightShift: 0,
+    risk: new Float32Array(0),
+    centreV: times(basis.centreXV, weight, head.dv).map((x, a) => x + bias[a]),
+    centreXK: basis.centreXK,
+    centreXV: basis.centreXV,
+    centreVA: times(basis.centreXV, value.down, value.rank),
+  };
+}
+
+/**
+ * log sqrt(R(x, x)) g(x) of the queries and log w_j sqrt(R(z, z)) of the keys, where R is what the features
+ * leave out: how much a row can spoil. And log w_j of the keys. One entry per row.
+ */
+export interface RowScan {
+  readonly query: Float32Array;
+  readonly key: Float32Array;
+  readonly logWeight: Float32Array;
+}
+
+export function openScan(head: Head): RowScan {
+  const shared = (n: number) => new Float32Array(new SharedArrayBuffer(4 * n));
+  return {
+    query: shared(head.queryLength),
+    key: shared(head.keyLength),
+    logWeight: shared(head.keyLength),
+  };
+}
+
+export function scanRows(
+  arithmetic: Arithmetic,
+  head: Head,
+  plan: HeadPlan,
+  { from, to }: Segment,
+  scan: RowScan,
+  cancelled: Cancelled,
+): void {
+  const space = openWorkspace(arithmetic, head, judging(plan));
+  const residual = logResiduals(space);
+  const sides = [
+    { side: 'query', length: head.queryLength, harm: scan.query, weight: null },
+    { side: 'key', length: head.keyLength, harm: scan.key, weight: scan.logWeight },
+  ] as const;
+  for (const { side, length, harm, weight } of sides) {
+    const rows = judgedRows(space, side, BLOCK);
+    for (let start = from; start < Math.min(to, length); start += BLOCK) {
+      checkpoint(cancelled);
+      const count = Math.min(BLOCK, to - start, length - start);
+      rows.load((r) => start + r, count);
+      const left = residual(rows.coordinates, count);
+      for (let r = 0; r < count; r++) harm[start + r] = left[r] + rows.logs[r];
+      weight?.set(rows.logs.subarray(0, count), start);
+    }
+  }
+}
+
+/** Features by which rows are judged: which rows suffer most changes little beyond them. */
+const JUDGING = 64;
+
+/** The plan with the features that logResiduals is to judge by. */
+export function judging(plan: HeadPlan): HeadPlan {
+  return { ...plan, m: Math.min(plan.m, JUDGING) };
+}
+
+/** log sqrt(k(x, x) - |phi(x)|^2) of the rows of a block, up to a constant: a function of x and count. */
+export function logResiduals(space: Workspace) {
+  const { arithmetic, head, plan, features } = space;
+  const { rho } = plan.features;
+  const none = arithmetic.sums(head.d);
+  const quadratic = arithmetic.sums(head.d);
+  quadratic.set(rho.map((r) => r / (1 + r)));
+  const logs = arithmetic.sums(BLOCK);
+  const kept = arithmetic.sums(BLOCK);
+  const constant = logC(plan.features);
+  return (x: Real, count: number): Float64Array => {
+    arithmetic.forms(count, head.d, x, none, quadratic, logs);
+    evaluateFeatures(arithmetic, x, head.d, features);
+    arithmetic.squareSums(plan.m, BLOCK, features.phi, kept);
+    for (let r = 0; r < count; r++) {
+      // log k(x, x), and the share of it that is left out.
+      const whole = logs[r] - constant;
+      const left = Math.max(LEAST_SHARE, 1 - kept[r] * Math.exp(-whole));
+      logs[r] = 0.5 * (whole + Math.log(left));
+    }
+    return logs;
+  };
+}
+
+/** Below this share of k(x, x) the rest is rounding. */
+const LEAST_SHARE = 1e-12;
+
+/** The plan with its outliers, the rows that can spoil most, and the largest remaining weight at 1. */
+export function putAside(
+  head: Head,
+  draft: HeadPlan,
+  scan: RowScan,
+  outlierQueries: number,
+  outlierKeys: number,
+): HeadPlan {
+  const keys = largest(scan.key, outlierKeys);
+  const aside = new Set(keys);
+  let shift = -Infinity;
+  for (let j = 0; j < scan.logWeight.length; j++) {
+    const w = scan.logWeight[j];
+    if (w > shift && !aside.has(j)) shift = w;
+  }
+  const queries = largest(scan.query, outlierQueries);
+  for (const i of queries) scan.query[i] = -Infinity;
+  let worst = -Infinity;
+  for (const x of scan.query) worst = Math.max(worst, x);
+  const risk = new Float32Array(new SharedArrayBuffer(scan.query.byteLength));
+  // Under a causal mask the first rows see nothing but their diagonal block.
+  const exact = head.causal ? BLOCK : 0;
+  for (let i = exact; i < risk.length; i++) {
+    const x = scan.query[i];
+    if (x !== -Infinity) risk[i] = Math.exp(x - worst);
+  }
+  return {
+    ...draft,
+    risk,
+    outlierQueries: queries,
+    outlierKeys: keys,
+    logWeightShift: shift === -Infinity ? 0 : shift,
+  };
+}

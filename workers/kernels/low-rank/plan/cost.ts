@@ -1,0 +1,125 @@
+/** Floating-point operations of both kernels; a multiply-add counts as two. */
+
+import { TAIL_GROUPS } from '../error/drawn-features/tail.js';
+import { fullWidth, type Head } from '../head/head.js';
+import { type Layout, layout } from '../head/layout.js';
+
+/** Flops per second that each kernel reaches on this machine, one thread. */
+export interface Rates {
+  readonly exact: number;
+  readonly lowRank: number;
+}
+
+export interface HeadCost {
+  readonly flops: number;
+  readonly exactFlops: number;
+  /** flops = linear L + quadratic L^2 when the outliers keep their share; exactFlops = exact L^2. */
+  readonly linear: number;
+  readonly quadratic: number;
+  readonly exact: number;
+}
+
+/** What a row costs beside products (exponentials, features, copies), expressed in flops. */
+const ROW_OVERHEAD = 60_000;
+
+/** Measured: what exact rows and columns beside the chain cost over their flops at its rate. */
+const OUTLIER_OVERHEAD = 1.15;
+
+/** What the error estimate draws: query rows, and features beyond those that are used. */
+export interface Draws {
+  readonly rows: number;
+  readonly features: number;
+}
+
+/** `pairs` of features and directions at full width, both sides together. */
+export function headCost(
+  head: Head,
+  m: number,
+  outlierQueries: number,
+  outlierKeys: number,
+  draws: Draws,
+  pairs = 0,
+): HeadCost {
+  const at = layout(head);
+  const { d, dv, queryLength: nq, keyLength: nk, query, key, value } = head;
+  const visiblePairs = visible(head);
+  // Every sum is made from the rows of one side and multiplied by those of the other; under a mask the
+  // running sums are made once more.
+  const columns = (m + draws.features) * (at.keyWidth + at.queryWidth) + pairs * dv;
+  const chain = 2 * (nk + nq) * columns * (head.causal ? 1.5 : 1);
+  const projections =
+    2 *
+    (nq * rowWork(query.effective.inputs, d) +
+      2 * nk * (rowWork(key.effective.inputs, d) + rowWork(value.effective.inputs, dv)));
+  const inputs = head.inputGradients
+    ? 2 *
+      (nq * query.effective.inputs * d +
+        nk * (key.effective.inputs * d + value.effective.inputs * dv))
+    : 0;
+  const pair = pairWork(at, d, head.kind === 'target' ? 2 * dv : dv);
+  const diagonal = head.causal ? 128 * nq * pairWork(at, d, dv) : 0;
+  const seen = visiblePairs / nk;
+  const sampled =
+    samplingFlops(head, draws.rows) +
+    (draws.features > 0 ? tailFlops(head, draws.features) : 2 * draws.rows * nk * m);
+  // Rows of outliers are made twice, first for their sums and O; columns once, with O if G depends on it.
+  const outliers =
+    OUTLIER_OVERHEAD *
+    (outlierQueries * (visiblePairs / nq) * pairWork(at, 2 * d, 2 * dv) +
+      outlierKeys * seen * pair);
+  const linear = chain + projections + inputs + diagonal + sampled + ROW_OVERHEAD * (nq + 2 * nk);
+  const exactFlops = inputs + visiblePairs * pair;
+  const length = Math.sqrt(nq * nk);
+  return {
+    flops: linear + outliers,
+    exactFlops,
+    linear: linear / length,
+    quadratic: outliers / length ** 2,
+    exact: exactFlops / length ** 2,
+  };
+}
+
+/** Exact rows of P twice, and the errors multiplied out, for the sampled rows; without the features. */
+export function samplingFlops(head: Head, sampledRows: number): number {
+  const { d, dv, keyLength, key, value } = head;
+  const full = fullWidth(head);
+  const score = full.scores ? (full.query ? d : 0) : thinColumns(head);
+  const keys = full.key && key.rank > 0 ? keyRowWork(head) : 0;
+  const values = value.rank > 0 ? value.rank + value.effective.inputs : 0;
+  return 2 * sampledRows * keyLength * (2 * d + 3 * dv + value.rank + score + values + keys);
+}
+
+/** What drawn features would add to the gradients, beside their part in the sums. */
+function tailFlops(head: Head, features: number): number {
+  const { d, dv, queryLength: nq, keyLength: nk, query, key, value } = head;
+  const grouped =
+    nq * (query.rank * query.effective.inputs + key.rank * d) +
+    nk * (query.rank * d + key.rank * key.effective.inputs);
+  const values = value.rank > 0 ? nq * dv + nk * value.effective.inputs : 0;
+  return 2 * (TAIL_GROUPS * grouped + features * values);
+}
+
+function thinColumns({ d, query, key }: Head): number {
+  const all = (query.rank > 0 ? d : 0) + (key.rank > 0 ? key.effective.inputs : 0);
+  return query.rank + key.rank + all;
+}
+
+/** A row of dK before the rotation, and both gradients of the adapter from it. */
+function keyRowWork({ d, key }: Head): number {
+  return 8 * d + key.rank * (2 * d + key.effective.inputs);
+}
+
+const rowWork = (inputs: number, width: number) => inputs * width + width * width;
+
+/** One score, its dP, and the products of dS and P on either side. */
+function pairWork(at: Layout, d: number, values: number): number {
+  return 2 * (d + values + at.right + at.left + at.rv + at.lv);
+}
+
+/** Pairs (i, j) that the softmax covers. */
+function visible(head: Head): number {
+  const { queryLength: nq, keyLength: nk } = head;
+  if (!head.causal) return nq * nk;
+  const triangle = Math.min(nq, nk);
+  return (triangle * (triangle + 1)) / 2 + (nq - triangle) * nk;
+}

@@ -1,0 +1,41 @@
+/** What was chosen for one head before the run. */
+
+import type { Tail } from '../error/drawn-features/tail.js';
+import type { Tilt } from '../error/drawn-features/tilt.js';
+import type { Balance } from '../features/balance.js';
+import type { Cross } from '../features/cross.js';
+import type { FeatureSet } from '../features/features.js';
+
+export interface HeadPlan {
+  readonly balance: Balance;
+  /** m features are used; the set holds more: the shell behind them, which the certificate needs. */
+  readonly m: number;
+  readonly features: FeatureSet;
+  /** Features beyond them that the estimate draws; null: it draws rows alone. */
+  readonly tail: Tail | null;
+  /** What rows of P make of the keys: wanted where the tail is drawn. */
+  readonly tilt: Tilt;
+  /** Pairs of features and directions of U and of L, where these are of full width. */
+  readonly cross: { readonly right: Cross | null; readonly left: Cross | null };
+  /** Rows treated exactly, in rising order. */
+  readonly outlierQueries: Int32Array;
+  readonly outlierKeys: Int32Array;
+  /** Subtracted from every log w_j, so that the largest weight is 1. */
+  readonly logWeightShift: number;
+  /** Softmax rows sum to one and rows of dS to zero, so V and X^K may be centred: fewer digits lost. */
+  readonly centreV: Float64Array;
+  readonly centreXK: Float64Array;
+  /** Centres of the rows of X^V and X^V A_V', for the norms of the certificate. */
+  readonly centreXV: Float64Array;
+  readonly centreVA: Float64Array;
+  /**
+   * What the features leave out of each query, as a share of its row sum and relative to the worst of
+   * them: where to look for errors. 0 for rows that are exact.
+   */
+  readonly risk: Float32Array;
+}
+
+/** Rows of the sums over keys and over queries at thin width: the features, and the drawn ones. */
+export function featureRows({ m, tail }: HeadPlan): number {
+  return m + (tail?.count ?? 0);
+}

@@ -1,0 +1,185 @@
+/** The choice among what a trial has seen: features, outliers and draws, by expected error and cost. */
+
+import { canDrawTail, TAIL_GROUPS } from '../error/drawn-features/tail.js';
+import { CROSS_ERROR } from '../features/cross.js';
+import { fullWidth, type Head } from '../head/head.js';
+import { BLOCK } from '../head/rows.js';
+import { crossPairs } from './basis.js';
+import { type Draws, headCost, samplingFlops } from './cost.js';
+import type { PlanOptions } from './plan-options.js';
+import type { Trial, TrialRow } from './trial.js';
+
+export interface Choice {
+  readonly trial: Trial;
+  readonly share: number;
+  readonly m: number;
+  /** Of the rows of the trial, and upper limit to expect of the estimate. */
+  readonly rowError: number;
+  readonly error: number;
+  readonly seconds: number;
+}
+
+/** Bytes that the rows put aside may take in a worker. */
+const OUTLIER_BYTES = 48 * 2 ** 20;
+
+export function outlierCount(head: Head, length: number, share: number): number {
+  const { key, value, query, d, dv } = head;
+  const bytes =
+    4 *
+    (key.effective.inputs +
+      value.effective.inputs +
+      query.effective.inputs +
+      4 * (d + dv) +
+      4 * BLOCK);
+  return Math.min(Math.ceil(share * length), Math.floor(OUTLIER_BYTES / bytes));
+}
+
+/**
+ * Upper limit to expect of the estimate. Gradients of unrelated rows add up like noise, so does their
+ * error; the square of the limit then exceeds that of the error in proportion to the rows that matter
+ * over those that are drawn. Where features are drawn too, rows only tell what normalisation does.
+ */
+function predicted(
+  { score, value, tail }: TrialRow,
+  { rows, features }: Draws,
+  { keyLength }: Head,
+  noise: Noise,
+): number {
+  return Math.max(
+    ...[score, value].map((part) => {
+      if (!Number.isFinite(part.error)) return part.error;
+      const ofRows = (noise.rows * part.rows) / rows;
+      // Where few keys make the error, all features err alike.
+      const alike = Math.max(1, EVEN_KEYS / (part.columns / keyLength));
+      const ofFeatures = (noise.features * alike * tail) / features;
+      const square = features === 0 ? ofRows : part.normalisation * ofRows + ofFeatures;
+      return part.error * Math.sqrt(noise.error + square);
+    }),
+  );
+}
+
+/** (Upper limit over error)^2 = error + rows (rows that matter / rows drawn) + features (tailSize / features drawn). */
+interface Noise {
+  readonly error: number;
+  readonly rows: number;
+  readonly features: number;
+}
+
+/**
+ * On data without structure: the median of `rows` and of `features` is about 1, and with these values one run in ten
+ * exceeds the limit that was planned.
+ */
+const ESTIMATED: Noise = { error: 1, rows: 2.5, features: 1.8 };
+/** 2.58 standard errors of a corrected gradient, which has no other error; a quarter of room. */
+const CORRECTED: Noise = { error: 0, rows: 10, features: 10 };
+
+/** Share of the keys that make the error, with which the drawn features are independent. */
+const EVEN_KEYS = 0.3;
+
+/** An error so small that the fewest rows will do, and more features only cost more. */
+export function enoughFor(
+  { queryLength }: Head,
+  { tolerance, correction }: PlanOptions,
+  batch: number,
+): number {
+  const { error, rows } = correction ? CORRECTED : ESTIMATED;
+  return tolerance / Math.sqrt(error + (rows * queryLength * batch) / SAMPLED_ROWS[0]);
+}
+
+/** Rows that the estimate may draw, and the share of the work that more than the least may take. */
+const SAMPLED_ROWS = [96, 192, 384, 768] as const;
+/** Fewer will do where features are drawn, too. */
+const FEWER_ROWS = 64;
+const SAMPLING_SHARE = 0.2;
+/** Features that it may draw. */
+const SAMPLED_FEATURES = [0, 1, 2, 3, 4, 6, 8].map((perGroup) => perGroup * TAIL_GROUPS);
+/** With a given number of features, what may be spent on error bars: the time over that without. */
+const WORTH = 1.3;
+
+/** The cheapest pair of features and outliers that is expected to meet the tolerance, else the best. */
+function choose(head: Head, trials: readonly Trial[], options: PlanOptions, draws: Draws): Choice {
+  const { tolerance, rates, features } = options;
+  const allowance = fullWidth(head).scores ? CROSS_ERROR : 1;
+  const all: Choice[] = trials.flatMap((trial) => {
+    const { share } = trial;
+    const nq = outlierCount(head, head.queryLength, share);
+    const nk = outlierCount(head, head.keyLength, share);
+    const tried = trial.rows.map((row) => ({
+      m: row.features,
+      rowError: Math.max(row.score.error, row.value.error),
+      error: allowance * predicted(row, draws, head, options.correction ? CORRECTED : ESTIMATED),
+    }));
+    const between = features === undefined ? interpolate(tried, tolerance) : [];
+    return [...tried, ...between].map((row) => ({
+      trial,
+      share,
+      ...row,
+      seconds:
+        headCost(head, row.m, nq, nk, draws, crossPairs(trial.basis, row.m)).flops / rates.lowRank,
+    }));
+  });
+  if (features !== undefined) {
+    const least = Math.min(...all.map((c) => c.rowError));
+    const wanted = Math.max(tolerance, 2 * least);
+    // More outliers help a little nearly always: take the fewest that do most of the good.
+    const good = all.filter((c) => c.rowError <= wanted).sort((a, b) => a.seconds - b.seconds);
+    return { ...(good[0] ?? all[0]), m: features };
+  }
+  const fit = all.filter((c) => c.error <= tolerance).sort((a, b) => a.seconds - b.seconds);
+  return fit[0] ?? all.sort((a, b) => a.error - b.error)[0];
+}
+
+type Tried = Pick<Choice, 'm' | 'rowError' | 'error'>;
+
+/** Errors fall like a power of m: the m, a multiple of 8, at which they reach the tolerance, if it lies inside. */
+function interpolate(tried: readonly Tried[], tolerance: number): Tried[] {
+  const after = tried.findIndex(({ error }) => error <= tolerance);
+  if (after < 1) return [];
+  const [a, b] = [tried[after - 1], tried[after]];
+  if (!Number.isFinite(a.error) || !(b.error > 0)) return [];
+  const part = Math.log(a.error / tolerance) / Math.log(a.error / b.error);
+  const m = 8 * Math.ceil((a.m * (b.m / a.m) ** part) / 8);
+  if (m >= b.m) return [];
+  const along = (x: number, y: number) => x * (y / x) ** (Math.log(m / a.m) / Math.log(b.m / a.m));
+  return [{ m, rowError: along(a.rowError, b.rowError), error: along(a.error, b.error) }];
+}
+
+/** One choice for every head, with the draws that make the whole cheapest. */
+export function chooseAll(
+  heads: readonly Head[],
+  trials: readonly (readonly Trial[])[],
+  batch: number,
+  options: PlanOptions,
+): { choices: readonly Choice[]; sampledRows: number; sampledFeatures: number } {
+  const drawable = heads.every(canDrawTail);
+  const features = drawable ? SAMPLED_FEATURES : SAMPLED_FEATURES.slice(0, 1);
+  const candidates = features
+    .flatMap((sampledFeatures) =>
+      (sampledFeatures > 0 ? [FEWER_ROWS, ...SAMPLED_ROWS] : SAMPLED_ROWS).map((sampledRows) => {
+        const draws = { rows: sampledRows / batch, features: sampledFeatures };
+        const choices = heads.map((head, h) => choose(head, trials[h], options, draws));
+        const seconds = choices.reduce((sum, c) => sum + c.seconds, 0);
+        const sampling = heads.reduce((sum, head) => sum + samplingFlops(head, draws.rows), 0);
+        return {
+          choices,
+          sampledRows,
+          sampledFeatures,
+          seconds,
+          error: Math.max(...choices.map((c) => c.error)),
+          modest:
+            sampledRows <= SAMPLED_ROWS[0] ||
+            sampling / options.rates.lowRank <= SAMPLING_SHARE * seconds,
+        };
+      }),
+    )
+    .filter((c) => c.modest);
+  const least = Math.min(...candidates.map((c) => c.seconds));
+  const fit =
+    options.features === undefined ? candidates.filter((c) => c.error <= options.tolerance) : [];
+  if (fit.length > 0) return fit.reduce((a, b) => (b.seconds < a.seconds ? b : a));
+  const worth =
+    options.features === undefined
+      ? candidates
+      : candidates.filter((c) => c.seconds <= WORTH * least);
+  return worth.reduce((a, b) => (b.error < a.error ? b : a));
+}

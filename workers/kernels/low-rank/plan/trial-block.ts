@@ -1,0 +1,232 @@
+/** A few rows and columns of P on which plans are tried: exactly, and from features. */
+
+import type { Random } from '../../random.js';
+import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
+import { evaluateFeatures, featureBlock } from '../features/evaluate.js';
+import type { FeatureSet } from '../features/features.js';
+import type { Workspace } from '../head/workspace.js';
+import { EMPTY, MASKED } from '../run.js';
+import type { HeadPlan } from './head-plan.js';
+import { type MeanSquares, squaredMeans } from './trial-means.js';
+import type { TrialSample } from './trial-sample.js';
+
+/** Rows of P, exactly, and what they weigh. */
+export interface ExactBlock {
+  /** exp(score - max) (n, count), 0 where the mask hides a pair. */
+  readonly e: Real;
+  readonly max: Real;
+  /** t = G V' (n, count) for a random G. */
+  readonly t: Real;
+  /** |k_j|^2, |v_j|^2, and the keys that each stands for. */
+  readonly keySquares: Float64Array;
+  readonly valueSquares: Float64Array;
+  readonly weight: Float64Array;
+  readonly means: MeanSquares;
+  /** null: the row sees nothing. */
+  readonly rows: readonly (ExactRow | null)[];
+}
+
+export interface ExactRow {
+  /** 1 / sum_j e, and sum_j P t. */
+  readonly inverse: number;
+  readonly mean: number;
+  /** Squares of the rows of dS K and of P V, key by key. */
+  readonly scoreWhole: number;
+  readonly valueWhole: number;
+}
+
+export function exactBlock(space: Workspace, sample: TrialSample, random: Random): ExactBlock {
+  const { arithmetic, head } = space;
+  const { queries, keys, keyWeight } = sample;
+  const { d, dv } = head;
+  const [n, count] = [queries.count, keys.count];
+  const turned = arithmetic.array(Math.max(d, dv) * count);
+  const e = arithmetic.array(n * count);
+  const t = arithmetic.array(n * count);
+  const gradient = arithmetic.array(n * dv);
+  for (let i = 0; i < gradient.length; i++) gradient[i] = random.uniform() - 0.5;
+  arithmetic.transpose(count, d, keys.k, turned);
+  arithmetic.gemm(n, count, d, queries.scaled, turned, e);
+  arithmetic.transpose(count, dv, keys.v, turned);
+  arithmetic.gemm(n, count, dv, gradient, turned, t);
+  hide(space, sample, e, count, MASKED);
+  const max = arithmetic.array(n).fill(EMPTY);
+  arithmetic.softmax(n, count, e, max, arithmetic.array(n), arithmetic.array(n));
+  const squares = (x: Real, width: number) => {
+    const norms = arithmetic.array(count);
+    arithmetic.rowDots(count, width, x, x, norms);
+    return inScratch(arithmetic, norms);
+  };
+  const [keySquares, valueSquares] = [squares(keys.k, d), squares(keys.v, dv)];
+  const block = { e, max, t, keySquares, valueSquares, weight: inScratch(arithmetic, keyWeight) };
+  const means = squaredMeans(space, sample, e);
+  return { ...block, means, rows: exactRows(arithmetic, block, n) };
+}
+
+function exactRows(
+  arithmetic: Arithmetic,
+  { e, t, weight, keySquares: u, valueSquares: v }: Omit<ExactBlock, 'rows' | 'means'>,
+  n: number,
+): (ExactRow | null)[] {
+  const count = weight.length;
+  const [row, nothing, unused] = [0, 1, 2].map(() => arithmetic.sums(count));
+  const exactly = arithmetic.sums(count).fill(1);
+  const out = arithmetic.sums(2);
+  return Array.from({ length: n }, (_, i) => {
+    const of = { e: e.subarray(i * count), t: t.subarray(i * count), weight };
+    arithmetic.joinedRow(count, { ...of, low: of.e, scale: 0, exactly, row }, out);
+    const [total, dot] = out;
+    if (total === 0) return null;
+    const [inverse, mean] = [1 / total, dot / total];
+    const whole = { ...of, row: nothing, inverse, otherInverse: 0, mean, shift: 0, u, v };
+    const columns = { forScore: 0, forValue: 0, scoreColumns: unused, valueColumns: unused };
+    arithmetic.rowErrors(count, { ...whole, ...columns }, out);
+    return { inverse, mean, scoreWhole: out[0], valueWhole: out[1] };
+  });
+}
+
+/** Fills the pairs that the mask hides in x, whose rows are `stride` apart. */
+function hide(
+  { head }: Workspace,
+  { queries, keys }: TrialSample,
+  x: Real,
+  stride: number,
+  value: number,
+): void {
+  for (let i = 0; head.causal && i < queries.count; i++) {
+    const row = queries.index[i];
+    for (let j = 0; j < keys.count; j++) if (keys.index[j] > row) x[i * stride + j] = value;
+  }
+}
+
+/** A float64 copy in the arithmetic's own memory. */
+export function inScratch(arithmetic: Arithmetic, x: Real): Float64Array {
+  const copy = arithmetic.sums(x.length);
+  copy.set(x);
+  return copy;
+}
+
+/** The same block from features. */
+export interface LowRankBlock {
+  /** phi_i . w_j phi_j (padded(n), stride); 0 in outlier rows and columns. */
+  readonly product: Real;
+  readonly stride: number;
+  /** Brings a row of the product to the units of `e`. */
+  readonly scale: Float64Array;
+  /** Rows and columns that the chain would treat exactly. */
+  readonly outlierQuery: readonly boolean[];
+  readonly outlierKey: readonly boolean[];
+  /**
+   * prod_a rho_a^(alpha_a) times the root mean squares of h_alpha over queries and over keys, as they weigh in an
+   * error, but no less than with normal rows, whose h_alpha are of unit size.
+   */
+  tailWeights(list: FeatureSet): Float64Array;
+  /** Take so many features; more than before. */
+  extend(m: number): void;
+}
+
+/**
+ * Coordinates of outliers are overwritten: those of a smaller share are outliers of a larger one too.
+ */
+export function lowRankBlock(
+  space: Workspace,
+  sample: TrialSample,
+  share: number,
+  block: ExactBlock,
+): LowRankBlock {
+  const { arithmetic, head, plan } = space;
+  const { d } = head;
+  const { queries, keys } = sample;
+  const [outlierQuery, outlierKey] = [sample.outlierQuery(share), sample.outlierKey(share)];
+  const [n, count] = [queries.count, keys.count];
+  let shift = -Infinity;
+  for (let j = 0; j < count; j++) if (!outlierKey[j]) shift = Math.max(shift, keys.logWeight[j]);
+  // A draft has neither outliers nor a weight shift of its own.
+  const scale = Float64Array.from(block.max, (max, i) =>
+    Math.exp(queries.logScale[i] + shift - max),
+  );
+  const weight = Float64Array.from({ length: count }, (_, j) =>
+    Math.exp(keys.logWeight[j] - shift),
+  );
+  for (let i = 0; i < n; i++) if (outlierQuery[i]) queries.x.fill(0, i * d, (i + 1) * d);
+  for (let j = 0; j < count; j++) if (outlierKey[j]) keys.z.fill(0, j * d, (j + 1) * d);
+  let evaluated = 0;
+  let [phiQ, phiK]: Real[] = [];
+  const [nRows, keyRows] = [padded(n), padded(count)];
+  const product = arithmetic.array(nRows * keyRows);
+  let done = 0;
+  return {
+    product,
+    stride: keyRows,
+    scale,
+    outlierQuery,
+    outlierKey,
+    tailWeights(list) {
+      const mark = arithmetic.mark();
+      const sizes = (x: Real, rows: number, by: (r: number) => number) => {
+        const phi = features(arithmetic, { ...plan, features: list }, list.size, x, rows, by);
+        const squares = arithmetic.array(list.size);
+        arithmetic.rowDots(list.size, padded(rows), phi, phi, squares);
+        return squares;
+      };
+      const ofQueries = sizes(queries.x, n, (i) =>
+        outlierQuery[i]
+          ? 0
+          : scale[i] *
+            (block.rows[i]?.inverse ?? 0) *
+            Math.sqrt(sample.queryWeight[i] * sample.querySquares[i]),
+      );
+      const ofKeys = sizes(keys.z, count, (j) =>
+        outlierKey[j] ? 0 : weight[j] * Math.sqrt(sample.keyWeight[j]),
+      );
+      const weights = list.weight.map((rho, f) => {
+        const share = (ofQueries[f] * ofKeys[f]) / (ofQueries[0] * ofKeys[0]);
+        return Math.max(rho, Math.sqrt(share) || 0);
+      });
+      arithmetic.release(mark);
+      return weights;
+    },
+    extend(m) {
+      if (m === done) return;
+      if (m > evaluated) {
+        evaluated = Math.min(plan.m, Math.max(m, 4 * evaluated));
+        phiQ = features(arithmetic, plan, evaluated, queries.x, n, (i) =>
+          outlierQuery[i] ? 0 : 1,
+        );
+        phiK = features(arithmetic, plan, evaluated, keys.z, count, (j) =>
+          outlierKey[j] ? 0 : weight[j],
+        );
+      }
+      const [a, b] = [phiQ.subarray(done * nRows), phiK.subarray(done * keyRows)];
+      arithmetic.transposedGemm(nRows, keyRows, m - done, a, b, product, true);
+      done = m;
+      hide(space, sample, product, keyRows, 0);
+    },
+  };
+}
+
+const padded = (n: number) => 4 * Math.ceil(n / 4);
+
+/** The first m features (m, padded(n)) of n rows of x, weighted; whatever x is behind them, they are 0. */
+function features(
+  arithmetic: Arithmetic,
+  plan: HeadPlan,
+  m: number,
+  x: Real,
+  n: number,
+  weight: (i: number) => number,
+): Real {
+  const { d } = plan.balance;
+  const rows = padded(n);
+  const out = arithmetic.array(m * rows);
+  const mark = arithmetic.mark();
+  const all = arithmetic.array(rows * d);
+  all.set(x.subarray(0, n * d));
+  const block = featureBlock(arithmetic, plan.features, rows, m);
+  evaluateFeatures(arithmetic, all, d, block);
+  const weights = arithmetic.sums(rows);
+  for (let i = 0; i < n; i++) weights[i] = weight(i);
+  arithmetic.weighFeatures(m, rows, block.phi, weights, out);
+  arithmetic.release(mark);
+  return out;
+}

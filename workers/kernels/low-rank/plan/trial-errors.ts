@@ -1,0 +1,141 @@
+/** How far the features are from the exact block of a trial. */
+import type { Arithmetic } from '../arithmetic/arithmetic.js';
+import { type ExactBlock, inScratch, type LowRankBlock } from './trial-block.js';
+import type { TrialSample } from './trial-sample.js';
+
+/** Error of products with sampled rows of P. */
+export interface TrialError {
+  /** Relative; infinity when a row sum lost its sign. */
+  readonly error: number;
+  /** Rows and columns that would make as much error if all were alike: few when few make most of it. */
+  readonly rows: number;
+  readonly columns: number;
+  /** Share of the square that the row sums of the chain make, and not the features for themselves. */
+  readonly normalisation: number;
+}
+
+export interface TrialErrors {
+  readonly score: TrialError;
+  readonly value: TrialError;
+}
+
+/**
+ * Errors of dS K, which weigh with |X_i|^2 in a gradient, and of P V; both blocks normalised row by row.
+ * In float64: errors may be as small as the rounding of the features.
+ */
+export function compare(
+  arithmetic: Arithmetic,
+  sample: TrialSample,
+  block: ExactBlock,
+  approximate: LowRankBlock,
+): TrialErrors {
+  const mark = arithmetic.mark();
+  const errors = errorSums(arithmetic, sample, block, approximate);
+  arithmetic.release(mark);
+  return errors;
+}
+
+function errorSums(
+  arithmetic: Arithmetic,
+  { queryWeight, querySquares, keyWeight, keys }: TrialSample,
+  { e, t, rows, keySquares: u, valueSquares: v, weight, means }: ExactBlock,
+  { product, stride, scale, outlierQuery, outlierKey }: LowRankBlock,
+): TrialErrors {
+  const count = keys.count;
+  const score = new ErrorSums(arithmetic, queryWeight, keyWeight);
+  const value = new ErrorSums(arithmetic, queryWeight, keyWeight);
+  const exactly = inScratch(arithmetic, Float64Array.from(outlierKey, Number));
+  const weighted = (x: Float64Array) => x.reduce((sum, a, j) => sum + keyWeight[j] * a, 0);
+  const all = keyWeight.reduce((sum, w) => sum + w, 0);
+  const [meanKey, meanValue] = [u, v].map((x) => weighted(x) / all || 1);
+  /** Keys that one of the sample stands for. */
+  const keysForOne = weighted(keyWeight) / all;
+  const row = arithmetic.sums(count);
+  const out = arithmetic.sums(2);
+  for (const [i, exact] of rows.entries()) {
+    if (exact === null) continue;
+    let [scoreError, valueError, sumSquare] = [0, 0, 0];
+    // An outlier row is exact in the chain, too.
+    if (!outlierQuery[i]) {
+      const [ei, ti] = [e.subarray(i * count), t.subarray(i * count)];
+      const low = product.subarray(i * stride);
+      const joined = { e: ei, t: ti, low, scale: scale[i], exactly, weight, row };
+      arithmetic.joinedRow(count, joined, out);
+      const total = out[0];
+      const mean = out[1] / total;
+      if (!(total > 0)) return { score: LOST, value: LOST };
+      const errors = {
+        e: ei,
+        t: ti,
+        row,
+        inverse: exact.inverse,
+        otherInverse: 1 / total,
+        mean,
+        shift: mean - exact.mean,
+        weight,
+        u,
+        v,
+        forScore: queryWeight[i] * querySquares[i],
+        forValue: queryWeight[i],
+        scoreColumns: score.columns,
+        valueColumns: value.columns,
+      };
+      arithmetic.rowErrors(count, errors, out);
+      scoreError = out[0];
+      valueError = out[1];
+      // Of the row sum; that over a sample of keys has more noise than that over all.
+      const noise = valueError / meanValue;
+      sumSquare = noise + Math.max(0, (1 / (exact.inverse * total) - 1) ** 2 - keysForOne * noise);
+    }
+    const square = querySquares[i];
+    const ofScore = (scoreError / meanKey) * means.key[i];
+    score.addRow(i, square * scoreError, square * exact.scoreWhole, square * ofScore);
+    value.addRow(i, valueError, exact.valueWhole, sumSquare * means.value[i]);
+  }
+  return { score: score.result(), value: value.result() };
+}
+
+const LOST: TrialError = { error: Number.POSITIVE_INFINITY, rows: 0, columns: 0, normalisation: 1 };
+
+/** Sums of squares over a sample of rows and columns, each of which stands for several. */
+class ErrorSums {
+  readonly columns: Float64Array;
+  readonly #rows: Float64Array;
+  #whole = 0;
+  #normalised = 0;
+
+  constructor(
+    arithmetic: Arithmetic,
+    readonly rowWeight: Float64Array,
+    readonly columnWeight: Float64Array,
+  ) {
+    this.#rows = new Float64Array(rowWeight.length);
+    this.columns = arithmetic.sums(columnWeight.length);
+  }
+
+  addRow(i: number, error: number, whole: number, normalised: number): void {
+    this.#rows[i] = error;
+    this.#whole += this.rowWeight[i] * whole;
+    this.#normalised += this.rowWeight[i] * normalised;
+  }
+
+  result(): TrialError {
+    const rows = alike(this.#rows, this.rowWeight);
+    const columns = alike(this.columns, this.columnWeight);
+    const error = Math.sqrt(rows.total / (this.#whole || 1));
+    if (!Number.isFinite(error)) return LOST;
+    const normalisation = rows.total > 0 ? Math.min(1, this.#normalised / rows.total) : 0;
+    return { error, rows: rows.count, columns: columns.count, normalisation };
+  }
+}
+
+/** Sum of weighted squares, and (sum of roots)^2 / sum of squares: how many make it up. */
+function alike(squares: Float64Array, weight: Float64Array): { total: number; count: number } {
+  let total = 0;
+  let roots = 0;
+  for (let i = 0; i < squares.length; i++) {
+    total += weight[i] * squares[i];
+    roots += weight[i] * Math.sqrt(squares[i]);
+  }
+  return { total, count: total > 0 ? (roots * roots) / total : 0 };
+}

@@ -1,0 +1,93 @@
+/**
+ * An attention layer and a gradient problem on it, validated and typed: the input of every kernel.
+ *
+ * Shapes use B batch items, Lq and Lk rows, H query heads and Hkv key/value heads of width d (values:
+ * dv), r the rank of an adapter. Layout is that of PyTorch and PEFT: `weight (out, in)`,
+ * `lora_A (r, in)`, `lora_B (out, r)`.
+ */
+import type { Tensor } from './tensor/tensor.js';
+
+export const PROJECTIONS = ['q_proj', 'k_proj', 'v_proj'] as const;
+export type ProjectionName = (typeof PROJECTIONS)[number];
+
+export interface Adapter {
+  /** (r, in) */
+  readonly A: Tensor;
+  /** (out, r) */
+  readonly B: Tensor;
+  readonly rank: number;
+  /** s = lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised LoRA. */
+  readonly scaling: number;
+}
+
+export interface Projection {
+  /** (out, in); out = H d, Hkv d or Hkv dv. */
+  readonly weight: Tensor;
+  /** (out,) */
+  readonly bias: Tensor | null;
+  /** null: this projection is frozen and gets no gradient. */
+  readonly adapter: Adapter | null;
+  readonly outFeatures: number;
+  readonly inFeatures: number;
+}
+
+/** Rotary positions: queries and keys of token l are turned by row l of the tables. */
+export interface Rotary {
+  /** (B, L, d), or (1, L, d) for all items of a batch. */
+  readonly cos: Tensor;
+  readonly sin: Tensor;
+}
+
+export interface Dimensions {
+  readonly batch: number;
+  readonly queryLength: number;
+  readonly keyLength: number;
+  readonly heads: number;
+  readonly keyValueHeads: number;
+  /** d, width of a query or key head. */
+  readonly headDim: number;
+  /** dv, width of a value head. */
+  readonly valueDim: number;
+}
+
+/** A layer with its inputs: enough for the scores, the norms and the plan. */
+export interface AttentionLayer {
+  readonly dims: Dimensions;
+  /**
+   * X^Q, X^K, X^V, each (B, L, in). For self-attention all three are the same Tensor object.
+   */
+  readonly inputs: { readonly query: Tensor; readonly key: Tensor; readonly value: Tensor };
+  readonly projections: Readonly<Record<ProjectionName, Projection>>;
+  /** beta: S = beta Q K^T. Positive. */
+  readonly scaling: number;
+  /** Row i sees keys j <= i (top-left aligned when Lq differs from Lk, as in PyTorch). */
+  readonly causal: boolean;
+  /** Applied to queries and keys between projection and scores; needs Lq = Lk and an even d. */
+  readonly rotary?: Rotary;
+  /** By batch item: keys from there on are padding, and get no probability. Absent: Lk for all. */
+  readonly keyLengths?: readonly number[];
+}
+
+/** target: loss = 1/2 ||O - Y||_F^2; grad_output: dLoss/dO. (B, Lq, H dv). */
+export interface Objective {
+  readonly kind: 'target' | 'grad_output';
+  readonly tensor: Tensor;
+}
+
+/** A layer and what is to be differentiated. */
+export interface AttentionProblem extends AttentionLayer {
+  readonly objective: Objective;
+}
+
+/** Keys of a batch item that are no padding. */
+export function keysOf({ dims, keyLengths }: AttentionLayer, batchItem: number): number {
+  return keyLengths?.[batchItem] ?? dims.keyLength;
+}
+
+/** The inputs in the client's names: one tensor for self-attention, three for cross-attention. */
+export const STATES = {
+  self: { query: 'hidden_states', key: 'hidden_states', value: 'hidden_states' },
+  cross: { query: 'query_states', key: 'key_states', value: 'value_states' },
+} as const;
+export type AttentionKind = keyof typeof STATES;
+export type StatesName = (typeof STATES)[AttentionKind]['query' | 'key' | 'value'];

@@ -1,0 +1,31 @@
+/** What goes to a worker thread and what comes back. Errors travel as values: threads strip them. */
+import type { Task } from './job.js';
+
+/**
+ * One worker's turn at a stage: it runs the first of `tasks`, which nobody else has begun, and then takes
+ * more of them from the board until TURN_MS have passed. So a stage of many short tasks costs few
+ * messages, and its workers are busy until the last task has been begun.
+ */
+export interface Turn {
+  readonly tasks: readonly Task[];
+  /** Index in the stage of the first of them. */
+  readonly first: number;
+  /** Of the stage. */
+  readonly stride: number | null;
+  /** The words of the stage's Board. */
+  readonly board: Int32Array;
+}
+
+/** A turn ends with the first task that is done after this time; then it is another job's turn. */
+export const TURN_MS = 10;
+
+export type TurnOutcome =
+  | { readonly status: 'done'; readonly results: readonly TaskResult[] }
+  | { readonly status: 'cancelled' }
+  | { readonly status: 'failed'; readonly message: string; readonly stack: string | undefined };
+
+export interface TaskResult {
+  /** Of the task in its stage. */
+  readonly index: number;
+  readonly value: unknown;
+}

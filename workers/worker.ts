@@ -1,0 +1,73 @@
+/** What a worker thread runs: its turn at a stage, tasks of any kernel; the outcome as a value. */
+import { Board } from './board.js';
+import { type Cancelled, CancelledError } from './job.js';
+import { type ExactTask, runExactTask } from './kernels/exact/gradient.js';
+import { type LowRankTask, runCompiledLowRankTask } from './kernels/low-rank/task.js';
+import { type ReferenceForwardTask, runReferenceForwardTask } from './kernels/reference/forward.js';
+import { type ReferenceTask, runReferenceTask } from './kernels/reference/gradient.js';
+import { type ReferenceNormsTask, runReferenceNormsTask } from './kernels/reference/heads.js';
+import { type CalibrateTask, runCalibrateTask } from './tasks/calibrate.js';
+import { type DecodeTask, runDecodeTask } from './tasks/decode.js';
+import { type DigestTask, runDigestTask } from './tasks/digest.js';
+import { type EncodeTask, runEncodeTask } from './tasks/encode.js';
+import { runWarmUpTask, type WarmUpTask } from './tasks/warm-up.js';
+import { type TaskResult, TURN_MS, type Turn, type TurnOutcome } from './turn.js';
+import { wasm } from './wasm.js';
+
+type AnyTask =
+  | DecodeTask
+  | DigestTask
+  | EncodeTask
+  | ExactTask
+  | LowRankTask
+  | CalibrateTask
+  | ReferenceTask
+  | ReferenceForwardTask
+  | ReferenceNormsTask
+  | WarmUpTask;
+
+function run(task: AnyTask, cancelled: Cancelled): unknown {
+  switch (task.kernel) {
+    case 'decode':
+      return runDecodeTask(task, cancelled);
+    case 'digest':
+      return runDigestTask(task, cancelled);
+    case 'encode':
+      return runEncodeTask(task);
+    case 'exact':
+      return runExactTask(task, wasm, cancelled);
+    case 'low_rank':
+      return runCompiledLowRankTask(task, wasm, cancelled);
+    case 'reference':
+      return runReferenceTask(task, cancelled);
+    case 'reference_forward':
+      return runReferenceForwardTask(task, cancelled);
+    case 'reference_norms':
+      return runReferenceNormsTask(task, cancelled);
+    case 'calibrate':
+      return runCalibrateTask(task, wasm, cancelled);
+    case 'warm_up':
+      return runWarmUpTask(task, wasm, cancelled);
+  }
+}
+
+export default function takeTurn({ tasks, first, stride, board: words }: Turn): TurnOutcome {
+  const board = new Board(words);
+  const cancelled = () => board.stopped;
+  const end = performance.now() + TURN_MS;
+  const results: TaskResult[] = [];
+  try {
+    for (let index: number | null = first; index !== null; ) {
+      const before = stride === null ? -1 : index - stride;
+      if (cancelled() || (before >= 0 && !board.waitFor(before))) throw new CancelledError();
+      results.push({ index, value: run(tasks[index - first] as AnyTask, cancelled) });
+      board.finish(index);
+      index = performance.now() < end ? board.begin(first + tasks.length) : null;
+    }
+    return { status: 'done', results };
+  } catch (error) {
+    if (error instanceof CancelledError) return { status: 'cancelled' };
+    const { message, stack } = error as Error;
+    return { status: 'failed', message, stack };
+  }
+}
