@@ -23,7 +23,7 @@ async function run(bench: Bench): Promise<Measurement<AccuracySetting>[]> {
   const deviations = bench.quick ? [0.1, 0.5] : [0.05, 0.2, 0.5, 1];
   const counts = bench.quick ? [16, 64] : [16, 32, 64, 128, 256, 512, 1024];
   bench.progress.begin('accuracy', SPECTRA.length * deviations.length);
-  const pool = await startPool(bench.cpus, bench.revectorize);
+  const pool = await startPool(bench.cpus);
   const measurements: Measurement<AccuracySetting>[] = [];
   try {
     for (const spectrum of SPECTRA) {

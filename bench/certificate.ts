@@ -32,7 +32,7 @@ async function run(bench: Bench): Promise<Measurement<CertificateSetting>[]> {
   const lengths = bench.quick ? [512] : [4096, 16_384, 65_536];
   const deviations = bench.quick ? [0.01] : [0.01, 0.03, 0.1, 0.2, 0.3];
   bench.progress.begin('certificate', lengths.length * deviations.length);
-  const pool = await startPool(bench.cpus, bench.revectorize);
+  const pool = await startPool(bench.cpus);
   const measurements: Measurement<CertificateSetting>[] = [];
   try {
     for (const length of lengths) {

@@ -44,7 +44,7 @@ function properties({ recipe, tolerance }: Trial, { ratio }: Outcome): Record<st
 async function run(bench: Bench): Promise<Measurement<CoverageSetting>[]> {
   const counts = bench.quick ? { short: 24, long: 4 } : { short: 1000, long: 120 };
   const tallies = new Map<string, Tally>();
-  const pool = await startPool(bench.cpus, bench.revectorize);
+  const pool = await startPool(bench.cpus);
   try {
     for (const scale of ['short', 'long'] as const) {
       bench.progress.begin(`coverage, ${scale}`, Math.ceil(counts[scale] / BLOCK));

@@ -134,19 +134,6 @@ const threadsOf = (rows: readonly Row[]) => [
   ...new Set(rows.map(({ setting }) => setting.threads)),
 ];
 
-/** No targets: these speak of 128 bits. */
-export function tell256({ measurements }: Run<ExactSetting>): Section {
-  const text = [
-    'The same comparison on a Node that merges pairs of 128-bit operations (`LORAGRAD_REVECTORIZE`, from Node 24 on;',
-    'experimental in V8, therefore off by default and checked at start). The columns are those of [exact](#exact).',
-  ];
-  for (const threads of threadsOf(measurements)) {
-    const rows = measurements.filter(({ setting }) => setting.threads === threads);
-    text.push('', `**${plural(threads, 'thread')}** on either side`, '', rowsTable(rows));
-  }
-  return { text: text.join('\n'), plots: [], targets: [] };
-}
-
 export function tell({ measurements }: Run<ExactSetting>): Section {
   const text = [
     `LoRA gradients of one attention head, rank ${RANK}, from hidden states, weights and an upstream gradient to`,

@@ -1,7 +1,7 @@
 /** How fast is the exact kernel, against each of PyTorch's ways to the same gradients? */
 import { usableMemory } from '../src/machine/resources.js';
 import type { WorkerPool } from '../src/pool/worker-pool.js';
-import { bestWay, tell, tell256 } from './exact-report.js';
+import { bestWay, tell } from './exact-report.js';
 import type { Bench, Question } from './question.js';
 import { type Measurement, type Side, takeTurns } from './support/rounds.js';
 import { exactSeconds, problems, RANK, startPool } from './support/subject.js';
@@ -37,11 +37,9 @@ function theirs(torch: Torch): Side<ExactSetting>[] {
 }
 
 const LENGTHS = [1024, 2048, 4096, 8192, 16384];
-/** Enough to stand beside those of 128 bits. */
-const LENGTHS_256 = [1024, 4096, 16384];
 
-function settings({ quick, cpus }: Bench, full: readonly number[]): ExactSetting[] {
-  const lengths = quick ? [256, 512, 1024] : full;
+function settings({ quick, cpus }: Bench): ExactSetting[] {
+  const lengths = quick ? [256, 512, 1024] : LENGTHS;
   const all: ExactSetting[] = [];
   for (const threads of new Set([1, cpus])) {
     for (const length of lengths) {
@@ -58,16 +56,12 @@ function settings({ quick, cpus }: Bench, full: readonly number[]): ExactSetting
 const leastRounds = ({ length, dim }: ExactSetting) =>
   length > 8192 || (dim > 64 && length >= 8192) ? 3 : 5;
 
-async function run(
-  name: string,
-  lengths: readonly number[],
-  bench: Bench,
-): Promise<Measurement<ExactSetting>[]> {
-  const all = settings(bench, lengths);
-  bench.progress.begin(name, all.length);
+async function run(bench: Bench): Promise<Measurement<ExactSetting>[]> {
+  const all = settings(bench);
+  bench.progress.begin('exact', all.length);
   const measurements: Measurement<ExactSetting>[] = [];
   for (const threads of new Set(all.map((setting) => setting.threads))) {
-    const pool = await startPool(threads, bench.revectorize);
+    const pool = await startPool(threads);
     try {
       const sides = [ours(pool), ...(bench.torch ? theirs(bench.torch) : [])];
       for (const setting of all.filter((one) => one.threads === threads)) {
@@ -94,22 +88,10 @@ function summary({ setting, seconds }: Measurement<ExactSetting>): string {
   return best === null ? what : `${what}: ${best.ratio.median.toFixed(2)}x ${best.name}`;
 }
 
-/** The targets speak of 128 bits. */
 export const exact: Question<ExactSetting> = {
   name: 'exact',
   title: 'The exact kernel against PyTorch',
   needsTorch: true,
-  covers: (simd) => simd !== 'revectorize',
-  run: (bench) => run('exact', LENGTHS, bench),
+  run,
   tell,
-};
-
-/** The same with `--revectorize`, on a Node that has it. */
-export const exact256: Question<ExactSetting> = {
-  name: 'exact-256',
-  title: 'The exact kernel at 256 bits',
-  needsTorch: true,
-  covers: (simd) => simd === 'revectorize',
-  run: (bench) => run('exact-256', LENGTHS_256, bench),
-  tell: tell256,
 };

@@ -132,7 +132,7 @@ async function run(bench: Bench): Promise<Measurement<GrowthSetting>[]> {
   const measurements: Measurement<GrowthSetting>[] = [];
   for (const setting of settings) {
     // Memory that a thread once took for a longer exact run it does not give back.
-    const pool = await startPool(bench.cpus, bench.revectorize);
+    const pool = await startPool(bench.cpus);
     try {
       const subject = new Subject(pool);
       const sides: Side<GrowthSetting>[] = [

@@ -1,5 +1,5 @@
 /**
- * npm run bench -- [questions] [--quick] [--revectorize] [--report]
+ * npm run bench -- [questions] [--quick] [--report]
  *
  * Runs the questions (all of them by default), keeps their results and writes docs/benchmarks.md with
  * its plots. Progress goes to standard error.
@@ -20,7 +20,6 @@ const { values: options, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     quick: { type: 'boolean', default: false },
-    revectorize: { type: 'boolean', default: false },
     report: { type: 'boolean', default: false },
   },
 });
@@ -52,14 +51,14 @@ async function startTorch(progress: Progress): Promise<Torch | null> {
 
 /** Which build of the inner loops the workers of this run take. */
 async function simdOfWorkers(): Promise<string> {
-  const pool = await startPool(1, options.revectorize);
+  const pool = await startPool(1);
   await pool.close();
   return pool.simd;
 }
 
 async function measure(questions: readonly Question[], folder: string): Promise<void> {
   const progress = new Progress();
-  const { quick, revectorize } = options;
+  const { quick } = options;
   const loadAtStart = Number(loadavg()[0].toFixed(2));
   if (loadAtStart > QUIET_LOAD) {
     progress.say(
@@ -68,13 +67,9 @@ async function measure(questions: readonly Question[], folder: string): Promise<
   }
   const simd = await simdOfWorkers();
   const torch = questions.some((one) => one.needsTorch) ? await startTorch(progress) : null;
-  const bench: Bench = { quick, revectorize, cpus: usableCpus(), torch, progress };
+  const bench: Bench = { quick, cpus: usableCpus(), torch, progress };
   try {
     for (const question of questions) {
-      if (question.covers && !question.covers(simd)) {
-        progress.say(`${question.name} is not about ${simd} SIMD: it keeps its last results.`);
-        continue;
-      }
       const version = question.needsTorch ? (torch?.version ?? null) : null;
       const start = performance.now();
       const measurements = await question.run(bench);

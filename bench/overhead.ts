@@ -33,8 +33,8 @@ async function run(bench: Bench): Promise<Measurement<OverheadSetting>[]> {
   const setting = { megabytes, batch, length, heads, dim };
   bench.progress.begin('overhead', 1);
 
-  const pool = await startPool(bench.cpus, bench.revectorize);
-  const service = await Service.start({ workers: bench.cpus, revectorize: bench.revectorize });
+  const pool = await startPool(bench.cpus);
+  const service = await Service.start({ workers: bench.cpus });
   const phases: Record<string, number[]> = {};
   const request = httpRequest('POST', '/gradient', body, 'application/json');
   const socket = await connected(service.port);

@@ -8,7 +8,6 @@ import type { Torch } from './support/torch.js';
 export interface Bench {
   /** Small sizes: does it work, not how fast is it. */
   readonly quick: boolean;
-  readonly revectorize: boolean;
   readonly cpus: number;
   /** null: no PyTorch on this machine. */
   readonly torch: Torch | null;
@@ -57,8 +56,6 @@ export interface Question<S = Setting> {
   readonly title: string;
   /** It compares with PyTorch, whose version then belongs to its environment. */
   readonly needsTorch?: boolean;
-  /** Builds of the inner loops (see Environment.simd) that it is about; by default all. */
-  covers?(simd: string): boolean;
   run(bench: Bench): Promise<readonly Measurement<S>[]>;
   /** Pure: the same run gives the same section. */
   tell(run: Run<S>): Section;

@@ -2,7 +2,7 @@
 import { accuracy } from './accuracy.js';
 import { certificate } from './certificate.js';
 import { coverage } from './coverage.js';
-import { exact, exact256 } from './exact.js';
+import { exact } from './exact.js';
 import { growth } from './growth.js';
 import { overhead } from './overhead.js';
 import type { Question } from './question.js';
@@ -12,7 +12,6 @@ import { transition } from './transition.js';
 
 export const QUESTIONS: readonly Question[] = [
   exact,
-  exact256,
   growth,
   accuracy,
   transition,

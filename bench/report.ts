@@ -23,12 +23,11 @@ pip install torch                   # or: apt install python3-torch
 npm run bench                       # all questions, about three quarters of an hour
 npm run bench -- exact threads      # some of them; the others keep their last results
 npm run bench -- exact --quick      # small sizes, written to dist/bench-quick: does it work?
-npm run bench -- exact-256 --revectorize   # at 256 bits, with Node 24 or newer
 npm run bench -- --report           # this page again from results.json, nothing is measured
 \`\`\`
 
 \`PYTHON\` names the interpreter that has PyTorch (\`python3\` by default); without PyTorch its columns are
-missing. \`--revectorize\` measures with the service's \`LORAGRAD_REVECTORIZE\`. The PyTorch side is
+missing. The PyTorch side is
 [bench/torch_attention.py](../bench/torch_attention.py). Use a machine that does nothing else.`;
 
 /** Pure: the same results give the same files. */

@@ -32,7 +32,7 @@ async function run(bench: Bench): Promise<Measurement<ThreadsSetting>[]> {
   const pools = await Promise.all(
     workerCounts(bench.cpus).map(async (workers) => ({
       workers,
-      pool: await startPool(workers, bench.revectorize),
+      pool: await startPool(workers),
     })),
   );
   const sides = pools.map(

@@ -51,7 +51,7 @@ async function run(bench: Bench): Promise<Measurement<ThroughputSetting>[]> {
     { length: 1024, dim: 64, connections: 1 },
   ];
   bench.progress.begin('throughput', settings.length);
-  const service = await Service.start({ workers: bench.cpus, revectorize: bench.revectorize });
+  const service = await Service.start({ workers: bench.cpus });
   const measurements: Measurement<ThroughputSetting>[] = [];
   try {
     for (const setting of settings) {

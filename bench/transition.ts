@@ -50,7 +50,7 @@ async function run(bench: Bench): Promise<Measurement<TransitionSetting>[]> {
   const deviations = bench.quick ? [0.1, 1] : [0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1, 1.5, 2.5];
   const tails = ['normal', 't4'] as const;
   bench.progress.begin('transition', deviations.length * tails.length);
-  const pool = await startPool(bench.cpus, bench.revectorize);
+  const pool = await startPool(bench.cpus);
   const measurements: Measurement<TransitionSetting>[] = [];
   try {
     for (const tail of tails) {

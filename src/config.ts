@@ -28,11 +28,6 @@ export const ConfigSchema = Type.Object({
     description:
       'Worker threads; 0 means one for each CPU that the process may use (cgroup quota included)',
   }),
-  LORAGRAD_REVECTORIZE: Type.Boolean({
-    default: false,
-    description:
-      'Node 24: ask V8 for 256-bit SIMD (experimental, checked against the safe build at start; the log says what is in use)',
-  }),
   LORAGRAD_MAX_BODY_BYTES: Type.Integer({
     default: GIB,
     minimum: 1024,

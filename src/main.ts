@@ -32,7 +32,6 @@ async function main(): Promise<void> {
   executor = await WorkerPool.start({
     workers,
     warmUpMs: config.LORAGRAD_WARMUP_MS,
-    revectorize: config.LORAGRAD_REVECTORIZE,
   });
   app = await buildApp(config, executor);
   const { simd, rates } = executor;

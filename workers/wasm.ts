@@ -1,5 +1,4 @@
 /** The compiled inner loops of this thread. */
-import { workerData } from 'piscina';
-import { type LoadOptions, loadWasm } from './kernels/inner/load.js';
+import { loadWasm } from './kernels/inner/load.js';
 
-export const wasm = loadWasm(workerData as LoadOptions);
+export const wasm = loadWasm();

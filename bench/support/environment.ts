@@ -11,7 +11,7 @@ export interface Environment {
   readonly system: string;
   readonly node: string;
   readonly v8: string;
-  /** Which build of the inner loops ran: plain, relaxed, revectorize. */
+  /** Which build of the inner loops ran: plain, relaxed. */
   readonly simd: string;
   /** Version of PyTorch; null: it took no part. */
   readonly torch: string | null;

@@ -17,7 +17,7 @@ export class Service {
     this.#child = child;
   }
 
-  static async start(settings: { workers: number; revectorize: boolean }): Promise<Service> {
+  static async start(settings: { workers: number }): Promise<Service> {
     const port = await freePort();
     const child = spawn(process.execPath, [MAIN], {
       // It logs as it would in production, and nobody reads it.
@@ -27,7 +27,6 @@ export class Service {
         HOST: '127.0.0.1',
         PORT: String(port),
         LORAGRAD_WORKERS: String(settings.workers),
-        LORAGRAD_REVECTORIZE: String(settings.revectorize),
       },
     });
     const service = new Service(port, child);

@@ -36,8 +36,8 @@ export function makeProblem({ length, dim, adapters, batch = 1, heads = 1 }: Siz
   });
 }
 
-export function startPool(workers: number, revectorize: boolean): Promise<WorkerPool> {
-  return WorkerPool.start({ workers, warmUpMs: WARM_UP_MS, revectorize });
+export function startPool(workers: number): Promise<WorkerPool> {
+  return WorkerPool.start({ workers, warmUpMs: WARM_UP_MS });
 }
 
 /** Seconds of the exact kernel. */

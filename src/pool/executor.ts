@@ -35,7 +35,7 @@ export interface Load {
 }
 
 export interface Executor {
-  /** Which build of the kernels' inner loops the workers run: plain, relaxed or revectorize SIMD. */
+  /** Which build of the kernels' inner loops the workers run: plain or relaxed SIMD. */
   readonly simd: WasmMode;
   /** Flops per second of each kernel on one worker, measured at start. */
   readonly rates: Rates;

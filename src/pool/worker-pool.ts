@@ -2,7 +2,7 @@
 import { Piscina } from 'piscina';
 import type { Job, Stage, Task } from '../../workers/job.js';
 import type { WasmMode } from '../../workers/kernels/inner/instance.js';
-import { type LoadOptions, relaxedSimd } from '../../workers/kernels/inner/load.js';
+import { relaxedSimd } from '../../workers/kernels/inner/load.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import type { CalibrateTask } from '../../workers/tasks/calibrate.js';
 import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
@@ -16,8 +16,6 @@ const WORKER_FILE = new URL('../../workers/worker.js', import.meta.url).href;
 export interface PoolOptions {
   readonly workers: number;
   readonly warmUpMs: number;
-  /** Ask for 256-bit SIMD, where this Node has it and it computes correctly. */
-  readonly revectorize?: boolean;
 }
 
 export class WorkerPool implements Executor {
@@ -30,7 +28,7 @@ export class WorkerPool implements Executor {
   #simd: WasmMode = 'plain';
   #rates: Rates = { exact: 1, lowRank: 1 };
 
-  private constructor(workers: number, revectorize: boolean) {
+  private constructor(workers: number) {
     this.#workers = workers;
     this.#piscina = new Piscina<Turn, TurnOutcome>({
       filename: WORKER_FILE,
@@ -38,7 +36,6 @@ export class WorkerPool implements Executor {
       maxThreads: workers,
       // A turn owns its worker: whose it is, `#queue` says.
       concurrentTasksPerWorker: 1,
-      workerData: { revectorize } satisfies LoadOptions,
     });
   }
 
@@ -48,10 +45,10 @@ export class WorkerPool implements Executor {
    * @throws {Error} when that takes longer than `warmUpMs`: a worker that cannot load hangs for ever.
    */
   static async start(options: PoolOptions): Promise<WorkerPool> {
-    const { workers, warmUpMs, revectorize = false } = options;
+    const { workers, warmUpMs } = options;
     // On Node 20 this sets a V8 flag, which has to be done before a thread compiles.
     relaxedSimd();
-    const pool = new WorkerPool(workers, revectorize);
+    const pool = new WorkerPool(workers);
     const signal = AbortSignal.timeout(warmUpMs);
     try {
       const ready = async () => {

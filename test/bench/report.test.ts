@@ -52,17 +52,6 @@ test('targets are judged by the numbers', () => {
   );
 });
 
-test('figures of 256 bits stand in their own table and meet no target', () => {
-  const results = { 'exact-256': run([{ setting, seconds }]) };
-  assert.match(page(results), /## The exact kernel at 256 bits[\s\S]*\| 1\.60x /);
-  assert.doesNotMatch(page(results), /## Targets/);
-  const questions = (simd: string) =>
-    QUESTIONS.filter(({ covers }) => covers?.(simd) ?? true).map(({ name }) => name);
-  assert.ok(questions('revectorize').includes('exact-256'));
-  assert.ok(!questions('revectorize').includes('exact'));
-  assert.ok(!questions('relaxed').includes('exact-256'));
-});
-
 test('sizes that no target speaks of, or no PyTorch: not measured', () => {
   const small = run([{ setting: { ...setting, length: 512 }, seconds }]);
   assert.match(page({ exact: small }), /not measured/);

@@ -16,7 +16,6 @@ const FLOOR = 5e-7;
 const builds = {
   plain: loadWasm({ build: 'plain' }),
   relaxed: loadWasm({ build: 'relaxed' }),
-  revectorize: loadWasm({ revectorize: true }),
 };
 
 /** @returns the error of each gradient, in every build, over that of plain float32. */

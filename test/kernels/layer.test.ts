@@ -16,7 +16,6 @@ const FLOOR = 2e-7;
 const builds = {
   plain: loadWasm({ build: 'plain' }),
   relaxed: loadWasm({ build: 'relaxed' }),
-  revectorize: loadWasm({ revectorize: true }),
 };
 
 const sum = (...all: Float32Array[]) =>

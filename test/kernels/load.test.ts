@@ -9,15 +9,10 @@ import { computesCorrectly } from '../../workers/kernels/inner/selfcheck.js';
 
 /** Place of `ls`, the address of the left products, among the fields of a block. */
 const LS = 25;
-const major = Number(process.versions.node.split('.')[0]);
 
 test('fused multiply-add is in use where Node has it', () => {
   assert.equal(loadWasm().mode, 'relaxed');
   assert.equal(loadWasm({ build: 'plain' }).mode, 'plain');
-});
-
-test('revectorize is used on request where V8 has it', () => {
-  assert.equal(loadWasm({ revectorize: true }).mode, major >= 24 ? 'revectorize' : 'relaxed');
 });
 
 test('worker threads load it too', async () => {

@@ -42,7 +42,6 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
   const executor = await WorkerPool.start({
     workers: config.LORAGRAD_WORKERS,
     warmUpMs: config.LORAGRAD_WARMUP_MS,
-    revectorize: config.LORAGRAD_REVECTORIZE,
   });
   const app = await buildApp(config, executor);
   await app.listen({ port: config.PORT, host: config.HOST });

@@ -1,6 +1,6 @@
 /** A WebAssembly instance: its functions, and its memory as one stack of allocations. */
 
-export type WasmMode = 'plain' | 'relaxed' | 'revectorize';
+export type WasmMode = 'plain' | 'relaxed';
 
 /**
  * The functions of assembly/, described where they are defined. Addresses are in bytes, leading

@@ -1,19 +1,14 @@
 /**
  * Loads the compiled inner loops, in the fastest build that this machine runs correctly.
  *
- *   plain        128-bit SIMD, runs wherever WebAssembly SIMD does
- *   relaxed      the same with fused multiply-add
- *   revectorize  on request: wider tiles, pairs of operations merged to 256 bits by V8. Experimental
- *                there, and silent when it goes wrong, so the result is checked before it is used.
+ *   plain    128-bit SIMD, runs wherever WebAssembly SIMD does
+ *   relaxed  the same with fused multiply-add
  */
 import { readFileSync } from 'node:fs';
 import { setFlagsFromString } from 'node:v8';
 import { Wasm, type WasmExports, type WasmMode } from './instance.js';
-import { computesCorrectly } from './selfcheck.js';
 
 export interface LoadOptions {
-  /** Try revectorize. Sets a V8 flag for the whole process. */
-  readonly revectorize?: boolean;
   /** Take this build and no better one; for tests and measurements. */
   readonly build?: 'plain' | 'relaxed';
 }
@@ -38,17 +33,10 @@ export function relaxedSimd(): boolean {
 
 /** An instance with a memory of its own. One per thread: instances share nothing. */
 export function loadWasm(options: LoadOptions = {}): Wasm {
-  if (options.build === 'plain' || !relaxedSimd()) return instantiate('plain', 'plain');
-  if (options.revectorize && nodeMajor >= 24) {
-    setFlagsFromString('--experimental-wasm-revectorize');
-    const wide = instantiate('wide', 'revectorize');
-    if (computesCorrectly(wide)) return wide;
-    setFlagsFromString('--no-experimental-wasm-revectorize');
-  }
-  return instantiate('relaxed', 'relaxed');
+  return instantiate(options.build === 'plain' || !relaxedSimd() ? 'plain' : 'relaxed');
 }
 
-function instantiate(build: 'plain' | 'relaxed' | 'wide', mode: WasmMode): Wasm {
+function instantiate(build: WasmMode): Wasm {
   const module = new WebAssembly.Module(readFileSync(new URL(`${build}.wasm`, import.meta.url)));
-  return new Wasm(new WebAssembly.Instance(module).exports as unknown as WasmExports, mode);
+  return new Wasm(new WebAssembly.Instance(module).exports as unknown as WasmExports, build);
 }

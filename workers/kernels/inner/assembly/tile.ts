@@ -7,10 +7,7 @@
  * out, so a tile is a function of its own and addresses its rows from two pointers. Inlined into a loop
  * over tiles, or with k unrolled, V8 keeps accumulators on the stack (half the speed).
  *
- * Without fused multiply-add a product needs a register too: tiles of 2 by 16 and 4 by 8. The wide build
- * has tiles of 4 by 16: V8 can merge their pairs of 128-bit operations into 256-bit ones ("revectorize"),
- * if stores come in pairs on one base with literal offsets 16 apart (6 by 16 it does not merge). WIDE is
- * 0 or 1 and set by the build (asc --use WIDE=1). With eight accumulators, inlining costs nothing.
+ * Without fused multiply-add a product needs a register too: tiles of 2 by 16 and 4 by 8.
  *
  * Arguments are the same everywhere, all steps in bytes: element (r, k) of the left operand is at
  * a + r aRow + k aStep; row k of the right operand at b + k bStep and row r of c at c + r cRow, columns
@@ -34,17 +31,11 @@ export function product(
   accumulate: bool,
 ): void {
   let j = 0;
-  if (WIDE || !ASC_FEATURE_RELAXED_SIMD) {
+  if (!ASC_FEATURE_RELAXED_SIMD) {
     for (; j + 16 <= n; j += 16, b += 64, c += 64) {
       let x = a, y = c, i = 0;
-      if (WIDE) {
-        for (; i + 4 <= m; i += 4, x += 4 * aRow, y += 4 * cRow) {
-          tile4x16(k, x, aRow, aStep, b, bStep, y, cRow, accumulate);
-        }
-      } else {
-        for (; i + 2 <= m; i += 2, x += 2 * aRow, y += 2 * cRow) {
-          tile2x16(k, x, aRow, aStep, b, bStep, y, cRow, accumulate);
-        }
+      for (; i + 2 <= m; i += 2, x += 2 * aRow, y += 2 * cRow) {
+        tile2x16(k, x, aRow, aStep, b, bStep, y, cRow, accumulate);
       }
       remainder(m - i, k, x, aRow, aStep, b, bStep, y, cRow, accumulate);
       remainder(m - i, k, x, aRow, aStep, b + 32, bStep, y + 32, cRow, accumulate);
@@ -180,50 +171,6 @@ function tile2x8(
   }
   v128.store(c, s00); v128.store(c, s01, 16);
   v128.store(c + cRow, s10); v128.store(c + cRow, s11, 16);
-}
-
-/** For the wide build. */
-// @ts-ignore: decorator
-@inline
-function tile4x16(
-  k: i32,
-  a: usize, aRow: usize, aStep: usize,
-  b: usize, bStep: usize,
-  c: usize, cRow: usize,
-  accumulate: bool,
-): void {
-  const c1 = c + cRow;
-  const c2 = c1 + cRow;
-  const c3 = c2 + cRow;
-  let s00 = f32x4.splat(0), s01 = s00, s02 = s00, s03 = s00;
-  let s10 = s00, s11 = s00, s12 = s00, s13 = s00;
-  let s20 = s00, s21 = s00, s22 = s00, s23 = s00;
-  let s30 = s00, s31 = s00, s32 = s00, s33 = s00;
-  if (accumulate) {
-    s00 = v128.load(c); s01 = v128.load(c, 16); s02 = v128.load(c, 32); s03 = v128.load(c, 48);
-    s10 = v128.load(c1); s11 = v128.load(c1, 16); s12 = v128.load(c1, 32); s13 = v128.load(c1, 48);
-    s20 = v128.load(c2); s21 = v128.load(c2, 16); s22 = v128.load(c2, 32); s23 = v128.load(c2, 48);
-    s30 = v128.load(c3); s31 = v128.load(c3, 16); s32 = v128.load(c3, 32); s33 = v128.load(c3, 48);
-  }
-  let a1 = a + aRow;
-  let a2 = a1 + aRow;
-  let a3 = a2 + aRow;
-  for (let i = 0; i < k; i++) {
-    const b0 = v128.load(b), b1 = v128.load(b, 16), b2 = v128.load(b, 32), b3 = v128.load(b, 48);
-    let x = v128.load32_splat(a);
-    s00 = madd(x, b0, s00); s01 = madd(x, b1, s01); s02 = madd(x, b2, s02); s03 = madd(x, b3, s03);
-    x = v128.load32_splat(a1);
-    s10 = madd(x, b0, s10); s11 = madd(x, b1, s11); s12 = madd(x, b2, s12); s13 = madd(x, b3, s13);
-    x = v128.load32_splat(a2);
-    s20 = madd(x, b0, s20); s21 = madd(x, b1, s21); s22 = madd(x, b2, s22); s23 = madd(x, b3, s23);
-    x = v128.load32_splat(a3);
-    s30 = madd(x, b0, s30); s31 = madd(x, b1, s31); s32 = madd(x, b2, s32); s33 = madd(x, b3, s33);
-    a += aStep; a1 += aStep; a2 += aStep; a3 += aStep; b += bStep;
-  }
-  v128.store(c, s00); v128.store(c, s01, 16); v128.store(c, s02, 32); v128.store(c, s03, 48);
-  v128.store(c1, s10); v128.store(c1, s11, 16); v128.store(c1, s12, 32); v128.store(c1, s13, 48);
-  v128.store(c2, s20); v128.store(c2, s21, 16); v128.store(c2, s22, 32); v128.store(c2, s23, 48);
-  v128.store(c3, s30); v128.store(c3, s31, 16); v128.store(c3, s32, 32); v128.store(c3, s33, 48);
 }
 
 /** For the plain build. */

@@ -1,0 +1,45 @@
+/**
+ * npm run build: what is newer than its sources stays as it is, and nothing is deleted that a running service
+ * may load.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { prune, ROOT, upToDate } from './make.mjs';
+
+const INNER = 'workers/kernels/inner';
+
+/** Runs a program of a development dependency; ends the build when it fails. */
+function run(program, args) {
+  const file = join(ROOT, 'node_modules', program);
+  const { status } = spawnSync(process.execPath, [file, ...args], { cwd: ROOT, stdio: 'inherit' });
+  if (status !== 0) process.exit(status ?? 1);
+}
+
+function compileTypeScript() {
+  const stamp = 'dist/.compiled';
+  const { include } = JSON.parse(readFileSync(join(ROOT, 'tsconfig.json'), 'utf8'));
+  const inputs = include.map((pattern) => pattern.replace('/*.ts', ''));
+  if (upToDate(stamp, [...inputs, 'tsconfig.json', 'package.json'])) return;
+  run('typescript/bin/tsc', ['-p', 'tsconfig.json']);
+  prune();
+  writeFileSync(join(ROOT, stamp), '');
+}
+
+function compileAssemblyScript() {
+  const config = `${INNER}/asconfig.json`;
+  const { targets } = JSON.parse(readFileSync(join(ROOT, config), 'utf8'));
+  for (const target of Object.keys(targets)) {
+    if (upToDate(`dist/${INNER}/${target}.wasm`, [`${INNER}/assembly`, config])) continue;
+    run('assemblyscript/bin/asc.js', ['--config', config, '--target', target]);
+  }
+}
+
+if (!existsSync(join(ROOT, 'node_modules', 'typescript'))) {
+  console.error(
+    'Run npm ci first: what compiles the service is among its development dependencies.',
+  );
+  process.exit(1);
+}
+compileTypeScript();
+compileAssemblyScript();
