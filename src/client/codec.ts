@@ -3,7 +3,7 @@ import { type EncodedTensor, isEncodedTensor } from '../../workers/tensor/encode
 import { widenEncoded } from '../../workers/tensor/narrow.js';
 import { decodeMsgpack, encodeMsgpack } from '../wire/msgpack.js';
 import { REFERENCE_KEY } from '../wire/tree/reference.js';
-import { DEFAULT_WIRE_LIMITS } from '../wire/wire-limits.js';
+import { DEFAULT_WIRE_LIMITS } from '../wire/tree/wire-limits.js';
 import { encodeTensor, KeptTensor } from './kept-tensor.js';
 import type { GradientRequest, Tensor, TensorInput } from './types.js';
 

@@ -7,8 +7,8 @@ import type {
   ForwardAnswerSchema,
   GradientAnswerSchema,
   PlanAnswerSchema,
-} from '../http/routes/schemas/answers.js';
-import type { LimitsSchema } from '../http/routes/schemas/limits.js';
+} from '../http/schemas/answers.js';
+import type { LimitsSchema } from '../http/schemas/limits.js';
 import type {
   ForwardRequest as WireForwardRequest,
   GradientRequest as WireRequest,

@@ -4,7 +4,7 @@ import { isEncodedTensor } from '../../workers/tensor/encoded.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
 import { TensorReference } from '../wire/tree/reference.js';
-import { appendPointer } from '../wire/wire-error.js';
+import { appendPointer } from '../wire/tree/wire-error.js';
 
 /** @returns undefined when the store does not have it. */
 export type Lookup = (name: string) => Tensor | undefined;

@@ -4,7 +4,7 @@
  * commas and keys, counts them, and never fails on text that is not JSON.
  */
 import { ScanState } from './scan-state.js';
-import type { WireLimits } from './wire-limits.js';
+import type { WireLimits } from './tree/wire-limits.js';
 
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;

@@ -5,8 +5,8 @@ import { widenEncoded } from '../../workers/tensor/narrow.js';
 import { renderAnswer } from './answer-tree.js';
 import { scanJson } from './json-scan.js';
 import { type Decoded, type Dialect, walkTree } from './tree/tree.js';
-import { WireError } from './wire-error.js';
-import type { WireLimits } from './wire-limits.js';
+import { WireError } from './tree/wire-error.js';
+import type { WireLimits } from './tree/wire-limits.js';
 
 /**
  * Reads a JSON text; tensors are {dtype, shape, data: base64} or nested lists of numbers, which become

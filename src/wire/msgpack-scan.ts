@@ -8,8 +8,8 @@
  */
 import { isUtf8 } from 'node:buffer';
 import { ScanState } from './scan-state.js';
-import { placeName, WireError } from './wire-error.js';
-import type { WireLimits } from './wire-limits.js';
+import { placeName, WireError } from './tree/wire-error.js';
+import type { WireLimits } from './tree/wire-limits.js';
 
 const EXTENSION_NAMES = new Map([
   [-1, 'timestamp'],

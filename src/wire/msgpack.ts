@@ -8,7 +8,7 @@ import { narrowTensor, widenEncoded } from '../../workers/tensor/narrow.js';
 import { renderAnswer } from './answer-tree.js';
 import { scanMsgpack } from './msgpack-scan.js';
 import { type Decoded, type Dialect, walkTree } from './tree/tree.js';
-import type { WireLimits } from './wire-limits.js';
+import type { WireLimits } from './tree/wire-limits.js';
 
 const SETTINGS = {
   useRecords: false,

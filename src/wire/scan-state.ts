@@ -2,8 +2,8 @@
  * Where a pre-scan stands in a body, and what it has counted: shared by the MessagePack and the JSON
  * scanner. Memory grows with depth and with map keys, which are limited, and never with elements.
  */
-import { appendPointer, placeName, WireError } from './wire-error.js';
-import type { WireLimits } from './wire-limits.js';
+import { appendPointer, placeName, WireError } from './tree/wire-error.js';
+import type { WireLimits } from './tree/wire-limits.js';
 
 export class ScanState {
   readonly limits: WireLimits;

@@ -1,6 +1,6 @@
 /** What the property tests of the wire formats draw from, and how they say which seed they drew. */
 import fc from 'fast-check';
-import { WireError } from '../../src/wire/wire-error.js';
+import { WireError } from '../../src/wire/tree/wire-error.js';
 import { DTYPES, type Dtype, ITEM_SIZE } from '../../workers/tensor/dtype.js';
 import { type EncodedTensor, encodedTensor } from '../../workers/tensor/encoded.js';
 

@@ -7,8 +7,8 @@ import { Unpackr } from 'msgpackr/unpack';
 import { decodeJson, encodeJson } from '../../src/wire/json.js';
 import { decodeMsgpack, encodeMsgpack } from '../../src/wire/msgpack.js';
 import { scanMsgpack } from '../../src/wire/msgpack-scan.js';
-import { WireError } from '../../src/wire/wire-error.js';
-import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/wire/wire-limits.js';
+import { WireError } from '../../src/wire/tree/wire-error.js';
+import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/wire/tree/wire-limits.js';
 import { asSharedBody, check, refusal, trees } from './arbitraries.js';
 
 const FORMATS = {

@@ -5,7 +5,7 @@ import { test } from 'node:test';
 import { decodeJson } from '../../src/wire/json.js';
 import { decodeMsgpack, encodeMsgpack } from '../../src/wire/msgpack.js';
 import type { WireValue } from '../../src/wire/tree/tree.js';
-import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/wire/wire-limits.js';
+import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/wire/tree/wire-limits.js';
 import type { Dtype } from '../../workers/tensor/dtype.js';
 import { narrowTensor, widenEncoded } from '../../workers/tensor/narrow.js';
 import { asSharedBody, refusal } from './arbitraries.js';

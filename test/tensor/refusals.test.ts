@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { decodeJson } from '../../src/wire/json.js';
 import { decodeMsgpack } from '../../src/wire/msgpack.js';
-import type { WireErrorKind } from '../../src/wire/wire-error.js';
-import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/wire/wire-limits.js';
+import type { WireErrorKind } from '../../src/wire/tree/wire-error.js';
+import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/wire/tree/wire-limits.js';
 import { refusal } from './arbitraries.js';
 
 type Row = [body: string, kind: WireErrorKind, pointer: string, sentence: RegExp];

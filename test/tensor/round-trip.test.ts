@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { decodeJson, encodeJson } from '../../src/wire/json.js';
 import { decodeMsgpack, encodeMsgpack } from '../../src/wire/msgpack.js';
 import type { Dialect } from '../../src/wire/tree/tree.js';
-import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/wire/wire-limits.js';
+import { DEFAULT_WIRE_LIMITS as LIMITS } from '../../src/wire/tree/wire-limits.js';
 import {
   type EncodedTensor,
   encodedTensor,

@@ -5,7 +5,7 @@ import fp from 'fastify-plugin';
 import { Problem } from '../../errors.js';
 import { encodeJson } from '../../wire/json.js';
 import { encodeMsgpack } from '../../wire/msgpack.js';
-import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from './media-types.js';
+import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../media-types.js';
 
 declare module 'fastify' {
   interface FastifyRequest {

@@ -7,9 +7,9 @@ import { Problem } from '../../errors.js';
 import { decodeJson } from '../../wire/json.js';
 import { decodeMsgpack } from '../../wire/msgpack.js';
 import type { Decoded } from '../../wire/tree/tree.js';
-import { WireError } from '../../wire/wire-error.js';
-import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../../wire/wire-limits.js';
-import { JSON_TYPE, MSGPACK_TYPES } from './media-types.js';
+import { WireError } from '../../wire/tree/wire-error.js';
+import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../../wire/tree/wire-limits.js';
+import { JSON_TYPE, MSGPACK_TYPES } from '../media-types.js';
 
 export interface BodyLimits {
   readonly maxBodyBytes: number;

@@ -6,12 +6,8 @@ import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import { ForwardRequest, GradientRequest } from '../../request/request.js';
 import { GivenTensorSchema, TensorSchema } from '../../wire/schema.js';
-import {
-  ForwardAnswerSchema,
-  GradientAnswerSchema,
-  PlanAnswerSchema,
-} from '../routes/schemas/answers.js';
-import { ProblemSchema } from '../routes/schemas/problem.js';
+import { ForwardAnswerSchema, GradientAnswerSchema, PlanAnswerSchema } from '../schemas/answers.js';
+import { ProblemSchema } from '../schemas/problem.js';
 
 const DESCRIPTION = `Gradients of LoRA adapters in attention layers, exact or approximate, with error
 bounds and the efficiency-threshold verdict of arXiv 2406.03136.

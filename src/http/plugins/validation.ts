@@ -7,7 +7,7 @@ import { Problem } from '../../errors.js';
 import { ForwardRequest, GradientRequest } from '../../request/request.js';
 import { GIVEN_TENSOR_SCHEMA_ID, TENSOR_SCHEMA_ID } from '../../wire/schema.js';
 import { TensorReference } from '../../wire/tree/reference.js';
-import { appendPointer } from '../../wire/wire-error.js';
+import { appendPointer } from '../../wire/tree/wire-error.js';
 
 function quote(value: unknown): string {
   if (value instanceof TensorReference) return 'a reference';

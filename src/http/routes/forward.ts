@@ -3,11 +3,11 @@ import type { FastifyInstance } from 'fastify';
 import { parseLayer } from '../../request/parse.js';
 import type { ForwardRequest } from '../../request/request.js';
 import { forwardJob } from '../../solver/forward-job.js';
+import { FORWARD_EXAMPLE } from '../schemas/example.js';
+import { answerContent, requestBody } from '../schemas/media.js';
+import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
 import { compute } from './compute.js';
 import type { RouteOptions } from './options.js';
-import { FORWARD_EXAMPLE } from './schemas/example.js';
-import { answerContent, requestBody } from './schemas/media.js';
-import { COMPUTE_PROBLEMS, problemResponses } from './schemas/problem.js';
 import { solveOptions } from './solve-options.js';
 
 export default async function forward(app: FastifyInstance, options: RouteOptions): Promise<void> {

@@ -3,11 +3,11 @@ import type { FastifyInstance } from 'fastify';
 import { parseLayer, requireProblem } from '../../request/parse.js';
 import type { GradientRequest } from '../../request/request.js';
 import { gradientJob } from '../../solver/gradient-job.js';
+import { GRADIENT_EXAMPLE } from '../schemas/example.js';
+import { answerContent, requestBody } from '../schemas/media.js';
+import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
 import { compute } from './compute.js';
 import type { RouteOptions } from './options.js';
-import { GRADIENT_EXAMPLE } from './schemas/example.js';
-import { answerContent, requestBody } from './schemas/media.js';
-import { COMPUTE_PROBLEMS, problemResponses } from './schemas/problem.js';
 import { solveOptions } from './solve-options.js';
 
 export default async function gradient(app: FastifyInstance, options: RouteOptions): Promise<void> {

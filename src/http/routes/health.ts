@@ -2,7 +2,7 @@
 import type { FastifyInstance } from 'fastify';
 import Type from 'typebox';
 import { Problem } from '../../errors.js';
-import { problemResponses } from './schemas/problem.js';
+import { problemResponses } from '../schemas/problem.js';
 
 const Status = Type.Object(
   { status: Type.Enum(['ok'], { description: 'Always ok; a failure is a problem.' }) },

@@ -4,9 +4,9 @@ import type { Static } from 'typebox';
 import { maxBodyBytes, maxInflightBytes, storeBytes } from '../../config.js';
 import { MAX_FEATURES } from '../../request/request.js';
 import { MAX_LOW_RANK_WIDTH } from '../../solver/choose.js';
-import { DEFAULT_WIRE_LIMITS, MAX_DIMENSIONS } from '../../wire/wire-limits.js';
+import { DEFAULT_WIRE_LIMITS, MAX_DIMENSIONS } from '../../wire/tree/wire-limits.js';
+import { LimitsSchema } from '../schemas/limits.js';
 import type { RouteOptions } from './options.js';
-import { LimitsSchema } from './schemas/limits.js';
 
 export default async function limits(app: FastifyInstance, options: RouteOptions): Promise<void> {
   const { config } = options;

@@ -8,12 +8,12 @@ import { Problem } from '../../errors.js';
 import { storeJob } from '../../store/store-job.js';
 import { storedBytes } from '../../store/tensor-store.js';
 import { referenceName } from '../../wire/tree/reference.js';
-import { JSON_TYPE } from '../plugins/media-types.js';
+import { JSON_TYPE } from '../media-types.js';
+import { TENSOR_EXAMPLE, TENSOR_EXAMPLE_DIGEST } from '../schemas/example.js';
+import { answerContent, requestBody } from '../schemas/media.js';
+import { problemResponses, STORE_PROBLEMS } from '../schemas/problem.js';
 import { compute } from './compute.js';
 import type { RouteOptions } from './options.js';
-import { TENSOR_EXAMPLE, TENSOR_EXAMPLE_DIGEST } from './schemas/example.js';
-import { answerContent, requestBody } from './schemas/media.js';
-import { problemResponses, STORE_PROBLEMS } from './schemas/problem.js';
 
 const Params = Type.Object({
   sha256: Type.String({

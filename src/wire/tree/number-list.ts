@@ -1,7 +1,7 @@
 import { type EncodedTensor, encodedTensor } from '../../../workers/tensor/encoded.js';
 import { elementCount } from '../../../workers/tensor/tensor.js';
-import { appendPointer, placeName, WireError } from '../wire-error.js';
-import { MAX_DIMENSIONS } from '../wire-limits.js';
+import { appendPointer, placeName, WireError } from './wire-error.js';
+import { MAX_DIMENSIONS } from './wire-limits.js';
 
 /** True for a non-empty array whose first leaf is a number. */
 export function isNumberList(list: readonly unknown[]): boolean {

@@ -1,7 +1,7 @@
 /** References: `{"$ref": "sha256:<hex>"}` in place of a tensor that the service keeps already. */
 
-import { appendPointer, placeName } from '../wire-error.js';
 import { refuse } from './tensor-bytes.js';
+import { appendPointer, placeName } from './wire-error.js';
 import type { WireMap } from './wire-map.js';
 
 export const REFERENCE_KEY = '$ref';

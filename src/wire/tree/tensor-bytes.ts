@@ -1,5 +1,5 @@
 /** The bytes of one tensor in a body, and the refusals that go with them. */
-import { appendPointer, placeName, WireError, type WireErrorFigures } from '../wire-error.js';
+import { appendPointer, placeName, WireError, type WireErrorFigures } from './wire-error.js';
 
 /** A view of the body, not a copy. */
 export function readBytes(data: unknown, pointer: string): Uint8Array {

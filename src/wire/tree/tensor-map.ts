@@ -7,10 +7,10 @@ import {
   parseDtype,
 } from '../../../workers/tensor/dtype.js';
 import { type EncodedTensor, encodedTensor } from '../../../workers/tensor/encoded.js';
-import { appendPointer, placeName } from '../wire-error.js';
-import { MAX_DIMENSIONS } from '../wire-limits.js';
 import { NUMPY_SCALARS } from './numpy-scalar.js';
 import { checkLength, readBase64, readBytes, refuse } from './tensor-bytes.js';
+import { appendPointer, placeName } from './wire-error.js';
+import { MAX_DIMENSIONS } from './wire-limits.js';
 import type { WireMap } from './wire-map.js';
 
 const TENSOR_KEYS = ['dtype', 'shape', 'data'];

@@ -4,11 +4,11 @@
  * refusal names its place.
  */
 import type { EncodedTensor } from '../../../workers/tensor/encoded.js';
-import { appendPointer, placeName, WireError } from '../wire-error.js';
-import type { WireLimits } from '../wire-limits.js';
 import { isNumberList, readNumberList } from './number-list.js';
 import { isReferenceMap, readReference, type TensorReference } from './reference.js';
 import { isNumpyMap, isTensorMap, readNumpyMap, readTensorMap } from './tensor-map.js';
+import { appendPointer, placeName, WireError } from './wire-error.js';
+import type { WireLimits } from './wire-limits.js';
 import { readWireMap, type WireMap } from './wire-map.js';
 
 export type WireValue =

@@ -14,8 +14,8 @@ import { keysOf } from '../../problem.js';
 import { type ExactPlan, TILES_AT_ONCE, type Unit, type Workspace } from '../exact/plan.js';
 import { type Block, KEYS, ROWS, writeBlock } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
+import { slice } from '../inner/operands.js';
 import { type AttentionMemory, type KeyWindow, loadWindow, prepareMemory } from './memory.js';
-import { slice } from './operands.js';
 import { RightSums } from './right.js';
 import { divideBySums, loadRows, loadUpstream, takeOutput } from './rows.js';
 

@@ -10,8 +10,8 @@ import {
   TILE_FLOATS,
 } from '../inner/block.js';
 import { packedFloats, type Wasm } from '../inner/instance.js';
+import { type Floats, slice } from '../inner/operands.js';
 import type { AttendTask, LaneOfHead } from './attend.js';
-import { type Floats, slice } from './operands.js';
 
 /** Floats copied between two looks at the flag that cancels. */
 const PIECE = 2 ** 20;

@@ -3,9 +3,9 @@
 import type { ExactPlan } from '../exact/plan.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
+import { slice } from '../inner/operands.js';
 import type { AttendTask, RowBlock } from './attend.js';
 import type { AttentionMemory } from './memory.js';
-import { slice } from './operands.js';
 
 /** Sums over stretches of keys come in float32 and are added up in float64. */
 export class RightSums {

@@ -3,7 +3,7 @@
  * wave the figures of the rounding error.
  */
 import { PROJECTIONS, type ProjectionName } from '../../problem.js';
-import { slice } from '../attention/operands.js';
+import { slice } from '../inner/operands.js';
 import type { Gradients } from '../result.js';
 import { type ContractParts, placesOf } from './contract.js';
 import { type ErrorEstimates, estimateErrors, type SumsByTensor } from './estimate.js';

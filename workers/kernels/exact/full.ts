@@ -7,8 +7,8 @@
  * summed over heads, but for lora_B. The factor beta of queries and keys comes in at the very end.
  */
 import type { ProjectionName } from '../../problem.js';
-import { type Floats, pack, rowsOf, slice } from '../attention/operands.js';
 import type { Wasm } from '../inner/instance.js';
+import { type Floats, pack, rowsOf, slice } from '../inner/operands.js';
 import { ROLES } from '../result.js';
 import { rotateBack } from '../rotary.js';
 import { type ContractParts, placesOf, product, TOKENS } from './contract.js';

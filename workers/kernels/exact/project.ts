@@ -7,8 +7,8 @@
  * Rotary positions turn queries and keys, both parts of them.
  */
 import type { Projection, ProjectionName } from '../../problem.js';
-import { pack, packTransposed, rowsOf, slice } from '../attention/operands.js';
 import type { Wasm } from '../inner/instance.js';
+import { pack, packTransposed, rowsOf, slice } from '../inner/operands.js';
 import { rotate } from '../rotary.js';
 import {
   type ExactPlan,

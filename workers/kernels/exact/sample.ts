@@ -8,7 +8,6 @@
  */
 import { type AttentionProblem, keysOf, type Rotary } from '../../problem.js';
 import type { LaneOfHead } from '../attention/attend.js';
-import { slice } from '../attention/operands.js';
 import { type AttendedRow, contributionsOf } from '../estimate/contributions.js';
 import { addDraw, type ErrorSums, type RankOne } from '../estimate/estimate.js';
 import { exactRows } from '../estimate/exact-rows.js';
@@ -17,6 +16,7 @@ import { InputPasses } from '../estimate/input-passes.js';
 import { keyInputs, type RowOfHead } from '../estimate/row-of-head.js';
 import { TurnedKeyRows } from '../estimate/turned-keys.js';
 import type { Wasm } from '../inner/instance.js';
+import { slice } from '../inner/operands.js';
 import { blocksOf, type KernelRow, kernelRows } from './kernel-rows.js';
 import type { ExactPlan, Workspace } from './plan.js';
 

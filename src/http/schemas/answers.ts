@@ -1,7 +1,7 @@
 /** The answers of POST /gradient, POST /plan and POST /forward, for the OpenAPI document. */
 import Type, { type TSchema } from 'typebox';
-import type { EncodedTensor } from '../../../../workers/tensor/encoded.js';
-import { tensorField } from '../../../wire/schema.js';
+import type { EncodedTensor } from '../../../workers/tensor/encoded.js';
+import { tensorField } from '../../wire/schema.js';
 
 const Tensor = tensorField<EncodedTensor>;
 

@@ -1,6 +1,6 @@
 /** Moving matrices between shared memory and that of WebAssembly. */
 import type { Tensor } from '../../tensor/tensor.js';
-import { packedFloats, type Wasm } from '../inner/instance.js';
+import { packedFloats, type Wasm } from './instance.js';
 
 export type Floats = Float32Array | Float64Array;
 

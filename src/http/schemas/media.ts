@@ -1,5 +1,5 @@
 /** Bodies and answers by media type. */
-import { BODY_TYPES, JSON_TYPE } from '../../plugins/media-types.js';
+import { BODY_TYPES, JSON_TYPE } from '../media-types.js';
 
 /** One schema for every media type of a body; JSON comes with an example that can be executed. */
 export function requestBody(schemaId: string, example: unknown) {

@@ -1,6 +1,6 @@
 /** RFC 9457 problem details, for the OpenAPI document. */
 import Type from 'typebox';
-import { PROBLEM_MEDIA_TYPE, PROBLEMS, type ProblemKind, problemType } from '../../../errors.js';
+import { PROBLEM_MEDIA_TYPE, PROBLEMS, type ProblemKind, problemType } from '../../errors.js';
 
 const kinds = Object.keys(PROBLEMS) as ProblemKind[];
 
