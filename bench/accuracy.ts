@@ -30,7 +30,7 @@ async function run(bench: Bench): Promise<Measurement<AccuracySetting>[]> {
       for (const deviation of deviations) {
         bench.progress.step({ spectrum, deviation, length }, 'reference, then every m');
         const problem = makeProblem({
-          ...{ seed: 1, queryLength: length, d: DIM, rank: 8, related: true, single: true },
+          ...{ seed: 1, queryLength: length, d: DIM, rank: 8, related: true },
           ...{ spectrum, deviation },
         });
         const truth = await reference(pool, problem);

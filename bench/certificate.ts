@@ -43,7 +43,7 @@ async function run(bench: Bench): Promise<Measurement<CertificateSetting>[]> {
         bench.progress.step(setting, 'rising m');
         const problem = makeProblem({
           ...{ seed: 1, queryLength: length, d: dim, rank: 4, deviation, spectrum: 'flat' },
-          ...{ related: true, mean: 0.5, single: true },
+          ...{ related: true, mean: 0.5 },
         });
         const truth = await (length <= LONGEST_REFERENCE ? reference : exact)(pool, problem);
         for (let step = Math.min(from, STEPS.length - 1); step < STEPS.length; step++) {

@@ -65,7 +65,6 @@ export function drawTrial(scale: Scale, seed: number): Trial {
       kind: any(['target', 'grad_output'] as const),
       related: random.uniform() < 0.5,
       mean: any([0, 0.5]),
-      single: true,
     },
     tolerance: any([0.1, 0.02, 0.005]),
     ...(features !== undefined && { features }),

@@ -32,7 +32,7 @@ const MIB = 2 ** 20;
 
 function problemOf({ length, tail }: GrowthSetting): AttentionProblem {
   return makeProblem({
-    ...{ seed: 1, d: DIM, rank: RANK, deviation: 0.2, single: true, adapted: 'qv' },
+    ...{ seed: 1, d: DIM, rank: RANK, deviation: 0.2, adapted: 'qv' },
     ...{ queryLength: length, tail, spectrum: 'exponential' },
   });
 }

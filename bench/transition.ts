@@ -60,7 +60,7 @@ async function run(bench: Bench): Promise<Measurement<TransitionSetting>[]> {
         bench.progress.step({ tail, deviation, length }, 'exact, then rising m');
         const problem = makeProblem({
           ...{ seed: 1, queryLength: length, d: DIM, rank: 8, adapted: 'qv', related: true },
-          ...{ tail, deviation, spectrum: 'exponential', single: true },
+          ...{ tail, deviation, spectrum: 'exponential' },
         });
         const start = performance.now();
         const truth = await exact(pool, problem);

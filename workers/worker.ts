@@ -2,7 +2,7 @@
 import { Board } from './board.js';
 import { type Cancelled, CancelledError } from './job.js';
 import { type ExactTask, runExactTask } from './kernels/exact/gradient.js';
-import { type LowRankTask, runCompiledLowRankTask } from './kernels/low-rank/task.js';
+import { type LowRankTask, runLowRankTask } from './kernels/low-rank/task.js';
 import { type ReferenceForwardTask, runReferenceForwardTask } from './kernels/reference/forward.js';
 import { type ReferenceTask, runReferenceTask } from './kernels/reference/gradient.js';
 import { type ReferenceNormsTask, runReferenceNormsTask } from './kernels/reference/heads.js';
@@ -37,7 +37,7 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
     case 'exact':
       return runExactTask(task, wasm, cancelled);
     case 'low_rank':
-      return runCompiledLowRankTask(task, wasm, cancelled);
+      return runLowRankTask(task, wasm, cancelled);
     case 'reference':
       return runReferenceTask(task, cancelled);
     case 'reference_forward':

@@ -58,7 +58,7 @@ export async function lowRank(
   const start = performance.now();
   const plan = await run(pool, planLowRank(problem, { seed: SEED, rates: pool.rates, ...options }));
   const planned = performance.now();
-  const settings = { correction: false, certificate: true, single: true, attentionOutput: false };
+  const settings = { correction: false, certificate: true, attentionOutput: false };
   let chainSeconds = 0;
   const result = await run(
     pool,

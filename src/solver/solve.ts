@@ -131,7 +131,6 @@ function* approximately(
   const run = yield* lowRankJob(problem, plan, {
     ...{ seed, correction, attentionOutput, inputGradients },
     certificate: true,
-    single: true,
   });
   const worst = overflowed(run) ? Number.POSITIVE_INFINITY : worstError(run);
   const unchecked = options.features !== undefined && !options.toleranceStated;

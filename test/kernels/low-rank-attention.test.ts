@@ -2,22 +2,18 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
+import { ROWS } from '../../workers/kernels/inner/block.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { Arithmetic, type Real } from '../../workers/kernels/low-rank/arithmetic/arithmetic.js';
 import {
-  type Arithmetic,
-  type Real,
-  ROWS,
-} from '../../workers/kernels/low-rank/arithmetic/arithmetic.js';
-import { CompiledArithmetic } from '../../workers/kernels/low-rank/arithmetic/compiled.js';
-import { plain } from '../../workers/kernels/low-rank/arithmetic/plain.js';
+  Attention,
+  fillPanels,
+  openPanels,
+} from '../../workers/kernels/low-rank/arithmetic/attention.js';
 import { TENSORS } from '../../workers/kernels/low-rank/head/layout.js';
 import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
-import {
-  type LowRankTask,
-  runCompiledLowRankTask,
-  runLowRankTask,
-} from '../../workers/kernels/low-rank/task.js';
+import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import { Random } from '../../workers/kernels/random.js';
 import { distance, makeProblem, norm, normal } from './low-rank-support.js';
 
@@ -78,10 +74,10 @@ function byTiles(arithmetic: Arithmetic, fused: boolean, x: Case): Results {
     copy.set(data);
     return copy;
   };
-  const attention = arithmetic.attention(keys, d);
-  const [queries, gradient] = [arithmetic.panels(rows, d), arithmetic.panels(rows, dv)];
-  arithmetic.fillPanels(queries, rows, put(x.q), Math.LOG2E);
-  arithmetic.fillPanels(gradient, rows, put(x.g), 1);
+  const attention = new Attention(arithmetic, keys, d);
+  const [queries, gradient] = [openPanels(arithmetic, rows, d), openPanels(arithmetic, rows, dv)];
+  fillPanels(arithmetic, queries, rows, put(x.q), Math.LOG2E);
+  fillPanels(arithmetic, gradient, rows, put(x.g), 1);
   const [k, v, u] = [put(x.k), put(x.v), put(x.u)];
   const scored = { k, count: keys, largest: arithmetic.largestNorm(keys, d, k) };
   const [left, leftValue] = [0, 0].map(() => arithmetic.array(whole(keys) * P));
@@ -178,18 +174,16 @@ for (const build of builds) {
     const seed = Math.floor(Math.random() * 2 ** 31);
     t.diagnostic(`seed ${seed}`);
     const random = new Random(seed);
-    const arithmetic = new CompiledArithmetic(loadWasm(build === 'plain' ? { build } : {}));
+    const arithmetic = new Arithmetic(loadWasm(build === 'plain' ? { build } : {}));
     const logs = new Float64Array(5);
     for (let k = 0; k < CASES; k++) {
       const x = randomCase(random);
       const truth = textbook(x, (y) => y);
-      const fused = k % 2 === 0;
-      const [tiles, double] = [byTiles(arithmetic, fused, x), byTiles(plain, fused, x)];
+      const tiles = byTiles(arithmetic, k % 2 === 0, x);
       const naive = textbook(x, Math.fround);
       NAMES.forEach((name, n) => {
         // Numbers of order 1, or all rounding where a row has a single key.
         const size = Math.sqrt(truth[name].length);
-        assert.ok(distance(double[name], truth[name]) <= 1e-11 * size, `${name}, float64`);
         const [ours, theirs] = [tiles, naive].map((x) => distance(x[name], truth[name]) / size);
         // Either may be exact by chance.
         const unit = 2 ** -24;
@@ -207,9 +201,8 @@ test('gradients do not need O where G is given', () => {
   const wasm = loadWasm();
   const recipe = { seed: 5, queryLength: 700, d: 8, deviation: 0.3, tail: 't4' } as const;
   for (const causal of [false, true]) {
-    const problem = makeProblem({ ...recipe, causal, single: true });
-    const run = (task: LowRankTask) => runLowRankTask(task, plain, () => false);
-    const compiled = (task: LowRankTask) => runCompiledLowRankTask(task, wasm, () => false);
+    const problem = makeProblem({ ...recipe, causal });
+    const run = (task: LowRankTask) => runLowRankTask(task, wasm, () => false);
     const rates = { exact: 1, lowRank: 1 };
     const found = runJob(
       planLowRank(problem, { features: 40, tolerance: 0.01, seed: 1, rates }),
@@ -220,22 +213,16 @@ test('gradients do not need O where G is given', () => {
       const some = Int32Array.from({ length: 21 }, (_, i) => 30 * i + 7);
       return { ...plan, outlierQueries: some, outlierKeys: some.map((row) => row + 3) };
     });
-    const solve = (run: (task: LowRankTask) => unknown, attentionOutput: boolean) => {
-      const settings = { seed: 1, correction: false, certificate: false };
-      const options = { ...settings, single: run === compiled, attentionOutput };
+    const [without, beside] = [false, true].map((attentionOutput) => {
+      const options = { seed: 1, correction: false, certificate: false, attentionOutput };
       return runJob(lowRankJob(problem, { ...found, headPlans }, options), run);
-    };
-    const [double, doubleWith] = [solve(run, false), solve(run, true)];
-    const single = solve(compiled, false);
+    });
     for (const name of TENSORS) {
       const [projection, part] = name.split('.') as ['q_proj', 'lora_A'];
-      const [x, y, z] = [double, doubleWith, single].map(
-        (result) => result.gradients[projection]![part],
-      );
-      assert.ok(distance(x, y) <= 1e-12 * norm(x), `${name}, causal ${causal}: float64`);
-      assert.ok(distance(x, z) <= 1e-5 * norm(x), `${name}, causal ${causal}: float32`);
-      const errors = [double, doubleWith].map((result) => result.errors[name]!.estimate.upper);
-      assert.ok(Math.abs(errors[0] - errors[1]) <= 1e-9 * errors[0], `${name}: error figures`);
+      const [x, y] = [without, beside].map((result) => result.gradients[projection]![part]);
+      assert.ok(distance(x, y) <= 1e-5 * norm(x), `${name}, causal ${causal}`);
+      const errors = [without, beside].map((result) => result.errors[name]!.estimate.upper);
+      assert.ok(Math.abs(errors[0] - errors[1]) <= 1e-3 * errors[0], `${name}: error figures`);
     }
   }
 });

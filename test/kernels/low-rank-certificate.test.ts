@@ -7,11 +7,11 @@ import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { TENSORS } from '../../workers/kernels/low-rank/head/layout.js';
 import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
-import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import { distance, exactGradients, makeProblem, norm, type Recipe } from './low-rank-support.js';
 
 const wasm = loadWasm();
-const run = (task: LowRankTask) => runCompiledLowRankTask(task, wasm, () => false);
+const run = (task: LowRankTask) => runLowRankTask(task, wasm, () => false);
 
 interface Certified {
   readonly tensor: string;
@@ -26,7 +26,7 @@ function certified(recipe: Recipe, features: number): Certified[] {
   const rates = { exact: 1, lowRank: 1 };
   const plan = runJob(planLowRank(problem, { tolerance: 0.01, seed: 1, rates, features }), run);
   const settings = { seed: 1, correction: false, certificate: true, attentionOutput: false };
-  const result = runJob(lowRankJob(problem, plan, { ...settings, single: true }), run);
+  const result = runJob(lowRankJob(problem, plan, settings), run);
   // Such an answer is not given.
   if (result.lostRows > 0) return [];
   const exact = exactGradients(problem);
@@ -57,7 +57,6 @@ const recipes: fc.Arbitrary<Recipe> = fc.record({
   kind: fc.constantFrom('target', 'grad_output'),
   related: fc.boolean(),
   mean: fc.constantFrom(0, 0.5),
-  single: fc.constant(true),
 });
 
 test('no certificate is ever smaller than the error', () => {
@@ -81,7 +80,7 @@ test('in the regime of the theorem the certificate meets a tolerance of 1 %', ()
   const length = 1024;
   const recipe: Recipe = {
     ...{ seed: 1, queryLength: length, d: Math.round(Math.log(length)), rank: 4 },
-    ...{ deviation: 0.03, spectrum: 'flat', related: true, mean: 0.5, single: true },
+    ...{ deviation: 0.03, spectrum: 'flat', related: true, mean: 0.5 },
   };
   const tensors = certified(recipe, 512);
   assert.equal(tensors.length, 6);

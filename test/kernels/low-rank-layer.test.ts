@@ -9,14 +9,14 @@ import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { lowRankForwardJob } from '../../workers/kernels/low-rank/forward.js';
 import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
-import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import type { AttentionKind, AttentionProblem } from '../../workers/problem.js';
 import { type ProblemOptions, randomProblem, uniform } from './problems.js';
 import { distance, named, norm, reference } from './run.js';
 
 const wasm = loadWasm();
 const rates = { exact: 30e9, lowRank: 30e9 };
-const run = (task: LowRankTask) => runCompiledLowRankTask(task, wasm, () => false);
+const run = (task: LowRankTask) => runLowRankTask(task, wasm, () => false);
 
 function lowRank(
   problem: AttentionProblem,
@@ -29,7 +29,7 @@ function lowRank(
     planLowRank(problem, { ...planOptions, inputGradients: inputGradients !== undefined }),
     run,
   );
-  const options = { seed, correction: false, certificate: true, single: true, inputGradients };
+  const options = { seed, correction: false, certificate: true, inputGradients };
   return runJob(lowRankJob(problem, plan, { ...options, attentionOutput: true }), run);
 }
 
@@ -134,7 +134,7 @@ test('the answer does not depend on the order of tasks', () => {
   });
   const planOptions = { tolerance: 0.02, seed: 1, rates, features: 24, inputGradients: true };
   const outputs = { attentionOutput: true, inputGradients: 'self' as const };
-  const options = { seed: 1, correction: true, certificate: true, single: true, ...outputs };
+  const options = { seed: 1, correction: true, certificate: true, ...outputs };
   const solve = (by: typeof drive) =>
     by(lowRankJob(problem, by(planLowRank(problem, planOptions)), options));
   assert.deepEqual(
@@ -156,7 +156,7 @@ test('the corrected gradient is unbiased: rotary positions, all adapted, causal'
   for (let seed = 0; seed < draws; seed++) {
     const planOptions = { tolerance: 0.02, seed, rates, features: 16 };
     const plan = runJob(planLowRank(problem, { ...planOptions, inputGradients: true }), run);
-    const options = { seed, correction: true, certificate: false, single: true };
+    const options = { seed, correction: true, certificate: false };
     const outputs = { attentionOutput: false, inputGradients: 'self' as const };
     const result = runJob(lowRankJob(problem, plan, { ...options, ...outputs }), run);
     for (const [name, gradient] of named(result)) {

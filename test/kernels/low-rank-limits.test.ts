@@ -3,21 +3,23 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
-import { plain } from '../../workers/kernels/low-rank/arithmetic/plain.js';
+import { Arithmetic } from '../../workers/kernels/low-rank/arithmetic/arithmetic.js';
 import { statistics } from '../../workers/kernels/low-rank/error/statistics.js';
 import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
-import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import { Random } from '../../workers/kernels/random.js';
 import { makeProblem, norm, normal, type Recipe } from './low-rank-support.js';
 
 const wasm = loadWasm();
-const run = (task: LowRankTask) => runCompiledLowRankTask(task, wasm, () => false);
+const run = (task: LowRankTask) => runLowRankTask(task, wasm, () => false);
 
 test('the upper limit covers a norm far below the noise of the sample, and is tighter than its norm', (t) => {
   const seed = Number(process.env.TEST_SEED ?? 1);
   t.diagnostic(`TEST_SEED=${seed}`);
   const random = new Random(seed);
+  const arithmetic = new Arithmetic(wasm);
+  const mark = arithmetic.mark();
   const [draws, size, trials] = [64, 200, 300];
   let [covered, tighter] = [0, 0];
   for (let k = 0; k < trials; k++) {
@@ -33,10 +35,11 @@ test('the upper limit covers a norm far below the noise of the sample, and is ti
       }
     }
     const { upper, norm: mean } = statistics(
-      plain,
+      arithmetic,
       [{ count: draws, estimates: contributions }],
       size,
     );
+    arithmetic.release(mark);
     if (truth <= upper) covered++;
     if (upper < mean) tighter++;
   }
@@ -51,10 +54,10 @@ test('a long input has a certificate where it says something, and none where it 
     const rates = { exact: 30e9, lowRank: 30e9 };
     const plan = runJob(planLowRank(problem, { seed: 1, tolerance: 0.01, rates, features }), run);
     const options = { seed: 1, correction: false, certificate: true, attentionOutput: false };
-    const { errors } = runJob(lowRankJob(problem, plan, { ...options, single: true }), run);
+    const { errors } = runJob(lowRankJob(problem, plan, options), run);
     return Object.values(errors).map(({ certificate }) => certificate);
   };
-  const base = { seed: 5, queryLength: 4200, deviation: 0.05, single: true };
+  const base = { seed: 5, queryLength: 4200, deviation: 0.05 };
   const bounds = certificates({ ...base, d: 4, deviation: 0.01 }, 256);
   assert.ok(bounds.some((bound) => bound !== null && bound.relative < 1));
   assert.ok(bounds.every((bound) => bound !== null));

@@ -3,19 +3,15 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
-import { CompiledArithmetic } from '../../workers/kernels/low-rank/arithmetic/compiled.js';
-import { plain } from '../../workers/kernels/low-rank/arithmetic/plain.js';
 import { kthLargest, largest } from '../../workers/kernels/low-rank/features/select.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
-import { tryShares } from '../../workers/kernels/low-rank/plan/trial.js';
-import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import { Random } from '../../workers/kernels/random.js';
-import { makeProblem } from './low-rank-support.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
 import { reference } from './run.js';
 
 const wasm = loadWasm();
-const run = (task: LowRankTask) => runCompiledLowRankTask(task, wasm, () => false);
+const run = (task: LowRankTask) => runLowRankTask(task, wasm, () => false);
 const rates = { exact: 30e9, lowRank: 30e9 };
 
 const cases: Record<string, Omit<ProblemOptions, 'seed'>> = {
@@ -62,37 +58,3 @@ test('the largest values are found as by sorting', (t) => {
   }
   assert.equal(largest(new Float64Array(0), 3).length, 0);
 });
-
-for (const causal of [false, true]) {
-  test(`a trial says the same in float32 and float64${causal ? ', causal' : ''}`, () => {
-    const base = { seed: 3, queryLength: 700, d: 12, deviation: 0.3, tail: 't4' as const, causal };
-    const requests: LowRankTask[] = [];
-    const problem = makeProblem({ ...base, single: true });
-    const note = (task: LowRankTask) => {
-      if (task.step === 'trial') requests.push(task);
-      return run(task);
-    };
-    runJob(planLowRank(problem, { seed: 1, tolerance: 0.003, rates }), note);
-    assert.equal(requests.length, 2, 'the second is with outliers');
-    for (const task of requests) {
-      if (task.step !== 'trial') continue;
-      const [single, double] = [new CompiledArithmetic(loadWasm()), plain].map((arithmetic) =>
-        tryShares(arithmetic, task.head, task.request),
-      );
-      assert.equal(single.length, double.length);
-      single.forEach(({ rows, share }, s) => {
-        assert.equal(share, double[s].share);
-        rows.forEach((row, i) => {
-          const other = double[s].rows[i];
-          assert.equal(row.features, other.features);
-          for (const part of ['score', 'value'] as const) {
-            for (const figure of ['error', 'rows', 'columns'] as const) {
-              const [x, y] = [row[part][figure], other[part][figure]];
-              assert.ok(Math.abs(x - y) <= 0.01 * y, `${part} ${figure}: ${x} and ${y}`);
-            }
-          }
-        });
-      });
-    }
-  });
-}

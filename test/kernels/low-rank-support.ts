@@ -30,7 +30,6 @@ export interface Recipe {
   readonly related?: boolean;
   /** Of all states and of the objective, over their deviation; 0 by default. */
   readonly mean?: number;
-  readonly single?: boolean;
 }
 
 export function normal(random: Random): number {
@@ -38,17 +37,11 @@ export function normal(random: Random): number {
   return radius * Math.cos(2 * Math.PI * random.uniform());
 }
 
-export function tensor(
-  shape: readonly number[],
-  fill: (i: number) => number,
-  single = false,
-): Tensor {
+export function tensor(shape: readonly number[], fill: (i: number) => number): Tensor {
   const n = shape.reduce((a, b) => a * b, 1);
-  const data = single
-    ? new Float32Array(new SharedArrayBuffer(4 * n))
-    : new Float64Array(new SharedArrayBuffer(8 * n));
+  const data = new Float32Array(new SharedArrayBuffer(4 * n));
   for (let i = 0; i < n; i++) data[i] = fill(i);
-  return { dtype: single ? 'float32' : 'float64', shape, data };
+  return { dtype: 'float32', shape, data };
 }
 
 /**
@@ -75,7 +68,6 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
     kind = 'grad_output',
     related = false,
     mean = 0,
-    single = false,
   } = recipe;
   const random = new Random(seed);
   const size = (a: number) =>
@@ -99,7 +91,6 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
     return tensor(
       [batch, length, inputs],
       (i) => scale[Math.floor(i / inputs)] * normal(random) + mean,
-      single,
     );
   };
   const few = tail === 'few huge rows' ? 3 : 0;
@@ -109,20 +100,16 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
   const projection = (name: string, out: number, diagonal: boolean): Projection => {
     const width = name === 'v' ? dv : d;
     return {
-      weight: tensor(
-        [out, inputs],
-        (i) => {
-          const [row, column] = [Math.floor(i / inputs), i % inputs];
-          if (!diagonal) return normal(random) / Math.sqrt(inputs);
-          return row % width === column % width ? level(column % width) : 0;
-        },
-        single,
-      ),
-      bias: tensor([out], () => 0.05 * normal(random), single),
+      weight: tensor([out, inputs], (i) => {
+        const [row, column] = [Math.floor(i / inputs), i % inputs];
+        if (!diagonal) return normal(random) / Math.sqrt(inputs);
+        return row % width === column % width ? level(column % width) : 0;
+      }),
+      bias: tensor([out], () => 0.05 * normal(random)),
       adapter: adapted.includes(name)
         ? {
-            A: tensor([rank, inputs], () => normal(random) / Math.sqrt(inputs), single),
-            B: tensor([out, rank], () => (0.1 * normal(random) * unit) / Math.sqrt(rank), single),
+            A: tensor([rank, inputs], () => normal(random) / Math.sqrt(inputs)),
+            B: tensor([out, rank], () => (0.1 * normal(random) * unit) / Math.sqrt(rank)),
             rank,
             scaling: 2,
           }
@@ -132,7 +119,7 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
     };
   };
   const width = heads * dv;
-  const objective = tensor([batch, queryLength, width], () => normal(random) + mean, single);
+  const objective = tensor([batch, queryLength, width], () => normal(random) + mean);
   if (related) addLinearMap(query, objective, random);
   return {
     dims: {

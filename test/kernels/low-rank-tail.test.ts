@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type Job, runJob } from '../../workers/job.js';
-import { plain } from '../../workers/kernels/low-rank/arithmetic/plain.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { Arithmetic } from '../../workers/kernels/low-rank/arithmetic/arithmetic.js';
 import { chainJob, emptyGradients } from '../../workers/kernels/low-rank/chain/chain.js';
 import {
   drawTail,
@@ -30,7 +31,8 @@ import { Random } from '../../workers/kernels/random.js';
 import { Lease } from '../../workers/tensor/shared-memory.js';
 import { distance, exactGradients, makeProblem, norm, type Recipe } from './low-rank-support.js';
 
-const inFloat64 = (task: LowRankTask) => runLowRankTask(task, plain, () => false);
+const wasm = loadWasm();
+const run = (task: LowRankTask) => runLowRankTask(task, wasm, () => false);
 const seed = Number(process.env.TEST_SEED ?? 1);
 
 /** exp(sum_a sigma_a x_a z_a) over c g(x) g(z): what all features make of it. */
@@ -47,6 +49,7 @@ function kernel(sigma: Float64Array, x: readonly number[], z: readonly number[])
 test('drawn features estimate without bias what the chain leaves out of the kernel', (t) => {
   t.diagnostic(`TEST_SEED=${seed}`);
   const random = new Random(seed);
+  const arithmetic = new Arithmetic(wasm);
   // The list ends in the midst of what matters, so that features behind it are drawn as well.
   const cases = [
     { sigma: [0.6, 0.5, 0.3, 0.1], m: 20, listed: 60 },
@@ -58,22 +61,25 @@ test('drawn features estimate without bias what the chain leaves out of the kern
     const listed = selectFeatures(sigma, size);
     // Whatever the features are taken to weigh, only the scatter depends on it.
     const weights = listed.weight.map((w) => w * (0.5 + random.uniform()));
-    const point = () => sizes.map(() => 3 * random.uniform() - 1.5);
+    const point = () => sizes.map(() => Math.fround(3 * random.uniform() - 1.5));
     const [x, z] = [point(), point()];
-    const used = featureBlock(plain, listed, 4, m);
-    const both = Float64Array.from([...x, ...z, ...x, ...z]);
-    evaluateFeatures(plain, both, sizes.length, used);
+    const used = featureBlock(arithmetic, listed, 4, m);
+    const both = arithmetic.array(4 * sizes.length);
+    both.set([...x, ...z]);
+    evaluateFeatures(arithmetic, both, sizes.length, used);
     let left = kernel(sigma, x, z);
     for (let f = 0; f < m; f++) left -= used.phi[4 * f] * used.phi[4 * f + 1];
     const estimates = Array.from({ length: 1500 }, () => {
       const { features, count, coefficient } = drawTail(listed, weights, m, 32, random)!;
-      const block = featureBlock(plain, features, 4);
-      evaluateFeatures(plain, both, sizes.length, block);
+      const mark = arithmetic.mark();
+      const block = featureBlock(arithmetic, features, 4);
+      evaluateFeatures(arithmetic, both, sizes.length, block);
       let sum = 0;
       for (let f = 0; f < count; f++) {
         const at = 4 * (features.size - count + f);
         sum += (coefficient[f] * block.phi[at] * block.phi[at + 1]) / TAIL_GROUPS;
       }
+      arithmetic.release(mark);
       return sum;
     });
     const mean = estimates.reduce((a, b) => a + b, 0) / estimates.length;
@@ -139,8 +145,8 @@ function* everything(
   const { gradients } = yield* chainJob(
     problem,
     plan.heads.length,
-    (h) => openRun(plan.heads[h], plan.headPlans[h], all, false, null, memory),
-    { certified: false, unit: 2 ** -53 },
+    (h) => openRun(plan.heads[h], plan.headPlans[h], all, null, memory),
+    { certified: false },
     function* (runs: readonly HeadRun[]) {
       const opened = runs.map((run) => openSampledRun(run, openKeyErrors(run.head, 0), memory));
       for (const step of ['sampled_exact', 'sampled_errors'] as const) {
@@ -188,13 +194,13 @@ for (const [name, recipe] of Object.entries(cases)) {
     const rates = { exact: 30e9, lowRank: 30e9 };
     const plan = runJob(
       planLowRank(problem, { tolerance: 0.05, seed: 1, rates, features: 6 }),
-      inFloat64,
+      run,
     );
     const headPlans = plan.headPlans.map((head) => ({
       ...head,
       tail: wholeTail({ sigma: head.balance.sigma, m: head.m }),
     }));
-    const { gradients, estimates } = runJob(everything(problem, { ...plan, headPlans }), inFloat64);
+    const { gradients, estimates } = runJob(everything(problem, { ...plan, headPlans }), run);
     const truth = exactGradients(problem);
     let checked = 0;
     TENSORS.forEach((tensor, t) => {

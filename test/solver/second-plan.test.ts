@@ -6,7 +6,7 @@ import { type Job, runJob, type Task } from '../../workers/job.js';
 import { type ExactTask, runExactTask } from '../../workers/kernels/exact/gradient.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
-import { type LowRankTask, runCompiledLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import { distance, exactGradients, makeProblem, norm } from '../kernels/low-rank-support.js';
 
 const wasm = loadWasm();
@@ -16,13 +16,13 @@ function run<Result>(job: Job<Result>): Result {
   return runJob(job, (task: Task) =>
     task.kernel === 'exact'
       ? runExactTask(task as ExactTask, wasm, never)
-      : runCompiledLowRankTask(task as LowRankTask, wasm, never),
+      : runLowRankTask(task as LowRankTask, wasm, never),
   );
 }
 
 const problem = makeProblem({
   ...{ seed: 5, d: 16, rank: 4, queryLength: 700, keyLength: 700, deviation: 0.3 },
-  ...{ adapted: 'qv', single: true, kind: 'grad_output' as const },
+  ...{ adapted: 'qv', kind: 'grad_output' as const },
 });
 const SLOW_EXACT = { exact: 1, lowRank: 1e9 };
 const FAST_EXACT = { exact: 1e12, lowRank: 1 };

@@ -6,7 +6,7 @@ import type { Wasm } from '../kernels/inner/instance.js';
 import { lowRankJob } from '../kernels/low-rank/job.js';
 import type { Rates } from '../kernels/low-rank/plan/cost.js';
 import { planLowRank } from '../kernels/low-rank/plan/plan.js';
-import { type LowRankTask, runCompiledLowRankTask } from '../kernels/low-rank/task.js';
+import { type LowRankTask, runLowRankTask } from '../kernels/low-rank/task.js';
 import { sampleProblem } from './sample-problem.js';
 
 export interface CalibrateTask extends Task {
@@ -22,7 +22,7 @@ const FEATURES = 64;
 /** @returns flops per second of each kernel on one thread, overheads included. */
 export function runCalibrateTask(_task: CalibrateTask, wasm: Wasm, cancelled: Cancelled): Rates {
   const problem = sampleProblem(LENGTH, WIDTH, RANK);
-  const runLowRank = (task: LowRankTask) => runCompiledLowRankTask(task, wasm, cancelled);
+  const runLowRank = (task: LowRankTask) => runLowRankTask(task, wasm, cancelled);
   const plan = runJob(
     planLowRank(problem, {
       features: FEATURES,
@@ -44,7 +44,6 @@ export function runCalibrateTask(_task: CalibrateTask, wasm: Wasm, cancelled: Ca
         correction: false,
         // Long inputs have one only where a pilot says that it is worth its time.
         certificate: false,
-        single: true,
         attentionOutput: false,
       }),
       runLowRank,

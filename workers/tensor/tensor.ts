@@ -7,12 +7,14 @@
 import { type Dtype, ITEM_SIZE } from './dtype.js';
 import type { EncodedTensor } from './encoded.js';
 
+export type TensorData = Float32Array | Float64Array;
+
 export interface Tensor {
   readonly dtype: Dtype;
   /** Row-major (C order). */
   readonly shape: readonly number[];
   /** Backed by a SharedArrayBuffer, length = product of the shape. */
-  readonly data: Float32Array | Float64Array;
+  readonly data: TensorData;
 }
 
 /** A tensor of a request: bytes of the body, still to be decoded, or a tensor of the store. */

@@ -7,6 +7,7 @@ import type { ErrorEstimate } from '../estimate/estimate.js';
 import { type RowError, rowErrorEstimate } from '../estimate/row-error.js';
 import { Random } from '../random.js';
 import type { ForwardResult } from '../result.js';
+import { ROUNDOFF } from './arithmetic/arithmetic.js';
 import { chainJob } from './chain/chain.js';
 import { mergeRows } from './chain/keys.js';
 import { NO_TILT } from './error/drawn-features/tilt.js';
@@ -32,7 +33,7 @@ const ROWS_OF_HEAD = 32;
 const ROWS_SAMPLED = 256;
 
 /** What the estimate does not see, since it forms its rows anew in float32. */
-const ROUNDING = 64 * 2 ** -24;
+const ROUNDING = 64 * ROUNDOFF;
 
 /** Rows of a head, and the expected number of draws of each if all rows were drawn alike. */
 interface HeadDraws {
@@ -61,9 +62,9 @@ export function* lowRankForwardJob(
   const open = (h: number, memory: Lease) => {
     const item = output.subarray(plan.heads[h].batch * size, (plan.heads[h].batch + 1) * size);
     const [head, headPlan] = [forwardHead(plan.heads[h]), forwardPlan(plan.headPlans[h])];
-    return openRun(head, headPlan, draws[h].list, true, item, memory);
+    return openRun(head, headPlan, draws[h].list, item, memory);
   };
-  const options = { certified: false, unit: 2 ** -24, backward: false };
+  const options = { certified: false, backward: false };
   yield* chainJob(layer, plan.heads.length, open, options, function* (runs, memory) {
     for (const run of runs) {
       for (const part of run.loss) square += 2 * part;
@@ -158,7 +159,7 @@ function forwardHead(head: Head): Head {
     value: frozen(head.value),
     inputGradients: false,
     kind: 'target',
-    objective: new Float64Array(0),
+    objective: new Float32Array(0),
   };
 }
 

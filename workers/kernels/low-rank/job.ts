@@ -9,7 +9,8 @@ import {
 } from '../../problem.js';
 import { Lease } from '../../tensor/shared-memory.js';
 import { frobenius } from '../estimate/estimate.js';
-import { allocateInputGradients, type GradientResult } from '../result.js';
+import { allocateInputGradients, type GradientResult, sharedFloat32 } from '../result.js';
+import { ROUNDOFF } from './arithmetic/arithmetic.js';
 import { addHead, chainJob, emptyGradients, type HeadResult, tensorOffset } from './chain/chain.js';
 import { inputTasks } from './chain/inputs.js';
 import { pilotHeads, wantsPilot } from './error/certificate/certificate-pilot.js';
@@ -30,8 +31,6 @@ export interface LowRankOptions {
   readonly correction: boolean;
   /** Compute the certificate. A corrected gradient has none. */
   readonly certificate: boolean;
-  /** float32 (compiled) or float64 (plain) scratch between the stages. */
-  readonly single: boolean;
   readonly attentionOutput: boolean;
   /** Whose gradients are wanted beside those of the adapters; the plan was made for it. */
   readonly inputGradients?: AttentionKind | undefined;
@@ -81,15 +80,11 @@ function* stages(
   const { draws, piloted } = yield* drawRows(problem, plan, options, pilots, memory);
   const certified = certifiable && (pilots.length === 0 || isWorth(problem, plan, piloted));
   const sampledRuns: SampledRun[] = [];
-  const outputs = options.attentionOutput ? allocateOutput(problem, options.single) : null;
+  const outputs = options.attentionOutput ? allocateOutput(problem) : null;
   const { batch } = problem.dims;
   const item = (b: number) =>
     outputs?.subarray((b * outputs.length) / batch, ((b + 1) * outputs.length) / batch) ?? null;
-  const inputGradients = allocateInputGradients(problem, options.inputGradients, (n) =>
-    options.single
-      ? new Float32Array(new SharedArrayBuffer(4 * n))
-      : new Float64Array(new SharedArrayBuffer(8 * n)),
-  );
+  const inputGradients = allocateInputGradients(problem, options.inputGradients, sharedFloat32);
   const keyErrors = draws.lists.map((list) => openKeyErrors(plan.heads[0], list.length));
   const sizes = Object.values(emptyGradients(problem)).map(({ length }) => length);
   const tail = openTail(plan.sampledFeatures > 0 ? sizes : sizes.map(() => 0));
@@ -103,14 +98,10 @@ function* stages(
         plan.heads[h],
         plan.headPlans[h],
         draws.lists[plan.heads[h].batch],
-        options.single,
         item(plan.heads[h].batch),
         memory,
       ),
-    {
-      certified,
-      unit: options.single ? 2 ** -24 : 2 ** -53,
-    },
+    { certified },
     function* (runs: readonly HeadRun[]) {
       for (const run of runs) {
         for (const part of run.loss) loss += part;
@@ -238,8 +229,8 @@ function isWorth(
  * times what the chain was seen to lose against float64. Rows put aside have a softmax that may be
  * saturated, in whose dS nearly everything cancels: 512 units.
  */
-const ROUNDING = 64 * 2 ** -24;
-const ROUNDING_ASIDE = 512 * 2 ** -24;
+const ROUNDING = 64 * ROUNDOFF;
+const ROUNDING_ASIDE = 512 * ROUNDOFF;
 
 /** The estimate as the answer shows it; adds the correction if it is wanted. */
 function describe(
@@ -291,9 +282,6 @@ function joinHeads(
   return Math.sqrt(square);
 }
 
-function allocateOutput({ dims }: AttentionProblem, single: boolean): Float32Array | Float64Array {
-  const n = dims.batch * dims.queryLength * dims.heads * dims.valueDim;
-  return single
-    ? new Float32Array(new SharedArrayBuffer(4 * n))
-    : new Float64Array(new SharedArrayBuffer(8 * n));
+function allocateOutput({ dims }: AttentionProblem): Float32Array {
+  return sharedFloat32(dims.batch * dims.queryLength * dims.heads * dims.valueDim);
 }

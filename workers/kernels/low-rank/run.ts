@@ -2,6 +2,7 @@
 
 import { type Cancelled, CancelledError } from '../../job.js';
 import type { Lease } from '../../tensor/shared-memory.js';
+import { sharedFloat32, sharedFloat64 } from '../result.js';
 import { TAIL_GROUPS } from './error/drawn-features/tail.js';
 import { fullWidth, type Head } from './head/head.js';
 import { layout, type Segment, segments, sumSizes } from './head/layout.js';
@@ -44,7 +45,7 @@ export interface HeadRun {
   /** When gradients of the inputs are wanted. */
   readonly inputs: InputMemory | null;
   /** O of the batch item, laid out as the objective; null: not wanted. */
-  readonly attentionOutput: Float32Array | Float64Array | null;
+  readonly attentionOutput: Float32Array | null;
   /** 1/2 ||G||^2 of the rows of each segment, and behind them that of the outlier queries. */
   readonly loss: Float64Array;
   /** Rows of each segment whose row sum the features lost: the answer is worth nothing. */
@@ -58,9 +59,9 @@ export interface HeadRun {
 /** Gradients before the projections of a head, of every row; outliers among them. */
 export interface InputMemory {
   /** dS K (queryLength, d), dS'Q (keyLength, d), without beta and turned back; P'G (keyLength, dv). */
-  readonly query: Float32Array | Float64Array;
-  readonly key: Float32Array | Float64Array;
-  readonly value: Float32Array | Float64Array;
+  readonly query: Float32Array;
+  readonly key: Float32Array;
+  readonly value: Float32Array;
 }
 
 /**
@@ -74,14 +75,12 @@ export function recordWidth(head: Head): number {
 /** What a causal run keeps for every row, since the sums over queries run backwards. */
 export interface CausalMemory {
   /** dS'L and P'(G B_V) from the diagonal blocks (keyLength, left + lv). */
-  readonly left: Float32Array | Float64Array;
+  readonly left: Float32Array;
   /** Weight of the row's features and G.O (queryLength, 2). */
   readonly rows: Float64Array;
   /** O - centre (queryLength, dv), only when the gradient G depends on it. */
-  readonly output: Float32Array | Float64Array;
+  readonly output: Float32Array;
 }
-
-const float64 = (n: number) => new Float64Array(new SharedArrayBuffer(8 * n));
 
 /** n numbers for each of so many segments; they are not cleared. */
 export function leaseSlots(memory: Lease, count: number, n: number): Float64Array[] {
@@ -97,22 +96,19 @@ export function openRun(
   head: Head,
   plan: HeadPlan,
   sampled: Int32Array,
-  single: boolean,
-  attentionOutput: Float32Array | Float64Array | null,
+  attentionOutput: Float32Array | null,
   memory: Lease,
 ): HeadRun {
   const at = layout(head);
   const sums = sumSizes(head, plan);
   const cut = segments(head, plan);
-  const slots = (n: number) => cut.map(() => float64(n));
+  const slots = (n: number) => cut.map(() => sharedFloat64(n));
   const leased = (n: number) => leaseSlots(memory, cut.length, n);
   const keySums = memory.float64(Math.max(sums.key, head.causal ? 0 : sums.query) * cut.length);
   // Without a mask the key sums are added up before the first query sum is there: one memory does for both.
   const querySums = head.causal ? memory.float64(sums.query * cut.length) : keySums;
   const nq = plan.outlierQueries.length;
   const nk = plan.outlierKeys.length;
-  const real = (n: number) =>
-    single ? new Float32Array(new SharedArrayBuffer(4 * n)) : float64(n);
   return {
     head,
     plan,
@@ -133,23 +129,23 @@ export function openRun(
     tailGradients: plan.tail ? leased(TAIL_GROUPS * at.gradientTotal) : [],
     causal: head.causal
       ? {
-          left: real(head.keyLength * (at.left + at.lv)),
-          rows: float64(2 * head.queryLength),
-          output: real(head.kind === 'target' ? head.queryLength * head.dv : 0),
+          left: sharedFloat32(head.keyLength * (at.left + at.lv)),
+          rows: sharedFloat64(2 * head.queryLength),
+          output: sharedFloat32(head.kind === 'target' ? head.queryLength * head.dv : 0),
         }
       : null,
     inputs: head.inputGradients
       ? {
-          query: real(head.queryLength * head.d),
-          key: real(head.keyLength * head.d),
-          value: real(head.keyLength * head.dv),
+          query: sharedFloat32(head.queryLength * head.d),
+          key: sharedFloat32(head.keyLength * head.d),
+          value: sharedFloat32(head.keyLength * head.dv),
         }
       : null,
     attentionOutput,
-    loss: float64(cut.length + 1),
-    lostRows: float64(cut.length),
+    loss: sharedFloat64(cut.length + 1),
+    lostRows: sharedFloat64(cut.length),
     sampled,
-    sampledRows: float64(sampled.length * recordWidth(head)),
+    sampledRows: sharedFloat64(sampled.length * recordWidth(head)),
   };
 }
 

@@ -1,8 +1,9 @@
 /** The tasks of the low-rank kernel, and what a worker thread does with one. */
+
 import { type Cancelled, runJob, type Task } from '../../job.js';
+import type { TensorData } from '../../tensor/tensor.js';
 import type { Wasm } from '../inner/instance.js';
-import type { Arithmetic, Real } from './arithmetic/arithmetic.js';
-import { CompiledArithmetic } from './arithmetic/compiled.js';
+import { Arithmetic } from './arithmetic/arithmetic.js';
 import { headGradients } from './chain/gradient.js';
 import { addInputGradients, type InputRequest } from './chain/inputs.js';
 import { joinKeys, joinQueries, keyPass } from './chain/keys.js';
@@ -39,7 +40,7 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
     | {
         readonly step: 'longest';
         /** X (n, width). */
-        readonly rows: Real;
+        readonly rows: TensorData;
         readonly width: number;
         readonly segment: Segment;
       }
@@ -65,7 +66,7 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly certificate: KeySide | null;
       }
     | { readonly step: 'left'; readonly run: HeadRun; readonly segment: number }
-    | { readonly step: 'pilot'; readonly pilot: PilotHead; readonly single: boolean }
+    | { readonly step: 'pilot'; readonly pilot: PilotHead }
     | { readonly step: 'gradients'; readonly run: HeadRun }
     | { readonly step: 'join'; readonly run: HeadRun; readonly side: 'key' | 'query' }
     | {
@@ -101,22 +102,17 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
       }
   );
 
-/** In float32, on the compiled inner loops of this thread. What lay in their memory is gone. */
-export function runCompiledLowRankTask(
-  task: LowRankTask,
-  wasm: Wasm,
-  cancelled: Cancelled,
-): unknown {
+/**
+ * What lay in the memory of the inner loops is gone.
+ *
+ * @throws {CancelledError} within milliseconds of `cancelled` answering true.
+ */
+export function runLowRankTask(task: LowRankTask, wasm: Wasm, cancelled: Cancelled): unknown {
   wasm.reset();
-  return runLowRankTask(task, new CompiledArithmetic(wasm), cancelled);
+  return runStep(task, new Arithmetic(wasm), cancelled);
 }
 
-/** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
-export function runLowRankTask(
-  task: LowRankTask,
-  arithmetic: Arithmetic,
-  cancelled: Cancelled,
-): unknown {
+function runStep(task: LowRankTask, arithmetic: Arithmetic, cancelled: Cancelled): unknown {
   const mark = arithmetic.mark();
   try {
     switch (task.step) {
@@ -127,8 +123,8 @@ export function runLowRankTask(
       case 'scan':
         return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan, cancelled);
       case 'pilot': {
-        const here = (step: LowRankTask) => runLowRankTask(step, arithmetic, cancelled);
-        return runJob(pilotJob(task.pilot, task.single), here);
+        const here = (step: LowRankTask) => runStep(step, arithmetic, cancelled);
+        return runJob(pilotJob(task.pilot), here);
       }
       case 'norms':
         return composedNorms(arithmetic, task.head, task.segment, cancelled);

@@ -3,6 +3,7 @@
 import type { Job } from '../../../job.js';
 import type { AttentionLayer } from '../../../problem.js';
 import { Lease } from '../../../tensor/shared-memory.js';
+import { ROUNDOFF } from '../arithmetic/arithmetic.js';
 import { atMost, certificate, type Eigenvalue } from '../error/certificate/certificate.js';
 import { joinKeySides, type KeySide } from '../error/certificate/certificate-keys.js';
 import { joinQuerySides, type QuerySide } from '../error/certificate/certificate-queries.js';
@@ -26,8 +27,6 @@ export interface ChainResult {
 
 export interface ChainOptions {
   readonly certified: boolean;
-  /** Unit roundoff of the arithmetic. */
-  readonly unit: number;
   /** atMost, unless it is enough to know that certificates are no smaller. */
   readonly eigenvalue?: Eigenvalue;
   /** false: the output alone. */
@@ -74,7 +73,7 @@ export interface HeadResult {
 /** The chain of heads whose sums are in memory together. */
 export function* passes(
   runs: readonly HeadRun[],
-  { certified, unit, eigenvalue = atMost, backward = true }: ChainOptions,
+  { certified, eigenvalue = atMost, backward = true }: ChainOptions,
 ): Job<HeadResult[], LowRankTask> {
   const perSegment = <T>(make: (run: HeadRun, segment: number, h: number) => T): T[] =>
     runs.flatMap((run, h) => run.segments.map((_, segment) => make(run, segment, h)));
@@ -124,7 +123,7 @@ export function* passes(
           keys,
           joinQuerySides(querySides[h]),
           run.head.kind === 'target',
-          unit,
+          ROUNDOFF,
           eigenvalue,
         )
       : TENSORS.map(() => null);

@@ -2,7 +2,9 @@
  * Columns of P treated exactly: the outlier keys and, under a causal mask, the keys of the diagonal
  * block. Their scores join the low-rank part of the row in one softmax.
  */
-import { type Attention, type Panels, type Real, ROWS } from '../arithmetic/arithmetic.js';
+import { ROWS } from '../../inner/block.js';
+import type { Real } from '../arithmetic/arithmetic.js';
+import { Attention, fillPanels, openPanels, type Panels } from '../arithmetic/attention.js';
 import { layout } from '../head/layout.js';
 import { BLOCK, type KeyRows, keyRows, type Workspace } from '../head/rows.js';
 import { hiddenQueries, type ThinFactor, thinFactor, wholeVectors } from './exact-block.js';
@@ -49,7 +51,7 @@ export function denseColumns(
   const keys = keyRows(space, whole);
   const u = thinFactor(arithmetic, whole, at.right);
   const va = thinFactor(arithmetic, whole, at.rv);
-  const parts = Array.from({ length: BLOCK / ROWS }, () => arithmetic.attention(whole, d));
+  const parts = Array.from({ length: BLOCK / ROWS }, () => new Attention(arithmetic, whole, d));
   const rows = certified
     ? { e: arithmetic.array(BLOCK * capacity), ds: arithmetic.array(BLOCK * capacity) }
     : null;
@@ -58,8 +60,8 @@ export function denseColumns(
     keys,
     largest: 0,
     parts,
-    queries: arithmetic.panels(BLOCK, d),
-    gradients: arithmetic.panels(BLOCK, dv),
+    queries: openPanels(arithmetic, BLOCK, d),
+    gradients: openPanels(arithmetic, BLOCK, dv),
     u: keys.u,
     va: keys.va,
     l: thinFactor(arithmetic, BLOCK, at.left),
@@ -98,8 +100,8 @@ export function denseForward(
   const { rows, max, total, factor, output } = block;
   const { count, keys, queries, gradients, dot } = columns;
   const given = head.kind === 'grad_output';
-  arithmetic.fillPanels(queries, rows.count, rows.scaled, Math.LOG2E);
-  if (given) arithmetic.fillPanels(gradients, rows.count, rows.objective, 1);
+  fillPanels(arithmetic, queries, rows.count, rows.scaled, Math.LOG2E);
+  if (given) fillPanels(arithmetic, gradients, rows.count, rows.objective, 1);
   dot.fill(0);
   const scored = { k: keys.k, count, largest: columns.largest };
   const values = { v: keys.v, width: dv };
@@ -156,7 +158,7 @@ export function denseBackward(space: Workspace, block: QueryBlock, columns: Dens
   const score = wholeVectors(Math.max(at.right, at.left));
   const value = wholeVectors(Math.max(at.rv, at.lv));
   const given = head.kind === 'grad_output';
-  if (!given) arithmetic.fillPanels(columns.gradients, rows.count, gradient, 1);
+  if (!given) fillPanels(arithmetic, columns.gradients, rows.count, gradient, 1);
   const mark = arithmetic.mark();
   // 1 / D goes into the left factors, and into the right products at the end.
   const divided = ({ wide, load }: ThinFactor, x: Real) => {

@@ -1,5 +1,6 @@
 /** What exact rows and exact columns of P have in common: running maxima, masks, thin factors. */
-import { type Arithmetic, type Real, ROWS } from '../arithmetic/arithmetic.js';
+import { ROWS } from '../../inner/block.js';
+import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import type { KeyRows, QueryRows } from '../head/rows.js';
 
 /** Rows, or columns of a thin factor, rounded up to what Attention takes. */

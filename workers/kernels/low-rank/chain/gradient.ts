@@ -1,4 +1,5 @@
 /** The gradients of one head, from what its passes left in shared memory. */
+import type { TensorData } from '../../../tensor/tensor.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import { fullWidth, type Head } from '../head/head.js';
 import { layout, TENSORS, type TensorName } from '../head/layout.js';
@@ -77,11 +78,11 @@ function subColumns(n: number, x: Real, stride: number, from: number, width: num
 /** c (width, columns) += a[:, from : from + width]' b for a (n, stride), b (n, columns). */
 function addOuter(
   n: number,
-  a: Real,
+  a: TensorData,
   stride: number,
   from: number,
   width: number,
-  b: Real,
+  b: TensorData,
   columns: number,
   c: Float64Array,
 ): void {

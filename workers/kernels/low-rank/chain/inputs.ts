@@ -2,8 +2,9 @@
 
 import type { Cancelled } from '../../../job.js';
 import { type AttentionKind, type AttentionProblem, STATES } from '../../../problem.js';
+import type { TensorData } from '../../../tensor/tensor.js';
 import type { InputGradients } from '../../result.js';
-import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
+import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import { BLOCK } from '../head/block.js';
 import type { Segment } from '../head/layout.js';
 import { checkpoint, type HeadRun } from '../run.js';
@@ -17,7 +18,7 @@ export interface InputRequest {
   readonly roles: readonly Role[];
   readonly segment: Segment;
   /** dX of the batch item (length, inputs), added to. */
-  readonly to: Real;
+  readonly to: TensorData;
 }
 
 export function addInputGradients(

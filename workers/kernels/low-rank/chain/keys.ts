@@ -7,7 +7,9 @@
  * product; at full width M comes by itself, see wide.ts), and the running softmax of the outlier
  * queries, whose rows of P are exact.
  */
-import { type Real, ROWS } from '../arithmetic/arithmetic.js';
+import { ROWS } from '../../inner/block.js';
+import type { Real } from '../arithmetic/arithmetic.js';
+import { Attention, fillPanels, openPanels } from '../arithmetic/attention.js';
 import type { KeyCertificate } from '../error/certificate/certificate-keys.js';
 import { inputSums } from '../error/drawn-features/tilt.js';
 import { fullWidth } from '../head/head.js';
@@ -93,7 +95,7 @@ export function keyColumns(
     });
   }
   if (!fullWidth(head).scores) {
-    arithmetic.outer(count, dv, at.right, rows.v, rows.u, right, width, at.atVU);
+    arithmetic.outer(count, dv, at.right, rows.v, rows.u, right.subarray(at.atVU), width);
   }
 }
 
@@ -131,9 +133,9 @@ export function exactRows(space: Workspace, queries: QueryRows, maxima: boolean)
   const rv = head.value.rank;
   const width = dv + rv;
   const n = queries.count;
-  const attention = arithmetic.attention(BLOCK, d);
-  const panels = arithmetic.panels(n, d);
-  arithmetic.fillPanels(panels, n, queries.scaled, Math.LOG2E);
+  const attention = new Attention(arithmetic, BLOCK, d);
+  const panels = openPanels(arithmetic, n, d);
+  fillPanels(arithmetic, panels, n, queries.scaled, Math.LOG2E);
   const values = arithmetic.array(BLOCK * width);
   const before = new Float32Array(ROWS);
   const factor = arithmetic.array(ROWS);

@@ -105,7 +105,8 @@ function lowRankLeft(
   const { left: n, lv, queryWidth: width } = at;
   if (n > 0 && !fullWidth(head).scores) {
     left.fill(0);
-    arithmetic.contract(rows.count, head.dv, n, rows.v, products, width, at.atGL, left);
+    const ofGL = products.subarray(at.atGL);
+    arithmetic.contract(rows.count, head.dv, n, rows.v, ofGL, width, left);
   }
   // w_j is in the features already.
   for (let r = 0; r < rows.count; r++) {

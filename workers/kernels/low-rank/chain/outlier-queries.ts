@@ -1,5 +1,7 @@
 /** Exact rows of P and dS of the outlier queries, as the third pass and the gradients need them. */
-import { type Arithmetic, type Real, ROWS } from '../arithmetic/arithmetic.js';
+import { ROWS } from '../../inner/block.js';
+import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
+import { Attention, fillPanels, openPanels } from '../arithmetic/attention.js';
 import { type Layout, layout } from '../head/layout.js';
 import { BLOCK, type KeyRows, type Workspace } from '../head/rows.js';
 import type { HeadRun } from '../run.js';
@@ -14,11 +16,11 @@ export function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
   const { rows: queries, ...outlier } = outlierGradient(space, run);
   const n = queries.count;
   const capacity = ROWS * Math.ceil(n / ROWS);
-  const attention = arithmetic.attention(BLOCK, d);
-  const panels = arithmetic.panels(n, d);
-  const gradient = arithmetic.panels(n, dv);
-  arithmetic.fillPanels(panels, n, queries.scaled, Math.LOG2E);
-  arithmetic.fillPanels(gradient, n, outlier.gradient, 1);
+  const attention = new Attention(arithmetic, BLOCK, d);
+  const panels = openPanels(arithmetic, n, d);
+  const gradient = openPanels(arithmetic, n, dv);
+  fillPanels(arithmetic, panels, n, queries.scaled, Math.LOG2E);
+  fillPanels(arithmetic, gradient, n, outlier.gradient, 1);
   const [max, inverse, shift] = [0, 0, 0].map(() => arithmetic.array(capacity));
   for (let i = 0; i < n; i++) {
     // Maxima in powers of two, rounded: the row sum is of the same units.

@@ -11,7 +11,9 @@
  * that one would be of one degree less. Under a causal mask the key sums run along with the rows, and
  * the diagonal block is exact.
  */
-import { type Arithmetic, type Real, ROWS } from '../arithmetic/arithmetic.js';
+import type { TensorData } from '../../../tensor/tensor.js';
+import { ROWS } from '../../inner/block.js';
+import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import type { QueryCertificate } from '../error/certificate/certificate-queries.js';
 import { tailQueries } from '../error/drawn-features/tail-sums.js';
 import { fullWidth } from '../head/head.js';
@@ -264,16 +266,8 @@ function rightProducts(space: Workspace, at: Layout, block: QueryBlock): void {
   if (width === 0) return;
   if (!fullWidth(head).scores) {
     right.fill(0);
-    arithmetic.contract(
-      rows.count,
-      head.dv,
-      width,
-      gradient,
-      products,
-      at.keyWidth,
-      at.atVU,
-      right,
-    );
+    const ofVU = products.subarray(at.atVU);
+    arithmetic.contract(rows.count, head.dv, width, gradient, ofVU, at.keyWidth, right);
   }
   for (let r = 0; r < rows.count; r++) {
     const scale = inverse[r] * factor[r];
@@ -320,7 +314,8 @@ export function queryColumns(
   }
   arithmetic.copyColumns(rows.count, lv, gradientB, lv, 0, left, at.queryWidth, at.atGB);
   if (!fullWidth(head).scores) {
-    arithmetic.outer(rows.count, head.dv, width, gradient, rows.l, left, at.queryWidth, at.atGL);
+    const ofGL = left.subarray(at.atGL);
+    arithmetic.outer(rows.count, head.dv, width, gradient, rows.l, ofGL, at.queryWidth);
   }
 }
 
@@ -386,7 +381,7 @@ function openOutlierKeys(space: Workspace, certified: boolean): DenseColumns | n
 }
 
 /** dS'L and P'(G B_V) of the columns (count, left + lv). */
-function saveColumns(at: Layout, columns: DenseColumns, slot: Real): void {
+function saveColumns(at: Layout, columns: DenseColumns, slot: TensorData): void {
   const { left, lv } = at;
   const width = left + lv;
   const [wideLeft, wideValue] = [wholeVectors(left), wholeVectors(lv)];

@@ -2,8 +2,10 @@
  * Coordinates in which few features suffice: both clouds of rows centred, with unit variance and
  * without correlation, in directions of falling logit deviation sigma_1 >= sigma_2 >= ...
  */
+
 import { CholeskyDecomposition, EigenvalueDecomposition, Matrix } from 'ml-matrix';
-import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
+import type { TensorData } from '../../../tensor/tensor.js';
+import type { Arithmetic } from '../arithmetic/arithmetic.js';
 
 export interface Balance {
   readonly d: number;
@@ -34,8 +36,8 @@ const RIDGE = 1e-6;
  */
 export function balance(
   arithmetic: Arithmetic,
-  q: Real,
-  k: Real,
+  q: TensorData,
+  k: TensorData,
   d: number,
   beta: number,
 ): Balance {
@@ -107,7 +109,7 @@ function transposed(x: Float64Array, d: number): Float64Array {
 }
 
 /** Mean row of x (n, d). */
-export function mean(x: Real, d: number): Float64Array {
+export function mean(x: TensorData, d: number): Float64Array {
   const n = x.length / d;
   const sum = new Float64Array(d);
   for (let i = 0; i < n; i++) {
@@ -119,7 +121,7 @@ export function mean(x: Real, d: number): Float64Array {
 /** Covariance (d, d) of x (n, d) about the centre, in float64. */
 export function covariance(
   arithmetic: Arithmetic,
-  x: Real,
+  x: TensorData,
   d: number,
   centre: Float64Array,
 ): Float64Array {
@@ -143,7 +145,12 @@ export function covariance(
 }
 
 /** Lower Cholesky factor (d, d) of the covariance of x (n, d) about the centre. */
-function factor(arithmetic: Arithmetic, x: Real, d: number, centre: Float64Array): Float64Array {
+function factor(
+  arithmetic: Arithmetic,
+  x: TensorData,
+  d: number,
+  centre: Float64Array,
+): Float64Array {
   const entries = covariance(arithmetic, x, d, centre);
   let trace = 0;
   for (let a = 0; a < d; a++) trace += entries[a * d + a];

@@ -68,9 +68,9 @@ export function evaluateFeatures(
 ): void {
   const { table, phi, rows, turned, index, factor, base, slot } = block;
   arithmetic.transpose(rows, d, x, turned);
-  arithmetic.featureTable(rows, index, factor, turned, table);
+  arithmetic.featureTable(factor.length / 2, rows, index, factor, turned, table);
   phi.fill(1, 0, rows);
-  arithmetic.featureProducts(rows, base, slot, table, phi);
+  arithmetic.featureProducts(base.length, rows, base, slot, table, phi);
 }
 
 /** Factors of x_a^2 in log g(x) = sum_a rho_a^2 x_a^2 / (2 (1 - rho_a^2)). */

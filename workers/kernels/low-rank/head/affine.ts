@@ -1,4 +1,5 @@
 /** Small affine maps applied to blocks of rows. */
+import type { TensorData } from '../../../tensor/tensor.js';
 import type { Arithmetic, Packed, Real } from '../arithmetic/arithmetic.js';
 import type { Affine } from './head.js';
 
@@ -15,7 +16,7 @@ export function load(
   arithmetic: Arithmetic,
   inputs: number,
   outputs: number,
-  weight: Real,
+  weight: TensorData,
   bias: Float64Array | null = null,
 ): Loaded {
   const row = bias && arithmetic.array(outputs);
@@ -80,7 +81,7 @@ export function minusProduct(
 
 /** Copies rows of x (n, width) into a block; rows past `count` are left as they are. */
 export function gather(
-  x: Real,
+  x: TensorData,
   width: number,
   rows: (r: number) => number,
   count: number,

@@ -6,7 +6,7 @@ import {
   type Projection,
   type Rotary,
 } from '../../../problem.js';
-import type { Real } from '../arithmetic/arithmetic.js';
+import type { TensorData } from '../../../tensor/tensor.js';
 
 /** rows X (n, inputs) -> X weight + bias; weight (inputs, outputs) row-major, over shared memory. */
 export interface Affine {
@@ -19,7 +19,7 @@ export interface Affine {
 /** Projection of one head with its adapter: effective = weight + s B A, transposed and cut to the head. */
 export interface HeadProjection {
   /** X^Q, X^K or X^V of the batch item: (n, inputs). */
-  readonly rows: Real;
+  readonly rows: TensorData;
   readonly effective: Affine;
   /** Rank; 0 when the projection is frozen. */
   readonly rank: number;
@@ -50,7 +50,7 @@ export interface Head {
   readonly value: HeadProjection;
   readonly kind: 'target' | 'grad_output';
   /** Y or G of the batch item: row i of this head starts at i objectiveStride + objectiveOffset. */
-  readonly objective: Real;
+  readonly objective: TensorData;
   readonly objectiveStride: number;
   readonly objectiveOffset: number;
 }
@@ -88,7 +88,7 @@ export function splitHeads(
   const query = perHead(projections.q_proj, heads, d);
   const key = perHead(projections.k_proj, keyValueHeads, d);
   const value = perHead(projections.v_proj, keyValueHeads, dv);
-  const item = (data: Real, b: number) =>
+  const item = (data: TensorData, b: number) =>
     data.subarray((b * data.length) / batch, ((b + 1) * data.length) / batch);
   for (let b = 0; b < batch; b++) {
     for (let h = 0; h < heads; h++) {

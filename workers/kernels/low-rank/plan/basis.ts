@@ -6,6 +6,7 @@
  */
 
 import type { Cancelled } from '../../../job.js';
+import type { TensorData } from '../../../tensor/tensor.js';
 import { Random } from '../../random.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import { canDrawTail } from '../error/drawn-features/tail.js';
@@ -66,7 +67,7 @@ export function sampleBasis(
   const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
   const tilt = canDrawTail(head) ? tiltFrom(arithmetic, head, result, random) : NO_TILT;
   const full = fullWidth(head);
-  const directions = (x: Real, centre: Float64Array) =>
+  const directions = (x: TensorData, centre: Float64Array) =>
     principalDirections(covariance(arithmetic, x, d, centre), d);
   const right = full.query ? directions(bulk.k, result.centreK) : null;
   // Columns of dS do not add up to zero, so Q has no centre to be taken from.
@@ -87,7 +88,7 @@ function tiltFrom(arithmetic: Arithmetic, head: Head, result: Balance, random: R
   const { key, value, keyLength } = head;
   const wanted = Math.min(MOST_SAMPLED, Math.max(SAMPLE, Math.ceil(keyLength / ROWS_FOR_ONE)));
   const list = random.sample(keyLength, wanted);
-  const rowsOf = (rows: Real, width: number) => {
+  const rowsOf = (rows: TensorData, width: number) => {
     const x = arithmetic.array(list.length * width);
     gather(rows, width, (r) => list[r], list.length, x);
     return x;
@@ -100,7 +101,7 @@ function tiltFrom(arithmetic: Arithmetic, head: Head, result: Balance, random: R
 const MOST_SAMPLED = 8192;
 const ROWS_FOR_ONE = 64;
 
-function project(arithmetic: Arithmetic, rows: Real, map: Affine, list: Int32Array): Real {
+function project(arithmetic: Arithmetic, rows: TensorData, map: Affine, list: Int32Array): Real {
   const { inputs, outputs } = map;
   const n = list.length;
   const x = arithmetic.array(n * inputs);
@@ -112,7 +113,7 @@ function project(arithmetic: Arithmetic, rows: Real, map: Affine, list: Int32Arr
 
 function meanRow(
   arithmetic: Arithmetic,
-  rows: Real,
+  rows: TensorData,
   width: number,
   list: Int32Array,
 ): Float64Array {
@@ -142,7 +143,7 @@ function withoutOutliers(
   k: Real,
   d: number,
   share: number,
-): { q: Real; k: Real } {
+): { q: TensorData; k: TensorData } {
   const [cq, ck] = [q, k].map((x) => covariance(arithmetic, x, d, mean(x, d)));
   return {
     q: smallest(arithmetic, q, d, ck, share),
@@ -157,7 +158,7 @@ function smallest(
   d: number,
   c: Float64Array,
   share: number,
-): Real {
+): TensorData {
   const n = x.length / d;
   const centre = mean(x, d);
   const mark = arithmetic.mark();

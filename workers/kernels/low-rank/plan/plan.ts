@@ -2,9 +2,9 @@
 
 import type { Job } from '../../../job.js';
 import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
+import type { TensorData } from '../../../tensor/tensor.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../../norms.js';
 import { Random } from '../../random.js';
-import type { Real } from '../arithmetic/arithmetic.js';
 import { drawTail, TAIL_LISTED } from '../error/drawn-features/tail.js';
 import { fullWidth, type Head, splitHeads } from '../head/head.js';
 import { BLOCK } from '../head/rows.js';
@@ -160,7 +160,7 @@ const HEAVY_TAIL = 4;
 function* longestOfHeads(
   heads: readonly Head[],
 ): Job<{ longest: LongestRows[]; heavyTailed: boolean[] }, LowRankTask> {
-  const inputs = new Map<string, { rows: Real; width: number; length: number }>();
+  const inputs = new Map<string, { rows: TensorData; width: number; length: number }>();
   const keyOf = (head: Head, side: 'query' | 'key') => `${side} ${head.batch}`;
   for (const head of heads) {
     for (const side of ['query', 'key'] as const) {

@@ -1,5 +1,6 @@
 /** A few rows and columns of P on which plans are tried: exactly, and from features. */
 
+import type { TensorData } from '../../../tensor/tensor.js';
 import type { Random } from '../../random.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import { evaluateFeatures, featureBlock } from '../features/evaluate.js';
@@ -73,14 +74,13 @@ function exactRows(
   const exactly = arithmetic.sums(count).fill(1);
   const out = arithmetic.sums(2);
   return Array.from({ length: n }, (_, i) => {
-    const of = { e: e.subarray(i * count), t: t.subarray(i * count), weight };
-    arithmetic.joinedRow(count, { ...of, low: of.e, scale: 0, exactly, row }, out);
+    const [ei, ti] = [e.subarray(i * count), t.subarray(i * count)];
+    arithmetic.joinedRow(count, 0, ei, exactly, ei, weight, ti, row, out);
     const [total, dot] = out;
     if (total === 0) return null;
     const [inverse, mean] = [1 / total, dot / total];
-    const whole = { ...of, row: nothing, inverse, otherInverse: 0, mean, shift: 0, u, v };
-    const columns = { forScore: 0, forValue: 0, scoreColumns: unused, valueColumns: unused };
-    arithmetic.rowErrors(count, { ...whole, ...columns }, out);
+    const sums = [weight, u, v, unused, unused, out] as const;
+    arithmetic.rowErrors(count, inverse, 0, mean, 0, 0, 0, ei, ti, nothing, ...sums);
     return { inverse, mean, scoreWhole: out[0], valueWhole: out[1] };
   });
 }
@@ -100,7 +100,7 @@ function hide(
 }
 
 /** A float64 copy in the arithmetic's own memory. */
-export function inScratch(arithmetic: Arithmetic, x: Real): Float64Array {
+export function inScratch(arithmetic: Arithmetic, x: TensorData): Float64Array {
   const copy = arithmetic.sums(x.length);
   copy.set(x);
   return copy;

@@ -59,28 +59,16 @@ function errorSums(
     if (!outlierQuery[i]) {
       const [ei, ti] = [e.subarray(i * count), t.subarray(i * count)];
       const low = product.subarray(i * stride);
-      const joined = { e: ei, t: ti, low, scale: scale[i], exactly, weight, row };
-      arithmetic.joinedRow(count, joined, out);
+      arithmetic.joinedRow(count, scale[i], low, exactly, ei, weight, ti, row, out);
       const total = out[0];
       const mean = out[1] / total;
       if (!(total > 0)) return { score: LOST, value: LOST };
-      const errors = {
-        e: ei,
-        t: ti,
-        row,
-        inverse: exact.inverse,
-        otherInverse: 1 / total,
-        mean,
-        shift: mean - exact.mean,
-        weight,
-        u,
-        v,
-        forScore: queryWeight[i] * querySquares[i],
-        forValue: queryWeight[i],
-        scoreColumns: score.columns,
-        valueColumns: value.columns,
-      };
-      arithmetic.rowErrors(count, errors, out);
+      const [inverse, shift] = [exact.inverse, mean - exact.mean];
+      const [forScore, forValue] = [queryWeight[i] * querySquares[i], queryWeight[i]];
+      const sums = [weight, u, v, score.columns, value.columns, out] as const;
+      arithmetic.rowErrors(
+        ...[count, inverse, 1 / total, mean, shift, forScore, forValue, ei, ti, row, ...sums],
+      );
       scoreError = out[0];
       valueError = out[1];
       // Of the row sum; that over a sample of keys has more noise than that over all.

@@ -1,7 +1,8 @@
 /** The few queries and keys on which plans are tried. */
 
+import type { TensorData } from '../../../tensor/tensor.js';
 import type { Random } from '../../random.js';
-import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
+import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import { largest } from '../features/select.js';
 import { judgedRows } from '../head/coordinates.js';
 import type { Segment } from '../head/layout.js';
@@ -140,7 +141,7 @@ export interface LongRows {
 /** The LONGEST longest of the rows [from, to) of X (n, width). */
 export function longestRows(
   arithmetic: Arithmetic,
-  rows: Real,
+  rows: TensorData,
   width: number,
   { from, to }: Segment,
 ): LongRows {

@@ -5,7 +5,7 @@
  * semidefinite kernel and |R(x, z)| <= sqrt(R(x, x) R(z, z)) (Cauchy-Schwarz). Sums over keys of
  * w_j |R_ij| f_j are then bounded by sqrt(R(x_i, x_i)) times moments of omega_j = w_j sqrt(R(z_j, z_j)).
  */
-import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
+import { type Arithmetic, type Real, ROUNDOFF } from '../../arithmetic/arithmetic.js';
 import { logC } from '../../features/evaluate.js';
 import { NORMS } from '../../head/layout.js';
 import { squaredNorms } from '../../head/norms.js';
@@ -39,9 +39,9 @@ export interface KeySide {
  * Cauchy-Schwarz inequality that covers the missing features.
  */
 export function rounding(space: Workspace): number {
-  const { arithmetic, head } = space;
+  const { head } = space;
   const inner = head.query.effective.inputs + head.key.effective.inputs + 2 * head.d;
-  return arithmetic.unit * (BLOCK + inner);
+  return ROUNDOFF * (BLOCK + inner);
 }
 
 /** Of the rows of a block, one entry each. */

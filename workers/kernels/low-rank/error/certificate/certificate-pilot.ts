@@ -6,7 +6,7 @@
 
 import type { Job } from '../../../../job.js';
 import { Lease } from '../../../../tensor/shared-memory.js';
-import type { Real } from '../../arithmetic/arithmetic.js';
+import type { TensorData } from '../../../../tensor/tensor.js';
 import { type HeadResult, passes } from '../../chain/chain.js';
 import type { Head } from '../../head/head.js';
 import type { HeadPlan } from '../../plan/head-plan.js';
@@ -33,9 +33,9 @@ export function wantsPilot(heads: readonly Head[]): boolean {
 }
 
 export function pilotHeads(heads: readonly Head[], plans: readonly HeadPlan[]): PilotHead[] {
-  const copies = new Map<Real, Map<string, Real>>();
+  const copies = new Map<TensorData, Map<string, TensorData>>();
   // Heads of one batch item share their inputs: so do the copies.
-  const gather = (rows: Real, width: number, list: Int32Array): Real => {
+  const gather = (rows: TensorData, width: number, list: Int32Array): TensorData => {
     const key = `${width} ${list.length} ${list[list.length - 1]}`;
     const known = copies.get(rows)?.get(key);
     if (known) return known;
@@ -79,15 +79,11 @@ export function pilotHeads(heads: readonly Head[], plans: readonly HeadPlan[]): 
  * The chain of a pilot head, and what its certificate is not below: where that is above the gradient, so is the
  * certificate. It is small: one task runs all of it.
  */
-export function* pilotJob(
-  { head, plan }: PilotHead,
-  single: boolean,
-): Job<HeadResult, LowRankTask> {
+export function* pilotJob({ head, plan }: PilotHead): Job<HeadResult, LowRankTask> {
   const memory = new Lease();
   try {
-    const run = openRun(head, plan, new Int32Array(0), single, null, memory);
-    const unit = single ? 2 ** -24 : 2 ** -53;
-    const [result] = yield* passes([run], { certified: true, unit, eigenvalue: atLeast });
+    const run = openRun(head, plan, new Int32Array(0), null, memory);
+    const [result] = yield* passes([run], { certified: true, eigenvalue: atLeast });
     return result;
   } finally {
     memory.end();

@@ -59,7 +59,7 @@ export function tailQueries(space: Workspace, at: Layout, run: HeadRun, state: R
     return to;
   };
   const times = (n: number, factor: Real, width: number, x: Real) => {
-    arithmetic.outer(n, TAIL_GROUPS, width, factor, x, part, TAIL_GROUPS * width, 0);
+    arithmetic.outer(n, TAIL_GROUPS, width, factor, x, part, TAIL_GROUPS * width);
     return part;
   };
   return {

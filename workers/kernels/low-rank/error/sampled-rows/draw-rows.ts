@@ -3,6 +3,7 @@
 import type { Job } from '../../../../job.js';
 import type { AttentionProblem } from '../../../../problem.js';
 import type { Lease } from '../../../../tensor/shared-memory.js';
+import type { TensorData } from '../../../../tensor/tensor.js';
 import { Random } from '../../../random.js';
 import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
 import type { HeadResult } from '../../chain/chain.js';
@@ -41,7 +42,7 @@ const RISKY = 0.45;
 export function* drawRows(
   problem: AttentionProblem,
   plan: LowRankPlan,
-  { seed, single }: { readonly seed: number; readonly single: boolean },
+  { seed }: { readonly seed: number },
   pilots: readonly PilotHead[],
   memory: Lease,
 ): Job<{ draws: Draws; piloted: readonly HeadResult[] }, LowRankTask> {
@@ -57,7 +58,6 @@ export function* drawRows(
     kernel: 'low_rank' as const,
     step: 'pilot' as const,
     pilot,
-    single,
   }));
   const weighTasks = Array.from({ length: batch }, (_, b) =>
     Array.from({ length: Math.ceil(queryLength / step) }, (_, s) => ({
@@ -123,7 +123,7 @@ export function rowWeights(
   risky: Float64Array,
 ): void {
   const [{ head }] = heads;
-  const squares = (x: Real, width: number, shift: Float64Array | null) => {
+  const squares = (x: TensorData, width: number, shift: Float64Array | null) => {
     const block = arithmetic.array(BLOCK * width);
     const minusCentre = arithmetic.array(width);
     if (shift) minusCentre.set(shift.map((a) => -a));

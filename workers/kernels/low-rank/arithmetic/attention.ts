@@ -1,4 +1,9 @@
-/** Attention of arithmetic.ts on the tiles of the exact kernel (wasm/assembly/attention.ts). */
+/**
+ * Exact rows of P for ROWS queries at a time, not yet divided by their sums, on the tiles of the inner loops
+ * (inner/assembly/attention.ts). A matrix with a number for each pair is (keys, ROWS), so that what belongs to a query is
+ * a vector beside it. Matrices with a row for each key have room for a multiple of 8 rows, what lies in those past
+ * the last is finite.
+ */
 import {
   BLOCK_BYTES,
   type Block,
@@ -8,30 +13,64 @@ import {
   ROWS,
 } from '../../inner/block.js';
 import { packedFloats, type Wasm } from '../../inner/instance.js';
-import type {
-  Arithmetic,
-  Attention,
-  Panels,
-  Real,
-  ScoredKeys,
-  ThinProducts,
-  Upstream,
-  Values,
-} from './arithmetic.js';
+import type { Real } from './arithmetic.js';
+import type { Scratch } from './scratch.js';
 
-export function allocatePanels(arithmetic: Arithmetic, rows: number, width: number): Panels {
+/** Rows of log2(e) beta Q or of G, made ready for Attention. */
+export interface Panels {
+  rows: number;
+  readonly width: number;
+  readonly data: Real;
+  /** Norm of the longest row of each block of ROWS. */
+  readonly largest: Float64Array;
+}
+
+/** Keys k (keys, d), the first `count` of them, and the norm of the longest or more. */
+export interface ScoredKeys {
+  readonly k: Real;
+  readonly count: number;
+  readonly largest: number;
+}
+
+/** Thin factors that dS or P meets, and the sums that their products are added to; null: not wanted. */
+export interface ThinProducts {
+  /** A multiple of 8. */
+  readonly width: number;
+  /** dS'u: u (keys, width), sum (ROWS, width). */
+  readonly right: { readonly factor: Real; readonly sum: Real } | null;
+  /** dS l: l (ROWS, width), rows past the last 0; sum (keys, width). */
+  readonly left: { readonly factor: Real; readonly sum: Real } | null;
+}
+
+/** Rows of V (count, width). */
+export interface Values {
+  readonly v: Real;
+  readonly width: number;
+}
+
+/** G of the queries of block `block`, and where G.O goes, in the units of E. */
+export interface Upstream {
+  readonly gradient: Panels;
+  readonly block: number;
+  readonly dot: Float64Array;
+}
+
+export function openPanels(scratch: Scratch, rows: number, width: number): Panels {
   const blocks = Math.ceil(rows / ROWS);
-  const data = arithmetic.array(packedFloats(width, blocks * ROWS));
+  const data = scratch.array(packedFloats(width, blocks * ROWS));
   return { rows: 0, width, data, largest: new Float64Array(blocks) };
 }
 
+/** scale x (rows, width) into panels that have room for it. */
 export function fillPanels(
-  wasm: Wasm,
-  { width, data, largest }: Panels,
+  { wasm }: Scratch,
+  panels: Panels,
   rows: number,
   x: Real,
   scale: number,
 ): void {
+  const { width, data, largest } = panels;
+  panels.rows = rows;
   wasm.fn.pack_transposed(rows, width, x.byteOffset, width, scale, data.byteOffset);
   for (let first = 0, b = 0; first < rows; first += ROWS, b++) {
     const at = x.byteOffset + 4 * first * width;
@@ -39,7 +78,8 @@ export function fillPanels(
   }
 }
 
-export class CompiledAttention implements Attention {
+export class Attention {
+  /** E = 2^(S - max) and dS, of the keys and the queries of the last call of `scores`. */
   readonly e: Real;
   readonly ds: Real;
   readonly #wasm: Wasm;
@@ -49,17 +89,24 @@ export class CompiledAttention implements Attention {
   readonly #unused: Real;
   #tiles = 0;
 
-  constructor(wasm: Wasm, arithmetic: Arithmetic, keys: number, d: number) {
+  /** With room for `keys` keys (keys, d). */
+  constructor(scratch: Scratch, keys: number, d: number) {
+    const { wasm } = scratch;
     this.#wasm = wasm;
     const whole = 8 * Math.ceil(keys / 8);
-    this.e = arithmetic.array(whole * ROWS);
-    this.ds = arithmetic.array(whole * ROWS);
-    this.#unused = arithmetic.array(ROWS);
-    this.#at = arithmetic.array(BLOCK_BYTES / 4).byteOffset;
+    this.e = scratch.array(whole * ROWS);
+    this.ds = scratch.array(whole * ROWS);
+    this.#unused = scratch.array(ROWS);
+    this.#at = scratch.array(BLOCK_BYTES / 4).byteOffset;
     this.#fields = wasm.i32(this.#at, BLOCK_BYTES / 4);
     this.#write({ d, e: this.e.byteOffset, t: this.ds.byteOffset });
   }
 
+  /**
+   * S = queries k' of the queries from block ROWS on. If asked to, raises max (ROWS) to the row maxima, or sets it to
+   * something else that E may be relative to: 0 where Cauchy-Schwarz bounds S. The first hidden[j]
+   * queries do not see key j; null: all see all.
+   */
   scores(
     queries: Panels,
     block: number,
@@ -93,6 +140,10 @@ export class CompiledAttention implements Attention {
     fn.maxima(this.#at, 0, this.#tiles);
   }
 
+  /**
+   * E, its row sums added to total (ROWS); v'E added to output (width, ROWS) for values v (keys, width); and the same
+   * as `products` does, while E is in the cache.
+   */
   weights(
     max: Real,
     total: Float64Array,
@@ -107,11 +158,16 @@ export class CompiledAttention implements Attention {
     this.#wasm.fn.weights(this.#at, 0, this.#tiles);
   }
 
+  /** G v' in place of dS, and the row sums of E times it added to dot (ROWS). */
   products(values: Values, upstream: Upstream): void {
     this.#write(addressesOf(values, upstream));
     this.#wasm.fn.values(this.#at, 0, this.#tiles);
   }
 
+  /**
+   * dS = E (G v' - shift) for shift (ROWS) after `products`, where anything of it is wanted, and what dS and E are
+   * multiplied by.
+   */
   gradients(shift: Real, ofScores: ThinProducts | null, ofWeights: ThinProducts | null): void {
     const [s, w] = [thin(ofScores), thin(ofWeights)];
     this.#write({

@@ -1,0 +1,20 @@
+/** Operands of a block operation lie in the scratch memory. */
+export type Operand = Float32Array | Float64Array | Int32Array;
+type Argument = number | boolean | Operand;
+
+/** An export of the inner loops takes an address wherever a block operation takes an array. */
+type Export<Arguments extends readonly Argument[], Result> = (
+  ...args: { [K in keyof Arguments]: Arguments[K] extends Operand ? number : Arguments[K] }
+) => Result;
+
+/** The block operation that an export is, with its parameters in their order. */
+export function bind<Arguments extends readonly Argument[], Result = void>(
+  operation: Export<Arguments, Result>,
+): (...args: Arguments) => Result {
+  const raw = operation as (...args: (number | boolean)[]) => Result;
+  return (...args) => raw(...args.map(address));
+}
+
+function address(argument: Argument): number | boolean {
+  return typeof argument === 'object' ? argument.byteOffset : argument;
+}
