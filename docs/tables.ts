@@ -35,7 +35,7 @@ export function problemsTable(): string {
 
 /** Which file holds which table, between `<!-- name -->` and `<!-- /name -->`. */
 export const TABLES = [
-  { file: 'README.md', name: 'settings', make: settingsTable },
+  { file: 'docs/operations.md', name: 'settings', make: settingsTable },
   { file: 'docs/problems.md', name: 'problems', make: problemsTable },
 ] as const;
 

@@ -87,25 +87,28 @@ test('curl_json.sh', { skip: noCurl }, async () => {
   }
 });
 
-/** The only block of that language in the README with this text in it, aimed at this server. */
-function readmeExample(language: string, text = '3000/gradient'): string {
-  const readme = readFileSync(`${FOLDER}../../README.md`, 'utf8');
-  const blocks = [...readme.matchAll(/^```(\w+)\n(.*?)^```$/gms)]
+/** The only block of that language in the document with this text in it, aimed at this server. */
+function example(document: string, language: string, text = '3000/gradient'): string {
+  const whole = readFileSync(`${FOLDER}../../${document}`, 'utf8');
+  const blocks = [...whole.matchAll(/^```(\w+)\n(.*?)^```$/gms)]
     .filter(([, name, code]) => name === language && code.includes(text))
     .map(([, , code]) => code);
   assert.equal(blocks.length, 1);
   return blocks[0].replaceAll('http://127.0.0.1:3000', server.url);
 }
 
-test('the Python example of the README', { skip: noPackages[0] }, async () => {
-  const { stdout } = await run(PYTHON, ['-c', readmeExample('python')], { timeout: TIMEOUT });
+test('the Python example of docs/clients.md', { skip: noPackages[0] }, async () => {
+  const { stdout } = await run(PYTHON, ['-c', example('docs/clients.md', 'python')], {
+    timeout: TIMEOUT,
+  });
   assert.match(stdout, /^\(8, 128\) \d+\.\d+\nbelow the threshold: (True|False) \d/);
 });
 
-test('the Python example of the README, continued with references', {
+test('the Python example of docs/clients.md, continued with references', {
   skip: noPackages[0],
 }, async () => {
-  const program = readmeExample('python') + readmeExample('python', '3000/tensors');
+  const program =
+    example('docs/clients.md', 'python') + example('docs/clients.md', 'python', '3000/tensors');
   const again =
     'print(urllib.request.urlopen(urllib.request.Request(request_url, ' +
     'data=msgpack.packb(body), headers={"Content-Type": "application/vnd.msgpack"})).status)';
@@ -120,18 +123,40 @@ test('the Python example of the README, continued with references', {
   assert.equal(status, '200');
 });
 
-test('the JavaScript example of the README', async () => {
+test('the JavaScript example of docs/clients.md', async () => {
   const { stdout } = await run(
     process.execPath,
-    ['--input-type=module', '-e', readmeExample('js', "from 'loragrad'")],
+    ['--input-type=module', '-e', example('docs/clients.md', 'js', "from 'loragrad'")],
     { timeout: TIMEOUT, cwd: `${FOLDER}../..` },
   );
   assert.match(stdout, /^(\[ 8, 64 \] (true|false)\n){3}$/);
 });
 
-test('the curl example of the README', { skip: noCurl }, async () => {
-  const { stdout } = await run('sh', ['-c', readmeExample('sh')], { timeout: TIMEOUT });
+test('the curl example of docs/clients.md', { skip: noCurl }, async () => {
+  const curl = example('docs/clients.md', 'sh');
+  const { stdout } = await run('sh', ['-c', curl], { timeout: TIMEOUT });
   const { gradients } = JSON.parse(stdout);
   assert.equal(gradients.q_proj.lora_A[0].length, 2);
   assert.equal(gradients.q_proj.lora_B.length, 2);
+});
+
+/** Every number of the sample must be that of the answer, to the digits that it has. */
+function assertShortened(sample: unknown, answer: unknown, path: string): void {
+  if (typeof sample === 'number') {
+    const tolerance = path.includes('/error/') || path.includes('timings') ? Infinity : 0.01;
+    assert.ok(Math.abs(sample - (answer as number)) <= tolerance * Math.abs(sample), path);
+  } else if (typeof sample === 'object' && sample !== null) {
+    for (const [key, value] of Object.entries(sample)) {
+      assertShortened(value, (answer as Record<string, unknown>)[key], `${path}/${key}`);
+    }
+  } else {
+    assert.equal(typeof answer, typeof sample, path);
+  }
+}
+
+test('the question of the README has the answer that stands there', { skip: noCurl }, async () => {
+  const curl = example('README.md', 'sh');
+  const { stdout } = await run('sh', ['-c', curl], { timeout: TIMEOUT });
+  const sample = example('README.md', 'jsonc', '"gradients"').replace(/\/\/ .*$/gm, '');
+  assertShortened(JSON.parse(sample), JSON.parse(stdout), '');
 });

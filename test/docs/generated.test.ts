@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { Validator } from '@seriousme/openapi-schema-validator';
+import { PICTURES } from '../../docs/pictures.js';
 import { TABLES, withTable } from '../../docs/tables.js';
 import { openapiDocument } from '../../openapi/generate.js';
 import { ConfigSchema } from '../../src/config.js';
@@ -44,6 +45,10 @@ for (const { file, name, make } of TABLES) {
     const text = read(file);
     assert.equal(text, withTable(text, name, make()));
   });
+}
+
+for (const { file, make } of PICTURES) {
+  test(`${file} is what the code draws (npm run docs)`, () => assert.equal(read(file), make()));
 }
 
 test('docker-compose.yml hands every setting of the service through', () => {

@@ -1,4 +1,4 @@
-"""The code of the README runs."""
+"""The code of the README runs, and so does that of the service's own."""
 
 import io
 import re
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"^## (.+?)$.*?^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+FOLDER = Path(__file__).parents[1]
+READMES = [(at / "README.md").read_text() for at in (FOLDER, FOLDER.parents[1])]
+BLOCK = re.compile(r"^## (.+?)$.*?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [block for readme in READMES for block in BLOCK.findall(readme)]
 ADDRESS = "http://127.0.0.1:3000"
 
 
@@ -25,4 +27,4 @@ def test_code(client, needs, title, code):
 
 
 def test_every_block_is_run():
-    assert len(BLOCKS) == README.count("```python")
+    assert len(BLOCKS) == sum(readme.count("```python") for readme in READMES)
