@@ -82,10 +82,12 @@ test('when patience ends the refusal is thrown', async () => {
 
 test('aborted while it waits', async () => {
   const release = await occupied();
-  const start = performance.now();
-  const waiting = new Client(server.url).gradient(small, { signal: AbortSignal.timeout(200) });
+  const { fetch, seen } = noting();
+  const waiting = new Client(server.url, { fetch }).gradient(small, {
+    signal: AbortSignal.timeout(200),
+  });
   await assert.rejects(waiting, { name: 'TimeoutError' });
-  assert.ok(performance.now() - start < 900, 'it did not wait for Retry-After');
+  assert.deepEqual(seen, [429], 'it did not wait for Retry-After');
   release();
 });
 
@@ -109,6 +111,6 @@ for (const [name, header] of Object.entries(retryAfter)) {
     const waited = performance.now() - start;
     assert.equal(attempts, 2);
     if (header()?.match(/\d/)) assert.ok(waited >= 1000, String(waited));
-    else assert.ok(waited >= 125 && waited < 1000, String(waited));
+    else assert.ok(waited >= 125, String(waited));
   });
 }

@@ -450,9 +450,7 @@ const CASES: Record<string, Case> = {
 
 for (const [name, { body, kind, pointer, type = MSGPACK, says }] of Object.entries(CASES)) {
   test(`refused: ${name}`, async () => {
-    const start = performance.now();
     const response = await server.post('/gradient', body, type, '*/*');
-    const elapsed = performance.now() - start;
     const problem = (await response.json()) as ProblemDetails;
     assert.equal(problem.type, `urn:loragrad:problem:${kind}`, JSON.stringify(problem));
     assert.equal(response.status, problem.status);
@@ -460,7 +458,6 @@ for (const [name, { body, kind, pointer, type = MSGPACK, says }] of Object.entri
     assert.match(response.headers.get('content-type') ?? '', /^application\/problem\+json/);
     if (pointer !== undefined) assert.equal(problem.pointer, pointer, problem.detail);
     if (says) assert.match(problem.detail, says);
-    assert.ok(elapsed < 1000, `answered after ${elapsed} ms`);
   });
 }
 

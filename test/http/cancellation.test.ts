@@ -37,13 +37,11 @@ async function cancelled(url: string, reason: string): Promise<boolean> {
 test('past the deadline the answer is 504', async () => {
   const server = await startServer({ LORAGRAD_DEADLINE_MS: '200' });
   try {
-    const start = performance.now();
     const response = await server.post('/gradient', body, contentType, contentType);
     assert.equal(response.status, 504);
     const problem = (await response.json()) as { type: string; limit: number };
     assert.match(problem.type, /deadline-exceeded$/);
     assert.equal(problem.limit, 200);
-    assert.ok(performance.now() - start < 5000, 'the computation went on');
     assert.ok(await cancelled(server.url, 'deadline-exceeded'));
   } finally {
     await server.close();
@@ -62,9 +60,8 @@ test('when the client goes away the computation is given up', async () => {
     });
     setTimeout(() => client.abort(), 300);
     await assert.rejects(answer, { name: 'AbortError' });
-    const start = performance.now();
+    // If the computation went on this would last until the test is timed out.
     while (!(await cancelled(server.url, 'client-gone'))) {
-      assert.ok(performance.now() - start < 5000, 'the computation went on');
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   } finally {

@@ -31,6 +31,9 @@ function relativeError(measured: Float64Array, truth: Float64Array): number {
 }
 
 const coverage = { tensors: 0, covered: 0 };
+/** A few fixtures are above the threshold: they are refused. */
+const refused: string[] = [];
+const REFUSED_AT_MOST = 0.15;
 
 for (const { name, request, expected, answer_rounding } of loadFixtures()) {
   if (request.outputs && !request.outputs.includes('gradients')) continue;
@@ -39,6 +42,7 @@ for (const { name, request, expected, answer_rounding } of loadFixtures()) {
     if (status === 422) {
       const problem = JSON.parse(Buffer.from(bytes).toString()) as ProblemDetails;
       assert.match(problem.type, /tolerance-missed$/);
+      refused.push(name);
       t.diagnostic(problem.detail);
       return;
     }
@@ -78,6 +82,7 @@ for (const { name, request, expected, answer_rounding } of loadFixtures()) {
     const bytes = new Uint8Array(await response.arrayBuffer());
     if (response.status === 422) {
       assert.match(Buffer.from(bytes).toString(), /tolerance-missed/);
+      refused.push(name);
       return t.diagnostic(Buffer.from(bytes).toString());
     }
     assert.equal(response.status, 200, Buffer.from(bytes).toString());
@@ -121,6 +126,10 @@ test('forward and backward of one step agree', async () => {
     const error = relativeError(values(one.attention_output), values(other.attention_output));
     assert.ok(error <= 2 ** -22, `${error}`);
   }
+});
+
+test('few of the fixtures are refused', () => {
+  assert.ok(refused.length <= REFUSED_AT_MOST * loadFixtures().length, refused.join());
 });
 
 test('at least 98 % of the errors lie below the 99 % limit', (t) => {

@@ -16,6 +16,7 @@ import {
   mapTensors,
 } from '../support/dialects.js';
 import type { GradientRequest } from '../support/fixtures.js';
+import { testSeed } from '../support/random.js';
 import { randomProblem } from '../support/random-problem.js';
 import { type GradientAnswer, type RunningServer, startServer } from '../support/server.js';
 import { encodeValues, values } from '../support/wire-tensor.js';
@@ -85,8 +86,8 @@ async function assertSameAnswers(request: GradientRequest, dialects: readonly Di
 }
 
 test('any valid problem, in all dialects', async (t) => {
-  const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31);
-  t.diagnostic(`SEED=${seed}, ${RUNS} problems`);
+  const seed = testSeed();
+  t.diagnostic(`${RUNS} problems`);
   const { tensors, numpyNames, base64, safetensorsNames, msgpackNumpy, lists } = DIALECTS;
   const property = fc.asyncProperty(randomProblem, async (request) => {
     const dtypes = dtypesOf(request);

@@ -11,7 +11,8 @@ import {
 } from '../../workers/kernels/exact/gradient.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import type { AttentionProblem } from '../../workers/problem.js';
-import { randomProblem, uniform } from './problems.js';
+import { testSeed, uniform } from '../support/random.js';
+import { randomProblem } from './problems.js';
 import { exactOnMany, named } from './run.js';
 
 const inOrder = (n: number) => Array.from({ length: n }, (_, k) => k);
@@ -63,9 +64,8 @@ const layers: Record<string, readonly [AttentionProblem, Outputs]> = {
 };
 
 for (const [name, [problem, outputs]] of Object.entries(layers)) {
-  test(`bitwise the same on 1, 2, 3 and 8 threads: ${name}`, (t) => {
-    const seed = Date.now() % 2 ** 31;
-    t.diagnostic(`seed ${seed}`);
+  test(`bitwise the same on 1, 2, 3 and 8 threads: ${name}`, () => {
+    const seed = testSeed();
     for (const build of ['plain', 'relaxed'] as const) {
       const instances = inOrder(8).map(() => loadWasm({ build }));
       const expected = exactOnMany(problem, instances.slice(0, 1), inOrder, outputs);

@@ -6,8 +6,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import type { AttentionProblem } from '../../workers/problem.js';
+import { testSeed, uniform } from '../support/random.js';
 import { naiveGradient } from './naive.js';
-import { type ProblemOptions, randomProblem, uniform } from './problems.js';
+import { type ProblemOptions, randomProblem } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';
 
 /** Errors of eight roundings need no comparison: plain float32 has less on some problems, by luck. */
@@ -91,8 +92,7 @@ for (const spread of [0.1, 2, 4, 8, 16, 32]) {
 }
 
 test('exact: random shapes with enough rows for a fair comparison', (t) => {
-  const seed = Date.now() % 2 ** 31;
-  t.diagnostic(`seed ${seed}`);
+  const seed = testSeed();
   const next = uniform(seed);
   const integer = (low: number, high: number) => low + Math.floor(next() * (high - low + 1));
   for (let round = 0; round < 6; round++) {
@@ -119,8 +119,7 @@ test('exact: random shapes with enough rows for a fair comparison', (t) => {
 });
 
 test('exact: random shapes down to a single row', (t) => {
-  const seed = Date.now() % 2 ** 31;
-  t.diagnostic(`seed ${seed}`);
+  const seed = testSeed();
   const next = uniform(seed);
   const integer = (low: number, high: number) => low + Math.floor(next() * (high - low + 1));
   const ratios: number[] = [];

@@ -6,8 +6,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import type { AttentionKind, AttentionProblem } from '../../workers/problem.js';
+import { testSeed, uniform } from '../support/random.js';
 import { type NaiveResult, naiveGradient } from './naive.js';
-import { type ProblemOptions, randomProblem, uniform } from './problems.js';
+import { type ProblemOptions, randomProblem } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';
 
 /** Errors this small, relative to the gradient, need no comparison. */
@@ -101,8 +102,7 @@ for (const [name, { inputs, ...options }] of Object.entries(cases)) {
 }
 
 test('layer: random shapes', (t) => {
-  const seed = Date.now() % 2 ** 31;
-  t.diagnostic(`seed ${seed}`);
+  const seed = testSeed();
   const next = uniform(seed);
   const integer = (low: number, high: number) => low + Math.floor(next() * (high - low + 1));
   const maybe = () => next() < 0.5;

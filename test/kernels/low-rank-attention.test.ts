@@ -15,6 +15,7 @@ import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import { Random } from '../../workers/kernels/random.js';
+import { testSeed } from '../support/random.js';
 import { distance, makeProblem, norm, normal } from './low-rank-support.js';
 
 /** Rows of several blocks of queries against some keys; G and thin factors of width 8. */
@@ -170,9 +171,8 @@ const NAMES = ['output', 'dot', 'right', 'left', 'leftValue'] as const;
 const builds = ['relaxed', 'plain'] as const;
 
 for (const build of builds) {
-  test(`exact rows by tiles are as accurate as naive float32 (${build} build)`, (t) => {
-    const seed = Math.floor(Math.random() * 2 ** 31);
-    t.diagnostic(`seed ${seed}`);
+  test(`exact rows by tiles are as accurate as naive float32 (${build} build)`, () => {
+    const seed = testSeed();
     const random = new Random(seed);
     const arithmetic = new Arithmetic(loadWasm(build === 'plain' ? { build } : {}));
     const logs = new Float64Array(5);

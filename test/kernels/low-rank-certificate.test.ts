@@ -8,6 +8,7 @@ import { TENSORS } from '../../workers/kernels/low-rank/head/layout.js';
 import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import { testSeed } from '../support/random.js';
 import { distance, exactGradients, makeProblem, norm, type Recipe } from './low-rank-support.js';
 
 const wasm = loadWasm();
@@ -60,8 +61,7 @@ const recipes: fc.Arbitrary<Recipe> = fc.record({
 });
 
 test('no certificate is ever smaller than the error', () => {
-  const seed = Number(process.env.TEST_SEED ?? Date.now() % 2 ** 31);
-  console.log(`TEST_SEED=${seed}`);
+  const seed = testSeed();
   let bounds = 0;
   fc.assert(
     fc.property(recipes, fc.integer({ min: 1, max: 150 }), (recipe, features) => {

@@ -11,7 +11,8 @@ import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/j
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import type { AttentionKind, AttentionProblem } from '../../workers/problem.js';
-import { type ProblemOptions, randomProblem, uniform } from './problems.js';
+import { testSeed, uniform } from '../support/random.js';
+import { type ProblemOptions, randomProblem } from './problems.js';
 import { distance, named, norm, reference } from './run.js';
 
 const wasm = loadWasm();
@@ -91,8 +92,7 @@ for (const [name, { inputs, ...options }] of Object.entries(cases)) {
 }
 
 test('the output alone is that of the gradient, and its limit covers the error', (t) => {
-  const seed = Number(process.env.TEST_SEED ?? 7);
-  t.diagnostic(`TEST_SEED=${seed}`);
+  const seed = testSeed(7);
   let [covered, checked] = [0, 0];
   for (let round = 0; round < 30; round++) {
     const options: Options = {
@@ -180,8 +180,7 @@ test('the corrected gradient is unbiased: rotary positions, all adapted, causal'
 });
 
 test('random layers: the estimate covers the error, the certificate always', (t) => {
-  const seed = Number(process.env.TEST_SEED ?? 5);
-  t.diagnostic(`TEST_SEED=${seed}`);
+  const seed = testSeed(5);
   const next = uniform(seed);
   const integer = (low: number, high: number) => low + Math.floor(next() * (high - low + 1));
   const maybe = () => next() < 0.5;

@@ -9,14 +9,14 @@ import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import { Random } from '../../workers/kernels/random.js';
+import { testSeed } from '../support/random.js';
 import { makeProblem, norm, normal, type Recipe } from './low-rank-support.js';
 
 const wasm = loadWasm();
 const run = (task: LowRankTask) => runLowRankTask(task, wasm, () => false);
 
 test('the upper limit covers a norm far below the noise of the sample, and is tighter than its norm', (t) => {
-  const seed = Number(process.env.TEST_SEED ?? 1);
-  t.diagnostic(`TEST_SEED=${seed}`);
+  const seed = testSeed(1);
   const random = new Random(seed);
   const arithmetic = new Arithmetic(wasm);
   const mark = arithmetic.mark();

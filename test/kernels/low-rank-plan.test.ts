@@ -7,6 +7,7 @@ import { kthLargest, largest } from '../../workers/kernels/low-rank/features/sel
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import { Random } from '../../workers/kernels/random.js';
+import { testSeed } from '../support/random.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
 import { reference } from './run.js';
 
@@ -28,9 +29,8 @@ const cases: Record<string, Omit<ProblemOptions, 'seed'>> = {
 };
 
 for (const [what, options] of Object.entries(cases)) {
-  test(`the norms of a plan are those of the composed matrices: ${what}`, (t) => {
-    const seed = Number(process.env.TEST_SEED ?? 1);
-    t.diagnostic(`TEST_SEED=${seed}`);
+  test(`the norms of a plan are those of the composed matrices: ${what}`, () => {
+    const seed = testSeed(1);
     const problem = randomProblem({ ...options, seed });
     const { norms } = runJob(planLowRank(problem, { seed, tolerance: 0.01, rates }), run);
     for (const [name, value] of Object.entries(reference(problem).norms)) {
@@ -40,9 +40,8 @@ for (const [what, options] of Object.entries(cases)) {
   });
 }
 
-test('the largest values are found as by sorting', (t) => {
-  const seed = Number(process.env.TEST_SEED ?? 1);
-  t.diagnostic(`TEST_SEED=${seed}`);
+test('the largest values are found as by sorting', () => {
+  const seed = testSeed(1);
   const random = new Random(seed);
   for (let k = 0; k < 200; k++) {
     const n = 1 + random.integer(60);

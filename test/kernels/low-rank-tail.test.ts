@@ -29,11 +29,12 @@ import { type HeadRun, openRun } from '../../workers/kernels/low-rank/run.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import { Random } from '../../workers/kernels/random.js';
 import { Lease } from '../../workers/tensor/shared-memory.js';
+import { testSeed } from '../support/random.js';
 import { distance, exactGradients, makeProblem, norm, type Recipe } from './low-rank-support.js';
 
 const wasm = loadWasm();
 const run = (task: LowRankTask) => runLowRankTask(task, wasm, () => false);
-const seed = Number(process.env.TEST_SEED ?? 1);
+const seed = testSeed(1);
 
 /** exp(sum_a sigma_a x_a z_a) over c g(x) g(z): what all features make of it. */
 function kernel(sigma: Float64Array, x: readonly number[], z: readonly number[]): number {
@@ -47,7 +48,6 @@ function kernel(sigma: Float64Array, x: readonly number[], z: readonly number[])
 }
 
 test('drawn features estimate without bias what the chain leaves out of the kernel', (t) => {
-  t.diagnostic(`TEST_SEED=${seed}`);
   const random = new Random(seed);
   const arithmetic = new Arithmetic(wasm);
   // The list ends in the midst of what matters, so that features behind it are drawn as well.

@@ -7,6 +7,7 @@ import { TENSORS } from '../../workers/kernels/low-rank/head/layout.js';
 import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import { testSeed } from '../support/random.js';
 import { distance, exactGradients, makeProblem, norm, type Recipe } from './low-rank-support.js';
 
 const wasm = loadWasm();
@@ -109,8 +110,7 @@ test('the answer does not depend on the order of tasks', () => {
 });
 
 test('the estimate covers the error, the certificate always', () => {
-  const seed = Number(process.env.TEST_SEED ?? 1);
-  console.log(`TEST_SEED=${seed}`);
+  const seed = testSeed(1);
   const tails = ['normal', 't4', 'few huge rows', 'one huge key'] as const;
   const spectra = ['flat', 'harmonic', 'exponential'] as const;
   let [covered, checked, certified, lost] = [0, 0, 0, 0];

@@ -1,6 +1,7 @@
 /** Random attention problems for tests of kernels. */
 import type { Adapter, AttentionProblem, Projection, Rotary } from '../../workers/problem.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
+import { normal } from '../support/random.js';
 
 export interface ProblemOptions {
   batch?: number;
@@ -23,23 +24,6 @@ export interface ProblemOptions {
   spread?: number;
   dtype?: 'float32' | 'float64';
   seed: number;
-}
-
-/** Uniform in [0, 1): mulberry32. */
-export function uniform(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let x = Math.imul(state ^ (state >>> 15), state | 1);
-    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
-    return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-/** Standard normal. */
-export function normal(seed: number): () => number {
-  const next = uniform(seed);
-  return () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next());
 }
 
 export function tensor(

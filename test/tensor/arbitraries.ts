@@ -3,10 +3,9 @@ import fc from 'fast-check';
 import { WireError } from '../../src/wire/tree/wire-error.js';
 import { DTYPES, type Dtype, ITEM_SIZE } from '../../workers/tensor/dtype.js';
 import { type EncodedTensor, encodedTensor } from '../../workers/tensor/encoded.js';
+import { testSeed } from '../support/random.js';
 
-const given = process.env.FAST_CHECK_SEED;
-const seed = given === undefined ? Date.now() & 0x7fffffff : Number(given);
-console.log(`# fast-check seed ${seed} (FAST_CHECK_SEED repeats it)`);
+const seed = testSeed();
 
 export function check<T>(property: fc.IProperty<T>, numRuns = 300): void {
   fc.assert(property, { seed, numRuns });
