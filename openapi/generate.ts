@@ -2,13 +2,15 @@
 import { writeFileSync } from 'node:fs';
 import { readConfig } from '../src/config.js';
 import { buildApp } from '../src/http/app.js';
-import type { Executor } from '../src/pool/executor.js';
+import type { Engine } from '../src/solver/engine.js';
 
 /** The document needs routes, not workers. */
-const IDLE: Executor = {
+const IDLE: Engine = {
   simd: 'plain',
   rates: { exact: 1, lowRank: 1 },
-  run: () => Promise.reject(new Error('There are no workers behind the document')),
+  run: () => {
+    throw new Error('There are no workers behind the document');
+  },
   load: () => ({ workers: 0, busy: 0, jobs: 0, waiting: 0 }),
   close: async () => {},
 };

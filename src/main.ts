@@ -5,7 +5,7 @@ import { maxInflightBytes, readConfig, unknownSettings } from './config.js';
 import { Problem } from './errors.js';
 import { buildApp } from './http/app.js';
 import { usableCpus } from './machine/resources.js';
-import { WorkerPool } from './pool/worker-pool.js';
+import { ThreadedEngine } from './solver/engine.js';
 
 /** After the drain: time for the cancelled requests to get their 503. */
 const LAST_WORDS_MS = 2000;
@@ -13,7 +13,7 @@ const LAST_WORDS_MS = 2000;
 async function main(): Promise<void> {
   const config = readConfig(process.env);
   let app: FastifyInstance | undefined;
-  let executor: WorkerPool | undefined;
+  let engine: ThreadedEngine | undefined;
 
   // Before anything else: a container's process 1 ignores signals that nobody listens to.
   const delay = config.LORAGRAD_DRAIN_MS + LAST_WORDS_MS;
@@ -25,16 +25,16 @@ async function main(): Promise<void> {
     }, config.LORAGRAD_DRAIN_MS);
     await app?.close();
     clearTimeout(timer);
-    await executor?.close();
+    await engine?.close();
   });
 
   const workers = config.LORAGRAD_WORKERS || usableCpus();
-  executor = await WorkerPool.start({
+  engine = await ThreadedEngine.start({
     workers,
     warmUpMs: config.LORAGRAD_WARMUP_MS,
   });
-  app = await buildApp(config, executor);
-  const { simd, rates } = executor;
+  app = await buildApp(config, engine);
+  const { simd, rates } = engine;
   const gflops = { exact: rates.exact / 1e9, low_rank: rates.lowRank / 1e9 };
   const inflightBytes = maxInflightBytes(config);
   app.log.info(

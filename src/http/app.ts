@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import Fastify, { type FastifyInstance } from 'fastify';
 import { type Config, maxBodyBytes, maxInflightBytes, storeBytes } from '../config.js';
-import type { Executor } from '../pool/executor.js';
+import type { Engine } from '../solver/engine.js';
 import { TensorStore } from '../store/tensor-store.js';
 import admission from './plugins/admission.js';
 import answers from './plugins/answers.js';
@@ -25,7 +25,7 @@ import type { RouteOptions } from './routes/options.js';
 import planRoute from './routes/plan.js';
 import tensorsRoute from './routes/tensors.js';
 
-export async function buildApp(config: Config, executor: Executor): Promise<FastifyInstance> {
+export async function buildApp(config: Config, engine: Engine): Promise<FastifyInstance> {
   const app = Fastify({
     logger: { level: config.LOG_LEVEL },
     genReqId: () => randomUUID(),
@@ -44,7 +44,7 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
   });
   await app.register(cancellation, { deadlineMs: config.LORAGRAD_DEADLINE_MS });
   await app.register(progress);
-  await app.register(metrics, { executor });
+  await app.register(metrics, { engine });
   await app.register(bodies, {
     maxBodyBytes: maxBodyBytes(config),
     maxJsonBytes: config.LORAGRAD_MAX_JSON_BYTES,
@@ -54,7 +54,7 @@ export async function buildApp(config: Config, executor: Executor): Promise<Fast
 
   const store = new TensorStore(storeBytes(config));
   await app.register(storePlugin, { store });
-  const options: RouteOptions = { executor, config, store };
+  const options: RouteOptions = { engine, config, store };
   await app.register(gradientRoute, options);
   await app.register(forwardRoute, options);
   await app.register(planRoute, options);

@@ -16,20 +16,24 @@ const WORKER_FILE = new URL('../../workers/worker.js', import.meta.url).href;
 export interface PoolOptions {
   readonly workers: number;
   readonly warmUpMs: number;
+  /** Called whenever `load` has changed. */
+  readonly onLoad?: (pool: WorkerPool) => void;
 }
 
 export class WorkerPool implements Executor {
   readonly #piscina: Piscina<Turn, TurnOutcome>;
   readonly #workers: number;
   readonly #queue = new FairQueue<StageRun>();
+  readonly #onLoad: (pool: WorkerPool) => void;
   #busy = 0;
   #jobs = 0;
 
   #simd: WasmMode = 'plain';
   #rates: Rates = { exact: 1, lowRank: 1 };
 
-  private constructor(workers: number) {
+  private constructor({ workers, onLoad = () => {} }: PoolOptions) {
     this.#workers = workers;
+    this.#onLoad = onLoad;
     this.#piscina = new Piscina<Turn, TurnOutcome>({
       filename: WORKER_FILE,
       minThreads: workers,
@@ -48,7 +52,7 @@ export class WorkerPool implements Executor {
     const { workers, warmUpMs } = options;
     // On Node 20 this sets a V8 flag, which has to be done before a thread compiles.
     relaxedSimd();
-    const pool = new WorkerPool(workers);
+    const pool = new WorkerPool(options);
     const signal = AbortSignal.timeout(warmUpMs);
     try {
       const ready = async () => {
@@ -111,10 +115,11 @@ export class WorkerPool implements Executor {
   #pump(): void {
     while (this.#busy < this.#workers) {
       const run = this.#queue.take();
-      if (!run) return;
+      if (!run) break;
       const turn = run.begin();
       if (turn) this.#give(run, turn);
     }
+    this.#onLoad(this);
   }
 
   async #give(run: StageRun, turn: Turn): Promise<void> {

@@ -7,7 +7,6 @@ import type {
   Dimensions,
   Projection,
 } from '../../workers/problem.js';
-import type { Lease } from '../../workers/tensor/shared-memory.js';
 import { Problem } from '../errors.js';
 import { Intake, type PendingTensor } from './intake.js';
 import { parseKeyLengths } from './padding.js';
@@ -77,12 +76,9 @@ function parseDimensions(
   };
 }
 
-/**
- * @param memory for the tensors.
- * @throws {Problem} with a pointer to the key at fault.
- */
-export function parseLayer(request: GradientRequest, memory: Lease): ParsedLayer {
-  const intake = new Intake(memory);
+/** @throws {Problem} with a pointer to the key at fault. */
+export function parseLayer(request: GradientRequest): ParsedLayer {
+  const intake = new Intake();
   const inputs = parseInputs(request, intake);
   const projections = {
     q_proj: parseProjection('q_proj', request.q_proj, inputs.query, intake),

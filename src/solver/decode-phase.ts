@@ -2,13 +2,25 @@
 
 import type { Job } from '../../workers/job.js';
 import { decodeJob } from '../../workers/tasks/decode.js';
+import type { Lease } from '../../workers/tensor/shared-memory.js';
+import { elementCount, type Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
 import type { PendingTensor } from '../request/intake.js';
 import { nameOf } from '../request/shapes.js';
 
-/** @throws {Problem} naming the tensor and the first index, when a tensor is not finite. */
-export function* decodePhase(pending: readonly PendingTensor[]): Job<void> {
-  const found = yield* decodeJob(pending);
+type Memory = Pick<Lease, 'float32' | 'float64'>;
+
+/**
+ * @param memory for the tensors.
+ * @throws {Problem} naming the tensor and the first index, when a tensor is not finite.
+ */
+export function* decodePhase(pending: readonly PendingTensor[], memory: Memory): Job<void> {
+  const found = yield* decodeJob(
+    pending.map(({ pointer, bytes, tensor }) => {
+      const { dtype } = tensor;
+      return { pointer, dtype, bytes, target: furnish(tensor, memory) };
+    }),
+  );
   if (!found) return;
   const { pointer, index, value } = found;
   throw new Problem(
@@ -16,4 +28,10 @@ export function* decodePhase(pending: readonly PendingTensor[]): Job<void> {
     `${nameOf(pointer)} holds ${value} at flat index ${index} (row-major).`,
     { pointer },
   );
+}
+
+function furnish(tensor: { -readonly [Key in keyof Tensor]: Tensor[Key] }, memory: Memory) {
+  const count = elementCount(tensor.shape);
+  tensor.data = tensor.dtype === 'float64' ? memory.float64(count) : memory.float32(count);
+  return tensor.data;
 }

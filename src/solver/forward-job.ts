@@ -16,7 +16,7 @@ import { decodePhase } from './decode-phase.js';
 import { encodeForwardPhase } from './encode-phase.js';
 import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
-import type { PhaseClock } from './phases.js';
+import type { Workplace } from './phases.js';
 import {
   allFinite,
   missedReason,
@@ -107,17 +107,14 @@ function* solveForward(
   return yield* exactly(layer, options, reason, false);
 }
 
-/**
- * @param clock told of each phase that is over.
- * @throws {Problem} when a tensor is not finite.
- */
+/** @throws {Problem} when a tensor is not finite. */
 export function* forwardJob(
   layer: AttentionLayer,
   pending: readonly PendingTensor[],
   options: ForwardOptions,
-  clock: PhaseClock,
+  { clock, memory }: Workplace,
 ): Job<ForwardAnswer> {
-  yield* decodePhase(pending);
+  yield* decodePhase(pending, memory);
   clock('decode');
   const choice = yield* chooseForward(layer, options);
   clock('plan');

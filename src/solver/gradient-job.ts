@@ -7,7 +7,7 @@ import { exactFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
 import { type EncodedResult, type EncodeOptions, encodePhase } from './encode-phase.js';
 import { type PlanFigures, planFigures } from './figures.js';
-import type { PhaseClock } from './phases.js';
+import type { Workplace } from './phases.js';
 import { type Solution, type SolveOptions, solve } from './solve.js';
 import { efficiencyThreshold, type Threshold } from './threshold.js';
 
@@ -19,17 +19,14 @@ export interface GradientAnswer
   readonly plan: PlanFigures;
 }
 
-/**
- * @param clock told of each phase that is over.
- * @throws {Problem} when a tensor is not finite.
- */
+/** @throws {Problem} when a tensor is not finite. */
 export function* gradientJob(
   problem: AttentionProblem,
   pending: readonly PendingTensor[],
   options: SolveOptions & EncodeOptions,
-  clock: PhaseClock,
+  { clock, memory }: Workplace,
 ): Job<GradientAnswer> {
-  yield* decodePhase(pending);
+  yield* decodePhase(pending, memory);
   clock('decode');
   const choice = yield* choose(problem, options);
   clock('plan');

@@ -1,7 +1,21 @@
-/** Where the time of a request goes. */
+/** Where the time and the memory of a request go. */
+import type { Lease } from '../../workers/tensor/shared-memory.js';
 
 /** Milliseconds in each phase; queue: waiting for a worker. */
 export type PhaseTimes = Record<'queue' | 'decode' | 'plan' | 'compute' | 'encode', number>;
+
+/** Milliseconds of each phase, and of the whole. */
+export interface Timings extends PhaseTimes {
+  readonly total: number;
+}
+
+/** What a job is given. */
+export interface Workplace {
+  /** Told of each phase that is over. */
+  readonly clock: PhaseClock;
+  /** Its tensors are gone when the job is. */
+  readonly memory: Lease;
+}
 
 /** Books the time since the last call to a phase. */
 export type PhaseClock = (phase: keyof PhaseTimes) => void;

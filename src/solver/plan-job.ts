@@ -8,7 +8,7 @@ import { exactFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
 import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
-import type { PhaseClock } from './phases.js';
+import type { Workplace } from './phases.js';
 import { efficiencyThreshold } from './threshold.js';
 
 export type PlanAnswer = Pick<GradientAnswer, 'method' | 'reason' | 'threshold' | 'plan'>;
@@ -17,9 +17,9 @@ export function* planJob(
   problem: AttentionLayer & Partial<AttentionProblem>,
   pending: readonly PendingTensor[],
   options: ChooseOptions,
-  clock: PhaseClock,
+  { clock, memory }: Workplace,
 ): Job<PlanAnswer> {
-  yield* decodePhase(pending);
+  yield* decodePhase(pending, memory);
   clock('decode');
   const choice = yield* choose(problem, options);
   // Asked for a plan, we make one also where a gradient would do without.

@@ -2,7 +2,7 @@
 import type { AddressInfo } from 'node:net';
 import { readConfig } from '../../src/config.js';
 import { buildApp } from '../../src/http/app.js';
-import { WorkerPool } from '../../src/pool/worker-pool.js';
+import { ThreadedEngine } from '../../src/solver/engine.js';
 import { DIALECTS, decodeAnswer } from './dialects.js';
 import type { GradientRequest, Gradients, InputGradients, Threshold } from './fixtures.js';
 import type { WireTensor } from './wire-tensor.js';
@@ -39,11 +39,11 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
     LORAGRAD_WORKERS: '2',
     ...settings,
   });
-  const executor = await WorkerPool.start({
+  const engine = await ThreadedEngine.start({
     workers: config.LORAGRAD_WORKERS,
     warmUpMs: config.LORAGRAD_WARMUP_MS,
   });
-  const app = await buildApp(config, executor);
+  const app = await buildApp(config, engine);
   await app.listen({ port: config.PORT, host: config.HOST });
   const { port } = app.server.address() as AddressInfo;
   const url = `http://127.0.0.1:${port}`;
@@ -71,7 +71,7 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
     forward: ({ target: _, grad_output: __, outputs: ___, ...layer }) => ask('/forward', layer),
     close: async () => {
       await app.close();
-      await executor.close();
+      await engine.close();
     },
   };
 }

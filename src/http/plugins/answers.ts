@@ -3,18 +3,19 @@ import accepts from '@fastify/accepts';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../../errors.js';
-import { encodeJson } from '../../wire/json.js';
-import { encodeMsgpack } from '../../wire/msgpack.js';
+import type { AnswerForm } from '../../solver/engine-messages.js';
 import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../media-types.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
     /** The media type of the answer; that of the request unless Accept prefers another. */
     answerType: string;
+    /** How the answer is to be written. */
+    answerForm(extra?: object): AnswerForm;
   }
   interface FastifyReply {
-    /** Encode the answer; its leaves may be encoded tensors. */
-    encode(answer: object): Buffer;
+    /** Send an answer that is written already. */
+    sendWritten(bytes: Uint8Array<ArrayBuffer>): FastifyReply;
   }
 }
 
@@ -35,16 +36,21 @@ async function negotiate(request: FastifyRequest): Promise<void> {
   request.answerType = chosen;
 }
 
-function encode(this: FastifyReply, answer: object): Buffer {
-  const { answerType, dialect } = this.request;
+function answerForm(this: FastifyRequest, extra: object = {}): AnswerForm {
+  return { json: this.answerType === JSON_TYPE, dialect: this.dialect, extra };
+}
+
+function sendWritten(this: FastifyReply, bytes: Uint8Array<ArrayBuffer>): FastifyReply {
+  const { answerType } = this.request;
   this.type(answerType === JSON_TYPE ? `${JSON_TYPE}; charset=utf-8` : answerType);
-  return answerType === JSON_TYPE ? encodeJson(answer, dialect) : encodeMsgpack(answer, dialect);
+  return this.send(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
 }
 
 async function answers(app: FastifyInstance): Promise<void> {
   await app.register(accepts);
   app.decorateRequest('answerType', '');
-  app.decorateReply('encode', encode);
+  app.decorateRequest('answerForm', answerForm);
+  app.decorateReply('sendWritten', sendWritten);
   app.addHook('onRoute', (route) => {
     if (route.config?.compute) {
       route.preParsing = [negotiate, ...[route.preParsing ?? []].flat()];

@@ -2,7 +2,7 @@
 import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import type { Executor } from '../../pool/executor.js';
+import type { Engine } from '../../solver/engine.js';
 
 const SECONDS = [
   0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
@@ -26,7 +26,7 @@ declare module 'fastify' {
   }
 }
 
-async function metrics(app: FastifyInstance, options: { executor: Executor }): Promise<void> {
+async function metrics(app: FastifyInstance, options: { engine: Engine }): Promise<void> {
   const registry = new Registry();
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
@@ -44,7 +44,7 @@ async function metrics(app: FastifyInstance, options: { executor: Executor }): P
     labelNames: ['type'] as const,
     registers,
   });
-  const { executor } = options;
+  const { engine } = options;
   const gauge = (name: string, help: string, read: () => number) =>
     new Gauge({
       name,
@@ -54,10 +54,10 @@ async function metrics(app: FastifyInstance, options: { executor: Executor }): P
         this.set(read());
       },
     });
-  gauge('loragrad_workers', 'Worker threads', () => executor.load().workers);
-  gauge('loragrad_workers_busy', 'Worker threads that run a task', () => executor.load().busy);
-  gauge('loragrad_jobs', 'Jobs running or waiting', () => executor.load().jobs);
-  gauge('loragrad_tasks_waiting', 'Tasks waiting for a worker', () => executor.load().waiting);
+  gauge('loragrad_workers', 'Worker threads', () => engine.load().workers);
+  gauge('loragrad_workers_busy', 'Worker threads that run a task', () => engine.load().busy);
+  gauge('loragrad_jobs', 'Jobs running or waiting', () => engine.load().jobs);
+  gauge('loragrad_tasks_waiting', 'Tasks waiting for a worker', () => engine.load().waiting);
   gauge('loragrad_inflight_requests', 'Requests admitted', () => app.admitted().requests);
   gauge(
     'loragrad_inflight_bytes',
@@ -83,7 +83,7 @@ async function metrics(app: FastifyInstance, options: { executor: Executor }): P
     help: 'Always 1; the label says which build of the inner loops is in use',
     labelNames: ['simd'] as const,
     registers,
-  }).set({ simd: executor.simd }, 1);
+  }).set({ simd: engine.simd }, 1);
 
   app.decorate('metrics', {
     registry,

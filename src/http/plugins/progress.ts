@@ -1,7 +1,7 @@
 /** What the running computations have come to: in the log when they take long, and in the metrics. */
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
-import type { Progress } from '../../pool/executor.js';
+import type { ProgressReport } from '../../solver/engine-messages.js';
 
 /** A computation that is under way. */
 export interface Run {
@@ -15,7 +15,7 @@ declare module 'fastify' {
   interface FastifyInstance {
     runs: {
       /** From now on the run is shown; call `end` in any case. */
-      begin(log: FastifyBaseLogger): Run & { advance(progress: Progress): void; end(): void };
+      begin(log: FastifyBaseLogger): Run & { advance(report: ProgressReport): void; end(): void };
       /** The one that has been running longest. */
       oldest(): Run | null;
     };
@@ -35,7 +35,7 @@ async function progress(app: FastifyInstance): Promise<void> {
       const run = {
         start,
         fraction: 0,
-        advance: ({ stage, fraction }: Progress) => {
+        advance: ({ stage, fraction }: ProgressReport) => {
           if (fraction !== null) run.fraction = fraction;
           const now = performance.now();
           if (now - logged < LOG_EVERY_MS) return;

@@ -1,55 +1,48 @@
-/** What the computing routes share: run a job for a request, time it, give it up when nobody waits. */
+/** What the computing routes share: have a request's work done, give it up when nobody waits. */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import type { Job } from '../../../workers/job.js';
 import type { Problem } from '../../errors.js';
-import type { Executor } from '../../pool/executor.js';
-import { type PhaseClock, type PhaseTimes, phaseClock } from '../../solver/phases.js';
-
-export interface Timings extends PhaseTimes {
-  readonly total: number;
-}
-
-export interface Timed<Answer> {
-  readonly answer: Answer;
-  readonly timings: Timings;
-}
+import type { Engine } from '../../solver/engine.js';
+import type { AnswerForm, Done } from '../../solver/engine-messages.js';
+import type { PhaseTimes } from '../../solver/phases.js';
+import type { Answers, Work, WorkKind } from '../../solver/work.js';
 
 /**
  * The body of the request and its tensors are gone afterwards.
  *
- * @param make the job, given the clock on which it books its phases.
+ * @param form null: the answer is wanted as a value.
  */
-export async function compute<Answer>(
+export async function compute<Kind extends WorkKind>(
   app: FastifyInstance,
-  executor: Executor,
+  engine: Engine,
   request: FastifyRequest,
-  make: (clock: PhaseClock) => Job<Answer>,
-): Promise<Timed<Answer>> {
+  work: Work<Kind>,
+  form: AnswerForm | null,
+): Promise<Done & { readonly answer: Answers[Kind] }> {
   const start = performance.now();
-  const times: PhaseTimes = { queue: 0, decode: 0, plan: 0, compute: 0, encode: 0 };
-  const clock = phaseClock(times);
-  let started = false;
   const signal = request.cancellation;
   const run = app.runs.begin(request.log);
+  const { answer, settled } = engine.run(work, {
+    signal,
+    form,
+    onProgress: (report) => {
+      for (const [stage, tasks] of Object.entries(report.tasks)) {
+        app.metrics.tasks.inc({ stage }, tasks);
+      }
+      run.advance(report);
+    },
+  });
+  settled.then(() => {
+    run.end();
+    request.memory.end();
+  });
   try {
-    const answer = await executor.run(make(clock), {
-      signal,
-      onStart: () => {
-        // Whatever phase comes first: it began with the wait for a worker.
-        if (!started) clock('queue');
-        started = true;
-      },
-      onProgress: (progress) => {
-        app.metrics.tasks.inc({ stage: progress.stage }, progress.tasks);
-        run.advance(progress);
-      },
-    });
-    const timings: Timings = { ...times, total: performance.now() - start };
-    for (const phase of Object.keys(times) as (keyof PhaseTimes)[]) {
+    const done = await answer;
+    const { total: _, ...phases } = done.timings;
+    for (const phase of Object.keys(phases) as (keyof PhaseTimes)[]) {
       // A phase that the job does not have took no time at all.
-      if (timings[phase] > 0) app.metrics.phase.observe({ phase }, timings[phase] / 1000);
+      if (phases[phase] > 0) app.metrics.phase.observe({ phase }, phases[phase] / 1000);
     }
-    return { answer, timings };
+    return done;
   } catch (error) {
     if (signal.aborted) {
       const reason = (signal.reason as Problem).kind;
@@ -58,8 +51,10 @@ export async function compute<Answer>(
       request.log.warn({ reason, elapsed_ms }, 'The computation was given up');
     }
     throw error;
-  } finally {
-    run.end();
-    request.memory.end();
   }
+}
+
+/** The bytes of an answer that was asked for in a form. */
+export function written({ bytes }: Done): Uint8Array<ArrayBuffer> {
+  return bytes as Uint8Array<ArrayBuffer>;
 }

@@ -2,11 +2,10 @@
 import type { FastifyInstance } from 'fastify';
 import { parseLayer } from '../../request/parse.js';
 import type { ForwardRequest } from '../../request/request.js';
-import { forwardJob } from '../../solver/forward-job.js';
 import { FORWARD_EXAMPLE } from '../schemas/example.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
-import { compute } from './compute.js';
+import { compute, written } from './compute.js';
 import type { RouteOptions } from './options.js';
 import { solveOptions } from './solve-options.js';
 
@@ -27,14 +26,18 @@ export default async function forward(app: FastifyInstance, options: RouteOption
     },
     handler: async (request, reply) => {
       const { body } = request;
-      const { layer, pending, batched, kind } = parseLayer(body, request.memory);
-      const solve = solveOptions(body, kind, options.executor.rates);
-      const { answer, timings } = await compute(app, options.executor, request, (clock) =>
-        forwardJob(layer, pending, { ...solve, batched }, clock),
+      const { layer, pending, batched, kind } = parseLayer(body);
+      const solve = solveOptions(body, kind, options.engine.rates);
+      const done = await compute(
+        app,
+        options.engine,
+        request,
+        { kind: 'forward', layer, pending, options: { ...solve, batched } },
+        request.answerForm({ seed: solve.seed }),
       );
-      const { method } = answer;
-      request.log.info({ dims: layer.dims, method, timings_ms: timings }, 'forward');
-      return reply.send(reply.encode({ ...answer, timings_ms: timings, seed: solve.seed }));
+      const { method } = done.answer;
+      request.log.info({ dims: layer.dims, method, timings_ms: done.timings }, 'forward');
+      return reply.sendWritten(written(done));
     },
   });
 }

@@ -2,11 +2,10 @@
 import type { FastifyInstance } from 'fastify';
 import { parseLayer, requireProblem } from '../../request/parse.js';
 import type { GradientRequest } from '../../request/request.js';
-import { gradientJob } from '../../solver/gradient-job.js';
 import { GRADIENT_EXAMPLE } from '../schemas/example.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
-import { compute } from './compute.js';
+import { compute, written } from './compute.js';
 import type { RouteOptions } from './options.js';
 import { solveOptions } from './solve-options.js';
 
@@ -27,20 +26,24 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
       const { body } = request;
       const outputs = body.outputs ?? ['gradients'];
       const gradients = outputs.includes('gradients');
-      const parsed = parseLayer(body, request.memory);
+      const parsed = parseLayer(body);
       const problem = requireProblem(parsed, gradients);
       const jobOptions = {
-        ...solveOptions(body, parsed.kind, options.executor.rates),
+        ...solveOptions(body, parsed.kind, options.engine.rates),
         gradients,
         batched: parsed.batched,
       };
-      const { answer, timings } = await compute(app, options.executor, request, (clock) =>
-        gradientJob(problem, parsed.pending, jobOptions, clock),
+      const done = await compute(
+        app,
+        options.engine,
+        request,
+        { kind: 'gradient', problem, pending: parsed.pending, options: jobOptions },
+        request.answerForm({ seed: jobOptions.seed }),
       );
-      const { method, threshold } = answer;
+      const { method, threshold } = done.answer;
       app.metrics.gradients.inc({ method, below_threshold: String(threshold.below_threshold) });
-      request.log.info({ dims: problem.dims, method, timings_ms: timings }, 'gradient');
-      return reply.send(reply.encode({ ...answer, timings_ms: timings, seed: jobOptions.seed }));
+      request.log.info({ dims: problem.dims, method, timings_ms: done.timings }, 'gradient');
+      return reply.sendWritten(written(done));
     },
   });
 }

@@ -1,10 +1,10 @@
 /** What the routes are given. */
 import type { Config } from '../../config.js';
-import type { Executor } from '../../pool/executor.js';
+import type { Engine } from '../../solver/engine.js';
 import type { TensorStore } from '../../store/tensor-store.js';
 
 export interface RouteOptions {
-  readonly executor: Executor;
+  readonly engine: Engine;
   readonly config: Config;
   readonly store: TensorStore;
 }

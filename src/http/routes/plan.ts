@@ -2,11 +2,10 @@
 import type { FastifyInstance } from 'fastify';
 import { parseLayer } from '../../request/parse.js';
 import type { GradientRequest } from '../../request/request.js';
-import { planJob } from '../../solver/plan-job.js';
 import { GRADIENT_EXAMPLE } from '../schemas/example.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
-import { compute } from './compute.js';
+import { compute, written } from './compute.js';
 import type { RouteOptions } from './options.js';
 import { solveOptions } from './solve-options.js';
 
@@ -26,12 +25,16 @@ export default async function plan(app: FastifyInstance, options: RouteOptions):
     },
     handler: async (request, reply) => {
       const { body } = request;
-      const { layer, problem, pending, kind } = parseLayer(body, request.memory);
-      const planOptions = solveOptions(body, kind, options.executor.rates);
-      const { answer, timings } = await compute(app, options.executor, request, (clock) =>
-        planJob(problem ?? layer, pending, planOptions, clock),
+      const { layer, problem, pending, kind } = parseLayer(body);
+      const planOptions = solveOptions(body, kind, options.engine.rates);
+      const done = await compute(
+        app,
+        options.engine,
+        request,
+        { kind: 'plan', problem: problem ?? layer, pending, options: planOptions },
+        request.answerForm(),
       );
-      return reply.send(reply.encode({ ...answer, timings_ms: timings }));
+      return reply.sendWritten(written(done));
     },
   });
 }

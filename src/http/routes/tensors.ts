@@ -1,18 +1,16 @@
 /** PUT, HEAD, GET and DELETE /tensors/{sha256}: tensors that do not change travel once. */
 import type { FastifyInstance } from 'fastify';
 import Type from 'typebox';
-import { encodeJob } from '../../../workers/tasks/encode.js';
 import type { EncodedTensor } from '../../../workers/tensor/encoded.js';
 import { type Tensor, wireBytes } from '../../../workers/tensor/tensor.js';
 import { Problem } from '../../errors.js';
-import { storeJob } from '../../store/store-job.js';
 import { storedBytes } from '../../store/tensor-store.js';
 import { referenceName } from '../../wire/tree/reference.js';
 import { JSON_TYPE } from '../media-types.js';
 import { TENSOR_EXAMPLE, TENSOR_EXAMPLE_DIGEST } from '../schemas/example.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { problemResponses, STORE_PROBLEMS } from '../schemas/problem.js';
-import { compute } from './compute.js';
+import { compute, written } from './compute.js';
 import type { RouteOptions } from './options.js';
 
 const Params = Type.Object({
@@ -30,7 +28,7 @@ const URL = '/tensors/:sha256';
 const MISSING = ['bad-request', 'not-found'] as const;
 
 export default async function tensors(app: FastifyInstance, options: RouteOptions): Promise<void> {
-  const { store, executor, config } = options;
+  const { store, engine, config } = options;
 
   /** @throws {Problem} when the store does not have it. */
   function stored({ sha256 }: Params): Tensor {
@@ -67,9 +65,8 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
           { limit: store.limit, actual },
         );
       }
-      const { answer: tensor } = await compute(app, executor, request, (clock) =>
-        storeJob(sha256, request.body, clock),
-      );
+      const work = { kind: 'keep', digest: sha256, encoded: request.body } as const;
+      const { answer: tensor } = await compute(app, engine, request, work, null);
       const isNew = store.add(referenceName(sha256), tensor);
       request.log.info({ sha256, dtype, shape, isNew }, 'tensor');
       return reply.code(isNew ? 201 : 204).send();
@@ -127,8 +124,9 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
         );
       }
       request.reserveMoreBytes(actual);
-      const { answer } = await compute(app, executor, request, () => encodeJob([tensor]));
-      return reply.send(reply.encode(answer[0]));
+      const work = { kind: 'give', tensor } as const;
+      const done = await compute(app, engine, request, work, request.answerForm());
+      return reply.sendWritten(written(done));
     },
   });
 

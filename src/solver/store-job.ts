@@ -1,12 +1,16 @@
 /** One tensor on its way into the store: its digest is verified, then it is decoded. */
 
 import type { Job } from '../../workers/job.js';
+import { sharedFloat32, sharedFloat64 } from '../../workers/kernels/result.js';
 import { digestJob } from '../../workers/tasks/digest.js';
 import type { EncodedTensor } from '../../workers/tensor/encoded.js';
-import { allocateTensor, type Tensor } from '../../workers/tensor/tensor.js';
+import type { Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
-import { decodePhase } from '../solver/decode-phase.js';
-import type { PhaseClock } from '../solver/phases.js';
+import { decodePhase } from './decode-phase.js';
+import type { PhaseClock } from './phases.js';
+
+/** What is kept does not go to the next request. */
+const KEPT = { float32: sharedFloat32, float64: sharedFloat64 };
 
 /**
  * @param digest what the client says that it is, 64 hex digits.
@@ -22,8 +26,8 @@ export function* storeJob(digest: string, encoded: EncodedTensor, clock: PhaseCl
     );
   }
   const { dtype, shape, bytes } = encoded;
-  const tensor = allocateTensor(dtype, shape);
-  yield* decodePhase([{ pointer: '', dtype, bytes, target: tensor.data }]);
+  const tensor: Tensor = { dtype, shape, data: new Float32Array(0) };
+  yield* decodePhase([{ pointer: '', bytes, tensor }], KEPT);
   clock('decode');
   return tensor;
 }

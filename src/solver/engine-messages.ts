@@ -1,0 +1,79 @@
+/** What the HTTP thread and the engine's thread say to each other. */
+import type { WasmMode } from '../../workers/kernels/inner/instance.js';
+import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
+import type { ProblemKind, ProblemOptions } from '../errors.js';
+import type { PoolOptions } from '../pool/worker-pool.js';
+import type { Dialect } from '../wire/tree/tree.js';
+import type { Timings } from './phases.js';
+import type { Work } from './work.js';
+
+/** How an answer is written. */
+export interface AnswerForm {
+  readonly json: boolean;
+  readonly dialect: Dialect;
+  /** Written beside what the job answers. */
+  readonly extra: object;
+}
+
+export interface Order {
+  readonly type: 'run';
+  readonly id: number;
+  readonly work: Work;
+  /** null: the answer is wanted as a value. */
+  readonly form: AnswerForm | null;
+  /** Milliseconds since 1970, fractions included: what every thread's clock agrees on. */
+  readonly start: number;
+}
+
+export type ToEngine =
+  | Order
+  | { readonly type: 'cancel'; readonly id: number }
+  | { readonly type: 'close' };
+
+export type FromEngine =
+  | { readonly type: 'ready'; readonly simd: WasmMode; readonly rates: Rates }
+  | { readonly type: 'progress'; readonly id: number; readonly report: ProgressReport }
+  | {
+      readonly type: 'done';
+      readonly id: number;
+      readonly done: Done;
+      readonly report: ProgressReport;
+    }
+  | { readonly type: 'failed'; readonly id: number; readonly failure: Failure }
+  | { readonly type: 'closed' };
+
+/** What has happened since the last report. */
+export interface ProgressReport {
+  /** Tasks done, by stage. */
+  readonly tasks: Readonly<Record<string, number>>;
+  /** The stage that was reported last. */
+  readonly stage: string;
+  /** Share of the whole job's work that is done; null: not known. */
+  readonly fraction: number | null;
+}
+
+export interface Done {
+  /** The answer; where it was written, with dtype and shape in place of each tensor. */
+  readonly answer: unknown;
+  /** The answer as the client gets it; null: it was wanted as a value. */
+  readonly bytes: Uint8Array<ArrayBuffer> | null;
+  readonly timings: Timings;
+}
+
+/** Errors lose their class on the way between threads. */
+export type Failure =
+  | {
+      readonly kind: ProblemKind;
+      readonly message: string;
+      readonly options: Omit<ProblemOptions, 'cause'>;
+    }
+  | { readonly kind: null; readonly message: string; readonly stack: string | undefined };
+
+export interface EngineData {
+  readonly pool: PoolOptions;
+  /** Of a SharedArrayBuffer, in the order of LOAD. */
+  readonly load: Int32Array;
+}
+
+/** Figures that the engine keeps up to date in shared memory. */
+export const LOAD = ['workers', 'busy', 'jobs', 'waiting'] as const;

@@ -1,0 +1,135 @@
+/**
+ * The thread of the engine: it cuts jobs into tasks, deals them out to the worker threads and writes the
+ * answers. Whatever a job does between two stages, the thread that talks HTTP is not held up by it.
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import type { EncodedTensor } from '../../workers/tensor/encoded.js';
+import { Lease } from '../../workers/tensor/shared-memory.js';
+import { Problem } from '../errors.js';
+import type { Progress } from '../pool/executor.js';
+import { WorkerPool } from '../pool/worker-pool.js';
+import { renderAnswer } from '../wire/answer-tree.js';
+import { encodeJson } from '../wire/json.js';
+import { encodeMsgpack } from '../wire/msgpack.js';
+import {
+  type Done,
+  type EngineData,
+  type Failure,
+  type FromEngine,
+  LOAD,
+  type Order,
+  type ProgressReport,
+  type ToEngine,
+} from './engine-messages.js';
+import { type PhaseTimes, phaseClock, type Timings } from './phases.js';
+import { jobOf } from './work.js';
+
+const { pool: options, load } = workerData as EngineData;
+const port = parentPort!;
+const say = (message: FromEngine, transfer: ArrayBuffer[] = []) =>
+  port.postMessage(message, transfer);
+
+const running = new Map<number, AbortController>();
+
+/** A job that is long under way says so this often. */
+const REPORT_MS = 100;
+
+/** Adds up what a job reports. */
+class Reports {
+  #tasks: Record<string, number> = {};
+  #stage = '';
+  #fraction: number | null = null;
+  #next = performance.now() + REPORT_MS;
+
+  /** @returns whether it is time to tell. */
+  add({ stage, tasks, fraction }: Progress): boolean {
+    this.#stage = stage;
+    this.#tasks[stage] = (this.#tasks[stage] ?? 0) + tasks;
+    this.#fraction = fraction ?? this.#fraction;
+    return performance.now() >= this.#next;
+  }
+
+  take(): ProgressReport {
+    const report = { tasks: this.#tasks, stage: this.#stage, fraction: this.#fraction };
+    this.#tasks = {};
+    this.#next = performance.now() + REPORT_MS;
+    return report;
+  }
+}
+
+async function run(pool: WorkerPool, order: Order): Promise<void> {
+  const { id, work } = order;
+  const controller = new AbortController();
+  running.set(id, controller);
+  const reports = new Reports();
+  const memory = new Lease();
+  const times: PhaseTimes = { queue: 0, decode: 0, plan: 0, compute: 0, encode: 0 };
+  const clock = phaseClock(times);
+  let started = false;
+  try {
+    const answer = await pool.run(jobOf(work, { clock, memory }), {
+      signal: controller.signal,
+      onStart: () => {
+        // Whatever phase comes first: it began with the wait for a worker.
+        if (!started) clock('queue');
+        started = true;
+      },
+      onProgress: (progress) => {
+        if (reports.add(progress)) say({ type: 'progress', id, report: reports.take() });
+      },
+    });
+    const total = performance.timeOrigin + performance.now() - order.start;
+    const done = write(order, answer, { ...times, total });
+    say({ type: 'done', id, done, report: reports.take() }, done.bytes ? [done.bytes.buffer] : []);
+  } catch (error) {
+    say({ type: 'failed', id, failure: failureOf(error) });
+  } finally {
+    memory.end();
+    running.delete(id);
+    publishLoad(pool);
+  }
+}
+
+function write({ form, work }: Order, answer: object, timings: Timings): Done {
+  if (!form) return { answer, bytes: null, timings };
+  // A tensor on its own is the whole answer.
+  const whole = work.kind === 'give' ? answer : { ...answer, timings_ms: timings, ...form.extra };
+  const bytes = form.json ? encodeJson(whole, form.dialect) : encodeMsgpack(whole, form.dialect);
+  return {
+    answer: renderAnswer(answer, ({ dtype, shape }: EncodedTensor) => ({ dtype, shape })),
+    bytes: ownMemory(bytes),
+    timings,
+  };
+}
+
+/** Small buffers are parts of a pool, which must not be given away. */
+function ownMemory(bytes: Buffer): Uint8Array<ArrayBuffer> {
+  return bytes.length < 65_536 ? new Uint8Array(bytes) : (bytes as Uint8Array<ArrayBuffer>);
+}
+
+function failureOf(error: unknown): Failure {
+  if (error instanceof Problem) {
+    const { cause: _, ...options } = error.options;
+    return { kind: error.kind, message: error.message, options };
+  }
+  const { message, stack } = error as Error;
+  return { kind: null, message, stack };
+}
+
+function publishLoad(pool: WorkerPool): void {
+  const figures = pool.load();
+  for (const [k, name] of LOAD.entries()) Atomics.store(load, k, figures[name]);
+}
+
+const pool = await WorkerPool.start({ ...options, onLoad: publishLoad });
+publishLoad(pool);
+port.on('message', async (message: ToEngine) => {
+  if (message.type === 'run') run(pool, message);
+  else if (message.type === 'cancel') running.get(message.id)?.abort();
+  else {
+    await pool.close();
+    say({ type: 'closed' });
+    port.close();
+  }
+});
+say({ type: 'ready', simd: pool.simd, rates: pool.rates });

@@ -1,0 +1,72 @@
+/** What a request can ask the solver for, and the job that does it. */
+import type { Job } from '../../workers/job.js';
+import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
+import { encodeJob } from '../../workers/tasks/encode.js';
+import type { EncodedTensor } from '../../workers/tensor/encoded.js';
+import type { Tensor } from '../../workers/tensor/tensor.js';
+import type { PendingTensor } from '../request/intake.js';
+import type { ChooseOptions } from './choose.js';
+import type { EncodeOptions } from './encode-phase.js';
+import { type ForwardAnswer, type ForwardOptions, forwardJob } from './forward-job.js';
+import { type GradientAnswer, gradientJob } from './gradient-job.js';
+import type { Workplace } from './phases.js';
+import { type PlanAnswer, planJob } from './plan-job.js';
+import type { SolveOptions } from './solve.js';
+import { storeJob } from './store-job.js';
+
+/** Each survives structured cloning: plain objects whose typed arrays sit over SharedArrayBuffers. */
+export interface Works {
+  gradient: {
+    readonly problem: AttentionProblem;
+    readonly pending: readonly PendingTensor[];
+    readonly options: SolveOptions & EncodeOptions;
+  };
+  forward: {
+    readonly layer: AttentionLayer;
+    readonly pending: readonly PendingTensor[];
+    readonly options: ForwardOptions;
+  };
+  plan: {
+    readonly problem: AttentionLayer & Partial<AttentionProblem>;
+    readonly pending: readonly PendingTensor[];
+    readonly options: ChooseOptions;
+  };
+  /** A tensor on its way into the store. */
+  keep: { readonly digest: string; readonly encoded: EncodedTensor };
+  /** A tensor of the store on its way out. */
+  give: { readonly tensor: Tensor };
+}
+
+export interface Answers {
+  gradient: GradientAnswer;
+  forward: ForwardAnswer;
+  plan: PlanAnswer;
+  keep: Tensor;
+  give: EncodedTensor;
+}
+
+export type WorkKind = keyof Works;
+export type Work<Kind extends WorkKind = WorkKind> = {
+  [K in Kind]: { readonly kind: K } & Works[K];
+}[Kind];
+
+/** @throws {Problem} what the client has to be told. */
+export function jobOf(work: Work, place: Workplace): Job<Answers[WorkKind]> {
+  switch (work.kind) {
+    case 'gradient':
+      return gradientJob(work.problem, work.pending, work.options, place);
+    case 'forward':
+      return forwardJob(work.layer, work.pending, work.options, place);
+    case 'plan':
+      return planJob(work.problem, work.pending, work.options, place);
+    case 'keep':
+      return storeJob(work.digest, work.encoded, place.clock);
+    case 'give':
+      return giveJob(work.tensor);
+  }
+}
+
+function* giveJob(tensor: Tensor): Job<EncodedTensor> {
+  const [encoded] = yield* encodeJob([tensor]);
+  return encoded;
+}
