@@ -2,6 +2,8 @@
  * Where a pre-scan stands in a body, and what it has counted: shared by the MessagePack and the JSON
  * scanner. Memory grows with depth and with map keys, which are limited, and never with elements.
  */
+
+import { quote } from './tree/quote.js';
 import { appendPointer, placeName, WireError } from './tree/wire-error.js';
 import type { WireLimits } from './tree/wire-limits.js';
 
@@ -77,7 +79,7 @@ export class ScanState {
       throw new WireError(
         'invalid-value',
         this.pointer(),
-        `The key ${JSON.stringify(name)} stands twice in the same map.`,
+        `The key ${quote(name)} stands twice in the same map.`,
       );
     }
     seen.add(name);

@@ -199,7 +199,11 @@ const CASES: Record<string, Case> = {
     `${X}/dtype`,
     /float32/,
   ),
-  'a dtype that is no string': map(set('hidden_states.dtype', 32), 'invalid-tensor', `${X}/dtype`),
+  'a dtype that is element type 4': map(
+    set('hidden_states.dtype', 32),
+    'invalid-tensor',
+    `${X}/dtype`,
+  ),
   'big endian': map(
     set('hidden_states.dtype', '>f4'),
     'invalid-tensor',

@@ -45,7 +45,7 @@ const JSON_ROWS: Row[] = [
   [tensor('">f4"', '[1]', ONE), 'invalid-tensor', '/x/dtype', /big endian/],
   [tensor('"int8"', '[1]', ONE), 'invalid-tensor', '/x/dtype', /"int8"; accepted are float32/],
   [tensor('"torch.F32"', '[1]', ONE), 'invalid-tensor', '/x/dtype', /accepted are/],
-  [tensor('4', '[1]', ONE), 'invalid-tensor', '/x/dtype', /no string/],
+  [tensor('4', '[1]', ONE), 'invalid-tensor', '/x/dtype', /element type 4/],
   [tensor(F, '1', ONE), 'invalid-tensor', '/x/shape', /array of non-negative integers/],
   [tensor(F, '[1.5]', ONE), 'invalid-tensor', '/x/shape', /array of non-negative integers/],
   [tensor(F, '[-1]', ONE), 'invalid-tensor', '/x/shape', /array of non-negative integers/],

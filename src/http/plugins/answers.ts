@@ -4,6 +4,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../../errors.js';
 import type { AnswerForm } from '../../solver/engine-messages.js';
+import { quote } from '../../wire/tree/quote.js';
 import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../media-types.js';
 
 declare module 'fastify' {
@@ -30,7 +31,7 @@ async function negotiate(request: FastifyRequest): Promise<void> {
   if (typeof chosen !== 'string') {
     throw new Problem(
       'not-acceptable',
-      `Accept: ${request.headers.accept} allows none of ${BODY_TYPES.join(', ')}.`,
+      `Accept: ${quote(request.headers.accept)} allows none of ${BODY_TYPES.join(', ')}.`,
     );
   }
   request.answerType = chosen;

@@ -6,6 +6,7 @@ import { Lease } from '../../../workers/tensor/shared-memory.js';
 import { Problem } from '../../errors.js';
 import { decodeJson } from '../../wire/json.js';
 import { decodeMsgpack } from '../../wire/msgpack.js';
+import { quote } from '../../wire/tree/quote.js';
 import type { Decoded } from '../../wire/tree/tree.js';
 import { WireError } from '../../wire/tree/wire-error.js';
 import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../../wire/tree/wire-limits.js';
@@ -120,7 +121,7 @@ async function bodies(app: FastifyInstance, limits: BodyLimits): Promise<void> {
     if (encoding !== undefined && encoding !== 'identity') {
       throw new Problem(
         'unsupported-media-type',
-        `Content-Encoding: ${encoding} is not supported; send the body as it is.`,
+        `Content-Encoding: ${quote(encoding)} is not supported; send the body as it is.`,
       );
     }
   });

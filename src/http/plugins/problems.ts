@@ -2,6 +2,7 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { PROBLEM_MEDIA_TYPE, Problem, type ProblemKind, toProblem } from '../../errors.js';
+import { quote } from '../../wire/tree/quote.js';
 
 declare module 'fastify' {
   interface FastifyReply {
@@ -40,17 +41,18 @@ async function problems(app: FastifyInstance): Promise<void> {
 
   app.setNotFoundHandler((request, reply) => {
     const url = request.url.split('?', 1)[0];
+    const shown = quote(url);
     const allowed = METHODS.filter((method) => app.hasRoute({ method, url }));
     const problem =
       allowed.length > 0
         ? new Problem(
             'method-not-allowed',
-            `${url} takes ${allowed.join(', ')}, not ${request.method}.`,
+            `${shown} takes ${allowed.join(', ')}, not ${request.method}.`,
             {
               headers: { allow: allowed.join(', ') },
             },
           )
-        : new Problem('not-found', `There is nothing at ${url}; GET /docs shows every route.`);
+        : new Problem('not-found', `There is nothing at ${shown}; GET /docs shows every route.`);
     answer(problem, request, reply);
   });
 }

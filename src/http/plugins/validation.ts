@@ -6,14 +6,9 @@ import { isEncodedTensor } from '../../../workers/tensor/encoded.js';
 import { Problem } from '../../errors.js';
 import { ForwardRequest, GradientRequest } from '../../request/request.js';
 import { GIVEN_TENSOR_SCHEMA_ID, TENSOR_SCHEMA_ID } from '../../wire/schema.js';
+import { quote } from '../../wire/tree/quote.js';
 import { TensorReference } from '../../wire/tree/reference.js';
 import { appendPointer } from '../../wire/tree/wire-error.js';
-
-function quote(value: unknown): string {
-  if (value instanceof TensorReference) return 'a reference';
-  const text = isEncodedTensor(value) ? 'a tensor' : JSON.stringify(value);
-  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
-}
 
 /** The schema whose property was at fault: its known keys help to find the right spelling. */
 function knownKeys(error: ErrorObject): string {
@@ -31,7 +26,7 @@ function problemOf(error: ErrorObject): Problem {
     case 'additionalProperties':
       return new Problem(
         'unknown-key',
-        `${params.additionalProperty} is not a key of ${place(instancePath)}; known keys: ${knownKeys(error)}.`,
+        `${quote(params.additionalProperty)} is not a key of ${place(instancePath)}; known keys: ${knownKeys(error)}.`,
         { pointer: appendPointer(instancePath, params.additionalProperty) },
       );
     case 'required':

@@ -28,7 +28,7 @@ export function readReference(map: WireMap, pointer: string): TensorReference {
   if (other !== undefined) {
     throw refuse(
       appendPointer(pointer, other),
-      `The reference at ${placeName(pointer)} holds the key ${JSON.stringify(other)} beside ${REFERENCE_KEY}; it must hold nothing else.`,
+      `The reference at ${placeName(pointer)} holds another key beside ${REFERENCE_KEY}; it must hold nothing else.`,
     );
   }
   const name = map.entries.get(REFERENCE_KEY);

@@ -8,6 +8,7 @@ import {
 } from '../../../workers/tensor/dtype.js';
 import { type EncodedTensor, encodedTensor } from '../../../workers/tensor/encoded.js';
 import { NUMPY_SCALARS } from './numpy-scalar.js';
+import { quote } from './quote.js';
 import { checkLength, readBase64, readBytes, refuse } from './tensor-bytes.js';
 import { appendPointer, placeName } from './wire-error.js';
 import { MAX_DIMENSIONS } from './wire-limits.js';
@@ -54,7 +55,7 @@ export function readNumpyMap(map: WireMap, pointer: string): EncodedTensor | num
   if (kind !== '') {
     throw refuse(
       pointer,
-      `The numpy array at ${placeName(pointer)} is a structured or object array (kind ${JSON.stringify(kind)}); the element types are ${ACCEPTED_DTYPES}. A bfloat16 array goes as a map {dtype: 'bfloat16', shape, data}.`,
+      `The numpy array at ${placeName(pointer)} is a structured or object array (kind ${quote(kind)}); the element types are ${ACCEPTED_DTYPES}. A bfloat16 array goes as a map {dtype: 'bfloat16', shape, data}.`,
     );
   }
   return assemble(readDtype(readText(entries.get('type')), pointer, 'type'), map, pointer);
@@ -67,7 +68,7 @@ function readScalar(map: WireMap, pointer: string): number | boolean {
   if (!scalar) {
     throw refuse(
       pointer,
-      `The numpy scalar at ${placeName(pointer)} is of type ${JSON.stringify(type)}; booleans and little-endian integers and floats are read.`,
+      `The numpy scalar at ${placeName(pointer)} is of type ${quote(type)}; booleans and little-endian integers and floats are read.`,
     );
   }
   const bytes = readBytes(map.entries.get('data'), pointer);
@@ -91,13 +92,12 @@ function readDtype(name: unknown, pointer: string, key: string): Dtype {
   if (typeof name === 'string' && isBigEndian(name)) {
     throw refuse(
       place,
-      `The tensor at ${placeName(pointer)} is big endian (${JSON.stringify(name)}); send it in little-endian byte order.`,
+      `The tensor at ${placeName(pointer)} is big endian (${quote(name)}); send it in little-endian byte order.`,
     );
   }
-  const shown = typeof name === 'string' ? JSON.stringify(name.slice(0, 64)) : 'no string';
   throw refuse(
     place,
-    `The tensor at ${placeName(pointer)} has the element type ${shown}; accepted are ${ACCEPTED_DTYPES}.`,
+    `The tensor at ${placeName(pointer)} has the element type ${quote(name)}; accepted are ${ACCEPTED_DTYPES}.`,
   );
 }
 
@@ -135,8 +135,12 @@ function byteLength(shape: readonly number[], dtype: Dtype, pointer: string): nu
   );
 }
 
+/** Longer than any name of a type: what stands behind it makes no difference. */
+const LONGEST_NAME = 64;
+
 function readText(value: unknown): unknown {
-  return value instanceof Uint8Array ? Buffer.from(value).toString('latin1') : value;
+  if (!(value instanceof Uint8Array)) return value;
+  return Buffer.from(value.subarray(0, LONGEST_NAME)).toString('latin1');
 }
 
 function checkKeys(
@@ -156,7 +160,7 @@ function checkKeys(
     if (allowed.includes(key)) continue;
     throw refuse(
       appendPointer(pointer, key),
-      `The tensor at ${placeName(pointer)} has the unknown key ${JSON.stringify(key)}; it holds ${allowed.join(', ')}.`,
+      `The tensor at ${placeName(pointer)} has the unknown key ${quote(key)}; it holds ${allowed.join(', ')}.`,
     );
   }
 }

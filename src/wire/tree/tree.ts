@@ -5,6 +5,7 @@
  */
 import type { EncodedTensor } from '../../../workers/tensor/encoded.js';
 import { isNumberList, readNumberList } from './number-list.js';
+import { quote } from './quote.js';
 import { isReferenceMap, readReference, type TensorReference } from './reference.js';
 import { isNumpyMap, isTensorMap, readNumpyMap, readTensorMap } from './tensor-map.js';
 import { appendPointer, placeName, WireError } from './wire-error.js';
@@ -92,7 +93,7 @@ class Walker {
       throw new WireError(
         'invalid-value',
         pointer,
-        `The key ${JSON.stringify(map.bytesKey)} at ${placeName(pointer)} is bytes; keys must be strings.`,
+        `The key ${quote(map.bytesKey)} at ${placeName(pointer)} is bytes; keys must be strings.`,
       );
     }
     if (isReferenceMap(map)) return readReference(map, pointer);
