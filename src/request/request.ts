@@ -143,6 +143,13 @@ export const GradientRequest = Type.Object(
     grad_output: Type.Optional(
       Tensor('dLoss/dO, shape (Lq, H dv) or (B, Lq, H dv): what a trainer has. Excludes target.'),
     ),
+    certificate: Type.Optional(
+      Type.Boolean({
+        default: false,
+        description:
+          'Low-rank only: compute the deterministic worst-case bound of every adapter gradient, too. It costs about as much as the gradient.',
+      }),
+    ),
     outputs: Type.Optional(
       Type.Array(Type.Enum([...OUTPUTS]), {
         default: ['gradients'],

@@ -28,6 +28,8 @@ export interface ChooseOptions {
   readonly features?: number | undefined;
   readonly seed: number;
   readonly correction: boolean;
+  /** Compute the worst-case bound of a low-rank gradient, too. */
+  readonly certificate?: boolean;
   readonly attentionOutput: boolean;
   /** Whose gradients are wanted beside those of the adapters; absent: none. */
   readonly inputGradients?: AttentionKind | undefined;

@@ -24,6 +24,7 @@ import {
   type SolveOptions,
   type TensorError,
   toleranceMissed,
+  withoutCertificate,
 } from './solve.js';
 import { efficiencyThreshold } from './threshold.js';
 
@@ -125,7 +126,7 @@ export function* forwardJob(
   return {
     attention_output,
     ...solution,
-    error: { attention_output: { estimate, certificate: null } },
+    error: { attention_output: withoutCertificate(estimate, 'An attention output has none.') },
     threshold: efficiencyThreshold(result.norms, layer.dims),
     plan: planFigures(choice.lowRank, solution.method, forwardFlops(layer), options.rates.exact),
   };

@@ -22,7 +22,16 @@ export interface TensorError {
   readonly estimate: ErrorEstimate | null;
   /** Worst-case bound of a low-rank gradient; null: void, or not of the low-rank kernel. */
   readonly certificate: { readonly frobenius: number; readonly relative: number } | null;
+  /** Why there is none; absent: there is. */
+  readonly certificate_reason?: string;
 }
+
+/** Of a tensor that has no certificate because no features are left out of it. */
+export function withoutCertificate(estimate: ErrorEstimate | null, reason = EXACT): TensorError {
+  return { estimate, certificate: null, certificate_reason: reason };
+}
+
+const EXACT = 'An exact answer has none.';
 
 export interface Solution {
   readonly result: GradientResult;
@@ -67,8 +76,8 @@ function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solve
   }
   const error: Record<string, TensorError> = {};
   for (const name of Object.keys(result.gradients)) {
-    error[`${name}.lora_A`] = { estimate: null, certificate: null };
-    error[`${name}.lora_B`] = { estimate: null, certificate: null };
+    error[`${name}.lora_A`] = withoutCertificate(null);
+    error[`${name}.lora_B`] = withoutCertificate(null);
   }
   return { result, error: { ...error, ...inputErrors(result) } };
 }
@@ -76,7 +85,7 @@ function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solve
 /** Input gradients are not sampled: one row of them is a sum over all heads and all rows of P. */
 function inputErrors({ inputGradients }: GradientResult): Record<string, TensorError> {
   const names = Object.keys(inputGradients ?? {});
-  const unknown: TensorError = { estimate: null, certificate: null };
+  const unknown = withoutCertificate(null, 'Input gradients have none.');
   return Object.fromEntries(names.map((name) => [`input_gradients.${name}`, unknown]));
 }
 
@@ -89,7 +98,7 @@ function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solve
   });
   if (overflowed(result)) return null;
   const error = Object.fromEntries(
-    Object.entries(errors ?? {}).map(([name, estimate]) => [name, { estimate, certificate: null }]),
+    Object.entries(errors ?? {}).map(([name, estimate]) => [name, withoutCertificate(estimate)]),
   );
   return { result, error: { ...error, ...inputErrors(result) } };
 }
@@ -130,7 +139,7 @@ function* approximately(
   const { seed, correction, attentionOutput, inputGradients, tolerance, method } = options;
   const run = yield* lowRankJob(problem, plan, {
     ...{ seed, correction, attentionOutput, inputGradients },
-    certificate: true,
+    certificate: options.certificate ?? false,
   });
   const worst = overflowed(run) ? Number.POSITIVE_INFINITY : worstError(run);
   const unchecked = options.features !== undefined && !options.toleranceStated;

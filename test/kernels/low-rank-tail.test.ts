@@ -10,14 +10,17 @@ import {
   TAIL_GROUPS,
   type Tail,
 } from '../../workers/kernels/low-rank/error/drawn-features/tail.js';
-import { addTail, openTail } from '../../workers/kernels/low-rank/error/estimate.js';
+import {
+  addTail,
+  openTail,
+  type TensorEstimate,
+} from '../../workers/kernels/low-rank/error/estimate.js';
 import type { Draw } from '../../workers/kernels/low-rank/error/sampled-rows/draw-rows.js';
 import {
   openKeyErrors,
   openSampledRun,
   type SampledRun,
 } from '../../workers/kernels/low-rank/error/sampled-rows/sampled.js';
-import type { TensorEstimate } from '../../workers/kernels/low-rank/error/statistics.js';
 import {
   evaluateFeatures,
   featureBlock,
@@ -170,8 +173,8 @@ function* everything(
     name: 'estimate',
     tasks: TENSORS.map((name, tensor) => ({
       ...{ kernel: 'low_rank' as const, step: 'estimate' as const },
-      ...{ sampled, draws, tail: tail[tensor], tensor },
-      ...{ size: gradients[name].length, unbiased: true },
+      ...{ sampled, draws: { draws, complete: false, lists: [] } },
+      ...{ tail: tail[tensor], tensor, size: gradients[name].length },
     })),
   }) as TensorEstimate[];
   return { gradients: TENSORS.map((name) => gradients[name]), estimates };

@@ -42,7 +42,6 @@ export function runCalibrateTask(_task: CalibrateTask, wasm: Wasm, cancelled: Ca
       lowRankJob(problem, plan, {
         seed: 0,
         correction: false,
-        // Long inputs have one only where a pilot says that it is worth its time.
         certificate: false,
         attentionOutput: false,
       }),

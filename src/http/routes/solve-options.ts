@@ -26,6 +26,7 @@ export function solveOptions(
     toleranceStated: tolerance !== undefined,
     features,
     correction: correction ?? false,
+    certificate: request.certificate ?? false,
     seed,
     attentionOutput: outputs.includes('attention_output'),
     inputGradients: outputs.includes('input_gradients') ? kind : undefined,

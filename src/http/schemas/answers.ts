@@ -120,7 +120,10 @@ const TensorError = Type.Object(
         frobenius: Type.Number({ description: 'Bound of the Frobenius norm of the error.' }),
         relative: relative('The same bound'),
       }),
-      'Deterministic worst-case bound of a low-rank gradient; null: void, corrected, under a causal mask or rotary positions, with input gradients, an exact answer, or a long input on a sample of which every bound was above its gradient.',
+      'Deterministic worst-case bound of a low-rank gradient, on request; null: see certificate_reason.',
+    ),
+    certificate_reason: Type.Optional(
+      Type.String({ description: 'Why there is no certificate, in one sentence.' }),
     ),
   },
   { description: 'How large the error of one tensor is.' },

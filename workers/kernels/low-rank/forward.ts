@@ -3,6 +3,7 @@
 import type { Job } from '../../job.js';
 import type { AttentionLayer } from '../../problem.js';
 import type { Lease } from '../../tensor/shared-memory.js';
+import { proportional } from '../estimate/draw.js';
 import type { ErrorEstimate } from '../estimate/estimate.js';
 import { type RowError, rowErrorEstimate } from '../estimate/row-error.js';
 import { Random } from '../random.js';
@@ -11,7 +12,6 @@ import { ROUNDOFF } from './arithmetic/arithmetic.js';
 import { chainJob } from './chain/chain.js';
 import { mergeRows } from './chain/keys.js';
 import { NO_TILT } from './error/drawn-features/tilt.js';
-import { proportional } from './error/sampled-rows/draw.js';
 import { openSampledRun, type SampledRun } from './error/sampled-rows/sampled.js';
 import type { Head, HeadProjection } from './head/head.js';
 import type { Workspace } from './head/rows.js';

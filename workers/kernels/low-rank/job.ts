@@ -11,14 +11,12 @@ import { Lease } from '../../tensor/shared-memory.js';
 import { frobenius } from '../estimate/estimate.js';
 import { allocateInputGradients, type GradientResult, sharedFloat32 } from '../result.js';
 import { ROUNDOFF } from './arithmetic/arithmetic.js';
-import { addHead, chainJob, emptyGradients, type HeadResult, tensorOffset } from './chain/chain.js';
+import { chainJob, emptyGradients, tensorOffset } from './chain/chain.js';
 import { inputTasks } from './chain/inputs.js';
-import { pilotHeads, wantsPilot } from './error/certificate/certificate-pilot.js';
-import { addTail, openTail } from './error/estimate.js';
+import { addTail, openTail, type TensorEstimate } from './error/estimate.js';
 import { drawRows } from './error/sampled-rows/draw-rows.js';
 import { openKeyErrors, openSampledRun, type SampledRun } from './error/sampled-rows/sampled.js';
 import { rangesOf } from './error/sampled-rows/sampled-keys.js';
-import type { TensorEstimate } from './error/statistics.js';
 import { fullWidth } from './head/head.js';
 import { TENSORS, type TensorName } from './head/layout.js';
 import type { LowRankPlan } from './plan/plan.js';
@@ -45,6 +43,8 @@ export interface TensorError {
     readonly rows_sampled: number;
   };
   readonly certificate: { readonly frobenius: number; readonly relative: number } | null;
+  /** Why there is none; absent: there is. */
+  readonly certificate_reason?: string;
 }
 
 export interface LowRankResult extends GradientResult {
@@ -72,13 +72,8 @@ function* stages(
   options: LowRankOptions,
   memory: Lease,
 ): Job<LowRankResult, LowRankTask> {
-  // The certificate is for one number of features, not for the cross of full width.
-  const certifiable =
-    options.certificate && !options.correction && !fullWidth(plan.heads[0]).scores;
-  const pilots =
-    certifiable && wantsPilot(plan.heads) ? pilotHeads(plan.heads, plan.headPlans) : [];
-  const { draws, piloted } = yield* drawRows(problem, plan, options, pilots, memory);
-  const certified = certifiable && (pilots.length === 0 || isWorth(problem, plan, piloted));
+  const draws = yield* drawRows(problem, plan, options, memory);
+  const uncertified = withoutCertificate(plan, options);
   const sampledRuns: SampledRun[] = [];
   const outputs = options.attentionOutput ? allocateOutput(problem) : null;
   const { batch } = problem.dims;
@@ -101,7 +96,7 @@ function* stages(
         item(plan.heads[h].batch),
         memory,
       ),
-    { certified },
+    { certified: uncertified === null },
     function* (runs: readonly HeadRun[]) {
       for (const run of runs) {
         for (const part of run.loss) loss += part;
@@ -167,11 +162,10 @@ function* stages(
       kernel: 'low_rank' as const,
       step: 'estimate' as const,
       sampled: sampledRuns,
-      draws: draws.draws,
+      draws,
       tail: tail[t],
       tensor: t,
       size,
-      unbiased: options.correction,
     })),
   }) as TensorEstimate[];
   // A gradient that overflowed has no error figure either.
@@ -186,7 +180,7 @@ function* stages(
     );
     const rows = draws.draws.length;
     const rounding = plan.outlierQueries > 0 ? ROUNDING_ASIDE : ROUNDING;
-    const settings = { rows, rounding, correction: options.correction };
+    const settings = { rows, rounding, correction: options.correction, uncertified };
     errors[name] = describe(gradients[name], estimates[i], bound, settings);
   });
   const of = (name: ProjectionName) => ({
@@ -209,21 +203,6 @@ function* stages(
   };
 }
 
-/** Whether the certificate of any tensor was below the norm of its gradient in the pilot. */
-function isWorth(
-  problem: AttentionProblem,
-  plan: LowRankPlan,
-  piloted: readonly HeadResult[],
-): boolean {
-  const gradients = emptyGradients(problem);
-  for (const [h, { parts }] of piloted.entries()) addHead(gradients, plan.heads[h], parts);
-  return TENSORS.some((name, t) => {
-    const bounds = piloted.map((head) => head.bounds[t]);
-    const bound = joinHeads(plan, bounds, t);
-    return bound !== null && bound > 0 && bound <= frobenius(gradients[name]);
-  });
-}
-
 /**
  * Rounding that the estimate does not see, since it forms its rows anew: 64 units of float32, several
  * times what the chain was seen to lose against float64. Rows put aside have a softmax that may be
@@ -241,7 +220,13 @@ function describe(
     rows,
     rounding,
     correction,
-  }: { readonly rows: number; readonly rounding: number; readonly correction: boolean },
+    uncertified,
+  }: {
+    readonly rows: number;
+    readonly rounding: number;
+    readonly correction: boolean;
+    readonly uncertified: string | null;
+  },
 ): TensorError {
   if (correction) {
     for (let i = 0; i < gradient.length; i++) gradient[i] += estimate.mean[i];
@@ -249,17 +234,32 @@ function describe(
   const size = frobenius(gradient);
   // A gradient that is zero has no error: all its terms are zero.
   const over = (x: number) => (size > 0 ? x / size : 0);
-  const { norm, standardError, upper } = estimate;
+  const { norm, standardError, limit } = estimate;
   return {
     estimate: {
-      relative: over(correction ? standardError : Math.min(norm, upper)),
-      upper: over(correction ? 2.58 * standardError : upper) + (size > 0 ? rounding : 0),
+      relative: over(correction ? standardError : norm),
+      upper: over(correction ? limit : norm + limit) + (size > 0 ? rounding : 0),
       confidence: 0.99,
       standard_error: over(standardError),
       rows_sampled: rows,
     },
-    certificate: bound === null ? null : { frobenius: bound, relative: over(bound) },
+    ...(bound === null
+      ? { certificate: null, certificate_reason: uncertified ?? VOID }
+      : { certificate: { frobenius: bound, relative: over(bound) } }),
   };
+}
+
+const VOID = 'The worst case is beyond any bound: the features could lose the sum of a row.';
+
+/** Why a run computes no certificate; null: it does. */
+function withoutCertificate(plan: LowRankPlan, options: LowRankOptions): string | null {
+  if (!options.certificate) return 'It was not asked for: certificate is false.';
+  if (options.correction) return 'A corrected gradient has none.';
+  const [head] = plan.heads;
+  if (fullWidth(head).scores) {
+    return 'With rotary positions or input gradients there is none: it is for one number of features.';
+  }
+  return head.causal ? 'Under a causal mask there is none.' : null;
 }
 
 /**

@@ -1,6 +1,6 @@
 /** The tasks of the low-rank kernel, and what a worker thread does with one. */
 
-import { type Cancelled, runJob, type Task } from '../../job.js';
+import type { Cancelled, Task } from '../../job.js';
 import type { TensorData } from '../../tensor/tensor.js';
 import type { Wasm } from '../inner/instance.js';
 import { Arithmetic } from './arithmetic/arithmetic.js';
@@ -10,10 +10,9 @@ import { joinKeys, joinQueries, keyPass } from './chain/keys.js';
 import { leftPass } from './chain/left.js';
 import { queryPass } from './chain/queries.js';
 import { KeyCertificate, type KeySide } from './error/certificate/certificate-keys.js';
-import { type PilotHead, pilotJob } from './error/certificate/certificate-pilot.js';
 import { QueryCertificate } from './error/certificate/certificate-queries.js';
 import { estimateTensor } from './error/estimate.js';
-import { type Draw, rowWeights } from './error/sampled-rows/draw-rows.js';
+import { type Draws, rowWeights, type WeighedHead } from './error/sampled-rows/draw-rows.js';
 import {
   type SampledRun,
   sampledErrorPass,
@@ -66,17 +65,14 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
         readonly certificate: KeySide | null;
       }
     | { readonly step: 'left'; readonly run: HeadRun; readonly segment: number }
-    | { readonly step: 'pilot'; readonly pilot: PilotHead }
     | { readonly step: 'gradients'; readonly run: HeadRun }
     | { readonly step: 'join'; readonly run: HeadRun; readonly side: 'key' | 'query' }
     | {
         readonly step: 'weights';
         /** Of one batch item. */
-        readonly heads: readonly { readonly head: Head; readonly risk: Float32Array }[];
-        readonly centre: Float64Array;
+        readonly heads: readonly WeighedHead[];
         readonly segment: Segment;
-        readonly weights: Float64Array;
-        readonly risky: Float64Array;
+        readonly weights: readonly Float64Array[];
       }
     | {
         readonly step: 'sampled_exact' | 'sampled_errors';
@@ -94,11 +90,10 @@ export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
     | {
         readonly step: 'estimate';
         readonly sampled: readonly SampledRun[];
-        readonly draws: readonly Draw[];
+        readonly draws: Draws;
         readonly tail: Float64Array;
         readonly tensor: number;
         readonly size: number;
-        readonly unbiased: boolean;
       }
   );
 
@@ -122,10 +117,6 @@ function runStep(task: LowRankTask, arithmetic: Arithmetic, cancelled: Cancelled
         return longestRows(arithmetic, task.rows, task.width, task.segment);
       case 'scan':
         return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan, cancelled);
-      case 'pilot': {
-        const here = (step: LowRankTask) => runStep(step, arithmetic, cancelled);
-        return runJob(pilotJob(task.pilot), here);
-      }
       case 'norms':
         return composedNorms(arithmetic, task.head, task.segment, cancelled);
       case 'gradients':
@@ -136,8 +127,7 @@ function runStep(task: LowRankTask, arithmetic: Arithmetic, cancelled: Cancelled
         return null;
       }
       case 'weights': {
-        const { heads, centre, segment, weights, risky } = task;
-        return rowWeights(arithmetic, heads, centre, segment.from, segment.to, weights, risky);
+        return rowWeights(arithmetic, task.heads, task.segment, task.weights);
       }
       case 'sampled_exact':
       case 'sampled_errors': {
@@ -160,8 +150,8 @@ function runStep(task: LowRankTask, arithmetic: Arithmetic, cancelled: Cancelled
       case 'inputs':
         return addInputGradients(arithmetic, task.request, cancelled);
       case 'estimate': {
-        const { sampled, draws, tail, tensor, size, unbiased } = task;
-        return estimateTensor(arithmetic, sampled, draws, tail, tensor, size, unbiased);
+        const { sampled, draws, tail, tensor, size } = task;
+        return estimateTensor(arithmetic, sampled, draws, tail, tensor, size);
       }
       default: {
         const { run, segment } = task;

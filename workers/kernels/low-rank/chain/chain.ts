@@ -4,7 +4,7 @@ import type { Job } from '../../../job.js';
 import type { AttentionLayer } from '../../../problem.js';
 import { Lease } from '../../../tensor/shared-memory.js';
 import { ROUNDOFF } from '../arithmetic/arithmetic.js';
-import { atMost, certificate, type Eigenvalue } from '../error/certificate/certificate.js';
+import { certificate } from '../error/certificate/certificate.js';
 import { joinKeySides, type KeySide } from '../error/certificate/certificate-keys.js';
 import { joinQuerySides, type QuerySide } from '../error/certificate/certificate-queries.js';
 import type { Head } from '../head/head.js';
@@ -27,8 +27,6 @@ export interface ChainResult {
 
 export interface ChainOptions {
   readonly certified: boolean;
-  /** atMost, unless it is enough to know that certificates are no smaller. */
-  readonly eigenvalue?: Eigenvalue;
   /** false: the output alone. */
   readonly backward?: boolean;
 }
@@ -73,7 +71,7 @@ export interface HeadResult {
 /** The chain of heads whose sums are in memory together. */
 export function* passes(
   runs: readonly HeadRun[],
-  { certified, eigenvalue = atMost, backward = true }: ChainOptions,
+  { certified, backward = true }: ChainOptions,
 ): Job<HeadResult[], LowRankTask> {
   const perSegment = <T>(make: (run: HeadRun, segment: number, h: number) => T): T[] =>
     runs.flatMap((run, h) => run.segments.map((_, segment) => make(run, segment, h)));
@@ -90,7 +88,6 @@ export function* passes(
       side,
     })),
   });
-  const certify = (run: HeadRun) => certified && !run.head.causal;
   const keySides = ofHead<KeySide>(
     yield {
       name: 'keys',
@@ -99,10 +96,10 @@ export function* passes(
         step: 'keys' as const,
         run,
         segment,
-        certify: certify(run),
+        certify: certified,
       })),
     },
-  ).map((sides, h) => (certify(runs[h]) ? joinKeySides(sides) : null));
+  ).map((sides) => (certified ? joinKeySides(sides) : null));
   yield join('key');
   const querySides = ofHead<QuerySide>(
     yield {
@@ -119,13 +116,7 @@ export function* passes(
   const certificates = runs.map((run, h) => {
     const keys = keySides[h];
     const bounds = keys
-      ? certificate(
-          keys,
-          joinQuerySides(querySides[h]),
-          run.head.kind === 'target',
-          ROUNDOFF,
-          eigenvalue,
-        )
+      ? certificate(keys, joinQuerySides(querySides[h]), run.head.kind === 'target', ROUNDOFF)
       : TENSORS.map(() => null);
     return bounds.map((b, t) => (b === null ? null : b * Math.abs(tensorScale(run.head, t))));
   });

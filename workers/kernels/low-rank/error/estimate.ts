@@ -2,6 +2,8 @@
  * The statistical error estimate: rows drawn at random, their exact contribution minus their
  * approximate one, divided by their probability. The mean estimates the error matrix without bias.
  */
+import { frobenius } from '../../estimate/estimate.js';
+import { DEVIATIONS } from '../../estimate/mean.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import { tensorOffset } from '../chain/chain.js';
 import { tensorScale } from '../chain/gradient.js';
@@ -10,41 +12,68 @@ import { layout } from '../head/layout.js';
 import { openWorkspace } from '../head/rows.js';
 import type { HeadRun } from '../run.js';
 import { TAIL_GROUPS } from './drawn-features/tail.js';
-import type { Draw } from './sampled-rows/draw-rows.js';
+import type { Draw, Draws } from './sampled-rows/draw-rows.js';
 import { outerProducts } from './sampled-rows/row-products.js';
 import { type SampledRun, sampledGradient } from './sampled-rows/sampled.js';
-import { type Stratum, statistics, type TensorEstimate } from './statistics.js';
+import { type Estimates, meanOf, normLimit } from './statistics.js';
+
+export interface TensorEstimate {
+  /** Frobenius norm of the estimated error matrix. */
+  readonly norm: number;
+  /** Its standard error: root mean square distance from the error matrix itself. */
+  readonly standardError: number;
+  /** 99 % limit of that distance, at least 2.58 standard errors. */
+  readonly limit: number;
+  /** The estimated error matrix, to be added by those who want no bias. */
+  readonly mean: Float64Array;
+}
 
 /**
- * What the draws say about the error of tensor t. Where features are drawn there are two ways to it, the sampled
- * rows alone and the features with what the rows tell of normalisation. Which is the better depends on whether
- * the rows have something in common; the one with less scatter is taken, unless the other contradicts it.
- * `tail`: what openTail has of the tensor. `unbiased`: whatever the draws, the features.
+ * What the draws say about the error of tensor t; |mean| + limit is what the error does not exceed.
+ *
+ * Where features are drawn, the estimate is what they would add, and from the rows what normalisation does. How far
+ * the drawn features are from all features is measured twice: by their own scatter, which knows nothing of
+ * one that carries much and was not drawn, and on the rows, whose exact errors know all of them.
+ * The larger of the two counts. `tail`: what openTail has of the tensor.
  */
 export function estimateTensor(
   arithmetic: Arithmetic,
   runs: readonly SampledRun[],
-  draws: readonly Draw[],
+  { draws, complete }: Draws,
   tail: Float64Array,
   t: number,
   size: number,
-  unbiased: boolean,
 ): TensorEstimate {
-  const rows = (drawn: boolean): Stratum => ({
+  const rows = (drawn: boolean): Estimates => ({
     count: draws.length,
-    estimates: rowContributions(arithmetic, runs, draws, t, size, drawn),
+    values: rowContributions(arithmetic, runs, draws, t, size, drawn),
   });
-  const drawn = runs.some(({ normalisation }) => normalisation);
-  const ofRows = () => statistics(arithmetic, [rows(false)], size);
-  if (!drawn) return ofRows();
-  const strata = [rows(true), { count: TAIL_GROUPS, estimates: tail }];
-  const ofFeatures = statistics(arithmetic, strata, size);
-  if (unbiased) return ofFeatures;
-  const alone = ofRows();
-  const [better, other] =
-    alone.deviation < ofFeatures.deviation ? [alone, ofFeatures] : [ofFeatures, alone];
-  // A single feature, or row, can carry most of the error and not be among the draws.
-  return other.lower > better.upper ? other : better;
+  const whole = rows(false);
+  if (complete) return { ...meanOf(whole, size), standardError: 0, limit: 0 };
+  if (!runs.some(({ normalisation }) => normalisation)) {
+    const { norm, mean, standardError, deviation, unseen } = meanOf(whole, size);
+    return { norm, mean, standardError, limit: deviation + unseen };
+  }
+  const normalisation = rows(true);
+  const ofRows = meanOf(normalisation, size);
+  const ofFeatures = meanOf({ count: TAIL_GROUPS, values: tail }, size);
+  // What each row says of the features that were left out, less what those that were drawn say.
+  for (let k = 0; k < draws.length; k++) {
+    for (let i = 0, at = k * size; i < size; i++, at++) {
+      whole.values[at] -= normalisation.values[at] + ofFeatures.mean[i];
+    }
+  }
+  const distance = Math.max(ofFeatures.deviation, normLimit(arithmetic, whole, size));
+  const mean = ofRows.mean.map((x, i) => x + ofFeatures.mean[i]);
+  return {
+    norm: frobenius(mean),
+    mean,
+    standardError: Math.hypot(
+      ofRows.standardError,
+      Math.max(ofFeatures.standardError, distance / DEVIATIONS),
+    ),
+    limit: Math.hypot(ofRows.deviation + ofRows.unseen, distance),
+  };
 }
 
 /** Delta_i / p_i of all draws (draws, size); `drawn`: without what the features tell. */

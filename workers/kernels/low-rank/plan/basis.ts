@@ -298,6 +298,9 @@ export function logResiduals(space: Workspace) {
 /** Below this share of k(x, x) the rest is rounding. */
 const LEAST_SHARE = 1e-12;
 
+/** Beside a row that is far worse: 0 would say that the row is exact. */
+const LEAST_RISK = 1e-30;
+
 /** The plan with its outliers, the rows that can spoil most, and the largest remaining weight at 1. */
 export function putAside(
   head: Head,
@@ -322,7 +325,7 @@ export function putAside(
   const exact = head.causal ? BLOCK : 0;
   for (let i = exact; i < risk.length; i++) {
     const x = scan.query[i];
-    if (x !== -Infinity) risk[i] = Math.exp(x - worst);
+    if (x !== -Infinity) risk[i] = Math.max(LEAST_RISK, Math.exp(x - worst));
   }
   return {
     ...draft,

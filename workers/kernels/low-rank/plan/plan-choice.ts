@@ -1,5 +1,6 @@
 /** The choice among what a trial has seen: features, outliers and draws, by expected error and cost. */
 
+import { deviationsOf, meanError } from '../../estimate/mean.js';
 import { canDrawTail, TAIL_GROUPS } from '../error/drawn-features/tail.js';
 import { CROSS_ERROR } from '../features/cross.js';
 import { fullWidth, type Head } from '../head/head.js';
@@ -35,43 +36,51 @@ export function outlierCount(head: Head, length: number, share: number): number 
 }
 
 /**
- * Upper limit to expect of the estimate. Gradients of unrelated rows add up like noise, so does their
- * error; the square of the limit then exceeds that of the error in proportion to the rows that matter
- * over those that are drawn. Where features are drawn too, rows only tell what normalisation does.
+ * Upper limit to expect of the estimate (estimate.ts), over the error. Gradients of unrelated rows add up like noise, so
+ * does their error; the square of the standard error is then that of the error times the rows that matter over
+ * those that are drawn. Where features are drawn too, rows only tell what normalisation does, and how far the
+ * features are from the truth.
  */
 function predicted(
   { score, value, tail }: TrialRow,
   { rows, features }: Draws,
-  { keyLength }: Head,
-  noise: Noise,
+  { keyLength, queryLength }: Head,
+  correction: boolean,
 ): number {
+  if (rows >= queryLength) return Math.max(score.error, value.error);
   return Math.max(
     ...[score, value].map((part) => {
       if (!Number.isFinite(part.error)) return part.error;
-      const ofRows = (noise.rows * part.rows) / rows;
+      const ofRows = part.rows / rows;
+      if (features === 0) return part.error * limitOver(ofRows, rows, correction);
       // Where few keys make the error, all features err alike.
       const alike = Math.max(1, EVEN_KEYS / (part.columns / keyLength));
-      const ofFeatures = (noise.features * alike * tail) / features;
-      const square = features === 0 ? ofRows : part.normalisation * ofRows + ofFeatures;
-      return part.error * Math.sqrt(noise.error + square);
+      const ofFeatures = (alike * tail) / features;
+      const normalisation = part.normalisation * ofRows;
+      const distance = Math.max(
+        deviationsOf(TAIL_GROUPS - 1) * Math.sqrt(ofFeatures),
+        Math.sqrt(ofFeatures + PAIRS * ofRows),
+      );
+      const limit = Math.hypot(deviations(rows) * Math.sqrt(normalisation), distance);
+      const mean = correction ? 0 : Math.sqrt(1 + normalisation + ofFeatures);
+      return part.error * (mean + ROOM * limit);
     }),
   );
 }
 
-/** (Upper limit over error)^2 = error + rows (rows that matter / rows drawn) + features (tailSize / features drawn). */
-interface Noise {
-  readonly error: number;
-  readonly rows: number;
-  readonly features: number;
+/** The same for n rows alone; `variance` of their mean. */
+function limitOver(variance: number, n: number, correction: boolean): number {
+  const mean = correction ? 0 : Math.sqrt(1 + variance);
+  return mean + ROOM * deviations(n) * Math.sqrt(variance);
 }
 
-/**
- * On data without structure: the median of `rows` and of `features` is about 1, and with these values one run in ten
- * exceeds the limit that was planned.
- */
-const ESTIMATED: Noise = { error: 1, rows: 2.5, features: 1.8 };
-/** 2.58 standard errors of a corrected gradient, which has no other error; a quarter of room. */
-const CORRECTED: Noise = { error: 0, rows: 10, features: 10 };
+/** Standard errors to the limit of the mean of n rows that weigh alike, with what none of them has seen. */
+const deviations = (n: number) => meanError(n, 0, n, 1).deviation + meanError(n, 0, n, 1).unseen;
+
+/** How much a limit may come out above what is expected of it: one run in ten exceeds it. */
+const ROOM = 1.1;
+/** Variance of the mean of rows to what products of pairs of them cannot tell from the square of an error. */
+const PAIRS = 2.5;
 
 /** Share of the keys that make the error, with which the drawn features are independent. */
 const EVEN_KEYS = 0.3;
@@ -82,10 +91,13 @@ export function enoughFor(
   { tolerance, correction }: PlanOptions,
   batch: number,
 ): number {
-  const { error, rows } = correction ? CORRECTED : ESTIMATED;
-  return tolerance / Math.sqrt(error + (rows * queryLength * batch) / SAMPLED_ROWS[0]);
+  if (batch * queryLength <= WHOLE_ROWS) return tolerance;
+  const [rows] = SAMPLED_ROWS;
+  return tolerance / limitOver((queryLength * batch) / rows, rows, correction ?? false);
 }
 
+/** Inputs of so few rows are compared whole: that costs no more than a sample, and the error is known. */
+const WHOLE_ROWS = 512;
 /** Rows that the estimate may draw, and the share of the work that more than the least may take. */
 const SAMPLED_ROWS = [96, 192, 384, 768] as const;
 /** Fewer will do where features are drawn, too. */
@@ -107,7 +119,7 @@ function choose(head: Head, trials: readonly Trial[], options: PlanOptions, draw
     const tried = trial.rows.map((row) => ({
       m: row.features,
       rowError: Math.max(row.score.error, row.value.error),
-      error: allowance * predicted(row, draws, head, options.correction ? CORRECTED : ESTIMATED),
+      error: allowance * predicted(row, draws, head, options.correction ?? false),
     }));
     const between = features === undefined ? interpolate(tried, tolerance) : [];
     return [...tried, ...between].map((row) => ({
@@ -152,10 +164,15 @@ export function chooseAll(
   options: PlanOptions,
 ): { choices: readonly Choice[]; sampledRows: number; sampledFeatures: number } {
   const drawable = heads.every(canDrawTail);
-  const features = drawable ? SAMPLED_FEATURES : SAMPLED_FEATURES.slice(0, 1);
+  const all = batch * heads[0].queryLength;
+  const features = drawable && all > WHOLE_ROWS ? SAMPLED_FEATURES : SAMPLED_FEATURES.slice(0, 1);
+  const rowsBeside = (sampledFeatures: number) => {
+    if (all <= WHOLE_ROWS) return [all];
+    return sampledFeatures > 0 ? [FEWER_ROWS, ...SAMPLED_ROWS] : SAMPLED_ROWS;
+  };
   const candidates = features
     .flatMap((sampledFeatures) =>
-      (sampledFeatures > 0 ? [FEWER_ROWS, ...SAMPLED_ROWS] : SAMPLED_ROWS).map((sampledRows) => {
+      rowsBeside(sampledFeatures).map((sampledRows) => {
         const draws = { rows: sampledRows / batch, features: sampledFeatures };
         const choices = heads.map((head, h) => choose(head, trials[h], options, draws));
         const seconds = choices.reduce((sum, c) => sum + c.seconds, 0);
@@ -168,6 +185,7 @@ export function chooseAll(
           error: Math.max(...choices.map((c) => c.error)),
           modest:
             sampledRows <= SAMPLED_ROWS[0] ||
+            sampledRows === all ||
             sampling / options.rates.lowRank <= SAMPLING_SHARE * seconds,
         };
       }),

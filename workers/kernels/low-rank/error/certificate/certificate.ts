@@ -14,24 +14,16 @@ import type { QuerySide } from './certificate-queries.js';
 /** Room for the rounding of the float64 sums themselves. */
 const SLACK = 1 + 2 ** -20;
 
-/** How the largest eigenvalue of a sum of squares is found. */
-export type Eigenvalue = (gram: Float64Array, unit: number) => number;
-
-/**
- * Bounds of the six tensors, before their scale; null when there is no bound.
- *
- * @param eigenvalue with `atLeast` the answer is no bound but below the one that there is.
- */
+/** Bounds of the six tensors, before their scale; null when there is no bound. */
 export function certificate(
   keys: KeySide,
   queries: QuerySide,
   target: boolean,
   unit: number,
-  eigenvalue: Eigenvalue,
 ): (number | null)[] {
   if (queries.void) return queries.tensors.map(() => null);
-  const lambdaK = eigenvalue(keys.shell, unit) + keys.tail;
-  const lambdaQ = eigenvalue(queries.shell, unit) + queries.tail;
+  const lambdaK = atMost(keys.shell, unit) + keys.tail;
+  const lambdaQ = atMost(queries.shell, unit) + queries.tail;
   const norm = Math.sqrt(lambdaK * lambdaQ);
   const { weight, products } = keys;
   const root = Math.sqrt;
@@ -58,34 +50,29 @@ export function certificate(
 /** Steps of the power iteration, and of the search upwards from where it ends. */
 const ITERATIONS = 16;
 const CLOSE = 1.02;
-/** Steps for a lower bound alone. */
-const FEW_ITERATIONS = 4;
-
-/** A lower bound of the largest eigenvalue, in little time; of zeros and of an overflow it is 0. */
-export const atLeast: Eigenvalue = (gram) => rayleigh(gram, FEW_ITERATIONS) || 0;
 
 /** Upper bound of the largest eigenvalue of a sum of squares (n, n), its rounding included. */
-export const atMost: Eigenvalue = (gram, unit) => {
+function atMost(gram: Float64Array, unit: number): number {
   const n = order(gram);
   let trace = 0;
   for (let i = 0; i < n; i++) trace += gram[i * n + i];
   if (!(trace > 0)) return trace;
   // A power iteration comes from below; that bound I - gram has a Cholesky factor proves the bound.
-  let bound = CLOSE * rayleigh(gram, ITERATIONS);
+  let bound = CLOSE * rayleigh(gram);
   while (bound < trace && !isBelow(gram, n, bound)) bound *= CLOSE;
   // A block of the sum is rounded in each of its products: 256 units cover 128 of them twice over.
   return Math.min(bound, trace) + 256 * unit * trace;
-};
+}
 
 const order = (gram: Float64Array) => Math.round(Math.sqrt(gram.length));
 
-/** A lower bound of the largest eigenvalue of gram (n, n), closer to it the more steps; NaN for zeros. */
-function rayleigh(gram: Float64Array, steps: number): number {
+/** A lower bound of the largest eigenvalue of gram (n, n); NaN for zeros. */
+function rayleigh(gram: Float64Array): number {
   const n = order(gram);
   const x = Float64Array.from({ length: n }, (_, i) => Math.sqrt(Math.max(0, gram[i * n + i])));
   const y = new Float64Array(n);
   let value = 0;
-  for (let k = 0; k < steps; k++) {
+  for (let k = 0; k < ITERATIONS; k++) {
     let [size, dot, largest] = [0, 0, 0];
     for (let i = 0; i < n; i++) {
       let sum = 0;

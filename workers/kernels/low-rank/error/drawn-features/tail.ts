@@ -9,11 +9,11 @@
  * hundreds, however many rows there are.
  */
 
+import { proportional } from '../../../estimate/draw.js';
 import type { Random } from '../../../random.js';
 import type { FeatureSet } from '../../features/features.js';
 import { fullWidth, type Head } from '../../head/head.js';
 import { layout, MOST_SEGMENTS } from '../../head/layout.js';
-import { proportional } from '../sampled-rows/draw.js';
 
 export interface Tail {
   /**

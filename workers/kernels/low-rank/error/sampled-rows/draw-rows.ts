@@ -3,16 +3,14 @@
 import type { Job } from '../../../../job.js';
 import type { AttentionProblem } from '../../../../problem.js';
 import type { Lease } from '../../../../tensor/shared-memory.js';
-import type { TensorData } from '../../../../tensor/tensor.js';
+import { mixture } from '../../../estimate/draw.js';
 import { Random } from '../../../random.js';
-import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
-import type { HeadResult } from '../../chain/chain.js';
+import type { Arithmetic } from '../../arithmetic/arithmetic.js';
+import { apply, gather, load, minus } from '../../head/affine.js';
 import type { Head } from '../../head/head.js';
 import { BLOCK } from '../../head/rows.js';
 import type { LowRankPlan } from '../../plan/plan.js';
 import type { LowRankTask } from '../../task.js';
-import type { PilotHead } from '../certificate/certificate-pilot.js';
-import { proportional } from './draw.js';
 
 /** Draws with replacement from all query rows of the batch. */
 export interface Draw {
@@ -24,129 +22,120 @@ export interface Draw {
 
 export interface Draws {
   readonly draws: readonly Draw[];
+  /** Whether every row of the batch was taken once, so that the error is known. */
+  readonly complete: boolean;
   /** Rows drawn of each batch item, in rising order. */
   readonly lists: readonly Int32Array[];
 }
 
 /**
- * Shares of the draws: uniform, so that no row is without a chance; and by what the features leave out
- * of a row, since a single row that they spoil can be all of the error.
+ * What a row can add to the error of a tensor is at most a constant of the keys times one of these, by the left
+ * factor of the tensor: |X_i| |G_i| for the queries' adapter, |q_i| |G_i| for the keys', |G_i| for the
+ * values'; and each of them times what the features leave out of the row.
  */
-const UNIFORM = 0.1;
-const RISKY = 0.45;
+const FAMILIES = 6;
 
-/**
- * Rows drawn with probability proportional to |X_i| |G_i|, to the same times their risk, and uniformly; in the
- * same stage the pilots, which nothing else waits for.
- */
+/** The rows of the estimate: all of them once where the plan samples as many, else drawn by what they can add. */
 export function* drawRows(
   problem: AttentionProblem,
   plan: LowRankPlan,
   { seed }: { readonly seed: number },
-  pilots: readonly PilotHead[],
   memory: Lease,
-): Job<{ draws: Draws; piloted: readonly HeadResult[] }, LowRankTask> {
-  const { batch, queryLength, heads: headCount, valueDim } = problem.dims;
-  const weights = memory.float64(batch * queryLength);
-  const risky = memory.float64(batch * queryLength);
-  const centre = new Float64Array(headCount * valueDim);
-  if (problem.objective.kind === 'target') {
-    for (let h = 0; h < headCount; h++) centre.set(plan.headPlans[h].centreV, h * valueDim);
-  }
-  const step = Math.max(1024, Math.ceil(queryLength / 16));
-  const pilotTasks = pilots.map((pilot) => ({
-    kernel: 'low_rank' as const,
-    step: 'pilot' as const,
-    pilot,
-  }));
-  const weighTasks = Array.from({ length: batch }, (_, b) =>
-    Array.from({ length: Math.ceil(queryLength / step) }, (_, s) => ({
-      kernel: 'low_rank' as const,
-      step: 'weights' as const,
-      heads: plan.heads.slice(b * headCount, (b + 1) * headCount).map((head, h) => ({
-        head,
-        risk: plan.headPlans[b * headCount + h].risk,
-      })),
-      centre,
-      segment: { from: s * step, to: Math.min(queryLength, (s + 1) * step) },
-      weights: weights.subarray(b * queryLength, (b + 1) * queryLength),
-      risky: risky.subarray(b * queryLength, (b + 1) * queryLength),
-    })),
-  ).flat();
-  const results = yield { name: 'weights', tasks: [...pilotTasks, ...weighTasks] };
-  const piloted = results.slice(0, pilots.length) as HeadResult[];
-  const random = new Random(seed ^ 0x5eed);
-  const uniform = { share: UNIFORM, probability: () => 1 / weights.length };
-  const ways = [
-    { ...uniform, draw: () => random.integer(weights.length) },
-    { share: RISKY, ...proportional(risky, random) },
-    { share: 1 - UNIFORM - RISKY, ...proportional(weights, random) },
-  ];
-  const probability = (row: number) =>
-    ways.reduce((sum, way) => sum + way.share * way.probability(row), 0);
-  const drawn = Array.from({ length: plan.sampledRows }, () => {
-    let left = random.uniform();
-    const way = ways.find(({ share }) => {
-      left -= share;
-      return left < 0;
-    });
-    return (way ?? ways[0]).draw();
-  });
+): Job<Draws, LowRankTask> {
+  const { batch, queryLength } = problem.dims;
+  const rows = batch * queryLength;
+  const complete = plan.sampledRows >= rows;
+  const everyRow = () => Array.from({ length: rows }, (_, row) => ({ row, probability: 1 / rows }));
+  const drawn = complete ? everyRow() : yield* drawByWeight(problem, plan, seed, memory);
   const lists = Array.from({ length: batch }, (_, b) => {
-    const rows = new Set(
-      drawn.filter((row) => Math.floor(row / queryLength) === b).map((row) => row % queryLength),
-    );
-    return Int32Array.from(rows).sort();
+    const mine = drawn.filter(({ row }) => Math.floor(row / queryLength) === b);
+    return Int32Array.from(new Set(mine.map(({ row }) => row % queryLength))).sort();
   });
-  const draws = drawn.map((row) => {
+  const positions = lists.map((list) => new Map(Array.from(list, (row, k) => [row, k])));
+  const draws = drawn.map(({ row, probability }): Draw => {
     const b = Math.floor(row / queryLength);
-    return {
-      batch: b,
-      position: lists[b].indexOf(row % queryLength),
-      probability: probability(row),
-    };
+    return { batch: b, position: positions[b].get(row % queryLength)!, probability };
   });
-  return { draws: { draws, lists }, piloted };
+  return { draws, complete, lists };
 }
 
-/**
- * Weights of the rows of a batch item for the draw: |X^Q_i| |G_i| (for a target |X^Q_i| |Y_i - mean|), and
- * the same times what the features of its heads leave out of the row.
- */
+function* drawByWeight(
+  problem: AttentionProblem,
+  plan: LowRankPlan,
+  seed: number,
+  memory: Lease,
+): Job<{ row: number; probability: number }[], LowRankTask> {
+  const { batch, queryLength, heads: headCount } = problem.dims;
+  const weights = Array.from({ length: FAMILIES }, () => memory.float64(batch * queryLength));
+  const step = Math.max(1024, Math.ceil(queryLength / 16));
+  yield {
+    name: 'weights',
+    tasks: Array.from({ length: batch }, (_, b) =>
+      Array.from({ length: Math.ceil(queryLength / step) }, (_, s) => ({
+        kernel: 'low_rank' as const,
+        step: 'weights' as const,
+        heads: plan.heads.slice(b * headCount, (b + 1) * headCount).map((head, h) => {
+          const { risk, centreV } = plan.headPlans[b * headCount + h];
+          return { head, risk, centre: head.kind === 'target' ? centreV : null };
+        }),
+        segment: { from: s * step, to: Math.min(queryLength, (s + 1) * step) },
+        weights: weights.map((w) => w.subarray(b * queryLength, (b + 1) * queryLength)),
+      })),
+    ).flat(),
+  };
+  const sampler = mixture(weights, new Random(seed ^ 0x5eed));
+  return Array.from({ length: plan.sampledRows }, () => {
+    const row = sampler.draw();
+    return { row, probability: sampler.probability(row) };
+  });
+}
+
+/** A head as far as rows are weighed; centre: of V, which a target is compared with. */
+export interface WeighedHead {
+  readonly head: Head;
+  readonly risk: Float32Array;
+  readonly centre: Float64Array | null;
+}
+
+/** Weights (FAMILIES, queryLength) of the rows [from, to) of a batch item, summed over its heads. */
 export function rowWeights(
   arithmetic: Arithmetic,
-  heads: readonly { readonly head: Head; readonly risk: Float32Array }[],
-  centre: Float64Array,
-  from: number,
-  to: number,
-  weights: Float64Array,
-  risky: Float64Array,
+  heads: readonly WeighedHead[],
+  { from, to }: { readonly from: number; readonly to: number },
+  weights: readonly Float64Array[],
 ): void {
-  const [{ head }] = heads;
-  const squares = (x: TensorData, width: number, shift: Float64Array | null) => {
-    const block = arithmetic.array(BLOCK * width);
-    const minusCentre = arithmetic.array(width);
-    if (shift) minusCentre.set(shift.map((a) => -a));
-    const out = arithmetic.array(BLOCK);
-    return (start: number, count: number): Real => {
-      block.set(x.subarray(start * width, (start + count) * width));
-      if (shift) arithmetic.addRow(count, width, minusCentre, block);
-      arithmetic.rowDots(count, width, block, block, out);
-      return out;
-    };
-  };
-  const inputs = squares(head.query.rows, head.query.effective.inputs, null);
-  const objectives = squares(head.objective, head.objectiveStride, centre);
-  for (let start = from; start < to; start += BLOCK) {
-    const count = Math.min(BLOCK, to - start);
-    const [x, g] = [inputs(start, count), objectives(start, count)];
-    for (let r = 0; r < count; r++) {
-      const i = start + r;
-      let risk = 0;
-      for (const { risk: share } of heads) risk += share[i];
-      // A row that every head treats exactly has no error to be found.
-      weights[i] = risk > 0 ? Math.sqrt(x[r]) * Math.sqrt(g[r]) : 0;
-      risky[i] = risk * weights[i];
+  for (const family of weights) family.fill(0, from, to);
+  const mark = arithmetic.mark();
+  for (const { head, risk, centre } of heads) {
+    const { query, d, dv } = head;
+    const width = query.effective.inputs;
+    const toQ = load(arithmetic, width, d, query.effective.weight, query.effective.bias);
+    const x = arithmetic.array(BLOCK * width);
+    const q = arithmetic.array(BLOCK * d);
+    const g = arithmetic.array(BLOCK * dv);
+    const [xx, qq, gg] = [0, 1, 2].map(() => arithmetic.array(BLOCK));
+    const minusCentre = centre && minus(arithmetic, centre);
+    for (let start = from; start < to; start += BLOCK) {
+      const count = Math.min(BLOCK, to - start);
+      const row = (r: number) => start + r;
+      gather(query.rows, width, row, count, x);
+      apply(arithmetic, count, toQ, x, q);
+      gather(head.objective, dv, row, count, g, head.objectiveOffset, head.objectiveStride);
+      if (minusCentre) arithmetic.addRow(count, dv, minusCentre, g);
+      arithmetic.rowDots(count, width, x, x, xx);
+      arithmetic.rowDots(count, d, q, q, qq);
+      arithmetic.rowDots(count, dv, g, g, gg);
+      for (let r = 0; r < count; r++) {
+        const i = start + r;
+        // A row that the head treats exactly has no error to be found.
+        if (!(risk[i] > 0)) continue;
+        const size = Math.sqrt(gg[r]);
+        [Math.sqrt(xx[r]) * size, Math.sqrt(qq[r]) * size, size].forEach((w, k) => {
+          weights[k][i] += w;
+          weights[3 + k][i] += risk[i] * w;
+        });
+      }
     }
+    arithmetic.release(mark);
   }
 }

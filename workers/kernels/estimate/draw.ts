@@ -1,0 +1,65 @@
+/** Random draws with given weights. */
+import type { Random } from '../random.js';
+
+/** Draws with replacement of one of n rows, and the probability of each row in one draw. */
+export interface Sampler {
+  draw(): number;
+  probability(row: number): number;
+}
+
+/** Share of the draws that ignore all weights: n draws weigh a row by 1 / UNIFORM_SHARE times the number of rows at most. */
+const UNIFORM_SHARE = 0.25;
+
+/**
+ * Draws that suit several sums at once: every weight in `families` says how much the rows can matter to one of
+ * them. A quarter of the draws is uniform, the others are shared alike between the families. So the
+ * probability of a row is at least 3 / (4 f) of what would suit any one of f families alone.
+ */
+export function mixture(families: readonly Float64Array[], random: Random): Sampler {
+  const n = families[0]!.length;
+  const weighted = families.filter(hasWeight).map((weights) => proportional(weights, random));
+  const share = weighted.length > 0 ? UNIFORM_SHARE : 1;
+  const each = (1 - share) / Math.max(1, weighted.length);
+  return {
+    draw: () => {
+      const family = Math.floor((random.uniform() - share) / each);
+      return (weighted[family] ?? { draw: () => random.integer(n) }).draw();
+    },
+    probability: (row) =>
+      weighted.reduce((sum, sampler) => sum + each * sampler.probability(row), share / n),
+  };
+}
+
+function hasWeight(weights: Float64Array): boolean {
+  const total = weights.reduce((sum, w) => sum + w, 0);
+  return total > 0 && Number.isFinite(total);
+}
+
+/** Draws in proportion to weights; uniform if they are all 0. */
+export function proportional(weights: Float64Array, random: Random): Sampler {
+  const cumulative = new Float64Array(weights.length);
+  let total = 0;
+  for (let i = 0; i < weights.length; i++) {
+    total += weights[i]!;
+    cumulative[i] = total;
+  }
+  const n = weights.length;
+  if (!(total > 0 && Number.isFinite(total))) {
+    return { draw: () => random.integer(n), probability: () => 1 / n };
+  }
+  return {
+    draw: () => Math.min(upperBound(cumulative, random.uniform() * total), n - 1),
+    probability: (row) => weights[row]! / total,
+  };
+}
+
+/** First index whose value exceeds x. */
+function upperBound(sorted: Float64Array, x: number): number {
+  let [low, high] = [0, sorted.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (sorted[middle]! > x) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
