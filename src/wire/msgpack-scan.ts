@@ -8,7 +8,7 @@
  */
 import { isUtf8 } from 'node:buffer';
 import { ScanState } from './scan-state.js';
-import { placeName, WireError } from './tree/wire-error.js';
+import { PACK_AS_BIN, placeName, WireError } from './tree/wire-error.js';
 import type { WireLimits } from './tree/wire-limits.js';
 
 const EXTENSION_NAMES = new Map([
@@ -175,7 +175,7 @@ class Scanner {
   }
 
   private string(length: number): void {
-    this.state.checkStringLength(length);
+    this.state.checkStringLength(length, PACK_AS_BIN);
     const start = this.position;
     this.skip(length);
     this.checkUtf8(start);
@@ -235,7 +235,7 @@ class Scanner {
     throw new WireError(
       'malformed-body',
       this.state.pointer(),
-      `The string at byte ${start} of the body is not UTF-8; bytes must be packed as bin (in Python, use_bin_type=True).`,
+      `The string at byte ${start} of the body is not UTF-8; ${PACK_AS_BIN}.`,
     );
   }
 }

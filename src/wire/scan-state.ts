@@ -65,9 +65,10 @@ export class ScanState {
     }
   }
 
-  checkStringLength(bytes: number): void {
+  /** @param remedy what else the client may have meant. */
+  checkStringLength(bytes: number, remedy?: string): void {
     if (bytes > this.limits.maxStringBytes) {
-      this.exceeded('maxStringBytes', bytes, 'bytes in one string');
+      this.exceeded('maxStringBytes', bytes, 'bytes in one string', remedy);
     }
   }
 
@@ -109,13 +110,13 @@ export class ScanState {
     return pointer;
   }
 
-  exceeded(limit: keyof WireLimits, actual: number, what: string): never {
+  exceeded(limit: keyof WireLimits, actual: number, what: string, remedy?: string): never {
     const pointer = this.pointer();
     const allowed = this.limits[limit];
     throw new WireError(
       'limit-exceeded',
       pointer,
-      `There are ${actual} ${what} at ${placeName(pointer)}; at most ${allowed} are allowed.`,
+      `There are ${actual} ${what} at ${placeName(pointer)}; at most ${allowed} are allowed${remedy ? `; ${remedy}` : ''}.`,
       { limit: allowed, actual },
     );
   }

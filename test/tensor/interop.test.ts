@@ -16,6 +16,7 @@ interface Vectors {
   tensor: Record<'float16' | 'float32' | 'float64', string>;
   fortran: string;
   scalars: Record<string, [string, number | boolean]>;
+  integers: Record<string, string>;
   refused: Record<string, string>;
   old_msgpack: string;
   plain: string;
@@ -61,10 +62,23 @@ test('numpy scalars become plain numbers and booleans', () => {
   }
 });
 
+test('lists of integers of every width are read, as numpy and as torch name them', () => {
+  for (const [name, hex] of Object.entries(vectors.integers)) {
+    const [{ tensor }] = decodeHex(hex).tensors;
+    assert.deepEqual([...widenEncoded(tensor)], [1, 2, 100], name);
+  }
+  const bytes = Buffer.from(new BigInt64Array([1n, 2n, 100n]).buffer).toString('base64');
+  for (const dtype of ['int64', 'torch.int64', '<i8', 'I64']) {
+    const body = JSON.stringify({ x: { dtype, shape: [3], data: bytes } });
+    const [{ tensor }] = decodeJson(asSharedBody(Buffer.from(body)), LIMITS).tensors;
+    assert.deepEqual([...widenEncoded(tensor)], [1, 2, 100], dtype);
+  }
+});
+
 test('numpy arrays of other kinds are refused, and say so', () => {
   const sentences: Record<string, RegExp> = {
     'big endian': /big endian \(">f4"\)/,
-    integer: /"<i8"; accepted are float32/,
+    'integers in two dimensions': /"<i8"; accepted are float32/,
     'bool array': /"\|b1"; accepted/,
     'complex array': /"<c16"; accepted/,
     'complex number': /is complex/,

@@ -28,7 +28,7 @@ scalars = {
 }
 refused = {
     "big endian": np.array(VALUES, dtype=">f4"),
-    "integer": np.arange(3, dtype="<i8"),
+    "integers in two dimensions": np.arange(6, dtype="<i8").reshape(2, 3),
     "bool array": np.array([True, False]),
     "complex array": np.array([1j]),
     "complex number": 1j,
@@ -36,14 +36,17 @@ refused = {
     "object": np.array([{}], dtype=object),
     "void (bfloat16 of ml_dtypes)": np.zeros(2, dtype="V2"),
     "empty": np.zeros((0, 3), dtype="<f4"),
-    "inside a list": [{"x": np.arange(3)}],
+    "inside a list": [{"x": np.arange(6).reshape(2, 3)}],
 }
+INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
 vectors = {
     "values": VALUES,
     # What the service writes in the numpy dialect must be the same bytes.
     "numpy": {name: numpy_body({"x": array}) for name, array in arrays.items()},
     "fortran": numpy_body({"x": np.asfortranarray(arrays["float32"])}),
     "scalars": {name: [numpy_body({"x": value}), value.item()] for name, value in scalars.items()},
+    # Lengths of sequences: 1, 2, 100.
+    "integers": {name: numpy_body({"x": np.array([1, 2, 100], dtype=name)}) for name in INTEGERS},
     "refused": {name: numpy_body({"x": value}) for name, value in refused.items()},
     "old_msgpack": msgpack.packb(
         {"x": np.array([1.0, -2.0], dtype="<f4")}, default=msgpack_numpy.encode, use_bin_type=False

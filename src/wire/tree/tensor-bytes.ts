@@ -1,12 +1,18 @@
 /** The bytes of one tensor in a body, and the refusals that go with them. */
-import { appendPointer, placeName, WireError, type WireErrorFigures } from './wire-error.js';
+import {
+  appendPointer,
+  PACK_AS_BIN,
+  placeName,
+  WireError,
+  type WireErrorFigures,
+} from './wire-error.js';
 
 /** A view of the body, not a copy. */
 export function readBytes(data: unknown, pointer: string): Uint8Array {
   if (data instanceof Uint8Array) return data;
   throw refuse(
     appendPointer(pointer, 'data'),
-    `The data of the tensor at ${placeName(pointer)} must be bytes (MessagePack bin).`,
+    `The data of the tensor at ${placeName(pointer)} must be bytes (MessagePack bin); ${PACK_AS_BIN}.`,
   );
 }
 

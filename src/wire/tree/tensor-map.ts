@@ -7,6 +7,7 @@ import {
   parseDtype,
 } from '../../../workers/tensor/dtype.js';
 import { type EncodedTensor, encodedTensor } from '../../../workers/tensor/encoded.js';
+import { integerType, isFewIntegers, readIntegers } from './integer-array.js';
 import { NUMPY_SCALARS } from './numpy-scalar.js';
 import { quote } from './quote.js';
 import { checkLength, readBase64, readBytes, refuse } from './tensor-bytes.js';
@@ -29,8 +30,7 @@ export function isNumpyMap(map: WireMap): boolean {
 /** Throws WireError (invalid-tensor) when anything about the map does not fit. */
 export function readTensorMap(map: WireMap, pointer: string): EncodedTensor {
   checkKeys(map, TENSOR_KEYS, TENSOR_KEYS, pointer);
-  const dtype = readDtype(map.entries.get('dtype'), pointer, 'dtype');
-  return assemble(dtype, map, pointer);
+  return assemble(map.entries.get('dtype'), map, pointer, 'dtype');
 }
 
 /** An array as an encoded tensor, a numpy scalar as a plain number or boolean. */
@@ -58,7 +58,7 @@ export function readNumpyMap(map: WireMap, pointer: string): EncodedTensor | num
       `The numpy array at ${placeName(pointer)} is a structured or object array (kind ${quote(kind)}); the element types are ${ACCEPTED_DTYPES}. A bfloat16 array goes as a map {dtype: 'bfloat16', shape, data}.`,
     );
   }
-  return assemble(readDtype(readText(entries.get('type')), pointer, 'type'), map, pointer);
+  return assemble(readText(entries.get('type')), map, pointer, 'type');
 }
 
 function readScalar(map: WireMap, pointer: string): number | boolean {
@@ -76,13 +76,21 @@ function readScalar(map: WireMap, pointer: string): number | boolean {
   return scalar.read(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength));
 }
 
-function assemble(dtype: Dtype, map: WireMap, pointer: string): EncodedTensor {
+/** @param key under which the name of the element type stands. */
+function assemble(name: unknown, map: WireMap, pointer: string, key: string): EncodedTensor {
   const shape = readShape(map.entries.get('shape'), pointer);
-  const expected = byteLength(shape, dtype, pointer);
-  const data = map.entries.get('data');
-  const bytes = map.format === 'json' ? readBase64(data, pointer) : readBytes(data, pointer);
-  checkLength(bytes.length, expected, `shape [${shape.join(', ')}] in ${dtype}`, pointer);
-  return encodedTensor(dtype, shape, bytes);
+  const integer = isFewIntegers(shape) ? integerType(name) : null;
+  if (integer) return readIntegers(integer, shape, read(integer.size, String(name)));
+  const dtype = readDtype(name, pointer, key);
+  return encodedTensor(dtype, shape, read(ITEM_SIZE[dtype], dtype));
+
+  function read(itemSize: number, type: string): Uint8Array {
+    const expected = byteLength(shape, itemSize, pointer);
+    const data = map.entries.get('data');
+    const bytes = map.format === 'json' ? readBase64(data, pointer) : readBytes(data, pointer);
+    checkLength(bytes.length, expected, `shape [${shape.join(', ')}] in ${type}`, pointer);
+    return bytes;
+  }
 }
 
 function readDtype(name: unknown, pointer: string, key: string): Dtype {
@@ -126,8 +134,8 @@ function readShape(shape: unknown, pointer: string): number[] {
   return shape;
 }
 
-function byteLength(shape: readonly number[], dtype: Dtype, pointer: string): number {
-  const length = shape.reduce((product, size) => product * size, ITEM_SIZE[dtype]);
+function byteLength(shape: readonly number[], itemSize: number, pointer: string): number {
+  const length = shape.reduce((product, size) => product * size, itemSize);
   if (Number.isSafeInteger(length)) return length;
   throw refuse(
     appendPointer(pointer, 'shape'),

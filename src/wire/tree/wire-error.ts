@@ -47,3 +47,6 @@ export function appendPointer(pointer: string, token: string | number): string {
 export function placeName(pointer: string): string {
   return pointer === '' ? 'the body' : pointer;
 }
+
+/** What to tell a client whose packer writes bytes as strings: the old MessagePack had no type for them. */
+export const PACK_AS_BIN = 'bytes must be packed as bin (in Python, use_bin_type=True)';
