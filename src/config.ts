@@ -86,6 +86,11 @@ export const ConfigSchema = Type.Object({
     maximum: 2 ** 31 - 1,
     description: 'Longest time for every worker to run its warm-up task, ms; then start fails',
   }),
+  LORAGRAD_CORS_ORIGINS: Type.String({
+    default: '',
+    description:
+      'Origins whose pages may call the service, separated by commas (https://example.org), or *; empty: none but its own',
+  }),
 });
 
 export type Config = Static<typeof ConfigSchema>;

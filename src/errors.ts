@@ -40,6 +40,11 @@ export const PROBLEMS = {
     title: 'None of the accepted media types can be answered',
     remedy: 'Accept application/vnd.msgpack or application/json.',
   },
+  'request-timeout': {
+    status: 408,
+    title: 'The request did not arrive in time',
+    remedy: 'Send it faster or in smaller pieces; GET /limits tells how long one may take.',
+  },
   'missing-tensors': {
     status: 409,
     title: 'Tensors that are referred to are not in the store',
@@ -57,11 +62,21 @@ export const PROBLEMS = {
     title: 'The tensor is larger than the store',
     remedy: 'Send it inside the request instead, or raise LORAGRAD_STORE_BYTES.',
   },
+  'uri-too-long': {
+    status: 414,
+    title: 'The address is too long',
+    remedy: 'GET /docs shows every route; none has a long address.',
+  },
   'unsupported-media-type': {
     status: 415,
-    title: 'The media type of the body is not supported',
+    title: 'The media type or the coding of the body is not supported',
     remedy:
-      'Send application/vnd.msgpack, application/msgpack, application/x-msgpack or application/json, without a content encoding.',
+      'Send application/vnd.msgpack, application/msgpack, application/x-msgpack or application/json, as it is or in a content coding that the header Accept-Encoding of the answer names.',
+  },
+  'expectation-failed': {
+    status: 417,
+    title: 'The header Expect asks for something unknown',
+    remedy: 'Expect 100-continue or nothing.',
   },
   'unknown-key': {
     status: 422,
@@ -125,6 +140,11 @@ export const PROBLEMS = {
     status: 429,
     title: 'The service is busy',
     remedy: 'Wait as long as Retry-After says, then send the same request again.',
+  },
+  'headers-too-large': {
+    status: 431,
+    title: 'The headers are too large',
+    remedy: 'Send fewer or shorter headers.',
   },
   'client-gone': {
     status: 499,
@@ -216,6 +236,9 @@ const FRAMEWORK_KINDS: Readonly<Record<string, ProblemKind>> = {
   FST_ERR_CTP_EMPTY_JSON_BODY: 'malformed-body',
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: 'bad-request',
   FST_ERR_CTP_EMPTY_TYPE: 'unsupported-media-type',
+  FST_ERR_MAX_PARAM_LENGTH: 'uri-too-long',
+  ERR_HTTP_REQUEST_TIMEOUT: 'request-timeout',
+  HPE_HEADER_OVERFLOW: 'headers-too-large',
 };
 
 interface ErrorLike {

@@ -1,11 +1,11 @@
 /** Answers: the media type that Accept asks for, tensors in the form of the request. */
-import accepts from '@fastify/accepts';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../../errors.js';
 import type { AnswerForm } from '../../solver/engine-messages.js';
 import { quote } from '../../wire/tree/quote.js';
 import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../media-types.js';
+import { chooseType } from '../negotiation.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -26,12 +26,12 @@ declare module 'fastify' {
  * @throws {Problem} before any work is done, when no answer would be acceptable.
  */
 async function negotiate(request: FastifyRequest): Promise<void> {
-  const offered = [request.mediaType ?? MSGPACK_TYPES[0], ...BODY_TYPES];
-  const chosen = request.accepts().type(offered);
-  if (typeof chosen !== 'string') {
+  const { accept } = request.headers;
+  const chosen = chooseType(accept, [request.mediaType ?? MSGPACK_TYPES[0], ...BODY_TYPES]);
+  if (chosen === null) {
     throw new Problem(
       'not-acceptable',
-      `Accept: ${quote(request.headers.accept)} allows none of ${BODY_TYPES.join(', ')}.`,
+      `Accept: ${quote(accept)} allows none of ${BODY_TYPES.join(', ')}.`,
     );
   }
   request.answerType = chosen;
@@ -43,12 +43,13 @@ function answerForm(this: FastifyRequest, extra: object = {}): AnswerForm {
 
 function sendWritten(this: FastifyReply, bytes: Uint8Array<ArrayBuffer>): FastifyReply {
   const { answerType } = this.request;
-  this.type(answerType === JSON_TYPE ? `${JSON_TYPE}; charset=utf-8` : answerType);
+  this.header('vary', 'accept').type(
+    answerType === JSON_TYPE ? `${JSON_TYPE}; charset=utf-8` : answerType,
+  );
   return this.send(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
 }
 
 async function answers(app: FastifyInstance): Promise<void> {
-  await app.register(accepts);
   app.decorateRequest('answerType', '');
   app.decorateRequest('answerForm', answerForm);
   app.decorateReply('sendWritten', sendWritten);

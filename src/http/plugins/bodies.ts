@@ -6,11 +6,10 @@ import { Lease } from '../../../workers/tensor/shared-memory.js';
 import { Problem } from '../../errors.js';
 import { decodeJson } from '../../wire/json.js';
 import { decodeMsgpack } from '../../wire/msgpack.js';
-import { quote } from '../../wire/tree/quote.js';
 import type { Decoded } from '../../wire/tree/tree.js';
 import { WireError } from '../../wire/tree/wire-error.js';
 import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../../wire/tree/wire-limits.js';
-import { JSON_TYPE, MSGPACK_TYPES } from '../media-types.js';
+import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../media-types.js';
 
 export interface BodyLimits {
   readonly maxBodyBytes: number;
@@ -74,11 +73,14 @@ function readBody(
 ): Promise<Uint8Array> {
   return new Promise((resolve, reject) => {
     const body = new SharedBody(request, limit);
+    request.inviteBody();
     payload.on('data', (chunk: Buffer) => {
       try {
         body.append(chunk);
       } catch (error) {
         payload.removeAllListeners('data');
+        // A compressed body is expanded no further; its sender is still listened to.
+        if (payload !== request.raw) payload.destroy();
         reject(error);
       }
     });
@@ -103,6 +105,16 @@ function decodeWith(
   }
 }
 
+/** @throws {Problem} where Fastify would go on without a body. */
+async function requireType(request: FastifyRequest): Promise<void> {
+  if (request.headers['content-type'] !== undefined) return;
+  throw new Problem(
+    'unsupported-media-type',
+    `There is no Content-Type; a body of one of ${BODY_TYPES.join(', ')} is needed.`,
+    { headers: { accept: BODY_TYPES.join(', ') } },
+  );
+}
+
 async function bodies(app: FastifyInstance, limits: BodyLimits): Promise<void> {
   app.decorateRequest('dialect', 'tensor');
   app.decorateRequest('memory');
@@ -117,14 +129,13 @@ async function bodies(app: FastifyInstance, limits: BodyLimits): Promise<void> {
   );
   app.addHook('onRequest', async (request) => {
     request.memory = new Lease();
-    const encoding = request.headers['content-encoding'];
-    if (encoding !== undefined && encoding !== 'identity') {
-      throw new Problem(
-        'unsupported-media-type',
-        `Content-Encoding: ${quote(encoding)} is not supported; send the body as it is.`,
-      );
-    }
+  });
+  app.addHook('onRoute', (route) => {
+    if (route.schema?.body) route.preParsing = [requireType, ...[route.preParsing ?? []].flat()];
   });
 }
 
-export default fp(bodies, { name: 'bodies', dependencies: ['admission'] });
+export default fp(bodies, {
+  name: 'bodies',
+  dependencies: ['admission', 'expectations', 'content-codings'],
+});

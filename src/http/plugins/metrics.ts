@@ -10,6 +10,8 @@ const SECONDS = [
 
 export interface ComputeMetrics {
   readonly registry: Registry;
+  /** Requests answered with a problem, and those whose client has gone. */
+  readonly problems: Counter<'type'>;
   /** Tasks that workers have finished, by stage. */
   readonly tasks: Counter<'stage'>;
   /** Seconds in each phase of a request: queue, decode, plan, compute, encode. */
@@ -38,7 +40,7 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
     buckets: SECONDS,
     registers,
   });
-  const refused = new Counter({
+  const problems = new Counter({
     name: 'loragrad_problems_total',
     help: 'Requests answered with a problem, by its type',
     labelNames: ['type'] as const,
@@ -87,6 +89,7 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
 
   app.decorate('metrics', {
     registry,
+    problems,
     phase: new Histogram({
       name: 'loragrad_phase_duration_seconds',
       help: 'Time of a request in each phase',
@@ -118,7 +121,7 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
     const route = request.routeOptions.url ?? 'none';
     const labels = { method: request.method, route, status: reply.statusCode };
     requests.observe(labels, reply.elapsedTime / 1000);
-    if (reply.problem) refused.inc({ type: reply.problem });
+    if (reply.problem) problems.inc({ type: reply.problem.kind });
   });
 }
 

@@ -1,18 +1,27 @@
 /** Whatever goes wrong is answered as an RFC 9457 problem. */
-import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import { PROBLEM_MEDIA_TYPE, Problem, type ProblemKind, toProblem } from '../../errors.js';
+import { PROBLEM_MEDIA_TYPE, Problem, toProblem } from '../../errors.js';
 import { quote } from '../../wire/tree/quote.js';
+import { AllowedMethods } from '../allowed-methods.js';
 
 declare module 'fastify' {
   interface FastifyReply {
-    /** Set when the answer is a problem; for the metrics. */
-    problem: ProblemKind | null;
+    /** Set when the answer is a problem. */
+    problem: Problem | null;
+  }
+  interface FastifyInstance {
+    /** What to answer where no route fits. */
+    noRoute(method: string, address: string): Problem;
   }
 }
 
-function answer(problem: Problem, request: FastifyRequest, reply: FastifyReply): void {
-  reply.problem = problem.kind;
+export function answerProblem(
+  problem: Problem,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): void {
+  reply.problem = problem;
   // Many clients look for an answer only once they have sent everything: the rest is received and
   // thrown away, on a connection that Fastify would close.
   request.raw.resume();
@@ -20,8 +29,6 @@ function answer(problem: Problem, request: FastifyRequest, reply: FastifyReply):
   const { statusCode } = problem;
   if (statusCode >= 500)
     request.log.error({ err: problem.options.cause ?? problem }, problem.message);
-  else
-    request.log.info({ problem: problem.kind, pointer: problem.options.pointer }, problem.message);
   reply
     .code(statusCode)
     .headers({ ...problem.options.headers })
@@ -30,30 +37,34 @@ function answer(problem: Problem, request: FastifyRequest, reply: FastifyReply):
     .send(problem.details(request.id));
 }
 
-const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
-
 async function problems(app: FastifyInstance): Promise<void> {
-  app.decorateReply('problem', null);
+  const allowedMethods = new AllowedMethods();
+  app.addHook('onRoute', (route) => allowedMethods.add(route));
 
-  app.setErrorHandler((error: FastifyError, request, reply) => {
-    answer(toProblem(error), request, reply);
+  app.decorateReply('problem', null);
+  app.decorate('noRoute', (method: string, address: string) => {
+    const [path] = address.split('?', 1);
+    const allow = allowedMethods.of(path).join(', ');
+    const shown = quote(path);
+    return allow === ''
+      ? new Problem('not-found', `There is nothing at ${shown}; GET /docs shows every route.`)
+      : new Problem('method-not-allowed', `${shown} takes ${allow}, not ${method}.`, {
+          headers: { allow },
+        });
   });
 
+  app.setErrorHandler((error, request, reply) => {
+    answerProblem(toProblem(error), request, reply);
+  });
   app.setNotFoundHandler((request, reply) => {
-    const url = request.url.split('?', 1)[0];
-    const shown = quote(url);
-    const allowed = METHODS.filter((method) => app.hasRoute({ method, url }));
-    const problem =
-      allowed.length > 0
-        ? new Problem(
-            'method-not-allowed',
-            `${shown} takes ${allowed.join(', ')}, not ${request.method}.`,
-            {
-              headers: { allow: allowed.join(', ') },
-            },
-          )
-        : new Problem('not-found', `There is nothing at ${shown}; GET /docs shows every route.`);
-    answer(problem, request, reply);
+    answerProblem(app.noRoute(request.method, request.url), request, reply);
+  });
+  // Before Fastify looks for a body and for its type.
+  app.addHook('onRequest', async (request) => {
+    if (request.raw.httpVersion === '1.1' && request.headers.host === undefined) {
+      throw new Problem('bad-request', 'HTTP/1.1 needs the header Host.');
+    }
+    if (request.is404) throw app.noRoute(request.method, request.url);
   });
 }
 
