@@ -2,6 +2,7 @@
 import { accuracy } from './accuracy.js';
 import { certificate } from './certificate.js';
 import { coverage } from './coverage.js';
+import { eventLoop } from './event-loop.js';
 import { exact } from './exact.js';
 import { growth } from './growth.js';
 import { overhead } from './overhead.js';
@@ -20,4 +21,5 @@ export const QUESTIONS: readonly Question[] = [
   threads,
   overhead,
   throughput,
+  eventLoop,
 ];

@@ -13,10 +13,14 @@
  * SharedArrayBuffers. Big results are written there; what a task returns travels back by value and
  * is small.
  */
-export interface Task {
+export interface Task<Result = unknown> {
   /** Which kernel runs it; `workers/worker.ts` holds the table. */
   readonly kernel: string;
+  /** Never there: the type of what a worker makes of the task. */
+  readonly returns?: Result;
 }
+
+export type ResultOf<T extends Task> = T extends Task<infer Result> ? Result : never;
 
 export interface Stage<T extends Task = Task> {
   /** For the log, the progress and the metrics: 'decode', 'project', 'attention', ... */
@@ -30,12 +34,46 @@ export interface Stage<T extends Task = Task> {
 
 export type Job<Result, T extends Task = Task> = Generator<Stage<T>, Result, readonly unknown[]>;
 
+/** One stage: hands back what its tasks return. Nothing is asked of the workers where there are none. */
+export function* stage<T extends Task>(
+  name: string,
+  tasks: readonly T[],
+  span?: readonly [number, number],
+): Job<ResultOf<T>[], T> {
+  if (tasks.length === 0) return [];
+  return (yield { name, tasks, ...(span && { span }) }) as ResultOf<T>[];
+}
+
+/** The job as the part [from, to] of the work of a larger one. */
+export function* within<Result, T extends Task>(
+  [from, to]: readonly [number, number],
+  job: Job<Result, T>,
+): Job<Result, T> {
+  const place = (share: number) => from + share * (to - from);
+  try {
+    let step = job.next([]);
+    while (!step.done) {
+      const { span, ...rest } = step.value;
+      const placed = span && { span: [place(span[0]), place(span[1])] as const };
+      step = job.next(yield { ...rest, ...placed });
+    }
+    return step.value;
+  } finally {
+    job.return(undefined as Result);
+  }
+}
+
 /** Asked between row blocks; true: stop now, the result is not wanted any more. */
 export type Cancelled = () => boolean;
 
 /** Thrown by a kernel that was told to stop. */
 export class CancelledError extends Error {
   override readonly name = 'CancelledError';
+}
+
+/** @throws {CancelledError} when the result is not wanted any more. */
+export function checkpoint(cancelled: Cancelled): void {
+  if (cancelled()) throw new CancelledError();
 }
 
 /** Run a job on this thread: for tests, benchmarks and tiny problems. */

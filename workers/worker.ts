@@ -10,6 +10,7 @@ import { type CalibrateTask, runCalibrateTask } from './tasks/calibrate.js';
 import { type DecodeTask, runDecodeTask } from './tasks/decode.js';
 import { type DigestTask, runDigestTask } from './tasks/digest.js';
 import { type EncodeTask, runEncodeTask } from './tasks/encode.js';
+import { type FiniteTask, runFiniteTask } from './tasks/finite.js';
 import { runWarmUpTask, type WarmUpTask } from './tasks/warm-up.js';
 import { type TaskResult, TURN_MS, type Turn, type TurnOutcome } from './turn.js';
 import { wasm } from './wasm.js';
@@ -19,6 +20,7 @@ type AnyTask =
   | DigestTask
   | EncodeTask
   | ExactTask
+  | FiniteTask
   | LowRankTask
   | CalibrateTask
   | ReferenceTask
@@ -36,6 +38,8 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
       return runEncodeTask(task);
     case 'exact':
       return runExactTask(task, wasm, cancelled);
+    case 'finite':
+      return runFiniteTask(task, cancelled);
     case 'low_rank':
       return runLowRankTask(task, wasm, cancelled);
     case 'reference':

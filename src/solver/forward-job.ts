@@ -7,6 +7,7 @@ import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
 import { referenceForwardJob } from '../../workers/kernels/reference/forward.js';
 import type { ForwardResult } from '../../workers/kernels/result.js';
 import type { AttentionLayer } from '../../workers/problem.js';
+import { finiteJob } from '../../workers/tasks/finite.js';
 import type { EncodedTensor } from '../../workers/tensor/encoded.js';
 import { Problem } from '../errors.js';
 import type { PendingTensor } from '../request/intake.js';
@@ -18,7 +19,6 @@ import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
 import type { Workplace } from './phases.js';
 import {
-  allFinite,
   missedReason,
   type Solution,
   type SolveOptions,
@@ -44,9 +44,9 @@ type ForwardSolution = Pick<Solution, 'method' | 'reason' | 'fallback'> & {
 };
 
 /** @throws {Problem} when the result is beyond float64. */
-function* inFloat64(layer: AttentionLayer) {
+function* inFloat64(layer: AttentionLayer): Job<Pick<ForwardSolution, 'result' | 'estimate'>> {
   const result = yield* referenceForwardJob(layer);
-  if (allFinite(result.attentionOutput)) return { result, estimate: null };
+  if (yield* finiteJob([result.attentionOutput])) return { result, estimate: null };
   throw new Problem(
     'not-finite',
     'The tensors are finite, but the attention output is too large even for float64.',
@@ -83,7 +83,7 @@ function* exactly(
   fallback: boolean,
 ): Job<ForwardSolution> {
   const { error, ...result } = yield* exactForwardJob(layer, { seed });
-  if (allFinite(result.attentionOutput)) {
+  if (yield* finiteJob([result.attentionOutput])) {
     return { result, estimate: error, method: 'exact', reason, fallback };
   }
   return {

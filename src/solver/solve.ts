@@ -9,6 +9,7 @@ import { FEATURE_STEPS } from '../../workers/kernels/low-rank/plan/trial.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
+import { finiteJob } from '../../workers/tasks/finite.js';
 import { Problem } from '../errors.js';
 import { type Choice, type ChooseOptions, planOf } from './choose.js';
 
@@ -49,26 +50,21 @@ export interface Solution {
 type Solved = Pick<Solution, 'result' | 'error'>;
 type Planned = Omit<Solution, 'plan'>;
 
-export function allFinite(data: Float32Array | Float64Array): boolean {
-  // x * 0 is NaN for NaN and infinity; one look at the sum is quicker than one at every element.
-  let sum = 0;
-  for (let k = 0; k < data.length; k++) sum += data[k] * 0;
-  return sum === 0;
-}
-
-function overflowed({ gradients, inputGradients, loss, attentionOutput }: GradientResult): boolean {
+function* overflowed(result: GradientResult): Job<boolean> {
+  const { gradients, inputGradients, loss, attentionOutput } = result;
+  if (!Number.isFinite(loss ?? 0)) return true;
   const tensors: (Float32Array | Float64Array)[] = Object.values(gradients).flatMap(
     ({ lora_A, lora_B }) => [lora_A, lora_B],
   );
   tensors.push(...Object.values(inputGradients ?? {}));
   if (attentionOutput) tensors.push(attentionOutput);
-  return !Number.isFinite(loss ?? 0) || !tensors.every(allFinite);
+  return !(yield* finiteJob(tensors));
 }
 
 /** @throws {Problem} when the result is beyond float64. */
 function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solved> {
   const result = yield* referenceJob(problem, options);
-  if (overflowed(result)) {
+  if (yield* overflowed(result)) {
     throw new Problem(
       'not-finite',
       'The tensors are finite, but the gradient is too large even for float64.',
@@ -96,7 +92,7 @@ function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solve
     inputGradients: options.inputGradients,
     estimate: { rows: rowsForEstimate(problem), seed: options.seed },
   });
-  if (overflowed(result)) return null;
+  if (yield* overflowed(result)) return null;
   const error = Object.fromEntries(
     Object.entries(errors ?? {}).map(([name, estimate]) => [name, withoutCertificate(estimate)]),
   );
@@ -141,7 +137,7 @@ function* approximately(
     ...{ seed, correction, attentionOutput, inputGradients },
     certificate: options.certificate ?? false,
   });
-  const worst = overflowed(run) ? Number.POSITIVE_INFINITY : worstError(run);
+  const worst = (yield* overflowed(run)) ? Number.POSITIVE_INFINITY : worstError(run);
   const unchecked = options.features !== undefined && !options.toleranceStated;
   if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {
     const { errors, lostRows: _, ...result } = run;

@@ -30,6 +30,42 @@ function give(blocks: readonly SharedArrayBuffer[]): void {
   while (bytes > KEPT_BYTES) bytes -= kept.shift()?.byteLength as number;
 }
 
+type Numbers = Float32Array | Float64Array | Int32Array;
+
+const isNumbers = (x: unknown): x is Numbers =>
+  x instanceof Float32Array || x instanceof Float64Array || x instanceof Int32Array;
+
+/**
+ * A copy of plain objects and arrays whose typed arrays lie together in shared memory, those that lie in one already as
+ * they are: cloning it costs little, however large they are.
+ */
+export function shared<T>(value: T): T {
+  let bytes = 0;
+  const found = new Map<Numbers, number>();
+  const visit = (x: unknown): void => {
+    if (isNumbers(x)) {
+      if (x.buffer instanceof SharedArrayBuffer || found.has(x)) return;
+      found.set(x, bytes);
+      bytes += 8 * Math.ceil(x.byteLength / 8);
+    } else if (typeof x === 'object' && x !== null) Object.values(x).forEach(visit);
+  };
+  visit(value);
+  const memory = new SharedArrayBuffer(bytes);
+  const copies = new Map<unknown, Numbers>();
+  for (const [x, at] of found) {
+    const copy = new (x.constructor as Float64ArrayConstructor)(memory, at, x.length);
+    copy.set(x);
+    copies.set(x, copy);
+  }
+  const copyOf = (x: unknown): unknown => {
+    if (isNumbers(x)) return copies.get(x) ?? x;
+    if (Array.isArray(x)) return x.map(copyOf);
+    if (typeof x !== 'object' || x === null) return x;
+    return Object.fromEntries(Object.entries(x).map(([key, part]) => [key, copyOf(part)]));
+  };
+  return copyOf(value) as T;
+}
+
 /**
  * What it hands out is not cleared. A lease that is never ended costs nothing: its memory goes to the
  * garbage collector and not to the next lease.

@@ -1,6 +1,5 @@
 /** Shared memory of the run of one head: what the stages hand to each other. */
 
-import { type Cancelled, CancelledError } from '../../job.js';
 import type { Lease } from '../../tensor/shared-memory.js';
 import { sharedFloat32, sharedFloat64 } from '../result.js';
 import { TAIL_GROUPS } from './error/drawn-features/tail.js';
@@ -163,9 +162,4 @@ export function addSlots(
     for (let i = 0; i < n; i++) total[i] += slot[i];
   }
   sum.set(total);
-}
-
-/** @throws {CancelledError} when the result is not wanted any more. */
-export function checkpoint(cancelled: Cancelled): void {
-  if (cancelled()) throw new CancelledError();
 }

@@ -1,7 +1,6 @@
 /** The tasks of the low-rank kernel, and what a worker thread does with one. */
 
 import type { Cancelled, Task } from '../../job.js';
-import type { TensorData } from '../../tensor/tensor.js';
 import type { Wasm } from '../inner/instance.js';
 import { Arithmetic } from './arithmetic/arithmetic.js';
 import { headGradients } from './chain/gradient.js';
@@ -24,33 +23,18 @@ import { composedNorms } from './head/composed-norms.js';
 import type { Head } from './head/head.js';
 import type { Segment } from './head/layout.js';
 import { openWorkspace } from './head/rows.js';
-import { type RowScan, scanRows } from './plan/basis.js';
-import type { HeadPlan } from './plan/head-plan.js';
-import { type TrialRequest, tryShares } from './plan/trial.js';
+import { splitHead } from './head/split.js';
+import { finishPlan } from './plan/aside.js';
+import { draft } from './plan/draft.js';
+import type { PlanTask } from './plan/plan.js';
+import { scanRows } from './plan/scan.js';
+import { tryShares } from './plan/trial.js';
 import { longestRows } from './plan/trial-sample.js';
 import type { HeadRun } from './run.js';
 
-export type LowRankTask = Task & { readonly kernel: 'low_rank' } & (
-    | {
-        readonly step: 'trial';
-        readonly head: Head;
-        readonly request: TrialRequest;
-      }
-    | {
-        readonly step: 'longest';
-        /** X (n, width). */
-        readonly rows: TensorData;
-        readonly width: number;
-        readonly segment: Segment;
-      }
-    | {
-        readonly step: 'scan';
-        readonly head: Head;
-        readonly plan: HeadPlan;
-        readonly segment: Segment;
-        readonly scan: RowScan;
-      }
-    | { readonly step: 'norms'; readonly head: Head; readonly segment: Segment }
+export type LowRankTask = PlanTask | RunTask;
+
+type RunTask = Task & { readonly kernel: 'low_rank' } & (
     | {
         readonly step: 'keys';
         readonly run: HeadRun;
@@ -112,13 +96,19 @@ function runStep(task: LowRankTask, arithmetic: Arithmetic, cancelled: Cancelled
   try {
     switch (task.step) {
       case 'trial':
-        return tryShares(arithmetic, task.head, task.request);
+        return tryShares(arithmetic, task, cancelled);
+      case 'split':
+        return splitHead(arithmetic, task, cancelled);
       case 'longest':
-        return longestRows(arithmetic, task.rows, task.width, task.segment);
+        return longestRows(arithmetic, task, cancelled);
+      case 'draft':
+        return draft(task);
       case 'scan':
-        return scanRows(arithmetic, task.head, task.plan, task.segment, task.scan, cancelled);
+        return scanRows(arithmetic, task, cancelled);
+      case 'aside':
+        return finishPlan(task);
       case 'norms':
-        return composedNorms(arithmetic, task.head, task.segment, cancelled);
+        return composedNorms(arithmetic, task, cancelled);
       case 'gradients':
         return headGradients(arithmetic, task.run);
       case 'join': {

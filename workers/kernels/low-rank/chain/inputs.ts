@@ -1,13 +1,13 @@
 /** Gradients of the inputs: dX += dQ W_Q of every head, with W the weights including the adapter; K, V alike. */
 
-import type { Cancelled } from '../../../job.js';
+import { type Cancelled, checkpoint } from '../../../job.js';
 import { type AttentionKind, type AttentionProblem, STATES } from '../../../problem.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import type { InputGradients } from '../../result.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import { BLOCK } from '../head/block.js';
 import type { Segment } from '../head/layout.js';
-import { checkpoint, type HeadRun } from '../run.js';
+import type { HeadRun } from '../run.js';
 import type { LowRankTask } from '../task.js';
 import type { Role } from './full.js';
 
@@ -54,7 +54,7 @@ export function addInputGradients(
 }
 
 /** (columns, rows) from x (rows, columns). */
-function transposed(x: Float64Array, rows: number, columns: number): Float64Array {
+function transposed(x: Float32Array, rows: number, columns: number): Float32Array {
   return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
 }
 

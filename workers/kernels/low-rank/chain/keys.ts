@@ -7,6 +7,7 @@
  * product; at full width M comes by itself, see wide.ts), and the running softmax of the outlier
  * queries, whose rows of P are exact.
  */
+import { checkpoint } from '../../../job.js';
 import { ROWS } from '../../inner/block.js';
 import type { Real } from '../arithmetic/arithmetic.js';
 import { Attention, fillPanels, openPanels } from '../arithmetic/attention.js';
@@ -18,7 +19,7 @@ import { squaredNorms } from '../head/norms.js';
 import type { KeyRows, QueryRows, Workspace } from '../head/rows.js';
 import { BLOCK, keyRows, queryRows, weightedFeatures } from '../head/rows.js';
 import { featureRows } from '../plan/head-plan.js';
-import { addSlots, checkpoint, EMPTY, type HeadRun, MASKED } from '../run.js';
+import { addSlots, EMPTY, type HeadRun, MASKED } from '../run.js';
 import { hiddenQueries } from './exact-block.js';
 import { wideSums } from './wide.js';
 

@@ -6,6 +6,7 @@
  *
  * joined with the exact rows of the outlier queries, and with them the gradients that are sums over keys.
  */
+import { checkpoint } from '../../../job.js';
 import type { Real } from '../arithmetic/arithmetic.js';
 import { tailKeys } from '../error/drawn-features/tail-sums.js';
 import { fullWidth } from '../head/head.js';
@@ -19,7 +20,7 @@ import {
   weightedFeatures,
 } from '../head/rows.js';
 import { featureRows } from '../plan/head-plan.js';
-import { addSlots, checkpoint, type HeadRun } from '../run.js';
+import { addSlots, type HeadRun } from '../run.js';
 import { fullSums } from './full.js';
 import { outlierQueries } from './outlier-queries.js';
 import { queryColumns, valueFactor } from './queries.js';

@@ -11,6 +11,7 @@
  * that one would be of one degree less. Under a causal mask the key sums run along with the rows, and
  * the diagonal block is exact.
  */
+import { checkpoint } from '../../../job.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import { ROWS } from '../../inner/block.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
@@ -26,7 +27,7 @@ import {
   weightedFeatures,
 } from '../head/rows.js';
 import { featureRows } from '../plan/head-plan.js';
-import { addSlots, checkpoint, type HeadRun, recordWidth } from '../run.js';
+import { addSlots, type HeadRun, recordWidth } from '../run.js';
 import { type DenseColumns, denseBackward, denseColumns, denseForward, rescale } from './dense.js';
 import { wholeVectors } from './exact-block.js';
 import { fullSums } from './full.js';

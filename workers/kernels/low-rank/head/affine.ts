@@ -55,7 +55,7 @@ export function centred(map: Affine, centre: Float64Array): Float64Array {
 }
 
 /** row times matrix (.., outputs). */
-export function times(row: Float64Array, matrix: Float64Array, outputs: number): Float64Array {
+export function times(row: Float64Array, matrix: TensorData, outputs: number): Float64Array {
   const out = new Float64Array(outputs);
   for (let a = 0; a < row.length; a++) {
     for (let c = 0; c < outputs; c++) out[c] += row[a] * matrix[a * outputs + c];
@@ -71,11 +71,7 @@ export function minus(arithmetic: Arithmetic, row: ArrayLike<number>): Real {
 }
 
 /** -(row times matrix): the bias that centres the product of centred rows. */
-export function minusProduct(
-  row: Float64Array,
-  matrix: Float64Array,
-  outputs: number,
-): Float64Array {
+export function minusProduct(row: Float64Array, matrix: TensorData, outputs: number): Float64Array {
   return times(row, matrix, outputs).map((x) => -x);
 }
 

@@ -1,19 +1,24 @@
 /** The largest entries of the composed matrices Q, K and V of one head, which decide on the threshold. */
-import type { Cancelled } from '../../../job.js';
+import { type Cancelled, checkpoint, type Task } from '../../../job.js';
 import { type ComposedNorms, ZERO_NORMS } from '../../norms.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
-import { checkpoint } from '../run.js';
 import { apply, load } from './affine.js';
 import { BLOCK } from './block.js';
 import type { Head, HeadProjection } from './head.js';
 import type { Segment } from './layout.js';
 import { type Rotation, rotation } from './rotation.js';
 
+export interface NormsTask extends Task<ComposedNorms> {
+  readonly kernel: 'low_rank';
+  readonly step: 'norms';
+  readonly head: Head;
+  readonly segment: Segment;
+}
+
 /** Over the rows of a segment; entries of queries and keys include sqrt(beta). */
 export function composedNorms(
   arithmetic: Arithmetic,
-  head: Head,
-  { from, to }: Segment,
+  { head, segment: { from, to } }: NormsTask,
   cancelled: Cancelled,
 ): ComposedNorms {
   const norms = { ...ZERO_NORMS };
@@ -75,6 +80,6 @@ function largestEntries(
 }
 
 /** (columns, rows) = transpose of x (rows, columns). */
-function turned(x: Float64Array, rows: number, columns: number): Float64Array {
+function turned(x: Float32Array, rows: number, columns: number): Float32Array {
   return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
 }

@@ -5,7 +5,6 @@
  * so the rows of which the features leave out most are put aside and treated exactly. The coordinates come from a sample without them.
  */
 
-import type { Cancelled } from '../../../job.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import { Random } from '../../random.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
@@ -13,18 +12,11 @@ import { canDrawTail } from '../error/drawn-features/tail.js';
 import { NO_TILT, sampleTilt, type Tilt } from '../error/drawn-features/tilt.js';
 import { type Balance, balance, covariance, mean } from '../features/balance.js';
 import { type Directions, hyperbolicCross, principalDirections } from '../features/cross.js';
-import { evaluateFeatures, logC } from '../features/evaluate.js';
-import { type FeatureSet, firstFeatures, selectFeatures } from '../features/features.js';
-import { largest } from '../features/select.js';
-import { apply, gather, load, times } from '../head/affine.js';
+import { type FeatureSet, selectFeatures } from '../features/features.js';
+import { apply, gather, load } from '../head/affine.js';
 import { BLOCK } from '../head/block.js';
-import { judgedRows } from '../head/coordinates.js';
 import { type Affine, fullWidth, type Head } from '../head/head.js';
-import type { Segment } from '../head/layout.js';
 import { rotation } from '../head/rotation.js';
-import { openWorkspace, type Workspace } from '../head/workspace.js';
-import { checkpoint } from '../run.js';
-import type { HeadPlan } from './head-plan.js';
 
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */
 const SAMPLE = 1024;
@@ -187,151 +179,4 @@ export function crossPairs({ directions: { right, left }, features }: Basis, m: 
     (sum, side) => sum + (side ? hyperbolicCross(side, features, used).pairs : 0),
     0,
   );
-}
-
-/** A plan without outliers, its weights not yet scaled. */
-export function draftPlan(head: Head, basis: Basis, m: number, shell: number): HeadPlan {
-  const features = firstFeatures(basis.features, m + shell);
-  const { value } = head;
-  const { weight, bias } = value.effective;
-  const used = Math.min(m, features.size);
-  const { right, left } = basis.directions;
-  return {
-    balance: basis.balance,
-    m: used,
-    features,
-    tail: null,
-    tilt: basis.tilt,
-    cross: {
-      right: right && hyperbolicCross(right, features, used),
-      left: left && hyperbolicCross(left, features, used),
-    },
-    outlierQueries: new Int32Array(0),
-    outlierKeys: new Int32Array(0),
-    logWeightShift: 0,
-    risk: new Float32Array(0),
-    centreV: times(basis.centreXV, weight, head.dv).map((x, a) => x + bias[a]),
-    centreXK: basis.centreXK,
-    centreXV: basis.centreXV,
-    centreVA: times(basis.centreXV, value.down, value.rank),
-  };
-}
-
-/**
- * log sqrt(R(x, x)) g(x) of the queries and log w_j sqrt(R(z, z)) of the keys, where R is what the features
- * leave out: how much a row can spoil. And log w_j of the keys. One entry per row.
- */
-export interface RowScan {
-  readonly query: Float32Array;
-  readonly key: Float32Array;
-  readonly logWeight: Float32Array;
-}
-
-export function openScan(head: Head): RowScan {
-  const shared = (n: number) => new Float32Array(new SharedArrayBuffer(4 * n));
-  return {
-    query: shared(head.queryLength),
-    key: shared(head.keyLength),
-    logWeight: shared(head.keyLength),
-  };
-}
-
-export function scanRows(
-  arithmetic: Arithmetic,
-  head: Head,
-  plan: HeadPlan,
-  { from, to }: Segment,
-  scan: RowScan,
-  cancelled: Cancelled,
-): void {
-  const space = openWorkspace(arithmetic, head, judging(plan));
-  const residual = logResiduals(space);
-  const sides = [
-    { side: 'query', length: head.queryLength, harm: scan.query, weight: null },
-    { side: 'key', length: head.keyLength, harm: scan.key, weight: scan.logWeight },
-  ] as const;
-  for (const { side, length, harm, weight } of sides) {
-    const rows = judgedRows(space, side, BLOCK);
-    for (let start = from; start < Math.min(to, length); start += BLOCK) {
-      checkpoint(cancelled);
-      const count = Math.min(BLOCK, to - start, length - start);
-      rows.load((r) => start + r, count);
-      const left = residual(rows.coordinates, count);
-      for (let r = 0; r < count; r++) harm[start + r] = left[r] + rows.logs[r];
-      weight?.set(rows.logs.subarray(0, count), start);
-    }
-  }
-}
-
-/** Features by which rows are judged: which rows suffer most changes little beyond them. */
-const JUDGING = 64;
-
-/** The plan with the features that logResiduals is to judge by. */
-export function judging(plan: HeadPlan): HeadPlan {
-  return { ...plan, m: Math.min(plan.m, JUDGING) };
-}
-
-/** log sqrt(k(x, x) - |phi(x)|^2) of the rows of a block, up to a constant: a function of x and count. */
-export function logResiduals(space: Workspace) {
-  const { arithmetic, head, plan, features } = space;
-  const { rho } = plan.features;
-  const none = arithmetic.sums(head.d);
-  const quadratic = arithmetic.sums(head.d);
-  quadratic.set(rho.map((r) => r / (1 + r)));
-  const logs = arithmetic.sums(BLOCK);
-  const kept = arithmetic.sums(BLOCK);
-  const constant = logC(plan.features);
-  return (x: Real, count: number): Float64Array => {
-    arithmetic.forms(count, head.d, x, none, quadratic, logs);
-    evaluateFeatures(arithmetic, x, head.d, features);
-    arithmetic.squareSums(plan.m, BLOCK, features.phi, kept);
-    for (let r = 0; r < count; r++) {
-      // log k(x, x), and the share of it that is left out.
-      const whole = logs[r] - constant;
-      const left = Math.max(LEAST_SHARE, 1 - kept[r] * Math.exp(-whole));
-      logs[r] = 0.5 * (whole + Math.log(left));
-    }
-    return logs;
-  };
-}
-
-/** Below this share of k(x, x) the rest is rounding. */
-const LEAST_SHARE = 1e-12;
-
-/** Beside a row that is far worse: 0 would say that the row is exact. */
-const LEAST_RISK = 1e-30;
-
-/** The plan with its outliers, the rows that can spoil most, and the largest remaining weight at 1. */
-export function putAside(
-  head: Head,
-  draft: HeadPlan,
-  scan: RowScan,
-  outlierQueries: number,
-  outlierKeys: number,
-): HeadPlan {
-  const keys = largest(scan.key, outlierKeys);
-  const aside = new Set(keys);
-  let shift = -Infinity;
-  for (let j = 0; j < scan.logWeight.length; j++) {
-    const w = scan.logWeight[j];
-    if (w > shift && !aside.has(j)) shift = w;
-  }
-  const queries = largest(scan.query, outlierQueries);
-  for (const i of queries) scan.query[i] = -Infinity;
-  let worst = -Infinity;
-  for (const x of scan.query) worst = Math.max(worst, x);
-  const risk = new Float32Array(new SharedArrayBuffer(scan.query.byteLength));
-  // Under a causal mask the first rows see nothing but their diagonal block.
-  const exact = head.causal ? BLOCK : 0;
-  for (let i = exact; i < risk.length; i++) {
-    const x = scan.query[i];
-    if (x !== -Infinity) risk[i] = Math.max(LEAST_RISK, Math.exp(x - worst));
-  }
-  return {
-    ...draft,
-    risk,
-    outlierQueries: queries,
-    outlierKeys: keys,
-    logWeightShift: shift === -Infinity ? 0 : shift,
-  };
 }

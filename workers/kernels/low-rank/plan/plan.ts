@@ -1,23 +1,41 @@
 /** The plan of a low-rank run: features and outliers of every head, predicted error and cost. */
 
-import type { Job } from '../../../job.js';
+import { type Job, stage } from '../../../job.js';
 import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../../norms.js';
-import { Random } from '../../random.js';
-import { drawTail, TAIL_LISTED } from '../error/drawn-features/tail.js';
-import { fullWidth, type Head, splitHeads } from '../head/head.js';
-import { BLOCK } from '../head/rows.js';
-import type { LowRankTask } from '../task.js';
-import { draftPlan, openScan, putAside } from './basis.js';
+import { TAIL_LISTED } from '../error/drawn-features/tail.js';
+import { BLOCK } from '../head/block.js';
+import type { NormsTask } from '../head/composed-norms.js';
+import { fullWidth, type Head } from '../head/head.js';
+import type { Segment } from '../head/layout.js';
+import { type SplitTask, splitHeads } from '../head/split.js';
+import type { AsideTask } from './aside.js';
 import { headCost } from './cost.js';
+import type { DraftTask } from './draft.js';
 import type { HeadPlan } from './head-plan.js';
 import { type Choice, chooseAll, enoughFor, outlierCount } from './plan-choice.js';
 import type { PlanOptions } from './plan-options.js';
-import { ALWAYS_TRIED, FEATURE_STEPS, isUneven, type Trial } from './trial.js';
-import { joinLongest, type LongestRows, type LongRows, longestOverMean } from './trial-sample.js';
+import { openScan, type ScanTask } from './scan.js';
+import { ALWAYS_TRIED, FEATURE_STEPS, isUneven, type Trial, type TrialTask } from './trial.js';
+import {
+  joinLongest,
+  type LongestRows,
+  type LongestTask,
+  longestOverMean,
+} from './trial-sample.js';
 
 export type { PlanOptions };
+
+/** What a worker does for a plan. */
+export type PlanTask =
+  | SplitTask
+  | LongestTask
+  | TrialTask
+  | NormsTask
+  | DraftTask
+  | ScanTask
+  | AsideTask;
 
 export interface LowRankPlan {
   readonly heads: readonly Head[];
@@ -48,106 +66,108 @@ export interface LowRankPlan {
 /** Shares of the rows that may be put aside, and the one that the basis is then made without. */
 const OUTLIER_SHARES = [1 / 512, 1 / 128, 1 / 64, 1 / 32] as const;
 const WITHOUT = 1 / 128;
-/** The shell behind the features, from which the certificate takes its operator norm. */
-export const SHELL = 128;
+/** Which part of the work of a plan its stages are. */
+const SPANS = {
+  split: [0, 0.1],
+  longest: [0.1, 0.15],
+  trial: [0.15, 0.7],
+  late: [0.7, 0.8],
+  draft: [0.8, 0.82],
+  scan: [0.82, 0.95],
+  aside: [0.95, 1],
+} as const;
 
 export function* planLowRank(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: PlanOptions,
-): Job<LowRankPlan, LowRankTask> {
-  const heads = splitHeads(problem, options.inputGradients);
+): Job<LowRankPlan, PlanTask> {
+  const heads = yield* splitHeads(problem, options.inputGradients, SPANS.split);
+  const { trials, norms } = yield* tryHeads(heads, problem.dims.batch, options);
+  const allowed = options.withoutOutliers ? trials.map(([none]) => [none]) : trials;
+  const { choices, ...sampled } = chooseAll(heads, allowed, problem.dims.batch, options);
+  const drafts = yield* stage(
+    'draft',
+    heads.map((head, h): DraftTask => {
+      const { trial, m } = choices[h];
+      return { kernel: 'low_rank', step: 'draft', head, basis: trial.basis, m };
+    }),
+    SPANS.draft,
+  );
+  const scans = heads.map(openScan);
+  yield* stage(
+    'scan',
+    heads.flatMap((head, h) =>
+      segmentsOf(head).map((segment): ScanTask => {
+        return { kernel: 'low_rank', step: 'scan', head, plan: drafts[h], segment, scan: scans[h] };
+      }),
+    ),
+    SPANS.scan,
+  );
+  const headPlans = yield* stage(
+    'aside',
+    heads.map((head, h): AsideTask => {
+      const { share, trial } = choices[h];
+      return {
+        ...{ kernel: 'low_rank', step: 'aside', head, draft: drafts[h], scan: scans[h] },
+        outlierQueries: outlierCount(head, head.queryLength, share),
+        outlierKeys: outlierCount(head, head.keyLength, share),
+        trial,
+        sampledFeatures: sampled.sampledFeatures,
+        // Nothing that the features were chosen by is drawn again.
+        seed: options.seed ^ (0x7a11 + h),
+      };
+    }),
+    SPANS.aside,
+  );
+  return { ...summary(heads, headPlans, choices, sampled, problem.dims.batch, options), norms };
+}
+
+/** The trials of every head, without outliers and where it may help with them; and the norms of the layer. */
+function* tryHeads(
+  heads: readonly Head[],
+  batch: number,
+  options: PlanOptions,
+): Job<{ trials: (readonly Trial[])[]; norms: ComposedNorms }, PlanTask> {
   const steps = stepsToTry(heads[0], options);
   const listed = (Math.ceil(steps[steps.length - 1] / TAIL_LISTED) + 1) * TAIL_LISTED;
-  const enough = enoughFor(heads[0], options, problem.dims.batch);
+  const enough = enoughFor(heads[0], options, batch);
   const { longest, heavyTailed } = yield* longestOfHeads(heads);
   const attempt = (wanting: readonly number[], shares: readonly number[], without: number) =>
-    wanting.map((h) => ({
-      kernel: 'low_rank' as const,
-      step: 'trial' as const,
-      head: heads[h],
-      request: { shares, without, listed, steps, enough, longest: longest[h], seed: options.seed },
-    }));
+    wanting.map((h): TrialTask => {
+      const given = { listed, steps, enough, longest: longest[h], seed: options.seed };
+      const request = { shares, without, ...given };
+      return { kernel: 'low_rank', step: 'trial', head: heads[h], request };
+    });
   const all = heads.map((_, h) => h);
   // Trials are few and long: the norms, which need no basis, keep the other workers busy, and so do trials
   // with outliers where they will be wanted.
   const likely = all.filter((h) => heavyTailed[h]);
-  const results = yield {
-    name: 'trial',
-    tasks: [
-      ...attempt(all, [0], 0),
-      ...attempt(likely, OUTLIER_SHARES, WITHOUT),
-      ...heads.flatMap(normTasks),
-    ],
-  };
-  const trials = results.slice(0, heads.length) as Trial[][];
-  const early = results.slice(heads.length, heads.length + likely.length) as Trial[][];
-  const norms = results.slice(heads.length + likely.length) as ComposedNorms[];
+  const [plainly, early] = [attempt(all, [0], 0), attempt(likely, OUTLIER_SHARES, WITHOUT)];
+  const normTasks = heads.flatMap((head) =>
+    segmentsOf(head).map((segment): NormsTask => {
+      return { kernel: 'low_rank', step: 'norms', head, segment };
+    }),
+  );
+  const found = yield* stage('trial', [...plainly, ...early, ...normTasks], SPANS.trial);
+  const tried = found.slice(0, plainly.length + early.length) as Trial[][];
+  const norms = found.slice(tried.length) as ComposedNorms[];
+  const without = tried.slice(0, heads.length);
   const uneven = all.filter((h) => {
-    const [{ rows }] = trials[h];
+    const [{ rows }] = without[h];
     return isUneven(heads[h], rows[rows.length - 1]);
   });
   const missing = uneven.filter((h) => !heavyTailed[h]);
-  if (missing.length > 0) {
-    const tasks = attempt(missing, OUTLIER_SHARES, WITHOUT);
-    const late = (yield { name: 'trial', tasks }) as Trial[][];
-    for (const [i, h] of missing.entries()) trials[h].push(...late[i]);
-  }
-  for (const [i, h] of likely.entries()) if (uneven.includes(h)) trials[h].push(...early[i]);
-  const allowed = options.withoutOutliers ? trials.map(([none]) => [none]) : trials;
-  const { choices, sampledRows, sampledFeatures } = chooseAll(
-    heads,
-    allowed,
-    problem.dims.batch,
-    options,
-  );
-  const drafts = heads.map((head, h) =>
-    draftPlan(head, choices[h].trial.basis, choices[h].m, SHELL),
-  );
-  const scans = heads.map((head) => openScan(head));
-  yield {
-    name: 'scan',
-    tasks: heads.flatMap((head, h) =>
-      cut(Math.max(head.queryLength, head.keyLength)).map((segment) => ({
-        kernel: 'low_rank' as const,
-        step: 'scan' as const,
-        head,
-        plan: drafts[h],
-        segment,
-        scan: scans[h],
-      })),
-    ),
-  };
-  const headPlans = heads.map((head, h) => {
-    const { share } = choices[h];
-    const plan = putAside(
-      head,
-      drafts[h],
-      scans[h],
-      outlierCount(head, head.queryLength, share),
-      outlierCount(head, head.keyLength, share),
-    );
-    // Nothing that the features were chosen by is drawn again.
-    const random = new Random(options.seed ^ (0x7a11 + h));
-    const { basis, tailWeights } = choices[h].trial;
-    return {
-      ...plan,
-      tail: drawTail(basis.features, tailWeights, plan.m, sampledFeatures, random),
-    };
-  });
-  const sampled = { sampledRows, sampledFeatures };
+  const late = yield* stage('trial', attempt(missing, OUTLIER_SHARES, WITHOUT), SPANS.late);
+  const withOutliers = new Map([
+    ...likely.map((h, i) => [h, tried[heads.length + i]] as const),
+    ...missing.map((h, i) => [h, late[i]] as const),
+  ]);
   return {
-    ...summary(heads, headPlans, choices, sampled, problem.dims.batch, options),
+    trials: all.map((h) =>
+      uneven.includes(h) ? [...without[h], ...withOutliers.get(h)!] : without[h],
+    ),
     norms: norms.reduce(largestNorms, ZERO_NORMS),
   };
-}
-
-function normTasks(head: Head) {
-  return cut(Math.max(head.queryLength, head.keyLength)).map((segment) => ({
-    kernel: 'low_rank' as const,
-    step: 'norms' as const,
-    head,
-    segment,
-  }));
 }
 
 /** Square of the longest row over the mean one, from which on trials with outliers are made without asking. */
@@ -159,7 +179,7 @@ const HEAVY_TAIL = 4;
  */
 function* longestOfHeads(
   heads: readonly Head[],
-): Job<{ longest: LongestRows[]; heavyTailed: boolean[] }, LowRankTask> {
+): Job<{ longest: LongestRows[]; heavyTailed: boolean[] }, LongestTask> {
   const inputs = new Map<string, { rows: TensorData; width: number; length: number }>();
   const keyOf = (head: Head, side: 'query' | 'key') => `${side} ${head.batch}`;
   for (const head of heads) {
@@ -172,14 +192,13 @@ function* longestOfHeads(
   const tasks = [...inputs].flatMap(([key, { rows, width, length }]) =>
     cut(length).map((segment) => ({ key, rows, width, segment })),
   );
-  const found = (yield {
-    name: 'longest',
-    tasks: tasks.map(({ key: _, ...rest }) => ({
-      kernel: 'low_rank' as const,
-      step: 'longest' as const,
-      ...rest,
-    })),
-  }) as LongRows[];
+  const found = yield* stage(
+    'longest',
+    tasks.map(({ key: _, ...rest }): LongestTask => {
+      return { kernel: 'low_rank', step: 'longest', ...rest };
+    }),
+    SPANS.longest,
+  );
   const joined = new Map(
     Array.from(inputs, ([key, { length }]) => {
       const parts = found.filter((_, i) => tasks[i].key === key);
@@ -223,7 +242,11 @@ export function mostFullWidthFeatures(d: number, dv: number): number {
   return Math.floor(WIDE_SUMS / (d * dv));
 }
 
-function cut(length: number) {
+function segmentsOf({ queryLength, keyLength }: Head): Segment[] {
+  return cut(Math.max(queryLength, keyLength));
+}
+
+function cut(length: number): Segment[] {
   const step = 32 * BLOCK;
   return Array.from({ length: Math.ceil(length / step) }, (_, s) => ({
     from: s * step,

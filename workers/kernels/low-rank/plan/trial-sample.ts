@@ -1,5 +1,6 @@
 /** The few queries and keys on which plans are tried. */
 
+import { type Cancelled, checkpoint, type Task } from '../../../job.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import type { Random } from '../../random.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
@@ -15,7 +16,7 @@ import {
   queryRows,
   type Workspace,
 } from '../head/rows.js';
-import { judging, logResiduals } from './basis.js';
+import { judging, logResiduals } from './scan.js';
 
 const QUERIES = 72;
 /** Of the queries, those that can spoil most in the pool are taken for certain. */
@@ -138,17 +139,26 @@ export interface LongRows {
   readonly total: number;
 }
 
-/** The LONGEST longest of the rows [from, to) of X (n, width). */
+export interface LongestTask extends Task<LongRows> {
+  readonly kernel: 'low_rank';
+  readonly step: 'longest';
+  /** X (n, width). */
+  readonly rows: TensorData;
+  readonly width: number;
+  readonly segment: Segment;
+}
+
+/** The LONGEST longest of the rows [from, to) of X. */
 export function longestRows(
   arithmetic: Arithmetic,
-  rows: TensorData,
-  width: number,
-  { from, to }: Segment,
+  { rows, width, segment: { from, to } }: LongestTask,
+  cancelled: Cancelled,
 ): LongRows {
   const squares = new Float64Array(to - from);
   const block = arithmetic.array(BLOCK * width);
   const norms = arithmetic.array(BLOCK);
   for (let start = from; start < to; start += BLOCK) {
+    checkpoint(cancelled);
     const count = Math.min(BLOCK, to - start);
     block.set(rows.subarray(start * width, (start + count) * width));
     arithmetic.rowDots(count, width, block, block, norms);

@@ -4,12 +4,15 @@
  * squares: that does not depend on how many keys stand for all.
  */
 
+import { type Cancelled, checkpoint, type Task } from '../../../job.js';
+import { shared } from '../../../tensor/shared-memory.js';
 import { Random } from '../../random.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import { canDrawTail, tailSize } from '../error/drawn-features/tail.js';
 import type { Head } from '../head/head.js';
 import { openWorkspace } from '../head/rows.js';
-import { type Basis, draftPlan, sampleBasis } from './basis.js';
+import { type Basis, sampleBasis } from './basis.js';
+import { draftPlan } from './draft.js';
 import { exactBlock, lowRankBlock } from './trial-block.js';
 import { compare, type TrialError } from './trial-errors.js';
 import { drawTrial, type LongestRows } from './trial-sample.js';
@@ -54,16 +57,26 @@ export interface TrialRequest {
   readonly seed: number;
 }
 
+export interface TrialTask extends Task<Trial[]> {
+  readonly kernel: 'low_rank';
+  readonly step: 'trial';
+  readonly head: Head;
+  readonly request: TrialRequest;
+}
+
 export function tryShares(
   arithmetic: Arithmetic,
-  head: Head,
-  { shares, without, listed, steps, enough, longest, seed }: TrialRequest,
+  { head, request }: TrialTask,
+  cancelled: Cancelled,
 ): Trial[] {
+  const { shares, without, listed, steps, enough, longest, seed } = request;
   const basis = sampleBasis(arithmetic, head, without, listed, seed);
   const plan = draftPlan(head, basis, steps[steps.length - 1], 0);
+  checkpoint(cancelled);
   const space = openWorkspace(arithmetic, head, plan, 1);
   const random = new Random(seed + 1);
   const sample = drawTrial(space, longest, random);
+  checkpoint(cancelled);
   const block = exactBlock(space, sample, random);
   const trials: Trial[] = [];
   for (const share of shares) {
@@ -71,6 +84,7 @@ export function tryShares(
     const low = lowRankBlock(space, sample, share, block);
     const rows: Omit<TrialRow, 'tail'>[] = [];
     for (const step of steps) {
+      checkpoint(cancelled);
       const features = Math.min(step, plan.m);
       low.extend(features);
       const row = { features, ...compare(arithmetic, sample, block, low) };
@@ -89,7 +103,7 @@ export function tryShares(
     });
     if (!isUneven(head, rows[rows.length - 1])) break;
   }
-  return trials;
+  return shared(trials);
 }
 
 const NONE = new Float64Array(0);

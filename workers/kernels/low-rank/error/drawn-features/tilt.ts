@@ -82,7 +82,7 @@ function slopes(
 /** Columns [from, from + rank) of c (d, stride) += a (d, inner) b (inner, rank). */
 function addProduct(
   a: Float64Array,
-  b: Float64Array,
+  b: Float32Array,
   rank: number,
   d: number,
   c: Float64Array,

@@ -7,13 +7,12 @@
  * The chain's dS differs from direction to direction of Q by the number of features (cross.ts): e_ij q_i is
  * a sum over the few lengths of prefixes.
  */
-import type { Cancelled } from '../../../../job.js';
+import { type Cancelled, checkpoint } from '../../../../job.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { maskScores } from '../../chain/keys.js';
 import type { Cross } from '../../features/cross.js';
 import { BLOCK } from '../../head/block.js';
 import { keyRows, type Workspace } from '../../head/rows.js';
-import { checkpoint } from '../../run.js';
 import {
   approximateRows,
   keyFeatures,

@@ -13,7 +13,7 @@
  * sampled-keys.ts does what is of the keys.
  */
 
-import type { Cancelled } from '../../../../job.js';
+import { type Cancelled, checkpoint } from '../../../../job.js';
 import type { Lease } from '../../../../tensor/shared-memory.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { exactRows, type MergedRows, maskScores, mergeRows } from '../../chain/keys.js';
@@ -29,7 +29,7 @@ import {
   queryRows,
   type Workspace,
 } from '../../head/rows.js';
-import { checkpoint, type HeadRun, leaseSlots, recordWidth } from '../../run.js';
+import { type HeadRun, leaseSlots, recordWidth } from '../../run.js';
 import { inputMeans } from '../drawn-features/tilt.js';
 import {
   ErrorSums,

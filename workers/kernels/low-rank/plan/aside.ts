@@ -1,0 +1,65 @@
+/** The plan of a head from its draft: rows put aside, and features drawn for the estimate. */
+import type { Task } from '../../../job.js';
+import { shared } from '../../../tensor/shared-memory.js';
+import { Random } from '../../random.js';
+import { sharedFloat32 } from '../../result.js';
+import { drawTail } from '../error/drawn-features/tail.js';
+import { largest } from '../features/select.js';
+import { BLOCK } from '../head/block.js';
+import type { Head } from '../head/head.js';
+import type { HeadPlan } from './head-plan.js';
+import type { RowScan } from './scan.js';
+import type { Trial } from './trial.js';
+
+export interface AsideTask extends Task<HeadPlan> {
+  readonly kernel: 'low_rank';
+  readonly step: 'aside';
+  readonly head: Head;
+  readonly draft: HeadPlan;
+  readonly scan: RowScan;
+  readonly outlierQueries: number;
+  readonly outlierKeys: number;
+  /** What features are drawn from, and how many. */
+  readonly trial: Pick<Trial, 'basis' | 'tailWeights'>;
+  readonly sampledFeatures: number;
+  readonly seed: number;
+}
+
+export function finishPlan(task: AsideTask): HeadPlan {
+  const { draft, trial, sampledFeatures, seed } = task;
+  const { basis, tailWeights } = trial;
+  const tail = drawTail(basis.features, tailWeights, draft.m, sampledFeatures, new Random(seed));
+  return shared({ ...putAside(task), tail });
+}
+
+/** Beside a row that is far worse: 0 would say that the row is exact. */
+const LEAST_RISK = 1e-30;
+
+/** The plan with its outliers, the rows that can spoil most, and the largest remaining weight at 1. */
+function putAside({ head, draft, scan, outlierQueries, outlierKeys }: AsideTask): HeadPlan {
+  const keys = largest(scan.key, outlierKeys);
+  const aside = new Set(keys);
+  let shift = -Infinity;
+  for (let j = 0; j < scan.logWeight.length; j++) {
+    const w = scan.logWeight[j];
+    if (w > shift && !aside.has(j)) shift = w;
+  }
+  const queries = largest(scan.query, outlierQueries);
+  for (const i of queries) scan.query[i] = -Infinity;
+  let worst = -Infinity;
+  for (const x of scan.query) worst = Math.max(worst, x);
+  const risk = sharedFloat32(scan.query.length);
+  // Under a causal mask the first rows see nothing but their diagonal block.
+  const exact = head.causal ? BLOCK : 0;
+  for (let i = exact; i < risk.length; i++) {
+    const x = scan.query[i];
+    if (x !== -Infinity) risk[i] = Math.max(LEAST_RISK, Math.exp(x - worst));
+  }
+  return {
+    ...draft,
+    risk,
+    outlierQueries: queries,
+    outlierKeys: keys,
+    logWeightShift: shift === -Infinity ? 0 : shift,
+  };
+}

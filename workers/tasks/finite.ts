@@ -1,0 +1,35 @@
+/** Whether numbers are finite: results of float32 that overflowed are computed again. */
+import { type Cancelled, checkpoint, type Job, stage, type Task } from '../job.js';
+import type { TensorData } from '../tensor/tensor.js';
+
+export interface FiniteTask extends Task<boolean> {
+  readonly kernel: 'finite';
+  readonly data: TensorData;
+}
+
+/** About a millisecond of work. */
+const TASK_NUMBERS = 2 ** 20;
+/** What is looked at here and now: the way to a worker would take longer. */
+const SMALL_NUMBERS = 2 ** 15;
+
+export function runFiniteTask({ data }: FiniteTask, cancelled: Cancelled): boolean {
+  checkpoint(cancelled);
+  // x * 0 is NaN for NaN and infinity; one look at the sum is quicker than one at every element.
+  let sum = 0;
+  for (let k = 0; k < data.length; k++) sum += data[k] * 0;
+  return sum === 0;
+}
+
+/** Whether all of them are. */
+export function* finiteJob(arrays: readonly TensorData[]): Job<boolean, FiniteTask> {
+  const tasks = arrays.flatMap((data) =>
+    Array.from({ length: Math.ceil(data.length / TASK_NUMBERS) }, (_, part): FiniteTask => {
+      const from = part * TASK_NUMBERS;
+      return { kernel: 'finite', data: data.subarray(from, from + TASK_NUMBERS) };
+    }),
+  );
+  const small = tasks.filter(({ data }) => data.length <= SMALL_NUMBERS);
+  if (!small.every((task) => runFiniteTask(task, () => false))) return false;
+  const large = tasks.filter(({ data }) => data.length > SMALL_NUMBERS);
+  return (yield* stage('finite', large)).every(Boolean);
+}
