@@ -1,10 +1,11 @@
-/** How long the thread that speaks HTTP is held up while the workers compute. */
+/** How long the thread of the engine, which deals out all tasks, is held up by one request. */
 import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks';
 import type { WorkerPool } from '../src/pool/worker-pool.js';
 import { forwardJob } from '../src/solver/forward-job.js';
 import { gradientJob } from '../src/solver/gradient-job.js';
 import { randomProblem } from '../test/kernels/problems.js';
 import type { AttentionProblem } from '../workers/problem.js';
+import { Lease } from '../workers/tensor/shared-memory.js';
 import type { Bench, Question, Run, Section } from './question.js';
 import { digits, durationSpread, table } from './support/format.js';
 import type { Measurement } from './support/rounds.js';
@@ -32,10 +33,10 @@ function job(problem: AttentionProblem, method: LoopSetting['method'], pool: Wor
     ...{ attentionOutput: false, gradients: true, batched: true },
     ...(method !== 'exact' && method !== 'auto' && { features: FEATURES }),
   };
-  const clock = () => {};
+  const place = { clock: () => {}, memory: new Lease() };
   return method === 'forward'
-    ? forwardJob(problem, [], { ...options, method: 'low_rank' }, clock)
-    : gradientJob(problem, [], { ...options, method }, clock);
+    ? forwardJob(problem, [], { ...options, method: 'low_rank' }, place)
+    : gradientJob(problem, [], { ...options, method }, place);
 }
 
 async function run(bench: Bench): Promise<Measurement<LoopSetting>[]> {
