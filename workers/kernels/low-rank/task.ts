@@ -20,7 +20,6 @@ import {
 import { type SampledRange, sampledKeyPass } from './error/sampled-rows/sampled-keys.js';
 import { outputErrors } from './forward.js';
 import { composedNorms } from './head/composed-norms.js';
-import type { Head } from './head/head.js';
 import type { Segment } from './head/layout.js';
 import { openWorkspace } from './head/rows.js';
 import { splitHead } from './head/split.js';
