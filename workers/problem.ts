@@ -5,6 +5,7 @@
  * dv), r the rank of an adapter. Layout is that of PyTorch and PEFT: `weight (out, in)`,
  * `lora_A (r, in)`, `lora_B (out, r)`.
  */
+import type { Mask } from './mask.js';
 import type { Tensor } from './tensor/tensor.js';
 
 export const PROJECTIONS = ['q_proj', 'k_proj', 'v_proj'] as const;
@@ -50,22 +51,27 @@ export interface Dimensions {
   readonly valueDim: number;
 }
 
-/** A layer with its inputs: enough for the scores, the norms and the plan. */
-export interface AttentionLayer {
+/** How queries, keys and values meet, wherever they come from. */
+export interface Attention {
   readonly dims: Dimensions;
+  /** beta: S = beta Q K^T. Positive. */
+  readonly scaling: number;
+  readonly mask: Mask;
+  /** c: S = c tanh(beta Q K^T / c). Absent: no cap. */
+  readonly softcap?: number | undefined;
+  /** (H): a logit more in the softmax of each row of a head, without a value. It is not scaled. */
+  readonly sinks?: Tensor;
+}
+
+/** A layer with its inputs: enough for the scores, the norms and the plan. */
+export interface AttentionLayer extends Attention {
   /**
    * X^Q, X^K, X^V, each (B, L, in). For self-attention all three are the same Tensor object.
    */
   readonly inputs: { readonly query: Tensor; readonly key: Tensor; readonly value: Tensor };
   readonly projections: Readonly<Record<ProjectionName, Projection>>;
-  /** beta: S = beta Q K^T. Positive. */
-  readonly scaling: number;
-  /** Row i sees keys j <= i (top-left aligned when Lq differs from Lk, as in PyTorch). */
-  readonly causal: boolean;
   /** Applied to queries and keys between projection and scores; needs Lq = Lk and an even d. */
   readonly rotary?: Rotary;
-  /** By batch item: keys from there on are padding, and get no probability. Absent: Lk for all. */
-  readonly keyLengths?: readonly number[];
 }
 
 /** target: loss = 1/2 ||O - Y||_F^2; grad_output: dLoss/dO. (B, Lq, H dv). */
@@ -77,11 +83,6 @@ export interface Objective {
 /** A layer and what is to be differentiated. */
 export interface AttentionProblem extends AttentionLayer {
   readonly objective: Objective;
-}
-
-/** Keys of a batch item that are no padding. */
-export function keysOf({ dims, keyLengths }: AttentionLayer, batchItem: number): number {
-  return keyLengths?.[batchItem] ?? dims.keyLength;
 }
 
 /** The inputs in the client's names: one tensor for self-attention, three for cross-attention. */

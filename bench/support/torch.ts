@@ -78,7 +78,7 @@ export class Torch {
 }
 
 /** Without the dimension of the batch. */
-function wireProblem({ inputs, projections, objective, scaling, causal }: AttentionProblem) {
+function wireProblem({ inputs, projections, objective, scaling, mask }: AttentionProblem) {
   const wire = ({ data, shape }: Tensor) => ({ shape, data: Array.from(data) });
   const item = (tensor: Tensor) => wire({ ...tensor, shape: tensor.shape.slice(1) });
   const projection = ({ weight, bias, adapter }: Projection) => ({
@@ -96,7 +96,7 @@ function wireProblem({ inputs, projections, objective, scaling, causal }: Attent
     k_proj: projection(projections.k_proj),
     v_proj: projection(projections.v_proj),
     beta: scaling,
-    causal,
+    causal: mask.right === 0,
     kind: objective.kind,
     objective: item(objective.tensor),
   };

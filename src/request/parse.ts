@@ -9,7 +9,7 @@ import type {
 } from '../../workers/problem.js';
 import { Problem } from '../errors.js';
 import { Intake, type PendingTensor } from './intake.js';
-import { parseKeyLengths } from './padding.js';
+import { parseMask } from './mask.js';
 import { parseProjection } from './projections.js';
 import type { GradientRequest } from './request.js';
 import { parseRotary } from './rotary.js';
@@ -96,9 +96,8 @@ export function parseLayer(request: GradientRequest): ParsedLayer {
     },
     projections,
     scaling: request.scaling ?? 1 / Math.sqrt(dims.headDim),
-    causal: request.is_causal ?? false,
+    mask: parseMask(request, dims),
     ...(rotary && { rotary }),
-    ...(request.key_lengths && { keyLengths: parseKeyLengths(request.key_lengths, dims) }),
   };
   const objective = parseObjective(request, inputs, dims, intake);
   return {

@@ -1,5 +1,6 @@
 /** Floating-point operations of a problem; a multiply-add counts as two. */
-import { type AttentionLayer, keysOf, PROJECTIONS } from '../../workers/problem.js';
+import { keysOf, visiblePairs } from '../../workers/mask.js';
+import { type AttentionLayer, PROJECTIONS } from '../../workers/problem.js';
 
 /** What a gradient takes beside the adapters. */
 export interface Needs {
@@ -12,20 +13,13 @@ const sumOverBatch = ({ dims }: AttentionLayer, of: (batchItem: number) => numbe
   Array.from({ length: dims.batch }, (_, item) => of(item)).reduce((a, b) => a + b, 0);
 
 /** Pairs (i, j) that the softmax covers: of one head, all batch items together. */
-export function visiblePairs(layer: AttentionLayer): number {
-  const { queryLength } = layer.dims;
-  return sumOverBatch(layer, (item) => {
-    const keys = keysOf(layer, item);
-    if (!layer.causal) return queryLength * keys;
-    const triangle = Math.min(queryLength, keys);
-    return (triangle * (triangle + 1)) / 2 + (queryLength - triangle) * keys;
-  });
-}
+const allPairs = (layer: AttentionLayer): number =>
+  sumOverBatch(layer, (item) => visiblePairs(layer, item));
 
 /** X W^T + s (X A^T) B^T for all three projections. */
 export function projectionFlops(layer: AttentionLayer): number {
   const { batch, queryLength } = layer.dims;
-  const keys = sumOverBatch(layer, (item) => keysOf(layer, item));
+  const keys = sumOverBatch(layer, (item) => keysOf(layer, item).last);
   return PROJECTIONS.reduce((sum, name) => {
     const { inFeatures, outFeatures, adapter } = layer.projections[name];
     const rows = name === 'q_proj' ? batch * queryLength : keys;
@@ -48,13 +42,11 @@ export function exactFlops(layer: AttentionLayer, needs: Needs): number {
   const scores = inputGradients || layer.rotary ? full(q) + full(k) : 2 * (q + k);
   const values = inputGradients ? valueDim : 2 * v;
   const width = headDim + (dS ? valueDim : 0) + (output ? valueDim : 0) + scores + values;
-  return (
-    (inputGradients ? 2 : 1) * projectionFlops(layer) + heads * visiblePairs(layer) * 2 * width
-  );
+  return (inputGradients ? 2 : 1) * projectionFlops(layer) + heads * allPairs(layer) * 2 * width;
 }
 
 /** The exact kernel, forward only: S and O. */
 export function forwardFlops(layer: AttentionLayer): number {
   const { heads, headDim, valueDim } = layer.dims;
-  return projectionFlops(layer) + heads * visiblePairs(layer) * 2 * (headDim + valueDim);
+  return projectionFlops(layer) + heads * allPairs(layer) * 2 * (headDim + valueDim);
 }

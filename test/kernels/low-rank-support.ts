@@ -2,6 +2,7 @@
 
 import { TENSORS, type TensorName } from '../../workers/kernels/low-rank/head/layout.js';
 import { Random } from '../../workers/kernels/random.js';
+import { CAUSAL, NO_MASK } from '../../workers/mask.js';
 import type { AttentionProblem, Projection } from '../../workers/problem.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
 
@@ -138,7 +139,7 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
       v_proj: projection('v', keyValueHeads * dv, false),
     },
     scaling,
-    causal,
+    mask: causal ? CAUSAL : NO_MASK,
     objective: { kind, tensor: objective },
   };
 }
@@ -185,7 +186,7 @@ function project(p: Projection, x: ArrayLike<number>, n: number): Float64Array {
 
 /** Exact gradients by the textbook formulas, in float64, with whole rows of P: the oracle. */
 export function exactGradients(problem: AttentionProblem): Gradients {
-  const { dims, projections, inputs, causal, objective, scaling: beta } = problem;
+  const { dims, projections, inputs, mask, objective, scaling: beta } = problem;
   const { batch, queryLength: nq, keyLength: nk, heads, keyValueHeads, headDim: d } = dims;
   const dv = dims.valueDim;
   const { q_proj, k_proj, v_proj } = projections;
@@ -211,7 +212,7 @@ export function exactGradients(problem: AttentionProblem): Gradients {
     for (let h = 0; h < heads; h++) {
       const hk = Math.floor(h / (heads / keyValueHeads));
       for (let i = 0; i < nq; i++) {
-        const seen = causal ? Math.min(i + 1, nk) : nk;
+        const seen = mask.right === 0 ? Math.min(i + 1, nk) : nk;
         const s = new Float64Array(seen);
         let max = -Infinity;
         for (let j = 0; j < seen; j++) {

@@ -3,6 +3,7 @@
  * order, P of the whole head in memory. How far it is from float64 says what float32 can be expected
  * to give, and is the yardstick for the fast kernel.
  */
+import { keysOf, keysOfRow, type Range } from '../../workers/mask.js';
 import type { AttentionProblem, Projection, Rotary } from '../../workers/problem.js';
 
 const { fround } = Math;
@@ -140,9 +141,10 @@ export function naiveGradient(problem: AttentionProblem): NaiveResult {
     gradients.set(`${name}.lora_A`, totalA).set(`${name}.lora_B`, totalB);
   };
 
+  const dsinks = problem.sinks ? new Float32Array(heads) : null;
   for (let b = 0; b < batch; b++) {
     const XQ = part(inputs.query.data, projections.q_proj.inFeatures, b * Lq, Lq);
-    const keys = problem.keyLengths?.[b] ?? Lk;
+    const keys = Math.max(1, keysOf(problem, b).last);
     const XK = part(inputs.key.data, projections.k_proj.inFeatures, b * Lk, keys);
     const XV = part(inputs.value.data, projections.v_proj.inFeatures, b * Lk, keys);
     for (let h = 0; h < heads; h++) {
@@ -151,7 +153,8 @@ export function naiveGradient(problem: AttentionProblem): NaiveResult {
       const K = turn(project(XK, projections.k_proj, shared, d), problem.rotary, b);
       const V = project(XV, projections.v_proj, shared, dv);
       const P = multiply(Q, transpose(K), beta);
-      softmax(P, problem.causal);
+      const slope = cap(P, problem.softcap);
+      const sinks = softmax(P, (row) => keysOfRow(problem, b, row), problem.sinks?.data[h]);
       const O = multiply(P, V);
       const G = part(objective.tensor.data, heads * dv, b * Lq, Lq, h * dv, dv);
       for (let i = 0; i < Lq; i++) {
@@ -167,8 +170,9 @@ export function naiveGradient(problem: AttentionProblem): NaiveResult {
         for (let c = 0; c < dv; c++) {
           mean = fround(mean + fround(G.data[i * dv + c]! * O.data[i * dv + c]!));
         }
+        if (dsinks) dsinks[h]! -= fround(sinks[i]! * mean);
         for (let j = i * keys; j < (i + 1) * keys; j++) {
-          dS.data[j] = P.data[j]! * fround(dS.data[j]! - mean);
+          dS.data[j] = fround(P.data[j]! * fround(dS.data[j]! - mean)) * slope[j]!;
         }
       }
       const dQ = turn(multiply(dS, K, beta), problem.rotary, b, true);
@@ -178,19 +182,41 @@ export function naiveGradient(problem: AttentionProblem): NaiveResult {
       addGradient('v_proj', XV, multiply(transpose(P), G), shared, b * Lk);
     }
   }
+  if (dsinks) gradients.set('sinks', dsinks);
   return { gradients, output, inputs: dX };
 }
 
-function softmax(S: Matrix, causal: boolean): void {
+/** S = c tanh(S / c), in place. @returns its slope. */
+function cap(S: Matrix, c: number | undefined): Float32Array {
+  const slope = new Float32Array(S.data.length).fill(1);
+  for (let k = 0; c && k < slope.length; k++) {
+    const t = fround(Math.tanh(fround(S.data[k]! / c)));
+    S.data[k] = c * t;
+    slope[k] = 1 - fround(t * t);
+  }
+  return slope;
+}
+
+/** @returns the share of the sink in each row. */
+function softmax(S: Matrix, keysOf: (row: number) => Range, sink?: number): Float32Array {
+  const shares = new Float32Array(S.rows);
   for (let i = 0; i < S.rows; i++) {
     const row = S.data.subarray(i * S.columns, (i + 1) * S.columns);
-    if (causal) row.fill(Number.NEGATIVE_INFINITY, i + 1);
-    const max = row.reduce((a, b) => Math.max(a, b));
-    let sum = 0;
+    const { first, last } = keysOf(i);
+    row.fill(Number.NEGATIVE_INFINITY, 0, first).fill(Number.NEGATIVE_INFINITY, last);
+    const max = row.reduce((a, b) => Math.max(a, b), sink ?? Number.NEGATIVE_INFINITY);
+    if (max === Number.NEGATIVE_INFINITY) {
+      row.fill(0);
+      continue;
+    }
+    shares[i] = sink === undefined ? 0 : Math.exp(fround(sink - max));
+    let sum = shares[i]!;
     for (let j = 0; j < row.length; j++) {
       row[j] = Math.exp(fround(row[j]! - max));
       sum = fround(sum + row[j]!);
     }
     for (let j = 0; j < row.length; j++) row[j]! /= sum;
+    shares[i]! /= sum;
   }
+  return shares;
 }

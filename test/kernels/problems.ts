@@ -1,4 +1,5 @@
 /** Random attention problems for tests of kernels. */
+import { CAUSAL, type Mask, NO_MASK } from '../../workers/mask.js';
 import type { Adapter, AttentionProblem, Projection, Rotary } from '../../workers/problem.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
 import { normal } from '../support/random.js';
@@ -19,6 +20,10 @@ export interface ProblemOptions {
   /** Tables of rotary positions, another one for each batch item. */
   rotary?: boolean;
   keyLengths?: number[];
+  /** In place of causal and keyLengths. */
+  mask?: Mask;
+  softcap?: number;
+  sinks?: boolean;
   objective?: 'target' | 'grad_output';
   /** Standard deviation of the logits, about. */
   spread?: number;
@@ -88,9 +93,13 @@ export function randomProblem(options: ProblemOptions): AttentionProblem {
       v_proj: projection(keyValueHeads * valueDim, ranks.v ?? 0, 1),
     },
     scaling: headDim ** -0.5,
-    causal: options.causal ?? false,
+    mask: options.mask ?? {
+      ...(options.causal ? CAUSAL : NO_MASK),
+      ...(options.keyLengths && { keys: options.keyLengths.map((last) => ({ first: 0, last })) }),
+    },
+    ...(options.softcap && { softcap: options.softcap }),
+    ...(options.sinks && { sinks: make([heads], 1) }),
     ...(options.rotary && { rotary: rotaryTables(batch, queryLength, headDim, dtype) }),
-    ...(options.keyLengths && { keyLengths: options.keyLengths }),
     objective: {
       kind: options.objective ?? 'grad_output',
       tensor: make([batch, queryLength, heads * valueDim], 1),

@@ -16,7 +16,7 @@ import {
   referenceForwardJob,
   runReferenceForwardTask,
 } from '../../workers/kernels/reference/forward.js';
-import { type AttentionProblem, keysOf } from '../../workers/problem.js';
+import type { AttentionProblem } from '../../workers/problem.js';
 import { testSeed } from '../support/random.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
 import { distance, named, norm, reference } from './run.js';
@@ -35,7 +35,7 @@ function contributions(
   const { rotary } = problem;
   if (!rotary) return exactContributions(problem, rows, passes);
   return exactRows(problem, rows, passes).map((row) => {
-    const { XK } = keyInputs(problem, row.batchItem, keysOf(problem, row.batchItem));
+    const { XK } = keyInputs(problem, row.batchItem);
     const keys = new TurnedKeyRows({ ...problem, rotary }, row.batchItem, row.shared, XK, passes);
     const { A, B } = keys.of(row);
     const others = contributionsOf(problem, row);

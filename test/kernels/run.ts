@@ -63,6 +63,7 @@ export function named(result: GradientResult): Map<string, Floats> {
     names.set(`${projection}.lora_A`, gradient.lora_A);
     names.set(`${projection}.lora_B`, gradient.lora_B);
   }
+  if (result.sinks) names.set('sinks', result.sinks);
   return names;
 }
 

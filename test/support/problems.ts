@@ -1,4 +1,5 @@
 /** Random problems for tests, already decoded. */
+import { CAUSAL, NO_MASK } from '../../workers/mask.js';
 import type { AttentionProblem, Projection } from '../../workers/problem.js';
 import { allocateTensor, type Tensor } from '../../workers/tensor/tensor.js';
 import { type Random, seededRandom } from './random.js';
@@ -55,7 +56,7 @@ export function randomProblem(seed: number, shape: ProblemShape = {}): Attention
       v_proj: projection('v_proj', keyValueHeads * valueDim),
     },
     scaling: 1 / Math.sqrt(headDim),
-    causal,
+    mask: causal ? CAUSAL : NO_MASK,
     objective: {
       kind: shape.objective ?? 'grad_output',
       tensor: randomTensor(random, [batch, length, heads * valueDim]),

@@ -19,6 +19,13 @@ export interface AdapterGradient<Data = Float64Array> {
 
 export type Gradients = Partial<Record<ProjectionName, AdapterGradient>>;
 
+/** Gradients that are sums over all rows. */
+export interface ParameterGradients {
+  readonly gradients: Gradients;
+  /** (H); null: the layer has no sinks. */
+  readonly sinks: Float64Array | null;
+}
+
 /** dLoss/dX in the shape of X, by the client's name of X. */
 export type InputGradients<Data = Float32Array | Float64Array> = Partial<Record<StatesName, Data>>;
 
@@ -29,8 +36,7 @@ export interface GradientOutputs {
   readonly inputGradients?: AttentionKind | undefined;
 }
 
-export interface GradientResult {
-  readonly gradients: Gradients;
+export interface GradientResult extends ParameterGradients {
   /** 1/2 ||O - Y||_F^2 summed over the batch; null when the upstream gradient was given. */
   readonly loss: number | null;
   /** (B, Lq, H dv) when it was asked for. */
@@ -64,14 +70,15 @@ function adapterGradient(projection: Projection): AdapterGradient | null {
   };
 }
 
-/** Zeroed gradients for every adapter of the problem. */
-export function allocateGradients(problem: AttentionProblem): Gradients {
+/** Zeroed gradients for every adapter of the problem, and for its sinks. */
+export function allocateGradients(problem: AttentionProblem): ParameterGradients {
   const gradients: Gradients = {};
   for (const name of PROJECTIONS) {
     const gradient = adapterGradient(problem.projections[name]);
     if (gradient) gradients[name] = gradient;
   }
-  return gradients;
+  const { sinks, dims } = problem;
+  return { gradients, sinks: sinks ? sharedFloat64(dims.heads) : null };
 }
 
 /** Zeroed gradients of the inputs. */

@@ -1,4 +1,5 @@
 /** A problem of any size for warming up and for measuring: one head, adapters on queries and values. */
+import { NO_MASK } from '../mask.js';
 import type { AttentionProblem, Projection } from '../problem.js';
 import { allocateTensor, type Tensor } from '../tensor/tensor.js';
 
@@ -42,7 +43,7 @@ export function sampleProblem(length: number, width: number, rank: number): Atte
     inputs: { query: states, key: states, value: states },
     projections: { q_proj: projection(true), k_proj: projection(false), v_proj: projection(true) },
     scaling: 1 / Math.sqrt(width),
-    causal: false,
+    mask: NO_MASK,
     objective: { kind: 'grad_output', tensor: tensor([1, length, width], 1) },
   };
 }

@@ -10,14 +10,21 @@
  * The division by the row sum is folded into the thin factors. Products that belong to rows alone,
  * Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T), are contracted here; the others wait for all rows.
  */
-import { keysOf } from '../../problem.js';
+import { keysOfRow, keysOfRows } from '../../mask.js';
 import { type ExactPlan, TILES_AT_ONCE, type Unit, type Workspace } from '../exact/plan.js';
 import { type Block, KEYS, ROWS, writeBlock } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { type AttentionMemory, type KeyWindow, loadWindow, prepareMemory } from './memory.js';
 import { RightSums } from './right.js';
-import { divideBySums, loadRows, loadUpstream, takeOutput } from './rows.js';
+import {
+  addSinks,
+  divideBySums,
+  loadRows,
+  loadUpstream,
+  sinkGradients,
+  takeOutput,
+} from './rows.js';
 
 export interface AttendTask {
   readonly kernel: 'exact';
@@ -91,7 +98,9 @@ function attendBlock(
   const n = Math.min(ROWS, task.plan.problem.dims.queryLength - first);
   const rows: RowBlock = { lane, first, n };
   const { loss, right } = attendRows(task, wasm, memory, rows, checkpoint, visitor);
-  right.contract(task, wasm, memory, rows);
+  right.contract(task, memory, rows);
+  const number = lane.place * task.plan.lanes + lane.lane;
+  for (const x of sinkGradients(task, wasm, memory, rows)) task.workspace.sinks[number]! += x;
   return loss;
 }
 
@@ -112,18 +121,17 @@ export function attendRows(
   visitor: WindowVisitor,
 ): { readonly loss: number; readonly right: RightSums } {
   const { plan } = task;
-  const { causal } = plan.problem;
   const { first, n } = rows;
   const { fields, windows } = memory;
   const { ps, pv } = plan.thin;
   const { fn } = wasm;
-  const visible = keysOf(plan.problem, rows.lane.unit.batchItem);
-  const keys = causal ? Math.min(visible, first + n) : visible;
-  // Where a row may have a single key its weight is to be 1, so that dS is exactly 0.
-  const bounded = fields.bounded && (causal ? first >= ROWS : keys > 1);
+  const { batchItem } = rows.lane.unit;
+  const seen = keysOfRows(plan.problem, batchItem, { first, last: first + n });
+  // Where a row has a single key its weight is to be 1, so that dS is exactly 0.
+  const bounded = fields.bounded === 1 && !hasRowOfOneKey(plan, batchItem, first);
   const block = {
     ...{ ...fields, rows: Math.ceil(n / 16) * 16, firstRow: first },
-    ...{ keys, causal: Number(causal), bounded: Number(bounded) },
+    ...{ keys: seen.last, bounded: Number(bounded) },
   };
   const pass = (
     change: Partial<Block>,
@@ -131,15 +139,19 @@ export function attendRows(
     { begin, end }: WindowVisitor = {},
   ) => {
     for (const window of windows) {
-      if (window.first >= keys) break;
+      const firstKey = Math.max(seen.first, window.first);
+      const lastKey = Math.min(seen.last, window.first + window.count);
+      if (firstKey >= lastKey) continue;
       if (windows.length > 1) loadWindow(task, wasm, memory, rows.lane, window, checkpoint);
-      const origin = window.first / KEYS;
-      const last = Math.ceil(Math.min(keys, window.first + window.count) / KEYS);
-      writeBlock(wasm, memory.block, { ...block, ...change, origin });
+      writeBlock(wasm, memory.block, { ...block, ...change, origin: window.first / KEYS });
       begin?.(window);
-      for (let t = origin; t < last; t += TILES_AT_ONCE) {
+      const last = Math.ceil(lastKey / KEYS);
+      for (let t = Math.floor(firstKey / KEYS); t < last; ) {
+        // Stretches begin where they would without a mask: sums of a row do not depend on its block.
+        const next = Math.min(last, (Math.floor(t / TILES_AT_ONCE) + 1) * TILES_AT_ONCE);
         checkpoint();
-        run(memory.block, t, Math.min(t + TILES_AT_ONCE, last));
+        run(memory.block, t, next);
+        t = next;
       }
       end?.(window);
     }
@@ -156,16 +168,17 @@ export function attendRows(
     scores(...range);
     fn.weights(...range);
   };
-  const g = ps ? fields.g : 0;
+  const g = fields.t ? fields.g : 0;
 
   if (!bounded) pass({}, fn.scores);
+  addSinks(task, wasm, memory, rows, bounded);
   pass({ g: given ? g : 0 }, (...range) => {
     if (windows.length > 1) scores(...range);
     fn.weights(...range);
   });
   const sums = wasm.f64(fields.sum, ROWS).slice();
   const loss = fields.o ? takeOutput(task, wasm, memory, rows) : 0;
-  if (ps && !given) pass({ g, o: 0 }, windows.length > 1 ? again : fn.values);
+  if (g && !given) pass({ g, o: 0 }, windows.length > 1 ? again : fn.values);
   wasm.f64(fields.sum, ROWS).set(sums);
   const right = new RightSums(plan, wasm, memory);
   if (ps + pv) {
@@ -179,6 +192,16 @@ export function attendRows(
     wasm.f64(fields.sum, ROWS).set(sums);
   }
   return { loss, right };
+}
+
+/** Whether a row has one key only, in the block of the head that row `first` is in. */
+function hasRowOfOneKey({ problem }: ExactPlan, batchItem: number, first: number): boolean {
+  const block = first - (first % ROWS);
+  for (let row = block; row < Math.min(block + ROWS, problem.dims.queryLength); row++) {
+    const keys = keysOfRow(problem, batchItem, row);
+    if (keys.last - keys.first === 1) return true;
+  }
+  return false;
 }
 
 /** The lane's partial sums of left products, (keys, width): where they are in memory and in the workspace. */
@@ -198,6 +221,7 @@ function clearSums(task: AttendTask, lane: LaneOfHead): void {
   for (const { kept } of leftSums(task, lane)) kept.fill(0);
   slice(workspace.outK, number, plan.problem.dims.headDim * plan.thin.rk).fill(0);
   slice(workspace.outV, number, plan.problem.dims.valueDim * plan.thin.rv).fill(0);
+  workspace.sinks[number] = 0;
 }
 
 function takeSums(

@@ -1,6 +1,6 @@
 /** Where the attention stage keeps its matrices in WebAssembly memory. */
-import { keysOf } from '../../problem.js';
-import { type ExactPlan, stretchesOf } from '../exact/plan.js';
+import { keysOf, rowsOfKey, seesAll } from '../../mask.js';
+import { type ExactPlan, formsUpstream, stretchesOf } from '../exact/plan.js';
 import {
   BLOCK_BYTES,
   type Block,
@@ -27,7 +27,7 @@ export interface AttentionMemory {
   readonly windows: readonly KeyWindow[];
   /** Address of the parameters of a row block, and what stays the same in them. */
   readonly block: number;
-  readonly fields: Omit<Block, 'rows' | 'firstRow' | 'keys' | 'causal' | 'origin'>;
+  readonly fields: Omit<Block, 'rows' | 'firstRow' | 'keys' | 'origin'>;
   /** Q and G of the row block, (ROWS, d) and (ROWS, dv), row-major. */
   readonly qRows: number;
   readonly gRows: number;
@@ -71,20 +71,26 @@ export function prepareMemory(
   wasm.reset();
 
   const tiles = Math.ceil(keys / KEYS) * TILE_FLOATS;
-  const needV = plan.formOutput || ps > 0;
+  const needV = plan.formOutput || formsUpstream(plan);
+  const masked = !seesAll(plan.problem) || keysOf(plan.problem, lane.unit.batchItem).first > 0;
+  const { softcap } = plan.problem;
   const floats = (n: number) => wasm.allocFloats(n);
   const k = floats(keys * d);
   // dS K takes K itself where its rows are whole vectors.
   const wholeK = full.dQ && d === ps;
   const fields = {
-    ...{ bounded: Number(scoresAreBounded(task, lane)), d, dv, ps, pv, k },
+    ...{ bounded: Number(scoresAreBounded(task, lane)), d, dv, ps, pv, k, bias: 0 },
+    from: masked ? floats(keys) : 0,
+    to: masked ? floats(keys) : 0,
+    cap: softcap ? floats(1) : 0,
+    slope: softcap ? floats(tiles) : 0,
     v: needV ? floats(keys * dv) : 0,
     us: wholeK ? k : us || full.dQ ? floats(keys * ps) : 0,
     uv: uv ? floats(keys * pv) : 0,
     ls: ls ? floats(keys * ps) : 0,
     lv: floats(keys * pv),
     e: floats(tiles),
-    t: ps ? floats(tiles) : 0,
+    t: formsUpstream(plan) ? floats(tiles) : 0,
     q: floats(packedFloats(d, ROWS)),
     g: floats(packedFloats(dv, ROWS)),
     max: floats(ROWS),
@@ -116,6 +122,7 @@ export function prepareMemory(
     return memory;
   }
 
+  if (softcap) wasm.f32(fields.cap, 1)[0] = softcap * Math.LOG2E;
   packAdapter(wasm, plan.problem.projections.k_proj.adapter?.B.data, lane, d, rk, memory.BK);
   packAdapter(wasm, plan.problem.projections.v_proj.adapter?.B.data, lane, dv, rv, memory.BV);
   if (windows.length > 1) return memory;
@@ -151,22 +158,35 @@ export function loadWindow(
   copy(fields.us, rows(workspace.us, lane.place, us));
   copy(fields.uv, rows(workspace.uv, unit, uv));
   if (plan.full.dQ && fields.us !== fields.k) copyRows(wasm, K, d, fields.us, ps, count);
+  if (fields.from === 0) return;
+  const [from, to] = [wasm.i32(fields.from, count), wasm.i32(fields.to, count)];
+  for (let j = 0; j < count; j++) {
+    const rows = rowsOfKey(plan.problem, lane.unit.batchItem, first + j);
+    from[j] = rows.first;
+    to[j] = rows.last;
+  }
 }
 
 /**
- * Cauchy-Schwarz: |S_ij| <= beta log2(e) max |q_i| max |k_j|. For the whole head, so that a row's results
- * do not depend on the block that it is in.
+ * Cauchy-Schwarz: |S_ij| <= beta log2(e) max |q_i| max |k_j|, and no cap or sink is above the limit. For the
+ * whole head, so that a row's results do not depend on the block that it is in.
  */
-function scoresAreBounded({ plan, workspace }: AttendTask, { place, unit }: LaneOfHead): boolean {
+function scoresAreBounded(
+  { plan, workspace }: AttendTask,
+  { place, unit, head }: LaneOfHead,
+): boolean {
   const { queryLength } = plan.problem.dims;
-  const keyLength = keysOf(plan.problem, unit.batchItem);
+  const keyLength = keysOf(plan.problem, unit.batchItem).last;
   const largest = (norms: Float32Array, index: number, length: number, used: number) =>
     slice(norms, index, stretchesOf(length))
       .subarray(0, stretchesOf(used))
       .reduce((m, x) => Math.max(m, x), 0);
   const query = largest(workspace.largestQ, place, queryLength, queryLength);
   const key = largest(workspace.largestK, Math.floor(place / plan.group), plan.keys, keyLength);
-  return Math.abs(plan.problem.scaling) * Math.LOG2E * query * key <= LARGEST_EXPONENT;
+  const { scaling, softcap = Infinity, sinks } = plan.problem;
+  const largestLogit = Math.min(Math.abs(scaling) * query * key, softcap);
+  const sink = Math.abs(sinks?.data[head] ?? 0);
+  return Math.LOG2E * Math.max(largestLogit, sink) <= LARGEST_EXPONENT;
 }
 
 function packAdapter(

@@ -6,6 +6,7 @@ import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import type { AttendTask, RowBlock } from './attend.js';
 import type { AttentionMemory } from './memory.js';
+import { inverse } from './rows.js';
 
 /** Sums over stretches of keys come in float32 and are added up in float64. */
 export class RightSums {
@@ -41,32 +42,32 @@ export class RightSums {
 
   /** Column c of dS [K B_Q | X^K A_K^T] or dS K for row i of the block, divided by its row sum. */
   ofScores(i: number, c: number): number {
-    return Math.fround(this.#s[i * this.#ps + c]! / this.#sum(i));
+    return Math.fround(this.#s[i * this.#ps + c]! * this.#inverse(i));
   }
 
   /** Column c of P X^V A_V^T. */
   ofValues(i: number, c: number): number {
-    return Math.fround(this.#v[i * this.#pv + c]! / this.#sum(i));
+    return Math.fround(this.#v[i * this.#pv + c]! * this.#inverse(i));
   }
 
-  #sum(i: number): number {
-    return this.#wasm.f64(this.#memory.fields.sum, ROWS)[i]!;
+  #inverse(i: number): number {
+    return inverse(this.#wasm.f64(this.#memory.fields.sum, ROWS)[i]!);
   }
 
   /**
    * Keeps dS K B_Q or dS K for the contraction with X^Q, and adds Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T)
    * to the lane's totals.
    */
-  contract(task: AttendTask, wasm: Wasm, memory: AttentionMemory, { lane, first, n }: RowBlock) {
+  contract(task: AttendTask, memory: AttentionMemory, { lane, first, n }: RowBlock) {
     const { plan, workspace } = task;
     const { queryLength, headDim: d, valueDim: dv } = plan.problem.dims;
     const { rq, rk, rv, right } = plan.thin;
-    const sum = wasm.f64(memory.fields.sum, n);
     const s = this.#s;
     const kept = slice(workspace.rightQ, lane.place, queryLength * right);
     for (let i = 0; i < n; i++) {
+      const scale = this.#inverse(i);
       for (let c = 0; c < right; c++) {
-        kept[(first + i) * right + c] = s[i * this.#ps + c]! / sum[i]!;
+        kept[(first + i) * right + c] = s[i * this.#ps + c]! * scale;
       }
     }
     const number = lane.place * plan.lanes + lane.lane;
@@ -87,12 +88,12 @@ export class RightSums {
     out: Float64Array,
   ): void {
     if (r === 0) return;
-    const { fields, rightRows, rightPacked, contracted } = this.#memory;
+    const { rightRows, rightPacked, contracted } = this.#memory;
     const wasm = this.#wasm;
-    const sum = wasm.f64(fields.sum, n);
     const y = wasm.f32(rightRows, n * r);
     for (let i = 0; i < n; i++) {
-      for (let c = 0; c < r; c++) y[i * r + c] = right[i * pitch + c]! / sum[i]!;
+      const scale = this.#inverse(i);
+      for (let c = 0; c < r; c++) y[i * r + c] = right[i * pitch + c]! * scale;
     }
     wasm.fn.pack(n, r, rightRows, r, rightPacked);
     wasm.fn.gemm_tn(width, r, n, x, width, rightPacked, contracted, r, false);

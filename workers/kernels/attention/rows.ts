@@ -1,12 +1,17 @@
 /** What a block of query rows brings along: Q, the upstream gradient G, and the left thin factors. */
+
+import type { ExactPlan } from '../exact/plan.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
-import { type AttendTask, type RowBlock, rowAt } from './attend.js';
+import { type AttendTask, type LaneOfHead, type RowBlock, rowAt } from './attend.js';
 import { type AttentionMemory, copyRows } from './memory.js';
 
 /** Norms weigh the draws of rows: a sum of them is to stay finite. */
 const LARGEST_SQUARE = 2 ** 120;
+
+/** 1 / sum, and 0 for a row that sees no key: all its weights are 0. */
+export const inverse = (sum: number): number => (sum > 0 ? 1 / sum : 0);
 
 /** Q (packed, times beta log2 e, so that weights are powers of two); ws = [Q B_K | X^Q A_Q^T] or Q. */
 export function loadRows(
@@ -35,12 +40,47 @@ export function loadRows(
       for (let c = 0; c < rq; c++) ws[i * ps + rk + c] = lowQ[from + c]!;
     }
   }
-  wasm.f32(fields.max, ROWS).fill(Number.NEGATIVE_INFINITY);
+  wasm.f32(fields.max, ROWS).fill(sinkOf(plan, lane));
   wasm.f64(fields.sum, ROWS).fill(0);
   wasm.f64(fields.dot, ROWS).fill(0);
   wasm.f32(fields.rs, ROWS * ps).fill(0);
   wasm.f32(fields.rv, ROWS * pv).fill(0);
   if (fields.o) wasm.f32(fields.o, fields.dv * ROWS).fill(0);
+}
+
+/** log2(e) times the sink of a head; minus infinity: it has none. */
+function sinkOf({ problem }: ExactPlan, { head }: LaneOfHead): number {
+  return problem.sinks ? problem.sinks.data[head]! * Math.LOG2E : Number.NEGATIVE_INFINITY;
+}
+
+/** The sinks' share in the row sums, in which E are weights relative to the row maxima or, bounded, to 0. */
+export function addSinks(
+  { plan }: AttendTask,
+  wasm: Wasm,
+  { fields }: AttentionMemory,
+  { lane, n }: RowBlock,
+  bounded: boolean,
+): void {
+  if (!plan.problem.sinks) return;
+  const [sum, max] = [wasm.f64(fields.sum, n), wasm.f32(fields.max, n)];
+  const sink = sinkOf(plan, lane);
+  for (let i = 0; i < n; i++) sum[i] = 2 ** (sink - (bounded ? 0 : max[i]!));
+  if (bounded) max.fill(0);
+}
+
+/** What each row adds to the gradient of the head's sink: -P_sink G.O, or 0 without one. */
+export function sinkGradients(
+  { plan }: AttendTask,
+  wasm: Wasm,
+  { fields }: AttentionMemory,
+  { lane, n }: RowBlock,
+): Float64Array {
+  const gradients = new Float64Array(n);
+  if (!plan.problem.sinks || !plan.problem.objective) return gradients;
+  const [max, mean] = [wasm.f32(fields.max, n), wasm.f32(fields.mean, n)];
+  const sum = wasm.f64(fields.sum, n);
+  const sink = sinkOf(plan, lane);
+  return gradients.map((_, i) => -(2 ** (sink - max[i]!) / sum[i]!) * mean[i]!);
 }
 
 /** Where rows of the head lie in matrices (B, Lq, H dv), and how far apart. */
@@ -92,7 +132,7 @@ export function takeOutput(
   const sum = wasm.f64(fields.sum, n);
   let loss = 0;
   for (let i = 0; i < n; i++) {
-    const scale = 1 / sum[i]!;
+    const scale = inverse(sum[i]!);
     const at = corner + rowAt(rows, i) * pitch;
     for (let c = 0; c < dv; c++) {
       const value = o[c * ROWS + i]! * scale;
@@ -143,9 +183,9 @@ export function divideBySums(
   const mean = wasm.f32(fields.mean, ROWS);
   const ws = wasm.f32(fields.ws, ROWS * ps);
   const wv = wasm.f32(fields.wv, ROWS * pv);
-  for (let i = 0; i < ROWS; i++) mean[i] = i < n ? dot[i]! / sum[i]! : 0;
+  for (let i = 0; i < ROWS; i++) mean[i] = i < n ? dot[i]! * inverse(sum[i]!) : 0;
   for (let i = 0; i < n; i++) {
-    const scale = 1 / sum[i]!;
+    const scale = inverse(sum[i]!);
     for (let c = i * ps; c < (i + 1) * ps; c++) ws[c]! *= scale;
     for (let c = i * pv; c < (i + 1) * pv; c++) wv[c]! *= scale;
   }

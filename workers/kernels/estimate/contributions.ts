@@ -21,6 +21,8 @@ export interface AttendedRow extends RowOfHead {
   readonly PX: Float64Array;
   /** dS X^K (in); not needed under rotary positions. */
   readonly dSX: Float64Array | undefined;
+  /** What the row adds to the gradient of its head's sink; 0 without one. */
+  readonly sink: number;
 }
 
 /**
@@ -56,5 +58,8 @@ export function contributionsOf(problem: AttentionProblem, row: AttendedRow): Ma
   add('q_proj', [query.up(dQ), x], [dQ, query.low(x)], head, d);
   if (dSX) add('k_proj', [key.up(q), dSX], [q, key.low(dSX)], shared, d);
   add('v_proj', [value.up(g), PX], [g, value.low(PX)], shared, dv);
+  if (problem.sinks) {
+    out.set('sinks', { u: Float64Array.of(row.sink), v: Float64Array.of(1), offset: head });
+  }
   return out;
 }

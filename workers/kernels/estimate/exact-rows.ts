@@ -7,13 +7,16 @@
  *     S_j  = beta W_K^T q . x^K_j        P = softmax(S)           PX = sum_j P_j x^V_j
  *     dP_j = W_V^T g . x^V_j             dS = P (dP - P.dP)       dSX = sum_j dS_j x^K_j
  *
- * with W the weights including the adapters. The biases of keys and values move all S_j, all dP_j of a
- * row alike and drop out. O = W_V PX + b_V; and dS K = W_K dSX, for the entries of dS add up to zero.
+ * with W the weights including the adapters; the biases of keys and values move all S_j, all dP_j of a row
+ * alike. O = W_V PX + b_V sum_j P_j, dS K = W_K dSX + b_K sum_j dS_j: with a sink the first sum is below 1, with
+ * a soft cap the second is not 0.
  * Cost: four passes over X a row. Under rotary positions the keys differ by more than their inputs: then
  * K is projected and turned once for each head that has rows here, and S_j = beta q . k_j, dS K from it.
  */
-import { type AttentionLayer, type AttentionProblem, keysOf } from '../../problem.js';
+import { keysOfRow } from '../../mask.js';
+import type { AttentionLayer, AttentionProblem } from '../../problem.js';
 import { rotate } from '../rotary.js';
+import { rowSoftmax } from '../softmax.js';
 import { type AttendedRow, contributionsOf } from './contributions.js';
 import type { RankOne } from './estimate.js';
 import { HeadWeights } from './head-weights.js';
@@ -26,11 +29,10 @@ const slice64 = (x: Float32Array | Float64Array, first: number, n: number): Floa
 
 /** Softmax and P X^V of `rows`, all of one batch item. */
 function attend(layer: AttentionLayer, rows: readonly RowOfHead[], passes: InputPasses) {
-  const { dims, inputs, projections, scaling: beta, causal, rotary } = layer;
+  const { dims, inputs, projections, scaling: beta, rotary, sinks } = layer;
   const { queryLength, heads, keyValueHeads, headDim: d, valueDim: dv } = dims;
   const { batchItem } = rows[0]!;
-  const n = keysOf(layer, batchItem);
-  const { XK, XV } = keyInputs(layer, batchItem, n);
+  const { keys: n, XK, XV } = keyInputs(layer, batchItem);
   const all = rows.map(({ head, row }) => {
     const shared = Math.floor((head * keyValueHeads) / heads);
     const query = new HeadWeights(projections.q_proj, head, d);
@@ -54,12 +56,18 @@ function attend(layer: AttentionLayer, rows: readonly RowOfHead[], passes: Input
         n,
         all.map(({ key, q }) => key.back(q)),
       );
-  const P = all.map(({ row }, k) => {
+  const weights = all.map(({ head, row, key, q }, k) => {
     passes.checkpoint();
-    const logits = scores[k]!.map((s) => beta * s);
-    return softmax(logits, causal ? Math.min(row + 1, n) : n);
+    const shift = rotary ? 0 : key.biasDot(q);
+    const logits = scores[k]!.map((s) => beta * (s + shift));
+    return rowSoftmax(layer, logits, keysOfRow(layer, batchItem, row), sinks?.data[head]);
   });
-  return { all, n, XK, XV, turned, P, PX: passes.combine(XV, n, P) };
+  const PX = passes.combine(
+    XV,
+    n,
+    weights.map(({ P }) => P),
+  );
+  return { all, n, XK, XV, turned, weights, PX };
 }
 
 /** Rows of the attention output, (dv) each; `rows` are all of one batch item. */
@@ -68,8 +76,8 @@ export function exactOutputs(
   rows: readonly RowOfHead[],
   passes: InputPasses,
 ): Float64Array[] {
-  const { all, PX } = attend(layer, rows, passes);
-  return all.map(({ value }, k) => value.addBias(value.apply(PX[k]!)));
+  const { all, PX, weights } = attend(layer, rows, passes);
+  return all.map(({ value }, k) => value.addBias(value.apply(PX[k]!), sumOf(weights[k]!.P)));
 }
 
 /** Contributions of `rows`, all of one batch item, by tensor name; the factors s beta included. */
@@ -89,40 +97,36 @@ export function exactRows(
 ): AttendedRow[] {
   const { dims, objective, rotary } = problem;
   const { queryLength, heads, valueDim: dv } = dims;
-  const { all, n, XK, XV, turned, P, PX } = attend(problem, rows, passes);
+  const { all, n, XK, XV, turned, weights, PX } = attend(problem, rows, passes);
   const G = all.map(({ batchItem, head, row, value }, k) => {
     const at = ((batchItem * queryLength + row) * heads + head) * dv;
     const given = slice64(objective.tensor.data, at, dv);
     if (objective.kind === 'grad_output') return given;
-    return value.addBias(value.apply(PX[k]!)).map((o, c) => o - given[c]!);
+    const O = value.addBias(value.apply(PX[k]!), sumOf(weights[k]!.P));
+    return O.map((o, c) => o - given[c]!);
   });
   const dS = passes.dots(
     XV,
     n,
     all.map(({ value }, k) => value.back(G[k]!)),
   );
-  dS.forEach((t, k) => {
+  const sinks = dS.map((t, k) => {
     passes.checkpoint();
-    const p = P[k]!;
-    const mean = t.reduce((sum, tj, j) => sum + p[j]! * tj, 0);
-    for (let j = 0; j < t.length; j++) t[j] = p[j]! * (t[j]! - mean);
+    const { P, slope, sink } = weights[k]!;
+    const shift = all[k]!.value.biasDot(G[k]!);
+    const mean = t.reduce((sum, tj, j) => sum + P[j]! * (tj + shift), 0);
+    for (let j = 0; j < t.length; j++) {
+      t[j] = P[j]! * (t[j]! + shift - mean) * (slope ? slope[j]! : 1);
+    }
+    return -sink * mean;
   });
   const dSX = rotary ? [] : passes.combine(XK, n, dS);
   return all.map((row, k) => {
     const dSK = rotary
       ? passes.combine(turned.get(row.shared)!, n, [dS[k]!])[0]!
-      : row.key.apply(dSX[k]!);
-    return { ...row, g: G[k]!, dS: dS[k]!, dSK, PX: PX[k]!, dSX: dSX[k] };
+      : row.key.addBias(row.key.apply(dSX[k]!), sumOf(dS[k]!));
+    return { ...row, g: G[k]!, dS: dS[k]!, dSK, PX: PX[k]!, dSX: dSX[k], sink: sinks[k]! };
   });
 }
 
-/** Weights of the first `visible` keys; 0 for the others. */
-function softmax(logits: Float64Array, visible: number): Float64Array {
-  const seen = logits.subarray(0, visible);
-  const max = seen.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
-  const p = new Float64Array(logits.length);
-  let sum = 0;
-  for (let j = 0; j < visible; j++) sum += p[j] = Math.exp(seen[j]! - max);
-  for (let j = 0; j < visible; j++) p[j]! /= sum;
-  return p;
-}
+const sumOf = (x: Float64Array): number => x.reduce((a, b) => a + b, 0);

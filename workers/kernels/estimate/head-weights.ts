@@ -60,10 +60,17 @@ export class HeadWeights {
     return out;
   }
 
-  addBias(y: Float64Array): Float64Array {
+  /** y (width) += times b */
+  addBias(y: Float64Array, times = 1): Float64Array {
     const { bias } = this.#p;
-    for (let c = 0; bias && c < y.length; c++) y[c]! += bias.data[this.#first + c]!;
+    for (let c = 0; bias && c < y.length; c++) y[c]! += times * bias.data[this.#first + c]!;
     return y;
+  }
+
+  /** b . y */
+  biasDot(y: Float64Array): number {
+    const { bias } = this.#p;
+    return bias ? y.reduce((sum, yc, c) => sum + yc * bias.data[this.#first + c]!, 0) : 0;
   }
 }
 

@@ -1,3 +1,4 @@
+import { keysOf } from '../../mask.js';
 import type { AttentionLayer } from '../../problem.js';
 
 /** A query row of a head of a batch item. */
@@ -7,11 +8,14 @@ export interface RowOfHead {
   readonly row: number;
 }
 
-/** Inputs X^K, X^V (n, in) of a batch item, without its padding. */
-export function keyInputs({ inputs, dims, projections }: AttentionLayer, item: number, n: number) {
+/** Inputs X^K, X^V (keys, in) of a batch item, without the padding at their end; at least those of one key. */
+export function keyInputs(layer: AttentionLayer, item: number) {
+  const { inputs, dims, projections } = layer;
+  const n = Math.max(1, keysOf(layer, item).last);
   const of = (x: Float32Array | Float64Array, columns: number) =>
     x.subarray(item * dims.keyLength * columns, (item * dims.keyLength + n) * columns);
   return {
+    keys: n,
     XK: of(inputs.key.data, projections.k_proj.inFeatures),
     XV: of(inputs.value.data, projections.v_proj.inFeatures),
   };

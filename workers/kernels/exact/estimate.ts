@@ -7,14 +7,14 @@ import {
   frobenius,
 } from '../estimate/estimate.js';
 import { ROWS } from '../inner/block.js';
-import type { Gradients } from '../result.js';
+import type { ParameterGradients } from '../result.js';
 import { CONTRACT_TOKENS, type ExactPlan } from './plan.js';
 
 export type SumsByTensor = Readonly<Record<string, ErrorSums>>;
 
 /** @param summation relative error of adding up. */
 export function estimateErrors(
-  gradients: Gradients,
+  gradients: ParameterGradients,
   sums: readonly SumsByTensor[],
   summation: number,
 ): ErrorEstimates {
@@ -29,11 +29,12 @@ export function estimateErrors(
 export type ErrorEstimates = Readonly<Record<string, ErrorEstimate>>;
 
 /** 'q_proj.lora_A' and so on, with the gradient. */
-export function tensorsOf(gradients: Gradients): [string, Float64Array][] {
-  return Object.entries(gradients).flatMap(([projection, { lora_A, lora_B }]) => [
+export function tensorsOf({ gradients, sinks }: ParameterGradients): [string, Float64Array][] {
+  const adapters = Object.entries(gradients).flatMap(([projection, { lora_A, lora_B }]) => [
     [`${projection}.lora_A`, lora_A] as [string, Float64Array],
     [`${projection}.lora_B`, lora_B] as [string, Float64Array],
   ]);
+  return sinks ? [...adapters, ['sinks', sinks]] : adapters;
 }
 
 /**

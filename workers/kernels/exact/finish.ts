@@ -4,7 +4,7 @@
  */
 import { PROJECTIONS, type ProjectionName } from '../../problem.js';
 import { slice } from '../inner/operands.js';
-import type { Gradients } from '../result.js';
+import type { ParameterGradients } from '../result.js';
 import { type ContractParts, placesOf } from './contract.js';
 import { type ErrorEstimates, estimateErrors, type SumsByTensor } from './estimate.js';
 import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
@@ -17,13 +17,15 @@ export interface FinishTask {
   readonly units: readonly Unit[];
   /** What the contract tasks left, and of which batch item. */
   readonly parts: readonly { readonly batchItem: number; readonly parts: ContractParts }[];
-  readonly gradients: Gradients;
+  /** Totals to add to. */
+  readonly totals: ParameterGradients;
   /** After the last wave: sums of the sampled rows, and the relative error of adding up. */
   readonly estimate: { readonly sums: readonly SumsByTensor[]; readonly summation: number } | null;
 }
 
 export function runFinish(task: FinishTask): ErrorEstimates | null {
-  const { plan, units, gradients, workspace } = task;
+  const { plan, units, workspace, totals } = task;
+  const { gradients, sinks } = totals;
   const { headDim: d, valueDim: dv } = plan.problem.dims;
   const { rk, rv } = plan.thin;
   for (const { batchItem, parts } of task.parts) {
@@ -53,12 +55,18 @@ export function runFinish(task: FinishTask): ErrorEstimates | null {
       }
     }
   });
-  return task.estimate && estimateErrors(gradients, task.estimate.sums, task.estimate.summation);
+  units.forEach(({ sharedHead }, place) => {
+    for (let x = 0; sinks && x < plan.group; x++) {
+      const lanes = slice(workspace.sinks, place * plan.group + x, plan.lanes);
+      sinks[sharedHead * plan.group + x]! += lanes.reduce((a, b) => a + b, 0);
+    }
+  });
+  return task.estimate && estimateErrors(totals, task.estimate.sums, task.estimate.summation);
 }
 
 /** lora_B += part (head, width, r8), for the heads of one batch item. */
 function addHeads(
-  { plan, units, gradients }: FinishTask,
+  { plan, units, totals: { gradients } }: FinishTask,
   batchItem: number,
   name: ProjectionName,
   part: Float32Array,

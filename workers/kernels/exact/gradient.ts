@@ -109,15 +109,15 @@ function* gradientStages(
   workspace: Workspace,
 ): Job<ExactResult, ExactTask> {
   const { batch, queryLength, heads, valueDim } = problem.dims;
-  const gradients = allocateGradients(problem);
+  const totals = allocateGradients(problem);
   const inputGradients = allocateInputGradients(problem, options.inputGradients, sharedFloat32);
   const attentionOutput = options.attentionOutput
     ? sharedFloat32(batch * queryLength * heads * valueDim)
     : null;
-  const sampled = options.estimate && tensorsOf(gradients).length > 0 ? options.estimate : null;
+  const sampled = options.estimate && tensorsOf(totals).length > 0 ? options.estimate : null;
   const samplers = fitsOneTask(plan) ? 1 : SAMPLERS;
   const sums = Array.from({ length: sampled ? samplers : 0 }, () =>
-    Object.fromEntries(tensorsOf(gradients).map(([name, x]) => [name, makeErrorSums(x.length)])),
+    Object.fromEntries(tensorsOf(totals).map(([name, x]) => [name, makeErrorSums(x.length)])),
   );
   const norms: ProjectionNorms[] = [];
   let loss = 0;
@@ -136,7 +136,7 @@ function* gradientStages(
     if (tasks.length > 0) yield { name: 'contract', tasks };
     for (const tasks of stages.slice(1)) yield { name: 'contract', tasks };
     const finish: FinishTask = {
-      ...{ kernel: 'exact', step: 'finish', plan, workspace, units, gradients },
+      ...{ kernel: 'exact', step: 'finish', plan, workspace, units, totals },
       parts: stages.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
       estimate:
         sampled && wave === plan.waves.length - 1
@@ -146,7 +146,7 @@ function* gradientStages(
     [errors] = (yield { name: 'finish', tasks: [finish] }) as [ErrorEstimates | null];
   }
   return {
-    gradients,
+    ...totals,
     errors,
     loss: problem.objective.kind === 'target' ? loss : null,
     attentionOutput,

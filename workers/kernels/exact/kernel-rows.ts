@@ -1,15 +1,19 @@
 /** Single rows once more through the kernel: what it used for them, bit by bit as before. */
-import { keysOf } from '../../problem.js';
+import { keysOfRow, seesAll } from '../../mask.js';
 import { type AttendTask, attendRows } from '../attention/attend.js';
 import { type KeyWindow, prepareMemory } from '../attention/memory.js';
+import { inverse, sinkGradients } from '../attention/rows.js';
+import { keyInputs } from '../estimate/row-of-head.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import type { Draw, SampleTask } from './sample.js';
 
 /** What the kernel used for one row. */
 export interface KernelRow {
-  /** The row sum of E. */
-  readonly sum: number;
+  /** 1 over the row sum of E; 0: the row sees no key. */
+  readonly inverse: number;
+  /** What the row adds to the gradient of its head's sink. */
+  readonly sink: number;
   /** E and E (dP - G.O), over all keys. */
   readonly e: Float64Array;
   readonly t: Float64Array;
@@ -23,13 +27,13 @@ export interface KernelRow {
   readonly rightv: Float64Array;
 }
 
-/** Rows that the kernel can take together, in order: of one head; with a causal mask one by one. */
+/** Rows that the kernel can take together, in order: of one head; with a mask one by one. */
 export function blocksOf({ plan }: SampleTask, draws: readonly Draw[]): Draw[][] {
   const blocks: Draw[][] = [];
   for (const draw of draws) {
     const open = blocks.at(-1);
     const fits = open && open[0]!.lane.place === draw.lane.place && open.length < ROWS;
-    if (fits && !plan.problem.causal) open.push(draw);
+    if (fits && seesAll(plan.problem)) open.push(draw);
     else blocks.push([draw]);
   }
   return blocks;
@@ -48,21 +52,22 @@ export function kernelRows(
   const memory = prepareMemory(task, wasm, lane, checkpoint);
   const { headDim: d, valueDim: dv } = plan.problem.dims;
   const { rq, rk, rv, ps, pv, right: kept } = plan.thin;
-  const { causal } = plan.problem;
-  const keys = keysOf(plan.problem, lane.unit.batchItem);
+  const { batchItem } = lane.unit;
+  const { keys } = keyInputs(plan.problem, batchItem);
   const picked = draws.map(({ row }) => row);
   const first = picked[0]!;
   const rows = { lane, first, n: draws.length, picked };
   const { fields } = memory;
   const columns = () => draws.map(() => new Float64Array(keys));
   const [e, t] = [columns(), ps ? columns() : draws.map(() => new Float64Array(0))];
-  const seen = picked.map((row) => (causal ? Math.min(row + 1, keys) : keys));
+  const seen = picked.map((row) => keysOfRow(plan.problem, batchItem, row));
   const copy = ({ first, count }: KeyWindow, tiles: number, to: readonly Float64Array[]) => {
     const all = wasm.f32(tiles, count * ROWS);
     to.forEach((column, i) => {
       checkpoint();
-      const last = Math.min(seen[i]!, first + count);
-      for (let j = first; j < last; j++) column[j] = all[(j - first) * ROWS + i]!;
+      const last = Math.min(seen[i]!.last, first + count);
+      for (let j = Math.max(first, seen[i]!.first); j < last; j++)
+        column[j] = all[(j - first) * ROWS + i]!;
     });
   };
   const { right } = attendRows(task, wasm, memory, rows, checkpoint, {
@@ -73,11 +78,13 @@ export function kernelRows(
   });
   const list = (n: number, value: (c: number) => number) =>
     Float64Array.from({ length: n }, (_, c) => value(c));
+  const sinks = sinkGradients(task, wasm, memory, rows);
   return draws.map((_, i) => {
     const rowOf = (at: number, width: number) =>
       Float64Array.from(wasm.f32(at + 4 * i * width, width));
     return {
-      sum: wasm.f64(fields.sum, ROWS)[i]!,
+      inverse: inverse(wasm.f64(fields.sum, ROWS)[i]!),
+      sink: sinks[i]!,
       e: e[i]!,
       t: t[i]!,
       q: rowOf(memory.qRows, d),

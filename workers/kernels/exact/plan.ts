@@ -99,6 +99,8 @@ export interface Workspace {
   /** Sums over a lane of Q^T (dS X^K A_K^T) (unit, group, lane, d, rk) and G^T (P X^V A_V^T). */
   readonly outK: Float64Array;
   readonly outV: Float64Array;
+  /** Sums over a lane of the gradient of its head's sink (unit, group, lane). */
+  readonly sinks: Float64Array;
 }
 
 export interface ExactPlan {
@@ -120,6 +122,10 @@ export interface ExactPlan {
   readonly formOutput: boolean;
   readonly waves: readonly (readonly Unit[])[];
 }
+
+/** Whether dP = G V^T and G.O are needed: for dS, or for the gradient of sinks. */
+export const formsUpstream = ({ thin, problem }: ExactPlan): boolean =>
+  thin.ps > 0 || Boolean(problem.sinks && problem.objective);
 
 export const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to;
 
@@ -210,7 +216,7 @@ export function makeWorkspace(plan: ExactPlan, memory: Lease): Workspace {
   const floats = (n: number) => memory.float32(n);
   const doubles = (n: number) => memory.float64(n);
   // Rows of keys that are padding are read, to be multiplied by a probability of 0.
-  const padded = plan.keys > keyLength || plan.problem.keyLengths !== undefined;
+  const padded = plan.keys > keyLength || plan.problem.mask.keys !== undefined;
   const rows = (n: number) => (padded ? floats(n).fill(0) : floats(n));
   const units = plan.waves[0]!.length;
   const heads = units * plan.group;
@@ -230,5 +236,6 @@ export function makeWorkspace(plan: ExactPlan, memory: Lease): Workspace {
     lv: floats(laned * plan.keys * pv),
     outK: doubles(laned * headDim * rk),
     outV: doubles(laned * valueDim * rv),
+    sinks: doubles(laned),
   };
 }

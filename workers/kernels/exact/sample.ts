@@ -6,7 +6,7 @@
  * remains between the two contributions is rounding in projections, scores, softmax and backward.
  * Rounding while adding up thousands of rows is not seen this way: `summationError` (estimate.ts) allows for it.
  */
-import { type AttentionProblem, keysOf, type Rotary } from '../../problem.js';
+import type { AttentionProblem, Rotary } from '../../problem.js';
 import type { LaneOfHead } from '../attention/attend.js';
 import { type AttendedRow, contributionsOf } from '../estimate/contributions.js';
 import { addDraw, type ErrorSums, type RankOne } from '../estimate/estimate.js';
@@ -89,7 +89,7 @@ function sampleTurnedKeys(
   const problem = task.plan.problem as AttentionProblem & { readonly rotary: Rotary };
   for (const shared of new Set(exact.map((row) => row.shared))) {
     const { batchItem } = exact[0]!;
-    const { XK } = keyInputs(problem, batchItem, keysOf(problem, batchItem));
+    const { XK } = keyInputs(problem, batchItem);
     const keys = new TurnedKeyRows(problem, batchItem, shared, XK, passes);
     draws.forEach(({ probability }, k) => {
       if (exact[k]!.shared !== shared) return;
@@ -115,15 +115,17 @@ function thinContributions(
   const { queryLength, headDim: d, valueDim: dv } = dims;
   const { rq, rk, rv } = plan.thin;
   const { batchItem } = draws[0]!.lane.unit;
-  const keys = keysOf(plan.problem, batchItem);
-  const { XK, XV } = keyInputs(plan.problem, batchItem, keys);
+  const { keys, XK, XV } = keyInputs(plan.problem, batchItem);
   const [t, e] = [kernel.map((row) => row.t), kernel.map((row) => row.e)];
   const tX = rk ? passes.combine(XK, keys, t) : [];
   const eX = rv ? passes.combine(XV, keys, e) : [];
 
   return draws.map(({ lane, row }, k) => {
-    const { ws, wv, q, g, t, rights, rightv } = kernel[k]!;
+    const { ws, wv, q, g, t, rights, rightv, sink } = kernel[k]!;
     const out = new Map<string, RankOne>();
+    if (plan.problem.sinks) {
+      out.set('sinks', { u: Float64Array.of(sink), v: Float64Array.of(1), offset: lane.head });
+    }
     if (rq) {
       const width = projections.q_proj.inFeatures;
       const x = slice(inputs.query.data, batchItem * queryLength + row, width);
@@ -169,18 +171,17 @@ function fullRows(
   const problem = plan.problem as AttentionProblem;
   const { dims, projections, inputs, rotary } = problem;
   const { batchItem } = draws[0]!.lane.unit;
-  const keys = keysOf(problem, batchItem);
-  const { XK, XV } = keyInputs(problem, batchItem, keys);
-  const P = kernel.map(({ e, sum }) => e.map((x) => x / sum));
-  const dS = kernel.map(({ t, sum }) => t.map((x) => x / sum));
+  const { keys, XK, XV } = keyInputs(problem, batchItem);
+  const P = kernel.map(({ e, inverse }) => e.map((x) => x * inverse));
+  const dS = kernel.map(({ t, inverse }) => t.map((x) => x * inverse));
   const PX = passes.combine(XV, keys, P);
   const dSX = rotary ? [] : passes.combine(XK, keys, dS);
   return draws.map(({ lane, row }, k) => {
     const { head, unit } = lane;
     const width = projections.q_proj.inFeatures;
-    const { q, g, rights } = kernel[k]!;
+    const { q, g, rights, sink } = kernel[k]!;
     return {
-      ...{ batchItem, head, row, shared: unit.sharedHead, q, g },
+      ...{ batchItem, head, row, shared: unit.sharedHead, q, g, sink },
       query: new HeadWeights(projections.q_proj, head, dims.headDim),
       key: new HeadWeights(projections.k_proj, unit.sharedHead, dims.headDim),
       value: new HeadWeights(projections.v_proj, unit.sharedHead, dims.valueDim),

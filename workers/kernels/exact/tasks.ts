@@ -1,11 +1,7 @@
 /** The tasks of each stage of a wave. */
-import {
-  type AttentionKind,
-  keysOf,
-  PROJECTIONS,
-  type ProjectionName,
-  STATES,
-} from '../../problem.js';
+
+import { keysOf, visiblePairs } from '../../mask.js';
+import { type AttentionKind, PROJECTIONS, type ProjectionName, STATES } from '../../problem.js';
 import type { AttendTask, LaneOfHead } from '../attention/attend.js';
 import { sampleClusters } from '../estimate/rows.js';
 import { KEYS, ROWS } from '../inner/block.js';
@@ -74,7 +70,8 @@ export function projectTasks(
       const places = placesOf(units, batchItem);
       const together = Math.min(places.length, fitting);
       const tokens = PROJECT_TOKENS * Math.floor(fitting / together);
-      const length = projection === 'q_proj' ? dims.queryLength : keysOf(plan.problem, batchItem);
+      const length =
+        projection === 'q_proj' ? dims.queryLength : keysOf(plan.problem, batchItem).last;
       return stretches(places.length, together).flatMap(({ first, last }) => {
         const firstUnit = places[first]!;
         const mine = units.slice(firstUnit, firstUnit + last - first);
@@ -87,12 +84,14 @@ export function projectTasks(
   });
 }
 
-/** Flops of one row block of one head over all keys. */
+/** Flops of one row block of one head over the keys that it sees, on average. */
 function blockFlops(plan: ExactPlan): number {
-  const { headDim, valueDim } = plan.problem.dims;
+  const { batch, queryLength, headDim, valueDim } = plan.problem.dims;
+  const pairs = Array.from({ length: batch }, (_, item) => visiblePairs(plan.problem, item));
+  const seen = pairs.reduce((a, b) => a + b, 0) / (batch * queryLength);
   const { ps, pv } = plan.thin;
   const wide = headDim + (ps ? valueDim : 0) + (plan.formOutput ? valueDim : 0);
-  return 2 * ROWS * roundUp(plan.keys, KEYS) * (wide + 2 * (ps + pv) + 8);
+  return 2 * ROWS * (seen + KEYS) * (wide + 2 * (ps + pv) + 8);
 }
 
 /** Tokens that cost as much as the way of the weights into WebAssembly memory. */
@@ -185,7 +184,7 @@ export function contractTasks(
     const queries = tokenStretches(plan, items.length, rq ? queryLength : 0).map((span) =>
       task('query', { A: part('q_proj', rq), B: {} }, span),
     );
-    const length = rq + rk + rv ? keysOf(plan.problem, batchItem) : 0;
+    const length = rq + rk + rv ? keysOf(plan.problem, batchItem).last : 0;
     const keys = tokenStretches(plan, items.length, length).map((span) => {
       const B = rq ? { q_proj: sharedFloat32(heads * headDim * roundUp(rq, 8)) } : {};
       return task('key', { A: { ...part('k_proj', rk), ...part('v_proj', rv) }, B }, span);
@@ -215,7 +214,7 @@ export function* fullStages(
     const items = batchItems(units);
     yield items.flatMap((batchItem) => {
       const heads = placesOf(units, batchItem).length * (isQuery ? plan.group : 1);
-      const length = isQuery ? dims.queryLength : keysOf(plan.problem, batchItem);
+      const length = isQuery ? dims.queryLength : keysOf(plan.problem, batchItem).last;
       return tokenStretches(plan, items.length, length).map((span): FullTask => {
         const A = { [projection]: sharedFloat32(projections[projection].inFeatures * r8) };
         const B = { [projection]: sharedFloat32(heads * width * r8) };

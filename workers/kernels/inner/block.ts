@@ -1,4 +1,4 @@
-/** The JavaScript side of `Block` in assembly/attention.ts: the same fields in the same order. */
+/** The layout of a row block in memory: the same fields in the same order as `Block` in assembly/attention.ts. */
 import type { Wasm } from './instance.js';
 
 /** Query rows of a block, and keys of a tile. */
@@ -13,13 +13,83 @@ export const TILE_FLOATS = ROWS * KEYS;
  */
 export const LARGEST_EXPONENT = 50;
 
+/**
+ * A block of query rows and the keys that it meets: what the passes over tiles take.
+ *
+ * The keys are cut into tiles of KEYS; a tile is stored (KEYS, ROWS), keys outermost. Whatever has an
+ * entry for each key (k, v, bias, from, to, e, t, slope, us, uv, ls, lv) begins with that of the first key of
+ * tile `origin`, so that a caller may hold some of the keys only; in the passes' ranges [t0, t1) and in `keys` tiles and
+ * keys are counted from 0 all the same. Everything is float32, row-major, at addresses in bytes aligned
+ * to 16, where nothing else is said; address 0: absent.
+ *
+ * Passes, in this order, each over all tiles that a row sees:
+ *
+ *     scores     S = cap(beta log2(e) q k^T) + bias, minus infinity where masked; raises max. Not if bounded
+ *     weights    E = 2^(S - max), or S and 2^S if bounded; adds to sum, o; with g does what `values` does
+ *     values     t = G v^T; adds to dot
+ *     gradients  t = dS = E (t - mean) slope; adds to rs, ls (dS) and rv, lv (E)
+ *
+ * A pair that is masked has E = 0 and dS = 0. Keys drawn from a longer list are gathered first
+ * (`gather_rows`), and their left products scattered back (`scatter_rows`).
+ */
+export interface Block {
+  /** Rows in use, rounded up to 16. */
+  readonly rows: number;
+  /** Position of the first row in its sequence, for `from` and `to`. */
+  readonly firstRow: number;
+  /** Number of keys from key 0 on. Keys of the last tile, rounded up to 8, must exist and be finite. */
+  readonly keys: number;
+  /** 1: no |S| is above LARGEST_EXPONENT, E = 2^S, and `max` is not read. */
+  readonly bounded: number;
+  /** The tile with which everything begins that has an entry for each key. */
+  readonly origin: number;
+  /** Widths of a query or key head and of a value head. */
+  readonly d: number;
+  readonly dv: number;
+  /** beta log2(e) Q and G of the block in panels of 16 rows, as `pack_transposed` makes them. g 0: later. */
+  readonly q: number;
+  readonly g: number;
+  /** K (keys, d), V (keys, dv). */
+  readonly k: number;
+  readonly v: number;
+  /** Per key: log2(e) times a number that is added to its logits, after the cap. 0: none. */
+  readonly bias: number;
+  /** Per key (int32): rows [from, to) see it, as positions in the sequence. 0: from the first, to the last. */
+  readonly from: number;
+  readonly to: number;
+  /** log2(e) c of the soft cap S = c tanh(S / c), one number. 0: none. */
+  readonly cap: number;
+  /** Tiles: S, then E; G V^T, then dS; with a cap, its slope 1 - tanh(S / c)^2, else 0. */
+  readonly e: number;
+  readonly t: number;
+  readonly slope: number;
+  /** Per row: maximum of S (may begin above it), sum of E (float64), sum of E G V^T (float64), G.O. */
+  readonly max: number;
+  readonly sum: number;
+  readonly dot: number;
+  readonly mean: number;
+  /** E^T V transposed (dv, ROWS), added to; 0: not wanted. */
+  readonly o: number;
+  /** Widths, multiples of 8, of the factors that meet dS and E; 0: none. */
+  readonly ps: number;
+  readonly pv: number;
+  /** Right factors (keys, width) and left factors (ROWS, width). us, uv 0: no right products. */
+  readonly us: number;
+  readonly uv: number;
+  readonly ws: number;
+  readonly wv: number;
+  /** Right products (ROWS, width) and left products (keys, width), added to. ls, lv 0: none. */
+  readonly rs: number;
+  readonly rv: number;
+  readonly ls: number;
+  readonly lv: number;
+}
+
 // biome-ignore format: one line a group
 const FIELDS = [
-  'rows', 'firstRow', 'keys', 'causal', 'bounded', 'origin', 'd', 'dv', 'q', 'g', 'k', 'v', 'e',
-  't', 'max', 'sum', 'dot', 'mean', 'o', 'ps', 'pv', 'us', 'uv', 'ws', 'wv', 'rs', 'rv', 'ls', 'lv',
-] as const;
-
-export type Block = Record<(typeof FIELDS)[number], number>;
+  'rows', 'firstRow', 'keys', 'bounded', 'origin', 'd', 'dv', 'q', 'g', 'k', 'v', 'bias', 'from', 'to', 'cap',
+  'e', 't', 'slope', 'max', 'sum', 'dot', 'mean', 'o', 'ps', 'pv', 'us', 'uv', 'ws', 'wv', 'rs', 'rv', 'ls', 'lv',
+] as const satisfies readonly (keyof Block)[];
 
 export const BLOCK_BYTES = 4 * FIELDS.length;
 

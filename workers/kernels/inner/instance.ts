@@ -18,6 +18,10 @@ export interface WasmExports {
   axpy(n: number, alpha: number, x: number, y: number): void;
   /** y = x y, elementwise */
   multiply(n: number, x: number, y: number): void;
+  /** y_i = x_index[i] for rows of n floats; index int32 */
+  gather_rows(rows: number, n: number, index: number, x: number, y: number): void;
+  /** y_index[i] += x_i */
+  scatter_rows(rows: number, n: number, index: number, x: number, y: number): void;
   /** b (k, n) -> panels for gemm: packedFloats(k, n) of them */
   pack(k: number, n: number, b: number, ldb: number, dst: number): void;
   /** scale bt (n, k) -> panels of its transpose */
@@ -32,9 +36,8 @@ export interface WasmExports {
   dots64(n: number, k: number, x: number, y: number, out: number): void;
   /** float64: out (k) += sum_j w[j] x_j for x (n, k) */
   combine64(n: number, k: number, w: number, x: number, out: number): void;
-  /** The passes over the tiles of a row block, described in assembly/attention.ts. */
+  /** The passes over the tiles of a row block, described in block.ts. */
   scores(block: number, t0: number, t1: number): void;
-  maxima(block: number, t0: number, t1: number): void;
   weights(block: number, t0: number, t1: number): void;
   values(block: number, t0: number, t1: number): void;
   gradients(block: number, t0: number, t1: number): void;

@@ -67,7 +67,8 @@ function tilesAreExact(wasm: Wasm): boolean {
   wasm.fn.pack_transposed(ROWS, d, wasm.put(q), d, 1, qPacked);
   wasm.fn.pack_transposed(ROWS, d, wasm.put(q), d, 2 ** -8, qSmall);
   const block: Block = {
-    ...{ rows: ROWS, firstRow: 0, keys: KEYS, causal: 0, bounded: 0, origin: 0 },
+    ...{ rows: ROWS, firstRow: 0, keys: KEYS, bounded: 0, origin: 0 },
+    ...{ bias: 0, from: 0, to: 0, cap: 0, slope: 0 },
     ...{ d, dv: d, q: qPacked, g: qPacked },
     ...{ k: kAt, v: kAt, e: eAt, t: tAt, max, sum, dot, mean: wasm.put(mean), o: 0 },
     ...{ ps: p, pv: 0, us, uv: us, ws, wv: ws, rs, rv: rs, ls, lv: ls },

@@ -194,6 +194,7 @@ function* stages(
         of(name),
       ]),
     ),
+    sinks: null,
     loss: problem.objective.kind === 'target' ? loss : null,
     attentionOutput: outputs,
     inputGradients,

@@ -4,13 +4,18 @@
  *
  *     S = beta Q K^T            P = softmax over each row of S            O = P V
  *     G = O - Y (objective 1/2 ||O - Y||_F^2) or the given dLoss/dO
- *     dP = G V^T                dS_ij = P_ij (dP_ij - G_i . O_i)
+ *     dP = G V^T                dS_ij = P_ij (dP_ij - G_i . O_i)          dsink = -sum_i Psink_i G_i . O_i
  *     dQ = beta dS K            dK = beta dS^T Q                          dV = P^T G
+ *
+ * With a soft cap S = c tanh(beta Q K^T / c), and dS takes its slope 1 - tanh^2; a sink is one more logit in
+ * each row's sum, and Psink its share. A row that sees no key has P = 0.
  *
  * Rows are taken in blocks, so that no Lq x Lk matrix is ever kept.
  */
 import { Matrix } from 'ml-matrix';
 import { type Cancelled, CancelledError } from '../../job.js';
+import type { Range } from '../../mask.js';
+import { rowSoftmax } from '../softmax.js';
 
 const BLOCK_ROWS = 64;
 
@@ -21,8 +26,12 @@ export interface HeadLayer {
   readonly V: Matrix;
   /** beta */
   readonly scaling: number;
-  /** Row i sees keys j <= i only. */
-  readonly causal: boolean;
+  /** c; absent: no cap. */
+  readonly softcap?: number | undefined;
+  /** Absent: none. */
+  readonly sink?: number | undefined;
+  /** Keys that a row sees. */
+  readonly keysOfRow: (row: number) => Range;
 }
 
 export interface HeadProblem extends HeadLayer {
@@ -35,28 +44,14 @@ export interface HeadGradient {
   readonly dQ: Matrix;
   readonly dK: Matrix;
   readonly dV: Matrix;
+  readonly dsink: number;
   /** 1/2 ||O - Y||_F^2; 0 when the upstream gradient was given. */
   readonly loss: number;
 }
 
-/** Rows first, first + 1, ... of the scores become probabilities, in place. */
-function softmaxRows(S: Matrix, first: number, causal: boolean): void {
-  for (let i = 0; i < S.rows; i++) {
-    const visible = causal ? Math.min(first + i + 1, S.columns) : S.columns;
-    let max = Number.NEGATIVE_INFINITY;
-    for (let j = 0; j < visible; j++) max = Math.max(max, S.get(i, j));
-    let sum = 0;
-    for (let j = 0; j < S.columns; j++) {
-      const e = j < visible ? Math.exp(S.get(i, j) - max) : 0;
-      S.set(i, j, e);
-      sum += e;
-    }
-    S.mulRow(i, 1 / sum);
-  }
-}
-
-/** Blocks of rows, each with its P. */
-function* blocks({ Q, K, scaling: beta, causal }: HeadLayer, cancelled: Cancelled) {
+/** Blocks of rows, each with its P, the slope of the cap and the share of the sink. */
+function* blocks(layer: HeadLayer, cancelled: Cancelled) {
+  const { Q, K, scaling: beta } = layer;
   const KT = K.transpose();
   for (let first = 0; first < Q.rows; first += BLOCK_ROWS) {
     if (cancelled()) throw new CancelledError();
@@ -64,8 +59,15 @@ function* blocks({ Q, K, scaling: beta, causal }: HeadLayer, cancelled: Cancelle
     const rows = (M: Matrix) => M.subMatrix(first, last, 0, M.columns - 1);
     const q = rows(Q);
     const P = q.mmul(KT).mul(beta);
-    softmaxRows(P, first, causal);
-    yield { first, rows, q, P };
+    const slopes = Matrix.ones(P.rows, P.columns);
+    const sinks = Array.from({ length: P.rows }, (_, i) => {
+      const logits = Float64Array.from(P.getRow(i));
+      const row = rowSoftmax(layer, logits, layer.keysOfRow(first + i), layer.sink);
+      P.setRow(i, row.P);
+      if (row.slope) slopes.setRow(i, row.slope);
+      return row.sink;
+    });
+    yield { first, rows, q, P, slopes, sinks };
   }
 }
 
@@ -91,8 +93,9 @@ export function headGradient(problem: HeadProblem, cancelled: Cancelled): HeadGr
   const dV = Matrix.zeros(V.rows, V.columns);
   const VT = V.transpose();
   let loss = 0;
+  let dsink = 0;
 
-  for (const { first, rows, q, P } of blocks(problem, cancelled)) {
+  for (const { first, rows, q, P, slopes, sinks } of blocks(problem, cancelled)) {
     const o = P.mmul(V);
     let g = rows(objective.matrix);
     if (objective.kind === 'target') {
@@ -101,13 +104,15 @@ export function headGradient(problem: HeadProblem, cancelled: Cancelled): HeadGr
     }
 
     const t = g.mmul(VT);
-    t.subColumnVector(Matrix.mul(g, o).sum('row'));
-    const dS = Matrix.mul(P, t);
+    const means = Matrix.mul(g, o).sum('row');
+    t.subColumnVector(means);
+    const dS = Matrix.mul(P, t).mul(slopes);
+    for (let i = 0; i < sinks.length; i++) dsink -= sinks[i]! * means[i]!;
 
     O.setSubMatrix(o, first, 0);
     dQ.setSubMatrix(dS.mmul(K).mul(beta), first, 0);
     dK.add(dS.transpose().mmul(q).mul(beta));
     dV.add(P.transpose().mmul(g));
   }
-  return { O, dQ, dK, dV, loss };
+  return { O, dQ, dK, dV, dsink, loss };
 }

@@ -5,7 +5,7 @@ import type { AttentionLayer } from '../../problem.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
 import { type ForwardResult, sharedFloat64 } from '../result.js';
 import { headOutput } from './attention.js';
-import { normsOf, projectedHeads } from './heads.js';
+import { headLayer, normsOf, projectedHeads } from './heads.js';
 
 export interface ReferenceForwardTask extends Task {
   readonly kernel: 'reference_forward';
@@ -20,13 +20,10 @@ export function runReferenceForwardTask(
 ): ComposedNorms {
   const { queryLength, heads, valueDim } = layer.dims;
   let norms = ZERO_NORMS;
-  for (const { batchItem, head, query, key, value } of projectedHeads(layer)) {
+  for (const composed of projectedHeads(layer)) {
+    const { batchItem, head, query, key, value } = composed;
     norms = largestNorms(norms, normsOf(query, key, value, layer.scaling));
-    const { scaling, causal } = layer;
-    const O = headOutput(
-      { Q: query.output, K: key.output, V: value.output, scaling, causal },
-      cancelled,
-    );
+    const O = headOutput(headLayer(layer, composed), cancelled);
     for (let i = 0; i < queryLength; i++) {
       const at = ((batchItem * queryLength + i) * heads + head) * valueDim;
       attentionOutput.set(O.getRow(i), at);

@@ -11,21 +11,21 @@ import {
   allocateInputGradients,
   type GradientOutputs,
   type GradientResult,
-  type Gradients,
   type InputGradients,
+  type ParameterGradients,
   ROLES,
   sharedFloat64,
 } from '../result.js';
 import { headGradient } from './attention.js';
-import { normsOf, projectedHeads } from './heads.js';
+import { headLayer, normsOf, projectedHeads } from './heads.js';
 import { addAdapterGradient, addInputGradient, matrixOf } from './projection.js';
 
 export interface ReferenceTask extends Task {
   readonly kernel: 'reference';
   readonly problem: AttentionProblem;
   readonly outputs: GradientOutputs;
-  /** Totals to add to; one task owns them all. */
-  readonly gradients: Gradients;
+  /** To add to; one task owns them all. */
+  readonly totals: ParameterGradients;
   readonly inputGradients: InputGradients<Float64Array> | null;
   /** (B, Lq, H dv) or null */
   readonly attentionOutput: Float64Array | null;
@@ -37,7 +37,8 @@ export interface ReferenceReport {
 }
 
 export function runReferenceTask(task: ReferenceTask, cancelled: Cancelled): ReferenceReport {
-  const { problem, gradients, attentionOutput } = task;
+  const { problem, attentionOutput } = task;
+  const { gradients, sinks } = task.totals;
   const { dims, projections, objective } = problem;
   const outputWidth = dims.heads * dims.valueDim;
   let loss = 0;
@@ -50,9 +51,7 @@ export function runReferenceTask(task: ReferenceTask, cancelled: Cancelled): Ref
     const firstColumn = head * dims.valueDim;
     const gradient = headGradient(
       {
-        Q: query.output,
-        K: key.output,
-        V: value.output,
+        ...headLayer(problem, composed),
         objective: {
           kind: objective.kind,
           matrix: matrixOf(objective.tensor, outputWidth, firstRow, dims.queryLength).subMatrix(
@@ -62,12 +61,11 @@ export function runReferenceTask(task: ReferenceTask, cancelled: Cancelled): Ref
             firstColumn + dims.valueDim - 1,
           ),
         },
-        scaling: problem.scaling,
-        causal: problem.causal,
       },
       cancelled,
     );
     loss += gradient.loss;
+    if (sinks) sinks[head]! += gradient.dsink;
     const outcomes = {
       q_proj: { dOut: turnBack(gradient.dQ), X: query.X, owner: head },
       k_proj: { dOut: turnBack(gradient.dK), X: key.X, owner: sharedHead },
@@ -106,17 +104,18 @@ export function* referenceJob(
   outputs: GradientOutputs,
 ): Job<GradientResult, ReferenceTask> {
   const { batch, queryLength, heads, valueDim } = problem.dims;
-  const gradients = allocateGradients(problem);
+  const totals = allocateGradients(problem);
   const inputGradients = allocateInputGradients(problem, outputs.inputGradients, sharedFloat64);
   const attentionOutput = outputs.attentionOutput
     ? sharedFloat64(batch * queryLength * heads * valueDim)
     : null;
-  const results = { gradients, inputGradients, attentionOutput };
+  const results = { inputGradients, attentionOutput };
   const [report] = (yield {
     name: 'reference',
-    tasks: [{ kernel: 'reference', problem, outputs, ...results }],
+    tasks: [{ kernel: 'reference', problem, outputs, totals, ...results }],
   }) as [ReferenceReport];
   return {
+    ...totals,
     ...results,
     loss: problem.objective.kind === 'target' ? report.loss : null,
     norms: report.norms,

@@ -1,9 +1,11 @@
 /** The composed heads of a layer, one after the other, and their norms. */
 import { Matrix } from 'ml-matrix';
 import { type Cancelled, CancelledError, type Job, type Task } from '../../job.js';
-import { type AttentionLayer, keysOf } from '../../problem.js';
+import { keysOf, keysOfRow } from '../../mask.js';
+import type { AttentionLayer } from '../../problem.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
 import { rotate, rotateBack } from '../rotary.js';
+import type { HeadLayer } from './attention.js';
 import { matrixOf, type ProjectedHead, projectHead, type Turn } from './projection.js';
 
 export interface ComposedHead {
@@ -12,7 +14,7 @@ export interface ComposedHead {
   /** Index of the key/value head that this query head uses. */
   readonly sharedHead: number;
   readonly query: ProjectedHead;
-  /** Of the keys that are no padding. */
+  /** Of the keys before the padding at their end; at least of one. */
   readonly key: ProjectedHead;
   readonly value: ProjectedHead;
   /** From the gradient of turned queries or keys to that of what the projection put out. */
@@ -38,7 +40,7 @@ export function* projectedHeads(layer: AttentionLayer): Generator<ComposedHead> 
     const firstQuery = batchItem * dims.queryLength;
     const firstKey = batchItem * dims.keyLength;
     const XQ = matrixOf(inputs.query, q_proj.inFeatures, firstQuery, dims.queryLength);
-    const keys = keysOf(layer, batchItem);
+    const keys = Math.max(1, keysOf(layer, batchItem).last);
     const XK = matrixOf(inputs.key, k_proj.inFeatures, firstKey, keys);
     const XV = matrixOf(inputs.value, v_proj.inFeatures, firstKey, keys);
     const turn = turner(layer, batchItem, rotate);
@@ -56,6 +58,16 @@ export function* projectedHeads(layer: AttentionLayer): Generator<ComposedHead> 
       };
     }
   }
+}
+
+/** The head as attention.ts takes it. */
+export function headLayer(layer: AttentionLayer, composed: ComposedHead): HeadLayer {
+  const { batchItem, head, query, key, value } = composed;
+  return {
+    ...{ Q: query.output, K: key.output, V: value.output },
+    ...{ scaling: layer.scaling, softcap: layer.softcap, sink: layer.sinks?.data[head] },
+    keysOfRow: (row) => keysOfRow(layer, batchItem, row),
+  };
 }
 
 export function normsOf(

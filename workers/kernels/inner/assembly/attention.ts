@@ -8,11 +8,14 @@
  * row maxima are needed, then `weights` and `values`, then `gradients`; the caller splits each into
  * ranges [t0, t1) so that it can stop in between.
  *
+ * Masks are ranges of rows, one for each key. A pair that no mask shows has E = 0 and dS = 0, and a tile
+ * without any pair costs no product.
+ *
  * Everything is float32 and row-major, but for Q and G of the block, which lie in panels of 16 rows
  * as `pack_transposed` makes them.
  */
 import { madd, product } from './tile';
-import { boundedExponentials, exponentials } from './softmax';
+import { addBias, boundedExponentials, exponentials, softcap } from './softmax';
 
 /** Query rows of a block, and keys of a tile. The caller's layouts rely on both. */
 export const ROWS: i32 = 64;
@@ -22,46 +25,38 @@ const ROW: usize = 256; // bytes from one key of a tile to the next
 const TILE: usize = 48 * 256; // bytes of a tile
 const FETCHED: usize = memory.data(16, 16);
 
-/** Filled in by the caller, as 32-bit integers in this order. Addresses in bytes, 0: absent. */
+/** Filled in by the caller, as 32-bit integers in this order: ../block.ts describes them. */
 @unmanaged
 export class Block {
-  /** Rows in use, rounded up to 16; position of the first; number of keys; is the mask causal? */
   rows: i32;
   firstRow: i32;
   keys: i32;
-  causal: i32;
-  /** No |S| is larger than the exponentials take without `max`: then `scores` is not called. */
   bounded: i32;
-  /** The tile with which everything begins that has a row for each key, or tiles. */
   origin: i32;
-  /** Widths of a query/key head and of a value head. */
   d: i32;
   dv: i32;
-  /** beta log2(e) Q and G in panels of 16; G may come later, for `values` instead of `weights`. */
   q: usize;
   g: usize;
-  /** K and V (keys, width), keys padded with zeros to 8. */
   k: usize;
   v: usize;
-  /** Tiles: S, then E = 2^(S - max) or 2^S; and dP = G V^T, then E (dP - G.O). */
+  bias: usize;
+  from: usize;
+  to: usize;
+  cap: usize;
   e: usize;
   t: usize;
-  /** Per row: maximum (f32), sum of E (f64), sum of E dP (f64), G.O (f32). */
+  slope: usize;
   max: usize;
   sum: usize;
   dot: usize;
   mean: usize;
-  /** O^T before division by the sum (dv, ROWS), or 0. */
   o: usize;
-  /** Widths, multiples of 8, of the thin factors that meet dS and P. */
   ps: i32;
   pv: i32;
-  /** Right factors (keys, width) and left factors (ROWS, width). us, uv 0: no right products. */
   us: usize;
   uv: usize;
   ws: usize;
   wv: usize;
-  /** Right products (ROWS, width) and left products (keys, width); both are added to. ls 0: none. */
   rs: usize;
   rv: usize;
   ls: usize;
@@ -97,14 +92,40 @@ function fetch(at: usize, bytes: usize): void {
   v128.store(FETCHED, x);
 }
 
-/** `value` where a key is padding or, causal, lies after the row. */
+/** First row of the block that sees key j of tile t, and the row after the last one: 0 and `rows` where all do. */
+// @ts-ignore: decorator
+@inline
+function firstSeer(b: Block, t: i32, j: i32): i32 {
+  return b.from ? max(0, load<i32>(b.from + (((t - b.origin) * KEYS + j) << 2)) - b.firstRow) : 0;
+}
+// @ts-ignore: decorator
+@inline
+function lastSeer(b: Block, t: i32, j: i32): i32 {
+  return b.to ? min(b.rows, load<i32>(b.to + (((t - b.origin) * KEYS + j) << 2)) - b.firstRow) : b.rows;
+}
+
+/** Whether no row of the block sees a key of the tile. */
+function hidden(b: Block, t: i32): bool {
+  if (!b.from && !b.to) return false;
+  const keys = min(KEYS, b.keys - t * KEYS);
+  for (let j = 0; j < keys; j++) {
+    if (firstSeer(b, t, j) < lastSeer(b, t, j)) return false;
+  }
+  return true;
+}
+
+/** `value` where a key is padding of the tile, or a row does not see it. */
 function mask(b: Block, t: i32, tile: usize, value: f32): void {
-  const key = t * KEYS;
   const cols = width(b, t);
-  for (let j = max(0, b.keys - key); j < cols; j++) fill(tile + j * ROW, b.rows, value);
-  if (!b.causal) return;
-  for (let j = max(0, b.firstRow - key + 1); j < cols; j++) {
-    fill(tile + j * ROW, min(b.rows, key + j - b.firstRow), value);
+  const keys = min(KEYS, b.keys - t * KEYS);
+  for (let j = keys; j < cols; j++) fill(tile + j * ROW, b.rows, value);
+  if (!b.from && !b.to) return;
+  for (let j = 0; j < keys; j++) {
+    const at = tile + j * ROW;
+    const first = firstSeer(b, t, j);
+    const last = max(0, lastSeer(b, t, j));
+    fill(at, min(first, b.rows), value);
+    fill(at + (last << 2), b.rows - last, value);
   }
 }
 
@@ -112,19 +133,24 @@ function fill(at: usize, n: i32, value: f32): void {
   for (let i = 0; i < n; i++) store<f32>(at + (i << 2), value);
 }
 
-/** S = beta log2(e) Q K^T on tiles [t0, t1), masked; raises `max`. */
+/** S of a tile: beta log2(e) Q K^T, capped, plus the biases of the keys. */
+// @ts-ignore: decorator
+@inline
+function logits(b: Block, t: i32, tile: usize): void {
+  outer(b, t, b.d, b.k, b.q, tile);
+  if (b.cap) softcap(width(b, t), b.rows, ROW, tile, load<f32>(b.cap), b.slope + (t - b.origin) * TILE);
+  if (b.bias) addBias(width(b, t), b.rows, ROW, tile, b.bias + (((t - b.origin) * KEYS) << 2));
+}
+
+/** S on tiles [t0, t1), minus infinity where a row does not see a key; raises `max`. */
 export function scores(b: Block, t0: i32, t1: i32): void {
   for (let t = t0; t < t1; t++) {
+    if (hidden(b, t)) continue;
     const tile = b.e + (t - b.origin) * TILE;
-    outer(b, t, b.d, b.k, b.q, tile);
+    logits(b, t, tile);
     mask(b, t, tile, -Infinity);
     raise(b, t, tile);
   }
-}
-
-/** Raises `max` alone, after a caller has hidden some of S. */
-export function maxima(b: Block, t0: i32, t1: i32): void {
-  for (let t = t0; t < t1; t++) raise(b, t, b.e + (t - b.origin) * TILE);
 }
 
 // @ts-ignore: decorator
@@ -149,7 +175,12 @@ export function weights(b: Block, t0: i32, t1: i32): void {
   for (let t = t0; t < t1; t++) {
     const tile = b.e + (t - b.origin) * TILE;
     const cols = width(b, t);
-    if (b.bounded) outer(b, t, b.d, b.k, b.q, tile);
+    if (hidden(b, t)) {
+      memory.fill(tile, 0, cols * ROW);
+      if (b.g) memory.fill(b.t + (t - b.origin) * TILE, 0, cols * ROW);
+      continue;
+    }
+    if (b.bounded) logits(b, t, tile);
     for (let i = 0; i < b.rows; i += 16) {
       const at = tile + (i << 2);
       if (b.bounded) boundedExponentials(cols, ROW, at);
@@ -191,7 +222,10 @@ function output(b: Block, t: i32, cols: i32, tile: usize): void {
 
 /** dP = G V^T, and the row sums of E dP, which are G.O times the sum of E. */
 export function values(b: Block, t0: i32, t1: i32): void {
-  for (let t = t0; t < t1; t++) products(b, t, width(b, t), b.e + (t - b.origin) * TILE);
+  for (let t = t0; t < t1; t++) {
+    if (hidden(b, t)) memory.fill(b.t + (t - b.origin) * TILE, 0, width(b, t) * ROW);
+    else products(b, t, width(b, t), b.e + (t - b.origin) * TILE);
+  }
 }
 
 function products(b: Block, t: i32, cols: i32, tile: usize): void {
@@ -212,9 +246,10 @@ function products(b: Block, t: i32, cols: i32, tile: usize): void {
   }
 }
 
-/** dS = E (dP - G.O), then all thin products: dS us, dS^T ws, E uv, E^T wv. */
+/** dS = E (dP - G.O), times the slope of the cap, then all thin products: dS us, dS^T ws, E uv, E^T wv. */
 export function gradients(b: Block, t0: i32, t1: i32): void {
   for (let t = t0; t < t1; t++) {
+    if (hidden(b, t)) continue;
     const cols = width(b, t);
     const e = b.e + (t - b.origin) * TILE;
     if (b.ps) {
@@ -231,9 +266,19 @@ export function gradients(b: Block, t0: i32, t1: i32): void {
           v128.store(x, f32x4.mul(v128.load(y, 48), f32x4.sub(v128.load(x, 48), m3)), 48);
         }
       }
+      if (b.slope) multiplyTile(cols, b.rows, b.slope + (t - b.origin) * TILE, ds);
       thin(b, t, cols, ds, b.ps, b.us, b.ws, b.rs, b.ls);
     }
     if (b.pv) thin(b, t, cols, e, b.pv, b.uv, b.wv, b.rv, b.lv);
+  }
+}
+
+/** y = x y for two tiles. */
+function multiplyTile(cols: i32, rows: i32, x: usize, y: usize): void {
+  for (let j = 0; j < cols; j++, x += ROW, y += ROW) {
+    for (let i = 0; i < rows << 2; i += 16) {
+      v128.store(y + i, f32x4.mul(v128.load(x + i), v128.load(y + i)));
+    }
   }
 }
 

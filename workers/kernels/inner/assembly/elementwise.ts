@@ -74,3 +74,24 @@ export function multiply(n: i32, x: usize, y: usize): void {
     v128.store(y, f32x4.mul(v128.load(x), v128.load(y)));
   }
 }
+
+/** Row i of y = row index[i] of x (.., n). */
+export function gather_rows(rows: i32, n: i32, index: usize, x: usize, y: usize): void {
+  const row = <usize>n << 2;
+  for (let i = 0; i < rows; i++, index += 4, y += row) {
+    memory.copy(y, x + load<i32>(index) * row, row);
+  }
+}
+
+/** Row index[i] of y (.., n) += row i of x. */
+export function scatter_rows(rows: i32, n: i32, index: usize, x: usize, y: usize): void {
+  const row = <usize>n << 2;
+  for (let i = 0; i < rows; i++, index += 4) {
+    const to = y + load<i32>(index) * row;
+    let c: usize = 0;
+    for (; c + 16 <= row; c += 16, x += 16) {
+      v128.store(to + c, f32x4.add(v128.load(to + c), v128.load(x)));
+    }
+    for (; c < row; c += 4, x += 4) store<f32>(to + c, load<f32>(to + c) + load<f32>(x));
+  }
+}

@@ -1,7 +1,7 @@
 /** What JavaScript sees. Every function is described where it is defined. */
-export { exp, max_abs, largest_norm, axpy, multiply } from './elementwise';
+export { exp, max_abs, largest_norm, axpy, multiply, gather_rows, scatter_rows } from './elementwise';
 export { pack, pack_transposed, gemm, gemm_tn } from './gemm';
-export { scores, maxima, weights, values, gradients } from './attention';
+export { scores, weights, values, gradients } from './attention';
 export {
   running_softmax, score_gradient, outer, contract, fold, transpose,
   feature_products, feature_table, weigh_features, scale_rows, add_row, combine,

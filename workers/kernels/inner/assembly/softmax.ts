@@ -1,4 +1,4 @@
-/** Weights of a softmax from its scores: 2^(S - max), four vectors at a time. */
+/** Scores of a softmax, capped and with biases, and its weights: 2^(S - max), four vectors at a time. */
 import { madd } from './tile';
 
 /**
@@ -78,4 +78,56 @@ function powers(to: usize, x0: v128, x1: v128, x2: v128, x3: v128): void {
   v128.store(to, i32x4.add(p1, i32x4.shl(t1, 23)), 16);
   v128.store(to, i32x4.add(p2, i32x4.shl(t2, 23)), 32);
   v128.store(to, i32x4.add(p3, i32x4.shl(t3, 23)), 48);
+}
+
+/**
+ * x = c tanh(x / c) on n keys by `rows`, and slope = 1 - tanh(x / c)^2.
+ *
+ * With u = e^-2|y|, y = x / c, both are quotients without cancellation, |tanh y| = (1 - u) / (1 + u) and
+ * slope = 4 u / (1 + u)^2; tanh of small y is a polynomial (that of Cephes, |y| <= 0.625).
+ */
+export function softcap(n: i32, rows: i32, row: usize, x: usize, c: f32, slope: usize): void {
+  const inverse = f32x4.splat(1 / c), cap = f32x4.splat(c);
+  for (let j = 0; j < n; j++, x += row, slope += row) {
+    for (let i = 0; i < rows << 2; i += 64) {
+      const at = x + i, to = slope + i;
+      powers(to, decay(at, inverse), decay(at + 16, inverse), decay(at + 32, inverse), decay(at + 48, inverse));
+      for (let k = 0; k < 64; k += 16) capped(at + k, to + k, inverse, cap);
+    }
+  }
+}
+
+/** log2 of u, not below -100. */
+// @ts-ignore: decorator
+@inline
+function decay(at: usize, inverse: v128): v128 {
+  const y = f32x4.abs(f32x4.mul(v128.load(at), inverse));
+  return f32x4.pmax(f32x4.splat(-100), f32x4.mul(y, f32x4.splat(-2.885390081777927)));
+}
+
+/** Four of x and, in the place of their u, of the slope. */
+function capped(x: usize, slope: usize, inverse: v128, cap: v128): void {
+  const y = f32x4.mul(v128.load(x), inverse);
+  const u = v128.load(slope);
+  const one = f32x4.splat(1);
+  const sum = f32x4.add(one, u);
+  const large = f32x4.div(f32x4.sub(one, u), sum);
+  const z = f32x4.mul(y, y);
+  let p = madd(f32x4.splat(-5.70498872745e-3), z, f32x4.splat(2.06390887954e-2));
+  p = madd(p, z, f32x4.splat(-5.37397155531e-2));
+  p = madd(p, z, f32x4.splat(1.33314422036e-1));
+  p = madd(p, z, f32x4.splat(-3.33332819422e-1));
+  const small = madd(f32x4.mul(p, z), y, y);
+  const sign = v128.and(y, f32x4.splat(-0.0));
+  const near = f32x4.le(f32x4.abs(y), f32x4.splat(0.625));
+  v128.store(x, f32x4.mul(cap, v128.bitselect(small, v128.or(large, sign), near)));
+  v128.store(slope, f32x4.div(f32x4.mul(f32x4.splat(4), u), f32x4.mul(sum, sum)));
+}
+
+/** x += bias of the key, on n keys by `rows`. */
+export function addBias(n: i32, rows: i32, row: usize, x: usize, bias: usize): void {
+  for (let j = 0; j < n; j++, x += row, bias += 4) {
+    const b = v128.load32_splat(bias);
+    for (let i = 0; i < rows << 2; i += 16) v128.store(x + i, f32x4.add(v128.load(x + i), b));
+  }
 }

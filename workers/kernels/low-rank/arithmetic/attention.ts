@@ -87,6 +87,8 @@ export class Attention {
   readonly #fields: Int32Array;
   /** Maxima that nobody wants. */
   readonly #unused: Real;
+  /** First query of the block that sees each key. */
+  readonly #hidden: Int32Array;
   #tiles = 0;
 
   /** With room for `keys` keys (keys, d). */
@@ -97,6 +99,7 @@ export class Attention {
     this.e = scratch.array(whole * ROWS);
     this.ds = scratch.array(whole * ROWS);
     this.#unused = scratch.array(ROWS);
+    this.#hidden = scratch.indices(new Int32Array(keys));
     this.#at = scratch.array(BLOCK_BYTES / 4).byteOffset;
     this.#fields = wasm.i32(this.#at, BLOCK_BYTES / 4);
     this.#write({ d, e: this.e.byteOffset, t: this.ds.byteOffset });
@@ -119,25 +122,17 @@ export class Attention {
     const rows = Math.min(ROWS, queries.rows - block * ROWS);
     const bounded =
       !hidden && queries.largest[block] * largest <= LARGEST_EXPONENT && allows(max, rows, raise);
-    const raised = raise && !hidden ? max : this.#unused;
+    const raised = raise ? max : this.#unused;
+    if (hidden) this.#hidden.set(hidden);
     this.#tiles = Math.ceil(count / KEYS);
     this.#write({
       ...{ rows: 16 * Math.ceil(rows / 16), keys: count, q: addressOf(queries, block) },
       ...{ k: k.byteOffset, max: raised.byteOffset, bounded: Number(bounded) },
+      from: hidden ? this.#hidden.byteOffset : 0,
     });
-    if (bounded) {
-      // S is made together with E.
-      max.fill(0, 0, rows);
-      return;
-    }
-    fn.scores(this.#at, 0, this.#tiles);
-    if (!hidden) return;
-    hidden.forEach((n, j) => {
-      this.e.fill(Number.NEGATIVE_INFINITY, j * ROWS, j * ROWS + n);
-    });
-    if (!raise) return;
-    this.#write({ max: max.byteOffset });
-    fn.maxima(this.#at, 0, this.#tiles);
+    // Else S is made together with E.
+    if (bounded) max.fill(0, 0, rows);
+    else fn.scores(this.#at, 0, this.#tiles);
   }
 
   /**

@@ -1,11 +1,8 @@
 /** The heads of a problem: their projections are cut out of those of the layer, with the adapters added. */
+
 import { type Cancelled, checkpoint, type Job, stage, type Task } from '../../../job.js';
-import {
-  type AttentionLayer,
-  type AttentionProblem,
-  keysOf,
-  type Projection,
-} from '../../../problem.js';
+import { keysOf } from '../../../mask.js';
+import type { AttentionLayer, AttentionProblem, Projection } from '../../../problem.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import { sharedFloat32, sharedFloat64 } from '../../result.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
@@ -51,11 +48,11 @@ export function* splitHeads(
       head: h,
       keyValueHead: hkv,
       queryLength,
-      keyLength: keysOf(problem, b),
+      keyLength: keysOf(problem, b).last,
       d,
       dv,
       beta: problem.scaling,
-      causal: problem.causal,
+      causal: problem.mask.right === 0,
       rotary: problem.rotary ?? null,
       inputGradients,
       query: { ...query[h], rows: item(inputs.query.data, b) },

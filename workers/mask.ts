@@ -1,0 +1,118 @@
+/**
+ * Which keys a row of queries sees, and which rows see a key: both are ranges [first, last), for causal
+ * masks, sliding windows, padding on either side, packed sequences, and all of them together.
+ *
+ * Positions are counted from the first row and the first key of a batch item (top-left, as PyTorch's is_causal).
+ */
+
+export interface Mask {
+  /** Row i sees keys i - left to i + right at most. Infinity: no limit. Causal: right = 0. */
+  readonly left: number;
+  readonly right: number;
+  /** By batch item: its keys [first, last) are no padding. Absent: all keys of all items. */
+  readonly keys?: readonly Range[];
+  /**
+   * Where the packed sequences of a batch item end, rising to L: rows see keys of their own sequence. One list,
+   * or one for each batch item. Absent: every item is one sequence.
+   */
+  readonly sequenceEnds?: readonly (readonly number[])[];
+}
+
+/** [first, last); first = last: empty. */
+export interface Range {
+  readonly first: number;
+  readonly last: number;
+}
+
+export interface Masked {
+  readonly mask: Mask;
+  readonly dims: { readonly queryLength: number; readonly keyLength: number };
+}
+
+export const NO_MASK: Mask = { left: Number.POSITIVE_INFINITY, right: Number.POSITIVE_INFINITY };
+export const CAUSAL: Mask = { left: Number.POSITIVE_INFINITY, right: 0 };
+
+/** Keys of a batch item that are no padding. */
+export function keysOf({ mask, dims }: Masked, batchItem: number): Range {
+  return mask.keys?.[batchItem] ?? { first: 0, last: dims.keyLength };
+}
+
+/** Whether all rows of a batch item see all its keys that are no padding. */
+export function seesAll({ mask }: Masked): boolean {
+  return mask.left === Infinity && mask.right === Infinity && mask.sequenceEnds === undefined;
+}
+
+/** Keys that a row sees. Both ends rise with the row. */
+export function keysOfRow(layer: Masked, batchItem: number, row: number): Range {
+  const { left, right } = layer.mask;
+  const keys = keysOf(layer, batchItem);
+  const sequence = sequenceOf(layer, batchItem, row);
+  const first = Math.min(Math.max(keys.first, sequence.first, row - left), keys.last);
+  const last = Math.min(keys.last, sequence.last, row + right + 1);
+  return { first, last: Math.max(first, last) };
+}
+
+/** Keys that some of the rows [first, last) see, and perhaps others between them. */
+export function keysOfRows(layer: Masked, batchItem: number, rows: Range): Range {
+  return {
+    first: keysOfRow(layer, batchItem, rows.first).first,
+    last: keysOfRow(layer, batchItem, rows.last - 1).last,
+  };
+}
+
+/** Rows that see a key. */
+export function rowsOfKey(layer: Masked, batchItem: number, key: number): Range {
+  const { left, right } = layer.mask;
+  const keys = keysOf(layer, batchItem);
+  if (key < keys.first || key >= keys.last) return { first: 0, last: 0 };
+  const sequence = sequenceOf(layer, batchItem, key);
+  const first = Math.max(sequence.first, key - right);
+  const last = Math.min(sequence.last, layer.dims.queryLength, key + left + 1);
+  return { first, last: Math.max(first, last) };
+}
+
+/** Pairs (row, key) that are seen, in one head of a batch item. */
+export function visiblePairs(layer: Masked, batchItem: number): number {
+  const { mask, dims } = layer;
+  const keys = keysOf(layer, batchItem);
+  const ends = endsOf(layer, batchItem);
+  return ends.reduce((sum, end, k) => {
+    const start = k === 0 ? 0 : ends[k - 1]!;
+    const rows = { first: start, last: Math.min(end, dims.queryLength) };
+    const first = Math.max(keys.first, start);
+    const seen = { first, last: Math.max(first, Math.min(keys.last, end)) };
+    return sum + pairsBelow(rows, seen, mask.right) - pairsBelow(rows, seen, -mask.left - 1);
+  }, 0);
+}
+
+/** Pairs of rows i and keys j with j <= i + shift. */
+function pairsBelow(rows: Range, keys: Range, shift: number): number {
+  const n = keys.last - keys.first;
+  if (shift === Infinity) return n * (rows.last - rows.first);
+  if (shift === -Infinity) return 0;
+  // Sum over y < x of y, held between 0 and n.
+  const ramp = (x: number) => {
+    if (x <= 0) return 0;
+    return x <= n ? (x * (x - 1)) / 2 : (n * (n - 1)) / 2 + (x - n) * n;
+  };
+  const from = shift + 1 - keys.first;
+  return ramp(rows.last + from) - ramp(rows.first + from);
+}
+
+function endsOf({ mask, dims }: Masked, batchItem: number): readonly number[] {
+  const { sequenceEnds } = mask;
+  if (!sequenceEnds) return [Math.max(dims.queryLength, dims.keyLength)];
+  return sequenceEnds[sequenceEnds.length === 1 ? 0 : batchItem]!;
+}
+
+/** The packed sequence that holds a position. */
+function sequenceOf(layer: Masked, batchItem: number, position: number): Range {
+  const ends = endsOf(layer, batchItem);
+  let [low, high] = [0, ends.length - 1];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (ends[middle]! > position) high = middle;
+    else low = middle + 1;
+  }
+  return { first: low === 0 ? 0 : ends[low - 1]!, last: ends[low]! };
+}
