@@ -37,7 +37,8 @@ const ROOMS = [
 ];
 
 /** What the layers above may import of workers/: the doors. */
-const DOORS_OF_SRC = /^workers\/(job|problem|board|turn)\.ts$|^workers\/(tasks|tensor|kernels)\//;
+const DOORS_OF_SRC =
+  /^workers\/(job|mask|problem|board|turn)\.ts$|^workers\/(tasks|tensor|kernels)\//;
 
 /** The tile driver still takes its problem from the exact kernel. */
 const OPEN_ARROWS = /^workers\/kernels\/attention\/\w+\.ts -> workers\/kernels\/exact\/plan\.ts$/;
