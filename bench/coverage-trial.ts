@@ -134,6 +134,7 @@ export async function runTrial(
   const options = {
     ...{ tolerance, seed: recipe.seed, rates: pool.rates, toleranceStated: false },
     ...{ correction: false, attentionOutput: false },
+    encode: { gradients: true, batched: true, outputsDtype: 'same' as const },
   };
   const given = { ...options, method: 'low_rank', features } as const;
   const low = await refusedIsNull(run(pool, forced(problem, given)));

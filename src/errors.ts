@@ -132,9 +132,9 @@ export const PROBLEMS = {
   },
   'tolerance-missed': {
     status: 422,
-    title: 'The low-rank kernel cannot keep the tolerance',
+    title: 'The tolerance cannot be kept',
     remedy:
-      'Take method auto or exact, or the tolerance or the number of features that the detail names.',
+      'Take method auto or exact, the tolerance or the number of features that the detail names, or outputs_dtype float32.',
   },
   'queue-full': {
     status: 429,

@@ -35,6 +35,7 @@ export const DEFAULT_TOLERANCE = 0.01;
 
 export const METHODS = ['auto', 'exact', 'low_rank'] as const;
 export const MAX_FEATURES = 1024;
+export const OUTPUTS_DTYPES = ['same', 'float32'] as const;
 export const OUTPUTS = ['gradients', 'attention_output', 'input_gradients'] as const;
 
 /** What every route takes: a layer, and how to compute it. */
@@ -120,6 +121,13 @@ const LAYER = {
       default: false,
       description:
         'Low-rank only: add the estimated error, which makes the gradient unbiased with the standard error that the answer states.',
+    }),
+  ),
+  outputs_dtype: Type.Optional(
+    Type.Enum([...OUTPUTS_DTYPES], {
+      default: 'same',
+      description:
+        'Dtype of the tensors of the answer. same: gradients in the dtype of their tensor, an output in that of grad_output, target or the states. The error figures hold for what is sent.',
     }),
   ),
   seed: Type.Optional(

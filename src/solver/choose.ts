@@ -8,9 +8,11 @@ import {
   planLowRank,
 } from '../../workers/kernels/low-rank/plan/plan.js';
 import type { AttentionKind, AttentionLayer, AttentionProblem } from '../../workers/problem.js';
+import type { Dtype } from '../../workers/tensor/dtype.js';
 import { Problem } from '../errors.js';
 import type { METHODS } from '../request/request.js';
 import { exactFlops, forwardFlops, type Needs } from './cost.js';
+import type { EncodeOptions } from './encode-phase.js';
 
 /** Below this relative error float32 can promise nothing. */
 const FLOAT32_TOLERANCE = 1e-5;
@@ -30,6 +32,8 @@ export interface ChooseOptions {
   readonly correction: boolean;
   /** Compute the worst-case bound of a low-rank gradient, too. */
   readonly certificate?: boolean;
+  /** How the answer is sent. */
+  readonly encode: EncodeOptions;
   readonly attentionOutput: boolean;
   /** Whose gradients are wanted beside those of the adapters; absent: none. */
   readonly inputGradients?: AttentionKind | undefined;
@@ -81,11 +85,35 @@ function requireRoom(layer: AttentionLayer, { features, inputGradients }: Choose
   );
 }
 
+/** Expected error by rounding to a dtype: root mean square, relative. */
+const ROUNDING: Readonly<Record<Dtype, number>> = {
+  float64: 0,
+  float32: 2 ** -25,
+  float16: 2 ** -12,
+  bfloat16: 2 ** -9,
+};
+/** Of the tolerance, what a plan is held to at least, however much the rounding of the answer takes. */
+const LEAST_SHARE = 0.1;
+
+/** What rounding the adapters' gradients leaves of the tolerance. */
+function toleranceOfPlan(
+  { projections }: AttentionLayer,
+  { tolerance, encode }: ChooseOptions,
+): number {
+  const adapters = Object.values(projections).flatMap(({ adapter }) => adapter ?? []);
+  const dtypes = adapters.flatMap(({ A, B }) => [A.dtype, B.dtype]);
+  const rounding =
+    encode.outputsDtype === 'float32' ? 0 : Math.max(0, ...dtypes.map((d) => ROUNDING[d]));
+  return Math.max(tolerance - rounding, LEAST_SHARE * tolerance);
+}
+
 /** The plan for a gradient; that of the output alone is the same, so that both of a step agree. */
 export function planOf(
   problem: AttentionLayer & Partial<AttentionProblem>,
-  { tolerance, features, seed, correction, rates, inputGradients }: ChooseOptions,
+  options: ChooseOptions,
 ): Job<LowRankPlan> {
+  const { features, seed, correction, rates, inputGradients } = options;
+  const tolerance = toleranceOfPlan(problem, options);
   return planLowRank(problem, {
     ...{ tolerance, seed, correction, rates, inputGradients: inputGradients !== undefined },
     ...(features !== undefined && { features }),

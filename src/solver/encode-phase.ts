@@ -10,14 +10,18 @@ import {
   STATES,
   type StatesName,
 } from '../../workers/problem.js';
-import { encodeJob } from '../../workers/tasks/encode.js';
+import { encodeJob, type Narrowing } from '../../workers/tasks/encode.js';
 import type { EncodedTensor } from '../../workers/tensor/encoded.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
+import { Problem } from '../errors.js';
+import type { OUTPUTS_DTYPES } from '../request/request.js';
 
 export interface EncodeOptions {
   readonly gradients: boolean;
   /** Whether tensors of the answer carry a batch dimension. */
   readonly batched: boolean;
+  /** same: every tensor in the dtype of the tensor that it belongs to. */
+  readonly outputsDtype: (typeof OUTPUTS_DTYPES)[number];
 }
 
 export interface EncodedResult {
@@ -28,7 +32,15 @@ export interface EncodedResult {
   readonly input_gradients?: Partial<Record<StatesName, EncodedTensor>>;
 }
 
+/** The tensors of an answer, and what rounding did to each of them, by its name in the answer's `error`. */
+export interface Encoded<Tensors> {
+  readonly tensors: Tensors;
+  readonly narrowings: ReadonlyMap<string, Narrowing>;
+}
+
 interface Outgoing {
+  /** As in the answer's `error`. */
+  readonly name: string;
   readonly data: Float32Array | Float64Array;
   /** Gives the dtype: gradients come in that of their tensor, outputs in that of the objective. */
   readonly like: Tensor;
@@ -46,7 +58,7 @@ export function* encodePhase(
   problem: AttentionProblem,
   result: GradientResult,
   options: EncodeOptions,
-): Job<EncodedResult> {
+): Job<Encoded<EncodedResult>> {
   const outgoing: Outgoing[] = [];
   const adapted: ProjectionName[] = [];
   for (const name of options.gradients ? PROJECTIONS : []) {
@@ -54,46 +66,87 @@ export function* encodePhase(
     const gradient = result.gradients[name];
     if (!adapter || !gradient) continue;
     adapted.push(name);
-    outgoing.push({ data: gradient.lora_A, like: adapter.A, shape: adapter.A.shape });
-    outgoing.push({ data: gradient.lora_B, like: adapter.B, shape: adapter.B.shape });
+    const of = (tensor: 'lora_A' | 'lora_B', like: Tensor) =>
+      outgoing.push({ name: `${name}.${tensor}`, data: gradient[tensor], like, shape: like.shape });
+    of('lora_A', adapter.A);
+    of('lora_B', adapter.B);
   }
+  const shapeOf = ({ shape }: Tensor) => (options.batched ? shape : shape.slice(1));
   if (result.attentionOutput) {
-    const { tensor } = problem.objective;
-    const shape = options.batched ? tensor.shape : tensor.shape.slice(1);
-    outgoing.push({ data: result.attentionOutput, like: tensor, shape });
+    const { tensor: like } = problem.objective;
+    const data = result.attentionOutput;
+    outgoing.push({ name: 'attention_output', data, like, shape: shapeOf(like) });
   }
-  const firstInput = outgoing.length;
   const states = Object.keys(result.inputGradients ?? {}) as StatesName[];
   for (const name of states) {
     const like = inputNamed(problem, name);
-    const shape = options.batched ? like.shape : like.shape.slice(1);
-    outgoing.push({ data: result.inputGradients![name]!, like, shape });
+    const data = result.inputGradients![name]!;
+    outgoing.push({ name: `input_gradients.${name}`, data, like, shape: shapeOf(like) });
   }
-  const encoded = yield* encodeJob(
-    outgoing.map(({ data, like, shape }) => ({ data, dtype: like.dtype, shape })),
-  );
+  const { tensors, narrowings } = yield* encode(outgoing, options);
+  const tensor = (name: string) => tensors.get(name)!;
   return {
-    ...(options.gradients && {
-      gradients: Object.fromEntries(
-        adapted.map((name, k) => [name, { lora_A: encoded[2 * k], lora_B: encoded[2 * k + 1] }]),
-      ),
-    }),
-    ...(result.attentionOutput && { attention_output: encoded[2 * adapted.length] }),
-    ...(states.length > 0 && {
-      input_gradients: Object.fromEntries(states.map((name, k) => [name, encoded[firstInput + k]])),
-    }),
+    narrowings,
+    tensors: {
+      ...(options.gradients && {
+        gradients: Object.fromEntries(
+          adapted.map((name) => [
+            name,
+            { lora_A: tensor(`${name}.lora_A`), lora_B: tensor(`${name}.lora_B`) },
+          ]),
+        ),
+      }),
+      ...(result.attentionOutput && { attention_output: tensor('attention_output') }),
+      ...(states.length > 0 && {
+        input_gradients: Object.fromEntries(
+          states.map((name) => [name, tensor(`input_gradients.${name}`)]),
+        ),
+      }),
+    },
   };
 }
 
 /** The attention output in the dtype of hidden_states or query_states. */
 export function* encodeForwardPhase(
   layer: AttentionLayer,
-  { attentionOutput }: ForwardResult,
-  batched: boolean,
-): Job<EncodedTensor> {
+  { attentionOutput: data }: ForwardResult,
+  options: EncodeOptions,
+): Job<Encoded<EncodedTensor>> {
   const { batch, queryLength, heads, valueDim } = layer.dims;
-  const shape = [batch, queryLength, heads * valueDim].slice(batched ? 0 : 1);
-  const { dtype } = layer.inputs.query;
-  const [encoded] = yield* encodeJob([{ data: attentionOutput, dtype, shape }]);
-  return encoded;
+  const shape = [batch, queryLength, heads * valueDim].slice(options.batched ? 0 : 1);
+  const name = 'attention_output';
+  const outgoing = [{ name, data, like: layer.inputs.query, shape }];
+  const { tensors, narrowings } = yield* encode(outgoing, options);
+  return { tensors: tensors.get(name)!, narrowings };
+}
+
+/** @throws {Problem} when a number is finite and its dtype cannot hold it. */
+function* encode(
+  outgoing: readonly Outgoing[],
+  { outputsDtype }: EncodeOptions,
+): Job<Encoded<ReadonlyMap<string, EncodedTensor>>> {
+  const sent = yield* encodeJob(
+    outgoing.map(({ data, like, shape }) => {
+      return { data, dtype: outputsDtype === 'same' ? like.dtype : outputsDtype, shape };
+    }),
+  );
+  outgoing.forEach(({ name }, k) => {
+    const { dtype, infinite } = sent[k].narrowing;
+    if (infinite === 0) return;
+    throw new Problem(
+      'not-finite',
+      `${titleOf(name)} has ${infinite} ${infinite === 1 ? 'number' : 'numbers'} too large for ${dtype}. ${dtype === 'float32' ? 'Send its tensor in float64.' : 'Ask for outputs_dtype float32.'}`,
+      { pointer: '/outputs_dtype' },
+    );
+  });
+  return {
+    tensors: new Map(outgoing.map(({ name }, k) => [name, sent[k].tensor])),
+    narrowings: new Map(outgoing.map(({ name }, k) => [name, sent[k].narrowing])),
+  };
+}
+
+/** A tensor of the answer in a sentence: 'q_proj.lora_A', 'input_gradients.hidden_states', ... */
+export function titleOf(name: string): string {
+  if (name === 'attention_output') return 'The attention output';
+  return `The gradient of ${name.replace('input_gradients.', '')}`;
 }

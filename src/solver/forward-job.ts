@@ -18,19 +18,15 @@ import { encodeForwardPhase } from './encode-phase.js';
 import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
 import type { Workplace } from './phases.js';
+import { requireTolerance, send, type TensorError, withoutCertificate } from './send.js';
 import {
+  isChecked,
   missedReason,
   type Solution,
   type SolveOptions,
-  type TensorError,
   toleranceMissed,
-  withoutCertificate,
 } from './solve.js';
 import { efficiencyThreshold } from './threshold.js';
-
-export interface ForwardOptions extends SolveOptions {
-  readonly batched: boolean;
-}
 
 export interface ForwardAnswer
   extends Pick<GradientAnswer, 'method' | 'reason' | 'fallback' | 'threshold' | 'plan'> {
@@ -57,7 +53,7 @@ function* inFloat64(layer: AttentionLayer): Job<Pick<ForwardSolution, 'result' |
 function* approximately(
   layer: AttentionLayer,
   plan: LowRankPlan,
-  options: ForwardOptions,
+  options: SolveOptions,
   reason: string,
 ): Job<ForwardSolution> {
   const { seed, tolerance, features, toleranceStated } = options;
@@ -78,7 +74,7 @@ function* approximately(
 
 function* exactly(
   layer: AttentionLayer,
-  { seed }: ForwardOptions,
+  { seed }: SolveOptions,
   reason: string,
   fallback: boolean,
 ): Job<ForwardSolution> {
@@ -97,7 +93,7 @@ function* exactly(
 function* solveForward(
   layer: AttentionLayer,
   { kernel, reason, lowRank }: Choice,
-  options: ForwardOptions,
+  options: SolveOptions,
 ): Job<ForwardSolution> {
   if (kernel === 'low_rank' && lowRank) {
     return yield* approximately(layer, lowRank, options, reason);
@@ -112,7 +108,7 @@ function* solveForward(
 export function* forwardJob(
   layer: AttentionLayer,
   pending: readonly PendingTensor[],
-  options: ForwardOptions,
+  options: SolveOptions,
   { clock, memory }: Workplace,
 ): Job<ForwardAnswer> {
   yield* decodePhase(pending, memory);
@@ -121,12 +117,15 @@ export function* forwardJob(
   clock('plan');
   const { result, estimate, ...solution } = yield* solveForward(layer, choice, options);
   clock('compute');
-  const attention_output = yield* encodeForwardPhase(layer, result, options.batched);
+  const sent = yield* send(encodeForwardPhase(layer, result, options.encode), {
+    attention_output: withoutCertificate(estimate, 'An attention output has none.'),
+  });
   clock('encode');
+  if (isChecked(options)) requireTolerance(sent, options.tolerance);
   return {
-    attention_output,
+    attention_output: sent.tensors,
     ...solution,
-    error: { attention_output: withoutCertificate(estimate, 'An attention output has none.') },
+    error: sent.error as ForwardAnswer['error'],
     threshold: efficiencyThreshold(result.norms, layer.dims),
     plan: planFigures(choice.lowRank, solution.method, forwardFlops(layer), options.rates.exact),
   };

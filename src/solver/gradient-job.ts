@@ -5,7 +5,7 @@ import type { PendingTensor } from '../request/intake.js';
 import { choose, needsOf } from './choose.js';
 import { exactFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
-import { type EncodedResult, type EncodeOptions, encodePhase } from './encode-phase.js';
+import type { EncodedResult } from './encode-phase.js';
 import { type PlanFigures, planFigures } from './figures.js';
 import type { Workplace } from './phases.js';
 import { type Solution, type SolveOptions, solve } from './solve.js';
@@ -23,25 +23,27 @@ export interface GradientAnswer
 export function* gradientJob(
   problem: AttentionProblem,
   pending: readonly PendingTensor[],
-  options: SolveOptions & EncodeOptions,
+  options: SolveOptions,
   { clock, memory }: Workplace,
 ): Job<GradientAnswer> {
   yield* decodePhase(pending, memory);
   clock('decode');
   const choice = yield* choose(problem, options);
   clock('plan');
-  const { result, plan, ...solution } = yield* solve(problem, choice, options);
+  const { result, plan, tensors, ...solution } = yield* solve(problem, choice, {
+    ...options,
+    clock,
+  });
   clock('compute');
-  const tensors = yield* encodePhase(problem, result, options);
-  clock('encode');
+  const { method, reason, fallback, error } = solution;
   return {
     ...tensors,
     ...(result.loss !== null && { loss: result.loss }),
-    ...solution,
+    ...{ method, reason, fallback, error },
     threshold: efficiencyThreshold(result.norms, problem.dims),
     plan: planFigures(
       plan,
-      solution.method,
+      method,
       exactFlops(problem, needsOf(problem, options)),
       options.rates.exact,
     ),

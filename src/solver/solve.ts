@@ -1,7 +1,6 @@
 /** Runs the kernel that was chosen, and another one when its answer will not do. */
 
 import type { Job } from '../../workers/job.js';
-import type { ErrorEstimate } from '../../workers/kernels/estimate/estimate.js';
 import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
 import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
@@ -11,33 +10,32 @@ import type { GradientResult } from '../../workers/kernels/result.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import { finiteJob } from '../../workers/tasks/finite.js';
 import { Problem } from '../errors.js';
-import { type Choice, type ChooseOptions, planOf } from './choose.js';
+import { type Choice, type ChooseOptions, needsOf, planOf } from './choose.js';
+import { exactFlops } from './cost.js';
+import { type EncodedResult, encodePhase } from './encode-phase.js';
+import type { PhaseClock } from './phases.js';
+import {
+  requirePrecision,
+  requireTolerance,
+  type Sent,
+  send,
+  type TensorError,
+  type TensorErrors,
+  withoutCertificate,
+} from './send.js';
 
 export interface SolveOptions extends ChooseOptions {
   /** Whether the tolerance was stated in the request, not taken from the default. */
   readonly toleranceStated: boolean;
+  /** Told of each phase that is over. */
+  readonly clock?: PhaseClock;
 }
-
-export interface TensorError {
-  /** null: computed in float64, with nothing more precise to compare with; or not measured. */
-  readonly estimate: ErrorEstimate | null;
-  /** Worst-case bound of a low-rank gradient; null: void, or not of the low-rank kernel. */
-  readonly certificate: { readonly frobenius: number; readonly relative: number } | null;
-  /** Why there is none; absent: there is. */
-  readonly certificate_reason?: string;
-}
-
-/** Of a tensor that has no certificate because no features are left out of it. */
-export function withoutCertificate(estimate: ErrorEstimate | null, reason = EXACT): TensorError {
-  return { estimate, certificate: null, certificate_reason: reason };
-}
-
-const EXACT = 'An exact answer has none.';
 
 export interface Solution {
   readonly result: GradientResult;
-  /** By tensor: 'q_proj.lora_A', ... */
-  readonly error: Readonly<Record<string, TensorError>>;
+  readonly tensors: EncodedResult;
+  /** By tensor: 'q_proj.lora_A', ...; of `tensors`, as they are sent. */
+  readonly error: TensorErrors;
   readonly method: 'exact' | 'low_rank';
   /** Why this kernel, in one sentence. */
   readonly reason: string;
@@ -47,7 +45,8 @@ export interface Solution {
   readonly plan: LowRankPlan | null;
 }
 
-type Solved = Pick<Solution, 'result' | 'error'>;
+type Computed = Pick<Solution, 'result' | 'error'>;
+type Solved = Computed & Sent<EncodedResult>;
 type Planned = Omit<Solution, 'plan'>;
 
 function* overflowed(result: GradientResult): Job<boolean> {
@@ -63,7 +62,8 @@ function* overflowed(result: GradientResult): Job<boolean> {
 
 /** @throws {Problem} when the result is beyond float64. */
 function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solved> {
-  const result = yield* referenceJob(problem, options);
+  const { attentionOutput, inputGradients } = options;
+  const result = yield* referenceJob(problem, { attentionOutput, inputGradients });
   if (yield* overflowed(result)) {
     throw new Problem(
       'not-finite',
@@ -75,7 +75,7 @@ function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solve
     error[`${name}.lora_A`] = withoutCertificate(null);
     error[`${name}.lora_B`] = withoutCertificate(null);
   }
-  return { result, error: { ...error, ...inputErrors(result) } };
+  return yield* sent(problem, { result, error: { ...error, ...inputErrors(result) } }, options);
 }
 
 /** Input gradients are not sampled: one row of them is a sum over all heads and all rows of P. */
@@ -96,29 +96,52 @@ function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solve
   const error = Object.fromEntries(
     Object.entries(errors ?? {}).map(([name, estimate]) => [name, withoutCertificate(estimate)]),
   );
-  return { result, error: { ...error, ...inputErrors(result) } };
+  return yield* sent(problem, { result, error: { ...error, ...inputErrors(result) } }, options);
 }
 
+function* sent(
+  problem: AttentionProblem,
+  { result, error }: Computed,
+  { encode, clock }: SolveOptions,
+): Job<Solved> {
+  clock?.('compute');
+  const outcome = yield* send(encodePhase(problem, result, encode), error);
+  clock?.('encode');
+  return { result, ...outcome };
+}
+
+/** Whether the answer is held to the tolerance: not when it only is the default, and a kernel was asked for. */
+export function isChecked({ method, toleranceStated }: SolveOptions): boolean {
+  return toleranceStated || method === 'auto';
+}
+
+/** Floating-point operations of a problem that float64 does in some seconds. */
+const FLOAT64_FLOPS = 1e10;
+
+/** @throws {Problem} when the answer as it is sent misses the tolerance. */
 function* exactly(
   problem: AttentionProblem,
   options: SolveOptions,
   reason: string,
   fallback: boolean,
 ): Job<Planned> {
-  const solved = yield* inFloat32(problem, options);
-  if (solved) return { ...solved, method: 'exact', reason, fallback };
-  return {
-    ...(yield* inFloat64(problem, options)),
-    method: 'exact',
-    reason: 'The numbers are too large for float32: computed in float64.',
-    fallback: true,
-  };
-}
-
-/** Largest upper limit of the error over the gradient tensors; infinite when the run broke down. */
-function worstError({ errors, lostRows }: LowRankResult): number {
-  if (lostRows > 0) return Number.POSITIVE_INFINITY;
-  return Math.max(0, ...Object.values(errors).map(({ estimate }) => estimate.upper));
+  const { tolerance } = options;
+  const single = yield* inFloat32(problem, options);
+  if (single && (single.worst <= tolerance || !isChecked(options))) {
+    return { ...single, method: 'exact', reason, fallback };
+  }
+  if (single) {
+    requirePrecision(single.rounded, tolerance);
+    if (exactFlops(problem, needsOf(problem, options)) > FLOAT64_FLOPS) {
+      requireTolerance(single, tolerance);
+    }
+  }
+  const why = single
+    ? `In float32 the error is up to ${single.worst.toPrecision(2)}, above the tolerance of ${tolerance}`
+    : 'The numbers are too large for float32';
+  const double = yield* inFloat64(problem, options);
+  if (isChecked(options)) requireTolerance(double, tolerance);
+  return { ...double, method: 'exact', reason: `${why}: computed in float64.`, fallback: true };
 }
 
 /**
@@ -137,13 +160,14 @@ function* approximately(
     ...{ seed, correction, attentionOutput, inputGradients },
     certificate: options.certificate ?? false,
   });
-  const worst = (yield* overflowed(run)) ? Number.POSITIVE_INFINITY : worstError(run);
+  const broken = run.lostRows > 0 || (yield* overflowed(run));
+  const solved = broken ? null : yield* sentRun(problem, run, options);
+  const worst = solved?.worst ?? Number.POSITIVE_INFINITY;
   const unchecked = options.features !== undefined && !options.toleranceStated;
-  if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {
-    const { errors, lostRows: _, ...result } = run;
-    const error = { ...errors, ...inputErrors(result) };
-    return { result, error, method: 'low_rank', reason, fallback: false, plan };
+  if (solved && (worst <= tolerance || unchecked)) {
+    return { ...solved, method: 'low_rank', reason, fallback: false, plan };
   }
+  if (solved) requirePrecision(solved.rounded, tolerance);
   const missed = missedReason(plan, worst, tolerance);
   const next = second ? null : yield* secondPlan(problem, plan, worst, options);
   if (next) {
@@ -153,6 +177,15 @@ function* approximately(
   }
   if (method === 'low_rank') throw yield* toleranceMissed(problem, plan, worst, options);
   return { ...(yield* exactly(problem, options, `${missed}: computed exactly.`, true)), plan };
+}
+
+function* sentRun(
+  problem: AttentionProblem,
+  { errors, lostRows: _, ...result }: LowRankResult,
+  options: SolveOptions,
+): Job<Solved> {
+  const error = { ...errors, ...inputErrors(result) };
+  return yield* sent(problem, { result, error }, options);
 }
 
 /** Why the answer of the low-rank kernel was not taken. */
@@ -241,6 +274,7 @@ export function* solve(
   }
   if (kernel === 'reference') {
     const solved = yield* inFloat64(problem, options);
+    if (isChecked(options)) requireTolerance(solved, options.tolerance);
     return { ...solved, method: 'exact', reason, fallback: false, plan: lowRank };
   }
   return { ...(yield* exactly(problem, options, reason, false)), plan: lowRank };

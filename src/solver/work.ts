@@ -6,8 +6,7 @@ import type { EncodedTensor } from '../../workers/tensor/encoded.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
 import type { PendingTensor } from '../request/intake.js';
 import type { ChooseOptions } from './choose.js';
-import type { EncodeOptions } from './encode-phase.js';
-import { type ForwardAnswer, type ForwardOptions, forwardJob } from './forward-job.js';
+import { type ForwardAnswer, forwardJob } from './forward-job.js';
 import { type GradientAnswer, gradientJob } from './gradient-job.js';
 import type { Workplace } from './phases.js';
 import { type PlanAnswer, planJob } from './plan-job.js';
@@ -19,12 +18,12 @@ export interface Works {
   gradient: {
     readonly problem: AttentionProblem;
     readonly pending: readonly PendingTensor[];
-    readonly options: SolveOptions & EncodeOptions;
+    readonly options: SolveOptions;
   };
   forward: {
     readonly layer: AttentionLayer;
     readonly pending: readonly PendingTensor[];
-    readonly options: ForwardOptions;
+    readonly options: SolveOptions;
   };
   plan: {
     readonly problem: AttentionLayer & Partial<AttentionProblem>;
@@ -67,6 +66,6 @@ export function jobOf(work: Work, place: Workplace): Job<Answers[WorkKind]> {
 }
 
 function* giveJob(tensor: Tensor): Job<EncodedTensor> {
-  const [encoded] = yield* encodeJob([tensor]);
+  const [{ tensor: encoded }] = yield* encodeJob([tensor]);
   return encoded;
 }

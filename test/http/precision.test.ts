@@ -2,6 +2,9 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { ProblemDetails } from '../../src/errors.js';
+import { encodedTensor } from '../../workers/tensor/encoded.js';
+import { narrowTensor, widenEncoded } from '../../workers/tensor/narrow.js';
+import { distance, norm } from '../kernels/run.js';
 import { type Body, pack, spoilt, tensor } from '../support/bodies.js';
 import { decodeAnswer } from '../support/dialects.js';
 import { type RunningServer, startServer } from '../support/server.js';
@@ -13,6 +16,15 @@ before(async () => {
   server = await startServer();
 });
 after(() => server.close());
+
+const values = ({ dtype, shape, data }: Body) =>
+  widenEncoded(encodedTensor(dtype, shape, new Uint8Array(data)));
+
+/** The tensor in float64. */
+function double({ shape, data }: Body): Body {
+  const single = new Float32Array(new Uint8Array(data).buffer);
+  return { dtype: 'float64', shape, data: Buffer.from(Float64Array.from(single).buffer) };
+}
 
 async function ask(change: (body: Body) => void) {
   const response = await server.post('/gradient', pack(spoilt(change)), MSGPACK, MSGPACK);
@@ -47,11 +59,100 @@ test('a tolerance below what float32 keeps is computed in float64, and says so',
   const coarse = await answer(() => {});
   const fine = await answer((body) => {
     body.tolerance = 1e-9;
+    for (const name of ['q_proj', 'v_proj']) {
+      for (const key of ['lora_A', 'lora_B']) body[name][key] = double(body[name][key]);
+    }
   });
   assert.match(fine.reason, /float64/);
   assert.doesNotMatch(coarse.reason, /float64/);
   assert.equal(fine.fallback, false);
   assert.equal(fine.error['q_proj.lora_A'].estimate, null);
+});
+
+test('a tolerance below the rounding of the answer is refused, with the dtype that rounds', async () => {
+  const { status, bytes } = await ask((body) => {
+    body.tolerance = 1e-9;
+  });
+  assert.equal(status, 422);
+  const { type, detail } = JSON.parse(Buffer.from(bytes).toString()) as ProblemDetails;
+  assert.match(type, /tolerance-missed$/);
+  assert.match(detail, /_proj\.lora_[AB] is off by .* when it is rounded to float32/);
+});
+
+/** The body with its adapters in bfloat16, and grad_output of the given size. */
+const halfAdapters = (dtype: 'bfloat16' | 'float16', size: number) => (body: Body) => {
+  const { target: _, ...rest } = body;
+  for (const key of Object.keys(body)) delete body[key];
+  Object.assign(body, rest, { grad_output: tensor([4, 2], (k) => size * Math.cos(k)) });
+  for (const name of ['q_proj', 'v_proj']) {
+    for (const [key, shape] of [
+      ['lora_A', [1, 4]],
+      ['lora_B', [2, 1]],
+    ] as const) {
+      const filled = Float64Array.from({ length: shape[0] * shape[1] }, (_, k) => Math.sin(k + 1));
+      const { bytes } = narrowTensor(filled, dtype, shape);
+      body[name][key] = { dtype, shape, data: Buffer.from(bytes) };
+    }
+  }
+};
+
+test('the error figures hold for what is sent in bfloat16', async () => {
+  const change = halfAdapters('bfloat16', 1);
+  const half = await answer(change);
+  const whole = await answer((body) => {
+    change(body);
+    body.outputs_dtype = 'float32';
+  });
+  for (const name of ['q_proj', 'v_proj']) {
+    for (const key of ['lora_A', 'lora_B']) {
+      assert.equal(half.gradients[name][key].dtype, 'bfloat16');
+      assert.equal(whole.gradients[name][key].dtype, 'float32');
+      const [sent, better] = [half, whole].map((one) => values(one.gradients[name][key]));
+      const off = distance(sent!, better!) / norm(better!);
+      const [upper, least] = [half, whole].map((one) => one.error[`${name}.${key}`].estimate.upper);
+      assert.ok(
+        off <= upper && upper < off + 2 * least,
+        `${name}.${key}: off ${off}, upper ${upper}`,
+      );
+      assert.ok(off > 10 * least, 'bfloat16 rounds');
+    }
+  }
+});
+
+test('a tolerance that bfloat16 cannot keep is refused, and kept in float32', async () => {
+  const change = (body: Body) => {
+    halfAdapters('bfloat16', 1)(body);
+    body.tolerance = 1e-4;
+  };
+  const { status, bytes } = await ask(change);
+  assert.equal(status, 422);
+  const { detail } = JSON.parse(Buffer.from(bytes).toString()) as ProblemDetails;
+  assert.match(detail, /rounded to bfloat16.*outputs_dtype float32/);
+  const { error } = await answer((body) => {
+    change(body);
+    body.outputs_dtype = 'float32';
+  });
+  for (const { estimate } of Object.values<Body>(error)) assert.ok(estimate.upper <= 1e-4);
+});
+
+test('a gradient beyond float16 is refused, never infinity', async () => {
+  const change = halfAdapters('float16', 1e6);
+  const { status, bytes } = await ask(change);
+  assert.equal(status, 422);
+  const { type, detail } = JSON.parse(Buffer.from(bytes).toString()) as ProblemDetails;
+  assert.match(type, /not-finite$/);
+  assert.match(detail, /_proj\.lora_[AB] has \d numbers? too large for float16/);
+  const { gradients } = await answer((body) => {
+    change(body);
+    body.outputs_dtype = 'float32';
+  });
+  assert.ok(values(gradients.v_proj.lora_B).every(Number.isFinite));
+});
+
+test('a gradient that float16 rounds to zero is refused by auto', async () => {
+  const { status, bytes } = await ask(halfAdapters('float16', 1e-9));
+  assert.equal(status, 422);
+  assert.match(Buffer.from(bytes).toString(), /rounded to float16/);
 });
 
 test('numbers too large for float32 are computed in float64, not answered as NaN', async () => {

@@ -36,6 +36,7 @@ function solveHopefully(rates: SolveOptions['rates']) {
   const options: SolveOptions = {
     ...{ method: 'auto', tolerance, toleranceStated: true, seed, rates },
     ...{ correction: false, attentionOutput: false },
+    encode: { gradients: true, batched: true, outputsDtype: 'same' },
   };
   const choice = { kernel: 'low_rank', reason: 'It was expected to do.', lowRank } as const;
   return { tolerance, few, solution: run(solve(problem, choice, options)) };

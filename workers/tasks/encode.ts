@@ -4,7 +4,7 @@ import type { Job, Task } from '../job.js';
 import type { Dtype } from '../tensor/dtype.js';
 import { ITEM_SIZE } from '../tensor/dtype.js';
 import { type EncodedTensor, encodedTensor } from '../tensor/encoded.js';
-import { narrowTensor } from '../tensor/narrow.js';
+import { narrowTensor, widenEncoded } from '../tensor/narrow.js';
 
 /** A result on its way out. */
 export interface Outgoing {
@@ -18,24 +18,66 @@ export interface EncodeTask extends Task {
   readonly tensors: readonly (Outgoing & { readonly target: Uint8Array })[];
 }
 
-export function runEncodeTask(task: EncodeTask): void {
-  for (const { data, dtype, shape, target } of task.tensors) {
-    target.set(narrowTensor(data, dtype, shape).bytes);
+/** What rounding a result to its dtype did to it. */
+export interface Narrowing {
+  readonly dtype: Dtype;
+  /** Frobenius norm of what is sent minus what was computed, over that of what was computed. */
+  readonly relative: number;
+  /** Numbers that were finite and are beyond the dtype. */
+  readonly infinite: number;
+}
+
+/** A result as it is sent. */
+export interface Sent {
+  readonly tensor: EncodedTensor;
+  readonly narrowing: Narrowing;
+}
+
+export function runEncodeTask(task: EncodeTask): Narrowing[] {
+  return task.tensors.map(({ data, dtype, shape, target }) => {
+    const narrow = narrowTensor(data, dtype, shape);
+    target.set(narrow.bytes);
+    const isSame = dtype === (data instanceof Float64Array ? 'float64' : 'float32');
+    return isSame
+      ? { dtype, relative: 0, infinite: 0 }
+      : { dtype, ...difference(data, widenEncoded(narrow)) };
+  });
+}
+
+type Numbers = Float32Array | Float64Array;
+
+function difference(computed: Numbers, sent: Numbers): Omit<Narrowing, 'dtype'> {
+  let [largest, infinite] = [0, 0];
+  for (let k = 0; k < computed.length; k++) {
+    largest = Math.max(largest, Math.abs(computed[k]!));
+    if (!Number.isFinite(sent[k]!)) infinite++;
   }
+  if (largest === 0 || infinite > 0) return { relative: 0, infinite };
+  let [whole, off] = [0, 0];
+  for (let k = 0; k < computed.length; k++) {
+    whole += (computed[k]! / largest) ** 2;
+    off += ((sent[k]! - computed[k]!) / largest) ** 2;
+  }
+  return { relative: Math.sqrt(off / whole), infinite };
 }
 
 /** What is encoded here and now: the way to a worker would take longer. */
 const SMALL_BYTES = 2 ** 17;
 
 /** All tensors in one task: results are small, or few. */
-export function* encodeJob(results: readonly Outgoing[]): Job<EncodedTensor[], EncodeTask> {
+export function* encodeJob(results: readonly Outgoing[]): Job<Sent[], EncodeTask> {
   const tensors = results.map((result) => {
     const bytes = new SharedArrayBuffer(result.data.length * ITEM_SIZE[result.dtype]);
     return { ...result, target: new Uint8Array(bytes) };
   });
   const task: EncodeTask = { kernel: 'encode', tensors };
   const bytes = tensors.reduce((sum, { target }) => sum + target.length, 0);
-  if (bytes <= SMALL_BYTES) runEncodeTask(task);
-  else yield { name: 'encode', tasks: [task] };
-  return results.map(({ dtype, shape }, k) => encodedTensor(dtype, shape, tensors[k].target));
+  const narrowings =
+    bytes <= SMALL_BYTES
+      ? runEncodeTask(task)
+      : ((yield { name: 'encode', tasks: [task] })[0] as Narrowing[]);
+  return results.map(({ dtype, shape }, k) => ({
+    tensor: encodedTensor(dtype, shape, tensors[k]!.target),
+    narrowing: narrowings[k]!,
+  }));
 }

@@ -26,13 +26,14 @@ export default async function forward(app: FastifyInstance, options: RouteOption
     },
     handler: async (request, reply) => {
       const { body } = request;
-      const { layer, pending, batched, kind } = parseLayer(body);
-      const solve = solveOptions(body, kind, options.engine.rates);
+      const parsed = parseLayer(body);
+      const { layer, pending } = parsed;
+      const solve = solveOptions(body, parsed, options.engine.rates);
       const done = await compute(
         app,
         options.engine,
         request,
-        { kind: 'forward', layer, pending, options: { ...solve, batched } },
+        { kind: 'forward', layer, pending, options: solve },
         request.answerForm({ seed: solve.seed }),
       );
       const { method } = done.answer;

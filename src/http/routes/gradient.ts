@@ -24,15 +24,9 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
     },
     handler: async (request, reply) => {
       const { body } = request;
-      const outputs = body.outputs ?? ['gradients'];
-      const gradients = outputs.includes('gradients');
       const parsed = parseLayer(body);
-      const problem = requireProblem(parsed, gradients);
-      const jobOptions = {
-        ...solveOptions(body, parsed.kind, options.engine.rates),
-        gradients,
-        batched: parsed.batched,
-      };
+      const jobOptions = solveOptions(body, parsed, options.engine.rates);
+      const problem = requireProblem(parsed, jobOptions.encode.gradients);
       const done = await compute(
         app,
         options.engine,

@@ -25,8 +25,9 @@ export default async function plan(app: FastifyInstance, options: RouteOptions):
     },
     handler: async (request, reply) => {
       const { body } = request;
-      const { layer, problem, pending, kind } = parseLayer(body);
-      const planOptions = solveOptions(body, kind, options.engine.rates);
+      const parsed = parseLayer(body);
+      const { layer, problem, pending } = parsed;
+      const planOptions = solveOptions(body, parsed, options.engine.rates);
       const done = await compute(
         app,
         options.engine,

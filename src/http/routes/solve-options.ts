@@ -1,14 +1,14 @@
 /** From the request to the options of the planner and the solver. */
 import type { Rates } from '../../../workers/kernels/low-rank/plan/cost.js';
-import type { AttentionKind } from '../../../workers/problem.js';
 import { Problem } from '../../errors.js';
+import type { ParsedLayer } from '../../request/parse.js';
 import { DEFAULT_TOLERANCE, type GradientRequest } from '../../request/request.js';
 import type { SolveOptions } from '../../solver/solve.js';
 
 /** @throws {Problem} when an option of the low-rank kernel is given together with method exact. */
 export function solveOptions(
   request: GradientRequest,
-  kind: AttentionKind,
+  { kind, batched }: Pick<ParsedLayer, 'kind' | 'batched'>,
   rates: Rates,
 ): SolveOptions {
   const { method = 'auto', tolerance, features, correction, seed = 0, outputs = [] } = request;
@@ -31,5 +31,10 @@ export function solveOptions(
     attentionOutput: outputs.includes('attention_output'),
     inputGradients: outputs.includes('input_gradients') ? kind : undefined,
     rates,
+    encode: {
+      gradients: (request.outputs ?? ['gradients']).includes('gradients'),
+      batched,
+      outputsDtype: request.outputs_dtype ?? 'same',
+    },
   };
 }

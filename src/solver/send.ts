@@ -1,0 +1,109 @@
+/** From a result to what is sent: its tensors in their dtypes, and error figures that hold for these. */
+import type { Job } from '../../workers/job.js';
+import type { ErrorEstimate } from '../../workers/kernels/estimate/estimate.js';
+import type { Narrowing } from '../../workers/tasks/encode.js';
+import { Problem } from '../errors.js';
+import { type Encoded, titleOf } from './encode-phase.js';
+
+export interface TensorError {
+  /** null: computed and sent in float64, with nothing more precise to compare with. */
+  readonly estimate: ErrorEstimate | null;
+  /** Worst-case bound of a low-rank gradient; null: void, or not of the low-rank kernel. */
+  readonly certificate: { readonly frobenius: number; readonly relative: number } | null;
+  /** Why there is none; absent: there is. */
+  readonly certificate_reason?: string;
+}
+
+export type TensorErrors = Readonly<Record<string, TensorError>>;
+
+/** Of a tensor that has no certificate because no features are left out of it. */
+export function withoutCertificate(
+  estimate: ErrorEstimate | null,
+  reason = 'An exact answer has none.',
+): TensorError {
+  return { estimate, certificate: null, certificate_reason: reason };
+}
+
+export interface Sent<Tensors> {
+  readonly tensors: Tensors;
+  /** What rounding to the dtypes of the answer adds is in them. */
+  readonly error: TensorErrors;
+  /** Largest upper limit of an error. */
+  readonly worst: number;
+  /** Largest error by rounding to the dtype of the answer alone, and whose it is; null: none. */
+  readonly rounded: (Narrowing & { readonly name: string }) | null;
+}
+
+/** @throws {Problem} when a number is finite and its dtype cannot hold it. */
+export function* send<Tensors>(
+  encoding: Job<Encoded<Tensors>>,
+  computed: TensorErrors,
+): Job<Sent<Tensors>> {
+  const { tensors, narrowings } = yield* encoding;
+  const error = Object.fromEntries(
+    Object.entries(computed).map(([name, figures]) => {
+      const { estimate, certificate } = figures;
+      const off = narrowings.get(name)?.relative ?? 0;
+      if (off === 0) return [name, figures];
+      return [
+        name,
+        {
+          ...figures,
+          estimate: {
+            ...(estimate ?? KNOWN),
+            relative: Math.hypot(estimate?.relative ?? 0, off),
+            upper: (estimate?.upper ?? 0) + off,
+          },
+          certificate: certificate && certificateOf(certificate, off),
+        },
+      ];
+    }),
+  );
+  const uppers = Object.values(error).map(({ estimate }) => estimate?.upper ?? 0);
+  const all = Array.from(narrowings, ([name, narrowing]) => ({ name, ...narrowing }));
+  const checked = all.filter(({ name }) => name in error);
+  return {
+    tensors,
+    error,
+    worst: Math.max(0, ...uppers),
+    rounded: checked.reduce<Sent<Tensors>['rounded']>(
+      (worst, one) => (one.relative > (worst?.relative ?? 0) ? one : worst),
+      null,
+    ),
+  };
+}
+
+/** Of a tensor that is known but for its rounding. */
+const KNOWN = { standard_error: 0, confidence: 0.99, rows_sampled: 0 } as const;
+
+function certificateOf(
+  { frobenius, relative }: NonNullable<TensorError['certificate']>,
+  off: number,
+) {
+  const size = relative > 0 ? frobenius / relative : 0;
+  return { frobenius: frobenius + off * size, relative: relative + off };
+}
+
+/** @throws {Problem} when rounding to the dtypes of the answer alone misses the tolerance. */
+export function requirePrecision(rounded: Sent<unknown>['rounded'], tolerance: number): void {
+  if (!rounded || rounded.relative <= tolerance) return;
+  const { name, dtype, relative } = rounded;
+  const remedy =
+    dtype === 'float32' ? 'Send its tensor in float64' : 'Ask for outputs_dtype float32';
+  throw new Problem(
+    'tolerance-missed',
+    `${titleOf(name)} is off by ${relative.toPrecision(2)} when it is rounded to ${dtype}, above the tolerance of ${tolerance}. ${remedy}, or for a larger tolerance.`,
+    { pointer: '/tolerance', limit: tolerance, actual: relative },
+  );
+}
+
+/** @throws {Problem} when an answer as it is sent misses the tolerance. */
+export function requireTolerance({ worst, rounded }: Sent<unknown>, tolerance: number): void {
+  if (worst <= tolerance) return;
+  requirePrecision(rounded, tolerance);
+  throw new Problem(
+    'tolerance-missed',
+    `The error is up to ${worst.toPrecision(2)} (99 % confidence), above the tolerance of ${tolerance}.`,
+    { pointer: '/tolerance', limit: tolerance, actual: worst },
+  );
+}
