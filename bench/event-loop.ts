@@ -30,7 +30,8 @@ const ROUNDS = 2;
 function job(problem: AttentionProblem, method: LoopSetting['method'], pool: WorkerPool) {
   const options = {
     ...{ tolerance: 0.05, toleranceStated: false, seed: 1, correction: false, rates: pool.rates },
-    ...{ attentionOutput: false, gradients: true, batched: true },
+    attentionOutput: false,
+    encode: { gradients: true, batched: true, outputsDtype: 'same' as const },
     ...(method !== 'exact' && method !== 'auto' && { features: FEATURES }),
   };
   const place = { clock: () => {}, memory: new Lease() };
