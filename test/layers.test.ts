@@ -26,6 +26,12 @@ const ROOMS = [
   'workers/tasks/',
   'workers/wasm.ts',
   'workers/kernels/low-rank/',
+  'workers/kernels/low-rank/plan/',
+  'workers/kernels/low-rank/error/',
+  'workers/kernels/low-rank/chain/',
+  'workers/kernels/low-rank/head/',
+  'workers/kernels/low-rank/features/',
+  'workers/kernels/low-rank/arithmetic/',
   'workers/kernels/exact/',
   'workers/kernels/reference/',
   'workers/kernels/attention/',
@@ -44,7 +50,7 @@ const DOORS_OF_SRC =
 const OPEN_ARROWS = /^workers\/kernels\/attention\/\w+\.ts -> workers\/kernels\/exact\/plan\.ts$/;
 
 /** Folders whose circles are being taken apart. */
-const OPEN_CIRCLES = /^workers\/kernels\/(low-rank|exact|attention)\/|^src\/client\//;
+const OPEN_CIRCLES = /^workers\/kernels\/(exact|attention)\/|^src\/client\//;
 
 const files = ['src', 'workers'].flatMap((folder) =>
   readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })

@@ -1,6 +1,6 @@
 /** Which kernel computes a problem, and why. */
 import type { Job } from '../../workers/job.js';
-import { planForward } from '../../workers/kernels/low-rank/forward.js';
+import { planForward } from '../../workers/kernels/low-rank/forward-job.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import {
   type LowRankPlan,

@@ -2,7 +2,7 @@
 
 import type { Job } from '../../workers/job.js';
 import { exactForwardJob } from '../../workers/kernels/exact/forward.js';
-import { lowRankForwardJob } from '../../workers/kernels/low-rank/forward.js';
+import { lowRankForwardJob } from '../../workers/kernels/low-rank/forward-job.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
 import { referenceForwardJob } from '../../workers/kernels/reference/forward.js';
 import type { ForwardResult } from '../../workers/kernels/result.js';

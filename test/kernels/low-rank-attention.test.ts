@@ -10,7 +10,7 @@ import {
   fillPanels,
   openPanels,
 } from '../../workers/kernels/low-rank/arithmetic/attention.js';
-import { TENSORS } from '../../workers/kernels/low-rank/head/layout.js';
+import { TENSORS } from '../../workers/kernels/low-rank/head/tensors.js';
 import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { runJob } from '../../workers/job.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
-import { TENSORS } from '../../workers/kernels/low-rank/head/layout.js';
+import { TENSORS } from '../../workers/kernels/low-rank/head/tensors.js';
 import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type Job, runJob } from '../../workers/job.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
-import { lowRankForwardJob } from '../../workers/kernels/low-rank/forward.js';
+import { lowRankForwardJob } from '../../workers/kernels/low-rank/forward-job.js';
 import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';

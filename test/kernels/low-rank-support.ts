@@ -1,6 +1,6 @@
 /** Random attention problems with a chosen spectrum, tail and logit size, and their exact gradients. */
 
-import { TENSORS, type TensorName } from '../../workers/kernels/low-rank/head/layout.js';
+import { TENSORS, type TensorName } from '../../workers/kernels/low-rank/head/tensors.js';
 import { Random } from '../../workers/kernels/random.js';
 import { CAUSAL, NO_MASK } from '../../workers/mask.js';
 import type { AttentionProblem, Projection } from '../../workers/problem.js';

@@ -1,20 +1,13 @@
 /** Features drawn at random from those that the chain leaves out, and what they say about the error. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type Job, runJob } from '../../workers/job.js';
+import { type Job, runJob, stage } from '../../workers/job.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { Arithmetic } from '../../workers/kernels/low-rank/arithmetic/arithmetic.js';
-import { chainJob, emptyGradients } from '../../workers/kernels/low-rank/chain/chain.js';
-import {
-  drawTail,
-  TAIL_GROUPS,
-  type Tail,
-} from '../../workers/kernels/low-rank/error/drawn-features/tail.js';
-import {
-  addTail,
-  openTail,
-  type TensorEstimate,
-} from '../../workers/kernels/low-rank/error/estimate.js';
+import { type HeadRun, openRun } from '../../workers/kernels/low-rank/chain/run.js';
+import { chainJob } from '../../workers/kernels/low-rank/chain-job.js';
+import { drawTail } from '../../workers/kernels/low-rank/error/drawn-features/tail.js';
+import { openTail } from '../../workers/kernels/low-rank/error/estimate.js';
 import type { Draw } from '../../workers/kernels/low-rank/error/sampled-rows/draw-rows.js';
 import {
   openKeyErrors,
@@ -26,10 +19,12 @@ import {
   featureBlock,
 } from '../../workers/kernels/low-rank/features/evaluate.js';
 import { mehlerRho, selectFeatures } from '../../workers/kernels/low-rank/features/features.js';
-import { TENSORS } from '../../workers/kernels/low-rank/head/layout.js';
+import { TAIL_GROUPS, type Tail } from '../../workers/kernels/low-rank/head/plan.js';
+import { emptyGradients, TENSORS } from '../../workers/kernels/low-rank/head/tensors.js';
+import type { RunTask } from '../../workers/kernels/low-rank/job.js';
 import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
-import { type HeadRun, openRun } from '../../workers/kernels/low-rank/run.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import type { EstimateTask } from '../../workers/kernels/low-rank/tensor-error.js';
 import { Random } from '../../workers/kernels/random.js';
 import { Lease } from '../../workers/tensor/shared-memory.js';
 import { testSeed } from '../support/random.js';
@@ -135,11 +130,11 @@ function wholeTail({ sigma, m }: { sigma: Float64Array; m: number }): Tail {
   };
 }
 
-/** The estimate from all rows and all features of the tail. */
+/** The gradients, and the same corrected by all rows and all features of the tail. */
 function* everything(
   problem: ReturnType<typeof makeProblem>,
   plan: LowRankPlan,
-): Job<{ gradients: Float64Array[]; estimates: TensorEstimate[] }, LowRankTask> {
+): Job<{ gradients: Float64Array[]; corrected: Float64Array[] }, LowRankTask> {
   const { batch, queryLength } = problem.dims;
   const all = Int32Array.from({ length: queryLength }, (_, i) => i);
   const memory = new Lease();
@@ -149,8 +144,8 @@ function* everything(
     problem,
     plan.heads.length,
     (h) => openRun(plan.heads[h], plan.headPlans[h], all, null, memory),
-    { certified: false },
-    function* (runs: readonly HeadRun[]) {
+    { certified: false, tail },
+    function* (runs: readonly HeadRun[]): Job<void, RunTask> {
       const opened = runs.map((run) => openSampledRun(run, openKeyErrors(run.head, 0), memory));
       for (const step of ['sampled_exact', 'sampled_errors'] as const) {
         const tasks = opened.flatMap((one) =>
@@ -158,9 +153,8 @@ function* everything(
             ...{ kernel: 'low_rank' as const, step, sampled: one, segment },
           })),
         );
-        yield { name: step, tasks };
+        yield* stage(step, tasks as RunTask[]);
       }
-      for (const run of runs) addTail(tail, run);
       sampled.push(...opened);
     },
   );
@@ -169,15 +163,17 @@ function* everything(
     position: i % queryLength,
     probability: 1 / (batch * queryLength),
   }));
-  const estimates = (yield {
-    name: 'estimate',
-    tasks: TENSORS.map((name, tensor) => ({
-      ...{ kernel: 'low_rank' as const, step: 'estimate' as const },
-      ...{ sampled, draws: { draws, complete: false, lists: [] } },
-      ...{ tail: tail[tensor], tensor, size: gradients[name].length },
-    })),
-  }) as TensorEstimate[];
-  return { gradients: TENSORS.map((name) => gradients[name]), estimates };
+  const corrected = TENSORS.map((name) => gradients[name].slice());
+  yield* stage(
+    'estimate',
+    corrected.map(
+      (gradient, tensor): EstimateTask => ({
+        ...{ kernel: 'low_rank', step: 'estimate', sampled, tail: tail[tensor], tensor },
+        ...{ draws: { draws, complete: false, lists: [] }, gradient, correction: true },
+      }),
+    ),
+  );
+  return { gradients: TENSORS.map((name) => gradients[name]), corrected };
 }
 
 const base: Recipe = { seed: 3, queryLength: 70, d: 3, rank: 2, deviation: 0.15, mean: 0.4 };
@@ -203,17 +199,16 @@ for (const [name, recipe] of Object.entries(cases)) {
       ...head,
       tail: wholeTail({ sigma: head.balance.sigma, m: head.m }),
     }));
-    const { gradients, estimates } = runJob(everything(problem, { ...plan, headPlans }), run);
+    const { gradients, corrected } = runJob(everything(problem, { ...plan, headPlans }), run);
     const truth = exactGradients(problem);
     let checked = 0;
     TENSORS.forEach((tensor, t) => {
       const exact = truth[tensor];
       if (gradients[t].length === 0 || !exact) return;
       const error = distance(gradients[t], exact);
-      const corrected = gradients[t].map((g, i) => g + estimates[t].mean[i]);
       // A thousandth of the error is far below what any missing term would leave.
       assert.ok(error > 1e-6 * norm(exact), `${tensor}: nothing to be found`);
-      const left = distance(corrected, exact);
+      const left = distance(corrected[t], exact);
       const rounding = 2 ** -20 * norm(exact);
       assert.ok(left < 1e-3 * error + rounding, `${tensor}: error ${error}, left ${left}`);
       checked++;

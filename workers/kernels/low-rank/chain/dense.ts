@@ -8,7 +8,7 @@ import { Attention, fillPanels, openPanels, type Panels } from '../arithmetic/at
 import { layout } from '../head/layout.js';
 import { BLOCK, type KeyRows, keyRows, type Workspace } from '../head/rows.js';
 import { hiddenQueries, type ThinFactor, thinFactor, wholeVectors } from './exact-block.js';
-import type { QueryBlock } from './queries.js';
+import type { QueryBlock } from './query-block.js';
 
 export interface DenseColumns {
   readonly count: number;

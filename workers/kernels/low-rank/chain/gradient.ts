@@ -1,31 +1,25 @@
 /** The gradients of one head, from what its passes left in shared memory. */
+import { type Cancelled, checkpoint } from '../../../job.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
-import { fullWidth, type Head } from '../head/head.js';
-import { layout, TENSORS, type TensorName } from '../head/layout.js';
+import { fullWidth } from '../head/head.js';
+import { layout } from '../head/layout.js';
 import { openWorkspace } from '../head/rows.js';
-import { addSlots, type HeadRun } from '../run.js';
+import { TENSORS, tensorScale } from '../head/tensors.js';
 import { fullSums } from './full.js';
 import { outlierGradient } from './outlier-queries.js';
+import { addSlots, type HeadRun } from './run.js';
 
-export type HeadGradients = Record<TensorName, Float64Array>;
-
-/** s beta for q_proj and k_proj, s for v_proj: the factor of tensor t of a head. */
-export function tensorScale(head: Head, t: number): number {
-  const projection = [head.query, head.key, head.value][t >> 1];
-  return projection.adapterScaling * (t < 4 ? head.beta : 1);
-}
-
-/** Those of the drawn features are joined in their first slot. */
-export function headGradients(arithmetic: Arithmetic, run: HeadRun): HeadGradients {
+/** They are joined in the first slot of the queries', those of the drawn features in their own first slot. */
+export function headGradients(arithmetic: Arithmetic, run: HeadRun, cancelled: Cancelled): void {
   const { head, plan } = run;
   const at = layout(head);
   const total = new Float64Array(at.gradientTotal);
   addSlots([...run.queryGradients, ...run.keyGradients], 0, 2 * run.segments.length, total);
-  const [joined] = run.tailGradients;
-  if (joined) addSlots(run.tailGradients, 0, run.tailGradients.length, joined);
-  const slice = (t: number) =>
-    total.subarray(at.gradientAt[t], at.gradientAt[t] + at.gradientSizes[t]);
+  checkpoint(cancelled);
+  const part = (all: Float64Array, t: number) =>
+    all.subarray(at.gradientAt[t], at.gradientAt[t] + at.gradientSizes[t]);
+  const slice = (t: number) => part(total, t);
   if (plan.outlierQueries.length > 0) {
     const mark = arithmetic.mark();
     const space = openWorkspace(arithmetic, head, plan);
@@ -52,19 +46,31 @@ export function headGradients(arithmetic: Arithmetic, run: HeadRun): HeadGradien
       for (let i = 0; i < total.length; i++) total[i] += outliers[i];
     }
     if (!full.scores) {
+      checkpoint(cancelled);
       const thinKey = subColumns(n, right, at.right, query.rank, key.rank);
       addOuter(n, right, at.right, 0, query.rank, rows.xq, query.effective.inputs, slice(0));
       addOuter(n, rows.q, d, 0, d, thinKey, key.rank, slice(3));
     }
+    checkpoint(cancelled);
     addOuter(n, gradient, dv, 0, dv, va, at.rv, slice(5));
     arithmetic.release(mark);
   }
-  return Object.fromEntries(
-    TENSORS.map((name, t) => {
+  run.queryGradients[0].set(total);
+  const joined = [run.queryGradients[0]];
+  if (run.tailGradients.length > 0) {
+    const [tail] = run.tailGradients;
+    addSlots(run.tailGradients, 0, run.tailGradients.length, tail);
+    for (let from = 0; from < tail.length; from += at.gradientTotal) {
+      joined.push(tail.subarray(from, from + at.gradientTotal));
+    }
+  }
+  for (const all of joined) {
+    TENSORS.forEach((_, t) => {
       const scale = tensorScale(head, t);
-      return [name, slice(t).map((x) => scale * x)];
-    }),
-  ) as HeadGradients;
+      const of = part(all, t);
+      for (let i = 0; i < of.length; i++) of[i] *= scale;
+    });
+  }
 }
 
 function subColumns(n: number, x: Real, stride: number, from: number, width: number): Float64Array {

@@ -1,15 +1,14 @@
 /** Gradients of the inputs: dX += dQ W_Q of every head, with W the weights including the adapter; K, V alike. */
 
-import { type Cancelled, checkpoint } from '../../../job.js';
+import { type Cancelled, checkpoint, type Task } from '../../../job.js';
 import { type AttentionKind, type AttentionProblem, STATES } from '../../../problem.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import type { InputGradients } from '../../result.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import { BLOCK } from '../head/block.js';
 import type { Segment } from '../head/layout.js';
-import type { HeadRun } from '../run.js';
-import type { LowRankTask } from '../task.js';
 import type { Role } from './full.js';
+import type { HeadRun } from './run.js';
 
 export interface InputRequest {
   /** Heads of one batch item. */
@@ -21,11 +20,17 @@ export interface InputRequest {
   readonly to: TensorData;
 }
 
+export interface InputsTask extends Task<void> {
+  readonly kernel: 'low_rank';
+  readonly step: 'inputs';
+  readonly request: InputRequest;
+}
+
 export function addInputGradients(
   arithmetic: Arithmetic,
   { runs, roles, segment, to }: InputRequest,
   cancelled: Cancelled,
-): null {
+): void {
   for (const { head, inputs: memory } of runs) {
     for (const role of roles) {
       const mark = arithmetic.mark();
@@ -50,7 +55,6 @@ export function addInputGradients(
       arithmetic.release(mark);
     }
   }
-  return null;
 }
 
 /** (columns, rows) from x (rows, columns). */
@@ -67,7 +71,7 @@ export function inputTasks(
   runs: readonly HeadRun[],
   kind: AttentionKind,
   gradients: InputGradients,
-): LowRankTask[] {
+): InputsTask[] {
   const roles = ['query', 'key', 'value'] as const;
   const items = [...new Set(runs.map(({ head }) => head.batch))];
   return items.flatMap((b) =>
@@ -80,8 +84,7 @@ export function inputTasks(
       const mine = roles.filter((role) => STATES[kind][role] === name);
       const length = inputs[mine[0]].shape[1];
       return Array.from({ length: Math.ceil(length / INPUT_ROWS) }, (_, s) => ({
-        kernel: 'low_rank' as const,
-        step: 'inputs' as const,
+        ...{ kernel: 'low_rank', step: 'inputs' },
         request: {
           runs: runs.filter(({ head }) => head.batch === b),
           roles: mine,

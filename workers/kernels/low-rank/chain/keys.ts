@@ -11,23 +11,26 @@ import { checkpoint } from '../../../job.js';
 import { ROWS } from '../../inner/block.js';
 import type { Real } from '../arithmetic/arithmetic.js';
 import { Attention, fillPanels, openPanels } from '../arithmetic/attention.js';
-import type { KeyCertificate } from '../error/certificate/certificate-keys.js';
-import { inputSums } from '../error/drawn-features/tilt.js';
 import { fullWidth } from '../head/head.js';
 import { type Layout, layout } from '../head/layout.js';
 import { squaredNorms } from '../head/norms.js';
+import { featureRows } from '../head/plan.js';
 import type { KeyRows, QueryRows, Workspace } from '../head/rows.js';
 import { BLOCK, keyRows, queryRows, weightedFeatures } from '../head/rows.js';
-import { featureRows } from '../plan/head-plan.js';
-import { addSlots, EMPTY, type HeadRun, MASKED } from '../run.js';
 import { hiddenQueries } from './exact-block.js';
+import { addSlots, EMPTY, type HeadRun, MASKED } from './run.js';
 import { wideSums } from './wide.js';
+
+/** Looks at every block of keys. */
+export interface KeyObserver {
+  add(space: Workspace, rows: KeyRows): void;
+}
 
 export function keyPass(
   space: Workspace,
   run: HeadRun,
   s: number,
-  certificate: KeyCertificate | null,
+  certificate: KeyObserver | null,
   cancelled: () => boolean,
 ): void {
   const { arithmetic, head, plan } = space;
@@ -69,6 +72,25 @@ export function keyPass(
   run.keySums[s].set(wideTotal, sums.length);
   means?.save(run.inputSums[s]);
   outliers?.save(run.outlierRows[s]);
+}
+
+/** Sums of the rows of X^K and X^V of a segment; null where no features are drawn. */
+function inputSums({ arithmetic, head, plan }: Workspace) {
+  if (!plan.tail) return null;
+  const [inK, inV] = [head.key.effective.inputs, head.value.effective.inputs];
+  const ones = arithmetic.array(BLOCK).fill(1);
+  const block = arithmetic.array(inK + inV);
+  const sums = arithmetic.sums(inK + inV);
+  return {
+    add({ count, xk, xv }: Pick<KeyRows, 'count' | 'xk' | 'xv'>): void {
+      arithmetic.gemm(1, inK, count, ones, xk, block);
+      arithmetic.gemm(1, inV, count, ones, xv, block.subarray(inK));
+      arithmetic.fold(block.length, block, sums);
+    },
+    save(slot: Float64Array): void {
+      slot.set(sums);
+    },
+  };
 }
 
 /**

@@ -8,9 +8,9 @@
  */
 import { checkpoint } from '../../../job.js';
 import type { Real } from '../arithmetic/arithmetic.js';
-import { tailKeys } from '../error/drawn-features/tail-sums.js';
 import { fullWidth } from '../head/head.js';
 import { type Layout, layout } from '../head/layout.js';
+import { featureRows } from '../head/plan.js';
 import {
   BLOCK,
   type KeyRows,
@@ -19,17 +19,17 @@ import {
   type Workspace,
   weightedFeatures,
 } from '../head/rows.js';
-import { featureRows } from '../plan/head-plan.js';
-import { addSlots, type HeadRun } from '../run.js';
 import { fullSums } from './full.js';
 import { outlierQueries } from './outlier-queries.js';
-import { queryColumns, valueFactor } from './queries.js';
+import { type OpenDrawn, queryColumns, valueFactor } from './queries.js';
+import { addSlots, type HeadRun } from './run.js';
 import { type WideSums, wideSums } from './wide.js';
 
 export function leftPass(
   space: Workspace,
   run: HeadRun,
   s: number,
+  openDrawn: OpenDrawn<KeyRows>,
   cancelled: () => boolean,
 ): void {
   const { arithmetic, head, plan } = space;
@@ -50,7 +50,7 @@ export function leftPass(
   const left = arithmetic.array(BLOCK * at.left);
   const leftValue = arithmetic.array(BLOCK * at.lv);
   const gradients = gradientSums(space, at, run);
-  const tail = tailKeys(space, at, run, state);
+  const tail = openDrawn(space, at, run, state);
   const outliers = plan.outlierQueries.length > 0 ? outlierQueries(space, at, run) : null;
   const earlier = head.causal ? backwardState(space, at, run, phi, state, wide) : null;
   const columns = outlierColumns(space, at, run);

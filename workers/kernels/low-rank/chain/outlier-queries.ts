@@ -4,10 +4,10 @@ import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import { Attention, fillPanels, openPanels } from '../arithmetic/attention.js';
 import { type Layout, layout } from '../head/layout.js';
 import { BLOCK, type KeyRows, type Workspace } from '../head/rows.js';
-import type { HeadRun } from '../run.js';
 import { hiddenQueries, thinFactor, wholeVectors } from './exact-block.js';
 import { loadOutlierQueries, mergeRows } from './keys.js';
 import { valueFactor } from './queries.js';
+import type { HeadRun } from './run.js';
 
 /** The outlier queries against each block of keys: exact rows of P and dS. */
 export function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {

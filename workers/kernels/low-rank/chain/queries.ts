@@ -15,55 +15,43 @@ import { checkpoint } from '../../../job.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import { ROWS } from '../../inner/block.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
-import type { QueryCertificate } from '../error/certificate/certificate-queries.js';
-import { tailQueries } from '../error/drawn-features/tail-sums.js';
 import { fullWidth } from '../head/head.js';
 import { type Layout, layout } from '../head/layout.js';
-import {
-  BLOCK,
-  type QueryRows,
-  queryRows,
-  type Workspace,
-  weightedFeatures,
-} from '../head/rows.js';
-import { featureRows } from '../plan/head-plan.js';
-import { addSlots, type HeadRun, recordWidth } from '../run.js';
+import { featureRows } from '../head/plan.js';
+import { BLOCK, type Workspace, weightedFeatures } from '../head/rows.js';
 import { type DenseColumns, denseBackward, denseColumns, denseForward, rescale } from './dense.js';
 import { wholeVectors } from './exact-block.js';
 import { fullSums } from './full.js';
 import { keyColumns } from './keys.js';
+import { openBlock, type QueryBlock } from './query-block.js';
+import { addSlots, type HeadRun, recordWidth } from './run.js';
 import { type WideSums, wideSums } from './wide.js';
 
-/** What is known about a block of queries once its rows of P are normalised. */
-export interface QueryBlock {
-  readonly rows: QueryRows;
-  /** phi_i'S (BLOCK, keyWidth), times factor: the low-rank part in units of exp(score - max). */
-  readonly products: Real;
-  readonly max: Float64Array;
-  readonly total: Float64Array;
-  readonly factor: Real;
-  /** 1 / D_i; 0 for outlier rows and rows past the end. */
-  readonly inverse: Real;
-  /** factor / D_i: the weight of the row's features in the query sums. */
-  readonly weight: Real;
-  /**
-   * O - centre, without the exact columns where DenseColumns says so; G, G B_V (G at full width),
-   * G.(O - centre).
-   */
-  readonly output: Real;
-  readonly gradient: Real;
-  readonly gradientB: Real;
-  readonly shift: Real;
-  /** dS U, P (X^V A_V'). */
-  readonly right: Real;
-  readonly rightValue: Real;
+/** Looks at every block of queries, and at the exact columns beside it. */
+export interface QueryObserver {
+  add(space: Workspace, at: Layout, block: QueryBlock, dense: readonly DenseColumns[]): void;
 }
+
+/** What drawn features would add to the gradients; phi (count, BLOCK): theirs, times the weights of the rows. */
+export interface DrawnSums<Block> {
+  add(block: Block, phi: Real): void;
+  save(slot: Float64Array): void;
+}
+
+/** `state`: the sums of the other side, those of drawn features from row m on. null: none are drawn. */
+export type OpenDrawn<Block> = (
+  space: Workspace,
+  at: Layout,
+  run: HeadRun,
+  state: Real,
+) => DrawnSums<Block> | null;
 
 export function queryPass(
   space: Workspace,
   run: HeadRun,
   s: number,
-  certificate: QueryCertificate | null,
+  certificate: QueryObserver | null,
+  openDrawn: OpenDrawn<QueryBlock>,
   cancelled: () => boolean,
 ): void {
   const { arithmetic, head, plan } = space;
@@ -87,7 +75,7 @@ export function queryPass(
   const wideBlock = arithmetic.array(run.querySums[s].length - sums.length);
   const wideTotal = arithmetic.sums(wideBlock.length);
   const gradients = gradientSums(space, at, run);
-  const tail = tailQueries(space, at, run, state);
+  const tail = openDrawn(space, at, run, state);
   const toGB = valueFactor(space, at);
   const centre = arithmetic.array(head.dv);
   centre.set(plan.centreV);
@@ -153,29 +141,6 @@ function samples({ sampled }: HeadRun, from: number, next: number): boolean {
   let n = next;
   while (sampled[n] < from) n++;
   return sampled[n] < from + ROWS;
-}
-
-function openBlock(space: Workspace, at: Layout): QueryBlock {
-  const { arithmetic, head, plan } = space;
-  const { dv } = head;
-  // Exact columns take their scores from Q, the keys' adapter its gradients.
-  const wanted =
-    head.causal || plan.outlierKeys.length > 0 || head.key.rank > 0 || fullWidth(head).scores;
-  return {
-    rows: queryRows(space, BLOCK, wanted),
-    products: arithmetic.array(BLOCK * at.keyWidth),
-    max: arithmetic.sums(BLOCK),
-    total: arithmetic.sums(BLOCK),
-    factor: arithmetic.array(BLOCK),
-    inverse: arithmetic.array(BLOCK),
-    weight: arithmetic.array(BLOCK),
-    output: arithmetic.array(BLOCK * dv),
-    gradient: arithmetic.array(BLOCK * dv),
-    gradientB: arithmetic.array(BLOCK * at.lv),
-    shift: arithmetic.array(BLOCK),
-    right: arithmetic.array(BLOCK * at.right),
-    rightValue: arithmetic.array(BLOCK * at.rv),
-  };
 }
 
 /** Below this share of the smallest row sum to expect, a row sum is an artefact of the polynomial. */

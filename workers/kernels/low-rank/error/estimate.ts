@@ -5,13 +5,10 @@
 import { frobenius } from '../../estimate/estimate.js';
 import { DEVIATIONS } from '../../estimate/mean.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
-import { tensorOffset } from '../chain/chain.js';
-import { tensorScale } from '../chain/gradient.js';
 import type { Head } from '../head/head.js';
-import { layout } from '../head/layout.js';
+import { TAIL_GROUPS } from '../head/plan.js';
 import { openWorkspace } from '../head/rows.js';
-import type { HeadRun } from '../run.js';
-import { TAIL_GROUPS } from './drawn-features/tail.js';
+import { tensorOffset, tensorScale } from '../head/tensors.js';
 import type { Draw, Draws } from './sampled-rows/draw-rows.js';
 import { outerProducts } from './sampled-rows/row-products.js';
 import { type SampledRun, sampledGradient } from './sampled-rows/sampled.js';
@@ -130,21 +127,6 @@ function rowContributions(
 /** What each group of drawn features would add to the six tensors (groups, size), of all heads. */
 export function openTail(sizes: readonly number[]): Float64Array[] {
   return sizes.map((size) => new Float64Array(new SharedArrayBuffer(8 * TAIL_GROUPS * size)));
-}
-
-/** Adds the share of a head; groups of different heads are independent, and so are their sums. */
-export function addTail(tail: readonly Float64Array[], { head, tailGradients }: HeadRun): void {
-  const [joined] = tailGradients;
-  if (!joined) return;
-  const { gradientAt, gradientSizes, gradientTotal } = layout(head);
-  tail.forEach((sum, t) => {
-    const [offset, scale] = [tensorOffset(head, t), tensorScale(head, t)];
-    for (let k = 0; k < TAIL_GROUPS; k++) {
-      const to = k * (sum.length / TAIL_GROUPS) + offset;
-      const from = k * gradientTotal + gradientAt[t];
-      for (let i = 0; i < gradientSizes[t]; i++) sum[to + i] += scale * joined[from + i];
-    }
-  });
 }
 
 /** Contributions that are there row by row (n, ..), those of this head's part of the tensor. */

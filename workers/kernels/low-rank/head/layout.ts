@@ -1,25 +1,14 @@
 /** Where things stand in the sums over keys and over queries, and how a head is cut into segments. */
 
-import { featureRows, type HeadPlan } from '../plan/head-plan.js';
 import { BLOCK } from './block.js';
 import { fullWidth, type Head, scoreWidth } from './head.js';
+import { featureRows, type HeadPlan } from './plan.js';
 
 /**
  * Squared norms carried along as columns of the key sums: v, then u of each gradient tensor in the
  * order of TENSORS. The certificate needs their mean under every row of P.
  */
 export const NORMS = 7;
-
-/** The six gradient tensors of a head, in the order used everywhere in this kernel. */
-export const TENSORS = [
-  'q_proj.lora_A',
-  'q_proj.lora_B',
-  'k_proj.lora_A',
-  'k_proj.lora_B',
-  'v_proj.lora_A',
-  'v_proj.lora_B',
-] as const;
-export type TensorName = (typeof TENSORS)[number];
 
 const padded = (n: number) => 16 * Math.ceil(n / 16);
 

@@ -1,9 +1,9 @@
 /** What every pass over the rows of a head has at hand. */
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import { type FeatureBlock, featureBlock } from '../features/evaluate.js';
-import type { HeadPlan } from '../plan/head-plan.js';
 import { BLOCK } from './block.js';
 import type { Head } from './head.js';
+import type { HeadPlan } from './plan.js';
 
 export interface Workspace {
   readonly arithmetic: Arithmetic;

@@ -7,7 +7,7 @@ import { drawTail } from '../error/drawn-features/tail.js';
 import { largest } from '../features/select.js';
 import { BLOCK } from '../head/block.js';
 import type { Head } from '../head/head.js';
-import type { HeadPlan } from './head-plan.js';
+import type { HeadPlan } from '../head/plan.js';
 import type { RowScan } from './scan.js';
 import type { Trial } from './trial.js';
 

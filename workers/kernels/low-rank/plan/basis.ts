@@ -9,13 +9,14 @@ import type { TensorData } from '../../../tensor/tensor.js';
 import { Random } from '../../random.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import { canDrawTail } from '../error/drawn-features/tail.js';
-import { NO_TILT, sampleTilt, type Tilt } from '../error/drawn-features/tilt.js';
+import { NO_TILT, sampleTilt } from '../error/drawn-features/tilt.js';
 import { type Balance, balance, covariance, mean } from '../features/balance.js';
 import { type Directions, hyperbolicCross, principalDirections } from '../features/cross.js';
 import { type FeatureSet, selectFeatures } from '../features/features.js';
 import { apply, gather, load } from '../head/affine.js';
 import { BLOCK } from '../head/block.js';
 import { type Affine, fullWidth, type Head } from '../head/head.js';
+import type { Tilt } from '../head/plan.js';
 import { rotation } from '../head/rotation.js';
 
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */

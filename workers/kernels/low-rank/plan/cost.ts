@@ -1,8 +1,8 @@
 /** Floating-point operations of both kernels; a multiply-add counts as two. */
 
-import { TAIL_GROUPS } from '../error/drawn-features/tail.js';
 import { fullWidth, type Head } from '../head/head.js';
 import { type Layout, layout } from '../head/layout.js';
+import { TAIL_GROUPS } from '../head/plan.js';
 
 /** Flops per second that each kernel reaches on this machine, one thread. */
 export interface Rates {

@@ -5,8 +5,8 @@ import { hyperbolicCross } from '../features/cross.js';
 import { firstFeatures } from '../features/features.js';
 import { times } from '../head/affine.js';
 import type { Head } from '../head/head.js';
+import type { HeadPlan } from '../head/plan.js';
 import type { Basis } from './basis.js';
-import type { HeadPlan } from './head-plan.js';
 
 export interface DraftTask extends Task<HeadPlan> {
   readonly kernel: 'low_rank';

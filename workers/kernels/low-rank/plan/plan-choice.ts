@@ -1,9 +1,10 @@
 /** The choice among what a trial has seen: features, outliers and draws, by expected error and cost. */
 
 import { deviationsOf, meanError } from '../../estimate/mean.js';
-import { canDrawTail, TAIL_GROUPS } from '../error/drawn-features/tail.js';
+import { canDrawTail } from '../error/drawn-features/tail.js';
 import { CROSS_ERROR } from '../features/cross.js';
 import { fullWidth, type Head } from '../head/head.js';
+import { TAIL_GROUPS } from '../head/plan.js';
 import { BLOCK } from '../head/rows.js';
 import { crossPairs } from './basis.js';
 import { type Draws, headCost, samplingFlops } from './cost.js';

@@ -7,8 +7,8 @@ import { BLOCK } from '../head/block.js';
 import { judgedRows } from '../head/coordinates.js';
 import type { Head } from '../head/head.js';
 import type { Segment } from '../head/layout.js';
+import type { HeadPlan } from '../head/plan.js';
 import { openWorkspace, type Workspace } from '../head/workspace.js';
-import type { HeadPlan } from './head-plan.js';
 
 export interface ScanTask extends Task<void> {
   readonly kernel: 'low_rank';

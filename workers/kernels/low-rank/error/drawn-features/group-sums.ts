@@ -1,7 +1,7 @@
 /** Sums over rows for every group of drawn features: float32 blocks, float64 sums of blocks. */
 import type { Packed, Real } from '../../arithmetic/arithmetic.js';
+import { TAIL_GROUPS, type Tail } from '../../head/plan.js';
 import { BLOCK, type Workspace } from '../../head/rows.js';
-import { TAIL_GROUPS, type Tail } from './tail.js';
 
 /** Where a gradient of every group goes. */
 export interface GroupSlots {

@@ -13,13 +13,13 @@
  */
 
 import type { Real } from '../../arithmetic/arithmetic.js';
-import type { QueryBlock } from '../../chain/queries.js';
+import type { QueryBlock } from '../../chain/query-block.js';
+import type { HeadRun } from '../../chain/run.js';
 import { minus } from '../../head/affine.js';
 import type { Layout } from '../../head/layout.js';
+import { TAIL_GROUPS, type Tail } from '../../head/plan.js';
 import { BLOCK, type KeyRows, type Workspace } from '../../head/rows.js';
-import type { HeadRun } from '../../run.js';
 import { Grouped, type GroupSlots, OuterSums } from './group-sums.js';
-import { TAIL_GROUPS, type Tail } from './tail.js';
 import { inputMeans, tiltedRows } from './tilt.js';
 
 /** Tensors 0, 3, 5, and the centres of the others. `state`: the key sums, those of the tail from row m on. */

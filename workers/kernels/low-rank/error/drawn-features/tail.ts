@@ -14,20 +14,7 @@ import type { Random } from '../../../random.js';
 import type { FeatureSet } from '../../features/features.js';
 import { fullWidth, type Head } from '../../head/head.js';
 import { layout, MOST_SEGMENTS } from '../../head/layout.js';
-
-export interface Tail {
-  /**
-   * h_alpha of the draws, without rho: its last `count` features are the draws, the others serve to
-   * make them.
-   */
-  readonly features: FeatureSet;
-  readonly count: number;
-  /** rho^alpha / p_alpha over the number of draws in a group, for every draw. */
-  readonly coefficient: Float64Array;
-}
-
-/** The draws are dealt to so many groups, each with an unbiased estimate of its own. */
-export const TAIL_GROUPS = 16;
+import { TAIL_GROUPS, type Tail } from '../../head/plan.js';
 
 /** Numbers that a head may keep of what drawn features add to its gradients: 32 MiB. */
 const TAIL_NUMBERS = 2 ** 22;

@@ -8,22 +8,12 @@
  */
 
 import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
+import type { HeadRun } from '../../chain/run.js';
 import type { Balance } from '../../features/balance.js';
 import { minus } from '../../head/affine.js';
 import type { Head } from '../../head/head.js';
-import { BLOCK, type KeyRows, type QueryRows, type Workspace } from '../../head/rows.js';
-import type { HeadRun } from '../../run.js';
-
-/** The matrices B, (d, ..) row-major; empty where there is no adapter for it. */
-export interface Tilt {
-  /** Of K, X^K and X^V. */
-  readonly key: Float64Array;
-  readonly inputsK: Float64Array;
-  readonly inputsV: Float64Array;
-  /** Of U = [K B_Q | X^K A_K'] and of X^V A_V'. */
-  readonly u: Float64Array;
-  readonly va: Float64Array;
-}
+import type { Tilt } from '../../head/plan.js';
+import type { QueryRows, Workspace } from '../../head/rows.js';
 
 const NONE = new Float64Array(0);
 export const NO_TILT: Tilt = { key: NONE, inputsK: NONE, inputsV: NONE, u: NONE, va: NONE };
@@ -94,25 +84,6 @@ function addProduct(
     const to = Math.floor(i / inner) * stride + from;
     for (let y = 0; y < rank; y++) c[to + y] += a[i] * b[(i % inner) * rank + y];
   }
-}
-
-/** Sums of the rows of X^K and X^V of a segment; null where no features are drawn. */
-export function inputSums({ arithmetic, head, plan }: Workspace) {
-  if (!plan.tail) return null;
-  const [inK, inV] = [head.key.effective.inputs, head.value.effective.inputs];
-  const ones = arithmetic.array(BLOCK).fill(1);
-  const block = arithmetic.array(inK + inV);
-  const sums = arithmetic.sums(inK + inV);
-  return {
-    add({ count, xk, xv }: Pick<KeyRows, 'count' | 'xk' | 'xv'>): void {
-      arithmetic.gemm(1, inK, count, ones, xk, block);
-      arithmetic.gemm(1, inV, count, ones, xv, block.subarray(inK));
-      arithmetic.fold(block.length, block, sums);
-    },
-    save(slot: Float64Array): void {
-      slot.set(sums);
-    },
-  };
 }
 
 /** Mean rows of X^K, X^V and X^V A_V' over all keys. */

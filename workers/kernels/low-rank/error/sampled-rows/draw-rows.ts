@@ -1,6 +1,6 @@
 /** Which query rows the error estimate looks at. */
 
-import type { Job } from '../../../../job.js';
+import { type Cancelled, checkpoint, type Job, stage, type Task } from '../../../../job.js';
 import type { AttentionProblem } from '../../../../problem.js';
 import type { Lease } from '../../../../tensor/shared-memory.js';
 import { mixture } from '../../../estimate/draw.js';
@@ -8,9 +8,9 @@ import { Random } from '../../../random.js';
 import type { Arithmetic } from '../../arithmetic/arithmetic.js';
 import { apply, gather, load, minus } from '../../head/affine.js';
 import type { Head } from '../../head/head.js';
+import type { Segment } from '../../head/layout.js';
+import type { HeadPlan } from '../../head/plan.js';
 import { BLOCK } from '../../head/rows.js';
-import type { LowRankPlan } from '../../plan/plan.js';
-import type { LowRankTask } from '../../task.js';
 
 /** Draws with replacement from all query rows of the batch. */
 export interface Draw {
@@ -35,13 +35,51 @@ export interface Draws {
  */
 const FAMILIES = 6;
 
+/** What a plan says about the draws. */
+export interface DrawPlan {
+  readonly heads: readonly Head[];
+  readonly headPlans: readonly HeadPlan[];
+  readonly sampledRows: number;
+}
+
+/** Weights (FAMILIES, queryLength) of some rows of a batch item, summed over its heads. */
+export interface WeightsTask extends Task<void> {
+  readonly kernel: 'low_rank';
+  readonly step: 'weights';
+  readonly heads: readonly WeighedHead[];
+  readonly segment: Segment;
+  readonly weights: readonly Float64Array[];
+}
+
+/** Draws with replacement by several weights at once (mixture of estimate/draw.ts). */
+export interface DrawTask extends Task<DrawnRow[]> {
+  readonly kernel: 'low_rank';
+  readonly step: 'draw';
+  readonly families: readonly Float64Array[];
+  readonly count: number;
+  readonly seed: number;
+}
+
+interface DrawnRow {
+  readonly row: number;
+  readonly probability: number;
+}
+
+export function draw({ families, count, seed }: DrawTask): DrawnRow[] {
+  const sampler = mixture(families, new Random(seed));
+  return Array.from({ length: count }, () => {
+    const row = sampler.draw();
+    return { row, probability: sampler.probability(row) };
+  });
+}
+
 /** The rows of the estimate: all of them once where the plan samples as many, else drawn by what they can add. */
 export function* drawRows(
   problem: AttentionProblem,
-  plan: LowRankPlan,
+  plan: DrawPlan,
   { seed }: { readonly seed: number },
   memory: Lease,
-): Job<Draws, LowRankTask> {
+): Job<Draws, WeightsTask | DrawTask> {
   const { batch, queryLength } = problem.dims;
   const rows = batch * queryLength;
   const complete = plan.sampledRows >= rows;
@@ -61,33 +99,37 @@ export function* drawRows(
 
 function* drawByWeight(
   problem: AttentionProblem,
-  plan: LowRankPlan,
+  plan: DrawPlan,
   seed: number,
   memory: Lease,
-): Job<{ row: number; probability: number }[], LowRankTask> {
+): Job<DrawnRow[], WeightsTask | DrawTask> {
   const { batch, queryLength, heads: headCount } = problem.dims;
   const weights = Array.from({ length: FAMILIES }, () => memory.float64(batch * queryLength));
   const step = Math.max(1024, Math.ceil(queryLength / 16));
-  yield {
-    name: 'weights',
-    tasks: Array.from({ length: batch }, (_, b) =>
-      Array.from({ length: Math.ceil(queryLength / step) }, (_, s) => ({
-        kernel: 'low_rank' as const,
-        step: 'weights' as const,
-        heads: plan.heads.slice(b * headCount, (b + 1) * headCount).map((head, h) => {
-          const { risk, centreV } = plan.headPlans[b * headCount + h];
-          return { head, risk, centre: head.kind === 'target' ? centreV : null };
+  yield* stage(
+    'weights',
+    Array.from({ length: batch }, (_, b) =>
+      Array.from(
+        { length: Math.ceil(queryLength / step) },
+        (_, s): WeightsTask => ({
+          ...{ kernel: 'low_rank', step: 'weights' },
+          heads: plan.heads.slice(b * headCount, (b + 1) * headCount).map((head, h) => {
+            const { risk, centreV } = plan.headPlans[b * headCount + h];
+            return { head, risk, centre: head.kind === 'target' ? centreV : null };
+          }),
+          segment: { from: s * step, to: Math.min(queryLength, (s + 1) * step) },
+          weights: weights.map((w) => w.subarray(b * queryLength, (b + 1) * queryLength)),
         }),
-        segment: { from: s * step, to: Math.min(queryLength, (s + 1) * step) },
-        weights: weights.map((w) => w.subarray(b * queryLength, (b + 1) * queryLength)),
-      })),
+      ),
     ).flat(),
+    [0, 0.9],
+  );
+  const task: DrawTask = {
+    ...{ kernel: 'low_rank', step: 'draw', families: weights, count: plan.sampledRows },
+    seed: seed ^ 0x5eed,
   };
-  const sampler = mixture(weights, new Random(seed ^ 0x5eed));
-  return Array.from({ length: plan.sampledRows }, () => {
-    const row = sampler.draw();
-    return { row, probability: sampler.probability(row) };
-  });
+  const [drawn] = yield* stage('draw', [task], [0.9, 1]);
+  return drawn;
 }
 
 /** A head as far as rows are weighed; centre: of V, which a target is compared with. */
@@ -97,12 +139,10 @@ export interface WeighedHead {
   readonly centre: Float64Array | null;
 }
 
-/** Weights (FAMILIES, queryLength) of the rows [from, to) of a batch item, summed over its heads. */
 export function rowWeights(
   arithmetic: Arithmetic,
-  heads: readonly WeighedHead[],
-  { from, to }: { readonly from: number; readonly to: number },
-  weights: readonly Float64Array[],
+  { heads, segment: { from, to }, weights }: WeightsTask,
+  cancelled: Cancelled,
 ): void {
   for (const family of weights) family.fill(0, from, to);
   const mark = arithmetic.mark();
@@ -116,6 +156,7 @@ export function rowWeights(
     const [xx, qq, gg] = [0, 1, 2].map(() => arithmetic.array(BLOCK));
     const minusCentre = centre && minus(arithmetic, centre);
     for (let start = from; start < to; start += BLOCK) {
+      checkpoint(cancelled);
       const count = Math.min(BLOCK, to - start);
       const row = (r: number) => start + r;
       gather(query.rows, width, row, count, x);

@@ -1,11 +1,11 @@
 /** The products of errors of sampled rows with what the gradients are made of, and where their columns stand. */
 
 import type { Real } from '../../arithmetic/arithmetic.js';
+import type { HeadRun } from '../../chain/run.js';
 import { minus } from '../../head/affine.js';
 import { fullWidth } from '../../head/head.js';
 import { type Layout, layout } from '../../head/layout.js';
 import type { KeyRows, Workspace } from '../../head/rows.js';
-import type { HeadRun } from '../../run.js';
 
 /** One slot per segment: (n, score) of E_S, (n, 2 value) of [E_P | P~ ...]. */
 export interface RowErrors {

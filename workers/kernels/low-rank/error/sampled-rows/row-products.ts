@@ -1,8 +1,8 @@
 /** What the sampled rows add to the gradient tensors: outer products of left factors and row errors. */
 import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
+import { addSlots, recordWidth } from '../../chain/run.js';
 import { fullWidth } from '../../head/head.js';
 import type { QueryRows, Workspace } from '../../head/rows.js';
-import { addSlots, recordWidth } from '../../run.js';
 import { inputMeans, tiltedRows } from '../drawn-features/tilt.js';
 import { errorColumns, type RowErrors } from './error-columns.js';
 import type { SampledGradient, SampledRun } from './sampled.js';

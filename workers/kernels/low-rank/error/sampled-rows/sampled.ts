@@ -17,6 +17,7 @@ import { type Cancelled, checkpoint } from '../../../../job.js';
 import type { Lease } from '../../../../tensor/shared-memory.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { exactRows, type MergedRows, maskScores, mergeRows } from '../../chain/keys.js';
+import { type HeadRun, leaseSlots, recordWidth } from '../../chain/run.js';
 import { evaluateFeatures, featureBlock } from '../../features/evaluate.js';
 import { minus } from '../../head/affine.js';
 import { fullWidth, type Head } from '../../head/head.js';
@@ -29,7 +30,6 @@ import {
   queryRows,
   type Workspace,
 } from '../../head/rows.js';
-import { type HeadRun, leaseSlots, recordWidth } from '../../run.js';
 import { inputMeans } from '../drawn-features/tilt.js';
 import {
   ErrorSums,

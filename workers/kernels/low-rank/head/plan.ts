@@ -1,10 +1,34 @@
 /** What was chosen for one head before the run. */
 
-import type { Tail } from '../error/drawn-features/tail.js';
-import type { Tilt } from '../error/drawn-features/tilt.js';
 import type { Balance } from '../features/balance.js';
 import type { Cross } from '../features/cross.js';
 import type { FeatureSet } from '../features/features.js';
+
+/** Features beyond those that are used, drawn at random. */
+export interface Tail {
+  /**
+   * h_alpha of the draws, without rho: its last `count` features are the draws, the others serve to
+   * make them.
+   */
+  readonly features: FeatureSet;
+  readonly count: number;
+  /** rho^alpha / p_alpha over the number of draws in a group, for every draw. */
+  readonly coefficient: Float64Array;
+}
+
+/** The draws are dealt to so many groups, each with an unbiased estimate of its own. */
+export const TAIL_GROUPS = 16;
+
+/** The matrices B, (d, ..) row-major; empty where there is no adapter for it. */
+export interface Tilt {
+  /** Of K, X^K and X^V. */
+  readonly key: Float64Array;
+  readonly inputsK: Float64Array;
+  readonly inputsV: Float64Array;
+  /** Of U = [K B_Q | X^K A_K'] and of X^V A_V'. */
+  readonly u: Float64Array;
+  readonly va: Float64Array;
+}
 
 export interface HeadPlan {
   readonly balance: Balance;

@@ -1,11 +1,11 @@
 /** Shared memory of the run of one head: what the stages hand to each other. */
 
-import type { Lease } from '../../tensor/shared-memory.js';
-import { sharedFloat32, sharedFloat64 } from '../result.js';
-import { TAIL_GROUPS } from './error/drawn-features/tail.js';
-import { fullWidth, type Head } from './head/head.js';
-import { layout, type Segment, segments, sumSizes } from './head/layout.js';
-import type { HeadPlan } from './plan/head-plan.js';
+import type { Lease } from '../../../tensor/shared-memory.js';
+import { sharedFloat32, sharedFloat64 } from '../../result.js';
+import { fullWidth, type Head } from '../head/head.js';
+import { layout, type Segment, segments, sumSizes } from '../head/layout.js';
+import type { HeadPlan } from '../head/plan.js';
+import { TAIL_GROUPS } from '../head/plan.js';
 
 /** Score of a pair that the causal mask hides, and the running maximum of a row that saw nothing yet. */
 export const MASKED = -1e30;

@@ -1,6 +1,6 @@
 /** The attention output alone: the first two passes of the chain, and the error of rows drawn afresh. */
 
-import type { Job } from '../../job.js';
+import { type Job, stage, type Task, within } from '../../job.js';
 import type { AttentionLayer } from '../../problem.js';
 import type { Lease } from '../../tensor/shared-memory.js';
 import { proportional } from '../estimate/draw.js';
@@ -9,17 +9,17 @@ import { type RowError, rowErrorEstimate } from '../estimate/row-error.js';
 import { Random } from '../random.js';
 import type { ForwardResult } from '../result.js';
 import { ROUNDOFF } from './arithmetic/arithmetic.js';
-import { chainJob } from './chain/chain.js';
 import { mergeRows } from './chain/keys.js';
+import { openRun, recordWidth } from './chain/run.js';
+import { type ChainTask, chainJob } from './chain-job.js';
 import { NO_TILT } from './error/drawn-features/tilt.js';
 import { openSampledRun, type SampledRun } from './error/sampled-rows/sampled.js';
 import type { Head, HeadProjection } from './head/head.js';
+import type { HeadPlan } from './head/plan.js';
 import type { Workspace } from './head/rows.js';
+import type { SampledTask } from './job.js';
 import { type HeadCost, headCost, type Rates } from './plan/cost.js';
-import type { HeadPlan } from './plan/head-plan.js';
 import type { LowRankPlan } from './plan/plan.js';
-import { openRun, recordWidth } from './run.js';
-import type { LowRankTask } from './task.js';
 
 export interface LowRankForwardResult extends ForwardResult {
   readonly attentionOutput: Float32Array;
@@ -35,6 +35,28 @@ const ROWS_SAMPLED = 256;
 /** What the estimate does not see, since it forms its rows anew in float32. */
 const ROUNDING = 64 * ROUNDOFF;
 
+/** Draws the rows of one head. */
+export interface OutputDrawTask extends Task<HeadDraws> {
+  readonly kernel: 'low_rank';
+  readonly step: 'output_draw';
+  readonly risk: Float32Array;
+  readonly count: number;
+  readonly seed: number;
+}
+
+/** Squares of the errors of the drawn rows of a head. */
+export interface OutputErrorsTask extends Task<Float64Array> {
+  readonly kernel: 'low_rank';
+  readonly step: 'output_errors';
+  readonly sampled: SampledRun;
+}
+
+export type ForwardTask =
+  | ChainTask
+  | OutputDrawTask
+  | OutputErrorsTask
+  | SampledTask<'sampled_exact'>;
+
 /** Rows of a head, and the expected number of draws of each if all rows were drawn alike. */
 interface HeadDraws {
   readonly rows: readonly number[];
@@ -48,13 +70,19 @@ export function* lowRankForwardJob(
   layer: AttentionLayer,
   plan: LowRankPlan,
   { seed }: { readonly seed: number },
-): Job<LowRankForwardResult, LowRankTask> {
+): Job<LowRankForwardResult, ForwardTask> {
   const { batch, queryLength, heads: headCount, valueDim } = layer.dims;
   const size = queryLength * headCount * valueDim;
   const output = new Float32Array(new SharedArrayBuffer(4 * batch * size));
-  const random = new Random(seed ^ 0xf0f0);
   const count = Math.max(ROWS_OF_HEAD, Math.ceil(ROWS_SAMPLED / plan.heads.length));
-  const draws = plan.headPlans.map((head) => drawHead(head, count, random));
+  const draws = yield* stage(
+    'draw',
+    plan.headPlans.map(({ risk }, h): OutputDrawTask => {
+      const drawn = { risk, count, seed: (seed ^ 0xf0f0) + h };
+      return { kernel: 'low_rank', step: 'output_draw', ...drawn };
+    }),
+    [0, 0.05],
+  );
   const errors: RowError[] = [];
   let square = 0;
   let lostRows = 0;
@@ -65,29 +93,28 @@ export function* lowRankForwardJob(
     return openRun(head, headPlan, draws[h].list, item, memory);
   };
   const options = { certified: false, backward: false };
-  yield* chainJob(layer, plan.heads.length, open, options, function* (runs, memory) {
+  const chain = chainJob(layer, plan.heads.length, open, options, function* (runs, memory): Job<
+    void,
+    ForwardTask
+  > {
     for (const run of runs) {
       for (const part of run.loss) square += 2 * part;
       for (const part of run.lostRows) lostRows += part;
     }
     const opened = runs.map((run) => openSampledRun(run, new Float32Array(0), memory));
     const perSegment = opened.flatMap((sampled) =>
-      sampled.run.segments.map((_, segment) => ({ sampled, segment })),
+      sampled.run.segments.map((_, segment): SampledTask<'sampled_exact'> => {
+        return { kernel: 'low_rank', step: 'sampled_exact', sampled, segment };
+      }),
     );
-    yield {
-      name: 'sampled_exact',
-      tasks: perSegment.map((task) => ({
-        ...{ kernel: 'low_rank' as const, step: 'sampled_exact' as const },
-        ...task,
-      })),
-    };
-    const found = (yield {
-      name: 'sampled_errors',
-      tasks: opened.map((sampled) => ({
-        ...{ kernel: 'low_rank' as const, step: 'output_errors' as const },
-        sampled,
-      })),
-    }) as Float64Array[];
+    yield* stage('sampled_exact', perSegment, [0, 0.8]);
+    const found = yield* stage(
+      'sampled_errors',
+      opened.map((sampled): OutputErrorsTask => {
+        return { kernel: 'low_rank', step: 'output_errors', sampled };
+      }),
+      [0.8, 1],
+    );
     found.forEach((squares, i) => {
       const { rows, weight, list } = draws[first + i];
       rows.forEach((row, k) => {
@@ -96,6 +123,7 @@ export function* lowRankForwardJob(
     });
     first += runs.length;
   });
+  yield* within([0.05, 1], chain);
   const { upper, ...estimate } = rowErrorEstimate(errors, plan.heads.length * queryLength, square);
   return {
     attentionOutput: output,
@@ -133,7 +161,8 @@ export function planForward(
 }
 
 /** Half of the draws even, half by the square of what the features leave out of a row. */
-function drawHead({ risk }: HeadPlan, count: number, random: Random): HeadDraws {
+export function drawOutputs({ risk, count, seed }: OutputDrawTask): HeadDraws {
+  const random = new Random(seed);
   const n = risk.length;
   const risky = proportional(
     Float64Array.from(risk, (x) => x * x),
