@@ -1,11 +1,6 @@
 /** Tables of the documentation that are made of the code: npm run docs writes them, a test compares. */
-import { ConfigSchema } from '../src/config.js';
+import { SETTINGS } from '../src/config.js';
 import { PROBLEMS, type ProblemKind, problemType } from '../src/errors.js';
-
-interface Setting {
-  readonly default?: unknown;
-  readonly description?: string;
-}
 
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
@@ -15,10 +10,10 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): s
 export function settingsTable(): string {
   return table(
     ['variable', 'default', 'meaning'],
-    Object.entries(ConfigSchema.properties as Record<string, Setting>).map(([name, schema]) => [
+    SETTINGS.map(([name, setting]) => [
       `\`${name}\``,
-      `\`${schema.default}\``,
-      schema.description ?? '',
+      setting.default === '' ? '' : `\`${setting.default}\``,
+      setting.description,
     ]),
   );
 }

@@ -95,9 +95,45 @@ export const ConfigSchema = Type.Object({
 
 export type Config = Static<typeof ConfigSchema>;
 
-/** @throws {Error} naming every variable whose value is not valid. */
+export interface Setting {
+  readonly type?: string;
+  readonly default: unknown;
+  readonly description: string;
+  readonly enum?: readonly string[];
+  readonly minimum?: number;
+  readonly maximum?: number;
+  /** It must not be shown. */
+  readonly writeOnly?: boolean;
+}
+
+/** Every setting by its name, in the order of the documentation. */
+export const SETTINGS: readonly (readonly [string, Setting])[] = Object.entries(
+  ConfigSchema.properties as unknown as Record<string, Setting>,
+);
+
+/** Which values a setting takes, in words. */
+export function allowedValues({ type, enum: values, minimum, maximum }: Setting): string {
+  if (values) return `one of ${values.join(', ')}`;
+  if (type === 'boolean') return 'true or false';
+  if (type !== 'integer') return 'a text';
+  if (maximum === undefined)
+    return minimum === undefined ? 'an integer' : `an integer from ${minimum}`;
+  return `an integer from ${minimum} to ${maximum}`;
+}
+
+/** @throws {Error} with a line for each variable whose value is not valid. */
 export function readConfig(env: NodeJS.ProcessEnv): Config {
-  return envSchema<Config>({ schema: ConfigSchema, data: env, env: false, dotenv: false });
+  try {
+    return envSchema<Config>({ schema: ConfigSchema, data: env, env: false, dotenv: false });
+  } catch (error) {
+    const { errors = [] } = error as { errors?: readonly { instancePath: string }[] };
+    const wrong = new Set(errors.map(({ instancePath }) => instancePath.slice(1)));
+    const lines = SETTINGS.filter(([name]) => wrong.has(name)).map(([name, setting]) => {
+      const value = setting.writeOnly ? 'The value' : `"${env[name]?.slice(0, 60)}"`;
+      return `${name}: ${value} is not valid; it takes ${allowedValues(setting)} (default: ${setting.default}).`;
+    });
+    throw lines.length > 0 ? new Error(lines.join('\n')) : error;
+  }
 }
 
 /**

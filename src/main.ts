@@ -6,6 +6,8 @@ import { Problem } from './errors.js';
 import { buildApp } from './http/app.js';
 import { usableCpus } from './machine/resources.js';
 import { ThreadedEngine } from './solver/engine.js';
+import { startError } from './start-error.js';
+import { packageVersion } from './version.js';
 
 /** After the drain: time for the cancelled requests to get their 503. */
 const LAST_WORDS_MS = 2000;
@@ -44,7 +46,13 @@ async function main(): Promise<void> {
   for (const name of unknownSettings(process.env)) {
     app.log.warn(`${name} is not a setting of this service`);
   }
-  await app.listen({ port: config.PORT, host: config.HOST });
+  const listenTextResolver = (address: string) =>
+    `loragrad ${packageVersion()} listens: page ${address}/, API ${address}/docs`;
+  await app
+    .listen({ port: config.PORT, host: config.HOST, listenTextResolver })
+    .catch((error: Error) => {
+      throw startError(error, config);
+    });
 }
 
 main().catch((error: Error) => {

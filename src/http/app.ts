@@ -1,11 +1,13 @@
 /** The Fastify instance, built from plugins and routes; it does not listen yet. */
 import cors, { type FastifyCorsOptions } from '@fastify/cors';
-import Fastify, { type FastifyInstance } from 'fastify';
+import Fastify, { type FastifyInstance, LogController } from 'fastify';
 import { type Config, maxBodyBytes, maxInflightBytes, storeBytes } from '../config.js';
 import { toProblem } from '../errors.js';
 import type { Engine } from '../solver/engine.js';
 import { TensorStore } from '../store/tensor-store.js';
 import { clientErrorHandler } from './broken-requests.js';
+import { loggerOptions } from './logging.js';
+import accounting, { watchAnswer } from './plugins/accounting.js';
 import admission from './plugins/admission.js';
 import answers from './plugins/answers.js';
 import bodies from './plugins/bodies.js';
@@ -33,7 +35,9 @@ import tensorsRoute from './routes/tensors.js';
 
 export async function buildApp(config: Config, engine: Engine): Promise<FastifyInstance> {
   const app = Fastify({
-    logger: { level: config.LOG_LEVEL },
+    logger: loggerOptions(config),
+    // plugins/accounting.ts writes one line of its own.
+    logController: new LogController({ disableRequestLogging: true }),
     genReqId: requestId,
     bodyLimit: maxBodyBytes(config),
     requestTimeout: config.LORAGRAD_BODY_TIMEOUT_MS,
@@ -43,6 +47,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
     http: { requireHostHeader: false },
     clientErrorHandler,
     frameworkErrors: (error, request, reply) => {
+      watchAnswer(app, request, reply);
       answerProblem(toProblem(error), request, reply.header(REQUEST_ID_HEADER, request.id));
     },
   });
@@ -50,6 +55,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
     reply.header(REQUEST_ID_HEADER, request.id);
   });
 
+  await app.register(accounting);
   if (config.LORAGRAD_CORS_ORIGINS) await app.register(cors, corsOptions(config));
   await app.register(problems);
   await app.register(expectations);

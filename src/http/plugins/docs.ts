@@ -1,10 +1,10 @@
 /** The OpenAPI document and the page that explores it. */
-import { readFileSync } from 'node:fs';
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import { ForwardRequest, GradientRequest } from '../../request/request.js';
+import { packageVersion } from '../../version.js';
 import { GivenTensorSchema, TensorSchema } from '../../wire/schema.js';
 import { ForwardAnswerSchema, GradientAnswerSchema, PlanAnswerSchema } from '../schemas/answers.js';
 import { ProblemSchema } from '../schemas/problem.js';
@@ -14,12 +14,6 @@ bounds and the efficiency-threshold verdict of arXiv 2406.03136.
 
 B batch items, Lq and Lk rows, H query heads, Hkv key/value heads of width d (values: dv), r the rank
 of an adapter. Layout is that of PyTorch and PEFT: weight (out, in), lora_A (r, in), lora_B (out, r).`;
-
-/** @returns the version in package.json, from src/ and from dist/src/ alike. */
-export function packageVersion(): string {
-  const file = new URL('../../../../package.json', import.meta.url);
-  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
-}
 
 async function docs(app: FastifyInstance): Promise<void> {
   for (const schema of [

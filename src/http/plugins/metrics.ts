@@ -3,28 +3,33 @@ import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Engine } from '../../solver/engine.js';
+import type { WorkKind } from '../../solver/work.js';
+import { packageVersion } from '../../version.js';
+import { answerMetrics } from '../answer-metrics.js';
 
 const SECONDS = [
   0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
 ];
 
-export interface ComputeMetrics {
+export interface ServiceMetrics {
   readonly registry: Registry;
-  /** Requests answered with a problem, and those whose client has gone. */
+  /** Time of a request from its head to the end of its answer. */
+  readonly requests: Histogram<'method' | 'route' | 'status'>;
+  /** Requests that ended with a problem, those whose client has gone among them. */
   readonly problems: Counter<'type'>;
   /** Tasks that workers have finished, by stage. */
   readonly tasks: Counter<'stage'>;
   /** Seconds in each phase of a request: queue, decode, plan, compute, encode. */
   readonly phase: Histogram<'phase'>;
-  /** Gradients computed, by kernel and by the side of the efficiency threshold. */
-  readonly gradients: Counter<'method' | 'below_threshold'>;
   /** Computations that were given up: client-gone or deadline-exceeded. */
   readonly cancelled: Counter<'reason'>;
+  /** Books the method, the verdict and the errors of an answer. */
+  observeAnswer(kind: WorkKind, answer: object): void;
 }
 
 declare module 'fastify' {
   interface FastifyInstance {
-    metrics: ComputeMetrics;
+    metrics: ServiceMetrics;
   }
 }
 
@@ -33,19 +38,6 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
 
-  const requests = new Histogram({
-    name: 'loragrad_http_request_duration_seconds',
-    help: 'Time from the head of a request to the end of its answer',
-    labelNames: ['method', 'route', 'status'] as const,
-    buckets: SECONDS,
-    registers,
-  });
-  const problems = new Counter({
-    name: 'loragrad_problems_total',
-    help: 'Requests answered with a problem, by its type',
-    labelNames: ['type'] as const,
-    registers,
-  });
   const { engine } = options;
   const gauge = (name: string, help: string, read: () => number) =>
     new Gauge({
@@ -81,6 +73,24 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
     () => app.runs.oldest()?.fraction ?? 0,
   );
   new Gauge({
+    name: 'loragrad_memory_bytes',
+    help: 'Memory of the process by kind: heap, buffers outside it (bodies and tensors), and all that is resident',
+    labelNames: ['kind'] as const,
+    registers,
+    collect() {
+      const { heapUsed, external, rss } = process.memoryUsage();
+      this.set({ kind: 'heap' }, heapUsed);
+      this.set({ kind: 'external' }, external);
+      this.set({ kind: 'resident' }, rss);
+    },
+  });
+  new Gauge({
+    name: 'loragrad_build_info',
+    help: 'Always 1; the labels say which version of the service runs on which Node',
+    labelNames: ['version', 'node'] as const,
+    registers,
+  }).set({ version: packageVersion(), node: process.version }, 1);
+  new Gauge({
     name: 'loragrad_kernel_info',
     help: 'Always 1; the label says which build of the inner loops is in use',
     labelNames: ['simd'] as const,
@@ -89,7 +99,20 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
 
   app.decorate('metrics', {
     registry,
-    problems,
+    requests: new Histogram({
+      name: 'loragrad_http_request_duration_seconds',
+      help: 'Time from the head of a request to the end of its answer',
+      labelNames: ['method', 'route', 'status'] as const,
+      buckets: SECONDS,
+      registers,
+    }),
+    problems: new Counter({
+      name: 'loragrad_problems_total',
+      help: 'Requests that ended with a problem, by its type; client-gone: without an answer',
+      labelNames: ['type'] as const,
+      registers,
+    }),
+    observeAnswer: answerMetrics(registers),
     phase: new Histogram({
       name: 'loragrad_phase_duration_seconds',
       help: 'Time of a request in each phase',
@@ -103,25 +126,12 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
       labelNames: ['stage'] as const,
       registers,
     }),
-    gradients: new Counter({
-      name: 'loragrad_gradients_total',
-      help: 'Gradients computed',
-      labelNames: ['method', 'below_threshold'] as const,
-      registers,
-    }),
     cancelled: new Counter({
       name: 'loragrad_cancelled_total',
       help: 'Computations given up before their end',
       labelNames: ['reason'] as const,
       registers,
     }),
-  });
-
-  app.addHook('onResponse', async (request, reply) => {
-    const route = request.routeOptions.url ?? 'none';
-    const labels = { method: request.method, route, status: reply.statusCode };
-    requests.observe(labels, reply.elapsedTime / 1000);
-    if (reply.problem) problems.inc({ type: reply.problem.kind });
   });
 }
 

@@ -27,8 +27,6 @@ export function answerProblem(
   request.raw.resume();
   reply.removeHeader('connection');
   const { statusCode } = problem;
-  if (statusCode >= 500)
-    request.log.error({ err: problem.options.cause ?? problem }, problem.message);
   reply
     .code(statusCode)
     .headers({ ...problem.options.headers })

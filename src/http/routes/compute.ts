@@ -1,5 +1,6 @@
 /** What the computing routes share: have a request's work done, give it up when nobody waits. */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { AttentionLayer } from '../../../workers/problem.js';
 import type { Problem } from '../../errors.js';
 import type { Engine } from '../../solver/engine.js';
 import type { AnswerForm, Done } from '../../solver/engine-messages.js';
@@ -18,7 +19,6 @@ export async function compute<Kind extends WorkKind>(
   work: Work<Kind>,
   form: AnswerForm | null,
 ): Promise<Done & { readonly answer: Answers[Kind] }> {
-  const start = performance.now();
   const signal = request.cancellation;
   const run = app.runs.begin(request.log);
   const { answer, settled } = engine.run(work, {
@@ -37,18 +37,18 @@ export async function compute<Kind extends WorkKind>(
   });
   try {
     const done = await answer;
+    request.timings = done.timings;
     const { total: _, ...phases } = done.timings;
     for (const phase of Object.keys(phases) as (keyof PhaseTimes)[]) {
       // A phase that the job does not have took no time at all.
       if (phases[phase] > 0) app.metrics.phase.observe({ phase }, phases[phase] / 1000);
     }
+    app.metrics.observeAnswer(work.kind, done.answer);
+    note(request, work, done.answer);
     return done;
   } catch (error) {
     if (signal.aborted) {
-      const reason = (signal.reason as Problem).kind;
-      const elapsed_ms = Math.round(performance.now() - start);
-      app.metrics.cancelled.inc({ reason });
-      request.log.warn({ reason, elapsed_ms }, 'The computation was given up');
+      app.metrics.cancelled.inc({ reason: (signal.reason as Problem).kind });
     }
     throw error;
   }
@@ -57,4 +57,13 @@ export async function compute<Kind extends WorkKind>(
 /** The bytes of an answer that was asked for in a form. */
 export function written({ bytes }: Done): Uint8Array<ArrayBuffer> {
   return bytes as Uint8Array<ArrayBuffer>;
+}
+
+/** For the line of the log. */
+function note({ notes }: FastifyRequest, work: object, answer: object): void {
+  const { problem, layer = problem } = work as { problem?: AttentionLayer; layer?: AttentionLayer };
+  if (layer) notes.dims = layer.dims;
+  const { method, fallback, threshold } = answer as Partial<Answers['gradient']>;
+  if (method) Object.assign(notes, { kernel: method, below_threshold: threshold?.below_threshold });
+  if (fallback) notes.fallback = true;
 }

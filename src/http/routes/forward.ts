@@ -36,8 +36,6 @@ export default async function forward(app: FastifyInstance, options: RouteOption
         { kind: 'forward', layer, pending, options: solve },
         request.answerForm({ seed: solve.seed }),
       );
-      const { method } = done.answer;
-      request.log.info({ dims: layer.dims, method, timings_ms: done.timings }, 'forward');
       return reply.sendWritten(written(done));
     },
   });

@@ -34,9 +34,6 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
         { kind: 'gradient', problem, pending: parsed.pending, options: jobOptions },
         request.answerForm({ seed: jobOptions.seed }),
       );
-      const { method, threshold } = done.answer;
-      app.metrics.gradients.inc({ method, below_threshold: String(threshold.below_threshold) });
-      request.log.info({ dims: problem.dims, method, timings_ms: done.timings }, 'gradient');
       return reply.sendWritten(written(done));
     },
   });

@@ -68,7 +68,7 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
       const work = { kind: 'keep', digest: sha256, encoded: request.body } as const;
       const { answer: tensor } = await compute(app, engine, request, work, null);
       const isNew = store.add(referenceName(sha256), tensor);
-      request.log.info({ sha256, dtype, shape, isNew }, 'tensor');
+      Object.assign(request.notes, { dtype, shape, isNew });
       return reply.code(isNew ? 201 : 204).send();
     },
   });

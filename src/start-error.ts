@@ -1,0 +1,28 @@
+/** Why the service cannot listen, in words that name the setting. */
+import type { Config } from './config.js';
+
+interface ListenError extends Error {
+  readonly code?: string;
+  readonly syscall?: string;
+}
+
+export function startError(error: ListenError, { HOST, PORT }: Config): Error {
+  switch (error.syscall === 'getaddrinfo' ? 'ENOTFOUND' : error.code) {
+    case 'ENOTFOUND':
+    case 'EADDRNOTAVAIL':
+    case 'EINVAL':
+      return new Error(
+        `HOST: "${HOST}" is no address of this machine (${error.code}); it takes an address to listen on, such as 127.0.0.1, 0.0.0.0 or ::. (conda sets HOST for its compilers: start with HOST=127.0.0.1.)`,
+      );
+    case 'EADDRINUSE':
+      return new Error(
+        `PORT: ${PORT} is taken at ${HOST}; another one, or 0 for any that is free, can be set.`,
+      );
+    case 'EACCES':
+      return new Error(
+        `PORT: this user may not listen on ${PORT} at ${HOST}; ports from 1024 are free to all.`,
+      );
+    default:
+      return error;
+  }
+}
