@@ -9,6 +9,7 @@ const root = fileURLToPath(new URL('../../', import.meta.url));
 
 /** From the top down. A file belongs to the room with the longest prefix of its path. */
 const ROOMS = [
+  'src/cli.ts',
   'src/main.ts',
   'src/http/app.ts',
   'src/http/routes/',

@@ -8,6 +8,7 @@ import { REQUEST_ID_HEADER } from './request-id.js';
 
 /** Time for the client to read the answer before the connection is cut. */
 const LINGER_MS = 500;
+const GONE: ReadonlySet<string> = new Set(['ECONNRESET', 'HPE_INVALID_EOF_STATE']);
 const REQUEST_LINE = /^([!#$%&'*+.^`|~\w-]+) (\S+) HTTP\/1\.[01]\r?\n/;
 
 function problemOf(app: FastifyInstance, error: ConnectionError): Problem {
@@ -51,7 +52,8 @@ export function clientErrorHandler(
   error: ConnectionError,
   socket: Socket,
 ): void {
-  if (error.code === 'ECONNRESET' || socket.destroyed) {
+  // A client that has gone in the middle of its request gets no answer.
+  if (GONE.has(error.code) || socket.destroyed) {
     socket.destroy();
     return;
   }

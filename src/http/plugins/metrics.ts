@@ -37,6 +37,10 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
   const registry = new Registry();
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
+  // Gauges with the names of counters; those of their kinds stay.
+  for (const kind of ['handles', 'requests', 'resources']) {
+    registry.removeSingleMetric(`nodejs_active_${kind}_total`);
+  }
 
   const { engine } = options;
   const gauge = (name: string, help: string, read: () => number) =>
