@@ -45,6 +45,8 @@ class ContractService:
         self.stored = {}
         #: (method, path, bytes of body) of every request, in order.
         self.requests = []
+        #: Headers of every request.
+        self.headers = []
         #: Decoded bodies of POST requests, references unresolved.
         self.bodies = []
         #: Answers to give in place of the next ones: (status, headers), None for a broken connection.
@@ -193,6 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_one(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.service.requests.append((self.command, self.path, len(body)))
+        self.service.headers.append(self.headers)
         if self.service.script:
             scripted = self.service.script.pop(0)
             if scripted is None:

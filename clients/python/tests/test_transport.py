@@ -198,6 +198,44 @@ def test_a_certificate_that_is_not_trusted_is_not_tried_again(monkeypatch, waits
     assert not waits
 
 
+def test_a_name_that_nobody_has_fails_at_once(monkeypatch, waits):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ServiceUnreachable, match=r"http://no-such-host.*name of the host"):
+        Client("http://no-such-host:3000").limits()
+    assert not waits
+
+
+def test_https_on_an_http_port_fails_at_once(contract, waits):
+    with pytest.raises(ServiceUnreachable, match="behind http://"):
+        Client(contract.url.replace("http", "https")).limits()
+    assert not waits
+
+
+def test_http_on_a_port_of_something_else_fails_at_once(waits):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with server.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(b"\x15\x03\x03\x00\x02\x02\x46")  # A TLS alert.
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(ServiceUnreachable, match="does not speak HTTP"):
+            Client(f"http://127.0.0.1:{server.getsockname()[1]}").limits()
+    assert not waits
+
+
+def test_every_repetition_is_logged(contract, waits, caplog):
+    contract.script = [None, BUSY]
+    Client(contract.url).limits()
+    broken, busy = (record.getMessage() for record in caplog.records)
+    assert f"GET {contract.url}/limits: 429 queue-full: Busy." in busy
+    assert "Try 3 of 9 follows in 1.0 s" in busy and "Try 2 of 9" in broken
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:3000", "ftp://host", "http://"])
 def test_a_url_that_is_none(url):
     with pytest.raises(ValueError, match="URL"):
@@ -209,6 +247,30 @@ def test_a_prefix_and_headers_go_with_every_request(contract):
     with pytest.raises(ProblemError):
         client.limits()
     assert contract.requests[0][:2] == ("GET", "/prefix/limits")
+
+
+@pytest.mark.parametrize(
+    "credentials, options, expected",
+    [
+        ("name:p%40ss@", {}, "Basic bmFtZTpwQHNz"),
+        ("", {"api_key": "key"}, "Bearer key"),
+        ("", {"headers": {"authorization": "Bearer 1"}}, "Bearer 1"),
+    ],
+)
+def test_credentials_are_sent_and_never_shown(contract, credentials, options, expected):
+    client = Client(contract.url.replace("//", f"//{credentials}"), **options)
+    client.limits()
+    assert contract.headers[-1]["Authorization"] == expected
+    assert client.url == contract.url
+    contract.script = [(500, {})]
+    with pytest.raises(ProblemError) as caught:
+        client.limits()
+    assert contract.url in str(caught.value) and "p%40ss" not in str(caught.value)
+
+
+def test_two_credentials_are_refused():
+    with pytest.raises(ValueError, match="the URL each hold credentials"):
+        Client("http://name:word@127.0.0.1:1", api_key="key")
 
 
 def test_the_progress_bar_is_for_terminals_and_big_uploads(monkeypatch, capsys):

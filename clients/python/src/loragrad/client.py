@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .capabilities import Capabilities
-from .references import Reference
+from .connections import Address
+from .references import MIN_BYTES, Reference
 from .request import Request, is_frozen, map_tensors
 from .result import (
     ForwardResult,
@@ -31,7 +32,12 @@ _TENSOR_KEYS = ("gradients", "input_gradients", "attention_output")
 class Client:
     """A connection to a loragrad service; may be shared by threads.
 
-    :param url: `http://host:port`, with a path in front of the routes if a proxy puts one there.
+    Processes may share it too: a child that was forked opens connections of its own, and a client that
+    is pickled arrives without any.
+
+    :param url: `http://host:port`, with a path in front of the routes if a proxy puts one there, and
+        with `user:password@` where it asks for Basic authorization.
+    :param api_key: sent as Bearer token.
     :param timeout: seconds without a byte from the service until a call fails; the service itself gives
         up after its `deadline_ms` (see `limits`).
     :param retries: how often a call is repeated after 429, 503 or a broken connection, with
@@ -46,27 +52,40 @@ class Client:
         self,
         url: str,
         *,
+        api_key: str | None = None,
         timeout: float = 610.0,
         retries: int = 8,
         headers: Mapping[str, str] | None = None,
         references: bool = True,
         progress_min_bytes: int = 8_000_000,
     ):
+        self._arguments: dict[str, Any] = {
+            "url": url,
+            "api_key": api_key,
+            "timeout": timeout,
+            "retries": retries,
+            "headers": headers,
+            "references": references,
+            "progress_min_bytes": progress_min_bytes,
+        }
+        self._address = Address.of(url, headers or {}, api_key)
         self._transport = Transport(
-            url,
-            timeout=timeout,
-            retries=retries,
-            headers=headers or {},
-            progress_min_bytes=progress_min_bytes,
+            self._address, timeout=timeout, retries=retries, progress_min_bytes=progress_min_bytes
         )
         self._use_references = references
         self._store = TensorStore(self._transport)
         self._capabilities: Capabilities | None = None
-        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), **self._arguments), ()
+
+    def __deepcopy__(self, _: object) -> Client:
+        return self
 
     @property
     def url(self) -> str:
-        return self._transport.url
+        """The address, without credentials."""
+        return self._address.url
 
     @property
     def traffic(self) -> Traffic:
@@ -75,11 +94,10 @@ class Client:
 
     def capabilities(self) -> Capabilities:
         """What the service can do; asked once."""
-        with self._lock:
-            if self._capabilities is None:
-                document = self._transport.request("GET", "/openapi.json").value()
-                self._capabilities = Capabilities.of(document)
-            return self._capabilities
+        if self._capabilities is None:
+            document = self._transport.request("GET", "/openapi.json").value()
+            self._capabilities = Capabilities.of(document)
+        return self._capabilities
 
     def limits(self) -> dict[str, int]:
         """Every limit that a request can hit, as numbers."""
@@ -147,8 +165,9 @@ class Client:
                 dtype_name(tensor)
             except TypeError as error:
                 raise TypeError(f"{'.'.join(where)}: {error}") from None
-            reference = self._store.reference(tensor) if by_reference and is_frozen(where) else None
-            return reference or to_wire(tensor)
+            wire = to_wire(tensor)
+            large = wire.nbytes >= MIN_BYTES
+            return Reference.of(wire) if by_reference and large and is_frozen(where) else wire
 
         answer: dict[str, Any] = self._store.post(path, map_tensors(request, encode)).value()
         return answer

@@ -6,10 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 _PREFIX = "urn:loragrad:problem:"
+#: What the caller of this package may change, by kind; what the operator may, the detail says.
+_ADVICE = {
+    "tolerance-missed": "Raise tolerance, or take method='auto', which falls back to exact.",
+    "queue-full": "Client(retries=...) sets how often a busy service is asked again.",
+    "deadline-exceeded": "Take smaller batches or raise LORAGRAD_DEADLINE_MS of the service.",
+    "body-too-large": "Take smaller batches, or a service with larger limits.",
+    "unauthorized": "Give the key of the service: Client(url, api_key=...).",
+}
 
 
 class LoragradError(Exception):
     """Base of all errors of this package."""
+
+    #: The layer of a model that it is about, where that is known.
+    layer: str | None = None
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{self.layer}: {text}" if self.layer else text
 
 
 class UnsupportedError(LoragradError):
@@ -28,7 +43,10 @@ class ProblemError(LoragradError):
     hit; `instance` is the id of the request in the log of the service.
     """
 
-    def __init__(self, status: int, problem: Mapping[str, Any], headers: Mapping[str, str]):
+    def __init__(
+        self, status: int, problem: Mapping[str, Any], headers: Mapping[str, str], where: str = ""
+    ):
+        """:param where: what was asked of whom: `POST http://127.0.0.1:3000/gradient`"""
         self.status = status
         self.type: str = str(problem.get("type", "about:blank"))
         self.title: str = str(problem.get("title", ""))
@@ -40,8 +58,12 @@ class ProblemError(LoragradError):
         self.missing: list[str] = list(problem.get("missing", ()))
         self.problem = dict(problem)
         self.headers = dict(headers)
-        where = f" (at {self.pointer})" if self.pointer else ""
-        super().__init__(f"{status} {self.kind}: {self.detail or self.title}{where}")
+        asked = f"{where}: " if where else ""
+        pointer = f" (at {self.pointer})" if self.pointer else ""
+        advice = f" {_ADVICE[self.kind]}" if self.kind in _ADVICE else ""
+        super().__init__(
+            f"{asked}{status} {self.kind}: {self.detail or self.title}{pointer}{advice}"
+        )
 
     @property
     def kind(self) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 from .body import Body
 from .errors import ProblemError
-from .references import MIN_BYTES, HashMemory, Reference
-from .tensors import Tensor, to_wire
+from .processes import restart_in_children
+from .references import Reference
 from .transport import Answer, Transport
 
 MISSING = "missing-tensors"
@@ -28,7 +28,6 @@ class TensorStore:
 
     def __init__(self, transport: Transport):
         self._transport = transport
-        self._hashes = HashMemory()
         #: By hash the number of the upload that put it there.
         self._held: dict[str, int] = {}
         self._uploads = itertools.count()
@@ -37,12 +36,10 @@ class TensorStore:
         #: How often in a row a tensor was found missing that had been uploaded.
         self._losses: Counter[str] = Counter()
         self._lock = threading.Lock()
+        restart_in_children(self)
 
-    def reference(self, tensor: Tensor) -> Reference | None:
-        """A reference to the tensor; None when it is too small to be worth one."""
-        if tensor.nbytes < MIN_BYTES:
-            return None
-        return Reference(self._hashes.sha256(tensor), lambda: to_wire(tensor))
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def post(self, path: str, request: Mapping[str, Any]) -> Answer:
         """POST a request whose tensors may be References, uploading them first where needed."""
@@ -77,7 +74,7 @@ class TensorStore:
             if error.status != 404:
                 raise
             try:
-                self._transport.request("PUT", path, Body(reference.load()))
+                self._transport.request("PUT", path, Body(reference.tensor))
             except ProblemError as refusal:
                 # Too large for the store, or not valid: sent within its request, which can say more.
                 if refusal.status not in (413, 422):
@@ -102,7 +99,7 @@ class TensorStore:
 
 def _resolved(value: Any, inline: Collection[str]) -> Any:
     if isinstance(value, Reference):
-        return value.load() if value.sha256 in inline else value.wire
+        return value.tensor if value.sha256 in inline else value.wire
     if isinstance(value, Mapping):
         return {key: _resolved(item, inline) for key, item in value.items()}
     return value

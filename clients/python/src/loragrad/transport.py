@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import random
+import socket
 import ssl
 import threading
 import time
@@ -16,13 +18,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgpack
 
 from .body import MEDIA_TYPE, Body
+from .connections import CONNECT_SECONDS, Address, Connections, ConnectTimeout
 from .errors import ProblemError, ServiceUnreachable
+from .processes import restart_in_children
 from .progress import UploadBar
+
+_log = logging.getLogger("loragrad")
 
 RETRY_STATUS = (429, 503)
 FIRST_DELAY_SECONDS = 0.25
@@ -62,87 +67,92 @@ class Traffic:
 
 
 class Transport:
-    """Sends requests to one service; may be shared by threads, each uses a connection of its own."""
+    """Sends requests to one service; may be shared by threads, and by processes that fork."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        timeout: float,
-        retries: int,
-        headers: Mapping[str, str],
-        progress_min_bytes: int,
-    ):
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"Expected a URL like http://127.0.0.1:3000, not {url!r}")
-        self._host, self._port = parts.hostname, parts.port
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._prefix = parts.path.rstrip("/")
-        self.url = url.rstrip("/")
+    def __init__(self, address: Address, *, timeout: float, retries: int, progress_min_bytes: int):
+        self._address = address
         self._timeout = timeout
         self._retries = retries
-        self._headers = dict(headers)
         self._progress_min_bytes = progress_min_bytes
-        self._idle: list[http.client.HTTPConnection] = []
+        self._connections = Connections(address, timeout)
         self._lock = threading.Lock()
         self.traffic = Traffic()
+        restart_in_children(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def close(self) -> None:
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        self._connections.close()
 
     def request(self, method: str, path: str, body: Body | None = None) -> Answer:
         """The first answer that is a success (2xx), after up to `retries` repetitions.
 
         Repeated are 429 and 503, after the wait that Retry-After asks for or else an exponential
-        back-off with jitter, and broken connections, but not to a service that was never there. Raises
-        ProblemError for other errors and ServiceUnreachable when no answer came.
+        back-off with jitter, and broken connections, but not to a service that was never there. Every
+        repetition is logged as a warning. Raises ProblemError for other errors and ServiceUnreachable
+        when no answer came.
         """
+        where = f"{method} {self._address.url}{path}"
         for attempt in range(self._retries + 1):
             last = attempt == self._retries
+            delay = _backoff(attempt)
             try:
                 answer = self._once(method, path, body)
             except TimeoutError as error:
                 # The service may be computing still: asking again would only add to its load.
-                raise ServiceUnreachable(
-                    f"{method} {self.url}{path}: no answer within {self._timeout} s"
-                ) from error
+                raise ServiceUnreachable(f"{where}: {self._silence(error)}") from error
             except (OSError, http.client.HTTPException) as error:
+                reason = f"{where}: {_reason(error)}"
                 if last or self._hopeless(error):
-                    raise ServiceUnreachable(f"{method} {self.url}{path}: {error!r}") from error
-                time.sleep(_backoff(attempt))
-                continue
-            if 200 <= answer.status < 300:
-                return answer
-            delay = max(_retry_after(answer.headers), _backoff(attempt))
-            # A service that asks for more patience than the caller has is left alone.
-            if answer.status not in RETRY_STATUS or last or delay > self._timeout:
-                raise _problem(answer)
+                    raise ServiceUnreachable(reason) from error
+            else:
+                if 200 <= answer.status < 300:
+                    return answer
+                problem = _problem(answer, where)
+                reason = str(problem)
+                delay = max(_retry_after(answer.headers), delay)
+                # A service that asks for more patience than the caller has is left alone.
+                if answer.status not in RETRY_STATUS or last or delay > self._timeout:
+                    raise problem
+            _log.warning(
+                "%s. Try %d of %d follows in %.1f s",
+                *(reason, attempt + 2, self._retries + 1, delay),
+            )
             time.sleep(delay)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _hopeless(self, error: Exception) -> bool:
-        """A certificate that is not trusted, or nobody at an address that has never answered."""
-        if isinstance(error, ConnectionRefusedError):
-            return self.traffic.requests == 0
-        return isinstance(error, ssl.SSLCertVerificationError)
+        """Whether another attempt would end the same way."""
+        if isinstance(error, ssl.SSLError):
+            return True
+        if isinstance(error, http.client.HTTPException):
+            return not isinstance(
+                error, (http.client.RemoteDisconnected, http.client.IncompleteRead)
+            )
+        # Nobody at an address that has never answered: a service that was there may be restarting.
+        broken = isinstance(error, ConnectionError) and not isinstance(
+            error, ConnectionRefusedError
+        )
+        return self.traffic.requests == 0 and not broken
+
+    def _silence(self, error: TimeoutError) -> str:
+        if isinstance(error, ConnectTimeout):
+            return f"no connection within {CONNECT_SECONDS:.0f} s"
+        return f"no answer within {self._timeout} s; Client(timeout=...) sets how long is waited"
 
     def _once(self, method: str, path: str, body: Body | None) -> Answer:
-        connection, reused = self._take()
-        try:
-            return self._exchange(connection, method, path, body)
-        except (ConnectionError, http.client.HTTPException):
-            connection.close()
-            if not reused:
+        connection = self._connections.take()
+        if connection is not None:
+            try:
+                return self._exchange(connection, method, path, body)
+            except (ConnectionError, http.client.HTTPException):
+                # The service may have closed it meanwhile: that is no failure.
+                connection.close()
+            except BaseException:
+                connection.close()
                 raise
-        except BaseException:
-            connection.close()
-            raise
-        # A kept-alive connection may have been closed by the service meanwhile: that is no failure.
-        connection = self._open()
+        connection = self._connections.open()
         try:
             return self._exchange(connection, method, path, body)
         except BaseException:
@@ -152,8 +162,8 @@ class Transport:
     def _exchange(
         self, connection: http.client.HTTPConnection, method: str, path: str, body: Body | None
     ) -> Answer:
-        connection.putrequest(method, self._prefix + path)
-        for name, value in self._headers.items():
+        connection.putrequest(method, self._address.prefix + path)
+        for name, value in self._address.headers.items():
             connection.putheader(name, value)
         connection.putheader("Accept", f"{MEDIA_TYPE}, application/json, application/problem+json")
         if body is not None:
@@ -178,10 +188,9 @@ class Transport:
         with self._lock:
             self.traffic.requests += 1
             self.traffic.bytes_received += len(data)
-            reusable = broken is None and not response.will_close
-            if reusable:
-                self._idle.append(connection)
-        if not reusable:
+        if broken is None and not response.will_close:
+            self._connections.give_back(connection)
+        else:
             connection.close()
         headers = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, headers, data)
@@ -194,18 +203,19 @@ class Transport:
                 with self._lock:
                     self.traffic.bytes_sent += len(chunk)
 
-    def _take(self) -> tuple[http.client.HTTPConnection, bool]:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop(), True
-        return self._open(), False
 
-    def _open(self) -> http.client.HTTPConnection:
-        if self._tls is not None:
-            return http.client.HTTPSConnection(
-                self._host, self._port, timeout=self._timeout, context=self._tls
-            )
-        return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error}"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS ({error}); is it a service behind http:// and not https://?"
+    if isinstance(error, socket.gaierror):
+        return f"the name of the host is not known ({error})"
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
+        return (
+            f"it does not speak HTTP ({error!r}); is it a service behind https:// and not http://?"
+        )
+    return repr(error)
 
 
 def _backoff(attempt: int) -> float:
@@ -225,7 +235,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
         return 0.0
 
 
-def _problem(answer: Answer) -> ProblemError:
+def _problem(answer: Answer, where: str) -> ProblemError:
     try:
         problem = answer.value()
     except ValueError:
@@ -235,4 +245,4 @@ def _problem(answer: Answer) -> ProblemError:
         if "location" in answer.headers:
             title = f"redirects to {answer.headers['location']}; redirects are not followed"
         problem = {"title": title or "no description"}
-    return ProblemError(answer.status, problem, answer.headers)
+    return ProblemError(answer.status, problem, answer.headers, where)
