@@ -48,6 +48,15 @@ def real_url(tmp_path_factory):
             process.wait(30)
 
 
+@pytest.fixture(scope="session")
+def states_url(real_url):
+    """The real service, where it takes attention states."""
+    with Client(real_url) as client:
+        if not client.capabilities().attention_states:
+            pytest.skip("the service does not offer attention_states")
+    return real_url
+
+
 def _wait(url, process, log):
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:

@@ -6,6 +6,7 @@ the traffic, make the service busy, small, forgetful or old.
 
 import hashlib
 import json
+import math
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,6 +15,18 @@ import torch
 import truth
 
 MEDIA_TYPE = "application/vnd.msgpack"
+#: Masks and the like of requests with attention states.
+STATES_FIELDS = (
+    *("is_causal", "scaling", "softcap", "sinks"),
+    *("window", "key_lengths", "first_keys", "sequence_lengths"),
+)
+ESTIMATE = {
+    "relative": 1e-7,
+    "upper": 3e-7,
+    "confidence": 0.99,
+    "standard_error": 1e-8,
+    "rows_sampled": 8,
+}
 
 
 class Problem(Exception):
@@ -33,11 +46,11 @@ class Problem(Exception):
 class ContractService:
     """`with ContractService() as service:` serves `service.url` in a thread.
 
-    :param features: what it can do, of rotary, key_lengths, input_gradients, forward, store.
+    :param features: what it can do, of rotary, key_lengths, input_gradients, forward, store, states.
     :param store_bytes: room of the tensor store; the least recently used make way.
     """
 
-    ALL = ("rotary", "key_lengths", "input_gradients", "forward", "store")
+    ALL = ("rotary", "key_lengths", "input_gradients", "forward", "store", "states")
 
     def __init__(self, features=ALL, store_bytes=1 << 30):
         self.features = features
@@ -58,7 +71,7 @@ class ContractService:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_):
@@ -75,6 +88,8 @@ class ContractService:
             properties |= {"cos": {}, "sin": {}}
         if "key_lengths" in self.features:
             properties["key_lengths"] = {}
+        if "states" in self.features:
+            properties |= {name: {} for name in ("query", "key", "value", *STATES_FIELDS)}
         if "input_gradients" in self.features:
             properties["outputs"]["items"]["enum"].append("input_gradients")
         if "forward" in self.features:
@@ -101,7 +116,13 @@ class ContractService:
     def post(self, path, body):
         self.bodies.append(body)
         body = self._resolved(body)
-        x, projections, layer = _problem(body)
+        if body.get("method", "auto") not in ("auto", "exact"):
+            raise Problem(422, "invalid-value", "There is no other method.", pointer="/method")
+        if not 0 < body.get("tolerance", 1) < math.inf:
+            raise Problem(422, "invalid-value", "It must be above 0.", pointer="/tolerance")
+        of_states = "query" in body
+        if not of_states:
+            x, projections, layer = _problem(body)
         answer = {
             "method": "exact",
             "reason": "There is no other.",
@@ -110,7 +131,7 @@ class ContractService:
                 "limit": 2.0,
                 "ratio": 0.5,
                 "below_threshold": True,
-                "sequence_length": x.shape[1],
+                "sequence_length": body["query" if of_states else "hidden_states"]["shape"][-2],
                 "head_dim_over_log_length": 1.0,
                 "norms": {"query": 1.0, "key": 1.0},
                 "of_a_later_version": 1,
@@ -121,6 +142,8 @@ class ContractService:
         if path == "/plan":
             return answer
         answer |= {"fallback": False, "seed": body.get("seed", 0)}
+        if of_states:
+            return answer | self._states_gradient(body)
         if path == "/forward":
             return answer | self._forward(body, x, projections, layer)
         return answer | self._gradient(body, x, projections, layer)
@@ -130,25 +153,28 @@ class ContractService:
         error = {"attention_output": {"estimate": None, "certificate": None}}
         return {"attention_output": _tensor(output, body["hidden_states"]), "error": error}
 
+    def _states_gradient(self, body):
+        names = [name for name in ("query", "key", "value", "sinks") if name in body]
+        tensors = {name: _torch(body[name]) for name in names}
+        layer = {name: body[name] for name in STATES_FIELDS if name in body and name != "sinks"}
+        gradients, _ = truth.states_gradients(tensors, _torch(body["grad_output"]), **layer)
+        return {
+            "gradients": {name: _tensor(gradients[name], body[name]) for name in names},
+            "error": {name: {"estimate": ESTIMATE, "certificate": None} for name in names},
+        }
+
     def _gradient(self, body, x, projections, layer):
         given = {
             key: _batched(_torch(body[key])) for key in ("grad_output", "target") if key in body
         }
         adapters, grad_x, output, loss = truth.gradients(x, projections, **given, **layer)
-        estimate = {
-            "relative": 1e-7,
-            "upper": 3e-7,
-            "confidence": 0.99,
-            "standard_error": 1e-8,
-            "rows_sampled": 8,
-        }
         answer = {
             "gradients": {
                 name: {part: _tensor(value, body[name][part]) for part, value in pair.items()}
                 for name, pair in adapters.items()
             },
             "error": {
-                f"{name}.{part}": {"estimate": estimate, "certificate": None}
+                f"{name}.{part}": {"estimate": ESTIMATE, "certificate": None}
                 for name, pair in adapters.items()
                 for part in pair
             },

@@ -1,122 +1,83 @@
-"""loragrad.torch.attach: a PEFT model trains through the service as it does by itself."""
+"""loragrad.torch.attach: a model trains through the service as it does by itself."""
 
 import copy
-from contextlib import nullcontext
+import io
+import pickle
+import threading
 
 import pytest
 import torch
 import truth
-from contract_service import ContractService
 from counting_proxy import CountingProxy
 
-from loragrad import Client, UnsupportedError
+from loragrad import ProblemError, ServiceUnreachable, UnsupportedError
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
+from models import ATTENTION, make_batch, make_model, packed_batch, train_once  # noqa: E402
+
 from loragrad.torch import attach  # noqa: E402
-
-TARGETS = ["q_proj", "k_proj", "v_proj"]
-
-
-def make_model(targets=TARGETS, dtype=torch.float32, config=None, family="Llama", **lora):
-    torch.manual_seed(0)
-    sizes = {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-    }
-    configuration = getattr(transformers, f"{family}Config")(**{**sizes, **(config or {})})
-    base = getattr(transformers, f"{family}ForCausalLM")(configuration).to(dtype)
-    model = peft.get_peft_model(
-        base, peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets, **lora)
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.1)
-            if name.endswith("proj.base_layer.bias"):
-                parameter.normal_(std=0.1)
-    return model.train()
+from loragrad.transformers import register  # noqa: E402
 
 
-def make_batch(lengths=(16, 16)):
-    torch.manual_seed(1)
-    tokens = torch.randint(1, 64, (len(lengths), max(lengths)))
-    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
-    labels = tokens.masked_fill(mask == 0, -100)
-    return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
-
-
-def train_once(model, batch):
-    """The loss and every gradient of one backward pass."""
-    model.zero_grad()
-    loss = model(**batch).loss
-    loss.backward()
-    return loss.item(), {
-        name: parameter.grad.clone()
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }
-
-
-def compare(model, client, batch=None, limit=1e-4, **options):
+def compare(model, client, batch=None, limit=1e-4, train=train_once, **options):
     """Trains by itself and attached; the gradients agree. Returns the step."""
     batch = batch or make_batch()
-    loss, expected = train_once(model, batch)
-    with attach(model, client, **options) as handle:
-        service_loss, measured = train_once(model, batch)
-    assert service_loss == pytest.approx(loss, rel=1e-6)
+    loss, expected = train(model, batch)
+    with attach(model, client, minimum_length=0, **options) as handle:
+        service_loss, measured = train(model, batch)
+    assert service_loss == pytest.approx(loss, rel=1e-5 if limit < 1e-3 else 1e-2)
+    check(measured, expected, limit)
+    return handle.last_step
+
+
+def check(measured, expected, limit=1e-4):
     assert measured.keys() == expected.keys()
     for name, value in expected.items():
         assert measured[name].dtype == value.dtype
         error = truth.relative(measured[name], value.double())
         assert error < limit, f"{name}: {error:.1e}"
-    return handle.last_step
 
 
 @pytest.fixture
 def service(client, needs):
-    needs("rotary", "key_lengths")
+    needs("attention_states")
     return client
 
 
-@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], TARGETS, ["k_proj"]], ids="-".join)
-@pytest.mark.parametrize("input_gradients", ["local", "service"])
-def test_gradients_are_those_of_autograd(service, needs, targets, input_gradients):
-    if input_gradients == "service":
-        needs("input_gradients")
-    step = compare(make_model(targets), service, input_gradients=input_gradients)
+@pytest.fixture
+def asked(contract):
+    """asked(): bodies of the gradients that were asked for."""
+    return lambda: [body for body in contract.bodies if "grad_output" in body]
+
+
+def test_gradients_are_those_of_autograd(service):
+    step = compare(make_model(), service)
     assert list(step.layers) == [
         f"base_model.model.model.layers.{layer}.self_attn" for layer in (1, 0)
     ]
     assert sum(step.methods.values()) == 2
     assert step.error_bound < 1e-3
     assert step.bytes_sent > 0
+    assert set(step.layers.popitem()[1].error) == {"query", "key", "value"}
 
 
-@pytest.mark.parametrize("input_gradients", ["local", "service"])
-def test_the_gradients_are_the_service_s_and_nobody_else_s(contract, monkeypatch, input_gradients):
+def test_the_gradients_of_attention_are_the_service_s(contract, monkeypatch):
     """A service that answers zeros: adapters of q, k and v get zeros, those of o_proj what is theirs."""
     answer = contract.post
 
     def zeros(path, body):
         result = answer(path, body)
-        for pair in result["gradients"].values():
-            for tensor in pair.values():
-                tensor["data"] = bytes(len(tensor["data"]))
+        for tensor in result.get("gradients", {}).values():
+            tensor["data"] = bytes(len(tensor["data"]))
         return result
 
     monkeypatch.setattr(contract, "post", zeros)
-    model = make_model([*TARGETS, "o_proj"])
+    model = make_model([*ATTENTION, "o_proj"], config={"num_hidden_layers": 1})
     _, expected = train_once(model, make_batch())
-    with attach(model, contract.url, input_gradients=input_gradients):
+    with attach(model, contract.url, minimum_length=0):
         _, measured = train_once(model, make_batch())
-    assert measured.keys() == expected.keys()
     for name, value in measured.items():
         if "o_proj" in name:
             assert truth.relative(value, expected[name].double()) < 1e-4
@@ -130,29 +91,171 @@ def test_half_precision(service, dtype, limit):
     compare(make_model(dtype=dtype), service, limit=limit)
 
 
+BATCHES = {
+    "right padding": make_batch((16, 9, 1)),
+    "left padding": make_batch((16, 9, 1), left=True),
+    "an item of padding alone": make_batch((16, 0)),
+    "packing": packed_batch(7, 1, 8),
+}
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_padding_on_the_right(service, implementation):
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_masks(service, batch, window, implementation):
+    config = {"attn_implementation": implementation, "sliding_window": window}
+    compare(make_model(family="Mistral", config=config), service, BATCHES[batch])
+
+
+def test_rows_without_keys_that_the_loss_looks_at(service):
+    """Eager attention has means there and not zeros, with gradients of their own."""
+    batch = make_batch((16, 9), left=True)
+    batch["labels"] = batch["input_ids"]
+    for implementation in ("eager", "sdpa"):
+        model = make_model(config={"attn_implementation": implementation})
+        compare(model, service, batch)
+
+
+def test_a_mask_of_one_s_own(service):
+    """4D and of bool: read like any other, refused when no request can say it."""
+    model = make_model()
+    seen = truth.visible(2, 16, 16, is_causal=True, window=[5, 0])[:, None]
+    compare(model, service, {**make_batch(), "attention_mask": seen})
+    seen[0, 0, 9, 5] = ~seen[0, 0, 9, 5]
+    for mask in (seen, torch.where(seen, 0.0, -1e30)):
+        with (
+            attach(model, service, minimum_length=0),
+            pytest.raises(UnsupportedError, match=r"layers\.0\.self_attn: .* mask"),
+        ):
+            model(**{**make_batch(), "attention_mask": mask})
+
+
+def test_a_mask_rewritten_before_the_backward_pass(service):
+    """What the forward pass saw counts."""
+    model = make_model()
+
+    def train(model, batch):
+        model.zero_grad()
+        batch = {name: value.clone() for name, value in batch.items()}
+        loss = model(**batch).loss
+        batch["attention_mask"].zero_()
+        loss.backward()
+        return loss.item(), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+    compare(model, service, make_batch((16, 9)), train=train)
+
+
+def test_a_state_changed_before_the_backward_pass_is_an_error(contract):
+    model, seen = make_model(), []
+    projection = model.base_model.model.model.layers[0].self_attn.v_proj
+    projection.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with attach(model, contract.url, minimum_length=0):
+        # A cache would hold a copy.
+        loss = model(**make_batch(), use_cache=False).loss
+        with torch.no_grad():
+            seen[0].mul_(2)
+        with pytest.raises(RuntimeError, match="inplace"):
+            loss.backward()
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_is_causal_of_one_call(service, implementation, is_causal):
+    """A keyword that sdpa obeys and eager attention does not know."""
     model = make_model(config={"attn_implementation": implementation})
-    compare(model, service, make_batch((16, 9, 1)))
+    compare(model, service, {**make_batch(), "is_causal": is_causal})
 
 
-def test_other_adapters_and_rslora_are_left_alone(service):
-    targets = [*TARGETS, "o_proj", "up_proj"]
-    compare(make_model(targets, use_rslora=True, config={"attention_bias": True}), service)
+@pytest.mark.parametrize("gradient_into_prefix", [False, True])
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_a_filled_cache(service, tokens, gradient_into_prefix):
+    batch = make_batch()["input_ids"]
+
+    def train(model, _):
+        model.zero_grad()
+        with torch.set_grad_enabled(gradient_into_prefix):
+            prefix = model(input_ids=batch[:, :8], use_cache=True)
+        suffix = batch[:, 8 : 8 + tokens]
+        logits = model(input_ids=suffix, cache=prefix.cache).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), suffix.flatten())
+        loss.backward()
+        return loss.item(), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+    compare(make_model(), service, train=train)
 
 
-def test_mistral_and_qwen2(service):
-    compare(make_model(family="Mistral", config={"sliding_window": None}), service)
-    compare(make_model(family="Qwen2"), service)
+def test_losses_on_more_than_the_output(service):
+    """The cache that is returned, and what a hook sees."""
+    model, seen = make_model(), {}
+    model.base_model.model.model.layers[0].self_attn.q_proj.register_forward_hook(
+        lambda module, inputs, output: seen.update(query=output)
+    )
+
+    def train(model, batch):
+        model.zero_grad()
+        output = model(**batch, use_cache=True)
+        loss = output.loss + seen["query"].square().mean()
+        loss = loss + sum(
+            layer.keys.square().mean() + layer.values.square().mean()
+            for layer in output.cache.layers
+        )
+        loss.backward()
+        return loss.item(), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+    compare(model, service, train=train)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"use_rslora": True, "targets": [*ATTENTION, "o_proj", "up_proj"]},
+        {"bias": "all", "config": {"attention_bias": True}},
+        {"family": "Qwen3", "config": {"head_dim": 8}},
+        {"family": "Phi3", "targets": ["qkv_proj"], "config": {"pad_token_id": 0}},
+        {"family": "Gemma2", "config": {"sliding_window": 8, "head_dim": 8}},
+    ],
+    ids=str,
+)
+def test_adapters_and_models_of_all_kinds(service, options):
+    compare(make_model(**options), service)
+
+
+def test_dropout_of_adapters(service):
+    model = make_model(lora_dropout=0.3)
+
+    def train(model, batch):
+        torch.manual_seed(5)
+        return train_once(model, batch)
+
+    compare(model, service, train=train)
+
+
+def test_adapters_by_item(service):
+    model = make_model()
+    model.add_adapter(
+        "other", peft.LoraConfig(r=2, target_modules=ATTENTION, init_lora_weights=False)
+    )
+    model.set_adapter("default")
+    model.eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    compare(model, service, {**make_batch(), "adapter_names": ["other", "__base__"]})
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing(service, reentrant):
+@pytest.mark.parametrize("minimum_length", [0, 1000])
+def test_gradient_checkpointing(service, reentrant, minimum_length):
     model = make_model()
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-    step = compare(model, service)
-    assert len(step.layers) == 2
+    _, expected = train_once(model, make_batch())
+    reports = []
+    with attach(model, service, minimum_length=minimum_length, on_report=reports.append):
+        _, measured = train_once(model, make_batch())
+    check(measured, expected)
+    assert len(reports) == 2
 
 
 def test_gradients_accumulate_and_a_step_is_one_backward_pass(service):
@@ -162,14 +265,12 @@ def test_gradients_accumulate_and_a_step_is_one_backward_pass(service):
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
     model.zero_grad()
     reports = []
-    with attach(model, service, on_report=reports.append) as handle:
+    with attach(model, service, minimum_length=0, on_report=reports.append) as handle:
         for _ in range(2):
             model(**batch).loss.backward()
         assert len(handle.last_step.layers) == 2
     assert len(reports) == 4
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert truth.relative(parameter.grad, expected[name].double()) < 1e-4
+    check({name: p.grad for name, p in model.named_parameters() if p.requires_grad}, expected)
 
 
 def test_autocast(service):
@@ -178,176 +279,126 @@ def test_autocast(service):
         compare(model, service, limit=6e-2)
 
 
-def test_every_call_draws_with_its_own_seed(contract):
+def test_compiled(service):
+    """The attention breaks the graph; what is between is compiled."""
+    model = make_model(config={"num_hidden_layers": 1})
+    _, expected = train_once(model, make_batch())
+    with attach(model, service, minimum_length=0) as handle:
+        compiled = torch.compile(model, backend="aot_eager")
+        _, measured = train_once(compiled, make_batch())
+    check({n.removeprefix("_orig_mod."): g for n, g in measured.items()}, expected)
+    assert sum(handle.last_step.methods.values()) == 1
+
+
+def test_short_layers_stay_here_and_say_so(contract, asked):
     model = make_model()
-    with attach(model, contract.url, seed=7, correction=True):
-        train_once(model, make_batch())
-        train_once(model, make_batch())
-    gradients = [body for body in contract.bodies if "grad_output" in body]
-    assert len({body["seed"] for body in gradients}) == 4
-    assert all(body["correction"] for body in gradients)
+    _, expected = train_once(model, make_batch())
+    with attach(model, contract.url, minimum_length=17) as handle:
+        _, measured = train_once(model, make_batch())
+    for name, value in expected.items():
+        assert torch.equal(measured[name], value)
+    assert handle.last_step.methods == {"local": 2}
+    for report in handle.last_step.layers.values():
+        assert "16 tokens" in report.reason and "minimum_length = 17" in report.reason
+    assert not asked()
 
 
-def test_weights_travel_once(contract):
+def test_without_gradients_nobody_is_asked(contract, asked):
     model = make_model()
-    batch = make_batch()
-    with attach(model, contract.url) as handle:
-        sent = []
-        for _ in range(3):
-            train_once(model, batch)
-            sent.append(handle.last_step.bytes_sent)
-    assert sent[1] == sent[2] < sent[0]
-    for body in contract.bodies:
-        assert "$ref" in body["q_proj"]["weight"]
-
-
-def test_bytes_at_the_socket(real_url):
-    """A step sends states, upstream gradients and adapters; frozen weights only the first does."""
-    model, batch = make_model(config={"hidden_size": 128}), make_batch((16, 16))
-    frozen, adapters = 0, 0
-    # Other weights in every run: a service that has been asked before holds none of them.
-    torch.seed()
-    for name, parameter in model.named_parameters():
-        if "self_attn" in name and "o_proj" not in name:
-            if parameter.requires_grad:
-                adapters += parameter.nbytes
-            else:
-                frozen += torch.nn.init.normal_(parameter, std=0.1).nbytes
-    # hidden_states and grad_output of two layers, each (2, 16, 128) of float32.
-    step = adapters + 2 * 2 * 4 * 2 * 16 * 128
-    # Names, shapes and options, HTTP headers, and rotary tables too small for a reference.
-    overhead = 2 * 6000
-    with CountingProxy(real_url) as proxy, attach(model, proxy.url) as handle:
-        counts = []
-        for _ in range(4):
-            train_once(model, batch)
-            counts.append(proxy.sent())
-        assert handle.last_step.bytes_sent <= counts[-1] <= handle.last_step.bytes_sent + 2 * 500
-    assert frozen + step < counts[0] < frozen + step + 2 * overhead
-    for count in counts[1:]:
-        assert step < count < step + overhead < frozen
-
-
-def test_evaluation_generation_and_detached_models_ask_nothing(contract):
-    model = make_model()
-    handle = attach(model, contract.url)
+    batch = make_batch((16, 9), left=True)
     with torch.no_grad():
-        model(**make_batch())
+        expected = model(**batch).logits
+    handle = attach(model, contract.url, minimum_length=0)
+    with torch.no_grad():
+        assert torch.equal(model(**batch).logits, expected)
     model.eval().generate(input_ids=torch.ones(1, 4, dtype=torch.long), max_new_tokens=3)
     handle.detach()
     handle.detach()
-    train_once(model.train(), make_batch())
-    assert not contract.bodies
-    assert "forward" not in vars(model.base_model.model.model.layers[0].self_attn)
+    train_once(model.train(), batch)
+    assert not asked()
+    assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_copy_of_a_detached_model_is_whole(contract):
+def test_every_call_draws_with_its_own_seed(contract, asked):
     model = make_model()
-    attach(model, contract.url).detach()
-    twin = copy.deepcopy(model)
-    assert all(p.requires_grad for n, p in twin.named_parameters() if "lora_" in n)
+    with attach(model, contract.url, minimum_length=0, seed=7, correction=True):
+        train_once(model, make_batch())
+        train_once(model, make_batch())
+    assert len({body["seed"] for body in asked()}) == 4
+    assert all(body["correction"] for body in asked())
+
+
+def test_bytes_at_the_socket(states_url):
+    """A step sends query, key, value and upstream gradient of each layer, whatever the model weighs."""
+    model, batch = make_model(), make_batch((16, 16))
+    # Two layers of 4 query heads and 2 key/value heads of width 8, float32.
+    states = 2 * 4 * 2 * 16 * 8 * (4 + 2 + 2 + 4)
+    with CountingProxy(states_url) as proxy, attach(model, proxy.url, minimum_length=0) as handle:
+        proxy.sent()
+        train_once(model, batch)
+        sent = proxy.sent()
+        assert handle.last_step.bytes_sent <= sent <= handle.last_step.bytes_sent + 2 * 500
+    assert states < sent < states + 2 * 1500
 
 
 def test_overflow_is_skipped_by_loss_scaling(contract):
     model, batch = make_model(), make_batch()
-    with attach(model, contract.url) as handle:
+    with attach(model, contract.url, minimum_length=0) as handle:
         (model(**batch).loss * torch.inf).backward()
     assert handle.last_step.methods == {"skipped": 2}
     assert handle.last_step.error_bound is None
     assert "2 skipped" in str(handle.last_step)
 
 
-def test_metrics_are_flat_numbers(contract):
-    model = make_model()
-    with attach(model, contract.url) as handle:
-        train_once(model, make_batch())
-    metrics = handle.last_step.metrics()
-    assert metrics["loragrad/layers_exact"] == 2
-    assert metrics["loragrad/error_bound"] == 3e-7
-    assert all(isinstance(value, (int, float)) for value in metrics.values())
-
-
-def packed_positions():
-    return {
-        "input_ids": torch.ones(1, 8, dtype=torch.long),
-        "position_ids": torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]]),
-        # With a cache, which is the default, Transformers does not look for packing.
-        "use_cache": False,
-    }
-
-
 @pytest.mark.parametrize(
-    "batch, reason",
+    "config, call, reason",
     [
-        (
-            make_batch((16, 16))
-            | {"attention_mask": make_batch((16, 9))["attention_mask"].flip(1)},
-            "right",
-        ),
-        (packed_positions(), "packed"),
-        (
-            make_batch((8, 8)) | {"position_ids": torch.arange(8) + torch.tensor([[0], [3]])},
-            "positions",
-        ),
+        ({"attention_dropout": 0.1}, {}, "attention_dropout=0"),
+        ({}, {"output_attentions": True}, "output_attentions"),
+        ({}, {"cu_seq_lens_q": torch.tensor([0, 16])}, "cu_seq_lens_q"),
+        ({}, {"of_tomorrow": 1}, "of_tomorrow"),
     ],
-    ids=["left-padding", "packed", "positions"],
+    ids=lambda value: str(value) if isinstance(value, str) else "",
 )
-def test_batches_that_are_not_supported(contract, batch, reason):
-    model = make_model()
-    with attach(model, contract.url), pytest.raises(UnsupportedError, match=reason):
-        model(**batch)
+@pytest.mark.parametrize("minimum_length", [0, 1000])
+def test_calls_that_are_refused(contract, config, call, reason, minimum_length):
+    """In every step, in long layers and in short ones, with gradients or without."""
+    model = make_model(config=config)
+    with attach(model, contract.url, minimum_length=minimum_length):
+        if not config:
+            train_once(model, make_batch())
+        for enabled in (True, False):
+            with (
+                torch.set_grad_enabled(enabled),
+                pytest.raises(UnsupportedError, match=rf"layers\.0\.self_attn: .*{reason}"),
+            ):
+                model(**make_batch(), **call)
+
+
+def test_models_that_are_refused(contract):
+    with pytest.raises(UnsupportedError, match="AttentionInterface"):
+        attach(torch.nn.TransformerEncoderLayer(8, 2), contract.url)
+    model = make_model(config={"attn_implementation": "eager", "output_attentions": True})
+    with pytest.raises(UnsupportedError, match="output_attentions"):
+        attach(model, contract.url)
 
 
 @pytest.mark.parametrize(
-    "options, reason",
+    "options, error, reason",
     [
-        ({"lora_dropout": 0.1}, "lora_dropout"),
-        ({"use_dora": True}, "LoRA|DoRA|Dora"),
-        ({"lora_bias": True}, "lora_bias"),
-        ({"bias": "all", "config": {"attention_bias": True}}, r"bias requires"),
-        ({"config": {"attention_dropout": 0.1}}, "attention_dropout"),
-        ({"family": "Qwen3"}, "q_norm"),
-        ({"family": "Mistral", "config": {"sliding_window": 8}}, "sliding window"),
-        ({"family": "Gemma2"}, "softcapping"),
-        (
-            {"family": "Phi3", "targets": ["o_proj"], "config": {"pad_token_id": 0}},
-            "no attention layer",
-        ),
+        ({"method": "guess"}, ProblemError, "/method"),
+        ({"tolerance": -1}, ProblemError, "/tolerance"),
+        ({"tolerance": float("nan")}, ProblemError, "/tolerance"),
+        ({"tolerence": 0.1}, UnsupportedError, "tolerence"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_models_that_are_not_supported(contract, options, reason):
-    model = make_model(**options)
-    expected = ValueError if "no attention" in reason else UnsupportedError
-    with pytest.raises(expected, match=reason):
-        attach(model, contract.url)
-        model(**make_batch())
-
-
-def test_attention_that_computes_something_else_is_found_out(contract, monkeypatch):
-    """Whatever it is: here the rotary positions of a model that interleaves its halves."""
-    from transformers.models.llama import modeling_llama
-
-    def interleaved(x):
-        return torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
-
+def test_options_fail_where_they_are_given(service, options, error, reason):
     model = make_model()
-    monkeypatch.setattr(modeling_llama, "rotate_half", interleaved)
-    with attach(model, contract.url), pytest.raises(UnsupportedError, match="other attention"):
-        model(**make_batch())
-
-
-def test_several_and_merged_adapters(contract):
-    model = make_model()
-    model.merge_adapter()
-    with pytest.raises(UnsupportedError, match="merged"):
-        attach(model, contract.url)
-    model.unmerge_adapter()
-    model.add_adapter("other", peft.LoraConfig(r=2, target_modules=TARGETS))
-    with attach(model, contract.url):
-        model.base_model.set_adapter(["default", "other"])
-        with pytest.raises(UnsupportedError, match="several"):
-            model(**make_batch())
+    with pytest.raises(error, match=reason):
+        attach(model, service, **options)
+    assert model.config._attn_implementation == "sdpa"
+    attach(model, service).detach()
 
 
 def test_attached_twice(contract):
@@ -359,31 +410,71 @@ def test_attached_twice(contract):
     attach(model, contract.url).detach()
 
 
-def test_replicas_of_data_parallel(contract):
-    """As nn.DataParallel makes them; without several devices it makes none."""
+def test_copies_and_pickles(contract):
     model = make_model()
-    attention = model.base_model.model.model.layers[0].self_attn
-    with attach(model, contract.url), pytest.raises(UnsupportedError, match="DataParallel"):
-        attention._replicate_for_data_parallel()(torch.ones(1, 4, 32))
+    with attach(model, contract.url):
+        for copier in (copy.deepcopy, pickle.dumps, lambda model: torch.save(model, io.BytesIO())):
+            with pytest.raises(UnsupportedError, match="detach"):
+                copier(model)
+        # What a trainer saves.
+        torch.save(model.state_dict(), io.BytesIO())
+        copy.deepcopy(model.config)
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    check(train_once(twin, make_batch())[1], train_once(model, make_batch())[1])
 
 
-def test_of_two_adapters_the_active_one_trains(service):
+def test_a_config_that_an_attached_model_shares(contract, asked, caplog):
+    """Another model of the same config computes what it did, by itself, and says so."""
     model = make_model()
-    model.add_adapter(
-        "other", peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    other = transformers.LlamaForCausalLM(model.config).train()
+    _, expected = train_once(other, make_batch())
+    with attach(model, contract.url, minimum_length=0):
+        _, measured = train_once(other, make_batch())
+    check(measured, expected)
+    assert not asked() and "no service" in caplog.text
+
+
+def test_an_error_in_backward_names_layer_address_and_setting(contract, monkeypatch):
+    from loragrad import transport
+
+    monkeypatch.setattr(transport.time, "sleep", lambda _: None)
+    model = make_model()
+    with attach(model, contract.url, minimum_length=0):
+        loss = model(**make_batch()).loss
+        contract.script = [(429, {})] * 9
+        with pytest.raises(ProblemError) as caught:
+            loss.backward()
+        loss = model(**make_batch()).loss
+        # The connection that is open, then nine new ones.
+        contract.script = [None] * 10
+        with pytest.raises(ServiceUnreachable) as unreachable:
+            loss.backward()
+    for text in (str(caught.value), str(unreachable.value)):
+        assert "layers.1.self_attn: " in text and f"POST {contract.url}/gradient" in text
+    assert "Client(retries=...)" in str(caught.value)
+
+
+def test_services_that_are_older(contract):
+    contract.features = ("rotary", "forward")
+    with pytest.raises(UnsupportedError, match=f"{contract.url}.*older"):
+        attach(make_model(), contract.url)
+
+
+def test_registered_for_every_model(contract, asked):
+    model = make_model()
+    _, expected = train_once(model, make_batch())
+    handle = register(contract.url, minimum_length=0)
+    model.set_attn_implementation("loragrad")
+    check(train_once(model, make_batch())[1], expected)
+    assert list(handle.last_step.layers) == ["LlamaAttention.1", "LlamaAttention.0"]
+    fresh = transformers.LlamaForCausalLM._from_config(
+        make_model().config, attn_implementation="loragrad"
     )
-    for name in ("other", "default"):
-        model.set_adapter(name)
-        compare(model, service)
-    model.set_adapter("other")
-    with attach(model, service):
-        _, gradients = train_once(model, make_batch())
-    assert gradients and all(".other." in name for name in gradients)
-
-
-def test_evaluation_mode_with_gradients(service):
-    """As for attributions: eval() turns dropout off, not gradients."""
-    compare(make_model().eval(), service)
+    train_once(fresh, make_batch())
+    assert len(asked()) == 4
+    handle.detach()
+    check(train_once(model, make_batch())[1], expected)
+    assert len(asked()) == 4
 
 
 def test_distributed_data_parallel(service, tmp_path):
@@ -393,43 +484,59 @@ def test_distributed_data_parallel(service, tmp_path):
     try:
         model = make_model()
         _, expected = train_once(model, make_batch())
-        with attach(model, service):
+        with attach(model, service, minimum_length=0):
             twin = torch.nn.parallel.DistributedDataParallel(model)
             _, measured = train_once(twin, make_batch())
-        for name, value in measured.items():
-            assert truth.relative(value, expected[name.removeprefix("module.")].double()) < 1e-4
+        check({n.removeprefix("module."): g for n, g in measured.items()}, expected)
     finally:
         torch.distributed.destroy_process_group()
 
 
-def test_an_overflow_of_the_forward_pass_is_not_taken_for_other_attention(contract):
+def test_backward_passes_of_several_threads_are_in_flight_together(contract):
+    """Two layers that do not wait for each other: the service sees both before it answers one."""
+    together = threading.Barrier(2)
+    answer = contract.post
+
+    def post(path, body):
+        if "grad_output" in body:
+            together.wait(30)
+        return answer(path, body)
+
+    contract.post = post
+    model = make_model(config={"num_hidden_layers": 1})
+    expected = train_once(model, make_batch())[1]
+    with attach(model, contract.url, minimum_length=0):
+        model.zero_grad()
+        losses = [model(**make_batch()).loss for _ in range(2)]
+        threads = [threading.Thread(target=loss.backward) for loss in losses]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    measured = {name: p.grad / 2 for name, p in model.named_parameters() if p.requires_grad}
+    check(measured, expected)
+
+
+def test_metrics_reach_the_log_of_a_trainer(contract, tmp_path):
     model = make_model()
-    with torch.no_grad():
-        model.base_model.model.model.layers[0].self_attn.v_proj.base_layer.weight.fill_(torch.inf)
-    with attach(model, contract.url):
-        model(**make_batch())
+    batch = {name: value[0] for name, value in make_batch().items()}
+    seen = []
 
+    class Watcher(transformers.TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            seen.append(dict(logs))
 
-def test_attach_is_all_or_nothing(contract):
-    model = make_model()
-    last = model.base_model.model.model.layers[1].self_attn
-    last.attention_dropout = 0.5
-    with pytest.raises(UnsupportedError):
-        attach(model, contract.url)
-    first = model.base_model.model.model.layers[0].self_attn
-    assert "forward" not in vars(first)
-
-
-@pytest.mark.parametrize(
-    "features, batch, reason",
-    [
-        ((), (8, 8), "rotary"),
-        (("rotary",), (8, 5), "padded"),
-        (("rotary",), (8, 8), None),
-    ],
-)
-def test_services_that_are_older(features, batch, reason):
-    model = make_model()
-    refusal = pytest.raises(UnsupportedError, match=reason) if reason else nullcontext()
-    with ContractService(features=features) as service, refusal:
-        compare(model, Client(service.url), make_batch(batch))
+    arguments = transformers.TrainingArguments(
+        tmp_path, max_steps=2, logging_steps=1, report_to=[], use_cpu=True, save_strategy="no"
+    )
+    with attach(model, contract.url, minimum_length=0) as handle:
+        trainer = transformers.Trainer(
+            model, arguments, train_dataset=[batch] * 8, callbacks=[Watcher()]
+        )
+        handle.log_to(trainer)
+        trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logged) == 2
+    for entry in (*logged, *seen[:2]):
+        assert entry["loragrad/layers_exact"] == 2
+        assert entry["loragrad/error_bound"] == 3e-7

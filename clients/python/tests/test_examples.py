@@ -24,11 +24,11 @@ SMALL = ("--steps", 6, "--length", 128)
 
 
 @pytest.mark.parametrize("method, limit", [("exact", 0.01), ("auto", 0.03)])
-def test_loss_curves_agree(real_url, tmp_path, method, limit):
+def test_loss_curves_agree(states_url, tmp_path, method, limit):
     plot = tmp_path / "loss.png"
     output = run(
         "train_tiny_llama.py",
-        *("--url", real_url, "--method", method, *SMALL, "--plot", plot, "--save", tmp_path),
+        *("--url", states_url, "--method", method, *SMALL, "--plot", plot, "--save", tmp_path),
     )
     losses = re.findall(r"^ +\d+ +(\d+\.\d+) +(\d+\.\d+) .*error bound \d", output, re.MULTILINE)
     assert len(losses) == 2 * 6
@@ -39,14 +39,14 @@ def test_loss_curves_agree(real_url, tmp_path, method, limit):
     assert plot.stat().st_size > 10_000
     saved = tmp_path / "q_proj-v_proj"
     files = [saved / "adapter", saved / "base", saved / "hidden_states.safetensors"]
-    table = run("plan_adapter.py", *files, "--url", real_url)
+    table = run("plan_adapter.py", *files, "--url", states_url)
     assert len(re.findall(r"layers\.\d\.self_attn +(yes|no) ", table)) == 2
 
 
-def test_sweep(real_url, tmp_path):
+def test_sweep(states_url, tmp_path):
     plot = tmp_path / "sweep.png"
     small = ("--steps", 4, "--length", 128, "--batch", 1)
-    output = run("train_tiny_llama.py", "--sweep", *small, "--plot", plot, "--url", real_url)
+    output = run("train_tiny_llama.py", "--sweep", *small, "--plot", plot, "--url", states_url)
     row = r"^(0\.\d+)(?:, corrected)? +\S+ +(\S+) +(\S+) .*\{"
     rows = [tuple(map(float, found)) for found in re.findall(row, output, re.MULTILINE)]
     assert len(rows) == 8

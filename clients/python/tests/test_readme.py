@@ -9,16 +9,16 @@ import pytest
 
 FOLDER = Path(__file__).parents[1]
 READMES = [(at / "README.md").read_text() for at in (FOLDER, FOLDER.parents[1])]
-BLOCK = re.compile(r"^## (.+?)$.*?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [block for readme in READMES for block in BLOCK.findall(readme)]
 ADDRESS = "http://127.0.0.1:3000"
 
 
-@pytest.mark.parametrize("title, code", BLOCKS, ids=[title for title, _ in BLOCKS])
-def test_code(client, needs, title, code):
-    if "peft" in code:
+@pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
+def test_code(client, needs, code):
+    if "transformers" in code:
         pytest.importorskip("peft")
-        needs("rotary")
+        needs("attention_states")
     assert ADDRESS in code
     printed = io.StringIO()
     with redirect_stdout(printed):

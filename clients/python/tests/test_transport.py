@@ -233,7 +233,7 @@ def test_every_repetition_is_logged(contract, waits, caplog):
     Client(contract.url).limits()
     broken, busy = (record.getMessage() for record in caplog.records)
     assert f"GET {contract.url}/limits: 429 queue-full: Busy." in busy
-    assert "Try 3 of 9 follows in 1.0 s" in busy and "Try 2 of 9" in broken
+    assert "try 3 of 9 follows in 1.0 s" in busy and "try 2 of 9" in broken
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:3000", "ftp://host", "http://"])

@@ -31,6 +31,72 @@ def attention(x, projections, *, heads=1, kv_heads=None, scaling=None, is_causal
     return torch.cat(outputs, dim=-1)
 
 
+def states_attention(query, key, value, sinks=None, *, scaling=None, softcap=None, **masks):
+    """(B, Lq, H, d), (B, Lk, Hkv, d), (B, Lk, Hkv, dv) -> (B, Lq, H, dv); rows without keys: 0."""
+    group = query.shape[2] // key.shape[2]
+    key, value = (states.repeat_interleave(group, dim=2) for states in (key, value))
+    beta = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+    scores = beta * torch.einsum("bihd,bjhd->bhij", query, key)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    seen = visible(len(query), query.shape[1], key.shape[1], **masks)[:, None]
+    scores = scores.masked_fill(~seen, -math.inf)
+    # Subtracted from everything in a row, sinks included, so that no exponential overflows.
+    largest = scores.detach().amax(dim=-1, keepdim=True)
+    if sinks is not None:
+        largest = torch.maximum(largest, sinks.detach()[:, None, None])
+    largest = largest.masked_fill(largest == -math.inf, 0)
+    weights = torch.exp(scores - largest)
+    total = weights.sum(dim=-1, keepdim=True)
+    if sinks is not None:
+        total = total + torch.exp(sinks[:, None, None] - largest)
+    weights = weights / total.masked_fill(total == 0, 1)
+    return torch.einsum("bhij,bjhe->bihe", weights, value)
+
+
+def visible(
+    batch,
+    rows,
+    keys,
+    *,
+    is_causal=False,
+    window=(-1, -1),
+    key_lengths=None,
+    first_keys=None,
+    sequence_lengths=None,
+):
+    """(B, Lq, Lk), which keys a row sees, as the contract says it."""
+    i, j = torch.arange(rows)[:, None], torch.arange(keys)[None, :]
+    seen = torch.ones(batch, rows, keys, dtype=torch.bool)
+    left, right = window
+    if is_causal:
+        seen &= j <= i
+    if left >= 0:
+        seen &= j >= i - left
+    if right >= 0:
+        seen &= j <= i + right
+    for item in range(batch):
+        if key_lengths is not None:
+            seen[item] &= j < key_lengths[item]
+        if first_keys is not None:
+            seen[item] &= j >= first_keys[item]
+        if sequence_lengths is not None:
+            lengths = sequence_lengths
+            if isinstance(lengths[0], list):
+                lengths = lengths[item]
+            number = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+            seen[item] &= number[:, None] == number[None, :]
+    return seen
+
+
+def states_gradients(tensors, grad_output, *, dtype=torch.float64, **layer):
+    """Gradients by name, and the output, computed in `dtype`."""
+    leaves = {name: t.detach().to(dtype, copy=True).requires_grad_() for name, t in tensors.items()}
+    output = states_attention(**leaves, **layer)
+    (output * grad_output.to(dtype)).sum().backward()
+    return {name: leaf.grad for name, leaf in leaves.items()}, output.detach()
+
+
 def _project(x, fields):
     weight = fields["weight"]
     if fields.get("lora_A") is not None:
@@ -49,8 +115,8 @@ def _rotated(states, more):
     half = states.shape[-1] // 2
     a, b = states[..., :half], states[..., half:]
     cos, sin = more["cos"], more["sin"]
-    first = a * cos[:, :half] - b * sin[:, :half]
-    second = b * cos[:, half:] + a * sin[:, half:]
+    first = a * cos[..., :half] - b * sin[..., :half]
+    second = b * cos[..., half:] + a * sin[..., half:]
     return torch.cat((first, second), dim=-1)
 
 

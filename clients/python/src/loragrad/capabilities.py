@@ -26,6 +26,10 @@ class Capabilities:
     forward: bool
     #: PUT /tensors/{sha256} and references
     store: bool
+    #: `query`, `key` and `value` in place of hidden states and projections
+    attention_states: bool
+    #: Every field of a request that it knows.
+    fields: frozenset[str]
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Capabilities:
@@ -46,6 +50,8 @@ class Capabilities:
             input_gradients="input_gradients" in _values(request.get("outputs")),
             forward="/forward" in paths,
             store=any(path.startswith("/tensors/") for path in paths),
+            attention_states={"query", "key", "value"} <= request.keys(),
+            fields=frozenset(request),
         )
 
 

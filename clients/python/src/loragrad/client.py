@@ -105,9 +105,9 @@ class Client:
         return limits
 
     def gradient(self, **request: Unpack[Request]) -> GradientResult:
-        """Gradients of every adapter; see `Request` for the arguments.
+        """Gradients of every adapter, or of query, key, value and sinks; see `Request` for the arguments.
 
-        Each has the library, device and dtype of its adapter tensor; `attention_output` those of
+        Each has the library, device and dtype of its tensor; `attention_output` those of
         `grad_output` or `target`, and input gradients those of their states.
         """
         answer = self._post("/gradient", request)
@@ -115,10 +115,7 @@ class Client:
         output = answer.get("attention_output")
         return GradientResult(
             gradients=_gradients(answer.get("gradients", {}), request),
-            input_gradients={
-                name: from_wire(tensor, request[name])  # type: ignore[literal-required]
-                for name, tensor in answer.get("input_gradients", {}).items()
-            },
+            input_gradients=_gradients(answer.get("input_gradients", {}), request),
             attention_output=output and from_wire(output, like),
             loss=answer.get("loss"),
             error={name: tensor_error(error) for name, error in answer["error"].items()},
@@ -135,7 +132,9 @@ class Client:
     def forward(self, **request: Unpack[Request]) -> ForwardResult:
         """The attention output, in the library, device and dtype of the queries' states."""
         answer = self._post("/forward", request)
-        like = request.get("hidden_states", request.get("query_states"))
+        names = ("hidden_states", "query_states", "query")
+        given: Mapping[str, Any] = request
+        like = next(given[name] for name in names if given.get(name) is not None)
         return ForwardResult(
             attention_output=from_wire(answer["attention_output"], like),
             error=tensor_error(answer["error"]["attention_output"]),
@@ -173,12 +172,11 @@ class Client:
         return answer
 
 
-def _gradients(answer: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
+def _gradients(answer: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors on the wire, alone or of an adapter, each like what it is a gradient of."""
     return {
-        projection: {
-            name: from_wire(tensor, request[projection][name]) for name, tensor in pair.items()
-        }
-        for projection, pair in answer.items()
+        name: from_wire(value, like[name]) if "dtype" in value else _gradients(value, like[name])
+        for name, value in answer.items()
     }
 
 

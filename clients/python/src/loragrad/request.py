@@ -8,6 +8,8 @@ from typing import Any, TypedDict
 from .tensors import Tensor, is_tensor
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+#: Fields that are numbers, however they are held.
+_INTEGERS = ("window", "key_lengths", "first_keys", "sequence_lengths")
 
 
 class _Weight(TypedDict):
@@ -29,17 +31,28 @@ class Projection(_Weight, total=False):
 
 
 class Request(TypedDict, total=False):
-    """The tensors and options of one attention layer.
+    """The tensors and options of one attention layer, from hidden states or from attention states.
 
     B batch items (the leading B may be left out everywhere), Lq and Lk rows, H query heads and Hkv
     key/value heads of width d (values: dv).
+
+    query (B, Lq, H, d), key (B, Lk, Hkv, d), value (B, Lk, Hkv, dv): projected, normalised and rotated
+        already; in place of hidden states, projections, numbers of heads and rotary tables. Targets and
+        outputs then have the shape (B, Lq, H, dv).
 
     hidden_states: (B, L, d_in), or for cross-attention query_states (B, Lq, d_in), key_states and
         value_states (B, Lk, d_in).
     q_proj, k_proj, v_proj: weights (H d, d_in), (Hkv d, d_in), (Hkv dv, d_in).
     scaling: beta in softmax(beta Q K^T); 1 / sqrt(d) by default.
-    cos, sin: rotary positions (L, d), as Transformers computes them.
+    cos, sin: rotary positions (L, d) or (B, L, d), as Transformers computes them.
+    is_causal: row i sees the keys 0 to i.
+    window: [left, right], row i sees the keys i - left to i + right; -1 is no limit.
     key_lengths: for each batch item how many keys count, from the first; the rest is padding.
+    first_keys: for each batch item the first key that counts; those before are padding.
+    sequence_lengths: of packed sequences, one list or one for each batch item; rows see keys of their
+        own sequence only.
+    softcap: c in S = c tanh(beta Q K^T / c).
+    sinks: (H), one more logit for each head in the sum of the softmax.
     target: (B, Lq, H dv), the objective is 1/2 ||O - target||^2; or grad_output: dLoss/dO, same shape.
     method: "auto", "exact" or "low_rank"; tolerance: relative error in the Frobenius norm allowed for
         every gradient tensor; features, correction, seed: see the documentation of the service.
@@ -50,6 +63,9 @@ class Request(TypedDict, total=False):
     query_states: Tensor
     key_states: Tensor
     value_states: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
     q_proj: Projection
     k_proj: Projection
     v_proj: Projection
@@ -59,7 +75,12 @@ class Request(TypedDict, total=False):
     is_causal: bool
     cos: Tensor
     sin: Tensor
+    window: Sequence[int]
     key_lengths: Sequence[int]
+    first_keys: Sequence[int]
+    sequence_lengths: Sequence[int] | Sequence[Sequence[int]]
+    softcap: float
+    sinks: Tensor
     target: Tensor
     grad_output: Tensor
     method: str
@@ -90,8 +111,8 @@ def _mapped(
     result: dict[str, Any] = {}
     for key, value in fields.items():
         here = (*path, key)
-        if key == "key_lengths" and value is not None:
-            result[key] = [int(length) for length in value]
+        if key in _INTEGERS and value is not None:
+            result[key] = _integers(value)
         elif is_tensor(value):
             result[key] = convert(here, value)
         elif isinstance(value, Mapping):
@@ -99,3 +120,10 @@ def _mapped(
         elif value is not None:
             result[key] = value
     return result
+
+
+def _integers(values: Any) -> Any:
+    """Lists of int, nested as the values are: of sequences, arrays or tensors."""
+    if getattr(values, "shape", None) == () or not hasattr(values, "__iter__"):
+        return int(values)
+    return [_integers(value) for value in values]

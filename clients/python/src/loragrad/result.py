@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from .tensors import Tensor
 
 T = TypeVar("T")
-#: By projection, then "lora_A" (r, in) and "lora_B" (out, r).
-Gradients = dict[str, dict[str, Tensor]]
+#: By projection, then "lora_A" (r, in) and "lora_B" (out, r); or of attention states by "query", "key",
+#: "value" and "sinks", each a tensor.
+Gradients = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class ForwardResult(ComputedResult):
 
 @dataclass(frozen=True, kw_only=True)
 class GradientResult(ComputedResult):
-    """The gradients of every adapter, with error figures by tensor: `error["q_proj.lora_A"]`."""
+    """The gradients, with error figures by tensor: `error["q_proj.lora_A"]`, `error["query"]`."""
 
     gradients: Gradients
     #: By name of the states; empty unless asked for.

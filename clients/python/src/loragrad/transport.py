@@ -116,7 +116,7 @@ class Transport:
                 if answer.status not in RETRY_STATUS or last or delay > self._timeout:
                     raise problem
             _log.warning(
-                "%s. Try %d of %d follows in %.1f s",
+                "%s; try %d of %d follows in %.1f s",
                 *(reason, attempt + 2, self._retries + 1, delay),
             )
             time.sleep(delay)

@@ -14,15 +14,7 @@ from ..client import Client
 from ..errors import UnsupportedError
 from ..request import PROJECTIONS
 from ..result import GradientResult
-
-
-@dataclass(frozen=True)
-class CallCost:
-    """Of one call: wall-clock seconds, and bytes of its body and of what was uploaded for it."""
-
-    seconds: float
-    bytes_sent: int
-
+from .report import CallCost
 
 #: Told of every backward pass. No result: the upstream gradient was not finite and nothing was asked.
 Listener = Callable[[GradientResult | None, CallCost], None]
@@ -123,6 +115,6 @@ class ServiceGradient(torch.autograd.Function):
             gradients = [torch.full_like(adapter, torch.nan) for adapter in adapters]
             if hidden_needed:
                 grad_hidden = torch.full_like(hidden_states, torch.nan)
-            call.tell(None, CallCost(0.0, 0))
+            call.tell(None, CallCost())
         wanted = [value if need else None for value, need in zip(gradients, needed, strict=True)]
         return (None, grad if output_needed else None, grad_hidden, *wanted)

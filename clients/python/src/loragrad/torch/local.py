@@ -26,7 +26,7 @@ def attention_output(
     """O (.., L, H dv), in the dtype of hidden_states (.., L, d_in).
 
     :param projections: `q_proj`, `k_proj`, `v_proj`, each a `loragrad.Projection`.
-    :param cos, sin: (L, d), applied to every head of Q and K as Transformers does.
+    :param cos, sin: (L, d) or (.., L, d), applied to every head of Q and K as Transformers does.
     :param key_lengths: for each batch item the number of keys that are seen, from the first.
     """
     kv_heads = num_key_value_heads or num_attention_heads
@@ -34,6 +34,8 @@ def attention_output(
     key = _heads(project(hidden_states, projections["k_proj"]), kv_heads)
     value = _heads(project(hidden_states, projections["v_proj"]), kv_heads)
     if cos is not None and sin is not None:
+        # Tables of batch items are the same for all heads of an item.
+        cos, sin = (table.unsqueeze(-3) if table.ndim > 2 else table for table in (cos, sin))
         query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
     group = num_attention_heads // kv_heads
     key, value = (states.repeat_interleave(group, dim=-3) for states in (key, value))

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..result import GradientResult, TensorError, Threshold
-from .function import CallCost
+
+
+@dataclass(frozen=True)
+class CallCost:
+    """Of one call: wall-clock seconds, and bytes of its body and of what was uploaded for it."""
+
+    seconds: float = 0.0
+    bytes_sent: int = 0
 
 
 @dataclass(frozen=True)
@@ -15,40 +22,37 @@ class LayerReport:
     """One backward pass of one attention layer."""
 
     layer: str
-    #: "exact", "low_rank", or "skipped" when the upstream gradient held NaN or infinity.
+    #: That of the service ("exact", "low_rank", ...), "local" when the layer was differentiated here, or
+    #: "skipped" when the upstream gradient held NaN or infinity.
     method: str
     reason: str
-    fallback: bool
-    #: By tensor: "q_proj.lora_A", ...
-    error: Mapping[str, TensorError]
+    cost: CallCost = CallCost()
+    fallback: bool = False
+    #: By tensor: "query", "key", "value", "sinks".
+    error: Mapping[str, TensorError] = field(default_factory=dict)
     #: Largest relative error bound of its gradients; None when none has one.
-    error_bound: float | None
-    threshold: Threshold | None
-    timings_ms: Mapping[str, float]
-    seconds: float
-    bytes_sent: int
+    error_bound: float | None = None
+    threshold: Threshold | None = None
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, layer: str, result: GradientResult | None, cost: CallCost) -> LayerReport:
-        if result is None:
-            why = (
-                "The upstream gradient holds NaN or infinity; the gradients are NaN, as in PyTorch."
-            )
-            return cls(
-                layer, "skipped", why, False, {}, None, None, {}, cost.seconds, cost.bytes_sent
-            )
+    def of(cls, layer: str, result: GradientResult, cost: CallCost) -> LayerReport:
         return cls(
             layer=layer,
             method=result.method,
             reason=result.reason,
+            cost=cost,
             fallback=result.fallback,
             error=result.error,
             error_bound=result.error_bound,
             threshold=result.threshold,
             timings_ms=result.timings_ms,
-            seconds=cost.seconds,
-            bytes_sent=cost.bytes_sent,
         )
+
+    @classmethod
+    def skipped(cls, layer: str) -> LayerReport:
+        why = "The upstream gradient holds NaN or infinity; the gradients are NaN, as in PyTorch."
+        return cls(layer, "skipped", why)
 
 
 @dataclass
@@ -75,11 +79,11 @@ class Step:
     @property
     def seconds(self) -> float:
         """Spent waiting for the service."""
-        return sum(report.seconds for report in self.layers.values())
+        return sum(report.cost.seconds for report in self.layers.values())
 
     @property
     def bytes_sent(self) -> int:
-        return sum(report.bytes_sent for report in self.layers.values())
+        return sum(report.cost.bytes_sent for report in self.layers.values())
 
     def metrics(self, prefix: str = "loragrad/") -> dict[str, float]:
         """Flat numbers for wandb, TensorBoard and the like."""

@@ -1,0 +1,81 @@
+"""The autograd function over attention states: computed here, differentiated by the service."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..client import Client
+from ..errors import LoragradError
+from .report import CallCost, LayerReport
+
+
+@dataclass(frozen=True)
+class StatesCall:
+    """One use of an attention layer: everything of the request but the tensors that autograd keeps."""
+
+    client: Client
+    #: Name of the layer, for reports and errors.
+    layer: str
+    #: (query, key, value, sinks) -> output (B, Lq, H, dv).
+    attention: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+    #: Fields of the request: masks, scaling, softcap, method, tolerance, seed.
+    fields: Mapping[str, Any]
+    listener: Callable[[LayerReport], None]
+
+    def gradients(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Those of query, key, value and sinks, in the layout of the service."""
+        before = self.client.traffic.bytes_sent
+        start = time.perf_counter()
+        try:
+            result = self.client.gradient(**self.fields, **tensors)  # type: ignore[arg-type]
+        except LoragradError as error:
+            error.layer = self.layer
+            raise
+        seconds = time.perf_counter() - start
+        cost = CallCost(seconds, self.client.traffic.bytes_sent - before)
+        self.listener(LayerReport.of(self.layer, result, cost))
+        return result.gradients
+
+
+class ServiceAttention(torch.autograd.Function):
+    """apply(call, query, key, value, sinks) -> output (B, Lq, H, dv)
+
+    query (B, H, Lq, d), key (B, Hkv, Lk, d), value (B, Hkv, Lk, dv) as Transformers has them, sinks (H)
+    or None. Autograd saves them, so that a change in place before the backward pass is an error.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: StatesCall, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None
+    ) -> Tensor:
+        ctx.call = call
+        ctx.save_for_backward(query, key, value, sinks)
+        return call.attention(query, key, value, sinks)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        call: StatesCall = ctx.call
+        query, key, value, sinks = ctx.saved_tensors
+        if not torch.isfinite(grad).all():
+            # Loss scaling relies on overflow coming out as it went in; the service refuses it.
+            call.listener(LayerReport.skipped(call.layer))
+            saved = (query, key, value, sinks)
+            return (None, *(t if t is None else torch.full_like(t, torch.nan) for t in saved))
+        tensors = {
+            "query": query.transpose(1, 2),
+            "key": key.transpose(1, 2),
+            "value": value.transpose(1, 2),
+            "grad_output": grad,
+        }
+        if sinks is not None:
+            tensors["sinks"] = sinks
+        gradients = call.gradients(tensors)
+        states = (gradients[name].transpose(1, 2) for name in ("query", "key", "value"))
+        return (None, *states, gradients.get("sinks"))
