@@ -22,8 +22,11 @@ export interface Adapter {
 }
 
 export interface Projection {
-  /** (out, in); out = H d, Hkv d or Hkv dv. */
-  readonly weight: Tensor;
+  /**
+   * (out, in); out = H d, Hkv d or Hkv dv. null: the identity, for attention states that come projected: head h
+   * of the output is columns [h width, (h + 1) width) of the input. It has no bias and no adapter.
+   */
+  readonly weight: Tensor | null;
   /** (out,) */
   readonly bias: Tensor | null;
   /** null: this projection is frozen and gets no gradient. */
@@ -85,10 +88,14 @@ export interface AttentionProblem extends AttentionLayer {
   readonly objective: Objective;
 }
 
-/** The inputs in the client's names: one tensor for self-attention, three for cross-attention. */
+/**
+ * The inputs in the client's names: one tensor for self-attention, three for cross-attention, and three for
+ * attention states, which have no projections.
+ */
 export const STATES = {
   self: { query: 'hidden_states', key: 'hidden_states', value: 'hidden_states' },
   cross: { query: 'query_states', key: 'key_states', value: 'value_states' },
+  attention: { query: 'query', key: 'key', value: 'value' },
 } as const;
 export type AttentionKind = keyof typeof STATES;
 export type StatesName = (typeof STATES)[AttentionKind]['query' | 'key' | 'value'];

@@ -22,6 +22,7 @@ export class HeadWeights {
   /** x (in) -> (W + s B A) x (width), without the bias */
   apply(x: Float64Array): Float64Array {
     const { weight, adapter, inFeatures } = this.#p;
+    if (!weight) return x.slice(this.#first, this.#first + this.#width);
     const y = times(weight, this.#first, this.#width, inFeatures, x);
     if (adapter) {
       const added = times(adapter.B, this.#first, this.#width, adapter.rank, this.low(x));
@@ -40,6 +41,11 @@ export class HeadWeights {
   /** y (width) -> (W + s B A)^T y (in) */
   back(y: Float64Array): Float64Array {
     const { weight, adapter, inFeatures } = this.#p;
+    if (!weight) {
+      const x = new Float64Array(inFeatures);
+      x.set(y, this.#first);
+      return x;
+    }
     const x = timesTransposed(weight, this.#first, this.#width, inFeatures, y);
     if (adapter) {
       const added = timesTransposed(adapter.A, 0, adapter.rank, inFeatures, this.up(y));
@@ -52,6 +58,7 @@ export class HeadWeights {
   row(c: number): Float64Array {
     const { weight, adapter, inFeatures } = this.#p;
     const at = this.#first + c;
+    if (!weight) return new Float64Array(inFeatures).fill(1, at, at + 1);
     const out = Float64Array.from(weight.data.subarray(at * inFeatures, (at + 1) * inFeatures));
     for (let r = 0; adapter && r < adapter.rank; r++) {
       const factor = adapter.scaling * adapter.B.data[at * adapter.rank + r]!;

@@ -4,7 +4,7 @@
  *
  *     d lora_A = s (dY B_h)^T X       d lora_B_h = s dY^T (X A^T)       dX = dY (W_h + s B_h A)
  *
- * summed over heads, but for lora_B. The factor beta of queries and keys comes in at the very end.
+ * summed over heads, but for lora_B; of attention states dX is dY, head by head. The factor beta of queries and keys comes in at the very end.
  */
 import type { ProjectionName } from '../../problem.js';
 import type { Wasm } from '../inner/instance.js';
@@ -56,6 +56,18 @@ function runTokens(
   const token = batchItem * length + first;
   const X = rowsOf(inputs[ROLES[name]], inFeatures, token, n);
   const sizeB = width * roundUp(rank, 8);
+
+  if (!weight) {
+    for (const { place, slot, head } of headsOf(task)) {
+      checkpoint();
+      const rows = gradientRows(task, place, slot, first, n);
+      const scale = name === 'v_proj' ? 1 : beta;
+      for (let i = 0, at = token * inFeatures + head * width; i < n; i++, at += inFeatures) {
+        for (let c = 0; c < width; c++) inputGradient![at + c] = scale * rows[i * width + c]!;
+      }
+    }
+    return;
+  }
 
   wasm.reset();
   const lowAt = rank ? lowRank(wasm, projections[name], wasm.put(X), n) : 0;

@@ -107,6 +107,13 @@ function projectHead(
   // Passes over vectors go to a multiple of 4; what lies beyond the matrix is zero.
   const size = roundUp(n * width, 4);
   const output = wasm.allocFloats(size);
+  if (!weight) {
+    wasm.f32(output, size).fill(0);
+    wasm.fn.copy_columns(n, width, X + 4 * index * width, inFeatures, output, width);
+    turn(wasm.f32(output, n * width));
+    norms.frozen = norms.sum = Math.max(norms.sum, wasm.fn.max_abs(output, size));
+    return output;
+  }
   const W = packTransposed(wasm, slice(weight.data, index, width * inFeatures), width, inFeatures);
   const values = wasm.f32(output, size).fill(0);
   if (bias) {

@@ -46,6 +46,9 @@ const batchItems = (units: readonly Unit[]): number[] => [
   ...new Set(units.map(({ batchItem }) => batchItem)),
 ];
 
+/** Multiply-adds for an element of a projection's output. */
+const innerWidth = ({ weight, inFeatures }: Projection): number => (weight ? inFeatures : 1);
+
 export function projectTasks(
   plan: ExactPlan,
   workspace: Workspace,
@@ -55,7 +58,7 @@ export function projectTasks(
   const widths = { q_proj: plan.group * dims.headDim, k_proj: dims.headDim, v_proj: dims.valueDim };
   /** Flops of one unit for as many tokens as are in WebAssembly memory at once. */
   const flopsOf = (name: ProjectionName) =>
-    2 * PROJECT_TOKENS * widths[name] * projections[name].inFeatures;
+    2 * PROJECT_TOKENS * widths[name] * innerWidth(projections[name]);
   const allFlops = PROJECTIONS.reduce((sum, name) => sum + flopsOf(name), 0);
   const blocks =
     units.length * Math.ceil(Math.max(dims.queryLength, dims.keyLength) / PROJECT_TOKENS);
@@ -102,8 +105,7 @@ function problemFlops(plan: ExactPlan): number {
   const { dims, projections } = plan.problem;
   const tokens = dims.batch * Math.max(dims.queryLength, dims.keyLength, LEAST_TOKENS);
   const weights = PROJECTIONS.reduce((sum, name) => {
-    const { inFeatures, outFeatures } = projections[name];
-    return sum + inFeatures * outFeatures;
+    return sum + innerWidth(projections[name]) * projections[name].outFeatures;
   }, 0);
   return 2 * tokens * weights + dims.batch * dims.heads * plan.blocks * blockFlops(plan);
 }

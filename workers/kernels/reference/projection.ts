@@ -38,8 +38,9 @@ export function projectHead(
   turn: Turn = (M) => M,
 ): ProjectedHead {
   const first = head * width;
-  const W = matrixOf(projection.weight, projection.inFeatures, first, width);
-  const straight = X.mmul(W.transpose());
+  const straight = projection.weight
+    ? X.mmul(matrixOf(projection.weight, projection.inFeatures, first, width).transpose())
+    : X.subMatrix(0, X.rows - 1, first, first + width - 1);
   if (projection.bias) {
     straight.addRowVector(Array.from(projection.bias.data.subarray(first, first + width)));
   }
@@ -106,6 +107,13 @@ export function addInputGradient(
 ): void {
   const width = dOut.columns;
   const first = head * width;
+  if (!projection.weight) {
+    const { inFeatures } = projection;
+    for (let i = 0; i < dOut.rows; i++) {
+      for (let c = 0; c < width; c++) total[i * inFeatures + first + c] += dOut.get(i, c);
+    }
+    return;
+  }
   const dX = dOut.mmul(matrixOf(projection.weight, projection.inFeatures, first, width));
   if (projection.adapter) {
     const { A, B, rank, scaling } = projection.adapter;
