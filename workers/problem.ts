@@ -98,4 +98,9 @@ export const STATES = {
   attention: { query: 'query', key: 'key', value: 'value' },
 } as const;
 export type AttentionKind = keyof typeof STATES;
+
+/** Whether the inputs of a layer are attention states, which have no projections. */
+export const hasAttentionStates = ({ projections }: AttentionLayer): boolean =>
+  projections.q_proj.weight === null;
+
 export type StatesName = (typeof STATES)[AttentionKind]['query' | 'key' | 'value'];

@@ -14,7 +14,7 @@ function request(problem: AttentionProblem, encode: Encode): Record<string, unkn
     data: encode(tensor),
   });
   const projection = ({ weight, adapter }: Projection) => ({
-    weight: wire(weight),
+    weight: wire(weight!),
     ...(adapter && {
       lora_A: wire(adapter.A),
       lora_B: wire(adapter.B),

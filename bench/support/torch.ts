@@ -82,7 +82,7 @@ function wireProblem({ inputs, projections, objective, scaling, mask }: Attentio
   const wire = ({ data, shape }: Tensor) => ({ shape, data: Array.from(data) });
   const item = (tensor: Tensor) => wire({ ...tensor, shape: tensor.shape.slice(1) });
   const projection = ({ weight, bias, adapter }: Projection) => ({
-    weight: wire(weight),
+    weight: wire(weight!),
     bias: bias && wire(bias),
     lora_A: adapter && wire(adapter.A),
     lora_B: adapter && wire(adapter.B),

@@ -56,9 +56,16 @@ const LAYER = {
     ),
   ),
   value_states: Type.Optional(Tensor('Cross-attention: X^V, shape (Lk, d_in) or (B, Lk, d_in).')),
-  q_proj: projection('query', 'H d'),
-  k_proj: projection('key', 'Hkv d'),
-  v_proj: projection('value', 'Hkv dv'),
+  q_proj: Type.Optional(projection('query', 'H d')),
+  k_proj: Type.Optional(projection('key', 'Hkv d')),
+  v_proj: Type.Optional(projection('value', 'Hkv dv')),
+  query: Type.Optional(
+    Tensor(
+      'Attention states, with key and value, in place of inputs and projections: queries as they meet the keys, projected, normalised and rotated; shape (L, H, d) or (B, L, H, d). The gradients are then those of query, key and value.',
+    ),
+  ),
+  key: Type.Optional(Tensor('Keys, shape (Lk, Hkv, d) or (B, Lk, Hkv, d); Hkv divides H.')),
+  value: Type.Optional(Tensor('Values, shape (Lk, Hkv, dv) or (B, Lk, Hkv, dv).')),
   num_attention_heads: Type.Optional(
     Type.Integer({ minimum: 1, default: 1, description: 'H, number of query heads.' }),
   ),
@@ -82,6 +89,22 @@ const LAYER = {
         'Row i sees keys j <= i (top-left aligned when Lq differs from Lk, as in PyTorch).',
     }),
   ),
+  window: Type.Optional(
+    Tensor(
+      'Sliding window [left, right]: row i sees keys i - left to i + right at most; -1: no limit, as in FlashAttention. A plain list of two integers will do. The sliding_window W of Transformers is left = W - 1.',
+    ),
+  ),
+  softcap: Type.Optional(
+    Type.Number({
+      exclusiveMinimum: 0,
+      description: 'Soft cap c of the scores: S = c tanh(beta Q K^T / c), as in Gemma 2.',
+    }),
+  ),
+  sinks: Type.Optional(
+    Tensor(
+      "Attention sinks, shape (H,): a logit more in the softmax of each head's rows, without a value, as in GPT-OSS. The gradients hold theirs.",
+    ),
+  ),
   cos: Type.Optional(
     Tensor(
       'Rotary positions, with sin: shape (L, d), (1, L, d) or (B, L, d), as Transformers computes them. Queries and keys become x cos + rotate_half(x) sin, rotate_half(x) = cat(-x2, x1), before the scores. Needs Lq = Lk and an even d.',
@@ -90,8 +113,19 @@ const LAYER = {
   sin: Type.Optional(Tensor('Rotary positions, with cos and of its shapes.')),
   key_lengths: Type.Optional(
     Tensor(
-      'Padding: for each batch item the number of its keys, an integer from 1 to Lk, shape (B,); a plain list will do. Keys from there on get no probability. Rows of queries are all computed.',
+      'Padding: for each batch item an integer from 0 to Lk, shape (B,); a plain list will do. Keys from there on get no probability. Rows of queries are all computed; those that see no key have output 0 and no gradient.',
     ),
+  ),
+  first_keys: Type.Optional(
+    Tensor(
+      'Padding on the left: for each batch item the first key that is none, an integer from 0 to Lk, shape (B,); a plain list will do.',
+    ),
+  ),
+  sequence_lengths: Type.Optional(
+    Type.Union([Tensor('One list'), Type.Array(Tensor('The list of a batch item'))], {
+      description:
+        'Packed sequences: their lengths, positive integers with sum L, for all batch items, or a list of them for each. Rows see keys of their own sequence only. Needs Lq = Lk.',
+    }),
   ),
   method: Type.Optional(
     Type.Enum([...METHODS], {
@@ -184,4 +218,4 @@ export const ForwardRequest = Type.Object(LAYER, {
 /** As the routes see them: references have been replaced by the tensors of the store. */
 export type GradientRequest = Static<typeof GradientRequest>;
 export type ForwardRequest = Static<typeof ForwardRequest>;
-export type ProjectionRequest = ForwardRequest['q_proj'];
+export type ProjectionRequest = NonNullable<ForwardRequest['q_proj']>;

@@ -2,7 +2,6 @@
 
 import {
   type AttentionKind,
-  type Dimensions,
   type Objective,
   STATES,
   type StatesName,
@@ -12,6 +11,7 @@ import { Problem } from '../errors.js';
 import type { Intake } from './intake.js';
 import type { GradientRequest } from './request.js';
 import { formatShape, requireDimensions, requireSize, shapeMismatch } from './shapes.js';
+import type { Source } from './source.js';
 
 export interface States {
   readonly name: StatesName;
@@ -32,7 +32,7 @@ export interface Inputs {
 const CROSS = Object.values(STATES.cross);
 
 /** @throws {Problem} unless hidden_states, or all three of the others, are given. */
-function givenKind(request: GradientRequest): AttentionKind {
+function givenKind(request: GradientRequest): 'self' | 'cross' {
   const cross = CROSS.filter((key) => request[key] !== undefined);
   if (request.hidden_states) {
     if (cross.length === 0) return 'self';
@@ -47,7 +47,7 @@ function givenKind(request: GradientRequest): AttentionKind {
   throw new Problem(
     'missing-key',
     cross.length === 0
-      ? 'hidden_states is missing; or give query_states, key_states and value_states.'
+      ? 'hidden_states is missing; or give query_states, key_states and value_states, or query, key and value.'
       : `${missing} is missing; query_states, key_states and value_states go together.`,
     { pointer: '' },
   );
@@ -90,11 +90,13 @@ export function parseInputs(request: GradientRequest, intake: Intake): Inputs {
   return { batch: first.shape.length === 3 ? first.shape[0] : null, kind, query, key, value };
 }
 
-/** @throws {Problem} unless exactly one of target and grad_output is given, in the output's shape. */
+/**
+ * @throws {Problem} unless exactly one of target and grad_output is given, in the output's shape. That of
+ * attention states may come with the heads side by side.
+ */
 export function parseObjective(
   request: GradientRequest,
-  inputs: Inputs,
-  dims: Dimensions,
+  { dims, batched, outputShape }: Source,
   intake: Intake,
 ): Objective | null {
   if (request.target && request.grad_output) {
@@ -105,16 +107,16 @@ export function parseObjective(
   const kind = request.target ? 'target' : 'grad_output';
   const given = request[kind];
   if (!given) return null;
-  const width = dims.heads * dims.valueDim;
-  const shape = [dims.batch, dims.queryLength, width];
-  const expected = inputs.batch === null ? shape.slice(1) : shape;
-  if (given.shape.join() !== expected.join()) {
+  const { batch, queryLength, heads, valueDim } = dims;
+  const without = (shape: readonly number[]) => (batched ? shape : shape.slice(1));
+  const expected = [outputShape, [batch, queryLength, heads * valueDim]].map(without);
+  if (!expected.some((shape) => shape.join() === given.shape.join())) {
     throw shapeMismatch(
       `/${kind}`,
       given,
-      `the attention output has shape ${formatShape(expected)}: the rows of ${inputs.query.name} ` +
-        `by num_attention_heads x dv = ${dims.heads} x ${dims.valueDim}.`,
+      `the attention output has shape ${formatShape(expected[0])}: the rows of the queries by ` +
+        `H x dv = ${heads} x ${valueDim}.`,
     );
   }
-  return { kind, tensor: intake.take(`/${kind}`, given, shape) };
+  return { kind, tensor: intake.take(`/${kind}`, given, outputShape) };
 }

@@ -7,7 +7,13 @@ import {
   mostFullWidthFeatures,
   planLowRank,
 } from '../../workers/kernels/low-rank/plan/plan.js';
-import type { AttentionKind, AttentionLayer, AttentionProblem } from '../../workers/problem.js';
+import { seesAll } from '../../workers/mask.js';
+import {
+  type AttentionKind,
+  type AttentionLayer,
+  type AttentionProblem,
+  hasAttentionStates,
+} from '../../workers/problem.js';
 import type { Dtype } from '../../workers/tensor/dtype.js';
 import { Problem } from '../errors.js';
 import type { METHODS } from '../request/request.js';
@@ -49,10 +55,6 @@ export interface Choice {
   readonly lowRank: LowRankPlan | null;
 }
 
-function isAdapted(layer: AttentionLayer): boolean {
-  return Object.values(layer.projections).some(({ adapter }) => adapter !== null);
-}
-
 export function needsOf(
   problem: AttentionLayer & Partial<AttentionProblem>,
   { attentionOutput, inputGradients }: ChooseOptions,
@@ -63,14 +65,32 @@ export function needsOf(
   };
 }
 
-/** Whether heads are narrow enough for the low-rank kernel. */
-function isNarrow({ dims }: AttentionLayer): boolean {
-  return Math.max(dims.headDim, dims.valueDim) <= MAX_LOW_RANK_WIDTH;
+/** Why the low-rank kernel does not compute a layer's output, in one sentence; null: it does. */
+export function lowRankObstacle(layer: AttentionLayer): string | null {
+  const { dims, mask } = layer;
+  const width = Math.max(dims.headDim, dims.valueDim);
+  if (width > MAX_LOW_RANK_WIDTH) {
+    return `Low-rank takes heads of up to ${MAX_LOW_RANK_WIDTH} columns; these have ${width}.`;
+  }
+  const isPlain = seesAll({
+    dims,
+    mask: { ...mask, right: mask.right === 0 ? Infinity : mask.right },
+  });
+  if (!isPlain || mask.keys?.some(({ first, last }) => first > 0 || last === 0)) {
+    return 'Low-rank takes no mask but a causal one and padding at the end of the keys.';
+  }
+  if (layer.softcap !== undefined || layer.sinks) return 'Low-rank takes no soft cap and no sinks.';
+  return null;
 }
 
-/** Whether the low-rank kernel takes the layer: without an adapter there is nothing whose error it could show. */
-export function isPlannable(layer: AttentionLayer): boolean {
-  return isAdapted(layer) && isNarrow(layer);
+/** The same for a gradient: without an adapter there is nothing whose error low-rank could show. */
+export function gradientObstacle(layer: AttentionLayer): string | null {
+  const obstacle = lowRankObstacle(layer);
+  const adapted = Object.values(layer.projections).some(({ adapter }) => adapter !== null);
+  if (obstacle || adapted) return obstacle;
+  return hasAttentionStates(layer)
+    ? 'Low-rank computes gradients of adapters, not of attention states.'
+    : 'Low-rank computes gradients of adapters; this layer has none.';
 }
 
 /** @throws {Problem} when the sums of so many features are too large at the full width of a head. */
@@ -135,9 +155,8 @@ export function* choose(
 ): Job<Choice> {
   const early = withoutPlan(problem, options, exactFlops(problem, needsOf(problem, options)));
   if (early) return { ...early, lowRank: null };
-  if (!isPlannable(problem)) {
-    return { kernel: 'exact', reason: 'Low-rank does not take this layer.', lowRank: null };
-  }
+  const obstacle = gradientObstacle(problem);
+  if (obstacle) return { kernel: 'exact', reason: obstacle, lowRank: null };
   const lowRank = yield* planOf(problem, options);
   return { ...judge(lowRank, options), lowRank };
 }
@@ -162,16 +181,11 @@ function withoutPlan(
     return { kernel: 'reference', reason: float64Reason(tolerance) };
   }
   if (method === 'exact') return { kernel: 'exact', reason: 'The exact kernel was asked for.' };
-  const { headDim, valueDim, queryLength, keyLength } = layer.dims;
-  if (!isNarrow(layer)) {
-    if (method !== 'low_rank') {
-      return { kernel: 'exact', reason: 'Low-rank does not take this layer.' };
-    }
-    throw new Problem(
-      'limit-exceeded',
-      `Low-rank takes heads of up to ${MAX_LOW_RANK_WIDTH} columns; these have ${Math.max(headDim, valueDim)}.`,
-      { pointer: '/method', limit: MAX_LOW_RANK_WIDTH, actual: Math.max(headDim, valueDim) },
-    );
+  const { queryLength, keyLength } = layer.dims;
+  const obstacle = lowRankObstacle(layer);
+  if (obstacle) {
+    if (method !== 'low_rank') return { kernel: 'exact', reason: obstacle };
+    throw new Problem('limit-exceeded', obstacle, { pointer: '/method' });
   }
   if (method === 'low_rank') {
     requireRoom(layer, options);

@@ -5,6 +5,7 @@ import type { ForwardResult, GradientResult } from '../../workers/kernels/result
 import {
   type AttentionLayer,
   type AttentionProblem,
+  hasAttentionStates,
   PROJECTIONS,
   type ProjectionName,
   STATES,
@@ -26,7 +27,8 @@ export interface EncodeOptions {
 
 export interface EncodedResult {
   readonly gradients?: Partial<
-    Record<ProjectionName, { readonly lora_A: EncodedTensor; readonly lora_B: EncodedTensor }>
+    Record<ProjectionName, { readonly lora_A: EncodedTensor; readonly lora_B: EncodedTensor }> &
+      Record<StatesName | 'sinks', EncodedTensor>
   >;
   readonly attention_output?: EncodedTensor;
   readonly input_gradients?: Partial<Record<StatesName, EncodedTensor>>;
@@ -47,10 +49,15 @@ interface Outgoing {
   readonly shape: readonly number[];
 }
 
+/** The gradient of an input as the answer's `error` names it; attention states are what is differentiated. */
+export function stateGradient(layer: AttentionLayer, name: StatesName): string {
+  return hasAttentionStates(layer) ? name : `input_gradients.${name}`;
+}
+
 /** The tensor that the client sent under this name. */
 function inputNamed({ inputs }: AttentionLayer, name: StatesName): Tensor {
   const of = (role: 'query' | 'key' | 'value') =>
-    STATES.self[role] === name || STATES.cross[role] === name;
+    Object.values(STATES).some((names) => names[role] === name);
   return inputs[(['query', 'key', 'value'] as const).find(of)!];
 }
 
@@ -81,27 +88,38 @@ export function* encodePhase(
   for (const name of states) {
     const like = inputNamed(problem, name);
     const data = result.inputGradients![name]!;
-    outgoing.push({ name: `input_gradients.${name}`, data, like, shape: shapeOf(like) });
+    outgoing.push({ name: stateGradient(problem, name), data, like, shape: shapeOf(like) });
+  }
+  const sinks = options.gradients ? result.sinks : null;
+  if (sinks) {
+    const like = problem.sinks!;
+    outgoing.push({ name: 'sinks', data: sinks, like, shape: like.shape });
   }
   const { tensors, narrowings } = yield* encode(outgoing, options);
   const tensor = (name: string) => tensors.get(name)!;
+  const given = hasAttentionStates(problem);
   return {
     narrowings,
     tensors: {
       ...(options.gradients && {
-        gradients: Object.fromEntries(
-          adapted.map((name) => [
-            name,
-            { lora_A: tensor(`${name}.lora_A`), lora_B: tensor(`${name}.lora_B`) },
-          ]),
-        ),
+        gradients: {
+          ...Object.fromEntries(
+            adapted.map((name) => [
+              name,
+              { lora_A: tensor(`${name}.lora_A`), lora_B: tensor(`${name}.lora_B`) },
+            ]),
+          ),
+          ...(given && Object.fromEntries(states.map((name) => [name, tensor(name)]))),
+          ...(sinks && { sinks: tensor('sinks') }),
+        },
       }),
       ...(result.attentionOutput && { attention_output: tensor('attention_output') }),
-      ...(states.length > 0 && {
-        input_gradients: Object.fromEntries(
-          states.map((name) => [name, tensor(`input_gradients.${name}`)]),
-        ),
-      }),
+      ...(states.length > 0 &&
+        !given && {
+          input_gradients: Object.fromEntries(
+            states.map((name) => [name, tensor(`input_gradients.${name}`)]),
+          ),
+        }),
     },
   };
 }
@@ -113,7 +131,8 @@ export function* encodeForwardPhase(
   options: EncodeOptions,
 ): Job<Encoded<EncodedTensor>> {
   const { batch, queryLength, heads, valueDim } = layer.dims;
-  const shape = [batch, queryLength, heads * valueDim].slice(options.batched ? 0 : 1);
+  const width = hasAttentionStates(layer) ? [heads, valueDim] : [heads * valueDim];
+  const shape = [batch, queryLength, ...width].slice(options.batched ? 0 : 1);
   const name = 'attention_output';
   const outgoing = [{ name, data, like: layer.inputs.query, shape }];
   const { tensors, narrowings } = yield* encode(outgoing, options);

@@ -3,7 +3,7 @@ import type { Job } from '../../workers/job.js';
 import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import type { PendingTensor } from '../request/intake.js';
-import { type ChooseOptions, choose, isPlannable, judge, needsOf, planOf } from './choose.js';
+import { type ChooseOptions, choose, gradientObstacle, judge, needsOf, planOf } from './choose.js';
 import { exactFlops } from './cost.js';
 import { decodePhase } from './decode-phase.js';
 import { planFigures } from './figures.js';
@@ -23,7 +23,8 @@ export function* planJob(
   clock('decode');
   const choice = yield* choose(problem, options);
   // Asked for a plan, we make one also where a gradient would do without.
-  const plan = choice.lowRank ?? (isPlannable(problem) ? yield* planOf(problem, options) : null);
+  const plan =
+    choice.lowRank ?? (gradientObstacle(problem) ? null : yield* planOf(problem, options));
   const norms = plan ? plan.norms : yield* referenceNormsJob(problem);
   clock('plan');
   const method = choice.kernel === 'low_rank' ? 'low_rank' : 'exact';

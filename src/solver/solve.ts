@@ -7,12 +7,12 @@ import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
 import { FEATURE_STEPS } from '../../workers/kernels/low-rank/plan/trial.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
-import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
+import type { AttentionLayer, AttentionProblem, StatesName } from '../../workers/problem.js';
 import { finiteJob } from '../../workers/tasks/finite.js';
 import { Problem } from '../errors.js';
 import { type Choice, type ChooseOptions, needsOf, planOf } from './choose.js';
 import { exactFlops } from './cost.js';
-import { type EncodedResult, encodePhase } from './encode-phase.js';
+import { type EncodedResult, encodePhase, stateGradient } from './encode-phase.js';
 import type { PhaseClock } from './phases.js';
 import {
   requirePrecision,
@@ -50,13 +50,14 @@ type Solved = Computed & Sent<EncodedResult>;
 type Planned = Omit<Solution, 'plan'>;
 
 function* overflowed(result: GradientResult): Job<boolean> {
-  const { gradients, inputGradients, loss, attentionOutput } = result;
+  const { gradients, inputGradients, sinks, loss, attentionOutput } = result;
   if (!Number.isFinite(loss ?? 0)) return true;
   const tensors: (Float32Array | Float64Array)[] = Object.values(gradients).flatMap(
     ({ lora_A, lora_B }) => [lora_A, lora_B],
   );
   tensors.push(...Object.values(inputGradients ?? {}));
   if (attentionOutput) tensors.push(attentionOutput);
+  if (sinks) tensors.push(sinks);
   return !(yield* finiteJob(tensors));
 }
 
@@ -75,14 +76,22 @@ function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solve
     error[`${name}.lora_A`] = withoutCertificate(null);
     error[`${name}.lora_B`] = withoutCertificate(null);
   }
-  return yield* sent(problem, { result, error: { ...error, ...inputErrors(result) } }, options);
+  if (result.sinks) error.sinks = withoutCertificate(null);
+  return yield* sent(
+    problem,
+    { result, error: { ...error, ...inputErrors(problem, result) } },
+    options,
+  );
 }
 
 /** Input gradients are not sampled: one row of them is a sum over all heads and all rows of P. */
-function inputErrors({ inputGradients }: GradientResult): Record<string, TensorError> {
-  const names = Object.keys(inputGradients ?? {});
+function inputErrors(
+  problem: AttentionProblem,
+  { inputGradients }: GradientResult,
+): Record<string, TensorError> {
+  const names = Object.keys(inputGradients ?? {}) as StatesName[];
   const unknown = withoutCertificate(null, 'Input gradients have none.');
-  return Object.fromEntries(names.map((name) => [`input_gradients.${name}`, unknown]));
+  return Object.fromEntries(names.map((name) => [stateGradient(problem, name), unknown]));
 }
 
 /** null: the numbers are too large for float32. */
@@ -96,7 +105,11 @@ function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solve
   const error = Object.fromEntries(
     Object.entries(errors ?? {}).map(([name, estimate]) => [name, withoutCertificate(estimate)]),
   );
-  return yield* sent(problem, { result, error: { ...error, ...inputErrors(result) } }, options);
+  return yield* sent(
+    problem,
+    { result, error: { ...error, ...inputErrors(problem, result) } },
+    options,
+  );
 }
 
 function* sent(
@@ -184,7 +197,7 @@ function* sentRun(
   { errors, lostRows: _, ...result }: LowRankResult,
   options: SolveOptions,
 ): Job<Solved> {
-  const error = { ...errors, ...inputErrors(result) };
+  const error = { ...errors, ...inputErrors(problem, result) };
   return yield* sent(problem, { result, error }, options);
 }
 

@@ -59,7 +59,7 @@ test('every dtype goes out and comes back', async () => {
   for (const [dtype, Kind] of dtypes) {
     const mine = request();
     const lora_A = { ...randomTensor(11, [4, 8], 1 / Math.sqrt(8)), dtype };
-    const answer = await client.gradient({ ...mine, q_proj: { ...mine.q_proj, lora_A } });
+    const answer = await client.gradient({ ...mine, q_proj: { ...mine.q_proj!, lora_A } });
     const tensor = answer.gradients?.q_proj?.lora_A;
     assert.equal(tensor?.dtype, dtype);
     assert.ok(tensor?.data instanceof Kind);
@@ -75,7 +75,7 @@ test('without dtype a Float64Array is float64', async () => {
   const mine = request();
   const { shape, data } = randomTensor(11, [4, 8]);
   const lora_A = { shape, data: Float64Array.from(data) };
-  const answer = await client.gradient({ ...mine, q_proj: { ...mine.q_proj, lora_A } });
+  const answer = await client.gradient({ ...mine, q_proj: { ...mine.q_proj!, lora_A } });
   assert.equal(answer.gradients?.q_proj?.lora_A.dtype, 'float64');
 });
 
@@ -113,7 +113,7 @@ test('a refusal is a ProblemError with type, pointer and figures', async () => {
     return true;
   });
   const short = { shape: [4, 8], data: new Float32Array(31) };
-  const invalid = client.gradient({ ...mine, q_proj: { ...mine.q_proj, lora_A: short } });
+  const invalid = client.gradient({ ...mine, q_proj: { ...mine.q_proj!, lora_A: short } });
   await assert.rejects(invalid, { limit: 128, actual: 124, pointer: '/q_proj/lora_A/data' });
 });
 

@@ -174,7 +174,7 @@ function times(x: ArrayLike<number>, n: number, inputs: number, w: ArrayLike<num
 
 function project(p: Projection, x: ArrayLike<number>, n: number): Float64Array {
   const { inFeatures, outFeatures, adapter, bias, weight } = p;
-  const y = times(x, n, inFeatures, weight.data, outFeatures);
+  const y = times(x, n, inFeatures, weight!.data, outFeatures);
   if (bias) for (let i = 0; i < y.length; i++) y[i] += bias.data[i % outFeatures];
   if (adapter) {
     const low = times(x, n, inFeatures, adapter.A.data, adapter.rank);

@@ -63,7 +63,7 @@ function addTo(total: Float32Array, x: Matrix, offset = 0): void {
 }
 
 function project(X: Matrix, p: Projection, head: number, width: number): Matrix {
-  const out = multiply(X, transpose(part(p.weight.data, p.inFeatures, head * width, width)));
+  const out = multiply(X, transpose(part(p.weight!.data, p.inFeatures, head * width, width)));
   if (p.bias) {
     for (let k = 0; k < out.data.length; k++)
       out.data[k]! += p.bias.data[head * width + (k % width)]!;
@@ -126,7 +126,7 @@ export function naiveGradient(problem: AttentionProblem): NaiveResult {
   ) => {
     const { adapter, inFeatures, outFeatures } = projections[name];
     const width = dY.columns;
-    const W = part(projections[name].weight.data, inFeatures, head * width, width);
+    const W = part(projections[name].weight!.data, inFeatures, head * width, width);
     addTo(dX[name], multiply(dY, W), firstRow * inFeatures);
     if (!adapter) return;
     const { A, B, rank, scaling: s } = adapter;

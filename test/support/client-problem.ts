@@ -9,7 +9,7 @@ export interface Layer {
   step(seed: number, weights?: Weights): GradientRequest;
 }
 
-type Weight = GradientRequest['q_proj']['weight'];
+type Weight = NonNullable<GradientRequest['q_proj']>['weight'];
 type Weights = readonly [Weight, Weight, Weight];
 
 export function randomTensor(seed: number, shape: readonly number[], deviation = 1): TensorInput {

@@ -11,7 +11,14 @@ export function solveOptions(
   { kind, batched }: Pick<ParsedLayer, 'kind' | 'batched'>,
   rates: Rates,
 ): SolveOptions {
-  const { method = 'auto', tolerance, features, correction, seed = 0, outputs = [] } = request;
+  const {
+    method = 'auto',
+    tolerance,
+    features,
+    correction,
+    seed = 0,
+    outputs: wanted = ['gradients'],
+  } = request;
   for (const key of ['features', 'correction'] as const) {
     if (method === 'exact' && request[key]) {
       throw new Problem('conflicting-keys', `${key} is for low_rank; the method is exact.`, {
@@ -28,11 +35,13 @@ export function solveOptions(
     correction: correction ?? false,
     certificate: request.certificate ?? false,
     seed,
-    attentionOutput: outputs.includes('attention_output'),
-    inputGradients: outputs.includes('input_gradients') ? kind : undefined,
+    attentionOutput: wanted.includes('attention_output'),
+    inputGradients: wanted.includes(kind === 'attention' ? 'gradients' : 'input_gradients')
+      ? kind
+      : undefined,
     rates,
     encode: {
-      gradients: (request.outputs ?? ['gradients']).includes('gradients'),
+      gradients: wanted.includes('gradients'),
       batched,
       outputsDtype: request.outputs_dtype ?? 'same',
     },

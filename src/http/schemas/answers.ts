@@ -131,7 +131,7 @@ const TensorError = Type.Object(
 
 const TensorErrors = Type.Record(Type.String(), TensorError, {
   description:
-    'How large the error is, by gradient tensor: "q_proj.lora_A", ..., "input_gradients.hidden_states", ...',
+    'How large the error is, by gradient tensor: "q_proj.lora_A", ..., "input_gradients.hidden_states", ..., or "query", "key", "value", "sinks".',
 });
 
 const milliseconds = (description: string) => Type.Number({ description: `${description}, ms.` });
@@ -163,8 +163,15 @@ export const GradientAnswerSchema = Type.Object(
           q_proj: Type.Optional(adapterGradient('q_proj')),
           k_proj: Type.Optional(adapterGradient('k_proj')),
           v_proj: Type.Optional(adapterGradient('v_proj')),
+          query: inputGradient('query'),
+          key: inputGradient('key'),
+          value: inputGradient('value'),
+          sinks: inputGradient('sinks'),
         },
-        { description: 'One entry for each projection with an adapter; a batch is summed over.' },
+        {
+          description:
+            'One entry for each projection with an adapter, or query, key and value for attention states; and sinks. Those of adapters and sinks are summed over the batch.',
+        },
       ),
     ),
     loss: Type.Optional(
@@ -173,7 +180,9 @@ export const GradientAnswerSchema = Type.Object(
       }),
     ),
     attention_output: Type.Optional(
-      Tensor('O, shape (Lq, H dv) or (B, Lq, H dv), in the dtype of target or grad_output.'),
+      Tensor(
+        'O, shape (Lq, H dv) or (B, Lq, H dv), of attention states (Lq, H, dv) or (B, Lq, H, dv), in the dtype of target or grad_output.',
+      ),
     ),
     input_gradients: Type.Optional(
       Type.Object(
@@ -204,7 +213,7 @@ export const GradientAnswerSchema = Type.Object(
 export const ForwardAnswerSchema = Type.Object(
   {
     attention_output: Tensor(
-      'O, shape (Lq, H dv) or (B, Lq, H dv), in the dtype of hidden_states or query_states.',
+      'O, shape (Lq, H dv) or (B, Lq, H dv), of attention states (Lq, H, dv) or (B, Lq, H, dv), in the dtype of hidden_states, query_states or query.',
     ),
     method: METHOD,
     reason: REASON,

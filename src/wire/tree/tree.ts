@@ -28,6 +28,9 @@ export type WireValue =
  */
 export type Dialect = 'tensor' | 'numpy' | 'list';
 
+/** Lists of lists of numbers that may be of different lengths: their members are tensors by themselves. */
+const RAGGED: ReadonlySet<string> = new Set(['/sequence_lengths']);
+
 export interface Decoded {
   readonly value: WireValue;
   /**
@@ -74,7 +77,7 @@ class Walker {
   }
 
   private array(list: unknown[], pointer: string, depth: number): WireValue {
-    if (isNumberList(list)) {
+    if (isNumberList(list) && !(RAGGED.has(pointer) && Array.isArray(list[0]))) {
       return this.found('list', readNumberList(list, this.limits.maxElements, pointer), pointer);
     }
     this.checkDepth(depth, pointer);

@@ -1,7 +1,13 @@
 /** The tasks of each stage of a wave. */
 
 import { keysOf, visiblePairs } from '../../mask.js';
-import { type AttentionKind, PROJECTIONS, type ProjectionName, STATES } from '../../problem.js';
+import {
+  type AttentionKind,
+  PROJECTIONS,
+  type Projection,
+  type ProjectionName,
+  STATES,
+} from '../../problem.js';
 import type { AttendTask, LaneOfHead } from '../attention/attend.js';
 import { sampleClusters } from '../estimate/rows.js';
 import { KEYS, ROWS } from '../inner/block.js';

@@ -118,7 +118,8 @@ export function splitHead(
     if (weight) transposed(weight.data, first, width, columns);
     else for (let c = 0; c < count; c++) columns.fill(0, c * width, (c + 1) * width);
     for (let o = 0; !weight && o < width; o++) {
-      if (first + o >= from && first + o < from + count) columns[(first + o - from) * width + o] = 1;
+      if (first + o >= from && first + o < from + count)
+        columns[(first + o - from) * width + o] = 1;
     }
     if (adapter) {
       transposed(adapter.A.data, 0, rank, low);

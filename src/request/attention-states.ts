@@ -1,0 +1,96 @@
+/** Attention states: queries, keys and values that the client has projected, normalised and rotated itself. */
+
+import type { Dimensions, Projection } from '../../workers/problem.js';
+import type { GivenTensor, Tensor } from '../../workers/tensor/tensor.js';
+import { Problem } from '../errors.js';
+import type { Intake } from './intake.js';
+import type { GradientRequest } from './request.js';
+import { formatShape, requireDimensions, requireSize, shapeMismatch } from './shapes.js';
+import type { Source } from './source.js';
+
+const NAMES = ['query', 'key', 'value'] as const;
+/** Keys of a layer with projections. */
+const OTHERS = [
+  ...['hidden_states', 'query_states', 'key_states', 'value_states', 'q_proj', 'k_proj', 'v_proj'],
+  ...['num_attention_heads', 'num_key_value_heads', 'cos', 'sin'],
+] as const;
+
+export function hasAttentionStates(request: GradientRequest): boolean {
+  return NAMES.some((name) => request[name] !== undefined);
+}
+
+const identity = (width: number): Projection => ({
+  ...{ weight: null, bias: null, adapter: null, outFeatures: width, inFeatures: width },
+});
+
+/** @throws {Problem} unless the three are given, without what belongs to projections, and fit each other. */
+export function parseAttentionStates(request: GradientRequest, intake: Intake): Source {
+  const missing = NAMES.find((name) => request[name] === undefined);
+  if (missing) {
+    throw new Problem('missing-key', `${missing} is missing; query, key and value go together.`, {
+      pointer: '',
+    });
+  }
+  const other = OTHERS.find((name) => request[name as keyof GradientRequest] !== undefined);
+  if (other) {
+    throw new Problem(
+      'conflicting-keys',
+      `query, key and value are projected and rotated already; they and ${other} exclude each other.`,
+      { pointer: `/${other}` },
+    );
+  }
+  if (request.outputs?.includes('input_gradients')) {
+    throw new Problem(
+      'conflicting-keys',
+      'The gradients of query, key and value are the gradients of the answer; they have no input_gradients.',
+      { pointer: '/outputs' },
+    );
+  }
+  const [query, key, value] = NAMES.map((name) => request[name] as GivenTensor);
+  NAMES.forEach((name) => {
+    requireDimensions(`/${name}`, request[name]!, [3, 4], '(L, H, d) or (B, L, H, d)');
+  });
+  const batch = query.shape.slice(0, -3);
+  for (const [name, tensor] of [
+    ['key', key],
+    ['value', value],
+  ] as const) {
+    if (tensor.shape.slice(0, -3).join() === batch.join()) continue;
+    const rule = `its batch must be that of query ${formatShape(query.shape)}.`;
+    throw shapeMismatch(`/${name}`, tensor, rule);
+  }
+  const [queryLength, heads, headDim] = query.shape.slice(-3);
+  const [keyLength, keyValueHeads] = key.shape.slice(-3);
+  const axis = batch.length;
+  const ofKey = formatShape(key.shape);
+  requireSize('/key', key, axis + 2, headDim, `d of query ${formatShape(query.shape)}`);
+  requireSize('/value', value, axis, keyLength, `Lk of key ${ofKey}`);
+  requireSize('/value', value, axis + 1, keyValueHeads, `Hkv of key ${ofKey}`);
+  if (heads % keyValueHeads !== 0) {
+    throw shapeMismatch(
+      '/key',
+      key,
+      `its Hkv = ${keyValueHeads} must divide H = ${heads} of query ${formatShape(query.shape)}.`,
+    );
+  }
+  const valueDim = value.shape[axis + 2];
+  const dims: Dimensions = {
+    ...{ batch: batch[0] ?? 1, queryLength, keyLength, heads, keyValueHeads, headDim, valueDim },
+  };
+  const take = (name: (typeof NAMES)[number]): Tensor => {
+    const given = request[name]!;
+    return intake.take(`/${name}`, given, axis === 1 ? given.shape : [1, ...given.shape]);
+  };
+  return {
+    kind: 'attention',
+    batched: axis === 1,
+    dims,
+    inputs: { query: take('query'), key: take('key'), value: take('value') },
+    projections: {
+      q_proj: identity(heads * headDim),
+      k_proj: identity(keyValueHeads * headDim),
+      v_proj: identity(keyValueHeads * valueDim),
+    },
+    outputShape: [dims.batch, queryLength, heads, valueDim],
+  };
+}
