@@ -421,12 +421,12 @@ const CASES: Record<string, Case> = {
     'shape-mismatch',
     '/key_lengths',
   ),
-  'a key length of none': map(set('key_lengths', [0]), 'invalid-value', '/key_lengths/0'),
+  'a key length below none': map(set('key_lengths', [-1]), 'invalid-value', '/key_lengths/0'),
   'a key length beyond Lk': map(
     set('key_lengths', [5]),
     'invalid-value',
     '/key_lengths/0',
-    /from 1 to Lk = 4/,
+    /from 0 to Lk = 4/,
   ),
   'half a key': map(set('key_lengths', [2.5]), 'invalid-value', '/key_lengths/0'),
   'a key length that is no number': map(

@@ -8,7 +8,13 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { finiteDifferences, inputDifferences } from '../support/finite-differences.js';
-import { type Fixture, loadFixtures, PROJECTIONS, type StatesName } from '../support/fixtures.js';
+import {
+  type Fixture,
+  loadFixtures,
+  PROJECTIONS,
+  STATES,
+  type StatesName,
+} from '../support/fixtures.js';
 import { plainProblem } from '../support/plain-loss.js';
 import { type GradientAnswer, type RunningServer, startServer } from '../support/server.js';
 import { relativeError, values, type WireTensor } from '../support/wire-tensor.js';
@@ -58,7 +64,7 @@ function assertClose(
   }
 }
 
-function assertGradients({ gradients }: GradientAnswer, fixture: Fixture) {
+function assertGradients({ gradients, error }: GradientAnswer, fixture: Fixture) {
   const { request, expected } = fixture;
   assert.ok(gradients);
   assert.deepEqual(Object.keys(gradients).sort(), Object.keys(expected.gradients).sort());
@@ -71,6 +77,12 @@ function assertGradients({ gradients }: GradientAnswer, fixture: Fixture) {
       const adapter = request[projection][name]!;
       assertClose(fixture, `${projection}.${name}`, measured, adapter, values(truth[name]));
     }
+  }
+  for (const name of STATES) {
+    const truth = expected.gradients[name];
+    if (!truth) continue;
+    assertClose(fixture, name, gradients[name]!, request[name]!, values(truth));
+    assert.ok(name in error, name);
   }
 }
 
@@ -122,7 +134,10 @@ for (const fixture of fixtures.filter(({ expected }) => expected.attention_outpu
     const answer = await server.forward(request);
     const measured = answer.attention_output!;
     const truth = values(expected.attention_output!);
-    assert.equal(measured.dtype, (request.hidden_states ?? request.query_states)!.dtype);
+    assert.equal(
+      measured.dtype,
+      (request.hidden_states ?? request.query_states ?? request.query)!.dtype,
+    );
     assert.deepEqual(measured.shape, expected.attention_output!.shape);
     const rounding = fixture.answer_rounding.forward;
     const limit = TIMES_NAIVE * fixture.naive_float32.attention_output + FLOOR + rounding;

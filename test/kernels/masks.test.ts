@@ -52,6 +52,7 @@ const problems: Record<string, Omit<ProblemOptions, 'seed'>> = {
   'soft cap above all logits': { ...shape, softcap: 1000, mask: masks['a window behind'] },
   sinks: { ...shape, sinks: true },
   'sinks where only values are adapted': { ...shape, sinks: true, ranks: { v: 3 } },
+  'sinks alone': { ...shape, sinks: true, ranks: {} },
   'large logits, sinks, cap, rows that see no key': {
     ...{ ...shape, sinks: true, softcap: 60, spread: 3000, objective: 'target', rotary: true },
     mask: masks['left padding, causal: rows that see no key'],
@@ -113,6 +114,7 @@ test('the estimate of the rounding error knows masks, caps and sinks', () => {
     'packed, window, padding',
     'large logits, sinks, cap, rows that see no key',
     'sinks',
+    'sinks alone',
   ]) {
     const problem = randomProblem({ ...problems[name]!, seed: SEED });
     const job = exactJob(problem, { attentionOutput: false, estimate: { rows: 2000, seed: SEED } });

@@ -18,6 +18,10 @@ export const PROJECTIONS: readonly ProjectionName[] = ['q_proj', 'k_proj', 'v_pr
 
 /** The body of POST /gradient as it goes over the wire. */
 export interface GradientRequest extends Record<ProjectionName, ProjectionFields> {
+  /** In place of the inputs and the projections, which then are absent. */
+  query?: WireTensor;
+  key?: WireTensor;
+  value?: WireTensor;
   hidden_states?: WireTensor;
   query_states?: WireTensor;
   key_states?: WireTensor;
@@ -30,13 +34,22 @@ export interface GradientRequest extends Record<ProjectionName, ProjectionFields
   sin?: WireTensor;
   /** A plain list will do. */
   key_lengths?: WireTensor | number[];
+  first_keys?: number[];
+  window?: [number, number];
+  sequence_lengths?: number[] | number[][];
+  softcap?: number;
+  sinks?: WireTensor;
   target?: WireTensor;
   grad_output?: WireTensor;
   outputs?: string[];
   tolerance?: number;
 }
 
-export type Gradients = Partial<Record<ProjectionName, { lora_A: WireTensor; lora_B: WireTensor }>>;
+export const STATES = ['query', 'key', 'value', 'sinks'] as const;
+export type Gradients = Partial<
+  Record<ProjectionName, { lora_A: WireTensor; lora_B: WireTensor }> &
+    Record<(typeof STATES)[number], WireTensor>
+>;
 
 export type StatesName = 'hidden_states' | 'query_states' | 'key_states' | 'value_states';
 export type InputGradients = Partial<Record<StatesName, WireTensor>>;

@@ -181,8 +181,8 @@ export function attendRows(
   if (g && !given) pass({ g, o: 0 }, windows.length > 1 ? again : fn.values);
   wasm.f64(fields.sum, ROWS).set(sums);
   const right = new RightSums(plan, wasm, memory);
+  if (g || pv) divideBySums(task, wasm, memory, rows);
   if (ps + pv) {
-    divideBySums(task, wasm, memory, rows);
     const gradients: typeof fn.gradients = (...range) => {
       again(...range);
       fn.gradients(...range);

@@ -31,6 +31,9 @@ function turner({ rotary }: AttentionLayer, batchItem: number, run: typeof rotat
   };
 }
 
+/** Norms of a batch item that is all padding. */
+const NOTHING = { frozen: 0, adapter: 0, sum: 0 };
+
 /** Q, K and V of each head of each batch item; grouped query heads follow each other. */
 export function* projectedHeads(layer: AttentionLayer): Generator<ComposedHead> {
   const { dims, inputs, projections } = layer;
@@ -40,7 +43,9 @@ export function* projectedHeads(layer: AttentionLayer): Generator<ComposedHead> 
     const firstQuery = batchItem * dims.queryLength;
     const firstKey = batchItem * dims.keyLength;
     const XQ = matrixOf(inputs.query, q_proj.inFeatures, firstQuery, dims.queryLength);
-    const keys = Math.max(1, keysOf(layer, batchItem).last);
+    const { last } = keysOf(layer, batchItem);
+    const keys = Math.max(1, last);
+    const seen = (of: ProjectedHead) => (last > 0 ? of : { ...of, norms: NOTHING });
     const XK = matrixOf(inputs.key, k_proj.inFeatures, firstKey, keys);
     const XV = matrixOf(inputs.value, v_proj.inFeatures, firstKey, keys);
     const turn = turner(layer, batchItem, rotate);
@@ -52,8 +57,8 @@ export function* projectedHeads(layer: AttentionLayer): Generator<ComposedHead> 
         head,
         sharedHead,
         query: projectHead(XQ, q_proj, head, dims.headDim, turn),
-        key: projectHead(XK, k_proj, sharedHead, dims.headDim, turn),
-        value: projectHead(XV, v_proj, sharedHead, dims.valueDim),
+        key: seen(projectHead(XK, k_proj, sharedHead, dims.headDim, turn)),
+        value: seen(projectHead(XV, v_proj, sharedHead, dims.valueDim)),
         turnBack,
       };
     }
