@@ -79,7 +79,7 @@ function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solve
   if (result.sinks) error.sinks = withoutCertificate(null);
   return yield* sent(
     problem,
-    { result, error: { ...error, ...inputErrors(problem, result) } },
+    { result, error: { ...inputErrors(problem, result), ...error } },
     options,
   );
 }
@@ -107,7 +107,7 @@ function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solve
   );
   return yield* sent(
     problem,
-    { result, error: { ...error, ...inputErrors(problem, result) } },
+    { result, error: { ...inputErrors(problem, result), ...error } },
     options,
   );
 }

@@ -82,7 +82,10 @@ function assertGradients({ gradients, error }: GradientAnswer, fixture: Fixture)
     const truth = expected.gradients[name];
     if (!truth) continue;
     assertClose(fixture, name, gradients[name]!, request[name]!, values(truth));
-    assert.ok(name in error, name);
+    const { estimate } = error[name];
+    const off = relativeError(values(gradients[name]!), values(truth));
+    // One in a hundred may be above its limit, by a little.
+    assert.ok(estimate && off <= 1.5 * estimate.upper, `${name}: ${off}, ${estimate?.upper}`);
   }
 }
 

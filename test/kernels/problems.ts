@@ -61,6 +61,32 @@ export function rotaryTables(
   return { cos: make(Math.cos), sin: make(Math.sin) };
 }
 
+/** Attention states: queries, keys and values as they are, standard normal but for the spread of the logits. */
+export function randomStates(options: Omit<ProblemOptions, 'ranks' | 'rotary' | 'bias'>) {
+  const projected = randomProblem({ ...options, ranks: {} });
+  const { batch, queryLength, keyLength, heads, keyValueHeads, headDim, valueDim } = projected.dims;
+  const random = normal(options.seed + 1);
+  const size = Math.sqrt(options.spread ?? 1);
+  const states = (length: number, count: number, width: number, scale: number) =>
+    tensor([batch, length, count, width], options.dtype ?? 'float32', () => scale * random());
+  const identity = (width: number): Projection => ({
+    ...{ weight: null, bias: null, adapter: null, outFeatures: width, inFeatures: width },
+  });
+  return {
+    ...projected,
+    inputs: {
+      query: states(queryLength, heads, headDim, size),
+      key: states(keyLength, keyValueHeads, headDim, size),
+      value: states(keyLength, keyValueHeads, valueDim, 1),
+    },
+    projections: {
+      q_proj: identity(heads * headDim),
+      k_proj: identity(keyValueHeads * headDim),
+      v_proj: identity(keyValueHeads * valueDim),
+    },
+  } satisfies AttentionProblem;
+}
+
 export function randomProblem(options: ProblemOptions): AttentionProblem {
   const { batch = 1, queryLength = 64, heads = 1, headDim = 16, inFeatures = 24 } = options;
   const { keyLength = queryLength, keyValueHeads = heads, valueDim = headDim } = options;

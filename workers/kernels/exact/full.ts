@@ -31,12 +31,40 @@ export interface FullTask {
   readonly inputGradient: Float32Array | null;
 }
 
-export function runFull(task: FullTask, wasm: Wasm, checkpoint: () => void): null {
+/** @returns of attention states the squared norm of what was written, else 0. */
+export function runFull(task: FullTask, wasm: Wasm, checkpoint: () => void): number {
   for (const x of [...Object.values(task.parts.A), ...Object.values(task.parts.B)]) x.fill(0);
+  let square = 0;
   for (let first = task.first; first < task.last; first += TOKENS) {
-    runTokens(task, wasm, first, Math.min(TOKENS, task.last - first), checkpoint);
+    const n = Math.min(TOKENS, task.last - first);
+    if (task.plan.problem.projections[task.projection].weight) {
+      runTokens(task, wasm, first, n, checkpoint);
+    } else square += writeStates(task, first, n, checkpoint);
   }
-  return null;
+  return square;
+}
+
+/** dY of attention states, which is what they are asked for. @returns its squared norm. */
+function writeStates(task: FullTask, first: number, n: number, checkpoint: () => void): number {
+  const { plan, batchItem, projection: name, inputGradient: to } = task;
+  const { dims, projections, scaling: beta } = plan.problem;
+  const { inFeatures } = projections[name];
+  const width = name === 'v_proj' ? dims.valueDim : dims.headDim;
+  const token = batchItem * (name === 'q_proj' ? dims.queryLength : dims.keyLength) + first;
+  const scale = name === 'v_proj' ? 1 : beta;
+  let square = 0;
+  for (const { place, slot, head } of headsOf(task)) {
+    checkpoint();
+    const rows = gradientRows(task, place, slot, first, n);
+    for (let i = 0, at = token * inFeatures + head * width; i < n; i++, at += inFeatures) {
+      for (let c = 0; c < width; c++) {
+        const value = scale * rows[i * width + c]!;
+        to![at + c] = value;
+        square += value * value;
+      }
+    }
+  }
+  return square;
 }
 
 function runTokens(
@@ -56,18 +84,6 @@ function runTokens(
   const token = batchItem * length + first;
   const X = rowsOf(inputs[ROLES[name]], inFeatures, token, n);
   const sizeB = width * roundUp(rank, 8);
-
-  if (!weight) {
-    for (const { place, slot, head } of headsOf(task)) {
-      checkpoint();
-      const rows = gradientRows(task, place, slot, first, n);
-      const scale = name === 'v_proj' ? 1 : beta;
-      for (let i = 0, at = token * inFeatures + head * width; i < n; i++, at += inFeatures) {
-        for (let c = 0; c < width; c++) inputGradient![at + c] = scale * rows[i * width + c]!;
-      }
-    }
-    return;
-  }
 
   wasm.reset();
   const lowAt = rank ? lowRank(wasm, projections[name], wasm.put(X), n) : 0;
@@ -89,7 +105,7 @@ function runTokens(
       product(wasm, rows, width, low, rank, n, slice(parts.B[name]!, index, sizeB));
     }
     if (inputGradient) {
-      const W = pack(wasm, slice(weight.data, head, width * inFeatures), width, inFeatures);
+      const W = pack(wasm, slice(weight!.data, head, width * inFeatures), width, inFeatures);
       wasm.fn.gemm(n, inFeatures, width, dY, width, W, dX, inFeatures, true);
     }
   }

@@ -5,7 +5,7 @@
  */
 
 import { type Cancelled, CancelledError, type Job, runJob } from '../../job.js';
-import type { AttentionKind, AttentionProblem } from '../../problem.js';
+import { type AttentionKind, type AttentionProblem, hasAttentionStates } from '../../problem.js';
 import { Lease } from '../../tensor/shared-memory.js';
 import { type AttendTask, runAttend } from '../attention/attend.js';
 import { makeErrorSums } from '../estimate/estimate.js';
@@ -15,6 +15,7 @@ import {
   allocateInputGradients,
   type GradientOutputs,
   type GradientResult,
+  ROLES,
   sharedFloat32,
 } from '../result.js';
 import { type ContractTask, runContract } from './contract.js';
@@ -30,6 +31,15 @@ import { type FullTask, runFull } from './full.js';
 import { type ExactPlan, makePlan, makeWorkspace, type Unit, type Workspace } from './plan.js';
 import { type ProjectionNorms, type ProjectTask, runProject } from './project.js';
 import { runSample, type SampleTask } from './sample.js';
+import {
+  addErrors,
+  type DrawnErrors,
+  noErrors,
+  runStateSample,
+  type StateSampleTask,
+  stateErrors,
+  stateSampleTasks,
+} from './sample-states.js';
 import { contractTasks, fitsOneTask, fullStages, sampleTasks } from './tasks.js';
 import { attendWave, composedNorms } from './wave.js';
 
@@ -37,6 +47,7 @@ export type ExactTask =
   | ProjectTask
   | AttendTask
   | SampleTask
+  | StateSampleTask
   | ContractTask
   | FullTask
   | ForwardSampleTask
@@ -64,6 +75,9 @@ export interface ExactResult extends GradientResult {
 
 /** Tasks that share the sampling of a wave, unless all is one task. Each has sums as large as the gradients. */
 const SAMPLERS = 4;
+
+/** Rows of a wave that say how much they scatter. */
+const LEAST_DRAWS = 4;
 
 /** Passes over the inputs for the keys' adapter under rotary positions: each row takes its rank of them. */
 const TURNED_PASSES = 192;
@@ -114,7 +128,10 @@ function* gradientStages(
   const attentionOutput = options.attentionOutput
     ? sharedFloat32(batch * queryLength * heads * valueDim)
     : null;
-  const sampled = options.estimate && tensorsOf(totals).length > 0 ? options.estimate : null;
+  const isStates = hasAttentionStates(problem) && options.inputGradients !== undefined;
+  const states = (isStates && options.estimate) || null;
+  const sampled =
+    options.estimate && !states && tensorsOf(totals).length > 0 ? options.estimate : null;
   const samplers = fitsOneTask(plan) ? 1 : SAMPLERS;
   const sums = Array.from({ length: sampled ? samplers : 0 }, () =>
     Object.fromEntries(tensorsOf(totals).map(([name, x]) => [name, makeErrorSums(x.length)])),
@@ -122,6 +139,8 @@ function* gradientStages(
   const norms: ProjectionNorms[] = [];
   let loss = 0;
   let errors: ErrorEstimates | null = null;
+  const stateWaves: { draws: number; errors: DrawnErrors }[] = [];
+  const squares: Partial<Record<'query' | 'key' | 'value' | 'sinks', number>> = {};
 
   for (const [wave, units] of plan.waves.entries()) {
     const attended = yield* attendWave(plan, workspace, attentionOutput, wave);
@@ -129,12 +148,29 @@ function* gradientStages(
     loss += attended.loss;
     const share = units.length / (batch * problem.dims.keyValueHeads);
     const draws = sampled ? Math.max(2, Math.ceil(sampled.rows * share)) : 0;
-    const samples = sampled ? sampleTasks(plan, workspace, wave, draws, sampled.seed, sums) : [];
+    const samples: (SampleTask | StateSampleTask)[] = sampled
+      ? sampleTasks(plan, workspace, wave, draws, sampled.seed, sums)
+      : [];
     const stages = contractStages(plan, workspace, units, options.inputGradients, inputGradients);
+    if (states) {
+      const count = Math.max(LEAST_DRAWS, Math.ceil(states.rows * share));
+      stateWaves.push({ draws: count, errors: noErrors() });
+      samples.push(...stateSampleTasks(plan, workspace, wave, count, states.seed, samplers));
+    }
     // Samples and sums over all rows do not need each other: no thread waits in between.
     const tasks: ExactTask[] = [...samples, ...(stages[0] ?? [])];
-    if (tasks.length > 0) yield { name: 'contract', tasks };
-    for (const tasks of stages.slice(1)) yield { name: 'contract', tasks };
+    for (const mine of [tasks, ...stages.slice(1)]) {
+      if (mine.length === 0) continue;
+      const results = yield { name: 'contract', tasks: mine };
+      mine.forEach((task, k) => {
+        if (task.step === 'sample_states') {
+          addErrors(stateWaves.at(-1)!.errors, results[k] as DrawnErrors);
+        }
+        if (task.step !== 'full' || !states) return;
+        const role = ROLES[task.projection];
+        squares[role] = (squares[role] ?? 0) + (results[k] as number);
+      });
+    }
     const finish: FinishTask = {
       ...{ kernel: 'exact', step: 'finish', plan, workspace, units, totals },
       parts: stages.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
@@ -145,9 +181,10 @@ function* gradientStages(
     };
     [errors] = (yield { name: 'finish', tasks: [finish] }) as [ErrorEstimates | null];
   }
+  if (states && totals.sinks) squares.sinks = totals.sinks.reduce((sum, x) => sum + x * x, 0);
   return {
     ...totals,
-    errors,
+    errors: states ? stateErrors(stateWaves, squares, summationError(plan)) : errors,
     loss: problem.objective.kind === 'target' ? loss : null,
     attentionOutput,
     inputGradients,
@@ -180,6 +217,8 @@ export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled):
       return runAttend(task, wasm, checkpoint);
     case 'sample':
       return runSample(task, wasm, checkpoint);
+    case 'sample_states':
+      return runStateSample(task, wasm, checkpoint);
     case 'contract':
       return runContract(task, wasm, checkpoint);
     case 'full':

@@ -28,7 +28,7 @@ export interface KernelRow {
 }
 
 /** Rows that the kernel can take together, in order: of one head; with a mask one by one. */
-export function blocksOf({ plan }: SampleTask, draws: readonly Draw[]): Draw[][] {
+export function blocksOf({ plan }: Pick<SampleTask, 'plan'>, draws: readonly Draw[]): Draw[][] {
   const blocks: Draw[][] = [];
   for (const draw of draws) {
     const open = blocks.at(-1);
@@ -41,7 +41,7 @@ export function blocksOf({ plan }: SampleTask, draws: readonly Draw[]): Draw[][]
 
 /** Runs the kernel on a block of rows from anywhere: rows of a block do not touch each other. */
 export function kernelRows(
-  { plan, workspace, wave }: SampleTask,
+  { plan, workspace, wave }: Pick<SampleTask, 'plan' | 'workspace' | 'wave'>,
   wasm: Wasm,
   draws: readonly Draw[],
   checkpoint: () => void,

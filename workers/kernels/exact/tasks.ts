@@ -122,7 +122,7 @@ export function fitsOneTask(plan: ExactPlan): boolean {
 }
 
 /** Query heads of a wave in the order of their places. */
-function headsOfWave(plan: ExactPlan, wave: number): Omit<LaneOfHead, 'lane'>[] {
+export function headsOfWave(plan: ExactPlan, wave: number): Omit<LaneOfHead, 'lane'>[] {
   return plan.waves[wave]!.flatMap((unit, index) =>
     Array.from({ length: plan.group }, (_, x) => ({
       place: index * plan.group + x,
