@@ -10,6 +10,8 @@ COPY package.json package-lock.json ./
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund && npm cache clean --force
 
 FROM node:24-bookworm-slim AS build
+# For the native inner loops; the image itself gets what it makes, and no compiler.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY package.json package-lock.json ./
 RUN npm ci --ignore-scripts --no-audit --no-fund
@@ -17,6 +19,7 @@ COPY tsconfig.json ./
 COPY scripts ./scripts
 COPY openapi ./openapi
 COPY workers ./workers
+COPY native ./native
 COPY src ./src
 RUN npm run build
 
@@ -34,6 +37,7 @@ COPY package.json ./
 COPY --from=dependencies /app/node_modules ./node_modules
 COPY openapi/openapi.json ./openapi/
 COPY --from=build /app/dist/workers ./dist/workers
+COPY --from=build /app/dist/native/kernels.node ./dist/native/
 COPY --from=build /app/dist/src ./dist/src
 USER node
 EXPOSE 3000

@@ -53,7 +53,7 @@ async function startTorch(progress: Progress): Promise<Torch | null> {
 async function simdOfWorkers(): Promise<string> {
   const pool = await startPool(1);
   await pool.close();
-  return pool.simd;
+  return pool.kernels;
 }
 
 async function measure(questions: readonly Question[], folder: string): Promise<void> {

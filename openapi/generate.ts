@@ -6,7 +6,7 @@ import type { Engine } from '../src/solver/engine.js';
 
 /** The document needs routes, not workers. */
 const IDLE: Engine = {
-  simd: 'plain',
+  kernels: 'wasm-plain',
   rates: { exact: 1, lowRank: 1 },
   run: () => {
     throw new Error('There are no workers behind the document');

@@ -5,6 +5,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { buildNative } from './build-native.mjs';
 import { prune, ROOT, upToDate } from './make.mjs';
 
 const INNER = 'workers/kernels/inner';
@@ -43,3 +44,5 @@ if (!existsSync(join(ROOT, 'node_modules', 'typescript'))) {
 }
 compileTypeScript();
 compileAssemblyScript();
+const native = await buildNative();
+if (native) console.log(native);

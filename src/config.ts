@@ -1,6 +1,7 @@
 /** Every setting, its default and its environment variable. The README's table is made of this. */
 import envSchema from 'env-schema';
 import Type, { type Static } from 'typebox';
+import { KERNEL_CHOICES } from '../workers/kernels/inner/load.js';
 import { usableMemory } from './machine/resources.js';
 
 const GIB = 1024 ** 3;
@@ -27,6 +28,11 @@ export const ConfigSchema = Type.Object({
     maximum: 256,
     description:
       'Worker threads; 0 means one for each CPU that the process may use (cgroup quota included)',
+  }),
+  LORAGRAD_KERNELS: Type.Enum([...KERNEL_CHOICES], {
+    default: 'auto',
+    description:
+      'Build of the inner loops: the fastest that computes correctly (auto), native code or nothing (native, avx2), WebAssembly (wasm)',
   }),
   LORAGRAD_MAX_BODY_BYTES: Type.Integer({
     default: GIB,

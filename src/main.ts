@@ -34,13 +34,14 @@ async function main(): Promise<void> {
   engine = await ThreadedEngine.start({
     workers,
     warmUpMs: config.LORAGRAD_WARMUP_MS,
+    kernels: config.LORAGRAD_KERNELS,
   });
   app = await buildApp(config, engine);
-  const { simd, rates } = engine;
+  const { kernels, rates } = engine;
   const gflops = { exact: rates.exact / 1e9, low_rank: rates.lowRank / 1e9 };
   const inflightBytes = maxInflightBytes(config);
   app.log.info(
-    { workers, simd, gflops, inflightBytes, node: process.version },
+    { workers, kernels, gflops, inflightBytes, node: process.version },
     'The workers are warm',
   );
   for (const name of unknownSettings(process.env)) {

@@ -1,4 +1,5 @@
-/** The compiled inner loops of this thread. */
-import { loadWasm } from './kernels/inner/load.js';
+/** The compiled inner loops of this thread: the build that the process has chosen. */
+import { workerData } from 'piscina';
+import { type Kernels, loadKernels } from './kernels/inner/builds.js';
 
-export const wasm = loadWasm();
+export const wasm = loadKernels(workerData as Kernels);

@@ -3,7 +3,7 @@
  * only this.
  */
 import type { Job } from '../../workers/job.js';
-import type { WasmMode } from '../../workers/kernels/inner/instance.js';
+import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 
 export interface RunContext {
@@ -35,8 +35,8 @@ export interface Load {
 }
 
 export interface Executor {
-  /** Which build of the kernels' inner loops the workers run: plain or relaxed SIMD. */
-  readonly simd: WasmMode;
+  /** Which build of the inner loops the workers run. */
+  readonly kernels: KernelBuild;
   /** Flops per second of each kernel on one worker, measured at start. */
   readonly rates: Rates;
   /** Run a job; jobs that run at the same time take turns of a few milliseconds. */

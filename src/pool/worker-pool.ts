@@ -1,8 +1,9 @@
 /** The executor on worker threads of this process: Piscina runs the threads, the turns are ours. */
 import { Piscina } from 'piscina';
 import type { Job, Stage, Task } from '../../workers/job.js';
-import type { WasmMode } from '../../workers/kernels/inner/instance.js';
-import { relaxedSimd } from '../../workers/kernels/inner/load.js';
+import { type Kernels, relaxedSimd } from '../../workers/kernels/inner/builds.js';
+import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
+import { chooseKernels, type KernelChoice } from '../../workers/kernels/inner/load.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import type { CalibrateTask } from '../../workers/tasks/calibrate.js';
 import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
@@ -18,6 +19,8 @@ export interface PoolOptions {
   readonly warmUpMs: number;
   /** Called whenever `load` has changed. */
   readonly onLoad?: (pool: WorkerPool) => void;
+  /** By default the fastest. */
+  readonly kernels?: KernelChoice;
 }
 
 export class WorkerPool implements Executor {
@@ -28,11 +31,12 @@ export class WorkerPool implements Executor {
   #busy = 0;
   #jobs = 0;
 
-  #simd: WasmMode = 'plain';
+  readonly #kernels: Kernels;
   #rates: Rates = { exact: 1, lowRank: 1 };
 
-  private constructor({ workers, onLoad = () => {} }: PoolOptions) {
+  private constructor({ workers, onLoad = () => {} }: PoolOptions, kernels: Kernels) {
     this.#workers = workers;
+    this.#kernels = kernels;
     this.#onLoad = onLoad;
     this.#piscina = new Piscina<Turn, TurnOutcome>({
       filename: WORKER_FILE,
@@ -40,23 +44,25 @@ export class WorkerPool implements Executor {
       maxThreads: workers,
       // A turn owns its worker: whose it is, `#queue` says.
       concurrentTasksPerWorker: 1,
+      workerData: kernels,
     });
   }
 
   /**
    * Start the threads and run one warm-up task in each of them.
    *
-   * @throws {Error} when that takes longer than `warmUpMs`: a worker that cannot load hangs for ever.
+   * @throws {Error} when that takes longer than `warmUpMs`: a worker that cannot load hangs for ever; or when
+   *   the kernels that were asked for cannot be used.
    */
   static async start(options: PoolOptions): Promise<WorkerPool> {
-    const { workers, warmUpMs } = options;
+    const { workers, warmUpMs, kernels = 'auto' } = options;
     // On Node 20 this sets a V8 flag, which has to be done before a thread compiles.
     relaxedSimd();
-    const pool = new WorkerPool(options);
+    const pool = new WorkerPool(options, chooseKernels(kernels));
     const signal = AbortSignal.timeout(warmUpMs);
     try {
       const ready = async () => {
-        pool.#simd = await pool.run(warmUpJob(workers), { signal });
+        await pool.run(warmUpJob(workers), { signal });
         pool.#rates = await pool.run(calibrateJob(), { signal });
       };
       await Promise.race([ready(), aborted(signal)]);
@@ -82,8 +88,8 @@ export class WorkerPool implements Executor {
     }
   }
 
-  get simd(): WasmMode {
-    return this.#simd;
+  get kernels(): KernelBuild {
+    return this.#kernels.build;
   }
 
   get rates(): Rates {
@@ -138,11 +144,10 @@ export class WorkerPool implements Executor {
 }
 
 /** One task for each worker; none returns before all have begun, so each worker gets one. */
-function* warmUpJob(workers: number): Job<WasmMode> {
+function* warmUpJob(workers: number): Job<void> {
   const arrived = new Int32Array(new SharedArrayBuffer(4));
   const task: WarmUpTask = { kernel: 'warm_up', arrived, expected: workers };
-  const modes = yield { name: 'warm-up', tasks: Array<Task>(workers).fill(task) };
-  return modes[0] as WasmMode;
+  yield { name: 'warm-up', tasks: Array<Task>(workers).fill(task) };
 }
 
 function* calibrateJob(): Job<Rates> {

@@ -1,5 +1,5 @@
 /** What the HTTP thread and the engine's thread say to each other. */
-import type { WasmMode } from '../../workers/kernels/inner/instance.js';
+import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import type { ProblemKind, ProblemOptions } from '../errors.js';
 import type { PoolOptions } from '../pool/worker-pool.js';
@@ -31,7 +31,7 @@ export type ToEngine =
   | { readonly type: 'close' };
 
 export type FromEngine =
-  | { readonly type: 'ready'; readonly simd: WasmMode; readonly rates: Rates }
+  | { readonly type: 'ready'; readonly kernels: KernelBuild; readonly rates: Rates }
   | { readonly type: 'progress'; readonly id: number; readonly report: ProgressReport }
   | {
       readonly type: 'done';

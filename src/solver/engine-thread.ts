@@ -132,4 +132,4 @@ port.on('message', async (message: ToEngine) => {
     port.close();
   }
 });
-say({ type: 'ready', simd: pool.simd, rates: pool.rates });
+say({ type: 'ready', kernels: pool.kernels, rates: pool.rates });

@@ -1,7 +1,7 @@
 /** Where the work of requests is done: a thread that runs jobs, and the worker threads below it. */
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
-import type { WasmMode } from '../../workers/kernels/inner/instance.js';
+import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import { Problem } from '../errors.js';
 import type { Load } from '../pool/executor.js';
@@ -34,7 +34,7 @@ export interface Ordered<Kind extends WorkKind> {
 
 export interface Engine {
   /** Which build of the kernels' inner loops the workers run. */
-  readonly simd: WasmMode;
+  readonly kernels: KernelBuild;
   /** Flops per second of each kernel on one worker, measured at start. */
   readonly rates: Rates;
   run<Kind extends WorkKind>(work: Work<Kind>, context: OrderContext): Ordered<Kind>;
@@ -54,7 +54,7 @@ export class ThreadedEngine implements Engine {
   readonly #load: Int32Array;
   readonly #pending = new Map<number, Pending>();
   #next = 0;
-  #simd: WasmMode = 'plain';
+  #kernels: KernelBuild = 'wasm-plain';
   #rates: Rates = { exact: 1, lowRank: 1 };
 
   private constructor(pool: PoolOptions) {
@@ -67,16 +67,16 @@ export class ThreadedEngine implements Engine {
   /** @throws {Error} when the worker threads are not ready in time. */
   static async start(options: PoolOptions): Promise<ThreadedEngine> {
     const engine = new ThreadedEngine(options);
-    const [{ simd, rates }] = (await once(engine.#thread, 'message')) as [
+    const [{ kernels, rates }] = (await once(engine.#thread, 'message')) as [
       Extract<FromEngine, { type: 'ready' }>,
     ];
-    engine.#simd = simd;
+    engine.#kernels = kernels;
     engine.#rates = rates;
     return engine;
   }
 
-  get simd(): WasmMode {
-    return this.#simd;
+  get kernels(): KernelBuild {
+    return this.#kernels;
   }
 
   get rates(): Rates {

@@ -1,12 +1,12 @@
 /** Rows whose softmax is decided before it begins. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { loadWasm } from '../../workers/kernels/inner/load.js';
 import type { AttentionProblem } from '../../workers/problem.js';
+import { loadEvery } from './builds.js';
 import { randomProblem, tensor } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';
 
-const builds = [loadWasm({ build: 'plain' }), loadWasm({ build: 'relaxed' })];
+const builds = Object.values(loadEvery());
 
 function close(problem: AttentionProblem, tolerance: number): void {
   const truth = reference(problem);

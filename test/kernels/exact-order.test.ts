@@ -12,6 +12,7 @@ import {
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import { testSeed, uniform } from '../support/random.js';
+import { KERNELS } from './builds.js';
 import { randomProblem } from './problems.js';
 import { exactOnMany, named } from './run.js';
 
@@ -66,13 +67,13 @@ const layers: Record<string, readonly [AttentionProblem, Outputs]> = {
 for (const [name, [problem, outputs]] of Object.entries(layers)) {
   test(`bitwise the same on 1, 2, 3 and 8 threads: ${name}`, () => {
     const seed = testSeed();
-    for (const build of ['plain', 'relaxed'] as const) {
-      const instances = inOrder(8).map(() => loadWasm({ build }));
+    for (const kernels of KERNELS) {
+      const instances = inOrder(8).map(() => loadWasm(kernels));
       const expected = exactOnMany(problem, instances.slice(0, 1), inOrder, outputs);
       for (const count of [1, 2, 3, 8]) {
         for (const order of [inOrder, reversed, shuffled(seed)]) {
           const answer = exactOnMany(problem, instances.slice(0, count), order, outputs);
-          assertSame(expected, answer, `${build}, ${count} threads`);
+          assertSame(expected, answer, `${kernels.build}, ${count} threads`);
         }
       }
     }

@@ -4,9 +4,9 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { loadWasm } from '../../workers/kernels/inner/load.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import { testSeed, uniform } from '../support/random.js';
+import { loadEvery } from './builds.js';
 import { naiveGradient } from './naive.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';
@@ -14,10 +14,7 @@ import { distance, exact, named, norm, reference } from './run.js';
 /** Errors of eight roundings need no comparison: plain float32 has less on some problems, by luck. */
 const FLOOR = 5e-7;
 
-const builds = {
-  plain: loadWasm({ build: 'plain' }),
-  relaxed: loadWasm({ build: 'relaxed' }),
-};
+const builds = loadEvery();
 
 /** @returns the error of each gradient, in every build, over that of plain float32. */
 function check(problem: AttentionProblem, seed: number, limit = 3): number[] {
@@ -28,7 +25,7 @@ function check(problem: AttentionProblem, seed: number, limit = 3): number[] {
   const outputError = distance(naive.output, truth.attentionOutput!);
   const outputNorm = norm(truth.attentionOutput!);
   for (const [build, wasm] of Object.entries(builds)) {
-    const where = `${build} (mode ${wasm.mode}), seed ${seed}`;
+    const where = `${build}, seed ${seed}`;
     const answer = exact(problem, wasm, true);
     const error = distance(answer.attentionOutput!, truth.attentionOutput!);
     assert.ok(error <= 2 * outputError + FLOOR * outputNorm, `output ${error}, ${where}`);

@@ -4,9 +4,9 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { loadWasm } from '../../workers/kernels/inner/load.js';
 import type { AttentionKind, AttentionProblem } from '../../workers/problem.js';
 import { testSeed, uniform } from '../support/random.js';
+import { loadEvery } from './builds.js';
 import { type NaiveResult, naiveGradient } from './naive.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';
@@ -14,10 +14,7 @@ import { distance, exact, named, norm, reference } from './run.js';
 /** Errors this small, relative to the gradient, need no comparison. */
 const FLOOR = 2e-7;
 
-const builds = {
-  plain: loadWasm({ build: 'plain' }),
-  relaxed: loadWasm({ build: 'relaxed' }),
-};
+const builds = loadEvery();
 
 const sum = (...all: Float32Array[]) =>
   all[0]!.map((_, k) => all.reduce((total, x) => total + x[k]!, 0));

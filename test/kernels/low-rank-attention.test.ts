@@ -16,6 +16,7 @@ import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import { Random } from '../../workers/kernels/random.js';
 import { testSeed } from '../support/random.js';
+import { KERNELS } from './builds.js';
 import { distance, makeProblem, norm, normal } from './low-rank-support.js';
 
 /** Rows of several blocks of queries against some keys; G and thin factors of width 8. */
@@ -168,13 +169,11 @@ function textbook(x: Case, round: (x: number) => number): Results {
 }
 
 const NAMES = ['output', 'dot', 'right', 'left', 'leftValue'] as const;
-const builds = ['relaxed', 'plain'] as const;
-
-for (const build of builds) {
-  test(`exact rows by tiles are as accurate as naive float32 (${build} build)`, () => {
+for (const kernels of KERNELS) {
+  test(`exact rows by tiles are as accurate as naive float32 (${kernels.build})`, () => {
     const seed = testSeed();
     const random = new Random(seed);
-    const arithmetic = new Arithmetic(loadWasm(build === 'plain' ? { build } : {}));
+    const arithmetic = new Arithmetic(loadWasm(kernels));
     const logs = new Float64Array(5);
     for (let k = 0; k < CASES; k++) {
       const x = randomCase(random);

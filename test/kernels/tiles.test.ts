@@ -8,8 +8,8 @@ import {
   TILE_FLOATS,
   writeBlock,
 } from '../../workers/kernels/inner/block.js';
-import { packedFloats } from '../../workers/kernels/inner/instance.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { packedFloats } from '../../workers/kernels/inner/operations.js';
 import { normal, testSeed } from '../support/random.js';
 
 const SEED = testSeed(5);

@@ -42,6 +42,7 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
   const engine = await ThreadedEngine.start({
     workers: config.LORAGRAD_WORKERS,
     warmUpMs: config.LORAGRAD_WARMUP_MS,
+    kernels: config.LORAGRAD_KERNELS,
   });
   const app = await buildApp(config, engine);
   await app.listen({ port: config.PORT, host: config.HOST });

@@ -2,7 +2,7 @@
 
 import { type Cancelled, CancelledError, runJob, type Task } from '../job.js';
 import { exactJob, runExactTask } from '../kernels/exact/gradient.js';
-import type { Wasm, WasmMode } from '../kernels/inner/instance.js';
+import type { Wasm } from '../kernels/inner/instance.js';
 import { referenceJob, runReferenceTask } from '../kernels/reference/gradient.js';
 import { sampleProblem } from './sample-problem.js';
 
@@ -15,11 +15,8 @@ export interface WarmUpTask extends Task {
 
 const POLL_MS = 50;
 
-/**
- * @returns which build of the inner loops the thread uses.
- * @throws {CancelledError} when the others do not arrive before the task is cancelled.
- */
-export function runWarmUpTask(task: WarmUpTask, wasm: Wasm, cancelled: Cancelled): WasmMode {
+/** @throws {CancelledError} when the others do not arrive before the task is cancelled. */
+export function runWarmUpTask(task: WarmUpTask, wasm: Wasm, cancelled: Cancelled): void {
   const options = { attentionOutput: false };
   const problem = sampleProblem(4, 4, 1);
   runJob(referenceJob(problem, options), runReferenceTask);
@@ -28,7 +25,7 @@ export function runWarmUpTask(task: WarmUpTask, wasm: Wasm, cancelled: Cancelled
   Atomics.notify(task.arrived, 0);
   for (;;) {
     const arrived = Atomics.load(task.arrived, 0);
-    if (arrived >= task.expected) return wasm.mode;
+    if (arrived >= task.expected) return;
     if (cancelled()) throw new CancelledError();
     Atomics.wait(task.arrived, 0, arrived, POLL_MS);
   }

@@ -97,9 +97,9 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
   new Gauge({
     name: 'loragrad_kernel_info',
     help: 'Always 1; the label says which build of the inner loops is in use',
-    labelNames: ['simd'] as const,
+    labelNames: ['kernels'] as const,
     registers,
-  }).set({ simd: engine.simd }, 1);
+  }).set({ kernels: engine.kernels }, 1);
 
   app.decorate('metrics', {
     registry,

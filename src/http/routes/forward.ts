@@ -34,7 +34,7 @@ export default async function forward(app: FastifyInstance, options: RouteOption
         options.engine,
         request,
         { kind: 'forward', layer, pending, options: solve },
-        request.answerForm({ seed: solve.seed }),
+        request.answerForm({ kernels: options.engine.kernels, seed: solve.seed }),
       );
       return reply.sendWritten(written(done));
     },

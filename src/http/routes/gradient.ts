@@ -32,7 +32,7 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
         options.engine,
         request,
         { kind: 'gradient', problem, pending: parsed.pending, options: jobOptions },
-        request.answerForm({ seed: jobOptions.seed }),
+        request.answerForm({ kernels: options.engine.kernels, seed: jobOptions.seed }),
       );
       return reply.sendWritten(written(done));
     },

@@ -9,8 +9,9 @@ import { LimitsSchema } from '../schemas/limits.js';
 import type { RouteOptions } from './options.js';
 
 export default async function limits(app: FastifyInstance, options: RouteOptions): Promise<void> {
-  const { config } = options;
+  const { config, engine } = options;
   const answer: Static<typeof LimitsSchema> = {
+    kernels: engine.kernels,
     max_body_bytes: maxBodyBytes(config),
     max_json_body_bytes: config.LORAGRAD_MAX_JSON_BYTES,
     max_requests: config.LORAGRAD_MAX_REQUESTS,

@@ -56,6 +56,11 @@ const Threshold = Type.Object(
   { description: 'The efficiency threshold of arXiv 2406.03136 at this length.' },
 );
 
+const KernelBuild = Type.String({
+  description:
+    'Build of the inner loops: avx512, avx2, neon, wasm-relaxed or wasm-plain. Answers of the same build are the same to the last bit; between builds they differ by rounding.',
+});
+
 const nullable = <T extends TSchema>(schema: T, description: string) =>
   Type.Union([schema, Type.Null()], { description });
 
@@ -205,6 +210,7 @@ export const GradientAnswerSchema = Type.Object(
     threshold: Threshold,
     plan: Plan,
     timings_ms: Timings,
+    kernels: KernelBuild,
     seed: SEED,
   },
   { $id: 'GradientAnswer', description: 'Gradients, verdict, plan and timings.' },
@@ -225,6 +231,7 @@ export const ForwardAnswerSchema = Type.Object(
     threshold: Threshold,
     plan: Plan,
     timings_ms: Timings,
+    kernels: KernelBuild,
     seed: SEED,
   },
   { $id: 'ForwardAnswer', description: 'Attention output, verdict, plan and timings.' },

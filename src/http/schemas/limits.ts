@@ -5,6 +5,10 @@ const limit = (description: string) => Type.Integer({ description });
 
 export const LimitsSchema = Type.Object(
   {
+    kernels: Type.String({
+      description:
+        'Build of the inner loops in use: avx512, avx2, neon, wasm-relaxed or wasm-plain.',
+    }),
     max_body_bytes: limit('Largest MessagePack body, bytes.'),
     max_json_body_bytes: limit('Largest JSON body, bytes.'),
     max_requests: limit('Requests with a body in the house at once; more get 429.'),

@@ -9,8 +9,9 @@ import {
   ROWS,
   TILE_FLOATS,
 } from '../inner/block.js';
-import { packedFloats, type Wasm } from '../inner/instance.js';
+import type { Wasm } from '../inner/instance.js';
 import { type Floats, slice } from '../inner/operands.js';
+import { packedFloats } from '../inner/operations.js';
 import type { AttendTask, LaneOfHead } from './attend.js';
 
 /** Floats copied between two looks at the flag that cancels. */

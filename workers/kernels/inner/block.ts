@@ -1,5 +1,4 @@
 /** The layout of a row block in memory: the same fields in the same order as `Block` in assembly/attention.ts. */
-import type { Wasm } from './instance.js';
 
 /** Query rows of a block, and keys of a tile. */
 export const ROWS = 64;
@@ -85,18 +84,27 @@ export interface Block {
   readonly lv: number;
 }
 
+/** Numbers, and addresses of arrays. */
 // biome-ignore format: one line a group
-const FIELDS = [
-  'rows', 'firstRow', 'keys', 'bounded', 'origin', 'd', 'dv', 'q', 'g', 'k', 'v', 'bias', 'from', 'to', 'cap',
-  'e', 't', 'slope', 'max', 'sum', 'dot', 'mean', 'o', 'ps', 'pv', 'us', 'uv', 'ws', 'wv', 'rs', 'rv', 'ls', 'lv',
-] as const satisfies readonly (keyof Block)[];
+export const FIELDS = {
+  rows: 'size', firstRow: 'size', keys: 'size', bounded: 'size', origin: 'size', d: 'size', dv: 'size',
+  q: 'f32', g: 'f32', k: 'f32', v: 'f32', bias: 'f32', from: 'i32', to: 'i32', cap: 'f32',
+  e: 'f32', t: 'f32', slope: 'f32', max: 'f32', sum: 'f64', dot: 'f64', mean: 'f32', o: 'f32',
+  ps: 'size', pv: 'size', us: 'f32', uv: 'f32', ws: 'f32', wv: 'f32', rs: 'f32', rv: 'f32', ls: 'f32', lv: 'f32',
+} as const satisfies Record<keyof Block, 'size' | 'f32' | 'f64' | 'i32'>;
 
-export const BLOCK_BYTES = 4 * FIELDS.length;
+const NAMES = Object.keys(FIELDS) as (keyof Block)[];
+
+export const BLOCK_BYTES = 4 * NAMES.length;
 
 /** Which of the integers a field is. */
-export const FIELD_AT = Object.fromEntries(FIELDS.map((name, i) => [name, i])) as Readonly<Block>;
+export const FIELD_AT = Object.fromEntries(NAMES.map((name, i) => [name, i])) as Readonly<Block>;
 
-export function writeBlock(wasm: Wasm, at: number, block: Block): void {
-  const words = wasm.i32(at, FIELDS.length);
-  for (let i = 0; i < FIELDS.length; i++) words[i] = block[FIELDS[i]!];
+export function writeBlock(
+  memory: { i32(at: number, n: number): Int32Array },
+  at: number,
+  block: Block,
+): void {
+  const words = memory.i32(at, NAMES.length);
+  for (const [i, name] of NAMES.entries()) words[i] = block[name];
 }

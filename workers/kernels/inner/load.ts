@@ -1,42 +1,83 @@
+/** Which build of the inner loops a process uses: chosen once, so that all its threads compute the same. */
+import { Random } from '../random.js';
+import { availableKernels, type Kernels, loadKernels, portableKernels } from './builds.js';
+import { drawCall, drawFrom, placeCall } from './call.js';
+import type { Wasm } from './instance.js';
+import { selfCheck } from './selfcheck.js';
+
+export const KERNEL_CHOICES = ['auto', 'native', 'avx2', 'wasm'] as const;
+export type KernelChoice = (typeof KERNEL_CHOICES)[number];
+
 /**
- * Loads the compiled inner loops, in the fastest build that this machine runs correctly.
+ * `auto`: the fastest build that passes the self-check. `native` and `avx2` are that or nothing.
  *
- *   plain    128-bit SIMD, runs wherever WebAssembly SIMD does
- *   relaxed  the same with fused multiply-add
+ * @throws {Error} when the one that was asked for is not there or does not compute correctly.
  */
-import { readFileSync } from 'node:fs';
-import { setFlagsFromString } from 'node:v8';
-import { Wasm, type WasmExports, type WasmMode } from './instance.js';
-
-export interface LoadOptions {
-  /** Take this build and no better one; for tests and measurements. */
-  readonly build?: 'plain' | 'relaxed';
-}
-
-/** (func (param v128 v128 v128) (result v128) f32x4.relaxed_madd): valid where the feature is on. */
-const RELAXED_MADD = Uint8Array.of(
-  ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00],
-  ...[0x01, 0x08, 0x01, 0x60, 0x03, 0x7b, 0x7b, 0x7b, 0x01, 0x7b],
-  ...[0x03, 0x02, 0x01, 0x00],
-  ...[0x0a, 0x0d, 0x01, 0x0b, 0x00, 0x20, 0x00, 0x20, 0x01, 0x20, 0x02, 0xfd, 0x85, 0x02, 0x0b],
-);
-
-const nodeMajor = Number(process.versions.node.split('.')[0]);
-
-/** Node 20 knows relaxed SIMD behind a flag, which V8 reads whenever a module is compiled. */
-export function relaxedSimd(): boolean {
-  if (!WebAssembly.validate(RELAXED_MADD) && nodeMajor < 22) {
-    setFlagsFromString('--experimental-wasm-relaxed-simd');
+export function chooseKernels(choice: KernelChoice): Kernels {
+  const portable = loadKernels(portableKernels());
+  const complaints: string[] = [];
+  const usable = availableKernels().filter(({ file }) => file !== null);
+  const wanted = choice === 'avx2' ? usable.filter(({ build }) => build === 'avx2') : usable;
+  const native = choice === 'wasm' ? [] : correct(wanted, portable, complaints);
+  if (choice === 'wasm') return portableKernels();
+  if (choice !== 'auto') {
+    if (native[0]) return native[0];
+    const reason = complaints.join('; ') || 'none was built here or came with the package';
+    throw new Error(`LORAGRAD_KERNELS=${choice}: no native kernels can be used (${reason})`);
   }
-  return WebAssembly.validate(RELAXED_MADD);
+  return fastest([...native, portableKernels()]);
 }
 
-/** An instance with a memory of its own. One per thread: instances share nothing. */
-export function loadWasm(options: LoadOptions = {}): Wasm {
-  return instantiate(options.build === 'plain' || !relaxedSimd() ? 'plain' : 'relaxed');
+/** Of each build the first that computes what the portable one does. */
+function correct(all: readonly Kernels[], portable: Wasm, complaints: string[]): Kernels[] {
+  const found: Kernels[] = [];
+  for (const kernels of all) {
+    if (found.some(({ build }) => build === kernels.build)) continue;
+    const wrong = selfCheck(loadKernels(kernels), portable);
+    if (wrong) complaints.push(`${kernels.build} of ${kernels.file}: ${wrong}`);
+    else found.push(kernels);
+  }
+  return found;
 }
 
-function instantiate(build: WasmMode): Wasm {
-  const module = new WebAssembly.Module(readFileSync(new URL(`${build}.wasm`, import.meta.url)));
-  return new Wasm(new WebAssembly.Instance(module).exports as unknown as WasmExports, build);
+/** A narrower build has to win by this much: what is as fast as another is chosen the same every time. */
+const CLEARLY = 0.9;
+const ROUNDS = 12;
+
+function fastest(all: readonly Kernels[]): Kernels {
+  if (all.length === 1) return all[0]!;
+  const timed = all.map((kernels) => ({ kernels, run: trial(loadKernels(kernels)), ms: Infinity }));
+  // In turns, so that a busy machine slows down all of them; the first rounds also compile.
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const one of timed) {
+      const start = performance.now();
+      one.run();
+      one.ms = Math.min(one.ms, performance.now() - start);
+    }
+  }
+  return timed.reduce((best, one) => (one.ms < CLEARLY * best.ms ? one : best)).kernels;
+}
+
+const TRIAL_SEED = 1;
+/** Calls of a product of a trial, about a tenth of a millisecond. */
+const TRIAL_CALLS = 20;
+const SIDE = 64;
+
+/** Products of 64 by 64 by 64, of which everything is made. */
+function trial(wasm: Wasm): () => void {
+  const draw = drawFrom(new Random(TRIAL_SEED));
+  const sizes = { m: SIDE, n: SIDE, k: SIDE, lda: SIDE, ldc: SIDE, accumulate: 0 };
+  const { args } = placeCall(wasm, drawCall('gemm', draw, sizes));
+  const product = wasm.fn.gemm as unknown as (...x: readonly number[]) => void;
+  return () => {
+    for (let k = 0; k < TRIAL_CALLS; k++) product(...args);
+  };
+}
+
+let chosen: Kernels | null = null;
+
+/** An instance of the build that is given, or of the fastest one. */
+export function loadWasm(kernels?: Kernels): Wasm {
+  chosen ??= kernels ? null : chooseKernels('auto');
+  return loadKernels((kernels ?? chosen)!);
 }

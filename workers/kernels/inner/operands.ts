@@ -1,6 +1,7 @@
 /** Moving matrices between shared memory and that of WebAssembly. */
 import type { Tensor } from '../../tensor/tensor.js';
-import { packedFloats, type Wasm } from './instance.js';
+import type { Wasm } from './instance.js';
+import { packedFloats } from './operations.js';
 
 export type Floats = Float32Array | Float64Array;
 

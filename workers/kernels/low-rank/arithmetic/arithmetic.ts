@@ -3,7 +3,7 @@
  * the inner loops that it is. All matrices are row-major and float32 but where it says float64.
  */
 import type { TensorData } from '../../../tensor/tensor.js';
-import { packedFloats } from '../../inner/instance.js';
+import { packedFloats } from '../../inner/operations.js';
 import { bind } from './bind.js';
 import { Scratch } from './scratch.js';
 

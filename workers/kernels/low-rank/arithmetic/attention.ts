@@ -12,7 +12,8 @@ import {
   LARGEST_EXPONENT,
   ROWS,
 } from '../../inner/block.js';
-import { packedFloats, type Wasm } from '../../inner/instance.js';
+import type { Wasm } from '../../inner/instance.js';
+import { packedFloats } from '../../inner/operations.js';
 import type { Real } from './arithmetic.js';
 import type { Scratch } from './scratch.js';
 

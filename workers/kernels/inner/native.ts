@@ -1,0 +1,61 @@
+/**
+ * The operations compiled from native/src for the instruction sets of this processor: a Node-API addon that was
+ * built on this machine (npm run build), or came with the package.
+ */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import type { KernelBuild, WasmExports } from './instance.js';
+import type { Operations } from './operations.js';
+
+export type NativeBuild = Exclude<KernelBuild, `wasm-${string}`>;
+
+interface Addon {
+  /** Builds in it that this processor can run, the widest first. */
+  readonly builds: readonly NativeBuild[];
+  /** The operations on a memory that begins at the address of this buffer. */
+  bind(build: NativeBuild, memory: ArrayBuffer): Operations & { attach(memory: ArrayBuffer): void };
+}
+
+export interface NativeFile {
+  readonly path: string;
+  readonly builds: readonly NativeBuild[];
+}
+
+const require = createRequire(import.meta.url);
+const addon = (path: string) => require(path) as Addon;
+
+/** The C library belongs to the name of a prebuilt addon: that of Alpine is another. */
+function platform(): string {
+  if (process.platform !== 'linux') return `${process.platform}-${process.arch}`;
+  const { header } = process.report.getReport() as unknown as { header: object };
+  return `${'glibcVersionRuntime' in header ? 'linux' : 'linuxmusl'}-${process.arch}`;
+}
+
+/** Addons that can be loaded here: the one built on this machine, then the one that came with the package. */
+export function nativeFiles(): NativeFile[] {
+  const built = new URL('../../../native/kernels.node', import.meta.url);
+  const prebuilt = new URL(`../../../../native/prebuilt/${platform()}.node`, import.meta.url);
+  return [built, prebuilt].flatMap((url) => {
+    const path = fileURLToPath(url);
+    if (!existsSync(path)) return [];
+    try {
+      return [{ path, builds: addon(path).builds }];
+    } catch {
+      // Made for another system: then the next one, or WebAssembly.
+      return [];
+    }
+  });
+}
+
+/** The operations of a native build on the memory of a WebAssembly instance. */
+export function bindNative(
+  path: string,
+  build: NativeBuild,
+  memory: WebAssembly.Memory,
+): { readonly fn: WasmExports; readonly moved: () => void } {
+  const { attach, ...operations } = addon(path).bind(build, memory.buffer);
+  // Whoever holds one of the functions holds the memory that it works on.
+  for (const operation of Object.values(operations)) Object.assign(operation, { memory });
+  return { fn: { ...operations, memory }, moved: () => attach(memory.buffer) };
+}
