@@ -31,7 +31,8 @@ def test_torch_tensors_of_every_dtype(client, dtype):
     expected, *_ = truth.gradients(x, projections, grad, **layer)
     check(result, expected, dtype)
     assert result.method == "exact" and not result.fallback
-    assert result.error_bound < 1e-4
+    # What is told includes the rounding to the dtype of the answer.
+    assert result.error_bound < max(1e-4, 2 * LIMITS[dtype])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
