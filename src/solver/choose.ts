@@ -1,6 +1,6 @@
 /** Which kernel computes a problem, and why. */
 import type { Job } from '../../workers/job.js';
-import { planForward } from '../../workers/kernels/low-rank/forward-job.js';
+import { exactWork, type Needs } from '../../workers/kernels/exact/cost.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import {
   type LowRankPlan,
@@ -17,13 +17,12 @@ import {
 import type { Dtype } from '../../workers/tensor/dtype.js';
 import { Problem } from '../errors.js';
 import type { METHODS } from '../request/request.js';
-import { exactFlops, forwardFlops, type Needs } from './cost.js';
 import type { EncodeOptions } from './encode-phase.js';
 
 /** Below this relative error float32 can promise nothing. */
 const FLOAT32_TOLERANCE = 1e-5;
 /** Seconds of exact work, and a length, that are not worth a plan: below, low-rank was never faster. */
-const NOT_WORTH_A_PLAN = 0.05;
+const NOT_WORTH_A_PLAN = 0.25;
 const SHORT = 8192;
 /** Widest head that is balanced: the algebra of the plan grows with the cube of the width. */
 export const MAX_LOW_RANK_WIDTH = 256;
@@ -41,6 +40,8 @@ export interface ChooseOptions {
   /** How the answer is sent. */
   readonly encode: EncodeOptions;
   readonly attentionOutput: boolean;
+  /** The attention output is all that is computed. */
+  readonly outputOnly?: boolean;
   /** Whose gradients are wanted beside those of the adapters; absent: none. */
   readonly inputGradients?: AttentionKind | undefined;
   readonly rates: Rates;
@@ -57,16 +58,17 @@ export interface Choice {
 
 export function needsOf(
   problem: AttentionLayer & Partial<AttentionProblem>,
-  { attentionOutput, inputGradients }: ChooseOptions,
+  { attentionOutput, inputGradients, outputOnly = false }: ChooseOptions,
 ): Needs {
   return {
-    output: attentionOutput || problem.objective?.kind === 'target',
+    gradients: !outputOnly,
+    output: outputOnly || attentionOutput || problem.objective?.kind === 'target',
     inputGradients: inputGradients !== undefined,
   };
 }
 
 /** Why the low-rank kernel does not compute a layer's output, in one sentence; null: it does. */
-export function lowRankObstacle(layer: AttentionLayer): string | null {
+function lowRankObstacle(layer: AttentionLayer): string | null {
   const { dims, mask } = layer;
   const width = Math.max(dims.headDim, dims.valueDim);
   if (width > MAX_LOW_RANK_WIDTH) {
@@ -84,13 +86,18 @@ export function lowRankObstacle(layer: AttentionLayer): string | null {
 }
 
 /** The same for a gradient: without an adapter there is nothing whose error low-rank could show. */
-export function gradientObstacle(layer: AttentionLayer): string | null {
+function gradientObstacle(layer: AttentionLayer): string | null {
   const obstacle = lowRankObstacle(layer);
   const adapted = Object.values(layer.projections).some(({ adapter }) => adapter !== null);
   if (obstacle || adapted) return obstacle;
   return hasAttentionStates(layer)
     ? 'Low-rank computes gradients of adapters, not of attention states.'
     : 'Low-rank computes gradients of adapters; this layer has none.';
+}
+
+/** Why low-rank does not compute what is asked for; null: it does. */
+export function obstacleOf(layer: AttentionLayer, { outputOnly }: ChooseOptions): string | null {
+  return outputOnly ? lowRankObstacle(layer) : gradientObstacle(layer);
 }
 
 /** @throws {Problem} when the sums of so many features are too large at the full width of a head. */
@@ -127,15 +134,16 @@ function toleranceOfPlan(
   return Math.max(tolerance - rounding, LEAST_SHARE * tolerance);
 }
 
-/** The plan for a gradient; that of the output alone is the same, so that both of a step agree. */
+/** The plan for a gradient, or for the output alone. */
 export function planOf(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: ChooseOptions,
 ): Job<LowRankPlan> {
-  const { features, seed, correction, rates, inputGradients } = options;
+  const { features, seed, correction, rates, inputGradients, outputOnly = false } = options;
   const tolerance = toleranceOfPlan(problem, options);
   return planLowRank(problem, {
-    ...{ tolerance, seed, correction, rates, inputGradients: inputGradients !== undefined },
+    ...{ tolerance, seed, correction, rates, outputOnly },
+    inputGradients: inputGradients !== undefined,
     ...(features !== undefined && { features }),
   });
 }
@@ -153,28 +161,18 @@ export function* choose(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: ChooseOptions,
 ): Job<Choice> {
-  const early = withoutPlan(problem, options, exactFlops(problem, needsOf(problem, options)));
+  const early = withoutPlan(problem, options);
   if (early) return { ...early, lowRank: null };
-  const obstacle = gradientObstacle(problem);
+  const obstacle = obstacleOf(problem, options);
   if (obstacle) return { kernel: 'exact', reason: obstacle, lowRank: null };
   const lowRank = yield* planOf(problem, options);
   return { ...judge(lowRank, options), lowRank };
 }
 
-/** The same for the output alone. */
-export function* chooseForward(layer: AttentionLayer, options: ChooseOptions): Job<Choice> {
-  const flops = forwardFlops(layer);
-  const early = withoutPlan(layer, options, flops);
-  if (early) return { ...early, lowRank: null };
-  const lowRank = planForward(yield* planOf(layer, options), options.rates, flops);
-  return { ...judge(lowRank, options), lowRank };
-}
-
 /** The choices that need no plan. */
 function withoutPlan(
-  layer: AttentionLayer,
+  layer: AttentionLayer & Partial<AttentionProblem>,
   options: ChooseOptions,
-  flops: number,
 ): Pick<Choice, 'kernel' | 'reason'> | null {
   const { method, tolerance, rates } = options;
   if (method !== 'low_rank' && tolerance < FLOAT32_TOLERANCE) {
@@ -191,7 +189,7 @@ function withoutPlan(
     requireRoom(layer, options);
     return null;
   }
-  const exactSeconds = flops / rates.exact;
+  const exactSeconds = exactWork(layer, needsOf(layer, options)) / rates.exact;
   const short = Math.max(queryLength, keyLength) < SHORT;
   if (!short && exactSeconds >= NOT_WORTH_A_PLAN) return null;
   return {

@@ -1,5 +1,8 @@
 /** The plan as the answer shows it. */
+import { exactFlops, exactWork } from '../../workers/kernels/exact/cost.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
+import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
+import { type ChooseOptions, needsOf } from './choose.js';
 
 export interface PlanFigures {
   /** m, number of low-rank features; the largest over the heads. null: nothing was planned. */
@@ -22,20 +25,22 @@ export interface PlanFigures {
 export function planFigures(
   plan: LowRankPlan | null,
   used: 'exact' | 'low_rank',
-  exactFlops: number,
-  exactRate: number,
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  options: ChooseOptions,
 ): PlanFigures {
+  const needs = needsOf(problem, options);
+  const flops = exactFlops(problem, needs);
   return {
     features: plan?.features ?? null,
     max_degree: plan?.maxDegree ?? null,
     outlier_queries: plan?.outlierQueries ?? null,
     outlier_keys: plan?.outlierKeys ?? null,
-    flops: used === 'low_rank' && plan ? plan.flops : exactFlops,
-    exact_flops: exactFlops,
+    flops: used === 'low_rank' && plan ? plan.flops : flops,
+    exact_flops: flops,
     break_even_length: plan?.breakEvenLength ?? null,
     predicted_error: plan?.predictedError ?? null,
     expected_ms: {
-      exact: (1000 * exactFlops) / exactRate,
+      exact: (1000 * exactWork(problem, needs)) / options.rates.exact,
       low_rank: plan ? 1000 * plan.seconds.lowRank : null,
     },
   };

@@ -11,8 +11,7 @@ import { finiteJob } from '../../workers/tasks/finite.js';
 import type { EncodedTensor } from '../../workers/tensor/encoded.js';
 import { Problem } from '../errors.js';
 import type { PendingTensor } from '../request/intake.js';
-import { type Choice, chooseForward } from './choose.js';
-import { forwardFlops } from './cost.js';
+import { type Choice, choose } from './choose.js';
 import { decodePhase } from './decode-phase.js';
 import { encodeForwardPhase } from './encode-phase.js';
 import { planFigures } from './figures.js';
@@ -108,12 +107,13 @@ function* solveForward(
 export function* forwardJob(
   layer: AttentionLayer,
   pending: readonly PendingTensor[],
-  options: SolveOptions,
+  given: SolveOptions,
   { clock, memory }: Workplace,
 ): Job<ForwardAnswer> {
+  const options = { ...given, outputOnly: true };
   yield* decodePhase(pending, memory);
   clock('decode');
-  const choice = yield* chooseForward(layer, options);
+  const choice = yield* choose(layer, options);
   clock('plan');
   const { result, estimate, ...solution } = yield* solveForward(layer, choice, options);
   clock('compute');
@@ -127,6 +127,6 @@ export function* forwardJob(
     ...solution,
     error: sent.error as ForwardAnswer['error'],
     threshold: efficiencyThreshold(result.norms, layer.dims),
-    plan: planFigures(choice.lowRank, solution.method, forwardFlops(layer), options.rates.exact),
+    plan: planFigures(choice.lowRank, solution.method, layer, options),
   };
 }

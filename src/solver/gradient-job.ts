@@ -2,8 +2,7 @@
 import type { Job } from '../../workers/job.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import type { PendingTensor } from '../request/intake.js';
-import { choose, needsOf } from './choose.js';
-import { exactFlops } from './cost.js';
+import { choose } from './choose.js';
 import { decodePhase } from './decode-phase.js';
 import type { EncodedResult } from './encode-phase.js';
 import { type PlanFigures, planFigures } from './figures.js';
@@ -41,11 +40,6 @@ export function* gradientJob(
     ...(result.loss !== null && { loss: result.loss }),
     ...{ method, reason, fallback, error },
     threshold: efficiencyThreshold(result.norms, problem.dims),
-    plan: planFigures(
-      plan,
-      method,
-      exactFlops(problem, needsOf(problem, options)),
-      options.rates.exact,
-    ),
+    plan: planFigures(plan, method, problem, options),
   };
 }

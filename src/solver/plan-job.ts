@@ -3,8 +3,7 @@ import type { Job } from '../../workers/job.js';
 import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import type { PendingTensor } from '../request/intake.js';
-import { type ChooseOptions, choose, gradientObstacle, judge, needsOf, planOf } from './choose.js';
-import { exactFlops } from './cost.js';
+import { type ChooseOptions, choose, judge, obstacleOf, planOf } from './choose.js';
 import { decodePhase } from './decode-phase.js';
 import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
@@ -24,7 +23,7 @@ export function* planJob(
   const choice = yield* choose(problem, options);
   // Asked for a plan, we make one also where a gradient would do without.
   const plan =
-    choice.lowRank ?? (gradientObstacle(problem) ? null : yield* planOf(problem, options));
+    choice.lowRank ?? (obstacleOf(problem, options) ? null : yield* planOf(problem, options));
   const norms = plan ? plan.norms : yield* referenceNormsJob(problem);
   clock('plan');
   const method = choice.kernel === 'low_rank' ? 'low_rank' : 'exact';
@@ -32,11 +31,6 @@ export function* planJob(
     method,
     reason: plan && options.method === 'auto' ? judge(plan, options).reason : choice.reason,
     threshold: efficiencyThreshold(norms, problem.dims),
-    plan: planFigures(
-      plan,
-      method,
-      exactFlops(problem, needsOf(problem, options)),
-      options.rates.exact,
-    ),
+    plan: planFigures(plan, method, problem, options),
   };
 }

@@ -1,6 +1,7 @@
 /** Runs the kernel that was chosen, and another one when its answer will not do. */
 
 import type { Job } from '../../workers/job.js';
+import { exactFlops } from '../../workers/kernels/exact/cost.js';
 import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
 import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
@@ -11,7 +12,6 @@ import type { AttentionLayer, AttentionProblem, StatesName } from '../../workers
 import { finiteJob } from '../../workers/tasks/finite.js';
 import { Problem } from '../errors.js';
 import { type Choice, type ChooseOptions, needsOf, planOf } from './choose.js';
-import { exactFlops } from './cost.js';
 import { type EncodedResult, encodePhase, stateGradient } from './encode-phase.js';
 import type { PhaseClock } from './phases.js';
 import {

@@ -1,6 +1,7 @@
 /** How fast this machine runs each kernel: measured once, when the service starts. */
 
 import { type Cancelled, runJob, type Task } from '../job.js';
+import { exactWork } from '../kernels/exact/cost.js';
 import { exactJob, runExactTask } from '../kernels/exact/gradient.js';
 import type { Wasm } from '../kernels/inner/instance.js';
 import { lowRankJob } from '../kernels/low-rank/job.js';
@@ -48,7 +49,11 @@ export function runCalibrateTask(_task: CalibrateTask, wasm: Wasm, cancelled: Ca
       runLowRank,
     );
   const seconds = fastest([exact, lowRank]);
-  return { exact: plan.exactFlops / seconds[0], lowRank: plan.flops / seconds[1] };
+  return {
+    exact:
+      exactWork(problem, { output: false, gradients: true, inputGradients: false }) / seconds[0],
+    lowRank: plan.flops / seconds[1],
+  };
 }
 
 /** The first round also compiles; the kernels take turns, so that a busy machine slows down both. */

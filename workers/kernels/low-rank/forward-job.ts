@@ -14,11 +14,11 @@ import { openRun, recordWidth } from './chain/run.js';
 import { type ChainTask, chainJob } from './chain-job.js';
 import { NO_TILT } from './error/drawn-features/tilt.js';
 import { openSampledRun, type SampledRun } from './error/sampled-rows/sampled.js';
-import type { Head, HeadProjection } from './head/head.js';
+import { outputHead } from './head/head.js';
 import type { HeadPlan } from './head/plan.js';
 import type { Workspace } from './head/rows.js';
 import type { SampledTask } from './job.js';
-import { type HeadCost, headCost, type Rates } from './plan/cost.js';
+import { outputRows } from './plan/cost.js';
 import type { LowRankPlan } from './plan/plan.js';
 
 export interface LowRankForwardResult extends ForwardResult {
@@ -27,10 +27,6 @@ export interface LowRankForwardResult extends ForwardResult {
   /** Rows whose row sum the features lost. Not zero: output and error are void. */
   readonly lostRows: number;
 }
-
-/** Rows drawn in each head, and in all heads together at least. */
-const ROWS_OF_HEAD = 32;
-const ROWS_SAMPLED = 256;
 
 /** What the estimate does not see, since it forms its rows anew in float32. */
 const ROUNDING = 64 * ROUNDOFF;
@@ -65,7 +61,7 @@ interface HeadDraws {
   readonly list: Int32Array;
 }
 
-/** With the plan of the gradient: both of a step then have one output. */
+/** @param plan of the output, or of the gradient: both of a step then have one output. */
 export function* lowRankForwardJob(
   layer: AttentionLayer,
   plan: LowRankPlan,
@@ -74,7 +70,7 @@ export function* lowRankForwardJob(
   const { batch, queryLength, heads: headCount, valueDim } = layer.dims;
   const size = queryLength * headCount * valueDim;
   const output = new Float32Array(new SharedArrayBuffer(4 * batch * size));
-  const count = Math.max(ROWS_OF_HEAD, Math.ceil(ROWS_SAMPLED / plan.heads.length));
+  const count = outputRows(plan.heads.length);
   const draws = yield* stage(
     'draw',
     plan.headPlans.map(({ risk }, h): OutputDrawTask => {
@@ -89,7 +85,7 @@ export function* lowRankForwardJob(
   let first = 0;
   const open = (h: number, memory: Lease) => {
     const item = output.subarray(plan.heads[h].batch * size, (plan.heads[h].batch + 1) * size);
-    const [head, headPlan] = [forwardHead(plan.heads[h]), forwardPlan(plan.headPlans[h])];
+    const [head, headPlan] = [outputHead(plan.heads[h]), forwardPlan(plan.headPlans[h])];
     return openRun(head, headPlan, draws[h].list, item, memory);
   };
   const options = { certified: false, backward: false };
@@ -133,41 +129,13 @@ export function* lowRankForwardJob(
   };
 }
 
-/** The plan with the cost of the output alone. @param exactFlops of the exact kernel. */
-export function planForward(
-  { seconds: _, ...plan }: LowRankPlan,
-  rates: Rates,
-  exactFlops: number,
-): LowRankPlan {
-  const costs = plan.heads.map((head, h) => {
-    const { m, outlierQueries, outlierKeys } = plan.headPlans[h];
-    return headCost(forwardHead(head), m, outlierQueries.length, outlierKeys.length, {
-      rows: ROWS_OF_HEAD,
-      features: 0,
-    });
-  });
-  const total = (of: (cost: HeadCost) => number) => costs.reduce((sum, cost) => sum + of(cost), 0);
-  const { queryLength, keyLength } = plan.heads[0];
-  const exact = exactFlops / (queryLength * keyLength);
-  const saved = exact / rates.exact - total((c) => c.quadratic) / rates.lowRank;
-  const flops = total((c) => c.flops);
-  return {
-    ...plan,
-    flops,
-    exactFlops,
-    breakEvenLength: saved > 0 ? Math.ceil(total((c) => c.linear) / rates.lowRank / saved) : null,
-    seconds: { lowRank: flops / rates.lowRank, exact: exactFlops / rates.exact },
-  };
-}
-
 /** Half of the draws even, half by the square of what the features leave out of a row. */
 export function drawOutputs({ risk, count, seed }: OutputDrawTask): HeadDraws {
   const random = new Random(seed);
   const n = risk.length;
-  const risky = proportional(
-    Float64Array.from(risk, (x) => x * x),
-    random,
-  );
+  const squares = new Float64Array(n);
+  for (let i = 0; i < n; i++) squares[i] = risk[i] * risk[i];
+  const risky = proportional(squares, random);
   const rows = Array.from({ length: count }, (_, k) =>
     k % 2 === 0 ? random.integer(n) : risky.draw(),
   );
@@ -175,20 +143,6 @@ export function drawOutputs({ risk, count, seed }: OutputDrawTask): HeadDraws {
     rows,
     weight: rows.map((row) => 0.5 + 0.5 * n * risky.probability(row)),
     list: Int32Array.from(new Set(rows)).sort(),
-  };
-}
-
-/** The head with nothing to differentiate; 1/2 |O|^2 is its loss. */
-function forwardHead(head: Head): Head {
-  const frozen = (projection: HeadProjection) => ({ ...projection, rank: 0 });
-  return {
-    ...head,
-    query: frozen(head.query),
-    key: frozen(head.key),
-    value: frozen(head.value),
-    inputGradients: false,
-    kind: 'target',
-    objective: new Float32Array(0),
   };
 }
 

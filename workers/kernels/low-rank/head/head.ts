@@ -49,6 +49,11 @@ export interface Head {
   readonly objectiveOffset: number;
 }
 
+/** Whether any gradient of the head comes from dS. */
+export function wantsScores(head: Head): boolean {
+  return head.inputGradients || scoreWidth(head) > 0;
+}
+
 /** Ranks r_q + r_k of a head: width of the thin factors of dS on either side. */
 export function scoreWidth(head: Head): number {
   return head.query.rank + head.key.rank;
@@ -65,5 +70,19 @@ export function fullWidth({ rotary, inputGradients, query, key }: Head) {
     query: inputGradients || (rotary !== null && query.rank > 0),
     key: inputGradients || (rotary !== null && key.rank > 0),
     value: inputGradients,
+  };
+}
+
+/** The head with nothing to differentiate; 1/2 |O|^2 is its loss. */
+export function outputHead(head: Head): Head {
+  const frozen = (projection: HeadProjection) => ({ ...projection, rank: 0 });
+  return {
+    ...head,
+    query: frozen(head.query),
+    key: frozen(head.key),
+    value: frozen(head.value),
+    inputGradients: false,
+    kind: 'target',
+    objective: new Float32Array(0),
   };
 }

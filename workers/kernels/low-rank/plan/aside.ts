@@ -47,7 +47,7 @@ function putAside({ head, draft, scan, outlierQueries, outlierKeys }: AsideTask)
   const queries = largest(scan.query, outlierQueries);
   for (const i of queries) scan.query[i] = -Infinity;
   let worst = -Infinity;
-  for (const x of scan.query) worst = Math.max(worst, x);
+  for (let i = 0; i < scan.query.length; i++) worst = Math.max(worst, scan.query[i]);
   const risk = sharedFloat32(scan.query.length);
   // Under a causal mask the first rows see nothing but their diagonal block.
   const exact = head.causal ? BLOCK : 0;

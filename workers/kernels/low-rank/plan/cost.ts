@@ -12,11 +12,9 @@ export interface Rates {
 
 export interface HeadCost {
   readonly flops: number;
-  readonly exactFlops: number;
-  /** flops = linear L + quadratic L^2 when the outliers keep their share; exactFlops = exact L^2. */
+  /** flops = linear L + quadratic L^2 when the outliers keep their share. */
   readonly linear: number;
   readonly quadratic: number;
-  readonly exact: number;
 }
 
 /** What a row costs beside products (exponentials, features, copies), expressed in flops. */
@@ -31,6 +29,14 @@ export interface Draws {
   readonly features: number;
 }
 
+/** Rows that the error estimate of an output draws in each of so many heads. */
+export function outputRows(heads: number): number {
+  return Math.max(LEAST_ROWS_OF_HEAD, Math.ceil(OUTPUT_ROWS / heads));
+}
+
+const LEAST_ROWS_OF_HEAD = 32;
+const OUTPUT_ROWS = 128;
+
 /** `pairs` of features and directions at full width, both sides together. */
 export function headCost(
   head: Head,
@@ -43,6 +49,8 @@ export function headCost(
   const at = layout(head);
   const { d, dv, queryLength: nq, keyLength: nk, query, key, value } = head;
   const visiblePairs = visible(head);
+  // Over the keys; an output alone has no third pass.
+  const passes = at.gradientTotal > 0 || head.inputGradients ? 2 : 1;
   // Every sum is made from the rows of one side and multiplied by those of the other; under a mask the
   // running sums are made once more.
   const columns = (m + draws.features) * (at.keyWidth + at.queryWidth) + pairs * dv;
@@ -50,7 +58,7 @@ export function headCost(
   const projections =
     2 *
     (nq * rowWork(query.effective.inputs, d) +
-      2 * nk * (rowWork(key.effective.inputs, d) + rowWork(value.effective.inputs, dv)));
+      passes * nk * (rowWork(key.effective.inputs, d) + rowWork(value.effective.inputs, dv)));
   const inputs = head.inputGradients
     ? 2 *
       (nq * query.effective.inputs * d +
@@ -67,15 +75,13 @@ export function headCost(
     OUTLIER_OVERHEAD *
     (outlierQueries * (visiblePairs / nq) * pairWork(at, 2 * d, 2 * dv) +
       outlierKeys * seen * pair);
-  const linear = chain + projections + inputs + diagonal + sampled + ROW_OVERHEAD * (nq + 2 * nk);
-  const exactFlops = inputs + visiblePairs * pair;
+  const linear =
+    chain + projections + inputs + diagonal + sampled + ROW_OVERHEAD * (nq + passes * nk);
   const length = Math.sqrt(nq * nk);
   return {
     flops: linear + outliers,
-    exactFlops,
     linear: linear / length,
     quadratic: outliers / length ** 2,
-    exact: exactFlops / length ** 2,
   };
 }
 

@@ -17,7 +17,7 @@ export interface DraftTask extends Task<HeadPlan> {
 }
 
 /** The shell behind the features, from which the certificate takes its operator norm. */
-const SHELL = 128;
+export const SHELL = 128;
 
 export function draft({ head, basis, m }: DraftTask): HeadPlan {
   return shared(draftPlan(head, basis, m, SHELL));

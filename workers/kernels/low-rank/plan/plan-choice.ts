@@ -7,7 +7,7 @@ import { fullWidth, type Head } from '../head/head.js';
 import { TAIL_GROUPS } from '../head/plan.js';
 import { BLOCK } from '../head/rows.js';
 import { crossPairs } from './basis.js';
-import { type Draws, headCost, samplingFlops } from './cost.js';
+import { type Draws, headCost, outputRows, samplingFlops } from './cost.js';
 import type { PlanOptions } from './plan-options.js';
 import type { Trial, TrialRow } from './trial.js';
 
@@ -46,8 +46,9 @@ function predicted(
   { score, value, tail }: TrialRow,
   { rows, features }: Draws,
   { keyLength, queryLength }: Head,
-  correction: boolean,
+  { correction = false, outputOnly }: PlanOptions,
 ): number {
+  if (outputOnly) return OUTPUT_LIMIT * value.error;
   if (rows >= queryLength) return Math.max(score.error, value.error);
   return Math.max(
     ...[score, value].map((part) => {
@@ -78,6 +79,9 @@ function limitOver(variance: number, n: number, correction: boolean): number {
 /** Standard errors to the limit of the mean of n rows that weigh alike, with what none of them has seen. */
 const deviations = (n: number) => meanError(n, 0, n, 1).deviation + meanError(n, 0, n, 1).unseen;
 
+/** The same for an output, whose rows are judged by themselves (row-error.ts). */
+const OUTPUT_LIMIT = 1.6;
+
 /** How much a limit may come out above what is expected of it: one run in ten exceeds it. */
 const ROOM = 1.1;
 /** Variance of the mean of rows to what products of pairs of them cannot tell from the square of an error. */
@@ -89,9 +93,10 @@ const EVEN_KEYS = 0.3;
 /** An error so small that the fewest rows will do, and more features only cost more. */
 export function enoughFor(
   { queryLength }: Head,
-  { tolerance, correction }: PlanOptions,
+  { tolerance, correction, outputOnly }: PlanOptions,
   batch: number,
 ): number {
+  if (outputOnly) return tolerance / OUTPUT_LIMIT;
   if (batch * queryLength <= WHOLE_ROWS) return tolerance;
   const [rows] = SAMPLED_ROWS;
   return tolerance / limitOver((queryLength * batch) / rows, rows, correction ?? false);
@@ -120,9 +125,10 @@ function choose(head: Head, trials: readonly Trial[], options: PlanOptions, draw
     const tried = trial.rows.map((row) => ({
       m: row.features,
       rowError: Math.max(row.score.error, row.value.error),
-      error: allowance * predicted(row, draws, head, options.correction ?? false),
+      error: allowance * predicted(row, draws, head, options),
     }));
-    const between = features === undefined ? interpolate(tried, tolerance) : [];
+    const between =
+      features === undefined ? interpolate(tried, trial.basis.features.weight, tolerance) : [];
     return [...tried, ...between].map((row) => ({
       trial,
       share,
@@ -144,17 +150,25 @@ function choose(head: Head, trials: readonly Trial[], options: PlanOptions, draw
 
 type Tried = Pick<Choice, 'm' | 'rowError' | 'error'>;
 
-/** Errors fall like a power of m: the m, a multiple of 8, at which they reach the tolerance, if it lies inside. */
-function interpolate(tried: readonly Tried[], tolerance: number): Tried[] {
+/**
+ * Between two numbers of features that were tried the square of an error falls by the squares of the weights of
+ * those added: the smallest m, a multiple of 8, at which it reaches the tolerance, if it lies inside.
+ */
+function interpolate(tried: readonly Tried[], weight: Float64Array, tolerance: number): Tried[] {
   const after = tried.findIndex(({ error }) => error <= tolerance);
   if (after < 1) return [];
   const [a, b] = [tried[after - 1], tried[after]];
-  if (!Number.isFinite(a.error) || !(b.error > 0)) return [];
-  const part = Math.log(a.error / tolerance) / Math.log(a.error / b.error);
-  const m = 8 * Math.ceil((a.m * (b.m / a.m) ** part) / 8);
-  if (m >= b.m) return [];
-  const along = (x: number, y: number) => x * (y / x) ** (Math.log(m / a.m) / Math.log(b.m / a.m));
-  return [{ m, rowError: along(a.rowError, b.rowError), error: along(a.error, b.error) }];
+  if (!Number.isFinite(a.error)) return [];
+  const squares = (from: number, to: number) =>
+    weight.subarray(from, to).reduce((sum, w) => sum + w * w, 0);
+  const all = squares(a.m, b.m);
+  for (let m = 8 * Math.ceil((a.m + 1) / 8); m < b.m; m += 8) {
+    const left = squares(m, b.m) / all;
+    const along = (x: number, y: number) => Math.sqrt(y * y + left * Math.max(0, x * x - y * y));
+    const error = along(a.error, b.error);
+    if (error <= tolerance) return [{ m, rowError: along(a.rowError, b.rowError), error }];
+  }
+  return [];
 }
 
 /** One choice for every head, with the draws that make the whole cheapest. */
@@ -168,6 +182,7 @@ export function chooseAll(
   const all = batch * heads[0].queryLength;
   const features = drawable && all > WHOLE_ROWS ? SAMPLED_FEATURES : SAMPLED_FEATURES.slice(0, 1);
   const rowsBeside = (sampledFeatures: number) => {
+    if (options.outputOnly) return [batch * outputRows(heads.length)];
     if (all <= WHOLE_ROWS) return [all];
     return sampledFeatures > 0 ? [FEWER_ROWS, ...SAMPLED_ROWS] : SAMPLED_ROWS;
   };
@@ -187,6 +202,7 @@ export function chooseAll(
           modest:
             sampledRows <= SAMPLED_ROWS[0] ||
             sampledRows === all ||
+            options.outputOnly ||
             sampling / options.rates.lowRank <= SAMPLING_SHARE * seconds,
         };
       }),

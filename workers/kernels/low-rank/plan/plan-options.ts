@@ -11,6 +11,8 @@ export interface PlanOptions {
   readonly rates: Rates;
   /** The gradient will be corrected: its error is the standard error of that. */
   readonly correction?: boolean;
+  /** The plan is for the attention output alone. */
+  readonly outputOnly?: boolean;
   /** The plan is for a run that answers them, too. */
   readonly inputGradients?: boolean;
 }

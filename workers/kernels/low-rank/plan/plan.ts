@@ -3,17 +3,18 @@
 import { type Job, stage } from '../../../job.js';
 import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
 import type { TensorData } from '../../../tensor/tensor.js';
+import { exactFlops, exactWork } from '../../exact/cost.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../../norms.js';
-import { TAIL_LISTED } from '../error/drawn-features/tail.js';
+import { canDrawTail, TAIL_LISTED } from '../error/drawn-features/tail.js';
 import { BLOCK } from '../head/block.js';
 import type { NormsTask } from '../head/composed-norms.js';
-import { fullWidth, type Head } from '../head/head.js';
+import { fullWidth, type Head, outputHead } from '../head/head.js';
 import type { Segment } from '../head/layout.js';
 import type { HeadPlan } from '../head/plan.js';
 import { type SplitTask, splitHeads } from '../head/split.js';
 import type { AsideTask } from './aside.js';
 import { headCost } from './cost.js';
-import type { DraftTask } from './draft.js';
+import { type DraftTask, SHELL } from './draft.js';
 import { type Choice, chooseAll, enoughFor, outlierCount } from './plan-choice.js';
 import type { PlanOptions } from './plan-options.js';
 import { openScan, type ScanTask } from './scan.js';
@@ -66,6 +67,21 @@ export interface LowRankPlan {
 /** Shares of the rows that may be put aside, and the one that the basis is then made without. */
 const OUTLIER_SHARES = [1 / 512, 1 / 128, 1 / 64, 1 / 32] as const;
 const WITHOUT = 1 / 128;
+/** Of the exact kernel. */
+interface ExactCost {
+  readonly flops: number;
+  readonly work: number;
+}
+
+function exactCost(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  { outputOnly = false, inputGradients = false }: PlanOptions,
+): ExactCost {
+  const output = outputOnly || problem.objective?.kind === 'target';
+  const needs = { output, gradients: !outputOnly, inputGradients };
+  return { flops: exactFlops(problem, needs), work: exactWork(problem, needs) };
+}
+
 /** Which part of the work of a plan its stages are. */
 const SPANS = {
   split: [0, 0.1],
@@ -81,8 +97,10 @@ export function* planLowRank(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: PlanOptions,
 ): Job<LowRankPlan, PlanTask> {
-  const heads = yield* splitHeads(problem, options.inputGradients, SPANS.split);
-  const { trials, norms } = yield* tryHeads(heads, problem.dims.batch, options);
+  const whole = yield* splitHeads(problem, options.inputGradients, SPANS.split);
+  const heads = options.outputOnly ? whole.map(outputHead) : whole;
+  const exact = exactCost(problem, options);
+  const { trials, norms } = yield* tryHeads(heads, whole, problem.dims.batch, exact, options);
   const allowed = options.withoutOutliers ? trials.map(([none]) => [none]) : trials;
   const { choices, ...sampled } = chooseAll(heads, allowed, problem.dims.batch, options);
   const drafts = yield* stage(
@@ -119,17 +137,24 @@ export function* planLowRank(
     }),
     SPANS.aside,
   );
-  return { ...summary(heads, headPlans, choices, sampled, problem.dims.batch, options), norms };
+  return {
+    ...summary(heads, headPlans, choices, sampled, problem.dims.batch, exact, options),
+    norms,
+  };
 }
 
 /** The trials of every head, without outliers and where it may help with them; and the norms of the layer. */
 function* tryHeads(
   heads: readonly Head[],
+  whole: readonly Head[],
   batch: number,
+  exact: ExactCost,
   options: PlanOptions,
 ): Job<{ trials: (readonly Trial[])[]; norms: ComposedNorms }, PlanTask> {
-  const steps = stepsToTry(heads[0], options);
-  const listed = (Math.ceil(steps[steps.length - 1] / TAIL_LISTED) + 1) * TAIL_LISTED;
+  const steps = stepsToTry(heads[0], exact.work / heads.length, options);
+  const most = steps[steps.length - 1];
+  const drawable = heads.every(canDrawTail);
+  const listed = drawable ? (Math.ceil(most / TAIL_LISTED) + 1) * TAIL_LISTED : most + SHELL;
   const enough = enoughFor(heads[0], options, batch);
   const { longest, heavyTailed } = yield* longestOfHeads(heads);
   const attempt = (wanting: readonly number[], shares: readonly number[], without: number) =>
@@ -143,7 +168,7 @@ function* tryHeads(
   // with outliers where they will be wanted.
   const likely = all.filter((h) => heavyTailed[h]);
   const [plainly, early] = [attempt(all, [0], 0), attempt(likely, OUTLIER_SHARES, WITHOUT)];
-  const normTasks = heads.flatMap((head) =>
+  const normTasks = whole.flatMap((head) =>
     segmentsOf(head).map((segment): NormsTask => {
       return { kernel: 'low_rank', step: 'norms', head, segment };
     }),
@@ -217,14 +242,18 @@ function* longestOfHeads(
 }
 
 /** Feature numbers with which a head is still cheaper than exact, a few where none is, and the next. */
-function stepsToTry(head: Head, { features, rates }: PlanOptions): readonly number[] {
+function stepsToTry(
+  head: Head,
+  exactWork: number,
+  { features, rates }: PlanOptions,
+): readonly number[] {
   if (features !== undefined) return [features];
   const { query, key } = fullWidth(head);
   const sides = Number(query) + Number(key);
   const paying = FEATURE_STEPS.filter((m) => {
     const pairs = sides * m * head.d * CROSS_SHARE;
-    const { flops, exactFlops } = headCost(head, m, 0, 0, { rows: 0, features: 0 }, pairs);
-    return m <= ALWAYS_TRIED || flops / rates.lowRank < exactFlops / rates.exact;
+    const { flops } = headCost(head, m, 0, 0, { rows: 0, features: 0 }, pairs);
+    return m <= ALWAYS_TRIED || flops / rates.lowRank < exactWork / rates.exact;
   });
   // One step more, towards which to interpolate.
   const steps = FEATURE_STEPS.slice(0, paying.length + 1);
@@ -260,6 +289,7 @@ function summary(
   choices: readonly Choice[],
   sampled: Pick<LowRankPlan, 'sampledRows' | 'sampledFeatures'>,
   batch: number,
+  exact: ExactCost,
   { tolerance, rates }: PlanOptions,
 ): Omit<LowRankPlan, 'norms'> {
   const costs = heads.map((head, h) => {
@@ -271,7 +301,8 @@ function summary(
   });
   const total = (of: (cost: (typeof costs)[number]) => number) =>
     costs.reduce((sum, cost) => sum + of(cost), 0);
-  const saved = total((c) => c.exact) / rates.exact - total((c) => c.quadratic) / rates.lowRank;
+  const pairs = heads[0].queryLength * heads[0].keyLength;
+  const saved = exact.work / pairs / rates.exact - total((c) => c.quadratic) / rates.lowRank;
   const predictedError = Math.max(...choices.map((c) => c.error));
   const degree = (plan: HeadPlan) =>
     plan.features.degree.subarray(0, plan.m).reduce((a, b) => Math.max(a, b), 0);
@@ -284,13 +315,13 @@ function summary(
     outlierQueries: headPlans.reduce((n, plan) => n + plan.outlierQueries.length, 0),
     outlierKeys: headPlans.reduce((n, plan) => n + plan.outlierKeys.length, 0),
     flops: total((c) => c.flops),
-    exactFlops: total((c) => c.exactFlops),
+    exactFlops: exact.flops,
     predictedError,
     meetsTolerance: predictedError <= tolerance,
     breakEvenLength: saved > 0 ? Math.ceil(total((c) => c.linear) / rates.lowRank / saved) : null,
     seconds: {
       lowRank: total((c) => c.flops) / rates.lowRank,
-      exact: total((c) => c.exactFlops) / rates.exact,
+      exact: exact.work / rates.exact,
     },
   };
 }

@@ -14,6 +14,9 @@ export interface TrialError {
   readonly normalisation: number;
 }
 
+/** Of products that nobody wants. */
+const NO_ERROR: TrialError = { error: 0, rows: 0, columns: 0, normalisation: 0 };
+
 export interface TrialErrors {
   readonly score: TrialError;
   readonly value: TrialError;
@@ -28,11 +31,12 @@ export function compare(
   sample: TrialSample,
   block: ExactBlock,
   approximate: LowRankBlock,
+  wantsScores: boolean,
 ): TrialErrors {
   const mark = arithmetic.mark();
-  const errors = errorSums(arithmetic, sample, block, approximate);
+  const { score, value } = errorSums(arithmetic, sample, block, approximate);
   arithmetic.release(mark);
-  return errors;
+  return { score: wantsScores ? score : NO_ERROR, value };
 }
 
 function errorSums(

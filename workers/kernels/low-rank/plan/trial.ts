@@ -9,7 +9,7 @@ import { shared } from '../../../tensor/shared-memory.js';
 import { Random } from '../../random.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import { canDrawTail, tailSize } from '../error/drawn-features/tail.js';
-import type { Head } from '../head/head.js';
+import { type Head, wantsScores } from '../head/head.js';
 import { openWorkspace } from '../head/rows.js';
 import { type Basis, sampleBasis } from './basis.js';
 import { draftPlan } from './draft.js';
@@ -87,7 +87,7 @@ export function tryShares(
       checkpoint(cancelled);
       const features = Math.min(step, plan.m);
       low.extend(features);
-      const row = { features, ...compare(arithmetic, sample, block, low) };
+      const row = { features, ...compare(arithmetic, sample, block, low, wantsScores(head)) };
       rows.push(row);
       const error = Math.max(row.score.error, row.value.error);
       if (error <= enough || features < step) break;

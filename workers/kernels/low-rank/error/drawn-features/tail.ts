@@ -19,11 +19,11 @@ import { TAIL_GROUPS, type Tail } from '../../head/plan.js';
 /** Numbers that a head may keep of what drawn features add to its gradients: 32 MiB. */
 const TAIL_NUMBERS = 2 ** 22;
 
-/** Full width and causal masks have no use for drawn features, and very wide inputs no room. */
+/** Full width, causal masks and the output alone have no use for drawn features, and very wide inputs no room. */
 export function canDrawTail(head: Head): boolean {
   const { scores, value } = fullWidth(head);
   const numbers = MOST_SEGMENTS * TAIL_GROUPS * layout(head).gradientTotal;
-  return !head.causal && !scores && !value && numbers <= TAIL_NUMBERS;
+  return !head.causal && !scores && !value && numbers > 0 && numbers <= TAIL_NUMBERS;
 }
 
 /** Multi-indices behind the last that a plan may take that are drawn from a list; those behind it by rejection. */

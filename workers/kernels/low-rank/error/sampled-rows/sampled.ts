@@ -20,7 +20,7 @@ import { exactRows, type MergedRows, maskScores, mergeRows } from '../../chain/k
 import { type HeadRun, leaseSlots, recordWidth } from '../../chain/run.js';
 import { evaluateFeatures, featureBlock } from '../../features/evaluate.js';
 import { minus } from '../../head/affine.js';
-import { fullWidth, type Head } from '../../head/head.js';
+import { fullWidth, type Head, wantsScores } from '../../head/head.js';
 import { layout } from '../../head/layout.js';
 import {
   BLOCK,
@@ -101,7 +101,10 @@ export function sampledExactPass(
 ): void {
   const { run } = sampled;
   const { from, to } = run.segments[s];
-  const rows = exactRows(space, loadSampled(space, run), true);
+  const { head } = space;
+  // Who compares gradients forms these rows again, relative to their maxima.
+  const maxima = wantsScores(head) || head.value.rank > 0;
+  const rows = exactRows(space, loadSampled(space, run), maxima);
   const keys = keyRows(space, BLOCK, 'exact');
   for (let start = from; start < Math.min(to, space.head.keyLength); start += BLOCK) {
     checkpoint(cancelled);

@@ -1,11 +1,13 @@
 /** Floating-point operations of a problem; a multiply-add counts as two. */
-import { keysOf, visiblePairs } from '../../workers/mask.js';
-import { type AttentionLayer, PROJECTIONS } from '../../workers/problem.js';
+import { keysOf, visiblePairs } from '../../mask.js';
+import { type AttentionLayer, PROJECTIONS } from '../../problem.js';
 
-/** What a gradient takes beside the adapters. */
+/** What is computed. */
 export interface Needs {
   /** O: it is asked for, or G = O - Y. */
   readonly output: boolean;
+  /** Of the adapters; false: the output alone. */
+  readonly gradients: boolean;
   readonly inputGradients: boolean;
 }
 
@@ -17,7 +19,7 @@ const allPairs = (layer: AttentionLayer): number =>
   sumOverBatch(layer, (item) => visiblePairs(layer, item));
 
 /** X W^T + s (X A^T) B^T for all three projections. */
-export function projectionFlops(layer: AttentionLayer): number {
+function projectionFlops(layer: AttentionLayer): number {
   const { batch, queryLength } = layer.dims;
   const keys = sumOverBatch(layer, (item) => keysOf(layer, item).last);
   return PROJECTIONS.reduce((sum, name) => {
@@ -35,8 +37,10 @@ export function projectionFlops(layer: AttentionLayer): number {
  */
 export function exactFlops(layer: AttentionLayer, needs: Needs): number {
   const { heads, headDim, valueDim } = layer.dims;
-  const [q, k, v] = PROJECTIONS.map((name) => layer.projections[name].adapter?.rank ?? 0);
-  const { output, inputGradients } = needs;
+  const { output, gradients, inputGradients } = needs;
+  const [q, k, v] = PROJECTIONS.map((name) =>
+    gradients ? (layer.projections[name].adapter?.rank ?? 0) : 0,
+  );
   const dS = q + k > 0 || inputGradients;
   const full = (adapted: number) => (adapted > 0 || inputGradients ? headDim : 0);
   const scores = inputGradients || layer.rotary ? full(q) + full(k) : 2 * (q + k);
@@ -45,8 +49,10 @@ export function exactFlops(layer: AttentionLayer, needs: Needs): number {
   return (inputGradients ? 2 : 1) * projectionFlops(layer) + heads * allPairs(layer) * 2 * width;
 }
 
-/** The exact kernel, forward only: S and O. */
-export function forwardFlops(layer: AttentionLayer): number {
-  const { heads, headDim, valueDim } = layer.dims;
-  return projectionFlops(layer) + heads * allPairs(layer) * 2 * (headDim + valueDim);
+/** What the exponential of a pair costs, expressed in flops: most of the work of narrow heads. */
+const PAIR_OVERHEAD = 100;
+
+/** The flops and what they leave out, in flops: this over the rate of the exact kernel is its time. */
+export function exactWork(layer: AttentionLayer, needs: Needs): number {
+  return exactFlops(layer, needs) + PAIR_OVERHEAD * layer.dims.heads * allPairs(layer);
 }
