@@ -86,6 +86,22 @@ export interface Objective {
 /** A layer and what is to be differentiated. */
 export interface AttentionProblem extends AttentionLayer {
   readonly objective: Objective;
+  /** What the client knows of its forward pass on attention states. */
+  readonly known?: KnownForward;
+}
+
+export interface KnownForward {
+  /** (B, H, Lq): logarithm of the sum of e^S over the keys that a row sees, and the sink. */
+  readonly logSumExp?: Tensor;
+  /** O, (B, Lq, H, dv). */
+  readonly output?: Tensor;
+}
+
+export interface Contradiction {
+  readonly name: 'log_sum_exp' | 'attention_output';
+  readonly batchItem: number;
+  readonly head: number;
+  readonly row: number;
 }
 
 /**

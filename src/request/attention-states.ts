@@ -1,6 +1,6 @@
 /** Attention states: queries, keys and values that the client has projected, normalised and rotated itself. */
 
-import type { Dimensions, Projection } from '../../workers/problem.js';
+import type { Dimensions, KnownForward, Projection } from '../../workers/problem.js';
 import type { GivenTensor, Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
 import type { Intake } from './intake.js';
@@ -93,4 +93,31 @@ export function parseAttentionStates(request: GradientRequest, intake: Intake): 
     },
     outputShape: [dims.batch, queryLength, heads, valueDim],
   };
+}
+
+/** @throws {Problem} unless what the client knows of its forward pass goes with attention states, in its shape. */
+export function parseKnown(
+  request: GradientRequest,
+  { kind, batched, dims, outputShape }: Source,
+  intake: Intake,
+): KnownForward | undefined {
+  const { batch, heads, queryLength } = dims;
+  const shapes = { log_sum_exp: [batch, heads, queryLength], attention_output: outputShape };
+  const take = (name: keyof typeof shapes): Tensor | undefined => {
+    const given = request[name];
+    if (!given) return undefined;
+    if (kind !== 'attention') {
+      throw new Problem('conflicting-keys', `${name} goes with query, key and value.`, {
+        pointer: `/${name}`,
+      });
+    }
+    const expected = batched ? shapes[name] : shapes[name].slice(1);
+    if (given.shape.join() === expected.join()) {
+      return intake.take(`/${name}`, given, shapes[name]);
+    }
+    throw shapeMismatch(`/${name}`, given, `it must be ${formatShape(expected)}.`);
+  };
+  const [logSumExp, output] = [take('log_sum_exp'), take('attention_output')];
+  if (!logSumExp && !output) return undefined;
+  return { ...(logSumExp && { logSumExp }), ...(output && { output }) };
 }

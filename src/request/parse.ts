@@ -10,7 +10,7 @@ import type {
 } from '../../workers/problem.js';
 import type { GivenTensor, Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
-import { hasAttentionStates, parseAttentionStates } from './attention-states.js';
+import { hasAttentionStates, parseAttentionStates, parseKnown } from './attention-states.js';
 import { Intake, type PendingTensor } from './intake.js';
 import { parseMask } from './mask.js';
 import { parseProjection } from './projections.js';
@@ -127,7 +127,8 @@ export function parseLayer(request: GradientRequest): ParsedLayer {
     ...(rotary && { rotary }),
   };
   const objective = parseObjective(request, source, intake);
-  const problem = objective && { ...layer, objective };
+  const known = parseKnown(request, source, intake);
+  const problem = objective && { ...layer, objective, ...(known && { known }) };
   return { layer, problem, pending: intake.pending, batched, kind };
 }
 

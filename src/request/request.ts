@@ -192,6 +192,16 @@ export const GradientRequest = Type.Object(
           'Low-rank only: compute the deterministic worst-case bound of every adapter gradient, too. It costs about as much as the gradient.',
       }),
     ),
+    log_sum_exp: Type.Optional(
+      Tensor(
+        'With query, key and value: what the forward pass has for each row, ln of the sum of e^S over the keys that it sees (and the sink), shape (H, Lq) or (B, H, Lq), float32. Saves the service a pass; refused when it is that of other scores. Rows that see no key may hold any number.',
+      ),
+    ),
+    attention_output: Type.Optional(
+      Tensor(
+        'With query, key and value: O of the forward pass, shape (Lq, H, dv) or (B, Lq, H, dv). With a target it saves the service that product; refused when it is that of other values.',
+      ),
+    ),
     outputs: Type.Optional(
       Type.Array(Type.Enum([...OUTPUTS]), {
         default: ['gradients'],

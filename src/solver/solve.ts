@@ -8,7 +8,12 @@ import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
 import { FEATURE_STEPS } from '../../workers/kernels/low-rank/plan/trial.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
-import type { AttentionLayer, AttentionProblem, StatesName } from '../../workers/problem.js';
+import type {
+  AttentionLayer,
+  AttentionProblem,
+  Contradiction,
+  StatesName,
+} from '../../workers/problem.js';
 import { finiteJob } from '../../workers/tasks/finite.js';
 import { Problem } from '../errors.js';
 import { type Choice, type ChooseOptions, needsOf, planOf } from './choose.js';
@@ -96,11 +101,12 @@ function inputErrors(
 
 /** null: the numbers are too large for float32. */
 function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solved | null> {
-  const { errors, ...result } = yield* exactJob(problem, {
+  const { errors, contradiction, ...result } = yield* exactJob(problem, {
     attentionOutput: options.attentionOutput,
     inputGradients: options.inputGradients,
     estimate: { rows: rowsForEstimate(problem), seed: options.seed },
   });
+  if (contradiction) throw contradictory(contradiction);
   if (yield* overflowed(result)) return null;
   const error = Object.fromEntries(
     Object.entries(errors ?? {}).map(([name, estimate]) => [name, withoutCertificate(estimate)]),
@@ -109,6 +115,15 @@ function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solve
     problem,
     { result, error: { ...inputErrors(problem, result), ...error } },
     options,
+  );
+}
+
+/** What the client knows of its forward pass is refused when it is that of another one. */
+function contradictory({ name, batchItem, head, row }: Contradiction): Problem {
+  return new Problem(
+    'invalid-value',
+    `${name} is not that of query, key and value under the masks of this request: it differs at batch item ${batchItem}, head ${head}, row ${row}.`,
+    { pointer: `/${name}` },
   );
 }
 

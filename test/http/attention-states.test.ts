@@ -135,6 +135,18 @@ const refused: Record<string, [object, string, string, RegExp]> = {
   ],
   'a soft cap of zero': [{ softcap: 0 }, 'invalid-value', '/softcap', /> 0/],
   'sinks of other heads': [{ sinks: [1, 2, 3] }, 'shape-mismatch', '/sinks', /H = 4/],
+  'a log-sum-exp of another shape': [
+    { log_sum_exp: list(2, 6, 4) },
+    'shape-mismatch',
+    '/log_sum_exp',
+    /\(2, 4, 6\)/,
+  ],
+  'an output of another shape': [
+    { attention_output: list(2, 6, 20) },
+    'shape-mismatch',
+    '/attention_output',
+    /\(2, 6, 4, 5\)/,
+  ],
   'low-rank with a window': [
     { window: [3, 0], method: 'low_rank' },
     'limit-exceeded',
@@ -160,6 +172,25 @@ for (const [name, [change, kind, pointer, detail]] of Object.entries(refused)) {
     }
   });
 }
+
+test('a log-sum-exp of another forward pass is refused, with its place', async () => {
+  // All logits are 0.5 0.5 3 / sqrt(3), of 6 keys.
+  const right = Math.log(6) + 0.75 / Math.sqrt(3);
+  const rows = Array.from({ length: 2 }, () =>
+    Array.from({ length: 4 }, () => new Array(6).fill(right)),
+  );
+  assert.equal((await post('/gradient', { ...states, log_sum_exp: rows })).status, 200);
+  rows[1]![2]![3] = right + 2;
+  const { status, body } = await post('/gradient', { ...states, log_sum_exp: rows });
+  assert.equal(status, 422);
+  assert.equal(body.pointer, '/log_sum_exp');
+  assert.match(body.detail, /batch item 1, head 2, row 3/);
+});
+
+test('a log-sum-exp without attention states is refused', async () => {
+  const { status, body } = await post('/gradient', { ...layer, log_sum_exp: list(1, 6) });
+  assert.deepEqual([status, body.pointer], [422, '/log_sum_exp']);
+});
 
 test('a layer without one of its projections is refused', async () => {
   const { status, body } = await post('/gradient', { ...layer, k_proj: undefined });

@@ -4,9 +4,12 @@ import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
 import { exactJob, exactStages, runExactTask } from '../../workers/kernels/exact/gradient.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { keysOfRow } from '../../workers/mask.js';
+import type { AttentionProblem, KnownForward } from '../../workers/problem.js';
+import type { Tensor } from '../../workers/tensor/tensor.js';
 import { testSeed } from '../support/random.js';
-import { type ProblemOptions, randomStates } from './problems.js';
-import { distance, named, norm, reference } from './run.js';
+import { type ProblemOptions, randomStates, tensor } from './problems.js';
+import { distance, exact, named, norm, reference } from './run.js';
 
 const wasm = loadWasm();
 const SEED = testSeed(3);
@@ -55,6 +58,79 @@ for (const [name, shape] of Object.entries(shapes)) {
       assert.ok(error <= upper, `${tensor}: ${error} above ${upper}; seed ${SEED}`);
       assert.ok(relative < 10 * error, `${tensor}: ${relative} for ${error}; seed ${SEED}`);
     }
+  });
+}
+
+/** ln of the row sums, (B, H, Lq), from the scores as they stand in the formula. */
+function logSumExp({ dims, inputs, scaling, softcap, sinks, mask }: AttentionProblem): Tensor {
+  const { batch, heads, keyValueHeads, queryLength, keyLength, headDim: d } = dims;
+  return tensor([batch, heads, queryLength], 'float32', (index) => {
+    const [row, head] = [index % queryLength, Math.floor(index / queryLength) % heads];
+    const item = Math.floor(index / queryLength / heads);
+    const q = ((item * queryLength + row) * heads + head) * d;
+    const seen = keysOfRow({ dims, mask }, item, row);
+    const logits = sinks ? [sinks.data[head]!] : [];
+    for (let j = seen.first; j < seen.last; j++) {
+      const shared = Math.floor((head * keyValueHeads) / heads);
+      const k = ((item * keyLength + j) * keyValueHeads + shared) * d;
+      let s = 0;
+      for (let c = 0; c < d; c++) s += inputs.query.data[q + c]! * inputs.key.data[k + c]!;
+      s *= scaling;
+      logits.push(softcap ? softcap * Math.tanh(s / softcap) : s);
+    }
+    if (logits.length === 0) return 0;
+    const max = Math.max(...logits);
+    return max + Math.log(logits.reduce((sum, s) => sum + Math.exp(s - max), 0));
+  });
+}
+
+for (const [name, shape] of Object.entries({
+  ...shapes,
+  'logits above the limit, target': {
+    queryLength: 150,
+    heads: 2,
+    spread: 60,
+    causal: true,
+    objective: 'target',
+  },
+  'logits above the limit': { queryLength: 150, keyLength: 130, spread: 60, sinks: true },
+} as typeof shapes)) {
+  test(`${name}: what the client knows of its forward pass is used, or refused`, () => {
+    const problem = randomStates({ ...shape, seed: SEED });
+    const truth = reference(problem, 'attention');
+    const output = tensor(
+      problem.objective.tensor.shape as number[],
+      'float32',
+      (k) => truth.attentionOutput![k]!,
+    );
+    const known = { logSumExp: logSumExp(problem), output };
+    const run = (known: KnownForward) => exact({ ...problem, known }, wasm, false, 'attention');
+    const got = run(known);
+    assert.equal(got.contradiction, null);
+    const without = named(exact(problem, wasm, false, 'attention'));
+    const all = named(truth);
+    for (const [tensor, value] of named(got)) {
+      const exact = all.get(tensor)!;
+      const [error, plain] = [value, without.get(tensor)!].map(
+        (x) => distance(x, exact) / norm(exact),
+      );
+      assert.ok(error! <= 3 * plain! + 1e-6, `${tensor}: ${error}, without ${plain}; seed ${SEED}`);
+    }
+    if (truth.loss !== null) assert.ok(Math.abs(got.loss! / truth.loss - 1) < 1e-5);
+    const off = (x: Tensor, by: (value: number, k: number) => number): Tensor => ({
+      ...x,
+      data: x.data.map((value, k) => by(value, k)),
+    });
+    // The last row of the last head, which sees keys in every case.
+    const last = known.logSumExp.data.length - 1;
+    const wrong = { logSumExp: off(known.logSumExp, (x, k) => (k === last ? x + 1 : x)) };
+    const place = { batchItem: problem.dims.batch - 1, head: problem.dims.heads - 1 };
+    const row = problem.dims.queryLength - 1;
+    assert.deepEqual(run(wrong).contradiction, { name: 'log_sum_exp', ...place, row });
+    if (problem.objective.kind !== 'target') return;
+    const other = run({ output: off(output, (x, k) => (k >= output.data.length - 8 ? x + 1 : x)) });
+    assert.equal(other.contradiction?.name, 'attention_output');
+    assert.equal(other.contradiction?.row, row);
   });
 }
 

@@ -11,6 +11,7 @@
  * Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T), are contracted here; the others wait for all rows.
  */
 import { keysOfRow, keysOfRows } from '../../mask.js';
+import type { Contradiction } from '../../problem.js';
 import { type ExactPlan, TILES_AT_ONCE, type Unit, type Workspace } from '../exact/plan.js';
 import { type Block, KEYS, ROWS, writeBlock } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
@@ -20,6 +21,7 @@ import { RightSums } from './right.js';
 import {
   addSinks,
   divideBySums,
+  findContradiction,
   loadRows,
   loadUpstream,
   sinkGradients,
@@ -60,10 +62,17 @@ export interface RowBlock {
 export const rowAt = ({ first, picked }: RowBlock, i: number): number =>
   picked ? picked[i]! : first + i;
 
-/** @returns the loss of these rows, 1/2 ||O - Y||^2, or 0. */
-export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: () => void): number {
+export interface AttendReport {
+  /** Of these rows, 1/2 ||O - Y||^2, or 0. */
+  readonly loss: number;
+  /** The first row where the client's forward pass is another one; null: none. */
+  readonly contradiction: Contradiction | null;
+}
+
+export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: () => void): AttendReport {
   const { plan } = task;
   let loss = 0;
+  let contradiction: Contradiction | null = null;
   for (const lane of task.lanes) {
     const memory = prepareMemory(task, wasm, lane, checkpoint);
     const { windows } = memory;
@@ -78,11 +87,13 @@ export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: () => void):
     for (let turn = task.first; turn < task.last; turn++) {
       const block = lane.lane + turn * plan.lanes;
       if (block >= plan.blocks) break;
-      loss += attendBlock(task, wasm, memory, lane, block, checkpoint, stay ? {} : sums);
+      const report = attendBlock(task, wasm, memory, lane, block, checkpoint, stay ? {} : sums);
+      loss += report.loss;
+      contradiction ??= report.contradiction;
     }
     if (stay) sums.end?.(windows[0]!);
   }
-  return loss;
+  return { loss, contradiction };
 }
 
 function attendBlock(
@@ -93,15 +104,15 @@ function attendBlock(
   index: number,
   checkpoint: () => void,
   visitor: WindowVisitor,
-): number {
+): AttendReport {
   const first = index * ROWS;
   const n = Math.min(ROWS, task.plan.problem.dims.queryLength - first);
   const rows: RowBlock = { lane, first, n };
-  const { loss, right } = attendRows(task, wasm, memory, rows, checkpoint, visitor);
+  const { loss, right, contradiction } = attendRows(task, wasm, memory, rows, checkpoint, visitor);
   right.contract(task, memory, rows);
   const number = lane.place * task.plan.lanes + lane.lane;
   for (const x of sinkGradients(task, wasm, memory, rows)) task.workspace.sinks[number]! += x;
-  return loss;
+  return { loss, contradiction };
 }
 
 /** Looks into memory while a window of keys is there, before and after its gradients are formed. */
@@ -119,7 +130,11 @@ export function attendRows(
   rows: RowBlock,
   checkpoint: () => void,
   visitor: WindowVisitor,
-): { readonly loss: number; readonly right: RightSums } {
+): {
+  readonly loss: number;
+  readonly right: RightSums;
+  readonly contradiction: Contradiction | null;
+} {
   const { plan } = task;
   const { first, n } = rows;
   const { fields, windows } = memory;
@@ -128,10 +143,12 @@ export function attendRows(
   const { batchItem } = rows.lane.unit;
   const seen = keysOfRows(plan.problem, batchItem, { first, last: first + n });
   // Where a row has a single key its weight is to be 1, so that dS is exactly 0.
-  const bounded = fields.bounded === 1 && !hasRowOfOneKey(plan, batchItem, first);
+  const fused = !hasRowOfOneKey(plan, batchItem, first);
+  const known = plan.problem.known?.logSumExp ? 2 : 0;
+  const bounded = fused ? fields.bounded || known : 0;
   const block = {
     ...{ ...fields, rows: Math.ceil(n / 16) * 16, firstRow: first },
-    ...{ keys: seen.last, bounded: Number(bounded) },
+    ...{ keys: seen.last, bounded },
   };
   const pass = (
     change: Partial<Block>,
@@ -157,10 +174,9 @@ export function attendRows(
     }
   };
 
-  loadRows(task, wasm, memory, rows);
-  // G as given is there from the start: then dP of a tile is made while its weights are in cache.
-  const given = plan.problem.objective?.kind === 'grad_output';
-  if (given) loadUpstream(task, wasm, memory, rows);
+  loadRows(task, wasm, memory, rows, bounded === 2);
+  // Where G is there from the start, dP of a tile is made while its weights are in cache.
+  const given = loadUpstream(task, wasm, memory, rows);
   const scores: typeof fn.scores = bounded ? () => {} : fn.scores;
   // A window that was left has to be made again: E, with G there dP too.
   const again: typeof fn.scores = (...range) => {
@@ -171,14 +187,14 @@ export function attendRows(
   const g = fields.t ? fields.g : 0;
 
   if (!bounded) pass({}, fn.scores);
-  addSinks(task, wasm, memory, rows, bounded);
-  pass({ g: given ? g : 0 }, (...range) => {
+  addSinks(task, wasm, memory, rows, bounded === 1);
+  pass({ g: given.loaded ? g : 0 }, (...range) => {
     if (windows.length > 1) scores(...range);
     fn.weights(...range);
   });
   const sums = wasm.f64(fields.sum, ROWS).slice();
-  const loss = fields.o ? takeOutput(task, wasm, memory, rows) : 0;
-  if (g && !given) pass({ g, o: 0 }, windows.length > 1 ? again : fn.values);
+  const loss = fields.o ? takeOutput(task, wasm, memory, rows) : given.loss;
+  if (g && !given.loaded) pass({ g, o: 0 }, windows.length > 1 ? again : fn.values);
   wasm.f64(fields.sum, ROWS).set(sums);
   const right = new RightSums(plan, wasm, memory);
   if (g || pv) divideBySums(task, wasm, memory, rows);
@@ -191,7 +207,7 @@ export function attendRows(
     pass({ g, o: 0 }, gradients, visitor);
     wasm.f64(fields.sum, ROWS).set(sums);
   }
-  return { loss, right };
+  return { loss, right, contradiction: findContradiction(task, wasm, memory, rows, bounded === 1) };
 }
 
 /** Whether a row has one key only, in the block of the head that row `first` is in. */

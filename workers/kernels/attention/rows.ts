@@ -1,5 +1,6 @@
 /** What a block of query rows brings along: Q, the upstream gradient G, and the left thin factors. */
 
+import type { Contradiction } from '../../problem.js';
 import type { ExactPlan } from '../exact/plan.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
@@ -19,6 +20,7 @@ export function loadRows(
   wasm: Wasm,
   { fields, qRows, BK }: AttentionMemory,
   rows: RowBlock,
+  maximaKnown: boolean,
 ): void {
   const { lane, n } = rows;
   const { queryLength, headDim: d } = plan.problem.dims;
@@ -40,7 +42,8 @@ export function loadRows(
       for (let c = 0; c < rq; c++) ws[i * ps + rk + c] = lowQ[from + c]!;
     }
   }
-  wasm.f32(fields.max, ROWS).fill(sinkOf(plan, lane));
+  const max = wasm.f32(fields.max, ROWS).fill(maximaKnown ? 0 : sinkOf(plan, lane));
+  for (let i = 0; maximaKnown && i < n; i++) max[i] = knownSum(plan, lane, rowAt(rows, i));
   wasm.f64(fields.sum, ROWS).fill(0);
   wasm.f64(fields.dot, ROWS).fill(0);
   wasm.f32(fields.rs, ROWS * ps).fill(0);
@@ -83,6 +86,66 @@ export function sinkGradients(
   return gradients.map((_, i) => -(2 ** (sink - max[i]!) / sum[i]!) * mean[i]!);
 }
 
+/** log2 of the sum of e^S in a row, as the client knows it. */
+function knownSum({ problem }: ExactPlan, { unit, head }: LaneOfHead, row: number): number {
+  const { heads, queryLength } = problem.dims;
+  const { data } = problem.known!.logSumExp!;
+  return Math.LOG2E * data[(unit.batchItem * heads + head) * queryLength + row]!;
+}
+
+/** A factor between the sums of a row: another forward pass, not one that was rounded otherwise. */
+const OTHER_SUM = 2;
+/** G.O of a row over |G| |O|: the same for outputs. bfloat16 rounds to 2^-9. */
+const OTHER_OUTPUT = 2 ** -5;
+
+/**
+ * The first row in which what the client knows of its forward pass is not so: sums of weights, and G.O, which
+ * are there for all rows. Weights are divided by their own sums, so that what is accepted is not trusted either.
+ */
+export function findContradiction(
+  task: AttendTask,
+  wasm: Wasm,
+  { fields, gRows }: AttentionMemory,
+  rows: RowBlock,
+  bounded: boolean,
+): Contradiction | null {
+  const { plan } = task;
+  const { known, dims } = plan.problem;
+  const { lane, n } = rows;
+  const of = (name: Contradiction['name'], i: number): Contradiction => {
+    return { name, batchItem: lane.unit.batchItem, head: lane.head, row: rowAt(rows, i) };
+  };
+  const sum = wasm.f64(fields.sum, n);
+  const max = wasm.f32(fields.max, n);
+  for (let i = 0; known?.logSumExp && i < n; i++) {
+    if (sum[i] === 0) continue;
+    const log = Math.log2(sum[i]!) + (bounded ? 0 : max[i]!);
+    const off = Math.abs(log - knownSum(plan, lane, rowAt(rows, i)));
+    if (!(off <= Math.log2(OTHER_SUM))) return of('log_sum_exp', i);
+  }
+  if (!usesOutput(plan) || !fields.t) return null;
+  const { valueDim: dv } = dims;
+  const { corner, pitch } = outputRows(task, rows);
+  const [G, mean] = [wasm.f32(gRows, n * dv), wasm.f32(fields.mean, n)];
+  for (let i = 0; i < n; i++) {
+    let [dot, gg, oo] = [0, 0, 0];
+    for (let c = 0; c < dv; c++) {
+      const [g, o] = [G[i * dv + c]!, known!.output!.data[corner + rowAt(rows, i) * pitch + c]!];
+      dot += g * o;
+      gg += g * g;
+      oo += o * o;
+    }
+    if (!(Math.abs(dot - mean[i]!) <= OTHER_OUTPUT * Math.sqrt(gg * oo))) {
+      return of('attention_output', i);
+    }
+  }
+  return null;
+}
+
+/** Whether O comes from the client: it is needed for G = O - Y only. */
+const usesOutput = ({ problem, formOutput }: ExactPlan): boolean =>
+  problem.objective?.kind === 'target' && problem.known?.output !== undefined && !formOutput;
+
 /** Where rows of the head lie in matrices (B, Lq, H dv), and how far apart. */
 function outputRows({ plan }: AttendTask, { lane }: RowBlock): { corner: number; pitch: number } {
   const { queryLength, heads, valueDim: dv } = plan.problem.dims;
@@ -90,23 +153,36 @@ function outputRows({ plan }: AttendTask, { lane }: RowBlock): { corner: number;
   return { corner: lane.unit.batchItem * queryLength * pitch + lane.head * dv, pitch };
 }
 
-/** G as given, packed; wv = G B_V or G. */
+/**
+ * G as given, or O - Y with O from the client, packed; wv = G B_V or G.
+ *
+ * @returns whether it is there; the loss of these rows.
+ */
 export function loadUpstream(
   task: AttendTask,
   wasm: Wasm,
   memory: AttentionMemory,
   rows: RowBlock,
-): void {
-  const { dims, objective } = task.plan.problem;
+): { readonly loaded: boolean; readonly loss: number } {
+  const { dims, objective, known } = task.plan.problem;
+  const minus = usesOutput(task.plan);
+  if (!objective || (objective.kind === 'target' && !minus)) return { loaded: false, loss: 0 };
   const { corner, pitch } = outputRows(task, rows);
   const dv = dims.valueDim;
-  const { data } = objective!.tensor;
+  const { data } = objective.tensor;
   const G = wasm.f32(memory.gRows, rows.n * dv);
+  let loss = 0;
   for (let i = 0; i < rows.n; i++) {
     const at = corner + rowAt(rows, i) * pitch;
     G.set(data.subarray(at, at + dv), i * dv);
+    for (let c = 0; minus && c < dv; c++) {
+      const difference = known!.output!.data[at + c]! - data[at + c]!;
+      G[i * dv + c] = difference;
+      loss += 0.5 * difference * difference;
+    }
   }
   packUpstream(task, wasm, memory, rows);
+  return { loaded: true, loss };
 }
 
 /**

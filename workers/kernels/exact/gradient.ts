@@ -5,7 +5,12 @@
  */
 
 import { type Cancelled, CancelledError, type Job, runJob } from '../../job.js';
-import { type AttentionKind, type AttentionProblem, hasAttentionStates } from '../../problem.js';
+import {
+  type AttentionKind,
+  type AttentionProblem,
+  type Contradiction,
+  hasAttentionStates,
+} from '../../problem.js';
 import { Lease } from '../../tensor/shared-memory.js';
 import { type AttendTask, runAttend } from '../attention/attend.js';
 import { makeErrorSums } from '../estimate/estimate.js';
@@ -71,6 +76,8 @@ export interface ExactOptions extends GradientOutputs {
 export interface ExactResult extends GradientResult {
   /** By tensor, 'q_proj.lora_A' and so on; null when not asked for. */
   readonly errors: ErrorEstimates | null;
+  /** Where the client's forward pass is another one; null: nowhere. The gradients do not rest on it. */
+  readonly contradiction: Contradiction | null;
 }
 
 /** Tasks that share the sampling of a wave, unless all is one task. Each has sums as large as the gradients. */
@@ -138,6 +145,7 @@ function* gradientStages(
   );
   const norms: ProjectionNorms[] = [];
   let loss = 0;
+  let contradiction: Contradiction | null = null;
   let errors: ErrorEstimates | null = null;
   const stateWaves: { draws: number; errors: DrawnErrors }[] = [];
   const squares: Partial<Record<'query' | 'key' | 'value' | 'sinks', number>> = {};
@@ -146,6 +154,7 @@ function* gradientStages(
     const attended = yield* attendWave(plan, workspace, attentionOutput, wave);
     norms.push(...attended.norms);
     loss += attended.loss;
+    contradiction ??= attended.contradiction;
     const share = units.length / (batch * problem.dims.keyValueHeads);
     const draws = sampled ? Math.max(2, Math.ceil(sampled.rows * share)) : 0;
     const samples: (SampleTask | StateSampleTask)[] = sampled
@@ -184,6 +193,7 @@ function* gradientStages(
   if (states && totals.sinks) squares.sinks = totals.sinks.reduce((sum, x) => sum + x * x, 0);
   return {
     ...totals,
+    contradiction,
     errors: states ? stateErrors(stateWaves, squares, summationError(plan)) : errors,
     loss: problem.objective.kind === 'target' ? loss : null,
     attentionOutput,

@@ -10,7 +10,7 @@
  * All of it follows from the problem alone, never from the number of threads.
  */
 import { randomUUID } from 'node:crypto';
-import type { AttentionLayer, Objective, ProjectionName } from '../../problem.js';
+import type { AttentionLayer, KnownForward, Objective, ProjectionName } from '../../problem.js';
 import type { Lease } from '../../tensor/shared-memory.js';
 import { KEYS, ROWS } from '../inner/block.js';
 import type { GradientOutputs } from '../result.js';
@@ -46,7 +46,10 @@ export interface Unit {
 }
 
 /** A layer, and what is to be differentiated if anything is. */
-export type ExactProblem = AttentionLayer & { readonly objective: Objective | null };
+export type ExactProblem = AttentionLayer & {
+  readonly objective: Objective | null;
+  readonly known?: KnownForward;
+};
 
 /**
  * Which gradients of the projections' outputs are formed at full width: where input gradients are
@@ -205,7 +208,8 @@ export function makePlan(problem: ExactProblem, outputs: GradientOutputs): Exact
     window: windowOf(problem.dims, thin),
     lanes: Math.max(1, Math.min(wanted, affordable, blocks)),
     blocks,
-    formOutput: outputs.attentionOutput || problem.objective?.kind === 'target',
+    formOutput:
+      outputs.attentionOutput || (problem.objective?.kind === 'target' && !problem.known?.output),
     waves,
   };
 }

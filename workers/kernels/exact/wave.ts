@@ -2,7 +2,7 @@
 
 import type { Job } from '../../job.js';
 import type { ProjectionName } from '../../problem.js';
-import type { AttendTask } from '../attention/attend.js';
+import type { AttendReport, AttendTask } from '../attention/attend.js';
 import type { ComposedNorms } from '../norms.js';
 import type { ExactPlan, Workspace } from './plan.js';
 import type { ProjectionNorms, ProjectTask } from './project.js';
@@ -14,17 +14,15 @@ export function* attendWave(
   workspace: Workspace,
   attentionOutput: Float32Array | null,
   wave: number,
-): Job<
-  { readonly norms: readonly ProjectionNorms[]; readonly loss: number },
-  ProjectTask | AttendTask
-> {
+): Job<{ readonly norms: readonly ProjectionNorms[] } & AttendReport, ProjectTask | AttendTask> {
   const project = projectTasks(plan, workspace, plan.waves[wave]!);
   const norms = (yield { name: 'project', tasks: project }) as ProjectionNorms[];
   const attend = attendTasks(plan, workspace, attentionOutput, wave);
   const span = [wave / plan.waves.length, (wave + 1) / plan.waves.length] as const;
-  const losses = (yield { name: 'attend', ...attend, span }) as number[];
-  const loss = losses.reduce((sum, part) => sum + part, 0);
-  return { norms, loss };
+  const reports = (yield { name: 'attend', ...attend, span }) as AttendReport[];
+  const loss = reports.reduce((sum, part) => sum + part.loss, 0);
+  const contradiction = reports.find((part) => part.contradiction)?.contradiction ?? null;
+  return { norms, loss, contradiction };
 }
 
 export function composedNorms(all: readonly ProjectionNorms[], scaling: number): ComposedNorms {

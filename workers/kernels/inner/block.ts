@@ -23,7 +23,7 @@ export const LARGEST_EXPONENT = 50;
  *
  * Passes, in this order, each over all tiles that a row sees:
  *
- *     scores     S = cap(beta log2(e) q k^T) + bias, minus infinity where masked; raises max. Not if bounded
+ *     scores     S = cap(beta log2(e) q k^T) + bias, minus infinity where masked; raises max. If bounded is 0
  *     weights    E = 2^(S - max), or S and 2^S if bounded; adds to sum, o; with g does what `values` does
  *     values     t = G v^T; adds to dot
  *     gradients  t = dS = E (t - mean) slope; adds to rs, ls (dS) and rv, lv (E)
@@ -38,7 +38,10 @@ export interface Block {
   readonly firstRow: number;
   /** Number of keys from key 0 on. Keys of the last tile, rounded up to 8, must exist and be finite. */
   readonly keys: number;
-  /** 1: no |S| is above LARGEST_EXPONENT, E = 2^S, and `max` is not read. */
+  /**
+   * 1: no |S| is above LARGEST_EXPONENT, E = 2^S, and `max` is not read. 2: max is known, E = 2^(S - max).
+   * Both: `weights` makes S itself, `scores` is not called. 0: after `scores`.
+   */
   readonly bounded: number;
   /** The tile with which everything begins that has an entry for each key. */
   readonly origin: number;

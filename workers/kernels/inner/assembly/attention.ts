@@ -183,7 +183,7 @@ export function weights(b: Block, t0: i32, t1: i32): void {
     if (b.bounded) logits(b, t, tile);
     for (let i = 0; i < b.rows; i += 16) {
       const at = tile + (i << 2);
-      if (b.bounded) boundedExponentials(cols, ROW, at);
+      if (b.bounded == 1) boundedExponentials(cols, ROW, at);
       else exponentials(cols, ROW, at, b.max + (i << 2));
     }
     if (b.bounded) mask(b, t, tile, 0);
