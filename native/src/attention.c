@@ -214,10 +214,10 @@ static void whole_tile(const Block *b, int t, int is_last) {
 static void exponentials(const Block *b, int t, float *tile) {
   const int keys = keys_of_tile(b, t);
   for (int i = 0; i < b->rows; i += W) {
-    const vf m = b->bounded ? zero() : load(b->max + i);
+    const vf m = b->bounded == 1 ? zero() : load(b->max + i);
     for (int j = 0; j < keys; j++) {
       float *x = tile + j * ROWS + i;
-      if (b->bounded) store(x, power(load(x)));
+      if (b->bounded == 1) store(x, power(load(x)));
       else store(x, power_of_difference(load(x) - m));
     }
   }
@@ -236,7 +236,7 @@ static void values_of_tile(const Block *b, int t) {
 }
 
 void OF_SET(weights)(const Block *b, int t0, int t1) {
-  const int simple = b->bounded && b->g && !b->o && !b->cap && !b->bias;
+  const int simple = b->bounded == 1 && b->g && !b->o && !b->cap && !b->bias;
   for (int t = t0; t < t1; t++) {
     const int view = seen(b, t);
     if (simple && view == ALL) {
