@@ -10,7 +10,8 @@ import { adapterSet, RANK } from './support/subject.js';
 type Row = Measurement<ExactSetting>;
 type Seconds = Row['seconds'];
 
-const US = 'loragrad';
+/** The build that the service chooses. */
+export const US = 'loragrad';
 const RATIOS = ['over the best', 'over autograd'];
 const AUTOGRAD = 'PyTorch autograd';
 const WAYS = ['PyTorch autograd', 'PyTorch sdpa', 'PyTorch blocked'];
@@ -33,8 +34,9 @@ const rate = ({ setting: { length, dim }, seconds }: Row) =>
 
 function rowsTable(rows: readonly Row[]): string {
   const ways = WAYS.filter((way) => rows.some(({ seconds }) => seconds[way]));
+  const builds = Object.keys(rows[0]?.seconds ?? {}).filter((side) => side.startsWith(US));
   return table(
-    ['L', 'd', 'adapters', US, ...ways, ...(ways.length > 0 ? RATIOS : []), 'GFLOP/s'],
+    ['L', 'd', 'adapters', ...builds, ...ways, ...(ways.length > 0 ? RATIOS : []), 'GFLOP/s'],
     rows.map((row) => {
       const { setting, seconds } = row;
       const best = bestWay(seconds);
@@ -43,7 +45,9 @@ function rowsTable(rows: readonly Row[]): string {
         String(setting.length),
         String(setting.dim),
         adapterSet(setting.adapters),
-        ...[US, ...ways].map((side) => (seconds[side] ? duration(median(seconds[side])) : '')),
+        ...[...builds, ...ways].map((side) =>
+          seconds[side] ? duration(median(seconds[side])) : '',
+        ),
         ...(ways.length > 0
           ? [best?.ratio, plain].map((one) => (one ? timesSpread(one) : ''))
           : []),

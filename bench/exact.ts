@@ -1,7 +1,7 @@
 /** How fast is the exact kernel, against each of PyTorch's ways to the same gradients? */
 import { usableMemory } from '../src/machine/resources.js';
 import type { WorkerPool } from '../src/pool/worker-pool.js';
-import { bestWay, tell } from './exact-report.js';
+import { bestWay, tell, US } from './exact-report.js';
 import type { Bench, Question } from './question.js';
 import { type Measurement, type Side, takeTurns } from './support/rounds.js';
 import { exactSeconds, problems, RANK, startPool } from './support/subject.js';
@@ -21,9 +21,22 @@ const LONGEST_WARM_UP = 4096;
 const AUTOGRAD_MATRICES = 5;
 const MEMORY_PART = 0.7;
 
-function ours(pool: WorkerPool): Side<ExactSetting> {
+/** The build that the service chooses, and the others of this machine by their names. */
+async function startPools(threads: number): Promise<Map<string, WorkerPool>> {
+  const chosen = await startPool(threads);
+  const pools = new Map([[US, chosen]]);
+  for (const kernels of ['avx2', 'wasm'] as const) {
+    const pool = await startPool(threads, kernels).catch(() => null);
+    if (pool && ![...pools.values()].some((other) => other.kernels === pool.kernels)) {
+      pools.set(`${US}, ${pool.kernels}`, pool);
+    } else await pool?.close();
+  }
+  return pools;
+}
+
+function ours([name, pool]: readonly [string, WorkerPool]): Side<ExactSetting> {
   const problem = problems();
-  return { name: 'loragrad', seconds: (setting) => exactSeconds(pool, problem(setting)) };
+  return { name, seconds: (setting) => exactSeconds(pool, problem(setting)) };
 }
 
 function theirs(torch: Torch): Side<ExactSetting>[] {
@@ -36,7 +49,7 @@ function theirs(torch: Torch): Side<ExactSetting>[] {
   }));
 }
 
-const LENGTHS = [1024, 2048, 4096, 8192, 16384];
+const LENGTHS = [256, 512, 1024, 2048, 4096, 8192, 16384];
 
 function settings({ quick, cpus }: Bench): ExactSetting[] {
   const lengths = quick ? [256, 512, 1024] : LENGTHS;
@@ -61,9 +74,9 @@ async function run(bench: Bench): Promise<Measurement<ExactSetting>[]> {
   bench.progress.begin('exact', all.length);
   const measurements: Measurement<ExactSetting>[] = [];
   for (const threads of new Set(all.map((setting) => setting.threads))) {
-    const pool = await startPool(threads);
+    const pools = await startPools(threads);
     try {
-      const sides = [ours(pool), ...(bench.torch ? theirs(bench.torch) : [])];
+      const sides = [...[...pools].map(ours), ...(bench.torch ? theirs(bench.torch) : [])];
       for (const setting of all.filter((one) => one.threads === threads)) {
         const rounds = {
           least: leastRounds(setting),
@@ -75,7 +88,7 @@ async function run(bench: Bench): Promise<Measurement<ExactSetting>[]> {
         measurements.push(measured);
       }
     } finally {
-      await pool.close();
+      for (const pool of pools.values()) await pool.close();
     }
   }
   return measurements;

@@ -50,7 +50,7 @@ async function startTorch(progress: Progress): Promise<Torch | null> {
 }
 
 /** Which build of the inner loops the workers of this run take. */
-async function simdOfWorkers(): Promise<string> {
+async function kernelsOfWorkers(): Promise<string> {
   const pool = await startPool(1);
   await pool.close();
   return pool.kernels;
@@ -65,7 +65,7 @@ async function measure(questions: readonly Question[], folder: string): Promise<
       `This machine is busy (load average ${loadAtStart}): the numbers will not be good.`,
     );
   }
-  const simd = await simdOfWorkers();
+  const kernels = await kernelsOfWorkers();
   const torch = questions.some((one) => one.needsTorch) ? await startTorch(progress) : null;
   const bench: Bench = { quick, cpus: usableCpus(), torch, progress };
   try {
@@ -77,7 +77,7 @@ async function measure(questions: readonly Question[], folder: string): Promise<
         date: new Date().toISOString().slice(0, 10),
         quick,
         seconds: (performance.now() - start) / 1000,
-        environment: environment(simd, version, loadAtStart),
+        environment: environment(kernels, version, loadAtStart),
         measurements,
       };
       // At once: who stops the run here keeps what there is.

@@ -33,7 +33,7 @@ export const SETS = {
   arm64: { neon: [] },
 };
 
-const FLAGS = [
+export const FLAGS = [
   ...['-std=gnu11', '-O3', '-fPIC', '-fvisibility=hidden', '-Wall', '-Wextra', '-DNAPI_VERSION=8'],
   ...['-ffp-contract=fast', '-fno-math-errno', '-fno-trapping-math'],
 ];
@@ -49,7 +49,7 @@ function run(compiler, args) {
 }
 
 /** Writes operations.h where it is not there already. */
-async function writeHeader() {
+export async function writeHeader() {
   const compiled = join(ROOT, 'dist/workers/kernels/inner/operations.js');
   const { OPERATIONS } = await import(pathToFileURL(compiled));
   const text = operationsHeader(OPERATIONS);

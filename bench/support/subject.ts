@@ -3,6 +3,7 @@
 import { WorkerPool } from '../../src/pool/worker-pool.js';
 import { randomProblem } from '../../test/kernels/problems.js';
 import { exactJob } from '../../workers/kernels/exact/gradient.js';
+import type { KernelChoice } from '../../workers/kernels/inner/load.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 
 export const RANK = 8;
@@ -36,8 +37,9 @@ export function makeProblem({ length, dim, adapters, batch = 1, heads = 1 }: Siz
   });
 }
 
-export function startPool(workers: number): Promise<WorkerPool> {
-  return WorkerPool.start({ workers, warmUpMs: WARM_UP_MS });
+/** @param kernels by default what the service chooses. */
+export function startPool(workers: number, kernels: KernelChoice = 'auto'): Promise<WorkerPool> {
+  return WorkerPool.start({ workers, warmUpMs: WARM_UP_MS, kernels });
 }
 
 /** Seconds of the exact kernel. */

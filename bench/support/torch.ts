@@ -114,7 +114,9 @@ class PythonProcess {
   complaint = '';
 
   constructor(python: string) {
-    const child = spawn(python, [SCRIPT, '--serve'], { stdio: 'pipe' });
+    // PyTorch is to choose its own code for this processor.
+    const { OPENBLAS_CORETYPE: _, OPENBLAS_L2_SIZE: __, ...env } = process.env;
+    const child = spawn(python, [SCRIPT, '--serve'], { stdio: 'pipe', env });
     this.#child = child;
     child.once('error', (error) => {
       this.complaint += error.message;

@@ -37,16 +37,23 @@ static const Build NEON = {OPERATIONS(OPERATION)};
 #undef OPERATION
 #endif
 
+#if defined(__x86_64__)
+double peak_avx512(long), peak_avx2(long);
+#else
+double peak_neon(long);
+#endif
+
 static const struct {
   const char *name;
   const Build *build;
   int (*runs_here)(void);
+  double (*peak)(long rounds);
 } BUILDS[] = {
 #if defined(__x86_64__)
-    {"avx512", &AVX512, has_avx512},
-    {"avx2", &AVX2, has_avx2},
+    {"avx512", &AVX512, has_avx512, peak_avx512},
+    {"avx2", &AVX2, has_avx2, peak_avx2},
 #else
-    {"neon", &NEON, has_neon},
+    {"neon", &NEON, has_neon, peak_neon},
 #endif
 };
 enum { BUILD_COUNT = sizeof BUILDS / sizeof *BUILDS };
@@ -141,6 +148,15 @@ static void add(napi_env env, napi_value to, const char *name, napi_callback fun
   napi_set_named_property(env, to, name, value);
 }
 
+/* peak(rounds): multiply-adds of the widest build that runs here, and how many operations they were. */
+static napi_value peak(napi_env env, napi_callback_info info) {
+  Call call;
+  begin(env, info, 1, &call);
+  for (int k = 0; k < BUILD_COUNT; k++)
+    if (BUILDS[k].runs_here()) return number_value(env, BUILDS[k].peak((long)number(&call, 0)));
+  return NULL;
+}
+
 static napi_value bind(napi_env env, napi_callback_info info) {
   Call call;
   char name[16] = "";
@@ -181,5 +197,6 @@ NAPI_MODULE_INIT() {
   }
   napi_set_named_property(env, exports, "builds", names);
   add(env, exports, "bind", bind, NULL);
+  add(env, exports, "peak", peak, NULL);
   return exports;
 }

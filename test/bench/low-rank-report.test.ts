@@ -11,7 +11,7 @@ import type { Measurement } from '../../bench/support/rounds.js';
 
 const environment = {
   ...{ cpu: 'A processor', cpus: 2, memoryGiB: 8, loadAtStart: 0.1, system: 'Linux 6, x64' },
-  ...{ node: '20.0.0', v8: '11.3', simd: 'relaxed', torch: null },
+  ...{ node: '20.0.0', v8: '11.3', kernels: 'wasm-relaxed', torch: null },
 };
 const run = <S>(measurements: readonly Measurement<S>[]): Run<S> => ({
   ...{ date: '2030-01-02', quick: false, environment, measurements },

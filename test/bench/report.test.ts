@@ -14,7 +14,7 @@ const environment = {
   system: 'Linux 6, x64',
   node: '20.0.0',
   v8: '11.3',
-  simd: 'relaxed',
+  kernels: 'wasm-relaxed',
   torch: '2.0.0',
 };
 

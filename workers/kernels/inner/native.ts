@@ -15,6 +15,8 @@ interface Addon {
   readonly builds: readonly NativeBuild[];
   /** The operations on a memory that begins at the address of this buffer. */
   bind(build: NativeBuild, memory: ArrayBuffer): Operations & { attach(memory: ArrayBuffer): void };
+  /** Multiply-adds of the widest build, on registers; how many floating-point operations they were. */
+  peak(rounds: number): number;
 }
 
 export interface NativeFile {
@@ -58,4 +60,19 @@ export function bindNative(
   // Whoever holds one of the functions holds the memory that it works on.
   for (const operation of Object.values(operations)) Object.assign(operation, { memory });
   return { fn: { ...operations, memory }, moved: () => attach(memory.buffer) };
+}
+
+const PEAK_ROUNDS = 200_000;
+const PEAK_TRIALS = 20;
+
+/** Flops per second of a core that does nothing but fused multiply-adds; null without native kernels. */
+export function peakRate(): number | null {
+  const [file] = nativeFiles().filter(({ builds }) => builds.length > 0);
+  if (!file) return null;
+  const rates = Array.from({ length: PEAK_TRIALS }, () => {
+    const start = performance.now();
+    const flops = addon(file.path).peak(PEAK_ROUNDS);
+    return (1000 * flops) / (performance.now() - start);
+  });
+  return Math.max(...rates);
 }
