@@ -77,7 +77,10 @@ function limitOver(variance: number, n: number, correction: boolean): number {
 }
 
 /** Standard errors to the limit of the mean of n rows that weigh alike, with what none of them has seen. */
-const deviations = (n: number) => meanError(n, 0, n, 1).deviation + meanError(n, 0, n, 1).unseen;
+function deviations(n: number): number {
+  const { deviation, unseen, standardError } = meanError(n, 0, n, 1);
+  return (deviation + unseen) / standardError;
+}
 
 /** The same for an output, whose rows are judged by themselves (row-error.ts). */
 const OUTPUT_LIMIT = 1.6;
