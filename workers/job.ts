@@ -13,6 +13,8 @@
  * SharedArrayBuffers. Big results are written there; what a task returns travels back by value and
  * is small.
  */
+import { requireNumbers } from './numeric.js';
+
 export interface Task<Result = unknown> {
   /** Which kernel runs it; `workers/worker.ts` holds the table. */
   readonly kernel: string;
@@ -41,7 +43,9 @@ export function* stage<T extends Task>(
   span?: readonly [number, number],
 ): Job<ResultOf<T>[], T> {
   if (tasks.length === 0) return [];
-  return (yield { name, tasks, ...(span && { span }) }) as ResultOf<T>[];
+  const results = yield { name, tasks, ...(span && { span }) };
+  requireNumbers(results);
+  return results as ResultOf<T>[];
 }
 
 /** The job as the part [from, to] of the work of a larger one. */

@@ -8,6 +8,7 @@ import {
   planLowRank,
 } from '../../workers/kernels/low-rank/plan/plan.js';
 import { seesAll } from '../../workers/mask.js';
+import { NumericError } from '../../workers/numeric.js';
 import {
   type AttentionKind,
   type AttentionLayer,
@@ -135,7 +136,7 @@ function toleranceOfPlan(
 }
 
 /** The plan for a gradient, or for the output alone. */
-export function planOf(
+function planOf(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: ChooseOptions,
 ): Job<LowRankPlan> {
@@ -146,6 +147,25 @@ export function planOf(
     inputGradients: inputGradients !== undefined,
     ...(features !== undefined && { features }),
   });
+}
+
+/** The same, or why none can be made: numbers of the input that overflow in its algebra. */
+export function* tryPlan(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  options: ChooseOptions,
+): Job<{ readonly plan: LowRankPlan } | { readonly plan: null; readonly reason: string }> {
+  try {
+    return { plan: yield* planOf(problem, options) };
+  } catch (error) {
+    if (!(error instanceof NumericError)) throw error;
+    return { plan: null, reason: `Low-rank cannot plan for this input. ${error.message}` };
+  }
+}
+
+/** The choice where there is no plan. @throws {Problem} when low_rank was asked for. */
+function unplanned(reason: string, { method }: ChooseOptions): Choice {
+  if (method !== 'low_rank') return { kernel: 'exact', reason, lowRank: null };
+  throw new Problem('tolerance-missed', `${reason} Take the exact kernel.`, { pointer: '/method' });
 }
 
 function percent(x: number): string {
@@ -165,8 +185,9 @@ export function* choose(
   if (early) return { ...early, lowRank: null };
   const obstacle = obstacleOf(problem, options);
   if (obstacle) return { kernel: 'exact', reason: obstacle, lowRank: null };
-  const lowRank = yield* planOf(problem, options);
-  return { ...judge(lowRank, options), lowRank };
+  const tried = yield* tryPlan(problem, options);
+  if (!tried.plan) return unplanned(tried.reason, options);
+  return { ...judge(tried.plan, options), lowRank: tried.plan };
 }
 
 /** The choices that need no plan. */

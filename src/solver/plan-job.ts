@@ -3,7 +3,7 @@ import type { Job } from '../../workers/job.js';
 import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import type { PendingTensor } from '../request/intake.js';
-import { type ChooseOptions, choose, judge, obstacleOf, planOf } from './choose.js';
+import { type ChooseOptions, choose, judge, obstacleOf, tryPlan } from './choose.js';
 import { decodePhase } from './decode-phase.js';
 import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
@@ -22,8 +22,8 @@ export function* planJob(
   clock('decode');
   const choice = yield* choose(problem, options);
   // Asked for a plan, we make one also where a gradient would do without.
-  const plan =
-    choice.lowRank ?? (obstacleOf(problem, options) ? null : yield* planOf(problem, options));
+  const wanted = choice.lowRank === null && !obstacleOf(problem, options);
+  const plan = wanted ? (yield* tryPlan(problem, options)).plan : choice.lowRank;
   const norms = plan ? plan.norms : yield* referenceNormsJob(problem);
   clock('plan');
   const method = choice.kernel === 'low_rank' ? 'low_rank' : 'exact';

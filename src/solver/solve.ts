@@ -16,7 +16,7 @@ import type {
 } from '../../workers/problem.js';
 import { finiteJob } from '../../workers/tasks/finite.js';
 import { Problem } from '../errors.js';
-import { type Choice, type ChooseOptions, needsOf, planOf } from './choose.js';
+import { type Choice, type ChooseOptions, needsOf, tryPlan } from './choose.js';
 import { type EncodedResult, encodePhase, stateGradient } from './encode-phase.js';
 import type { PhaseClock } from './phases.js';
 import {
@@ -230,10 +230,10 @@ function* stricterPlan(
   { predictedError }: LowRankPlan,
   worst: number,
   options: ChooseOptions,
-): Job<LowRankPlan> {
+): Job<LowRankPlan | null> {
   const hopeful = Number.isFinite(worst) ? Math.min(1, predictedError / worst) : 1;
   const tolerance = MARGIN * options.tolerance * hopeful;
-  return yield* planOf(problem, { ...options, tolerance, features: undefined });
+  return (yield* tryPlan(problem, { ...options, tolerance, features: undefined })).plan;
 }
 
 /** Of the tolerance that a second plan is held to: room for its own bad luck. */
@@ -248,6 +248,7 @@ function* secondPlan(
 ): Job<LowRankPlan | null> {
   if (options.features !== undefined) return null;
   const next = yield* stricterPlan(problem, plan, worst, options);
+  if (!next) return null;
   const stricter = next.meetsTolerance && next.predictedError < plan.predictedError;
   const pays = options.method === 'low_rank' || next.seconds.lowRank < next.seconds.exact;
   return stricter && pays ? next : null;
@@ -286,7 +287,7 @@ function* advice(
   const { tolerance } = options;
   const rates = { ...options.rates, exact: Number.MIN_VALUE };
   const other = yield* stricterPlan(problem, plan, worst, { ...options, rates });
-  if (other.meetsTolerance && other.features > plan.features) {
+  if (other?.meetsTolerance && other.features > plan.features) {
     return `For the tolerance of ${tolerance} the plan expects ${other.features} features to do; the exact kernel always does.`;
   }
   return `No number of features that was tried (up to ${FEATURE_STEPS[FEATURE_STEPS.length - 1]}) is expected to keep the tolerance of ${tolerance}: take the exact kernel.`;

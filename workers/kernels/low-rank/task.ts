@@ -1,6 +1,7 @@
 /** The tasks of the low-rank kernel, and what a worker thread does with one. */
 
 import { type Cancelled, checkpoint, type ResultOf } from '../../job.js';
+import { withNumericFailure } from '../../numeric.js';
 import { shared } from '../../tensor/shared-memory.js';
 import type { Wasm } from '../inner/instance.js';
 import { Arithmetic } from './arithmetic/arithmetic.js';
@@ -109,5 +110,5 @@ export function runLowRankTask(task: LowRankTask, wasm: Wasm, cancelled: Cancell
     arithmetic: Arithmetic,
     cancelled: Cancelled,
   ) => unknown;
-  return run(task, new Arithmetic(wasm), cancelled);
+  return withNumericFailure(() => run(task, new Arithmetic(wasm), cancelled));
 }

@@ -3,9 +3,9 @@
  * without correlation, in directions of falling logit deviation sigma_1 >= sigma_2 >= ...
  */
 
-import { CholeskyDecomposition, EigenvalueDecomposition, Matrix } from 'ml-matrix';
 import type { TensorData } from '../../../tensor/tensor.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
+import { choleskyFactor, eigensystem } from './decompose.js';
 
 export interface Balance {
   readonly d: number;
@@ -26,6 +26,8 @@ const RIDGE = 1e-6;
 
 /**
  * Balance from sample rows q (nq, d), k (nk, d), outliers left out.
+ *
+ * @throws {NumericError} when the rows are too large for it.
  *
  * With covariances C_q = A A', C_k = B B' (Cholesky) and M = beta A'B = U diag(sigma) V', take
  * x = q A^-T U and z = k B^-T V: then x and z have unit covariance and
@@ -49,10 +51,8 @@ export function balance(
   // Products of rows are what `dots` makes: M' = beta B'A, then M'M and M V.
   const turned = product(arithmetic, transposed(b, d), transposed(a, d), d).map((x) => beta * x);
   const gram = product(arithmetic, turned, turned, d);
-  const v = new EigenvalueDecomposition(Matrix.from1DArray(d, d, gram), {
-    assumeSymmetric: true,
-  }).eigenvectorMatrix.to1DArray();
-  const scaled = product(arithmetic, transposed(turned, d), transposed(Float64Array.from(v), d), d);
+  const v = eigensystem(gram, d).vectors;
+  const scaled = product(arithmetic, transposed(turned, d), transposed(v, d), d);
   arithmetic.release(mark);
   const sizes = new Float64Array(d);
   for (let i = 0; i < d * d; i++) sizes[i % d] += scaled[i] * scaled[i];
@@ -156,8 +156,7 @@ function factor(
   for (let a = 0; a < d; a++) trace += entries[a * d + a];
   const ridge = trace > 0 ? (RIDGE * trace) / d : 1;
   for (let a = 0; a < d; a++) entries[a * d + a] += ridge;
-  const { lowerTriangularMatrix } = new CholeskyDecomposition(Matrix.from1DArray(d, d, entries));
-  return Float64Array.from(lowerTriangularMatrix.to1DArray());
+  return choleskyFactor(entries, d);
 }
 
 /** X of L' X = B for lower triangular L; all row-major (d, d). */

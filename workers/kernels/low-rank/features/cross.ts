@@ -4,7 +4,7 @@
  * In the principal directions of the rows of U (or L), direction c of relative size kappa_c needs only the
  * features of weight above cut / kappa_c. Features come in falling weight, so these are a prefix.
  */
-import { EigenvalueDecomposition, Matrix } from 'ml-matrix';
+import { eigensystem } from './decompose.js';
 import type { FeatureSet } from './features.js';
 
 /** Principal directions of a cloud of rows (n, d), the largest first. */
@@ -24,15 +24,12 @@ export interface Cross extends Directions {
 
 /** @param moments symmetric (d, d): second moments of the rows. */
 export function principalDirections(moments: Float64Array, d: number): Directions {
-  const { realEigenvalues: values, eigenvectorMatrix } = new EigenvalueDecomposition(
-    Matrix.from1DArray(d, d, moments),
-    { assumeSymmetric: true },
-  );
+  const { values, vectors: unsorted } = eigensystem(moments, d);
   const order = Array.from(values.keys()).sort((a, b) => values[b] - values[a]);
   const largest = Math.max(values[order[0]], Number.MIN_VALUE);
   const vectors = new Float64Array(d * d);
   order.forEach((from, c) => {
-    for (let a = 0; a < d; a++) vectors[a * d + c] = eigenvectorMatrix.get(a, from);
+    for (let a = 0; a < d; a++) vectors[a * d + c] = unsorted[a * d + from]!;
   });
   return {
     vectors,
