@@ -78,7 +78,7 @@ test('the float64 contributions of all rows add up to the gradients', () => {
 test('rows are drawn with the probabilities that they state', () => {
   const weights = Float64Array.from([0, 1, 2, 7]);
   const counts = [0, 0, 0, 0];
-  const draws = sampleRows(weights, 40000, 5);
+  const draws = sampleRows([weights], weights.length, 40000, 5);
   for (const { index } of draws) counts[index]!++;
   for (const { index, probability } of draws.slice(0, 50)) {
     assert.ok(Math.abs(counts[index]! / 40000 - probability) < 0.01);

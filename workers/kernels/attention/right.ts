@@ -1,5 +1,6 @@
 /** Right products of one row block: dS [K B_Q | X^K A_K^T] and P X^V A_V^T; or dS K at full width. */
 
+import type { TensorData } from '../../tensor/tensor.js';
 import type { ExactPlan } from '../exact/plan.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
@@ -7,6 +8,15 @@ import { slice } from '../inner/operands.js';
 import type { AttendTask, RowBlock } from './attend.js';
 import type { AttentionMemory } from './memory.js';
 import { inverse } from './rows.js';
+
+/** Norms weigh the draws of rows: a sum of them is to stay finite. */
+const LARGEST_NORM = 2 ** 100;
+
+function norm(x: TensorData): number {
+  let sum = 0;
+  for (const a of x) sum += a * a;
+  return Math.sqrt(sum);
+}
 
 /** Sums over stretches of keys come in float32 and are added up in float64. */
 export class RightSums {
@@ -64,8 +74,15 @@ export class RightSums {
     const { rq, rk, rv, right } = plan.thin;
     const s = this.#s;
     const kept = slice(workspace.rightQ, lane.place, queryLength * right);
+    const [normS, normQS] = [workspace.normS, workspace.normQS].map((norms) =>
+      slice(norms, lane.place, queryLength),
+    );
     for (let i = 0; i < n; i++) {
       const scale = this.#inverse(i);
+      const carried = scale * norm(s.subarray(i * this.#ps, (i + 1) * this.#ps));
+      const q = norm(this.#wasm.f32(memory.qRows + 4 * i * d, d));
+      normS![first + i] = Math.min(carried, LARGEST_NORM);
+      normQS![first + i] = Math.min(carried * q, LARGEST_NORM);
       for (let c = 0; c < right; c++) {
         kept[(first + i) * right + c] = s[i * this.#ps + c]! * scale;
       }

@@ -3,8 +3,9 @@
  *
  * A draw gives row i with probability p_i, and with it Delta_i, its exact contribution minus the one
  * that was used. Delta_i / p_i has the whole error as its mean, so the average of n draws estimates
- * the error *matrix* without bias; its scatter gives the standard error.
+ * the error *matrix* without bias; its scatter gives the standard error (mean.ts).
  */
+import { deviationsOf, LOG_CONFIDENCE } from './mean.js';
 
 /** One row's contribution to a gradient: u v^T, on part of the tensor from element `offset` on. */
 export interface RankOne {
@@ -37,7 +38,7 @@ export interface ErrorEstimate {
 
 /** Sums over draws for one gradient tensor, over shared memory. Those of several threads add up. */
 export interface ErrorSums {
-  /** [variance of the estimate, draws] */
+  /** [variance of the estimate, independent draws, rows, largest |Delta / p| / n] */
   readonly totals: Float64Array;
   /** The estimated error, shaped as the gradient. */
   readonly error: Float64Array;
@@ -45,16 +46,12 @@ export interface ErrorSums {
 
 export function makeErrorSums(size: number): ErrorSums {
   const doubles = (n: number) => new Float64Array(new SharedArrayBuffer(8 * n));
-  return { totals: doubles(2), error: doubles(size) };
+  return { totals: doubles(4), error: doubles(size) };
 }
 
 /**
  * Books one of `draws` draws. Both contributions lie on the same part of the tensor; without `used`
  * the first is their difference already.
- *
- * The variance of the mean is (sum |Delta / p|^2 - n |mean|^2) / (n (n - 1)). The second term is left
- * out: it needs a mean for every part of the rows that is sampled by itself, it matters only where
- * the scatter is small anyway, and without it the limit is on the safe side.
  */
 export function addDraw(
   sums: ErrorSums,
@@ -74,8 +71,25 @@ export function addDraw(
       square += delta * delta;
     }
   }
-  sums.totals[0]! += square / (draws * Math.max(1, draws - 1));
-  sums.totals[1]! += 1;
+  book(sums, square, draws, 1);
+}
+
+/** Books the mean of draws that depend on each other as one of `draws` draws. */
+export function addCluster(sums: ErrorSums, { error, totals }: ErrorSums, draws: number): void {
+  for (let k = 0; k < error.length; k++) sums.error[k]! += error[k]! / draws;
+  book(sums, frobenius(error) ** 2, draws, totals[2]!);
+}
+
+/**
+ * The variance of the mean is (sum |Delta / p|^2 - n |mean|^2) / (n (n - 1)). The second term is left
+ * out: it needs a mean for every part of the rows that is sampled by itself, it matters only where
+ * the scatter is small anyway, and without it the limit is on the safe side.
+ */
+function book({ totals }: ErrorSums, square: number, draws: number, rows: number): void {
+  totals[0]! += square / (draws * Math.max(1, draws - 1));
+  totals[1]! += 1;
+  totals[2]! += rows;
+  totals[3] = Math.max(totals[3]!, Math.sqrt(square) / draws);
 }
 
 const rowsOf = (x: Contribution): number => ('rows' in x ? x.rows.length : x.u.length);
@@ -84,35 +98,45 @@ const rowsOf = (x: Contribution): number => ('rows' in x ? x.rows.length : x.u.l
 const rowOf = (x: Contribution, a: number): readonly [number, Float64Array] =>
   'rows' in x ? [1, x.rows[a]!] : [x.u[a]!, x.v];
 
-/** Two-sided 99 % of a normal distribution. */
-const DEVIATIONS = 2.58;
+/** What is known of a gradient beside the sampled rows. */
+export interface KnownError {
+  /** Frobenius norm of the gradient. */
+  readonly norm: number;
+  /** Relative error that rows by themselves cannot show; goes into `upper`. */
+  readonly rounding: number;
+  /**
+   * Whether a gradient of norm 0 is 0 exactly, like that of lora_A while lora_B is. One that came out as 0 otherwise
+   * underflowed, and is off by all of what it should be.
+   */
+  readonly vanishes: boolean;
+}
 
-/**
- * @param norm Frobenius norm of the gradient; 0 makes the error 0 (a gradient that vanishes does so
- *   exactly, like that of lora_A while lora_B is zero).
- * @param unseen relative error that rows by themselves cannot show; goes into `upper`.
- */
 export function estimateError(
   parts: readonly ErrorSums[],
-  norm: number,
-  unseen: number,
+  { norm, rounding, vanishes }: KnownError,
 ): ErrorEstimate {
   const error = new Float64Array(parts[0]!.error.length);
-  let variance = 0;
-  let draws = 0;
+  let [variance, draws, rows, largest] = [0, 0, 0, 0];
   for (const part of parts) {
     for (let k = 0; k < error.length; k++) error[k]! += part.error[k]!;
     variance += part.totals[0]!;
     draws += part.totals[1]!;
+    rows += part.totals[2]!;
+    largest = Math.max(largest, part.totals[3]!);
   }
-  const relative = norm > 0 ? frobenius(error) / norm : 0;
-  const standardError = norm > 0 ? Math.sqrt(variance) / norm : 0;
+  const figures = { confidence: 0.99, rows_sampled: rows } as const;
+  if (!(norm > 0)) {
+    const off = vanishes ? 0 : 1;
+    return { relative: off, upper: off, standard_error: 0, ...figures };
+  }
+  const relative = frobenius(error) / norm;
+  const standardError = Math.sqrt(variance) / norm;
+  const deviation = deviationsOf(Math.max(1, draws - 1)) * standardError;
   return {
     relative,
-    upper: norm > 0 ? relative + DEVIATIONS * standardError + unseen : 0,
+    upper: relative + deviation + (LOG_CONFIDENCE * largest) / norm + rounding,
     standard_error: standardError,
-    confidence: 0.99,
-    rows_sampled: draws,
+    ...figures,
   };
 }
 

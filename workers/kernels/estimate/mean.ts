@@ -15,7 +15,7 @@ export interface MeanError {
 /** Two-sided 99 % of a normal distribution. */
 export const DEVIATIONS = 2.58;
 
-/** The same of a t distribution, by the expansion of Cornish and Fisher; above the truth for less than 3. */
+/** The same of a t distribution, by the expansion of Cornish and Fisher: 3 % low for 3 degrees of freedom. */
 export function deviationsOf(freedom: number): number {
   const z = DEVIATIONS;
   const [first, second] = [(z ** 3 + z) / 4, (5 * z ** 5 + 16 * z ** 3 + 3 * z) / 96];
@@ -24,7 +24,7 @@ export function deviationsOf(freedom: number): number {
 }
 
 /** ln(1 / 0.01): with 99 % confidence, what n draws have not seen has a probability of at most this over n. */
-const LOG_CONFIDENCE = Math.log(100);
+export const LOG_CONFIDENCE = Math.log(100);
 
 /**
  * |E| <= |mean| + |mean - E|, and |mean - E| is a few standard errors. Draws are few, and what they have not

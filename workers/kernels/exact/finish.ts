@@ -6,7 +6,7 @@ import { PROJECTIONS, type ProjectionName } from '../../problem.js';
 import { slice } from '../inner/operands.js';
 import type { ParameterGradients } from '../result.js';
 import { type ContractParts, placesOf } from './contract.js';
-import { type ErrorEstimates, estimateErrors, type SumsByTensor } from './estimate.js';
+import { type ErrorEstimates, estimateErrors, type Sampled } from './estimate.js';
 import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
 
 export interface FinishTask {
@@ -19,8 +19,8 @@ export interface FinishTask {
   readonly parts: readonly { readonly batchItem: number; readonly parts: ContractParts }[];
   /** Totals to add to. */
   readonly totals: ParameterGradients;
-  /** After the last wave: sums of the sampled rows, and the relative error of adding up. */
-  readonly estimate: { readonly sums: readonly SumsByTensor[]; readonly summation: number } | null;
+  /** After the last wave. */
+  readonly sampled: Sampled | null;
 }
 
 export function runFinish(task: FinishTask): ErrorEstimates | null {
@@ -61,7 +61,7 @@ export function runFinish(task: FinishTask): ErrorEstimates | null {
       sinks[sharedHead * plan.group + x]! += lanes.reduce((a, b) => a + b, 0);
     }
   });
-  return task.estimate && estimateErrors(totals, task.estimate.sums, task.estimate.summation);
+  return task.sampled && estimateErrors(plan, totals, task.sampled);
 }
 
 /** lora_B += part (head, width, r8), for the heads of one batch item. */

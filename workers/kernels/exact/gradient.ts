@@ -24,7 +24,7 @@ import {
   sharedFloat32,
 } from '../result.js';
 import { type ContractTask, runContract } from './contract.js';
-import { type ErrorEstimates, summationError, tensorsOf } from './estimate.js';
+import { type ErrorEstimates, largestLogit, tensorsOf } from './estimate.js';
 import { type FinishTask, runFinish } from './finish.js';
 import {
   type ForwardSampleTask,
@@ -92,8 +92,8 @@ const TURNED_PASSES = 192;
 /** Enough rows for a figure of the right size, at a small share of the cost. */
 export function rowsForEstimate({ dims, rotary, projections }: AttentionProblem): number {
   const rows = Math.min(
-    24,
-    Math.max(8, Math.ceil((dims.batch * dims.heads * dims.queryLength) / 128)),
+    32,
+    Math.max(16, Math.ceil((dims.batch * dims.heads * dims.queryLength) / 128)),
   );
   const rank = rotary ? (projections.k_proj.adapter?.rank ?? 0) : 0;
   return rank ? Math.min(rows, Math.max(8, Math.floor(TURNED_PASSES / rank))) : rows;
@@ -144,7 +144,7 @@ function* gradientStages(
     Object.fromEntries(tensorsOf(totals).map(([name, x]) => [name, makeErrorSums(x.length)])),
   );
   const norms: ProjectionNorms[] = [];
-  let loss = 0;
+  let [loss, logit] = [0, 0];
   let contradiction: Contradiction | null = null;
   let errors: ErrorEstimates | null = null;
   const stateWaves: { draws: number; errors: DrawnErrors }[] = [];
@@ -155,8 +155,9 @@ function* gradientStages(
     norms.push(...attended.norms);
     loss += attended.loss;
     contradiction ??= attended.contradiction;
+    logit = Math.max(logit, largestLogit(plan, workspace));
     const share = units.length / (batch * problem.dims.keyValueHeads);
-    const draws = sampled ? Math.max(2, Math.ceil(sampled.rows * share)) : 0;
+    const draws = sampled ? Math.max(LEAST_DRAWS, Math.ceil(sampled.rows * share)) : 0;
     const samples: (SampleTask | StateSampleTask)[] = sampled
       ? sampleTasks(plan, workspace, wave, draws, sampled.seed, sums)
       : [];
@@ -183,10 +184,7 @@ function* gradientStages(
     const finish: FinishTask = {
       ...{ kernel: 'exact', step: 'finish', plan, workspace, units, totals },
       parts: stages.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
-      estimate:
-        sampled && wave === plan.waves.length - 1
-          ? { sums, summation: summationError(plan) }
-          : null,
+      sampled: sampled && wave === plan.waves.length - 1 ? { sums, logit } : null,
     };
     [errors] = (yield { name: 'finish', tasks: [finish] }) as [ErrorEstimates | null];
   }

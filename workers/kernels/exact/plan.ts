@@ -94,8 +94,10 @@ export interface Workspace {
   readonly uv: Float32Array;
   /** dS K B_Q (unit, group, Lq, rq), or dS K (unit, group, Lq, d) */
   readonly rightQ: Float32Array;
-  /** |G_i| (unit, group, Lq) */
+  /** |G_i|; what a row carries of dS, |dS_i [K B_Q | X^K A_K^T]| or |dS_i K|; and that times |q_i| (unit, group, Lq) */
   readonly normG: Float32Array;
+  readonly normS: Float32Array;
+  readonly normQS: Float32Array;
   /** dS^T [Q B_K | X^Q A_Q^T] or dS^T Q (unit, group, lane, keys, ps); P^T G B_V or P^T G (.., pv). */
   readonly ls: Float32Array;
   readonly lv: Float32Array;
@@ -236,6 +238,8 @@ export function makeWorkspace(plan: ExactPlan, memory: Lease): Workspace {
     uv: rows(units * plan.keys * uv),
     rightQ: floats(heads * queryLength * right),
     normG: floats(heads * queryLength),
+    normS: floats(heads * queryLength).fill(0),
+    normQS: floats(heads * queryLength).fill(0),
     ls: floats(laned * plan.keys * ls),
     lv: floats(laned * plan.keys * pv),
     outK: doubles(laned * headDim * rk),

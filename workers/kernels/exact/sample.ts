@@ -9,7 +9,14 @@
 import type { AttentionProblem, Rotary } from '../../problem.js';
 import type { LaneOfHead } from '../attention/attend.js';
 import { type AttendedRow, contributionsOf } from '../estimate/contributions.js';
-import { addDraw, type ErrorSums, type RankOne } from '../estimate/estimate.js';
+import {
+  addCluster,
+  addDraw,
+  type Contribution,
+  type ErrorSums,
+  makeErrorSums,
+  type RankOne,
+} from '../estimate/estimate.js';
 import { exactRows } from '../estimate/exact-rows.js';
 import { HeadWeights } from '../estimate/head-weights.js';
 import { InputPasses } from '../estimate/input-passes.js';
@@ -27,8 +34,8 @@ export interface SampleTask {
   readonly workspace: Workspace;
   readonly wave: number;
   readonly draws: readonly Draw[];
-  /** Of all tasks of the wave. */
-  readonly drawsOfWave: number;
+  /** Independent draws of all tasks of the wave. */
+  readonly clusters: number;
   /** By tensor name; this task adds to them, and no other at the same time. */
   readonly sums: Readonly<Record<string, ErrorSums>>;
 }
@@ -37,20 +44,60 @@ export interface Draw {
   readonly lane: LaneOfHead;
   readonly row: number;
   readonly probability: number;
+  /** Draws of one cluster depend on each other, and are all in one task. */
+  readonly cluster: number;
 }
 
 export function runSample(task: SampleTask, wasm: Wasm, checkpoint: () => void): null {
+  const books = new Books(task);
   for (const batchItem of new Set(task.draws.map(({ lane }) => lane.unit.batchItem))) {
     const draws = task.draws.filter(({ lane }) => lane.unit.batchItem === batchItem);
-    sampleBatchItem(task, draws, batchItem, wasm, checkpoint);
+    sampleBatchItem(task, draws, batchItem, books, wasm, checkpoint);
   }
+  books.close();
   return null;
+}
+
+/** Where draws are booked: single ones in the sums of the task, those of a cluster together. */
+class Books {
+  readonly #clusters = new Map<number, { draws: number; sums: SampleTask['sums'] }>();
+
+  constructor(readonly task: SampleTask) {
+    for (const { cluster } of task.draws) {
+      const draws = 1 + (this.#clusters.get(cluster)?.draws ?? 0);
+      this.#clusters.set(cluster, { draws, sums: task.sums });
+    }
+    for (const entry of this.#clusters.values()) {
+      if (entry.draws === 1) entry.draws = task.clusters;
+      else entry.sums = this.#empty();
+    }
+  }
+
+  #empty(): SampleTask['sums'] {
+    const sizes = Object.entries(this.task.sums).map(([name, { error }]) => [name, error.length]);
+    return Object.fromEntries(sizes.map(([name, size]) => [name, makeErrorSums(size as number)]));
+  }
+
+  add(draw: Draw, name: string, exact: Contribution, used: Contribution | null): void {
+    const { sums, draws } = this.#clusters.get(draw.cluster)!;
+    addDraw(sums[name]!, exact, used, draw.probability, draws);
+  }
+
+  close(): void {
+    for (const { sums } of this.#clusters.values()) {
+      if (sums === this.task.sums) continue;
+      for (const [name, part] of Object.entries(sums)) {
+        addCluster(this.task.sums[name]!, part, this.task.clusters);
+      }
+    }
+  }
 }
 
 function sampleBatchItem(
   task: SampleTask,
   draws: readonly Draw[],
   batchItem: number,
+  books: Books,
   wasm: Wasm,
   checkpoint: () => void,
 ): void {
@@ -69,13 +116,13 @@ function sampleBatchItem(
   const exact = exactRows(problem, rows, passes);
   const full = fullRows(task, draws, kernel, passes);
   const thin = thinContributions(task, draws, kernel, passes);
-  draws.forEach(({ probability }, k) => {
+  draws.forEach((draw, k) => {
     const used = new Map([...(full[k] ? contributionsOf(problem, full[k]!) : []), ...thin[k]!]);
     for (const [name, contribution] of contributionsOf(problem, exact[k]!)) {
-      addDraw(task.sums[name]!, contribution, used.get(name)!, probability, task.drawsOfWave);
+      books.add(draw, name, contribution, used.get(name)!);
     }
   });
-  if (problem.rotary && k_proj.adapter) sampleTurnedKeys(task, draws, exact, full, passes);
+  if (problem.rotary && k_proj.adapter) sampleTurnedKeys(task, draws, exact, full, books, passes);
 }
 
 /** The adapter of the keys under rotary positions: differences between the rows, head by head. */
@@ -84,6 +131,7 @@ function sampleTurnedKeys(
   draws: readonly Draw[],
   exact: readonly AttendedRow[],
   full: readonly AttendedRow[],
+  books: Books,
   passes: InputPasses,
 ): void {
   const problem = task.plan.problem as AttentionProblem & { readonly rotary: Rotary };
@@ -91,14 +139,14 @@ function sampleTurnedKeys(
     const { batchItem } = exact[0]!;
     const { XK } = keyInputs(problem, batchItem);
     const keys = new TurnedKeyRows(problem, batchItem, shared, XK, passes);
-    draws.forEach(({ probability }, k) => {
+    draws.forEach((draw, k) => {
       if (exact[k]!.shared !== shared) return;
       const { A, B } = keys.of(exact[k]!, full[k]!);
       for (const [name, difference] of [
         ['k_proj.lora_A', A],
         ['k_proj.lora_B', B],
       ] as const) {
-        addDraw(task.sums[name]!, difference, null, probability, task.drawsOfWave);
+        books.add(draw, name, difference, null);
       }
     });
   }

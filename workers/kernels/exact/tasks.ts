@@ -9,7 +9,7 @@ import {
   STATES,
 } from '../../problem.js';
 import type { AttendTask, LaneOfHead } from '../attention/attend.js';
-import { sampleClusters } from '../estimate/rows.js';
+import { sampleRows } from '../estimate/rows.js';
 import { KEYS, ROWS } from '../inner/block.js';
 import { type InputGradients, ROLES, sharedFloat32 } from '../result.js';
 import { type ContractParts, type ContractTask, placesOf, TOKENS } from './contract.js';
@@ -234,7 +234,7 @@ export function* fullStages(
   }
 }
 
-/** Rows of a wave to look at twice, drawn in proportion to |G_i|, and at most as many tasks as `sums`. */
+/** Rows of a wave to look at twice, drawn by what they carry, and at most as many tasks as `sums`. */
 export function sampleTasks(
   plan: ExactPlan,
   workspace: Workspace,
@@ -245,14 +245,18 @@ export function sampleTasks(
 ): SampleTask[] {
   const { queryLength } = plan.problem.dims;
   const heads = headsOfWave(plan, wave);
-  const weights = Float64Array.from(workspace.normG.subarray(0, heads.length * queryLength));
-  const unitRows = plan.problem.rotary ? plan.group * queryLength : weights.length;
-  const drawn = sampleClusters(weights, unitRows, draws, seed + wave)
+  const rows = heads.length * queryLength;
+  const families = [workspace.normG, workspace.normS, workspace.normQS].map((norms) =>
+    Float64Array.from(norms.subarray(0, rows)),
+  );
+  const unitRows = plan.problem.rotary ? plan.group * queryLength : rows;
+  const drawn = sampleRows(families, unitRows, draws, seed + wave)
     .sort((a, b) => a.index - b.index)
-    .map(({ index, probability }): Draw => {
+    .map(({ index, ...row }): Draw => {
       const head = heads[Math.floor(index / queryLength)]!;
-      return { lane: { ...head, lane: 0 }, row: index % queryLength, probability };
+      return { lane: { ...head, lane: 0 }, row: index % queryLength, ...row };
     });
+  const clusters = new Set(drawn.map(({ cluster }) => cluster)).size;
   const each = Math.ceil(drawn.length / sums.length);
   const units = [...new Set(drawn.map(({ lane }) => lane.unit))];
   return sums.flatMap((mine, k) => {
@@ -261,7 +265,7 @@ export function sampleTasks(
       ? drawn.filter(({ lane }) => units.indexOf(lane.unit) % sums.length === k)
       : drawn.slice(k * each, (k + 1) * each);
     if (part.length === 0) return [];
-    const what = { plan, workspace, wave, draws: part, drawsOfWave: drawn.length, sums: mine };
+    const what = { plan, workspace, wave, draws: part, clusters, sums: mine };
     return [{ kernel: 'exact', step: 'sample', ...what } as SampleTask];
   });
 }
