@@ -1,5 +1,5 @@
 /** Which kernel computes a problem, and why. */
-import type { Job } from '../../workers/job.js';
+import { type Job, NumericError } from '../../workers/job.js';
 import { exactWork, type Needs } from '../../workers/kernels/exact/cost.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import {
@@ -8,7 +8,6 @@ import {
   planLowRank,
 } from '../../workers/kernels/low-rank/plan/plan.js';
 import { seesAll } from '../../workers/mask.js';
-import { NumericError } from '../../workers/numeric.js';
 import {
   type AttentionKind,
   type AttentionLayer,

@@ -1,7 +1,6 @@
 /** The tasks of the low-rank kernel, and what a worker thread does with one. */
 
-import { type Cancelled, checkpoint, type ResultOf } from '../../job.js';
-import { withNumericFailure } from '../../numeric.js';
+import { type Cancelled, checkpoint, type ResultOf, withNumericFailure } from '../../job.js';
 import { shared } from '../../tensor/shared-memory.js';
 import type { Wasm } from '../inner/instance.js';
 import { Arithmetic } from './arithmetic/arithmetic.js';

@@ -1,6 +1,6 @@
 /** The decompositions of matrices that plans are made of: the one place that calls the library. */
 import { CholeskyDecomposition, EigenvalueDecomposition, Matrix } from 'ml-matrix';
-import { NumericError } from '../../../numeric.js';
+import { NumericError } from '../../../job.js';
 
 /** Lower Cholesky factor of a positive definite matrix (d, d), row-major. @throws {NumericError} */
 export function choleskyFactor(matrix: Float64Array, d: number): Float64Array {
