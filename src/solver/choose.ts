@@ -209,6 +209,8 @@ function withoutPlan(
     requireRoom(layer, options);
     return null;
   }
+  const reason = unmeasured(options);
+  if (reason) return { kernel: 'exact', reason };
   const exactSeconds = exactWork(layer, needsOf(layer, options)) / rates.exact;
   const short = Math.max(queryLength, keyLength) < SHORT;
   if (!short && exactSeconds >= NOT_WORTH_A_PLAN) return null;
@@ -218,6 +220,12 @@ function withoutPlan(
   };
 }
 
+/** What low-rank answers without an error figure cannot be held to a tolerance. */
+function unmeasured({ method, inputGradients }: ChooseOptions): string | null {
+  if (method !== 'auto' || inputGradients === undefined) return null;
+  return 'Gradients of the inputs have an error figure from the exact kernel only: auto takes no other.';
+}
+
 function float64Reason(tolerance: number): string {
   return `The tolerance of ${tolerance} is below what float32 can keep (${FLOAT32_TOLERANCE}): computed in float64.`;
 }
@@ -225,8 +233,11 @@ function float64Reason(tolerance: number): string {
 /** What the plan says about the kernel to take. */
 export function judge(
   plan: LowRankPlan,
-  { method, tolerance, features }: ChooseOptions,
+  options: ChooseOptions,
 ): Pick<Choice, 'kernel' | 'reason'> {
+  const { method, tolerance, features } = options;
+  const reason = unmeasured(options);
+  if (reason) return { kernel: 'exact', reason };
   const m = `${plan.features} features`;
   const [low, exact] = [seconds(plan.seconds.lowRank), seconds(plan.seconds.exact)];
   if (method === 'low_rank') {

@@ -89,7 +89,7 @@ function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solve
   );
 }
 
-/** Input gradients are not sampled: one row of them is a sum over all heads and all rows of P. */
+/** Gradients of the inputs that nothing measures: in float64 there is nothing more precise, and low-rank has no figure. */
 function inputErrors(
   problem: AttentionProblem,
   { inputGradients }: GradientResult,
@@ -108,14 +108,14 @@ function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solve
   });
   if (contradiction) throw contradictory(contradiction);
   if (yield* overflowed(result)) return null;
+  const inputs = Object.keys(result.inputGradients ?? {});
   const error = Object.fromEntries(
-    Object.entries(errors ?? {}).map(([name, estimate]) => [name, withoutCertificate(estimate)]),
+    Object.entries(errors ?? {}).map(([name, estimate]) => [
+      inputs.includes(name) ? stateGradient(problem, name as StatesName) : name,
+      withoutCertificate(estimate),
+    ]),
   );
-  return yield* sent(
-    problem,
-    { result, error: { ...inputErrors(problem, result), ...error } },
-    options,
-  );
+  return yield* sent(problem, { result, error }, options);
 }
 
 /** What the client knows of its forward pass is refused when it is that of another one. */

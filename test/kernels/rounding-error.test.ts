@@ -113,6 +113,33 @@ test('the upper limit holds for at least 98 of 100 tensors', () => {
   assert.ok(held >= 0.98 * total, `${held} of ${total}`);
 });
 
+test('the limits of input gradients hold: self-attention, cross-attention, rotary positions', () => {
+  const seed = testSeed();
+  const variants: Omit<ProblemOptions, 'seed'>[] = [
+    { queryLength: 150, bias: true },
+    { queryLength: 90, keyLength: 200, batch: 2, dtype: 'float64', spread: 10 },
+    { queryLength: 130, causal: true, heads: 4, keyValueHeads: 2, spread: 4 },
+    { queryLength: 120, rotary: true, heads: 4, keyValueHeads: 2, causal: true },
+  ];
+  let checked = 0;
+  for (let round = 0; round < 16; round++) {
+    const problem = randomProblem({ seed: seed + round, ...variants[round % variants.length] });
+    const inputGradients = round % variants.length === 1 ? 'cross' : 'self';
+    const estimate = { rows: rowsForEstimate(problem), seed };
+    const job = exactJob(problem, { attentionOutput: false, inputGradients, estimate });
+    const answer = runJob(job, (task, cancelled) => runExactTask(task, wasm, cancelled));
+    const truth = reference(problem, inputGradients).inputGradients!;
+    for (const [name, expected] of Object.entries(truth)) {
+      const found = answer.inputGradients![name as keyof typeof truth]!;
+      const relative = distance(found, expected) / norm(expected);
+      const { upper } = answer.errors![name]!;
+      assert.ok(relative <= upper && upper < 1e-3, `${name}: ${relative}, stated ${upper}`);
+      checked++;
+    }
+  }
+  assert.ok(checked >= 16);
+});
+
 test('forward: the upper limit holds for at least 98 of 100 outputs', () => {
   const seed = testSeed();
   const variants: Omit<ProblemOptions, 'seed'>[] = [

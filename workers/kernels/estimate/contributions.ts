@@ -15,7 +15,8 @@ export interface AttendedRow extends RowOfHead {
   readonly x: Float64Array;
   readonly q: Float64Array;
   readonly g: Float64Array;
-  /** Row of dS (keys), and its products dS K (d), P X^V (in). */
+  /** Rows of P and dS (keys), and their products dS K (d), P X^V (in). */
+  readonly P: Float64Array;
   readonly dS: Float64Array;
   readonly dSK: Float64Array;
   readonly PX: Float64Array;

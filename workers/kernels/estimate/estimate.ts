@@ -5,6 +5,7 @@
  * that was used. Delta_i / p_i has the whole error as its mean, so the average of n draws estimates
  * the error *matrix* without bias; its scatter gives the standard error (mean.ts).
  */
+import type { TensorData } from '../../tensor/tensor.js';
 import { deviationsOf, LOG_CONFIDENCE } from './mean.js';
 
 /** One row's contribution to a gradient: u v^T, on part of the tensor from element `offset` on. */
@@ -140,7 +141,7 @@ export function estimateError(
   };
 }
 
-export function frobenius(x: Float64Array): number {
+export function frobenius(x: TensorData): number {
   let sum = 0;
   for (let k = 0; k < x.length; k++) sum += x[k]! * x[k]!;
   return Math.sqrt(sum);

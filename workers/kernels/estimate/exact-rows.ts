@@ -125,7 +125,8 @@ export function exactRows(
     const dSK = rotary
       ? passes.combine(turned.get(row.shared)!, n, [dS[k]!])[0]!
       : row.key.addBias(row.key.apply(dSX[k]!), sumOf(dS[k]!));
-    return { ...row, g: G[k]!, dS: dS[k]!, dSK, PX: PX[k]!, dSX: dSX[k], sink: sinks[k]! };
+    const { P } = weights[k]!;
+    return { ...row, g: G[k]!, P, dS: dS[k]!, dSK, PX: PX[k]!, dSX: dSX[k], sink: sinks[k]! };
   });
 }
 

@@ -13,6 +13,10 @@ export class HeadWeights {
     this.#width = width;
   }
 
+  get width(): number {
+    return this.#width;
+  }
+
   /** x (in) -> A x (r) */
   low(x: Float64Array): Float64Array {
     const { adapter, inFeatures } = this.#p;

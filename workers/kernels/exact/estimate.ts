@@ -1,6 +1,6 @@
 /** From the sums of all sampled rows to the figures in the answer. */
 
-import type { ProjectionName } from '../../problem.js';
+import { type AttentionKind, type ProjectionName, STATES, type StatesName } from '../../problem.js';
 import type { TensorData } from '../../tensor/tensor.js';
 import {
   type ErrorEstimate,
@@ -8,9 +8,12 @@ import {
   estimateError,
   frobenius,
 } from '../estimate/estimate.js';
+import { sumErrorEstimate } from '../estimate/row-error.js';
+import type { Sizes } from '../estimate/state-sizes.js';
 import { ROWS } from '../inner/block.js';
-import type { ParameterGradients } from '../result.js';
+import type { InputGradients, ParameterGradients } from '../result.js';
 import { CONTRACT_TOKENS, type ExactPlan, type Workspace } from './plan.js';
+import type { DrawnSizes } from './sample.js';
 
 export type SumsByTensor = Readonly<Record<string, ErrorSums>>;
 
@@ -20,6 +23,16 @@ export interface Sampled {
   readonly sums: readonly SumsByTensor[];
   /** No logit exceeds it. */
   readonly logit: number;
+  /** Of the draws of each wave, for the gradients of the inputs; empty: these are not wanted. */
+  readonly sizes: readonly (readonly DrawnSizes[])[];
+  /** By role; the same tensor for all three in self-attention. */
+  readonly inputGradients: InputGradients<Float32Array> | null;
+  readonly kind: AttentionKind | undefined;
+}
+
+/** Relative error that sampled rows cannot show: of adding up, and of logits that are rounded where nobody looked. */
+export function roundingError(plan: ExactPlan, logit: number): number {
+  return summationError(plan) + LOGIT_ROUNDING * logit;
 }
 
 /** A logit is rounded to float32, and its weight is off by as much of itself as the logit in numbers. */
@@ -35,10 +48,11 @@ export function largestLogit({ problem }: ExactPlan, { largestQ, largestK }: Wor
 export function estimateErrors(
   plan: ExactPlan,
   gradients: ParameterGradients,
-  { sums, logit }: Sampled,
+  sampled: Sampled,
 ): ErrorEstimates {
-  const rounding = summationError(plan) + LOGIT_ROUNDING * logit;
-  return Object.fromEntries(
+  const { sums, logit } = sampled;
+  const rounding = roundingError(plan, logit);
+  const ofParameters = Object.fromEntries(
     tensorsOf(gradients).map(([name, gradient]) => {
       const parts = sums.map((record) => record[name]!);
       const norm = frobenius(gradient);
@@ -48,6 +62,38 @@ export function estimateErrors(
       ];
     }),
   );
+  return { ...ofParameters, ...inputEstimates(sampled, rounding) };
+}
+
+/** By the client's names of the inputs. */
+function inputEstimates(
+  { sizes, inputGradients, kind }: Sampled,
+  rounding: number,
+): ErrorEstimates {
+  const wanted = Object.entries(inputGradients ?? {}) as [StatesName, Float32Array][];
+  if (!kind || wanted.length === 0) return {};
+  const clusters = sizes.map(clusterMeans);
+  const all = clusters.reduce((sum, { length }) => sum + length, 0);
+  const rows = sizes.reduce((sum, { length }) => sum + length, 0);
+  return Object.fromEntries(
+    wanted.map(([name, gradient]) => {
+      const roles = (['query', 'key', 'value'] as const).filter((r) => STATES[kind][r] === name);
+      // Waves add up: each stands for itself, whatever its share of the draws.
+      const values = clusters.flatMap((wave) =>
+        wave.map((one) => (all / wave.length) * roles.reduce((sum, role) => sum + one[role], 0)),
+      );
+      return [name, sumErrorEstimate(values, { rows, norm: frobenius(gradient), rounding })];
+    }),
+  );
+}
+
+/** Rows of a cluster depend on each other: their mean is one draw. */
+function clusterMeans(drawn: readonly DrawnSizes[]): Sizes[] {
+  return [...new Set(drawn.map(({ cluster }) => cluster))].map((cluster) => {
+    const mine = drawn.filter((one) => one.cluster === cluster);
+    const mean = (role: keyof Sizes) => mine.reduce((sum, one) => sum + one[role], 0) / mine.length;
+    return { query: mean('query'), key: mean('key'), value: mean('value') };
+  });
 }
 
 /** Whether a gradient is 0 whatever the softmax: its adapter's other factor is 0, G is, or rows see one key each. */

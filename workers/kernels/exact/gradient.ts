@@ -24,7 +24,7 @@ import {
   sharedFloat32,
 } from '../result.js';
 import { type ContractTask, runContract } from './contract.js';
-import { type ErrorEstimates, largestLogit, tensorsOf } from './estimate.js';
+import { type ErrorEstimates, largestLogit, roundingError, tensorsOf } from './estimate.js';
 import { type FinishTask, runFinish } from './finish.js';
 import {
   type ForwardSampleTask,
@@ -35,7 +35,7 @@ import {
 import { type FullTask, runFull } from './full.js';
 import { type ExactPlan, makePlan, makeWorkspace, type Unit, type Workspace } from './plan.js';
 import { type ProjectionNorms, type ProjectTask, runProject } from './project.js';
-import { runSample, type SampleTask } from './sample.js';
+import { type DrawnSizes, runSample, type SampleTask } from './sample.js';
 import {
   addErrors,
   type DrawnErrors,
@@ -137,13 +137,14 @@ function* gradientStages(
     : null;
   const isStates = hasAttentionStates(problem) && options.inputGradients !== undefined;
   const states = (isStates && options.estimate) || null;
-  const sampled =
-    options.estimate && !states && tensorsOf(totals).length > 0 ? options.estimate : null;
+  const wanted = tensorsOf(totals).length > 0 || inputGradients !== null;
+  const sampled = options.estimate && !states && wanted ? options.estimate : null;
   const samplers = fitsOneTask(plan) ? 1 : SAMPLERS;
   const sums = Array.from({ length: sampled ? samplers : 0 }, () =>
     Object.fromEntries(tensorsOf(totals).map(([name, x]) => [name, makeErrorSums(x.length)])),
   );
   const norms: ProjectionNorms[] = [];
+  const sizes: DrawnSizes[][] = [];
   let [loss, logit] = [0, 0];
   let contradiction: Contradiction | null = null;
   let errors: ErrorEstimates | null = null;
@@ -169,10 +170,12 @@ function* gradientStages(
     }
     // Samples and sums over all rows do not need each other: no thread waits in between.
     const tasks: ExactTask[] = [...samples, ...(stages[0] ?? [])];
+    const drawnSizes: DrawnSizes[] = [];
     for (const mine of [tasks, ...stages.slice(1)]) {
       if (mine.length === 0) continue;
       const results = yield { name: 'contract', tasks: mine };
       mine.forEach((task, k) => {
+        if (task.step === 'sample') drawnSizes.push(...(results[k] as DrawnSizes[]));
         if (task.step === 'sample_states') {
           addErrors(stateWaves.at(-1)!.errors, results[k] as DrawnErrors);
         }
@@ -181,10 +184,14 @@ function* gradientStages(
         squares[role] = (squares[role] ?? 0) + (results[k] as number);
       });
     }
+    sizes.push(drawnSizes);
     const finish: FinishTask = {
       ...{ kernel: 'exact', step: 'finish', plan, workspace, units, totals },
       parts: stages.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
-      sampled: sampled && wave === plan.waves.length - 1 ? { sums, logit } : null,
+      sampled:
+        sampled && wave === plan.waves.length - 1
+          ? { sums, logit, sizes, inputGradients, kind: options.inputGradients }
+          : null,
     };
     [errors] = (yield { name: 'finish', tasks: [finish] }) as [ErrorEstimates | null];
   }
@@ -192,7 +199,7 @@ function* gradientStages(
   return {
     ...totals,
     contradiction,
-    errors: states ? stateErrors(stateWaves, squares, summationError(plan)) : errors,
+    errors: states ? stateErrors(stateWaves, squares, roundingError(plan, logit)) : errors,
     loss: problem.objective.kind === 'target' ? loss : null,
     attentionOutput,
     inputGradients,

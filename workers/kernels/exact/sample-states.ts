@@ -6,17 +6,16 @@
 import { keysOfRow } from '../../mask.js';
 import type { AttentionProblem } from '../../problem.js';
 import type { TensorData } from '../../tensor/tensor.js';
-import { mixture } from '../estimate/draw.js';
 import type { ErrorEstimate } from '../estimate/estimate.js';
 import { meanError } from '../estimate/mean.js';
 import { keyInputs } from '../estimate/row-of-head.js';
+import { sampleRows } from '../estimate/rows.js';
 import type { Wasm } from '../inner/instance.js';
-import { Random } from '../random.js';
 import { rowSoftmax } from '../softmax.js';
 import { blocksOf, type KernelRow, kernelRows } from './kernel-rows.js';
 import type { ExactPlan, Unit, Workspace } from './plan.js';
 import type { Draw } from './sample.js';
-import { headsOfWave } from './tasks.js';
+import { familiesOf, headsOfWave } from './tasks.js';
 
 const NAMES = ['query', 'key', 'value', 'sinks'] as const;
 type Name = (typeof NAMES)[number];
@@ -42,7 +41,7 @@ export interface StateSampleTask {
   readonly draws: readonly Draw[];
 }
 
-/** Draws in proportion to |G_i|, a quarter of them evenly; the draws of a unit are in one task. */
+/** Rows drawn by what they carry; the draws of a unit are in one task. */
 export function stateSampleTasks(
   plan: ExactPlan,
   workspace: Workspace,
@@ -53,14 +52,12 @@ export function stateSampleTasks(
 ): StateSampleTask[] {
   const { queryLength } = plan.problem.dims;
   const heads = headsOfWave(plan, wave);
-  const weights = Float64Array.from(workspace.normG.subarray(0, heads.length * queryLength));
-  const sampler = mixture([weights], new Random(seed + wave));
-  const draws = Array.from({ length: count }, () => sampler.draw())
-    .sort((a, b) => a - b)
-    .map((index): Draw => {
+  const rows = heads.length * queryLength;
+  const draws = sampleRows(familiesOf(workspace, rows), rows, count, seed + wave)
+    .sort((a, b) => a.index - b.index)
+    .map(({ index, ...row }): Draw => {
       const head = heads[Math.floor(index / queryLength)]!;
-      const probability = sampler.probability(index);
-      return { lane: { ...head, lane: 0 }, row: index % queryLength, probability };
+      return { lane: { ...head, lane: 0 }, row: index % queryLength, ...row };
     });
   const units = [...new Set(draws.map(({ lane }) => lane.unit))];
   return Array.from({ length: tasks }, (_, k) =>
@@ -111,12 +108,12 @@ export function addErrors(total: DrawnErrors, part: DrawnErrors): void {
 
 /**
  * @param waves draws of each wave, and what they say. @param squares |gradient|^2, by name.
- * @param summation relative error of adding up, which rows by themselves cannot show.
+ * @param rounding relative error that rows by themselves cannot show.
  */
 export function stateErrors(
   waves: readonly { readonly draws: number; readonly errors: DrawnErrors }[],
   squares: Readonly<Partial<Record<Name, number>>>,
-  summation: number,
+  rounding: number,
 ): Record<string, ErrorEstimate> {
   const rows = waves.reduce((sum, { draws }) => sum + draws, 0);
   const names = NAMES.filter((name) => squares[name] !== undefined);
@@ -134,7 +131,7 @@ export function stateErrors(
       return [
         name,
         {
-          ...{ relative, upper: size > 0 ? limit + summation : 0, confidence: 0.99 },
+          ...{ relative, upper: size > 0 ? limit + rounding : 0, confidence: 0.99 },
           ...{ standard_error: of(({ standardError }) => standardError), rows_sampled: rows },
         } as const,
       ];

@@ -21,6 +21,7 @@ import { exactRows } from '../estimate/exact-rows.js';
 import { HeadWeights } from '../estimate/head-weights.js';
 import { InputPasses } from '../estimate/input-passes.js';
 import { keyInputs, type RowOfHead } from '../estimate/row-of-head.js';
+import { type Sizes, stateSizes } from '../estimate/state-sizes.js';
 import { TurnedKeyRows } from '../estimate/turned-keys.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
@@ -48,14 +49,20 @@ export interface Draw {
   readonly cluster: number;
 }
 
-export function runSample(task: SampleTask, wasm: Wasm, checkpoint: () => void): null {
+/** Of one draw: |Delta| / p of the gradients of the inputs, where these are wanted. */
+export interface DrawnSizes extends Sizes {
+  readonly cluster: number;
+}
+
+export function runSample(task: SampleTask, wasm: Wasm, checkpoint: () => void): DrawnSizes[] {
   const books = new Books(task);
+  const sizes: DrawnSizes[] = [];
   for (const batchItem of new Set(task.draws.map(({ lane }) => lane.unit.batchItem))) {
     const draws = task.draws.filter(({ lane }) => lane.unit.batchItem === batchItem);
-    sampleBatchItem(task, draws, batchItem, books, wasm, checkpoint);
+    sizes.push(...sampleBatchItem(task, draws, batchItem, books, wasm, checkpoint));
   }
   books.close();
-  return null;
+  return sizes;
 }
 
 /** Where draws are booked: single ones in the sums of the task, those of a cluster together. */
@@ -100,7 +107,7 @@ function sampleBatchItem(
   books: Books,
   wasm: Wasm,
   checkpoint: () => void,
-): void {
+): DrawnSizes[] {
   const problem = task.plan.problem as AttentionProblem;
   const { q_proj, k_proj, v_proj } = problem.projections;
   const kernel = blocksOf(task, draws).flatMap((block) =>
@@ -123,6 +130,13 @@ function sampleBatchItem(
     }
   });
   if (problem.rotary && k_proj.adapter) sampleTurnedKeys(task, draws, exact, full, books, passes);
+  // Only gradients of the inputs take the values at full width.
+  if (!task.plan.full.dV) return [];
+  return draws.map(({ cluster, probability }, k) => {
+    const { query, key, value } = stateSizes(problem, exact[k]!, full[k]!);
+    const over = 1 / probability;
+    return { cluster, query: over * query, key: over * key, value: over * value };
+  });
 }
 
 /** The adapter of the keys under rotary positions: differences between the rows, head by head. */
@@ -234,7 +248,7 @@ function fullRows(
       key: new HeadWeights(projections.k_proj, unit.sharedHead, dims.headDim),
       value: new HeadWeights(projections.v_proj, unit.sharedHead, dims.valueDim),
       x: Float64Array.from(slice(inputs.query.data, batchItem * dims.queryLength + row, width)),
-      ...{ dS: dS[k]!, dSK: rights, PX: PX[k]!, dSX: dSX[k] },
+      ...{ P: P[k]!, dS: dS[k]!, dSK: rights, PX: PX[k]!, dSX: dSX[k] },
     };
   });
 }

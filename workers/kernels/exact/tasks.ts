@@ -234,6 +234,11 @@ export function* fullStages(
   }
 }
 
+/** What the rows of a wave carry, by which they are drawn. */
+export function familiesOf({ normG, normS, normQS }: Workspace, rows: number): Float64Array[] {
+  return [normG, normS, normQS].map((norms) => Float64Array.from(norms.subarray(0, rows)));
+}
+
 /** Rows of a wave to look at twice, drawn by what they carry, and at most as many tasks as `sums`. */
 export function sampleTasks(
   plan: ExactPlan,
@@ -246,9 +251,7 @@ export function sampleTasks(
   const { queryLength } = plan.problem.dims;
   const heads = headsOfWave(plan, wave);
   const rows = heads.length * queryLength;
-  const families = [workspace.normG, workspace.normS, workspace.normQS].map((norms) =>
-    Float64Array.from(norms.subarray(0, rows)),
-  );
+  const families = familiesOf(workspace, rows);
   const unitRows = plan.problem.rotary ? plan.group * queryLength : rows;
   const drawn = sampleRows(families, unitRows, draws, seed + wave)
     .sort((a, b) => a.index - b.index)
