@@ -5,6 +5,7 @@ import { type AttentionKind, type AttentionProblem, STATES } from '../../../prob
 import type { TensorData } from '../../../tensor/tensor.js';
 import type { InputGradients } from '../../result.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
+import { transposed } from '../head/affine.js';
 import { BLOCK } from '../head/block.js';
 import type { Segment } from '../head/layout.js';
 import type { Role } from './full.js';
@@ -55,11 +56,6 @@ export function addInputGradients(
       arithmetic.release(mark);
     }
   }
-}
-
-/** (columns, rows) from x (rows, columns). */
-function transposed(x: Float32Array, rows: number, columns: number): Float32Array {
-  return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
 }
 
 /** Rows of a task. */

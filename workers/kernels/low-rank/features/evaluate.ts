@@ -13,7 +13,7 @@ export interface FeatureBlock {
   readonly index: Int32Array;
   readonly factor: Float64Array;
   /** (d, rows): the coordinates, transposed. */
-  readonly turned: Real;
+  readonly transposed: Real;
   /** (1 + slots, rows): 1, then the one-dimensional values. */
   readonly table: Float64Array;
   /** (features, rows), feature-major. */
@@ -53,7 +53,7 @@ export function featureBlock(
     slot: arithmetic.indices(features.slot.subarray(0, size).map((s) => s + 1)),
     index: arithmetic.indices(index),
     factor,
-    turned: arithmetic.array(rho.length * rows),
+    transposed: arithmetic.array(rho.length * rows),
     table: arithmetic.sums((1 + slots) * rows),
     phi: arithmetic.sums(size * rows),
   };
@@ -66,9 +66,9 @@ export function evaluateFeatures(
   d: number,
   block: FeatureBlock,
 ): void {
-  const { table, phi, rows, turned, index, factor, base, slot } = block;
-  arithmetic.transpose(rows, d, x, turned);
-  arithmetic.featureTable(factor.length / 2, rows, index, factor, turned, table);
+  const { table, phi, rows, transposed, index, factor, base, slot } = block;
+  arithmetic.transpose(rows, d, x, transposed);
+  arithmetic.featureTable(factor.length / 2, rows, index, factor, transposed, table);
   phi.fill(1, 0, rows);
   arithmetic.featureProducts(base.length, rows, base, slot, table, phi);
 }

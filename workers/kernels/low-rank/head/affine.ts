@@ -75,6 +75,11 @@ export function minusProduct(row: Float64Array, matrix: TensorData, outputs: num
   return times(row, matrix, outputs).map((x) => -x);
 }
 
+/** (columns, rows) = transpose of x (rows, columns). */
+export function transposed(x: Float32Array, rows: number, columns: number): Float32Array {
+  return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
+}
+
 /** Copies rows of x (n, width) into a block; rows past `count` are left as they are. */
 export function gather(
   x: TensorData,

@@ -2,7 +2,7 @@
 import { type Cancelled, checkpoint, type Task } from '../../../job.js';
 import { type ComposedNorms, ZERO_NORMS } from '../../norms.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
-import { apply, load } from './affine.js';
+import { apply, load, transposed } from './affine.js';
 import { BLOCK } from './block.js';
 import type { Head, HeadProjection } from './head.js';
 import type { Segment } from './layout.js';
@@ -57,7 +57,7 @@ function largestEntries(
   const { inputs, outputs } = effective;
   const whole = load(arithmetic, inputs, outputs, effective.weight, effective.bias);
   const toLow = load(arithmetic, inputs, rank, down);
-  const toAdapter = load(arithmetic, rank, outputs, turned(up, outputs, rank));
+  const toAdapter = load(arithmetic, rank, outputs, transposed(up, outputs, rank));
   const x = arithmetic.array(BLOCK * inputs);
   const y = arithmetic.array(BLOCK * outputs);
   const low = arithmetic.array(BLOCK * rank);
@@ -77,9 +77,4 @@ function largestEntries(
     arithmetic.combine(size, 1, y, -adapterScaling, adapter);
     return { sum, frozen: arithmetic.largest(size, adapter), adapter: added };
   };
-}
-
-/** (columns, rows) = transpose of x (rows, columns). */
-function turned(x: Float32Array, rows: number, columns: number): Float32Array {
-  return x.map((_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
 }

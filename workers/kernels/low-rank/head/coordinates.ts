@@ -26,7 +26,7 @@ type Side = 'query' | 'key';
 
 /**
  * @returns load: from rows X of the input, and under rotary positions Q or K - centre of the same rows,
- *   turned.
+ *   rotated.
  */
 export function coordinates(space: Workspace, side: Side, capacity: number) {
   const { arithmetic, head, plan } = space;
@@ -60,9 +60,9 @@ export function coordinates(space: Workspace, side: Side, capacity: number) {
   };
   return {
     ...result,
-    load(index: Int32Array, count: number, x: Real, turned: Real | null): void {
+    load(index: Int32Array, count: number, x: Real, rotated: Real | null): void {
       const { rows, logs } = result;
-      apply(arithmetic, count, map, rotary ? turned! : x, rows);
+      apply(arithmetic, count, map, rotary ? rotated! : x, rows);
       for (let r = 0; aside && r < count; r++) {
         if (isOutlier(index[r])) rows.fill(0, r * d, (r + 1) * d);
       }

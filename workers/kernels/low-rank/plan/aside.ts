@@ -35,7 +35,7 @@ export function finishPlan(task: AsideTask): HeadPlan {
 /** Beside a row that is far worse: 0 would say that the row is exact. */
 const LEAST_RISK = 1e-30;
 
-/** The plan with its outliers, the rows that can spoil most, and the largest remaining weight at 1. */
+/** The plan with its outliers, the rows of which the features leave out most, and the largest remaining weight at 1. */
 function putAside({ head, draft, scan, outlierQueries, outlierKeys }: AsideTask): HeadPlan {
   const keys = largest(scan.key, outlierKeys);
   const aside = new Set(keys);

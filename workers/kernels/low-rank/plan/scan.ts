@@ -21,7 +21,7 @@ export interface ScanTask extends Task<void> {
 
 /**
  * log sqrt(R(x, x)) g(x) of the queries and log w_j sqrt(R(z, z)) of the keys, where R is what the features
- * leave out: how much a row can spoil. And log w_j of the keys. One entry per row.
+ * leave out. And log w_j of the keys. One entry per row.
  */
 export interface RowScan {
   readonly query: Float32Array;
@@ -45,17 +45,17 @@ export function scanRows(
   const space = openWorkspace(arithmetic, head, judging(plan));
   const residual = logResiduals(space);
   const sides = [
-    { side: 'query', length: head.queryLength, harm: scan.query, weight: null },
-    { side: 'key', length: head.keyLength, harm: scan.key, weight: scan.logWeight },
+    { side: 'query', length: head.queryLength, residuals: scan.query, weight: null },
+    { side: 'key', length: head.keyLength, residuals: scan.key, weight: scan.logWeight },
   ] as const;
-  for (const { side, length, harm, weight } of sides) {
+  for (const { side, length, residuals, weight } of sides) {
     const rows = judgedRows(space, side, BLOCK);
     for (let start = from; start < Math.min(to, length); start += BLOCK) {
       checkpoint(cancelled);
       const count = Math.min(BLOCK, to - start, length - start);
       rows.load((r) => start + r, count);
       const left = residual(rows.coordinates, count);
-      for (let r = 0; r < count; r++) harm[start + r] = left[r] + rows.logs[r];
+      for (let r = 0; r < count; r++) residuals[start + r] = left[r] + rows.logs[r];
       weight?.set(rows.logs.subarray(0, count), start);
     }
   }

@@ -19,10 +19,10 @@ import {
 import { judging, logResiduals } from './scan.js';
 
 const QUERIES = 72;
-/** Of the queries, those that can spoil most in the pool are taken for certain. */
+/** Of the queries, those of which the features leave out most in the pool are taken for certain. */
 const LARGEST_QUERIES = 24;
 const KEYS = 768;
-/** Of the keys, those that can spoil most in the pool are taken for certain. */
+/** Of the keys, those of which the features leave out most in the pool are taken for certain. */
 const LARGEST_KEYS = 192;
 /** Rows among which the sample is chosen, and which tell what an outlier is. */
 const POOL = 2048;
@@ -59,14 +59,14 @@ export function drawTrial(space: Workspace, longest: LongestRows, random: Random
 }
 
 /**
- * The queries of the pool that can spoil most, and others drawn in proportion to |X_i|, which is how much
+ * The queries of the pool of which the features leave out most, and others drawn in proportion to |X_i|, which is how much
  * they weigh in a gradient: in heavy tails few rows make most of it.
  */
 function drawQueries(space: Workspace, longest: Int32Array, random: Random) {
   const { head } = space;
   const pool = drawPool(head.queryLength, longest, random);
-  const { harm, squares } = spoil(space, 'query', pool.rows);
-  const order = descending(harm);
+  const { residuals, squares } = residualsOf(space, 'query', pool.rows);
+  const order = descending(residuals);
   const n = Math.min(QUERIES, order.length);
   const certain = order.slice(0, Math.min(LARGEST_QUERIES, n));
   const rest = order.slice(certain.length);
@@ -88,16 +88,16 @@ function drawQueries(space: Workspace, longest: Int32Array, random: Random) {
       return (pool.weight[r] * total) / (chance[drawn[i - certain.length]] * drawn.length);
     }),
     querySquares: Float64Array.from(chosen, (r) => squares[r]),
-    outlierQuery: outliers(harm, order, pool.weight, head.queryLength, chosen),
+    outlierQuery: outliers(residuals, order, pool.weight, head.queryLength, chosen),
   };
 }
 
-/** The keys of the pool that can spoil most, and a uniform sample of the others. */
+/** The keys of the pool of which the features leave out most, and a uniform sample of the others. */
 function drawKeys(space: Workspace, longest: Int32Array, random: Random) {
   const { head } = space;
   const pool = drawPool(head.keyLength, longest, random);
-  const { harm } = spoil(space, 'key', pool.rows);
-  const order = descending(harm);
+  const { residuals } = residualsOf(space, 'key', pool.rows);
+  const order = descending(residuals);
   const largest = order.slice(0, LARGEST_KEYS);
   const rest = order.slice(LARGEST_KEYS);
   const others = Array.from(random.sample(rest.length, KEYS - LARGEST_KEYS), (i) => rest[i]);
@@ -109,7 +109,7 @@ function drawKeys(space: Workspace, longest: Int32Array, random: Random) {
     keyWeight: Float64Array.from(chosen, (r, j) =>
       j < largest.length ? pool.weight[r] : (pool.weight[r] * rest.length) / others.length,
     ),
-    outlierKey: outliers(harm, order, pool.weight, head.keyLength, chosen),
+    outlierKey: outliers(residuals, order, pool.weight, head.keyLength, chosen),
   };
 }
 
@@ -189,29 +189,33 @@ function descending(values: Float64Array): number[] {
   return Array.from(values.keys()).sort((a, b) => values[b] - values[a]);
 }
 
-/** How much each row can spoil, as a logarithm: what the features leave out, and its weight; and |X_i|^2. */
-function spoil({ arithmetic, head, plan }: Workspace, side: 'query' | 'key', list: Int32Array) {
+/** Logarithm of what the features leave out of each row times its weight; and |X_i|^2. */
+function residualsOf(
+  { arithmetic, head, plan }: Workspace,
+  side: 'query' | 'key',
+  list: Int32Array,
+) {
   const mark = arithmetic.mark();
   const space = openWorkspace(arithmetic, head, judging(plan));
   const rows = judgedRows(space, side, BLOCK);
   const residual = logResiduals(space);
   const norms = arithmetic.array(BLOCK);
-  const [harm, squares] = [new Float64Array(list.length), new Float64Array(list.length)];
+  const [residuals, squares] = [new Float64Array(list.length), new Float64Array(list.length)];
   for (let from = 0; from < list.length; from += BLOCK) {
     const count = Math.min(BLOCK, list.length - from);
     rows.load((r) => list[from + r], count);
     const left = residual(rows.coordinates, count);
-    for (let r = 0; r < count; r++) harm[from + r] = left[r] + rows.logs[r];
+    for (let r = 0; r < count; r++) residuals[from + r] = left[r] + rows.logs[r];
     arithmetic.rowDots(count, head[side].effective.inputs, rows.inputs, rows.inputs, norms);
     squares.set(norms.subarray(0, count), from);
   }
   arithmetic.release(mark);
-  return { harm, squares };
+  return { residuals, squares };
 }
 
 /** Which of the chosen rows of the pool are put aside, as a function of the share of all `length` rows. */
 function outliers(
-  harm: Float64Array,
+  residuals: Float64Array,
   order: readonly number[],
   weight: Float64Array,
   length: number,
@@ -223,7 +227,7 @@ function outliers(
       left -= weight[r];
       return left < 0;
     });
-    const limit = share > 0 && first !== undefined ? harm[first] : Number.POSITIVE_INFINITY;
-    return chosen.map((r) => harm[r] > limit);
+    const limit = share > 0 && first !== undefined ? residuals[first] : Number.POSITIVE_INFINITY;
+    return chosen.map((r) => residuals[r] > limit);
   };
 }
