@@ -95,8 +95,11 @@ function contractKeys(task: ContractTask, wasm: Wasm, first: number, n: number):
   meetInputs(task, wasm, 'v_proj', first, n, leftV, rv);
 }
 
-/** Sums (n, width) over the lanes of a head, of left products (lane, keys, width) from key `first` on. */
-function addLanes(
+/**
+ * Sums (n, width) over the lanes of `heads` heads from number `slot` on, of left products (lane, keys, width) from
+ * key `first` on. They lie in WebAssembly memory, until something is allocated.
+ */
+export function addLanes(
   plan: ExactPlan,
   wasm: Wasm,
   left: Float32Array,
@@ -104,13 +107,14 @@ function addLanes(
   width: number,
   first: number,
   n: number,
+  heads = 1,
 ): Float64Array {
   const size = n * width;
   const sums = wasm.alloc(8 * size);
   const part = wasm.allocFloats(size);
   wasm.f64(sums, size).fill(0);
-  for (let lane = 0; lane < plan.lanes; lane++) {
-    const all = slice(left, slot * plan.lanes + lane, plan.keys * width);
+  for (let lane = slot * plan.lanes; lane < (slot + heads) * plan.lanes; lane++) {
+    const all = slice(left, lane, plan.keys * width);
     wasm.f32(part, size).set(all.subarray(first * width, first * width + size));
     wasm.fn.fold(size, part, sums);
   }

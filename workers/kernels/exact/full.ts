@@ -11,7 +11,7 @@ import type { Wasm } from '../inner/instance.js';
 import { type Floats, pack, rowsOf, slice } from '../inner/operands.js';
 import { ROLES } from '../result.js';
 import { rotateBack } from '../rotary.js';
-import { type ContractParts, placesOf, product, TOKENS } from './contract.js';
+import { addLanes, type ContractParts, placesOf, product, TOKENS } from './contract.js';
 import { type ExactPlan, rankOf, roundUp, type Unit, type Workspace } from './plan.js';
 import { lowRank } from './project.js';
 
@@ -39,23 +39,30 @@ export function runFull(task: FullTask, wasm: Wasm, checkpoint: () => void): num
     const n = Math.min(TOKENS, task.last - first);
     if (task.plan.problem.projections[task.projection].weight) {
       runTokens(task, wasm, first, n, checkpoint);
-    } else square += writeStates(task, first, n, checkpoint);
+    } else square += writeStates(task, wasm, first, n, checkpoint);
   }
   return square;
 }
 
 /** dY of attention states, which is what they are asked for. @returns its squared norm. */
-function writeStates(task: FullTask, first: number, n: number, checkpoint: () => void): number {
+function writeStates(
+  task: FullTask,
+  wasm: Wasm,
+  first: number,
+  n: number,
+  checkpoint: () => void,
+): number {
   const { plan, batchItem, projection: name, inputGradient: to } = task;
   const { dims, projections, scaling: beta } = plan.problem;
   const { inFeatures } = projections[name];
   const width = name === 'v_proj' ? dims.valueDim : dims.headDim;
   const token = batchItem * (name === 'q_proj' ? dims.queryLength : dims.keyLength) + first;
   const scale = name === 'v_proj' ? 1 : beta;
+  wasm.reset();
   let square = 0;
   for (const { place, slot, head } of headsOf(task)) {
     checkpoint();
-    const rows = gradientRows(task, place, slot, first, n);
+    const rows = gradientRows(task, wasm, place, slot, first, n);
     for (let i = 0, at = token * inFeatures + head * width; i < n; i++, at += inFeatures) {
       for (let c = 0; c < width; c++) {
         const value = scale * rows[i * width + c]!;
@@ -97,7 +104,7 @@ function runTokens(
   for (const { place, slot, head, index } of headsOf(task)) {
     checkpoint();
     wasm.release(mark);
-    const rows = gradientRows(task, place, slot, first, n);
+    const rows = gradientRows(task, wasm, place, slot, first, n);
     const dY = wasm.put(rows);
     if (rank) {
       const B = pack(wasm, slice(adapter!.B.data, head, width * rank), width, rank);
@@ -146,6 +153,7 @@ function* headsOf({ plan, units, batchItem, projection }: FullTask) {
 /** dS K, dS^T Q or P^T G (n, width) of one head, turned back to before rotary positions. */
 function gradientRows(
   { plan, workspace, batchItem, projection }: FullTask,
+  wasm: Wasm,
   place: number,
   slot: number,
   first: number,
@@ -153,18 +161,19 @@ function gradientRows(
 ): Floats {
   const { dims, rotary } = plan.problem;
   const { headDim: d, valueDim: dv } = dims;
-  if (projection === 'v_proj') return sumOfLanes(plan, workspace.lv, place, dv, first, n);
+  if (projection === 'v_proj') return sumOfLanes(plan, wasm, workspace.lv, place, dv, first, n);
   const rows =
     projection === 'q_proj'
       ? slice(workspace.rightQ, slot, dims.queryLength * d).slice(first * d, (first + n) * d)
-      : sumOfLanes(plan, workspace.ls, place, d, first, n);
+      : sumOfLanes(plan, wasm, workspace.ls, place, d, first, n);
   if (rotary) rotateBack(rotary, batchItem, first, rows);
   return rows;
 }
 
 /** Left products of a unit, summed over its query heads and their lanes: (n, width). */
 function sumOfLanes(
-  { group, lanes, keys }: ExactPlan,
+  plan: ExactPlan,
+  wasm: Wasm,
   store: Float32Array,
   place: number,
   width: number,
@@ -172,12 +181,11 @@ function sumOfLanes(
   n: number,
 ): Float64Array {
   const pitch = roundUp(width, 8);
-  const sums = new Float64Array(n * width);
-  for (let number = place * group * lanes; number < (place + 1) * group * lanes; number++) {
-    const from = slice(store, number, keys * pitch).subarray(first * pitch);
-    for (let i = 0; i < n; i++) {
-      for (let c = 0; c < width; c++) sums[i * width + c]! += from[i * pitch + c]!;
-    }
-  }
-  return sums;
+  const mark = wasm.mark();
+  const sums = addLanes(plan, wasm, store, place * plan.group, pitch, first, n, plan.group);
+  wasm.release(mark);
+  if (pitch === width) return sums.slice();
+  const rows = new Float64Array(n * width);
+  for (let i = 0; i < n; i++) rows.set(sums.subarray(i * pitch, i * pitch + width), i * width);
+  return rows;
 }
