@@ -75,7 +75,7 @@ export function runCall(wasm: Wasm, call: Call): Outcome {
   const { args, places } = placeCall(wasm, call);
   const returned = (wasm.fn[call.name] as (...x: readonly number[]) => number | undefined)(...args);
   const damaged = places.filter(({ one, at, before }) => {
-    const bytes = new Uint8Array(wasm.fn.memory.buffer);
+    const bytes = new Uint8Array(wasm.buffer);
     const around = [
       ...bytes.subarray(at - CANARIES, at),
       ...bytes.subarray(at + before.byteLength, at + before.byteLength + CANARIES),
@@ -122,11 +122,7 @@ export function placeCall(
     if (before.length === 0) return 0;
     const skew = before.BYTES_PER_ELEMENT * (1 + (places.length % 3));
     const at = wasm.alloc(before.byteLength + 2 * CANARIES + skew) + CANARIES + skew;
-    const around = new Uint8Array(
-      wasm.fn.memory.buffer,
-      at - CANARIES,
-      before.byteLength + 2 * CANARIES,
-    );
+    const around = new Uint8Array(wasm.buffer, at - CANARIES, before.byteLength + 2 * CANARIES);
     around.fill(CANARY);
     elements(wasm, one, at, before.length).set(before);
     places.push({ one, at, before });

@@ -18,13 +18,22 @@ export class Wasm {
   /** Who allocated what lies in memory now. A task that finds its own name may reuse its data. */
   owner: string | null = null;
   #top = FIRST;
+  #buffer: ArrayBuffer;
 
   /** @param moved called when memory has grown: what works on it from outside looks it up again. */
   constructor(
     readonly fn: WasmExports,
     readonly build: KernelBuild,
     readonly moved: () => void = () => {},
-  ) {}
+  ) {
+    this.#buffer = fn.memory.buffer;
+  }
+
+  /** Looked up again only when it has moved: asking the memory for it takes longer than most views are used. */
+  get buffer(): ArrayBuffer {
+    if (this.#buffer.byteLength === 0) this.#buffer = this.fn.memory.buffer;
+    return this.#buffer;
+  }
 
   /** Forgets all allocations. Allocating the same sizes in the same order gives the same addresses. */
   reset(): void {
@@ -48,7 +57,7 @@ export class Wasm {
   alloc(bytes: number): number {
     const at = this.#top;
     this.#top = Math.ceil((at + bytes) / 64) * 64;
-    const missing = this.#top + SLACK - this.fn.memory.buffer.byteLength;
+    const missing = this.#top + SLACK - this.buffer.byteLength;
     if (missing > 0) {
       this.fn.memory.grow(Math.ceil(missing / PAGE));
       this.moved();
@@ -61,15 +70,15 @@ export class Wasm {
   }
 
   f32(at: number, n: number): Float32Array {
-    return new Float32Array(this.fn.memory.buffer, at, n);
+    return new Float32Array(this.buffer, at, n);
   }
 
   f64(at: number, n: number): Float64Array {
-    return new Float64Array(this.fn.memory.buffer, at, n);
+    return new Float64Array(this.buffer, at, n);
   }
 
   i32(at: number, n: number): Int32Array {
-    return new Int32Array(this.fn.memory.buffer, at, n);
+    return new Int32Array(this.buffer, at, n);
   }
 
   /** Copies (float64 is rounded) and returns the address. */
