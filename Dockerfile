@@ -35,7 +35,7 @@ WORKDIR /app
 # nothing to disk, so the root file system may be read-only.
 COPY package.json ./
 COPY --from=dependencies /app/node_modules ./node_modules
-COPY openapi/openapi.json ./openapi/
+COPY openapi/openapi.json openapi/answers.json ./openapi/
 COPY --from=build /app/dist/workers ./dist/workers
 COPY --from=build /app/dist/native/kernels.node ./dist/native/
 COPY --from=build /app/dist/src ./dist/src

@@ -5,7 +5,7 @@ import { buildApp } from '../src/http/app.js';
 import type { Engine } from '../src/solver/engine.js';
 
 /** The document needs routes, not workers. */
-const IDLE: Engine = {
+export const IDLE: Engine = {
   kernels: 'wasm-plain',
   rates: { exact: 1, lowRank: 1 },
   run: () => {

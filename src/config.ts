@@ -92,6 +92,12 @@ export const ConfigSchema = Type.Object({
     maximum: 2 ** 31 - 1,
     description: 'Longest time for every worker to run its warm-up task, ms; then start fails',
   }),
+  LORAGRAD_BASE_PATH: Type.String({
+    default: '',
+    pattern: '^(/[A-Za-z0-9._~-]+)*$',
+    description:
+      'Path below which a proxy publishes the service (/loragrad), for the address in its documentation; requests with and without it are taken. The header X-Forwarded-Prefix has precedence',
+  }),
   LORAGRAD_CORS_ORIGINS: Type.String({
     default: '',
     description:
@@ -106,6 +112,7 @@ export interface Setting {
   readonly default: unknown;
   readonly description: string;
   readonly enum?: readonly string[];
+  readonly pattern?: string;
   readonly minimum?: number;
   readonly maximum?: number;
   /** It must not be shown. */
@@ -118,9 +125,10 @@ export const SETTINGS: readonly (readonly [string, Setting])[] = Object.entries(
 );
 
 /** Which values a setting takes, in words. */
-export function allowedValues({ type, enum: values, minimum, maximum }: Setting): string {
+export function allowedValues({ type, enum: values, pattern, minimum, maximum }: Setting): string {
   if (values) return `one of ${values.join(', ')}`;
   if (type === 'boolean') return 'true or false';
+  if (pattern) return `a text that matches ${pattern}`;
   if (type !== 'integer') return 'a text';
   if (maximum === undefined)
     return minimum === undefined ? 'an integer' : `an integer from ${minimum}`;

@@ -229,6 +229,9 @@ export class Problem extends Error {
   }
 }
 
+/** Messages of the framework quote whole addresses. */
+const LONGEST_DETAIL = 200;
+
 /** Framework errors by their code, as problems of ours. */
 const FRAMEWORK_KINDS: Readonly<Record<string, ProblemKind>> = {
   FST_ERR_CTP_BODY_TOO_LARGE: 'body-too-large',
@@ -255,9 +258,16 @@ export function toProblem(error: unknown): Problem {
     return new Problem('client-gone', 'The client closed the connection.', { cause: error });
   }
   const kind = code === undefined ? undefined : FRAMEWORK_KINDS[code];
-  if (kind) return new Problem(kind, message ?? PROBLEMS[kind].title, { cause: error });
+  if (kind) {
+    // Fastify says no more of a media type than that it is not supported.
+    const said = kind === 'unsupported-media-type' ? PROBLEMS[kind].remedy : message;
+    return new Problem(kind, said?.slice(0, LONGEST_DETAIL) ?? PROBLEMS[kind].title, {
+      cause: error,
+    });
+  }
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) {
-    return new Problem('bad-request', message ?? STATUS_CODES[statusCode] ?? 'Bad request', {
+    const said = message?.slice(0, LONGEST_DETAIL);
+    return new Problem('bad-request', said ?? STATUS_CODES[statusCode] ?? 'Bad request', {
       cause: error,
     });
   }

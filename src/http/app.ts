@@ -21,6 +21,7 @@ import problems, { answerProblem } from './plugins/problems.js';
 import progress from './plugins/progress.js';
 import storePlugin from './plugins/store.js';
 import validation from './plugins/validation.js';
+import { withoutBasePath } from './public-address.js';
 import { REQUEST_ID_HEADER, requestId } from './request-id.js';
 import forwardRoute from './routes/forward.js';
 import gradientRoute from './routes/gradient.js';
@@ -39,6 +40,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
     // plugins/accounting.ts writes one line of its own.
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: requestId,
+    rewriteUrl: ({ url = '/' }) => withoutBasePath(url, config.LORAGRAD_BASE_PATH),
     bodyLimit: maxBodyBytes(config),
     requestTimeout: config.LORAGRAD_BODY_TIMEOUT_MS,
     forceCloseConnections: 'idle',
@@ -74,7 +76,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
     maxJsonBytes: config.LORAGRAD_MAX_JSON_BYTES,
   });
   await app.register(answers);
-  await app.register(docs);
+  await app.register(docs, { config });
 
   const store = new TensorStore(storeBytes(config));
   await app.register(storePlugin, { store });
@@ -86,7 +88,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   await app.register(limitsRoute, options);
   await app.register(healthRoutes);
   await app.register(metricsRoute);
-  await app.register(openapiRoute);
+  await app.register(openapiRoute, options);
   await app.register(siteRoutes);
   return app;
 }

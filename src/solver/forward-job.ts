@@ -25,7 +25,7 @@ import {
   type SolveOptions,
   toleranceMissed,
 } from './solve.js';
-import { efficiencyThreshold } from './threshold.js';
+import { efficiencyThreshold, theoryAndPractice } from './threshold.js';
 
 export interface ForwardAnswer
   extends Pick<GradientAnswer, 'method' | 'reason' | 'fallback' | 'threshold' | 'plan'> {
@@ -122,11 +122,15 @@ export function* forwardJob(
   });
   clock('encode');
   if (isChecked(options)) requireTolerance(sent, options.tolerance);
+  const threshold = efficiencyThreshold(result.norms, layer.dims);
+  const { method, reason, fallback } = solution;
   return {
+    method,
+    reason: reason + theoryAndPractice(threshold, method, options.method, choice.lowRank),
+    fallback,
+    threshold,
     attention_output: sent.tensors,
-    ...solution,
     error: sent.error as ForwardAnswer['error'],
-    threshold: efficiencyThreshold(result.norms, layer.dims),
-    plan: planFigures(choice.lowRank, solution.method, layer, options),
+    plan: planFigures(choice.lowRank, method, layer, options),
   };
 }

@@ -8,7 +8,7 @@ import type { EncodedResult } from './encode-phase.js';
 import { type PlanFigures, planFigures } from './figures.js';
 import type { Workplace } from './phases.js';
 import { type Solution, type SolveOptions, solve } from './solve.js';
-import { efficiencyThreshold, type Threshold } from './threshold.js';
+import { efficiencyThreshold, type Threshold, theoryAndPractice } from './threshold.js';
 
 export interface GradientAnswer
   extends EncodedResult,
@@ -35,11 +35,16 @@ export function* gradientJob(
   });
   clock('compute');
   const { method, reason, fallback, error } = solution;
+  const threshold = efficiencyThreshold(result.norms, problem.dims);
   return {
-    ...tensors,
+    // The verdict first, for those who read the answer.
+    method,
+    reason: reason + theoryAndPractice(threshold, method, options.method, plan),
+    fallback,
+    threshold,
     ...(result.loss !== null && { loss: result.loss }),
-    ...{ method, reason, fallback, error },
-    threshold: efficiencyThreshold(result.norms, problem.dims),
+    ...tensors,
+    error,
     plan: planFigures(plan, method, problem, options),
   };
 }

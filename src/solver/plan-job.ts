@@ -8,7 +8,7 @@ import { decodePhase } from './decode-phase.js';
 import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
 import type { Workplace } from './phases.js';
-import { efficiencyThreshold } from './threshold.js';
+import { efficiencyThreshold, theoryAndPractice } from './threshold.js';
 
 export type PlanAnswer = Pick<GradientAnswer, 'method' | 'reason' | 'threshold' | 'plan'>;
 
@@ -27,10 +27,12 @@ export function* planJob(
   const norms = plan ? plan.norms : yield* referenceNormsJob(problem);
   clock('plan');
   const method = choice.kernel === 'low_rank' ? 'low_rank' : 'exact';
+  const threshold = efficiencyThreshold(norms, problem.dims);
+  const reason = plan && options.method === 'auto' ? judge(plan, options).reason : choice.reason;
   return {
     method,
-    reason: plan && options.method === 'auto' ? judge(plan, options).reason : choice.reason,
-    threshold: efficiencyThreshold(norms, problem.dims),
+    reason: reason + theoryAndPractice(threshold, method, options.method, plan),
+    threshold,
     plan: planFigures(plan, method, problem, options),
   };
 }

@@ -7,6 +7,8 @@
  * sub-quadratic unless the Strong Exponential Time Hypothesis fails (Theorem 4.1). The statement is
  * asymptotic: the constant 1 in front of sqrt(ln L) is a convention.
  */
+
+import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
 import type { ComposedNorms } from '../../workers/kernels/norms.js';
 import type { Dimensions } from '../../workers/problem.js';
 
@@ -38,4 +40,27 @@ export function efficiencyThreshold(norms: ComposedNorms, dims: Dimensions): Thr
     head_dim_over_log_length: limit > 0 ? dims.headDim / Math.log(length) : null,
     norms,
   };
+}
+
+/**
+ * One sentence where theory and practice differ, else nothing: the threshold is about growing lengths and the
+ * worst input with these norms; a kernel is chosen for this length, this input and this machine.
+ *
+ * @param asked the method of the request.
+ */
+export function theoryAndPractice(
+  { below_threshold, ratio }: Threshold,
+  used: 'exact' | 'low_rank',
+  asked: string,
+  plan: LowRankPlan | null,
+): string {
+  if (!below_threshold && used === 'low_rank') {
+    return ' The input is above the threshold, where no algorithm is fast for every input; this one needs few features all the same.';
+  }
+  if (!below_threshold || ratio === null || used === 'low_rank' || asked !== 'auto') return '';
+  const from = plan?.breakEvenLength;
+  const because = from
+    ? `an almost-linear algorithm pays from about ${from} rows on`
+    : 'an almost-linear algorithm pays only for long inputs';
+  return ` The input is below the threshold, and yet exact is the better choice here: ${because}.`;
 }

@@ -43,7 +43,8 @@ const Reference = Type.Unsafe({
   title: 'Reference',
   description:
     '{"$ref": "sha256:<hex>"}: a tensor that was sent with PUT /tensors/{sha256}, by the same digest.',
-  required: [REFERENCE_KEY],
+  propertyNames: { enum: [REFERENCE_KEY] },
+  minProperties: 1,
   maxProperties: 1,
   additionalProperties: { type: 'string', pattern: '^sha256:[0-9a-f]{64}$' },
 });

@@ -54,7 +54,9 @@ async function answers(app: FastifyInstance): Promise<void> {
   app.decorateRequest('answerForm', answerForm);
   app.decorateReply('sendWritten', sendWritten);
   app.addHook('onRoute', (route) => {
-    if (route.config?.compute) {
+    const { 200: answer } = (route.schema?.response ?? {}) as Record<number, unknown>;
+    // What answers without a body suits every client.
+    if (route.config?.compute && answer) {
       route.preParsing = [negotiate, ...[route.preParsing ?? []].flat()];
     }
   });

@@ -3,19 +3,29 @@ import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
+import type { Config } from '../../config.js';
 import { ForwardRequest, GradientRequest } from '../../request/request.js';
 import { packageVersion } from '../../version.js';
 import { GivenTensorSchema, TensorSchema } from '../../wire/schema.js';
+import { ICON } from '../icon.js';
+import { serverUrl } from '../public-address.js';
 import { ForwardAnswerSchema, GradientAnswerSchema, PlanAnswerSchema } from '../schemas/answers.js';
+import { addReferenceExamples, completeDocument, type Document } from '../schemas/document.js';
 import { ProblemSchema } from '../schemas/problem.js';
 
-const DESCRIPTION = `Gradients of LoRA adapters in attention layers, exact or approximate, with error
-bounds and the efficiency-threshold verdict of arXiv 2406.03136.
+const DESCRIPTION = `Gradients of LoRA adapters in attention layers, exact or approximate, with error bars
+and the verdict of the efficiency threshold of [arXiv 2406.03136](https://arxiv.org/abs/2406.03136).
 
-B batch items, Lq and Lk rows, H query heads, Hkv key/value heads of width d (values: dv), r the rank
-of an adapter. Layout is that of PyTorch and PEFT: weight (out, in), lora_A (r, in), lora_B (out, r).`;
+**Try it**: unfold an operation, press _Try it out_, choose an example and press _Execute_. The answer begins with
+the verdict: \`method\`, \`reason\` and \`threshold\`.
 
-async function docs(app: FastifyInstance): Promise<void> {
+**Shapes**: B batch items, Lq and Lk rows, H query heads, Hkv key/value heads of width d (values: dv), r the rank
+of an adapter. Layout is that of PyTorch and PEFT: weight (out, in), lora_A (r, in), lora_B (out, r).
+
+**Real tensors** travel as MessagePack (\`application/vnd.msgpack\`): the same maps, with \`data\` as bin in place of
+base64. This page can send JSON only; the clients for Python and TypeScript send MessagePack.`;
+
+async function docs(app: FastifyInstance, { config }: { config: Config }): Promise<void> {
   for (const schema of [
     TensorSchema,
     GivenTensorSchema,
@@ -37,13 +47,26 @@ async function docs(app: FastifyInstance): Promise<void> {
         description: DESCRIPTION,
         license: { name: 'MIT', identifier: 'MIT' },
       },
-      // Relative: the page works behind any host, port and proxy.
-      servers: [{ url: '/' }],
+      // There are no keys; a proxy may ask for some.
+      security: [],
+      externalDocs: {
+        description: 'The paper: Computational Limits of Low-Rank Adaptation',
+        url: 'https://arxiv.org/abs/2406.03136',
+      },
+      // Of the file in the repository; what is served names where it is served.
+      servers: [
+        { url: 'http://127.0.0.1:3000', description: 'The service with its default settings' },
+      ],
       tags: [
         { name: 'gradients', description: 'Gradients and plans' },
         { name: 'tensors', description: 'Tensors that the service keeps' },
         { name: 'service', description: 'Limits, health and metrics' },
       ],
+    },
+    transformObject: (document) => {
+      if (!('openapiObject' in document)) return document.swaggerObject;
+      completeDocument(document.openapiObject as Document);
+      return document.openapiObject;
     },
     refResolver: {
       buildLocalReference: (json, _base, _fragment, i) => String(json.$id ?? `def-${i}`),
@@ -51,6 +74,26 @@ async function docs(app: FastifyInstance): Promise<void> {
   });
   await app.register(swaggerUi, {
     routePrefix: '/docs',
+    // Links to the files are relative: the page works below any path.
+    indexPrefix: '.',
+    theme: {
+      title: 'loragrad API',
+      favicon: [
+        {
+          filename: 'favicon.svg',
+          rel: 'icon',
+          type: 'image/svg+xml',
+          sizes: 'any',
+          content: ICON,
+        },
+      ],
+    },
+    transformSpecification: (document, request) => {
+      const copy = structuredClone(document);
+      addReferenceExamples(copy as Document);
+      return { ...copy, servers: [{ url: serverUrl(request, config.LORAGRAD_BASE_PATH, '..') }] };
+    },
+    transformSpecificationClone: false,
     uiConfig: { tryItOutEnabled: false, docExpansion: 'list', defaultModelsExpandDepth: 0 },
     // Unlike the default, without upgrade-insecure-requests: the service speaks plain HTTP.
     staticCSP: {

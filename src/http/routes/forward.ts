@@ -2,7 +2,6 @@
 import type { FastifyInstance } from 'fastify';
 import { parseLayer } from '../../request/parse.js';
 import type { ForwardRequest } from '../../request/request.js';
-import { FORWARD_EXAMPLE } from '../schemas/example.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
 import { compute, written } from './compute.js';
@@ -18,7 +17,7 @@ export default async function forward(app: FastifyInstance, options: RouteOption
       description:
         'Takes the body of POST /gradient without target, grad_output and outputs. Computed by the same method, with the same tolerance and the same error report, so that forward and backward of one step agree.',
       tags: ['gradients'],
-      body: requestBody('ForwardRequest', FORWARD_EXAMPLE),
+      body: requestBody('ForwardRequest'),
       response: {
         200: answerContent('ForwardAnswer', 'Attention output, verdict, plan and timings.'),
         ...problemResponses(COMPUTE_PROBLEMS),

@@ -2,7 +2,6 @@
 import type { FastifyInstance } from 'fastify';
 import { parseLayer, requireProblem } from '../../request/parse.js';
 import type { GradientRequest } from '../../request/request.js';
-import { GRADIENT_EXAMPLE } from '../schemas/example.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
 import { compute, written } from './compute.js';
@@ -16,7 +15,7 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
       operationId: 'gradient',
       summary: 'Gradients of the LoRA adapters of one attention layer',
       tags: ['gradients'],
-      body: requestBody('GradientRequest', GRADIENT_EXAMPLE),
+      body: requestBody('GradientRequest'),
       response: {
         200: answerContent('GradientAnswer', 'Gradients, verdict, plan and timings.'),
         ...problemResponses(COMPUTE_PROBLEMS),

@@ -1,9 +1,17 @@
 /** GET /openapi.json */
 import type { FastifyInstance } from 'fastify';
+import { serverUrl } from '../public-address.js';
+import type { RouteOptions } from './options.js';
 
-export default async function openapi(app: FastifyInstance): Promise<void> {
+export default async function openapi(
+  app: FastifyInstance,
+  { config }: RouteOptions,
+): Promise<void> {
   app.get('/openapi.json', {
     schema: { hide: true },
-    handler: async () => app.swagger(),
+    handler: async (request) => ({
+      ...app.swagger(),
+      servers: [{ url: serverUrl(request, config.LORAGRAD_BASE_PATH, '.') }],
+    }),
   });
 }

@@ -2,7 +2,6 @@
 import type { FastifyInstance } from 'fastify';
 import { parseLayer } from '../../request/parse.js';
 import type { GradientRequest } from '../../request/request.js';
-import { GRADIENT_EXAMPLE } from '../schemas/example.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
 import { compute, written } from './compute.js';
@@ -17,7 +16,7 @@ export default async function plan(app: FastifyInstance, options: RouteOptions):
       summary: 'Threshold verdict and plan, without computing the gradient',
       description: 'Takes the body of POST /gradient; target and grad_output may be left out.',
       tags: ['gradients'],
-      body: requestBody('GradientRequest', GRADIENT_EXAMPLE),
+      body: requestBody('GradientRequest'),
       response: {
         200: answerContent('PlanAnswer', 'The verdict and the plan.'),
         ...problemResponses(COMPUTE_PROBLEMS),

@@ -7,7 +7,7 @@ import { Problem } from '../../errors.js';
 import { storedBytes } from '../../store/tensor-store.js';
 import { referenceName } from '../../wire/tree/reference.js';
 import { JSON_TYPE } from '../media-types.js';
-import { TENSOR_EXAMPLE, TENSOR_EXAMPLE_DIGEST } from '../schemas/example.js';
+import { TENSOR_EXAMPLE_DIGEST } from '../schemas/example.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { problemResponses, STORE_PROBLEMS } from '../schemas/problem.js';
 import { compute, written } from './compute.js';
@@ -47,7 +47,7 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
         'used for the longest time make room for others, so a client must be ready to send one again.',
       tags: ['tensors'],
       params: Params,
-      body: requestBody('Tensor', TENSOR_EXAMPLE),
+      body: requestBody('Tensor'),
       response: {
         201: { description: 'It is kept now.', type: 'null' },
         204: { description: 'It was kept already.', type: 'null' },

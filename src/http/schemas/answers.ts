@@ -154,7 +154,9 @@ const Timings = Type.Object(
 );
 
 const METHOD = Type.Enum(['exact', 'low_rank'], { description: 'The kernel that was used.' });
-const REASON = Type.String({ description: 'Why this kernel, in one sentence.' });
+const REASON = Type.String({
+  description: 'Why this kernel, in one sentence; a second one where the threshold says otherwise.',
+});
 const FALLBACK = Type.Boolean({
   description: 'Whether another kernel than the first choice had to compute it; see reason.',
 });

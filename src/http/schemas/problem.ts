@@ -41,10 +41,18 @@ export function problemResponses(wanted: readonly ProblemKind[]): Record<number,
   return responses;
 }
 
+/** Not listed with every route: what any of them may answer, and what nobody sees. */
+const ELSEWHERE: readonly ProblemKind[] = [
+  'not-found',
+  'method-not-allowed',
+  'request-timeout',
+  'uri-too-long',
+  'expectation-failed',
+  'headers-too-large',
+  'client-gone',
+];
 const except = (...others: readonly ProblemKind[]) =>
-  kinds.filter(
-    (kind) => !['not-found', 'method-not-allowed', 'client-gone', ...others].includes(kind),
-  );
+  kinds.filter((kind) => ![...ELSEWHERE, ...others].includes(kind));
 
 /** What a route that computes can answer when it cannot answer. */
 export const COMPUTE_PROBLEMS = except('digest-mismatch', 'tensor-too-large');
