@@ -11,7 +11,7 @@ const COVERED_WANTED = 0.98;
 const MISSED_ALLOWED = 0.01;
 const PROBLEMS_WANTED = 1000;
 /** Groups of long inputs that are not too small to say something. */
-const LONG_TABLE = ['all', 'logit deviation', 'rows', 'gradient'];
+const LONG_TABLE = ['all', 'structure', 'logit deviation', 'rows', 'gradient'];
 
 const figure = ({ details }: Row, name: string) => details?.[name] ?? 0;
 const share = (part: number, whole: number) =>
@@ -136,7 +136,8 @@ export function tell({ measurements }: Run<CoverageSetting>): Section {
   const asked = figure(total(short), 'torch');
   const text = [
     'Random problems: one head, d from 4 to 128, three spectra, four kinds of rows, logit deviations from 0.02 to 4,',
-    'partial and full adaptation, both objectives, causal or not, gradients whose rows add up or are noise. Each is',
+    'partial and full adaptation, both objectives, causal or not, gradients whose rows add up or are noise, and on top of',
+    'these one of the structures of test/kernels/structures.ts (heads are four where they are grouped). Each is',
     'answered twice. First `low_rank` as it was asked for, with a random number of features or those of the plan: an',
     'answer, however large its error, or the 422 of a tolerance that it cannot keep or of an input on which it breaks',
     'down. An upper limit covers when the true error is not above it. Then `auto`, with its check and its fallback;',

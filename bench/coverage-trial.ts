@@ -3,7 +3,8 @@ import { Problem } from '../src/errors.js';
 import type { WorkerPool } from '../src/pool/worker-pool.js';
 import { choose, judge } from '../src/solver/choose.js';
 import { type Solution, type SolveOptions, solve } from '../src/solver/solve.js';
-import { makeProblem, type Recipe } from '../test/kernels/low-rank-support.js';
+import type { Recipe } from '../test/kernels/low-rank-support.js';
+import { makeStructured, STRUCTURE_NAMES, type StructureName } from '../test/kernels/structures.js';
 import type { Job } from '../workers/job.js';
 import { planLowRank } from '../workers/kernels/low-rank/plan/plan.js';
 import { Random } from '../workers/kernels/random.js';
@@ -16,6 +17,7 @@ export type Scale = 'short' | 'long';
 
 export interface Trial {
   readonly recipe: Recipe & { readonly deviation: number };
+  readonly structure: StructureName;
   readonly tolerance: number;
   /** Given to the forced run; absent: the plan looks for them. */
   readonly features?: number;
@@ -66,6 +68,7 @@ export function drawTrial(scale: Scale, seed: number): Trial {
       related: random.uniform() < 0.5,
       mean: any([0, 0.5]),
     },
+    structure: any(STRUCTURE_NAMES),
     tolerance: any([0.1, 0.02, 0.005]),
     ...(features !== undefined && { features }),
   };
@@ -125,11 +128,11 @@ async function torchDifference(torch: Torch, problem: AttentionProblem, truth: G
 /** @param torch null: not asked about this problem. */
 export async function runTrial(
   pool: WorkerPool,
-  { recipe, tolerance, features }: Trial,
+  { recipe, structure, tolerance, features }: Trial,
   scale: Scale,
   torch: Torch | null,
 ): Promise<Outcome> {
-  const problem = makeProblem(recipe);
+  const problem = makeStructured(recipe, structure);
   const truth = await (scale === 'short' ? reference : exact)(pool, problem);
   const options = {
     ...{ tolerance, seed: recipe.seed, rates: pool.rates, toleranceStated: false },

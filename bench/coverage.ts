@@ -23,10 +23,14 @@ const TORCH_EVERY = 10;
 const BLOCK = 50;
 
 /** What the problems differ in, and are counted by. */
-function properties({ recipe, tolerance }: Trial, { ratio }: Outcome): Record<string, string> {
+function properties(
+  { recipe, structure, tolerance }: Trial,
+  { ratio }: Outcome,
+): Record<string, string> {
   const { deviation, tail, spectrum, d, adapted, causal, kind, related, mean } = recipe;
   return {
     all: 'all problems',
+    structure,
     'logit deviation': String(deviation),
     'Γ/√ln L': ratio < 1 ? '0 to 1' : ratio < 3 ? '1 to 3' : '3 and more',
     rows: tail ?? 'normal',
@@ -42,7 +46,7 @@ function properties({ recipe, tolerance }: Trial, { ratio }: Outcome): Record<st
 }
 
 async function run(bench: Bench): Promise<Measurement<CoverageSetting>[]> {
-  const counts = bench.quick ? { short: 24, long: 4 } : { short: 1000, long: 120 };
+  const counts = bench.quick ? { short: 24, long: 4 } : { short: 1500, long: 500 };
   const tallies = new Map<string, Tally>();
   const pool = await startPool(bench.cpus);
   try {

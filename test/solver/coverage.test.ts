@@ -1,0 +1,60 @@
+/** The short form of bench/coverage.ts: stated limits hold for problems of every structure, low-rank and exact. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { runJob } from '../../workers/job.js';
+import { exactJob, rowsForEstimate, runExactTask } from '../../workers/kernels/exact/gradient.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { lowRankJob } from '../../workers/kernels/low-rank/job.js';
+import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
+import { runLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import type { TensorData } from '../../workers/tensor/tensor.js';
+import { distance, named, norm, reference } from '../kernels/run.js';
+import { makeStructured, STRUCTURE_NAMES } from '../kernels/structures.js';
+import { testSeed } from '../support/random.js';
+
+const wasm = loadWasm();
+const never = () => false;
+const rates = { exact: 30e9, lowRank: 30e9 };
+
+test('limits of both kernels hold for every structure', (t) => {
+  const seed = testSeed();
+  let [held, total] = [0, 0];
+  const missed: string[] = [];
+  STRUCTURE_NAMES.forEach((structure, k) => {
+    // More rows than are compared whole, few enough keys for float64.
+    const recipe = { seed: seed + k, queryLength: 640, keyLength: 200, d: 8, deviation: 0.3 };
+    const problem = makeStructured(recipe, structure);
+    const truth = named(reference(problem));
+    const check = (by: string, name: string, gradient: TensorData, upper: number) => {
+      const expected = truth.get(name)!;
+      const error = distance(gradient, expected) / norm(expected);
+      total++;
+      if (error <= upper * (1 + error)) held++;
+      else missed.push(`${structure}, ${by}, ${name}: error ${error}, stated ${upper}`);
+    };
+    const estimate = { rows: rowsForEstimate(problem), seed };
+    const exact = runJob(exactJob(problem, { attentionOutput: false, estimate }), (task) =>
+      runExactTask(task, wasm, never),
+    );
+    for (const [name, gradient] of named(exact)) {
+      check('exact', name, gradient, exact.errors![name]!.upper);
+    }
+    const run = (task: Parameters<typeof runLowRankTask>[0]) => runLowRankTask(task, wasm, never);
+    const options = { tolerance: 0.02, seed, rates, features: 32 };
+    const plan = runJob(planLowRank(problem, options), run);
+    const settings = { seed, correction: false, certificate: false, attentionOutput: false };
+    const low = runJob(lowRankJob(problem, plan, settings), run);
+    // Saturated softmax is beyond any features: such answers are not given.
+    if (low.lostRows > 0) return;
+    for (const [name, gradient] of named(low)) {
+      check(
+        'low_rank',
+        name,
+        gradient,
+        low.errors[name as keyof typeof low.errors]!.estimate.upper,
+      );
+    }
+  });
+  t.diagnostic(`${held} of ${total} limits hold ${missed.join('; ')}`);
+  assert.ok(held >= 0.98 * total, missed.join('; '));
+});
