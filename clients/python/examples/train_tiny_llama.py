@@ -72,7 +72,8 @@ def train(label: str, targets: list[str], args: argparse.Namespace, **options: o
     model = make_model(targets, args.length).train()
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=args.lr)
     run = Run(label)
-    handle = attach(model, **options) if options else None
+    # Tiny as it is, the service is to compute it.
+    handle = attach(model, minimum_length=0, **options) if options else None
     start = time.perf_counter()
     for tokens in islice(batches(args.batch, args.length), args.steps):
         loss = model(input_ids=tokens, labels=tokens).loss
