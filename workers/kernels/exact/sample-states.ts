@@ -3,7 +3,7 @@
  * float64. A row adds to dK and dV of its key/value head and is a row of dQ by itself; heads and batch items
  * do not share entries, so what the draws of each add up to is all that the norm of the mean needs.
  */
-import { keysOfRow } from '../../mask.js';
+import { keysOfRow, type Range } from '../../mask.js';
 import type { AttentionProblem } from '../../problem.js';
 import type { TensorData } from '../../tensor/tensor.js';
 import type { ErrorEstimate } from '../estimate/estimate.js';
@@ -215,20 +215,21 @@ function exactRow(
   const token = batchItem * dims.queryLength + row;
   const q = band(inputs.query.data, token, 1, dims.heads, head, d);
   const given = band(objective.tensor.data, token, 1, dims.heads, head, dv);
-  const logits = times(K, q).map((s) => beta * s);
   const seen = keysOfRow(problem, batchItem, row);
+  const logits = times(K, q, seen).map((s) => beta * s);
   const { P, slope, sink } = rowSoftmax(problem, logits, seen, sinks?.data[head]);
-  const g = objective.kind === 'target' ? combine(P, V, dv).map((o, c) => o - given[c]!) : given;
-  const dP = times(V, g);
+  const g =
+    objective.kind === 'target' ? combine(P, V, dv, seen).map((o, c) => o - given[c]!) : given;
+  const dP = times(V, g, seen);
   const mean = dP.reduce((sum, x, j) => sum + P[j]! * x, 0);
   const dS = dP.map((x, j) => P[j]! * (x - mean) * (slope ? slope[j]! : 1));
-  return { q, g, P, dS, dSK: combine(dS, K, d), sink: -sink * mean };
+  return { q, g, P, dS, dSK: combine(dS, K, d, seen), sink: -sink * mean };
 }
 
-/** X y for X (n, y.length) */
-function times(X: Float64Array, y: Float64Array): Float64Array {
+/** X y for X (n, y.length), on the rows that are seen. */
+function times(X: Float64Array, y: Float64Array, { first, last }: Range): Float64Array {
   const out = new Float64Array(X.length / y.length);
-  for (let j = 0, at = 0; j < out.length; j++) {
+  for (let j = first, at = first * y.length; j < last; j++) {
     let sum = 0;
     for (let c = 0; c < y.length; c++, at++) sum += X[at]! * y[c]!;
     out[j] = sum;
@@ -236,10 +237,15 @@ function times(X: Float64Array, y: Float64Array): Float64Array {
   return out;
 }
 
-/** w^T X for X (w.length, width) */
-function combine(w: Float64Array, X: Float64Array, width: number): Float64Array {
+/** w^T X for X (w.length, width), over the rows that are seen. */
+function combine(
+  w: Float64Array,
+  X: Float64Array,
+  width: number,
+  { first, last }: Range,
+): Float64Array {
   const out = new Float64Array(width);
-  for (let j = 0, at = 0; j < w.length; j++) {
+  for (let j = first, at = first * width; j < last; j++) {
     for (let c = 0; c < width; c++, at++) out[c]! += w[j]! * X[at]!;
   }
   return out;
@@ -273,6 +279,10 @@ function addOuter(
   let square = 0;
   for (let j = 0, at = 0; j < exact.length; j++) {
     const [x, y] = [scale * (exact[j]! - used[j]!), scale * used[j]!];
+    if (x === 0 && y === 0) {
+      at += width;
+      continue;
+    }
     for (let c = 0; c < width; c++, at++) {
       const value = x * left[c]! + y * off[c]!;
       sum[at]! += value;
