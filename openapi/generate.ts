@@ -11,7 +11,8 @@ export const IDLE: Engine = {
   run: () => {
     throw new Error('There are no workers behind the document');
   },
-  load: () => ({ workers: 0, busy: 0, jobs: 0, waiting: 0 }),
+  load: () => ({ workers: 0, busy: 0, jobs: 0, waiting: 0, restarts: 0 }),
+  healthy: () => true,
   close: async () => {},
 };
 

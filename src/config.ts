@@ -2,7 +2,7 @@
 import envSchema from 'env-schema';
 import Type, { type Static } from 'typebox';
 import { KERNEL_CHOICES } from '../workers/kernels/inner/load.js';
-import { usableMemory } from './machine/resources.js';
+import { usableCpus, usableMemory } from './machine/resources.js';
 
 const GIB = 1024 ** 3;
 const MIB = 1024 ** 2;
@@ -51,13 +51,24 @@ export const ConfigSchema = Type.Object({
     minimum: 1,
     maximum: 100_000,
     description:
-      'Requests with a body that may be in the house at once, running or waiting; more get 429',
+      'Requests that compute or wait to; more get 429. Beyond it there are as many places for clients that have less than their share',
   }),
   LORAGRAD_MAX_INFLIGHT_BYTES: Type.Integer({
     default: 0,
     minimum: 0,
     description:
-      'Sum of the body sizes of those requests, tensors that they refer to included; more get 429. 0 means a sixteenth of the memory that the process may use (cgroup limit included)',
+      'Sum of the bodies that have arrived, of the tensors that they refer to and of answers that are not yet read; more get 429. 0 means a sixteenth of the memory that the process may use (cgroup limit included)',
+  }),
+  LORAGRAD_COMPUTE_BYTES: Type.Integer({
+    default: 0,
+    minimum: 0,
+    description:
+      'Memory that running computations may take, as their shapes predict, bytes; the others wait. 0 means three eighths of the memory that the process may use',
+  }),
+  LORAGRAD_MAX_COMPUTE_SECONDS: Type.Integer({
+    default: 3600,
+    minimum: 1,
+    description: 'Longest computation, in predicted seconds of one worker',
   }),
   LORAGRAD_STORE_BYTES: Type.Integer({
     default: 0,
@@ -79,12 +90,37 @@ export const ConfigSchema = Type.Object({
     description:
       'Longest time for a request to arrive whole, ms; then the connection is closed with 408',
   }),
+  LORAGRAD_MIN_RATE: Type.Integer({
+    default: 1024,
+    minimum: 1,
+    description:
+      'Least bytes a second that a client sends of a body, and reads of an answer, on average; who is slower is cut off',
+  }),
+  LORAGRAD_PATIENCE_MS: Type.Integer({
+    default: 10_000,
+    minimum: 10,
+    maximum: 2 ** 31 - 1,
+    description: 'Longest pause in a body or in the reading of an answer, ms',
+  }),
+  LORAGRAD_LAME_DUCK_MS: Type.Integer({
+    default: 3000,
+    minimum: 0,
+    maximum: 2 ** 31 - 1,
+    description:
+      'How long the service serves on after SIGTERM while it says that it is not ready, ms: time for a load balancer to see it',
+  }),
   LORAGRAD_DRAIN_MS: Type.Integer({
     default: 30_000,
     minimum: 1,
     maximum: 2 ** 31 - 1,
     description:
       'Longest time for requests in flight to finish after SIGTERM, ms; then the process ends',
+  }),
+  LORAGRAD_HUNG_MS: Type.Integer({
+    default: 60_000,
+    minimum: 100,
+    maximum: 2 ** 31 - 1,
+    description: 'A worker that shows no sign of life for so long is replaced, ms',
   }),
   LORAGRAD_WARMUP_MS: Type.Integer({
     default: 30_000,
@@ -97,6 +133,30 @@ export const ConfigSchema = Type.Object({
     pattern: '^(/[A-Za-z0-9._~-]+)*$',
     description:
       'Path below which a proxy publishes the service (/loragrad), for the address in its documentation; requests with and without it are taken. The header X-Forwarded-Prefix has precedence',
+  }),
+  LORAGRAD_API_KEYS: Type.String({
+    default: '',
+    description:
+      'Who may use the service: name:key pairs, separated by commas. Empty, and no file: everybody. Health needs no key',
+  }),
+  LORAGRAD_API_KEYS_FILE: Type.String({
+    default: '',
+    description:
+      'File with one name:key pair a line, instead; changes are seen within seconds, without a restart',
+  }),
+  LORAGRAD_HOSTS: Type.String({
+    default: '',
+    description:
+      'Names that the service answers to, separated by commas; requests for another Host get 421. Empty: all',
+  }),
+  LORAGRAD_TLS_CERT_FILE: Type.String({
+    default: '',
+    description:
+      'PEM file with the certificate; with it the service speaks HTTPS. It is read again when it changes',
+  }),
+  LORAGRAD_TLS_KEY_FILE: Type.String({
+    default: '',
+    description: 'PEM file with the key of the certificate',
   }),
   LORAGRAD_CORS_ORIGINS: Type.String({
     default: '',
@@ -160,15 +220,32 @@ export function unknownSettings(env: NodeJS.ProcessEnv): string[] {
   );
 }
 
-/**
- * Measured peak memory: 5 times the body in float32, 8 times in float16, and twice that when it is
- * computed in float64.
- */
-const MEMORY_SHARE = 1 / 16;
-
 /** The limit on bytes in flight that is in force. */
 export function maxInflightBytes(config: Config): number {
-  return config.LORAGRAD_MAX_INFLIGHT_BYTES || Math.floor(usableMemory() * MEMORY_SHARE);
+  return config.LORAGRAD_MAX_INFLIGHT_BYTES || Math.floor(usableMemory() / 16);
+}
+
+/** Memory for what is computed at the same time. */
+export function computeBytes(config: Config): number {
+  return config.LORAGRAD_COMPUTE_BYTES || Math.floor((usableMemory() * 3) / 8);
+}
+
+/** The worker threads; their heaps together take an eighth of the memory. */
+export function poolOptions(config: Config) {
+  const workers = config.LORAGRAD_WORKERS || usableCpus();
+  const heapMiB = Math.floor(usableMemory() / 8 / MIB / (workers + 1));
+  return {
+    workers,
+    warmUpMs: config.LORAGRAD_WARMUP_MS,
+    kernels: config.LORAGRAD_KERNELS,
+    hungMs: config.LORAGRAD_HUNG_MS,
+    heapMiB: Math.min(4096, Math.max(256, heapMiB)),
+  };
+}
+
+/** How fast bodies have to come and answers have to be read. */
+export function paceOf(config: Config): { minBytesPerSecond: number; patienceMs: number } {
+  return { minBytesPerSecond: config.LORAGRAD_MIN_RATE, patienceMs: config.LORAGRAD_PATIENCE_MS };
 }
 
 /** Memory for the tensors that are kept. */

@@ -25,6 +25,16 @@ export const PROBLEMS = {
     title: 'The HTTP request is not valid',
     remedy: 'See the detail: a header or the URL is malformed.',
   },
+  unauthorized: {
+    status: 401,
+    title: 'An API key is needed',
+    remedy: 'Send Authorization: Bearer and the key, or x-api-key.',
+  },
+  'misdirected-request': {
+    status: 421,
+    title: 'The service does not answer to this host name',
+    remedy: 'Use a name that the operator allows (LORAGRAD_HOSTS).',
+  },
   'not-found': {
     status: 404,
     title: 'There is nothing at this address',
@@ -155,6 +165,17 @@ export const PROBLEMS = {
     status: 500,
     title: 'The service failed',
     remedy: 'Look for the request id in the log of the service. The request is not at fault.',
+  },
+  'worker-lost': {
+    status: 500,
+    title: 'The computation ended its worker thread, twice',
+    remedy:
+      'Do not send the same request again; look for the request id in the log of the service. Others are not affected.',
+  },
+  'not-ready': {
+    status: 503,
+    title: 'The workers do not answer',
+    remedy: 'Send the request to another instance, or again after Retry-After.',
   },
   'shutting-down': {
     status: 503,

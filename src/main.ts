@@ -1,10 +1,8 @@
 /** Start: configuration, worker threads, listen; on SIGTERM or SIGINT drain and end. */
 import closeWithGrace from 'close-with-grace';
 import type { FastifyInstance } from 'fastify';
-import { maxInflightBytes, readConfig, unknownSettings } from './config.js';
-import { Problem } from './errors.js';
+import { maxInflightBytes, poolOptions, readConfig, unknownSettings } from './config.js';
 import { buildApp } from './http/app.js';
-import { usableCpus } from './machine/resources.js';
 import { ThreadedEngine } from './solver/engine.js';
 import { startError } from './start-error.js';
 import { packageVersion } from './version.js';
@@ -18,30 +16,24 @@ async function main(): Promise<void> {
   let engine: ThreadedEngine | undefined;
 
   // Before anything else: a container's process 1 ignores signals that nobody listens to.
-  const delay = config.LORAGRAD_DRAIN_MS + LAST_WORDS_MS;
+  const delay = config.LORAGRAD_LAME_DUCK_MS + config.LORAGRAD_DRAIN_MS + 2 * LAST_WORDS_MS;
   closeWithGrace({ delay }, async ({ signal, err }) => {
     if (err) app?.log.fatal(err, 'The process fails');
     else app?.log.info(`${signal}: requests in flight are finished first`);
-    const timer = setTimeout(() => {
-      app?.cancelAll(new Problem('shutting-down', 'The service shut down before the end.'));
-    }, config.LORAGRAD_DRAIN_MS);
+    // Who presses Ctrl-C has no balancer that must be told first.
+    const lameDuckMs = signal === 'SIGTERM' ? config.LORAGRAD_LAME_DUCK_MS : 0;
+    await app?.drain({ lameDuckMs, drainMs: config.LORAGRAD_DRAIN_MS, lastWordsMs: LAST_WORDS_MS });
     await app?.close();
-    clearTimeout(timer);
     await engine?.close();
   });
 
-  const workers = config.LORAGRAD_WORKERS || usableCpus();
-  engine = await ThreadedEngine.start({
-    workers,
-    warmUpMs: config.LORAGRAD_WARMUP_MS,
-    kernels: config.LORAGRAD_KERNELS,
-  });
+  engine = await ThreadedEngine.start(poolOptions(config));
   app = await buildApp(config, engine);
   const { kernels, rates } = engine;
   const gflops = { exact: rates.exact / 1e9, low_rank: rates.lowRank / 1e9 };
   const inflightBytes = maxInflightBytes(config);
   app.log.info(
-    { workers, kernels, gflops, inflightBytes, node: process.version },
+    { workers: engine.load().workers, kernels, gflops, inflightBytes, node: process.version },
     'The workers are warm',
   );
   for (const name of unknownSettings(process.env)) {

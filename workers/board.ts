@@ -48,9 +48,13 @@ export class Board {
     Atomics.notify(this.words, DONE + index);
   }
 
-  /** Blocks until a task that is begun is done; false: the stage was stopped first. */
-  waitFor(index: number): boolean {
-    while (!this.stopped) {
+  /**
+   * Blocks until a task that is begun is done; false: the stage was stopped first.
+   *
+   * @param stopped asked now and then: a thread that waits is alive.
+   */
+  waitFor(index: number, stopped: () => boolean): boolean {
+    while (!stopped()) {
       if (Atomics.load(this.words, DONE + index) !== 0) return true;
       Atomics.wait(this.words, DONE + index, 0, POLL_MS);
     }

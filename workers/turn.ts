@@ -14,6 +14,8 @@ export interface Turn {
   readonly stride: number | null;
   /** The words of the stage's Board. */
   readonly board: Int32Array;
+  /** Counted up while the worker lives; one element over a SharedArrayBuffer. */
+  readonly beat: Int32Array;
 }
 
 /** A turn ends with the first task that is done after this time; then it is another job's turn. */
@@ -22,6 +24,8 @@ export const TURN_MS = 10;
 export type TurnOutcome =
   | { readonly status: 'done'; readonly results: readonly TaskResult[] }
   | { readonly status: 'cancelled' }
+  /** The worker ended; said by the pool. */
+  | { readonly status: 'lost'; readonly message: string }
   | { readonly status: 'failed'; readonly message: string; readonly stack: string | undefined };
 
 export interface TaskResult {

@@ -55,15 +55,18 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
   }
 }
 
-export default function takeTurn({ tasks, first, stride, board: words }: Turn): TurnOutcome {
+export default function takeTurn({ tasks, first, stride, board: words, beat }: Turn): TurnOutcome {
   const board = new Board(words);
-  const cancelled = () => board.stopped;
+  const cancelled = () => {
+    Atomics.add(beat, 0, 1);
+    return board.stopped;
+  };
   const end = performance.now() + TURN_MS;
   const results: TaskResult[] = [];
   try {
     for (let index: number | null = first; index !== null; ) {
       const before = stride === null ? -1 : index - stride;
-      if (cancelled() || (before >= 0 && !board.waitFor(before))) throw new CancelledError();
+      if (cancelled() || (before >= 0 && !board.waitFor(before, cancelled))) throw new CancelledError();
       results.push({ index, value: run(tasks[index - first] as AnyTask, cancelled) });
       board.finish(index);
       index = performance.now() < end ? board.begin(first + tasks.length) : null;

@@ -1,10 +1,20 @@
 /** The Fastify instance, built from plugins and routes; it does not listen yet. */
+import type { Server as HttpsServer } from 'node:https';
 import cors, { type FastifyCorsOptions } from '@fastify/cors';
 import Fastify, { type FastifyInstance, LogController } from 'fastify';
-import { type Config, maxBodyBytes, maxInflightBytes, storeBytes } from '../config.js';
+import {
+  type Config,
+  computeBytes,
+  maxBodyBytes,
+  maxInflightBytes,
+  paceOf,
+  storeBytes,
+} from '../config.js';
 import { toProblem } from '../errors.js';
 import type { Engine } from '../solver/engine.js';
 import { TensorStore } from '../store/tensor-store.js';
+import { ApiKeys } from './access/api-keys.js';
+import { readTls, renewTls, type TlsFiles } from './access/tls.js';
 import { clientErrorHandler } from './broken-requests.js';
 import { loggerOptions } from './logging.js';
 import accounting, { watchAnswer } from './plugins/accounting.js';
@@ -12,6 +22,7 @@ import admission from './plugins/admission.js';
 import answers from './plugins/answers.js';
 import bodies from './plugins/bodies.js';
 import cancellation from './plugins/cancellation.js';
+import clients from './plugins/clients.js';
 import contentCodings from './plugins/content-codings.js';
 import docs from './plugins/docs.js';
 import draining from './plugins/draining.js';
@@ -35,6 +46,8 @@ import siteRoutes from './routes/site.js';
 import tensorsRoute from './routes/tensors.js';
 
 export async function buildApp(config: Config, engine: Engine): Promise<FastifyInstance> {
+  const pace = paceOf(config);
+  const tls = tlsFiles(config);
   const app = Fastify({
     logger: loggerOptions(config),
     // plugins/accounting.ts writes one line of its own.
@@ -46,7 +59,9 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
     forceCloseConnections: 'idle',
     return503OnClosing: false,
     // Node's own answer would be no problem; see plugins/problems.ts.
-    http: { requireHostHeader: false },
+    ...(tls
+      ? { https: { ...readTls(tls), requireHostHeader: false } as object }
+      : { http: { requireHostHeader: false } }),
     clientErrorHandler,
     frameworkErrors: (error, request, reply) => {
       watchAnswer(app, request, reply);
@@ -59,14 +74,27 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
 
   await app.register(accounting);
   if (config.LORAGRAD_CORS_ORIGINS) await app.register(cors, corsOptions(config));
+  if (tls) {
+    const failed = (error: unknown) => app.log.error(error, 'The certificate was not renewed');
+    renewTls(app.server as unknown as HttpsServer, tls, failed);
+  }
   await app.register(problems);
   await app.register(expectations);
   await app.register(contentCodings);
   await app.register(draining);
   await app.register(validation);
+  await app.register(clients, {
+    keys: new ApiKeys(config.LORAGRAD_API_KEYS, config.LORAGRAD_API_KEYS_FILE),
+    hosts: listOf(config.LORAGRAD_HOSTS),
+  });
   await app.register(admission, {
     maxRequests: config.LORAGRAD_MAX_REQUESTS,
     maxInflightBytes: maxInflightBytes(config),
+    maxComputeBytes: computeBytes(config),
+    maxComputeSeconds: config.LORAGRAD_MAX_COMPUTE_SECONDS,
+    maxJsonBytes: config.LORAGRAD_MAX_JSON_BYTES,
+    maxWaitSeconds: config.LORAGRAD_DEADLINE_MS / 1000,
+    workers: engine.load().workers || 1,
   });
   await app.register(cancellation, { deadlineMs: config.LORAGRAD_DEADLINE_MS });
   await app.register(progress);
@@ -74,8 +102,9 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   await app.register(bodies, {
     maxBodyBytes: maxBodyBytes(config),
     maxJsonBytes: config.LORAGRAD_MAX_JSON_BYTES,
+    pace,
   });
-  await app.register(answers);
+  await app.register(answers, { pace });
   await app.register(docs, { config });
 
   const store = new TensorStore(storeBytes(config));
@@ -86,11 +115,25 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   await app.register(planRoute, options);
   await app.register(tensorsRoute, options);
   await app.register(limitsRoute, options);
-  await app.register(healthRoutes);
+  await app.register(healthRoutes, options);
   await app.register(metricsRoute);
   await app.register(openapiRoute, options);
   await app.register(siteRoutes);
   return app;
+}
+
+const listOf = (text: string): string[] =>
+  text
+    .split(',')
+    .map((item) => item.trim())
+    .filter((item) => item !== '');
+
+function tlsFiles(config: Config): TlsFiles | null {
+  const [cert, key] = [config.LORAGRAD_TLS_CERT_FILE, config.LORAGRAD_TLS_KEY_FILE];
+  if ((cert === '') !== (key === '')) {
+    throw new Error('LORAGRAD_TLS_CERT_FILE and LORAGRAD_TLS_KEY_FILE go together.');
+  }
+  return cert === '' ? null : { cert, key };
 }
 
 /** What a page from elsewhere may send, and may see of the answer. */

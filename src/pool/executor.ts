@@ -9,6 +9,8 @@ import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 export interface RunContext {
   /** When it aborts, the job is stopped within milliseconds and `run` rejects with its reason. */
   readonly signal: AbortSignal;
+  /** Owners take turns, and so do the jobs of one owner. Absent: that of all who say nothing. */
+  readonly owner?: string;
   /** Tasks of the job have been handed to a worker: a first time, and again and again. */
   readonly onStart?: () => void;
   /** Tasks are done; the job goes on. */
@@ -32,6 +34,13 @@ export interface Load {
   readonly jobs: number;
   /** Tasks that wait for a worker. */
   readonly waiting: number;
+  /** Workers that ended and were replaced. */
+  readonly restarts: number;
+}
+
+/** A worker ended under a task: by itself, for want of memory, or since it hung. */
+export class WorkerLostError extends Error {
+  override readonly name = 'WorkerLostError';
 }
 
 export interface Executor {

@@ -1,32 +1,45 @@
 /**
- * Jobs in turn: a small one never waits for the whole of a large one.
+ * Jobs in turn: a small one never waits for the whole of a large one. Owners take turns first, then the
+ * jobs of each: who has many jobs gets no more of the workers than who has one.
  */
 export interface Member {
+  readonly owner: string;
   /** Tasks that nobody has begun; at 0 the member leaves the queue. */
   readonly waiting: number;
   /** Whether one of them can be begun now. */
   readonly ready: boolean;
 }
 
-export class FairQueue<Owner extends Member> {
-  #line: Owner[] = [];
+export class FairQueue<Job extends Member> {
+  /** By owner, in the order of their turns. */
+  readonly #lines = new Map<string, Job[]>();
 
   /** Tasks that wait, of all members. */
   get waiting(): number {
-    return this.#line.reduce((sum, { waiting }) => sum + waiting, 0);
+    let sum = 0;
+    for (const line of this.#lines.values()) for (const { waiting } of line) sum += waiting;
+    return sum;
   }
 
-  add(owner: Owner): void {
-    this.#line.push(owner);
+  add(job: Job): void {
+    const line = this.#lines.get(job.owner);
+    if (line) line.push(job);
+    else this.#lines.set(job.owner, [job]);
   }
 
-  /** The first member that is ready; it then goes to the end of the line. */
-  take(): Owner | null {
-    this.#line = this.#line.filter(({ waiting }) => waiting > 0);
-    const at = this.#line.findIndex(({ ready }) => ready);
-    if (at < 0) return null;
-    const [owner] = this.#line.splice(at, 1);
-    this.#line.push(owner);
-    return owner;
+  /** The first member that is ready, of the first owner who has one; both then go to the end of their lines. */
+  take(allowed: (job: Job) => boolean = () => true): Job | null {
+    for (const [owner, line] of [...this.#lines]) {
+      const left = line.filter(({ waiting }) => waiting > 0);
+      const at = left.findIndex((job) => job.ready && allowed(job));
+      if (left.length === 0) this.#lines.delete(owner);
+      else this.#lines.set(owner, left);
+      if (at < 0) continue;
+      const [job] = left.splice(at, 1) as [Job];
+      this.#lines.delete(owner);
+      this.#lines.set(owner, [...left, job]);
+      return job;
+    }
+    return null;
   }
 }

@@ -3,7 +3,7 @@
 import { Board } from '../../workers/board.js';
 import type { Stage } from '../../workers/job.js';
 import type { TaskResult, Turn, TurnOutcome } from '../../workers/turn.js';
-import type { RunContext } from './executor.js';
+import { type RunContext, WorkerLostError } from './executor.js';
 import type { Member } from './fair-queue.js';
 
 /** Tasks that a worker is sent for one turn, at most: what it leaves was sent in vain. */
@@ -13,11 +13,9 @@ export class StageRun implements Member {
   /** Results in the order of the tasks. Settles only when no task of the stage runs any more. */
   readonly results: Promise<unknown[]>;
 
-  readonly #stage: Stage;
-  readonly #context: RunContext;
   readonly #board: Board;
   readonly #values: unknown[];
-  readonly #onAbort = () => this.#stop(this.#context.signal.reason as Error);
+  readonly #onAbort = () => this.#stop(this.context.signal.reason as Error);
   #resolve!: (values: unknown[]) => void;
   #reject!: (error: Error) => void;
   /** Workers that have a turn now. */
@@ -25,9 +23,10 @@ export class StageRun implements Member {
   #done = 0;
   #failure: Error | null = null;
 
-  constructor(stage: Stage, context: RunContext) {
-    this.#stage = stage;
-    this.#context = context;
+  constructor(
+    readonly stage: Stage,
+    readonly context: RunContext,
+  ) {
     this.#board = Board.open(stage.tasks.length);
     this.#values = new Array(stage.tasks.length);
     this.results = new Promise((resolve, reject) => {
@@ -38,31 +37,43 @@ export class StageRun implements Member {
     this.#settleIfOver();
   }
 
+  get owner(): string {
+    return this.context.owner ?? '';
+  }
+
   get waiting(): number {
-    return this.#failure ? 0 : this.#stage.tasks.length - this.#board.begun;
+    return this.#failure ? 0 : this.stage.tasks.length - this.#board.begun;
   }
 
   /** More workers than there are chains of tasks would wait for each other. */
   get ready(): boolean {
-    return this.waiting > 0 && this.#running < (this.#stage.stride ?? Number.POSITIVE_INFINITY);
+    return this.waiting > 0 && this.#running < (this.stage.stride ?? Number.POSITIVE_INFINITY);
+  }
+
+  /** Whether nobody wants its results any more. */
+  get stopped(): boolean {
+    return this.#failure !== null;
   }
 
   /** What a worker gets that begins its turn now; null: the others have just taken the last task. */
   begin(): Turn | null {
-    const { tasks, stride = null } = this.#stage;
+    const { tasks, stride = null } = this.stage;
     const first = this.#board.begin(tasks.length);
     if (first === null) return null;
     this.#running++;
-    this.#context.onStart?.();
+    this.context.onStart?.();
     const window = tasks.slice(first, first + TASKS_OF_TURN);
-    return { tasks: window, first, stride, board: this.#board.words };
+    const beat = new Int32Array(new SharedArrayBuffer(4));
+    return { tasks: window, first, stride, board: this.#board.words, beat };
   }
 
   /** A worker is through with its turn. */
   settled(outcome: TurnOutcome): void {
     this.#running--;
     if (outcome.status === 'done') this.#collect(outcome.results);
-    else if (outcome.status === 'failed') {
+    else if (outcome.status === 'lost') {
+      this.#stop(new WorkerLostError(`A worker thread was lost: ${outcome.message}`));
+    } else if (outcome.status === 'failed') {
       this.#stop(Object.assign(new Error(outcome.message), { stack: outcome.stack }));
     } else {
       this.#stop(new Error('A task was cancelled'));
@@ -73,12 +84,12 @@ export class StageRun implements Member {
     for (const { index, value } of results) this.#values[index] = value;
     this.#done += results.length;
     const fraction = this.#fraction();
-    this.#context.onProgress?.({ stage: this.#stage.name, tasks: results.length, fraction });
+    this.context.onProgress?.({ stage: this.stage.name, tasks: results.length, fraction });
     this.#settleIfOver();
   }
 
   #fraction(): number | null {
-    const { span, tasks } = this.#stage;
+    const { span, tasks } = this.stage;
     return span ? span[0] + ((span[1] - span[0]) * this.#done) / tasks.length : null;
   }
 
@@ -89,8 +100,8 @@ export class StageRun implements Member {
   }
 
   #settleIfOver(): void {
-    if (this.#running > 0 || (!this.#failure && this.#done < this.#stage.tasks.length)) return;
-    this.#context.signal.removeEventListener('abort', this.#onAbort);
+    if (this.#running > 0 || (!this.#failure && this.#done < this.stage.tasks.length)) return;
+    this.context.signal.removeEventListener('abort', this.#onAbort);
     if (this.#failure) this.#reject(this.#failure);
     else this.#resolve(this.#values);
   }

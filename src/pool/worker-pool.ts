@@ -7,44 +7,59 @@ import { chooseKernels, type KernelChoice } from '../../workers/kernels/inner/lo
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import type { CalibrateTask } from '../../workers/tasks/calibrate.js';
 import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
-import type { Turn, TurnOutcome } from '../../workers/turn.js';
+import { TURN_MS, type Turn, type TurnOutcome } from '../../workers/turn.js';
 import type { Executor, Load, RunContext } from './executor.js';
 import { FairQueue } from './fair-queue.js';
 import { StageRun } from './stage-run.js';
+import { type TurnWatch, watchTurn } from './turn-watch.js';
 
 const WORKER_FILE = new URL('../../workers/worker.js', import.meta.url).href;
 
 export interface PoolOptions {
   readonly workers: number;
   readonly warmUpMs: number;
+  /** A worker that shows no sign of life for so long is replaced. Absent: never. */
+  readonly hungMs?: number;
+  /** Of the JavaScript heap of each thread. */
+  readonly heapMiB?: number;
   /** Called whenever `load` has changed. */
   readonly onLoad?: (pool: WorkerPool) => void;
   /** By default the fastest. */
   readonly kernels?: KernelChoice;
 }
 
+/** After so much more than its turn a task is one that others do not wait for. */
+const OVERDUE_MS = 5 * TURN_MS;
+
 export class WorkerPool implements Executor {
   readonly #piscina: Piscina<Turn, TurnOutcome>;
-  readonly #workers: number;
+  readonly #options: PoolOptions;
   readonly #queue = new FairQueue<StageRun>();
-  readonly #onLoad: (pool: WorkerPool) => void;
+  /** Turns that take much too long now. */
+  #overdue = 0;
+  /** Jobs whose tasks do: they get no place but their own. */
+  readonly #slow = new WeakSet<RunContext>();
   #busy = 0;
   #jobs = 0;
+  #restarts = 0;
 
   readonly #kernels: Kernels;
   #rates: Rates = { exact: 1, lowRank: 1 };
 
-  private constructor({ workers, onLoad = () => {} }: PoolOptions, kernels: Kernels) {
-    this.#workers = workers;
+  private constructor(options: PoolOptions, kernels: Kernels) {
+    this.#options = options;
     this.#kernels = kernels;
-    this.#onLoad = onLoad;
+    const { heapMiB } = options;
+    // One more than is busy: it runs where tasks that cannot be cut hold the others.
+    const threads = options.workers + 1;
     this.#piscina = new Piscina<Turn, TurnOutcome>({
       filename: WORKER_FILE,
-      minThreads: workers,
-      maxThreads: workers,
+      minThreads: threads,
+      maxThreads: threads,
       // A turn owns its worker: whose it is, `#queue` says.
       concurrentTasksPerWorker: 1,
       workerData: kernels,
+      ...(heapMiB && { resourceLimits: { maxOldGenerationSizeMb: heapMiB } }),
     });
   }
 
@@ -62,7 +77,7 @@ export class WorkerPool implements Executor {
     const signal = AbortSignal.timeout(warmUpMs);
     try {
       const ready = async () => {
-        await pool.run(warmUpJob(workers), { signal });
+        await pool.#warmUp(workers + 1);
         pool.#rates = await pool.run(calibrateJob(), { signal });
       };
       await Promise.race([ready(), aborted(signal)]);
@@ -74,6 +89,7 @@ export class WorkerPool implements Executor {
     return pool;
   }
 
+  /** @throws {WorkerLostError} when a worker ended under one of its tasks. */
   async run<Result>(job: Job<Result>, context: RunContext): Promise<Result> {
     this.#jobs++;
     try {
@@ -98,15 +114,30 @@ export class WorkerPool implements Executor {
 
   load(): Load {
     return {
-      workers: this.#workers,
+      workers: this.#options.workers,
       busy: this.#busy,
       jobs: this.#jobs,
       waiting: this.#queue.waiting,
+      restarts: this.#restarts,
     };
   }
 
   async close(): Promise<void> {
     await this.#piscina.close();
+  }
+
+  /** One task for each thread; none returns before all have begun, so each thread gets one. */
+  async #warmUp(threads: number): Promise<void> {
+    const arrived = new Int32Array(new SharedArrayBuffer(4));
+    const task: WarmUpTask = { kernel: 'warm_up', arrived, expected: threads };
+    const outcomes = await Promise.all(
+      Array.from({ length: threads }, () => {
+        const run = new StageRun({ name: 'warm-up', tasks: [task] }, { signal: NEVER });
+        return this.#piscina.run(run.begin() as Turn);
+      }),
+    );
+    const failed = outcomes.find(({ status }) => status !== 'done');
+    if (failed) throw new Error(`A warm-up task ${failed.status}`);
   }
 
   async #runStage(stage: Stage, context: RunContext): Promise<unknown[]> {
@@ -119,41 +150,65 @@ export class WorkerPool implements Executor {
 
   /** Give turns as long as a worker is free. */
   #pump(): void {
-    while (this.#busy < this.#workers) {
-      const run = this.#queue.take();
+    const { workers } = this.#options;
+    for (;;) {
+      // The thread to spare is for those whose tasks are short.
+      const spare = this.#busy >= workers;
+      if (this.#busy > workers || (spare && this.#overdue === 0)) break;
+      const run = this.#queue.take((member) => !spare || !this.#isSlow(member));
       if (!run) break;
       const turn = run.begin();
       if (turn) this.#give(run, turn);
     }
-    this.#onLoad(this);
+    this.#options.onLoad?.(this);
+  }
+
+  #isSlow(run: StageRun): boolean {
+    return run.stage.uncut === true || this.#slow.has(run.context);
   }
 
   async #give(run: StageRun, turn: Turn): Promise<void> {
     this.#busy++;
-    const outcome = await this.#piscina.run(turn).catch(
-      (error: Error): TurnOutcome => ({
-        status: 'failed',
-        message: `A worker thread died: ${error.message}`,
-        stack: error.stack,
-      }),
-    );
-    this.#busy--;
+    const killer = new AbortController();
+    const watch = watchTurn({
+      beat: turn.beat,
+      overdueMs: OVERDUE_MS,
+      hungMs: this.#options.hungMs ?? Number.POSITIVE_INFINITY,
+      stopped: () => run.stopped,
+      onOverdue: () => {
+        this.#overdue++;
+        this.#slow.add(run.context);
+        this.#pump();
+      },
+      // Ends the thread; another takes its place.
+      onHung: () => killer.abort(),
+    });
+    const outcome = await this.#piscina
+      .run(turn, { signal: killer.signal })
+      .catch((error: Error) => this.#lost(error, killer.signal.aborted));
+    this.#settle(watch);
     run.settled(outcome);
     this.#pump();
   }
+
+  #settle(watch: TurnWatch): void {
+    watch.stop();
+    if (watch.overdue) this.#overdue--;
+    this.#busy--;
+  }
+
+  #lost({ message }: Error, hung: boolean): TurnOutcome {
+    this.#restarts++;
+    return { status: 'lost', message: hung ? 'it hung' : message };
+  }
 }
 
-/** One task for each worker; none returns before all have begun, so each worker gets one. */
-function* warmUpJob(workers: number): Job<void> {
-  const arrived = new Int32Array(new SharedArrayBuffer(4));
-  const task: WarmUpTask = { kernel: 'warm_up', arrived, expected: workers };
-  yield { name: 'warm-up', tasks: Array<Task>(workers).fill(task) };
-}
+const NEVER = new AbortController().signal;
 
 function* calibrateJob(): Job<Rates> {
   const task: CalibrateTask = { kernel: 'calibrate' };
-  const [rates] = yield { name: 'calibrate', tasks: [task] };
-  return rates as Rates;
+  const [rates] = (yield { name: 'calibrate', tasks: [task as Task] }) as [Rates];
+  return rates;
 }
 
 function aborted(signal: AbortSignal): Promise<never> {

@@ -26,6 +26,8 @@ const NOT_WORTH_A_PLAN = 0.25;
 const SHORT = 8192;
 /** Widest head that is balanced: the algebra of the plan grows with the cube of the width. */
 export const MAX_LOW_RANK_WIDTH = 256;
+/** Query heads of all batch items that are planned at most: each has a plan of its own in memory. */
+export const MAX_LOW_RANK_HEADS = 4096;
 
 export interface ChooseOptions {
   readonly method: (typeof METHODS)[number];
@@ -74,6 +76,10 @@ function lowRankObstacle(layer: AttentionLayer): string | null {
   if (width > MAX_LOW_RANK_WIDTH) {
     return `Low-rank takes heads of up to ${MAX_LOW_RANK_WIDTH} columns; these have ${width}.`;
   }
+  const heads = dims.batch * dims.heads;
+  if (heads > MAX_LOW_RANK_HEADS) {
+    return `Low-rank takes up to ${MAX_LOW_RANK_HEADS} heads of all batch items together; these are ${heads}.`;
+  }
   const isPlain = seesAll({
     dims,
     mask: { ...mask, right: mask.right === 0 ? Infinity : mask.right },
@@ -98,6 +104,25 @@ function gradientObstacle(layer: AttentionLayer): string | null {
 /** Why low-rank does not compute what is asked for; null: it does. */
 export function obstacleOf(layer: AttentionLayer, { outputOnly }: ChooseOptions): string | null {
   return outputOnly ? lowRankObstacle(layer) : gradientObstacle(layer);
+}
+
+/** Which kernels may have to run; `dryRun`: for a plan alone. */
+export function kernelsOf(
+  layer: AttentionLayer,
+  options: ChooseOptions,
+  dryRun: boolean,
+): Readonly<Record<'exact' | 'lowRank' | 'reference', boolean>> {
+  const { method, tolerance } = options;
+  const { queryLength, keyLength } = layer.dims;
+  const plannable = obstacleOf(layer, options) === null;
+  const float64 = method !== 'low_rank' && tolerance < FLOAT32_TOLERANCE;
+  const long = Math.max(queryLength, keyLength) >= SHORT;
+  const planned = method === 'low_rank' || (method === 'auto' && long && !float64);
+  return {
+    exact: !dryRun && !float64 && !(method === 'low_rank' && plannable),
+    lowRank: plannable && (dryRun || planned),
+    reference: dryRun ? !plannable : float64,
+  };
 }
 
 /** @throws {Problem} when the sums of so many features are too large at the full width of a head. */

@@ -21,6 +21,7 @@ export interface Order {
   readonly work: Work;
   /** null: the answer is wanted as a value. */
   readonly form: AnswerForm | null;
+  readonly owner: string;
   /** Milliseconds since 1970, fractions included: what every thread's clock agrees on. */
   readonly start: number;
 }
@@ -28,6 +29,7 @@ export interface Order {
 export type ToEngine =
   | Order
   | { readonly type: 'cancel'; readonly id: number }
+  | { readonly type: 'ping' }
   | { readonly type: 'close' };
 
 export type FromEngine =
@@ -40,6 +42,8 @@ export type FromEngine =
       readonly report: ProgressReport;
     }
   | { readonly type: 'failed'; readonly id: number; readonly failure: Failure }
+  /** A task has run in a worker. */
+  | { readonly type: 'pong' }
   | { readonly type: 'closed' };
 
 /** What has happened since the last report. */
@@ -76,4 +80,4 @@ export interface EngineData {
 }
 
 /** Figures that the engine keeps up to date in shared memory. */
-export const LOAD = ['workers', 'busy', 'jobs', 'waiting'] as const;
+export const LOAD = ['workers', 'busy', 'jobs', 'waiting', 'restarts'] as const;

@@ -3,10 +3,12 @@
  * answers. Whatever a job does between two stages, the thread that talks HTTP is not held up by it.
  */
 import { parentPort, workerData } from 'node:worker_threads';
-import type { EncodedTensor } from '../../workers/tensor/encoded.js';
+import type { Job } from '../../workers/job.js';
+import { digestJob } from '../../workers/tasks/digest.js';
+import { type EncodedTensor, encodedTensor } from '../../workers/tensor/encoded.js';
 import { Lease } from '../../workers/tensor/shared-memory.js';
 import { Problem } from '../errors.js';
-import type { Progress } from '../pool/executor.js';
+import { type Progress, type RunContext, WorkerLostError } from '../pool/executor.js';
 import { WorkerPool } from '../pool/worker-pool.js';
 import { renderAnswer } from '../wire/answer-tree.js';
 import { encodeJson } from '../wire/json.js';
@@ -63,21 +65,26 @@ async function run(pool: WorkerPool, order: Order): Promise<void> {
   running.set(id, controller);
   const reports = new Reports();
   const memory = new Lease();
-  const times: PhaseTimes = { queue: 0, decode: 0, plan: 0, compute: 0, encode: 0 };
+  const waited = performance.timeOrigin + performance.now() - order.start;
+  const times: PhaseTimes = { queue: waited, decode: 0, plan: 0, compute: 0, encode: 0 };
   const clock = phaseClock(times);
   let started = false;
+  const context: RunContext = {
+    signal: controller.signal,
+    owner: order.owner,
+    onStart: () => {
+      // Whatever phase comes first: it began with the wait for a worker.
+      if (!started) clock('queue');
+      started = true;
+    },
+    onProgress: (progress) => {
+      if (reports.add(progress)) say({ type: 'progress', id, report: reports.take() });
+    },
+  };
+  const attempt = () => pool.run(jobOf(work, { clock, memory }), context);
   try {
-    const answer = await pool.run(jobOf(work, { clock, memory }), {
-      signal: controller.signal,
-      onStart: () => {
-        // Whatever phase comes first: it began with the wait for a worker.
-        if (!started) clock('queue');
-        started = true;
-      },
-      onProgress: (progress) => {
-        if (reports.add(progress)) say({ type: 'progress', id, report: reports.take() });
-      },
-    });
+    // Its worker may have ended for a reason that lay elsewhere.
+    const answer = await attempt().catch(onceMore(attempt));
     const total = performance.timeOrigin + performance.now() - order.start;
     const done = write(order, answer, { ...times, total });
     say({ type: 'done', id, done, report: reports.take() }, done.bytes ? [done.bytes.buffer] : []);
@@ -88,6 +95,23 @@ async function run(pool: WorkerPool, order: Order): Promise<void> {
     running.delete(id);
     publishLoad(pool);
   }
+}
+
+/** What is done about a lost worker: all of the work once more, and never a third time. */
+function onceMore<Answer>(attempt: () => Promise<Answer>): (error: unknown) => Promise<Answer> {
+  return async (error) => {
+    if (!(error instanceof WorkerLostError)) throw error;
+    return attempt().catch((again: unknown) => {
+      if (!(again instanceof WorkerLostError)) throw again;
+      throw new Problem('worker-lost', `The computation was begun twice. ${again.message}.`);
+    });
+  };
+}
+
+/** The smallest task that a worker can do. */
+function* heartbeat(): Job<void> {
+  const encoded = encodedTensor('float32', [1], new Uint8Array(new SharedArrayBuffer(4)));
+  yield* digestJob(encoded);
 }
 
 function write({ form, work }: Order, answer: object, timings: Timings): Done {
@@ -126,7 +150,13 @@ publishLoad(pool);
 port.on('message', async (message: ToEngine) => {
   if (message.type === 'run') run(pool, message);
   else if (message.type === 'cancel') running.get(message.id)?.abort();
-  else {
+  else if (message.type === 'ping') {
+    const { signal } = new AbortController();
+    pool.run(heartbeat(), { signal, owner: 'heartbeat' }).then(
+      () => say({ type: 'pong' }),
+      () => {},
+    );
+  } else {
     await pool.close();
     say({ type: 'closed' });
     port.close();

@@ -23,6 +23,10 @@ export interface OrderContext {
   readonly signal: AbortSignal;
   /** null: the answer is wanted as a value. */
   readonly form: AnswerForm | null;
+  /** Owners take turns at the workers. */
+  readonly owner: string;
+  /** When the client began to wait: milliseconds since 1970, fractions included. */
+  readonly start: number;
   readonly onProgress?: (report: ProgressReport) => void;
 }
 
@@ -39,10 +43,16 @@ export interface Engine {
   readonly rates: Rates;
   run<Kind extends WorkKind>(work: Work<Kind>, context: OrderContext): Ordered<Kind>;
   load(): Load;
+  /** Whether a worker has answered lately. */
+  healthy(): boolean;
   close(): Promise<void>;
 }
 
 const THREAD = new URL('./engine-thread.js', import.meta.url);
+
+/** How often a worker is asked for a sign of life, and how old the last one may be. */
+const PING_MS = 2000;
+const SILENCE_MS = 10_000;
 
 interface Pending {
   finish(outcome: Done | Error): void;
@@ -50,28 +60,28 @@ interface Pending {
 }
 
 export class ThreadedEngine implements Engine {
-  readonly #thread: Worker;
   readonly #load: Int32Array;
+  readonly #options: PoolOptions;
+  #thread!: Worker;
+  #closing = false;
+  /** performance.now() of the last sign of life. */
+  #heard = 0;
+  #asked = false;
   readonly #pending = new Map<number, Pending>();
   #next = 0;
   #kernels: KernelBuild = 'wasm-plain';
   #rates: Rates = { exact: 1, lowRank: 1 };
 
   private constructor(pool: PoolOptions) {
+    this.#options = pool;
     this.#load = new Int32Array(new SharedArrayBuffer(4 * LOAD.length));
-    const workerData: EngineData = { pool, load: this.#load };
-    this.#thread = new Worker(THREAD, { workerData });
-    this.#thread.on('message', (message: FromEngine) => this.#hear(message));
   }
 
   /** @throws {Error} when the worker threads are not ready in time. */
   static async start(options: PoolOptions): Promise<ThreadedEngine> {
     const engine = new ThreadedEngine(options);
-    const [{ kernels, rates }] = (await once(engine.#thread, 'message')) as [
-      Extract<FromEngine, { type: 'ready' }>,
-    ];
-    engine.#kernels = kernels;
-    engine.#rates = rates;
+    await engine.#begin();
+    engine.#ping();
     return engine;
   }
 
@@ -84,7 +94,7 @@ export class ThreadedEngine implements Engine {
   }
 
   run<Kind extends WorkKind>(work: Work<Kind>, context: OrderContext): Ordered<Kind> {
-    const { signal, form, onProgress } = context;
+    const { signal, form, owner, start, onProgress } = context;
     if (signal.aborted)
       return { answer: Promise.reject(signal.reason), settled: Promise.resolve() };
     const id = this.#next++;
@@ -106,8 +116,7 @@ export class ThreadedEngine implements Engine {
         settle();
       };
       this.#pending.set(id, { finish, onProgress });
-      const start = performance.timeOrigin + performance.now();
-      this.#say({ type: 'run', id, work: work as Work, form, start });
+      this.#say({ type: 'run', id, work: work as Work, form, owner, start });
     });
     return { answer, settled };
   }
@@ -118,7 +127,12 @@ export class ThreadedEngine implements Engine {
     ) as unknown as Load;
   }
 
+  healthy(): boolean {
+    return performance.now() - this.#heard < SILENCE_MS;
+  }
+
   async close(): Promise<void> {
+    this.#closing = true;
     this.#say({ type: 'close' });
     await once(this.#thread, 'exit');
   }
@@ -127,7 +141,44 @@ export class ThreadedEngine implements Engine {
     this.#thread.postMessage(message);
   }
 
+  async #begin(): Promise<void> {
+    const workerData: EngineData = { pool: this.#options, load: this.#load };
+    const thread = new Worker(THREAD, { workerData });
+    this.#thread = thread;
+    const [{ kernels, rates }] = (await once(thread, 'message')) as [
+      Extract<FromEngine, { type: 'ready' }>,
+    ];
+    this.#kernels = kernels;
+    this.#rates = rates;
+    this.#heard = performance.now();
+    this.#asked = false;
+    thread.on('message', (message: FromEngine) => this.#hear(message));
+    // Without a listener the error would end the process; what follows is the exit.
+    thread.on('error', () => {});
+    thread.once('exit', () => this.#ended());
+  }
+
+  /** The thread of the engine must not end; if it does, for want of memory, another one begins. */
+  #ended(): void {
+    const lost = new Problem('worker-lost', 'The thread that runs all computations ended.');
+    for (const { finish } of [...this.#pending.values()]) finish(lost);
+    if (!this.#closing) this.#begin().catch(() => {});
+  }
+
+  #ping(): void {
+    const timer = setInterval(() => {
+      if (this.#closing) clearInterval(timer);
+      else if (!this.#asked) this.#say({ type: 'ping' });
+      this.#asked = true;
+    }, PING_MS);
+    timer.unref();
+  }
+
   #hear(message: FromEngine): void {
+    if (message.type === 'pong') {
+      this.#heard = performance.now();
+      this.#asked = false;
+    }
     if (!('id' in message)) return;
     const pending = this.#pending.get(message.id);
     if (message.type !== 'failed') pending?.onProgress?.(message.report);

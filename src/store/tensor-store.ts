@@ -15,27 +15,24 @@ export function storedBytes(dtype: Dtype, shape: readonly number[]): number {
 }
 
 export class TensorStore {
-  readonly #tensors: LRUCache<string, Tensor>;
+  /** By owner; those without an API key share one space. */
+  readonly #spaces = new Map<string, LRUCache<string, Tensor>>();
   #evicted = 0;
 
-  /** @param limit bytes, as `storedBytes` counts them. */
-  constructor(readonly limit: number) {
-    this.#tensors = new LRUCache({
-      maxSize: limit,
-      sizeCalculation: ({ dtype, shape }) => storedBytes(dtype, shape),
-      dispose: (_tensor, _name, reason) => {
-        if (reason === 'evict') this.#evicted++;
-      },
-    });
-  }
+  /** @param limit bytes, as `storedBytes` counts them, of all owners together. */
+  constructor(readonly limit: number) {}
 
   /** Bytes, as `storedBytes` counts them. */
   get bytes(): number {
-    return this.#tensors.calculatedSize;
+    let sum = 0;
+    for (const { calculatedSize } of this.#spaces.values()) sum += calculatedSize;
+    return sum;
   }
 
   get count(): number {
-    return this.#tensors.size;
+    let sum = 0;
+    for (const { size } of this.#spaces.values()) sum += size;
+    return sum;
   }
 
   /** Tensors that had to make room, since the start. */
@@ -49,20 +46,39 @@ export class TensorStore {
   }
 
   /** @param name 'sha256:<hex>'. The tensor counts as used, and must not be written to. */
-  get(name: string): Tensor | undefined {
-    return this.#tensors.get(name);
+  get(name: string, owner = ''): Tensor | undefined {
+    return this.#spaces.get(owner)?.get(name);
   }
 
   /** The tensor counts as used. @returns whether it was not there before. */
-  add(name: string, tensor: Tensor): boolean {
+  add(name: string, tensor: Tensor, owner = ''): boolean {
     // The data that is there already is equal, and may be in use: one copy is enough.
-    if (this.#tensors.get(name)) return false;
-    this.#tensors.set(name, tensor);
+    if (this.get(name, owner)) return false;
+    const size = storedBytes(tensor.dtype, tensor.shape);
+    while (this.bytes + size > this.limit) this.#evict();
+    let space = this.#spaces.get(owner);
+    if (!space) {
+      space = new LRUCache({
+        maxSize: this.limit,
+        sizeCalculation: ({ dtype, shape }) => storedBytes(dtype, shape),
+      });
+      this.#spaces.set(owner, space);
+    }
+    space.set(name, tensor);
     return true;
   }
 
   /** @returns whether it was there. */
-  delete(name: string): boolean {
-    return this.#tensors.delete(name);
+  delete(name: string, owner = ''): boolean {
+    return this.#spaces.get(owner)?.delete(name) ?? false;
+  }
+
+  /** Room is made by who holds most: a newcomer with much pushes out its own, not those of others. */
+  #evict(): void {
+    const [largest] = [...this.#spaces.values()].sort(
+      (a, b) => b.calculatedSize - a.calculatedSize,
+    );
+    largest?.pop();
+    this.#evicted++;
   }
 }

@@ -1,9 +1,9 @@
 /** Patience with a busy service: 429 from the real one, 503 as a proxy would answer. */
 import assert from 'node:assert/strict';
-import { connect } from 'node:net';
 import { after, before, test } from 'node:test';
 import { Client, ProblemError } from '../../src/client/index.js';
 import { randomLayer } from '../support/client-problem.js';
+import { longRequest, metricIs } from '../support/held.js';
 import { type RunningServer, startServer } from '../support/server.js';
 
 let server: RunningServer;
@@ -32,15 +32,8 @@ function noting(): { fetch: typeof globalThis.fetch; seen: (number | string)[] }
 
 /** Takes the only place in the house until it is released. */
 async function occupied(): Promise<() => void> {
-  const socket = connect(Number(new URL(server.url).port), '127.0.0.1');
-  socket.on('error', () => {});
-  socket.write(
-    'POST /gradient HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n',
-  );
-  for (let taken = false; !taken; ) {
-    const metrics = await (await fetch(`${server.url}/metrics`)).text();
-    taken = /^loragrad_inflight_requests 1$/m.test(metrics);
-  }
+  const socket = longRequest(server.url);
+  await metricIs(server.url, 'loragrad_inflight_requests', 1);
   return () => socket.destroy();
 }
 

@@ -42,7 +42,7 @@ function send(body: Uint8Array, announced = body.length) {
 test('a client that leaves in the middle of its upload is counted', async () => {
   const before = await metric(GONE);
   const socket = send(Buffer.alloc(1000), 100_000);
-  await until('loragrad_inflight_requests', 1);
+  await until('loragrad_inflight_bytes', 1000);
   socket.destroy();
   await until(GONE, before + 1);
   await until(gone499, before + 1);

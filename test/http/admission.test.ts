@@ -4,70 +4,78 @@ import { connect } from 'node:net';
 import { after, before, test } from 'node:test';
 import type { ProblemDetails } from '../../src/errors.js';
 import { pack, validBody } from '../support/bodies.js';
+import { longRequest, metricIs, unfinishedRequest } from '../support/held.js';
 import { type RunningServer, startServer } from '../support/server.js';
 
 const MSGPACK = 'application/vnd.msgpack';
+const LIMIT = 8_000_000;
 const body = pack(validBody());
 
 let server: RunningServer;
 before(async () => {
   server = await startServer({
     LORAGRAD_MAX_REQUESTS: '2',
-    LORAGRAD_MAX_INFLIGHT_BYTES: '100000',
+    LORAGRAD_MAX_INFLIGHT_BYTES: String(LIMIT),
+    LORAGRAD_PATIENCE_MS: '2000',
   });
 });
 after(() => server.close());
 
-const metric = async (name: string) => {
-  const text = await (await fetch(`${server.url}/metrics`)).text();
-  return Number(text.match(new RegExp(`^${name} (\\S+)$`, 'm'))?.[1]);
+const post = (bytes: Uint8Array) => server.post('/gradient', bytes, MSGPACK, '*/*');
+const until = (name: string, value: number) => metricIs(server.url, name, value);
+const figuresOf = async (response: Response) => {
+  const { limit, actual } = (await response.json()) as ProblemDetails;
+  return [limit, actual];
 };
-const until = async (name: string, value: number) => {
-  while ((await metric(name)) !== value) await new Promise((resolve) => setTimeout(resolve, 2));
-};
-
-/** A request that has announced its body and sends nothing of it. */
-function silentRequest(bytes: number) {
-  const { port } = new URL(server.url);
-  const socket = connect(Number(port), '127.0.0.1');
-  socket.on('error', () => {});
-  socket.write(
-    `POST /gradient HTTP/1.1\r\nhost: x\r\ncontent-type: ${MSGPACK}\r\ncontent-length: ${bytes}\r\n\r\n`,
-  );
-  return socket;
-}
 
 test('too many requests: 429 with Retry-After, before the body is read, and room again afterwards', async () => {
-  const held = [silentRequest(1000), silentRequest(1000)];
+  const held = [longRequest(server.url), longRequest(server.url)];
   await until('loragrad_inflight_requests', 2);
-  const refused = await server.post('/gradient', body, MSGPACK, '*/*');
+  const refused = await post(body);
   assert.equal(refused.status, 429);
-  assert.equal(refused.headers.get('retry-after'), '1');
-  const problem = (await refused.json()) as ProblemDetails;
-  assert.deepEqual([problem.limit, problem.actual], [2, 3]);
+  assert.ok(Number(refused.headers.get('retry-after')) > 1, 'the work ahead takes longer');
+  assert.deepEqual(await figuresOf(refused), [2, 3]);
   for (const socket of held) socket.destroy();
   await until('loragrad_inflight_requests', 0);
-  assert.equal((await server.post('/gradient', body, MSGPACK, '*/*')).status, 200);
+  assert.equal((await post(body)).status, 200);
 });
 
 test('too many bytes: 429 that names both figures', async () => {
-  const held = silentRequest(99_000);
-  await until('loragrad_inflight_bytes', 99_000);
-  const refused = await server.post('/gradient', Buffer.alloc(2000), MSGPACK, '*/*');
+  const held = unfinishedRequest(server.url, LIMIT - 1000);
+  await until('loragrad_inflight_bytes', LIMIT - 1000);
+  const refused = await post(Buffer.alloc(2000));
   assert.equal(refused.status, 429);
-  const problem = (await refused.json()) as ProblemDetails;
-  assert.deepEqual([problem.limit, problem.actual], [100_000, 101_000]);
+  assert.deepEqual(await figuresOf(refused), [LIMIT, LIMIT + 1000]);
   held.destroy();
   await until('loragrad_inflight_bytes', 0);
 });
 
-test('a body that could never be let in is too large, not too much for now', async () => {
-  const response = await server.post('/gradient', Buffer.alloc(200_000), MSGPACK, '*/*');
-  assert.equal(response.status, 413);
-  assert.deepEqual(((await response.json()) as ProblemDetails).limit, 100_000);
+test('nothing is held on a promise: bodies that were announced and do not come keep nobody out', async () => {
+  const { port } = new URL(server.url);
+  const silent = Array.from({ length: 8 }, () => {
+    const socket = connect(Number(port), '127.0.0.1');
+    socket.on('error', () => {});
+    socket.write(
+      `POST /gradient HTTP/1.1\r\nhost: x\r\ncontent-type: ${MSGPACK}\r\ncontent-length: ${LIMIT / 2}\r\n\r\nx`,
+    );
+    return socket;
+  });
+  const answers = silent.map((socket) => once(socket, 'data'));
+  assert.equal((await post(body)).status, 200);
+  // And they are cut off, with an answer.
+  for (const [answer] of await Promise.all(answers)) {
+    assert.match(String(answer), /^HTTP\/1.1 408 .*request-timeout/s);
+  }
+  await until('loragrad_inflight_bytes', 0);
 });
 
-test('a refused body is received whole: clients that send first and listen then get the answer', async () => {
+test('a body that could never be let in is too large, not too much for now', async () => {
+  const response = await post(Buffer.alloc(2 * LIMIT));
+  assert.equal(response.status, 413);
+  assert.deepEqual((await figuresOf(response))[0], LIMIT);
+});
+
+test('a refused body is received for a moment: clients that send first and listen then get the answer', async () => {
   const { port } = new URL(server.url);
   const socket = connect(Number(port), '127.0.0.1');
   const head = `POST /gradient HTTP/1.1\r\nhost: x\r\ncontent-type: ${MSGPACK}\r\ncontent-length: 20000000\r\n\r\n`;
@@ -81,8 +89,15 @@ test('a refused body is received whole: clients that send first and listen then 
   socket.destroy();
 });
 
+test('the rest of a refused body is not read for ever', async () => {
+  const socket = unfinishedRequest(server.url, 3 * LIMIT);
+  const [answer] = await once(socket, 'data');
+  assert.match(String(answer), /^HTTP\/1.1 413 /);
+  await once(socket, 'close');
+});
+
 test('what does not compute is never refused', async () => {
-  const held = [silentRequest(1000), silentRequest(1000)];
+  const held = [longRequest(server.url), longRequest(server.url)];
   await until('loragrad_inflight_requests', 2);
   assert.equal((await fetch(`${server.url}/health/ready`)).status, 200);
   assert.equal((await fetch(`${server.url}/limits`)).status, 200);

@@ -1,10 +1,11 @@
 /** `{"$ref": "sha256:..."}` in place of tensors. */
 import assert from 'node:assert/strict';
-import { connect } from 'node:net';
+import type { Socket } from 'node:net';
 import { after, before, test } from 'node:test';
 import type { ProblemDetails } from '../../src/errors.js';
 import { DIALECTS, decodeAnswer, mapTensors } from '../support/dialects.js';
 import { type GradientRequest, loadFixtures } from '../support/fixtures.js';
+import { metricIs, unfinishedRequest } from '../support/held.js';
 import { encodeMsgpack } from '../support/msgpack-encode.js';
 import { putTensor, putTensors, sha256, withReferences } from '../support/references.js';
 import { type GradientAnswer, type RunningServer, startServer } from '../support/server.js';
@@ -196,21 +197,17 @@ test('tensors that are referred to count as bytes in flight', async () => {
   // Exactly one such request fits.
   const limit = body.length + referred;
   const fresh = await startServer({ LORAGRAD_MAX_INFLIGHT_BYTES: String(limit) });
-  const held = connect(Number(new URL(fresh.url).port), '127.0.0.1');
+  let held: Socket | undefined;
   try {
     await putTensors(fresh.url, whole);
-    // A body that has been announced and does not come: the house is not empty any more.
-    held.write(
-      'POST /gradient HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n',
-    );
-    const metric = async () => (await fetch(`${fresh.url}/metrics`)).text();
-    while (!/^loragrad_inflight_bytes 9$/m.test(await metric()));
+    held = unfinishedRequest(fresh.url, 9);
+    await metricIs(fresh.url, 'loragrad_inflight_bytes', 9);
     const { contentType } = DIALECTS.tensors;
     const busy = await fresh.post('/gradient', body, contentType, contentType);
     assert.equal(busy.status, 429);
     assert.deepEqual(await figures(busy), ['queue-full', limit, limit + 9]);
     held.destroy();
-    while (!/^loragrad_inflight_bytes 0$/m.test(await metric()));
+    await metricIs(fresh.url, 'loragrad_inflight_bytes', 0);
     assert.ok((await fresh.gradient(withReferences(whole))).gradients, 'alone it fits');
     // One byte more could never be let in.
     const longer = DIALECTS.tensors.encode({
@@ -222,7 +219,7 @@ test('tensors that are referred to count as bytes in flight', async () => {
     const extra = longer.length - body.length;
     assert.deepEqual(await figures(never), ['body-too-large', limit, limit + extra]);
   } finally {
-    held.destroy();
+    held?.destroy();
     await fresh.close();
   }
 });

@@ -43,3 +43,28 @@ test('memory: the limit of a cgroup, v2 or v1, and never more than there is', ()
   writeFileSync(join(v1, 'memory', 'memory.limit_in_bytes'), '9223372036854771712\n');
   assert.equal(usableMemory(v1), totalmem());
 });
+
+test('a nested cgroup: the least limit on the way from its folder to the root holds', () => {
+  const root = folder();
+  const membership = join(root, 'membership');
+  writeFileSync(membership, '0::/outer/inner\n');
+  mkdirSync(join(root, 'outer', 'inner'), { recursive: true });
+  writeFileSync(join(root, 'outer', 'inner', 'memory.max'), 'max\n');
+  writeFileSync(join(root, 'outer', 'memory.max'), '3145728\n');
+  writeFileSync(join(root, 'outer', 'inner', 'cpu.max'), '100000 100000\n');
+  assert.equal(usableMemory(root, membership), 3145728);
+  assert.equal(usableCpus(root, membership), 1);
+});
+
+test('a nested cgroup of v1: each controller has a path of its own', () => {
+  const root = folder();
+  const membership = join(root, 'membership');
+  writeFileSync(membership, '4:memory:/a\n3:cpu,cpuacct:/b\n1:name=systemd:/c\n');
+  mkdirSync(join(root, 'memory', 'a'), { recursive: true });
+  mkdirSync(join(root, 'cpu', 'b'), { recursive: true });
+  writeFileSync(join(root, 'memory', 'a', 'memory.limit_in_bytes'), '4194304\n');
+  writeFileSync(join(root, 'cpu', 'b', 'cpu.cfs_quota_us'), '100000\n');
+  writeFileSync(join(root, 'cpu', 'b', 'cpu.cfs_period_us'), '100000\n');
+  assert.equal(usableMemory(root, membership), 4194304);
+  assert.equal(usableCpus(root, membership), 1);
+});

@@ -7,6 +7,7 @@ class Job implements Member {
   constructor(
     readonly name: string,
     public waiting: number,
+    readonly owner = '',
   ) {}
 }
 
@@ -27,6 +28,14 @@ test('jobs take turns', () => {
   assert.equal(queue.waiting, 6);
   assert.equal(drain(queue), 'large4 small2 large3 small1 large2 large1');
   assert.equal(queue.waiting, 0);
+});
+
+test('owners take turns, whatever the number of their jobs', () => {
+  const queue = new FairQueue<Job>();
+  for (const name of ['a', 'b', 'c']) queue.add(new Job(name, 2, 'greedy'));
+  queue.add(new Job('x', 3, 'polite'));
+  assert.equal(drain(queue), 'a2 x3 b2 x2 c2 x1 a1 b1 c1');
+  assert.equal(queue.take(), null);
 });
 
 test('a latecomer waits for one turn of the others, not for all', () => {

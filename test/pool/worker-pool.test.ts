@@ -77,7 +77,9 @@ test('an abort stops a running task, frees its worker, and rejects with the reas
   while (pool.load().busy === 0) await new Promise((resolve) => setTimeout(resolve, 1));
   controller.abort(new Error('nobody waits'));
   await assert.rejects(run, /nobody waits/);
-  assert.deepEqual(pool.load(), { workers: WORKERS, busy: 0, jobs: 0, waiting: 0 });
+  assert.deepEqual(pool.load(), {
+    ...{ workers: WORKERS, busy: 0, jobs: 0, waiting: 0, restarts: 0 },
+  });
 });
 
 test('an abort drops the tasks that still wait', async () => {
@@ -173,4 +175,24 @@ test('a job that is aborted before it starts runs nothing', async () => {
 
 test('a pool whose workers cannot get ready in time fails to start', async () => {
   await assert.rejects(WorkerPool.start({ workers: 1, warmUpMs: 1 }), /not ready within 1 ms/);
+});
+
+test('a worker that runs out of memory fails its job, is replaced, and the others go on', async () => {
+  const narrow = await WorkerPool.start({ workers: 1, warmUpMs: 60_000, heapMiB: 48 });
+  try {
+    const { signal } = new AbortController();
+    const outputs = { attentionOutput: false, inputGradients: 'self' } as const;
+    // Its input gradients pass through a plain array of 8 million numbers.
+    const large = randomProblem(1, { length: 2000, width: 4000, headDim: 1, rank: 1 });
+    await assert.rejects(narrow.run(referenceJob(large, outputs), { signal }), {
+      name: 'WorkerLostError',
+    });
+    assert.equal(narrow.load().restarts, 1);
+    const small = await narrow.run(referenceJob(randomProblem(2, { length: 3 }), outputs), {
+      signal,
+    });
+    assert.ok(small.gradients.q_proj);
+  } finally {
+    await narrow.close();
+  }
 });

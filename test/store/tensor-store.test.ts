@@ -80,3 +80,21 @@ test('a tensor that is in use keeps its numbers when it has to make room', () =>
   assert.equal(store.get('a'), undefined);
   assert.ok(used?.data.every((value) => value === 7));
 });
+
+test('room is made by who holds most: a stranger with one large tensor pushes out nothing of the others', () => {
+  const store = new TensorStore(4 * SIZE);
+  store.add('a', floats(1000), 'polite');
+  for (const name of ['x', 'y', 'z', 'w']) store.add(name, floats(1000), 'greedy');
+  assert.ok(store.get('a', 'polite'));
+  assert.equal(store.get('x', 'greedy'), undefined);
+  assert.equal(store.evicted, 1);
+});
+
+test('owners do not see the tensors of each other', () => {
+  const store = new TensorStore(4 * SIZE);
+  store.add('a', floats(1000), 'one');
+  assert.equal(store.get('a', 'other'), undefined);
+  assert.equal(store.delete('a', 'other'), false);
+  assert.equal(store.get('a'), undefined);
+  assert.ok(store.delete('a', 'one'));
+});

@@ -1,6 +1,6 @@
 /** The service as main.ts puts it together, on a free port of this process. */
 import type { AddressInfo } from 'node:net';
-import { readConfig } from '../../src/config.js';
+import { poolOptions, readConfig } from '../../src/config.js';
 import { buildApp } from '../../src/http/app.js';
 import { ThreadedEngine } from '../../src/solver/engine.js';
 import { DIALECTS, decodeAnswer } from './dialects.js';
@@ -39,11 +39,7 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
     LORAGRAD_WORKERS: '2',
     ...settings,
   });
-  const engine = await ThreadedEngine.start({
-    workers: config.LORAGRAD_WORKERS,
-    warmUpMs: config.LORAGRAD_WARMUP_MS,
-    kernels: config.LORAGRAD_KERNELS,
-  });
+  const engine = await ThreadedEngine.start(poolOptions(config));
   const app = await buildApp(config, engine);
   await app.listen({ port: config.PORT, host: config.HOST });
   const { port } = app.server.address() as AddressInfo;

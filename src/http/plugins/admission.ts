@@ -1,19 +1,35 @@
 /**
- * Admission control: by requests and by bytes, before a byte of the body is read. What is refused here
- * may be sent again.
+ * Admission control. At the head of a request: is there a place, would its body fit. As the body arrives:
+ * its bytes. When it is decoded: what it will cost, by its shapes. What is refused for now gets 429 and may
+ * be sent again when Retry-After says; what could never be done here is refused for good, and says why.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../../errors.js';
+import type { Price } from '../../solver/price.js';
+import { type Entry, Ledger, type LedgerLimits } from '../admission/ledger.js';
+import { MemoryQueue } from '../admission/memory-queue.js';
 
-export interface AdmissionLimits {
-  readonly maxRequests: number;
-  readonly maxInflightBytes: number;
+export interface AdmissionLimits extends LedgerLimits {
+  /** Memory that computations may take, bytes. */
+  readonly maxComputeBytes: number;
+  /** Seconds of one worker that a request may take. */
+  readonly maxComputeSeconds: number;
+  /** Longest answer in JSON, bytes. */
+  readonly maxJsonBytes: number;
 }
 
 export interface Admitted {
+  /** Requests that compute or wait to. */
   readonly requests: number;
+  /** Bytes of bodies that have arrived and of answers that wait to be read. */
   readonly bytes: number;
+  /** Bytes that running computations may take. */
+  readonly computeBytes: number;
+  /** Requests that wait for such memory. */
+  readonly waiting: number;
+  /** Seconds until what is accepted is done, as expected. */
+  readonly backlog: number;
 }
 
 declare module 'fastify' {
@@ -26,55 +42,45 @@ declare module 'fastify' {
     admitted(): Admitted;
   }
   interface FastifyRequest {
+    /** What it holds of the house. */
+    entry: Entry;
     /**
-     * Announce that the body takes this many bytes in all.
-     * @throws {Problem} queue-full when that is too much beside the other requests.
-     */
-    reserveBytes(bytes: number): void;
-    /**
-     * Announce that it works on this many bytes beside its body.
+     * It works on this many bytes beside its body.
      * @throws {Problem} queue-full when that is too much beside the other requests; body-too-large when
      * it is too much for one request.
      */
     reserveMoreBytes(bytes: number): void;
+    /**
+     * Resolves when there is memory for it; call what it resolves to when that is free again.
+     * @throws {Problem} limit-exceeded for what could never be done, queue-full for what cannot be now.
+     */
+    admit(price: Price, json: boolean): Promise<() => void>;
   }
 }
 
-const RETRY_AFTER_SECONDS = '1';
-
-function busy(what: string, limit: number, actual: number): Problem {
-  return new Problem('queue-full', `${what}: ${actual}, the limit is ${limit}. Try again later.`, {
+function exceeded(what: string, limit: number, actual: number): Problem {
+  return new Problem('limit-exceeded', `${what}: ${actual}, the limit is ${limit}.`, {
+    pointer: '',
     limit,
     actual,
-    headers: { 'retry-after': RETRY_AFTER_SECONDS },
   });
 }
 
 async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise<void> {
-  const inHouse = new Map<FastifyRequest, number>();
-  let bytes = 0;
+  const ledger = new Ledger(limits);
+  const memory = new MemoryQueue(limits.maxComputeBytes);
 
-  function reserve(request: FastifyRequest, wanted: number): void {
-    const held = inHouse.get(request) ?? 0;
-    const total = bytes - held + wanted;
-    if (total > limits.maxInflightBytes) {
-      throw busy('Bytes of all requests in flight', limits.maxInflightBytes, total);
-    }
-    bytes = total;
-    inHouse.set(request, wanted);
-  }
+  app.decorate('admitted', () => ({
+    requests: ledger.requests,
+    bytes: ledger.bytes,
+    computeBytes: memory.used,
+    waiting: memory.waiting,
+    backlog: ledger.backlog,
+  }));
 
-  function release(request: FastifyRequest): void {
-    bytes -= inHouse.get(request) ?? 0;
-    inHouse.delete(request);
-  }
-
-  app.decorate('admitted', () => ({ requests: inHouse.size, bytes }));
-  app.decorateRequest('reserveBytes', function (this: FastifyRequest, wanted: number) {
-    reserve(this, wanted);
-  });
+  app.decorateRequest('entry');
   app.decorateRequest('reserveMoreBytes', function (this: FastifyRequest, more: number) {
-    const actual = (inHouse.get(this) ?? 0) + more;
+    const actual = this.entry.bytes + more;
     const limit = limits.maxInflightBytes;
     if (actual > limit) {
       throw new Problem(
@@ -83,23 +89,44 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
         { limit, actual },
       );
     }
-    reserve(this, actual);
+    this.entry.holdMore(more);
   });
 
-  async function admit(request: FastifyRequest, reply: FastifyReply): Promise<void> {
-    if (inHouse.size >= limits.maxRequests) {
-      throw busy('Requests in flight', limits.maxRequests, inHouse.size + 1);
+  app.decorateRequest('admit', async function (this: FastifyRequest, price: Price, json: boolean) {
+    const seconds = Math.ceil(price.seconds);
+    const bytes = Math.ceil(price.bytes);
+    if (json && price.answerBytes > limits.maxJsonBytes) {
+      throw exceeded(
+        'Bytes of the answer in JSON (MessagePack has no such limit)',
+        limits.maxJsonBytes,
+        price.answerBytes,
+      );
     }
-    const announced = Number(request.headers['content-length'] ?? 0);
-    // What could never be let in is refused as too large when it is read, not as too much for now.
-    reserve(request, announced > limits.maxInflightBytes ? 0 : announced);
+    if (bytes > limits.maxComputeBytes) {
+      throw exceeded('Bytes of memory that this takes', limits.maxComputeBytes, bytes);
+    }
+    if (seconds > limits.maxComputeSeconds) {
+      throw exceeded('Seconds of one worker that this takes', limits.maxComputeSeconds, seconds);
+    }
+    this.entry.begin(price.seconds);
+    const { client } = this.entry;
+    await memory.take(client, bytes, this.cancellation);
+    return () => {
+      memory.give(client, bytes);
+      this.entry.computed(price.answerBytes);
+    };
+  });
+
+  async function enter(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+    const entry = ledger.enter(request.client, Number(request.headers['content-length'] ?? 0));
+    request.entry = entry;
     // 'close' comes once, whether the answer was sent or the client went away.
-    reply.raw.once('close', () => release(request));
+    reply.raw.once('close', () => entry.leave());
   }
 
   app.addHook('onRoute', (route) => {
-    if (route.config?.compute) route.onRequest = [admit, ...[route.onRequest ?? []].flat()];
+    if (route.config?.compute) route.onRequest = [enter, ...[route.onRequest ?? []].flat()];
   });
 }
 
-export default fp(admission, { name: 'admission' });
+export default fp(admission, { name: 'admission', dependencies: ['clients'] });

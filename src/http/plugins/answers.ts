@@ -1,9 +1,11 @@
 /** Answers: the media type that Accept asks for, tensors in the form of the request. */
+import { Readable } from 'node:stream';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../../errors.js';
 import type { AnswerForm } from '../../solver/engine-messages.js';
 import { quote } from '../../wire/tree/quote.js';
+import { type PaceLimits, watchPace } from '../admission/pace.js';
 import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../media-types.js';
 import { chooseType } from '../negotiation.js';
 
@@ -41,18 +43,40 @@ function answerForm(this: FastifyRequest, extra: object = {}): AnswerForm {
   return { json: this.answerType === JSON_TYPE, dialect: this.dialect, extra };
 }
 
-function sendWritten(this: FastifyReply, bytes: Uint8Array<ArrayBuffer>): FastifyReply {
-  const { answerType } = this.request;
-  this.header('vary', 'accept').type(
-    answerType === JSON_TYPE ? `${JSON_TYPE}; charset=utf-8` : answerType,
-  );
-  return this.send(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+/** Bytes that are handed to a socket at once: what it has taken tells how fast the client reads. */
+const PIECE = 2 ** 18;
+
+function* pieces(bytes: Uint8Array): Generator<Uint8Array> {
+  for (let at = 0; at < bytes.length; at += PIECE) yield bytes.subarray(at, at + PIECE);
 }
 
-async function answers(app: FastifyInstance): Promise<void> {
+/** Closes the connection of a client that does not read what it asked for. */
+function watchReader({ raw }: FastifyReply, pace: PaceLimits): void {
+  const { socket } = raw;
+  if (!socket) return;
+  const before = socket.bytesWritten;
+  const sent = () => socket.bytesWritten - socket.writableLength - before;
+  const stop = watchPace(pace, sent, () => socket.destroy());
+  raw.once('close', stop);
+}
+
+async function answers(app: FastifyInstance, { pace }: { pace: PaceLimits }): Promise<void> {
   app.decorateRequest('answerType', '');
   app.decorateRequest('answerForm', answerForm);
-  app.decorateReply('sendWritten', sendWritten);
+  app.decorateReply(
+    'sendWritten',
+    function (this: FastifyReply, bytes: Uint8Array<ArrayBuffer>): FastifyReply {
+      const { answerType } = this.request;
+      this.header('vary', 'accept').type(
+        answerType === JSON_TYPE ? `${JSON_TYPE}; charset=utf-8` : answerType,
+      );
+      if (bytes.length <= PIECE)
+        return this.send(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length));
+      this.header('content-length', bytes.length);
+      watchReader(this, pace);
+      return this.send(Readable.from(pieces(bytes), { objectMode: false, highWaterMark: PIECE }));
+    },
+  );
   app.addHook('onRoute', (route) => {
     const { 200: answer } = (route.schema?.response ?? {}) as Record<number, unknown>;
     // What answers without a body suits every client.

@@ -9,11 +9,13 @@ import { decodeMsgpack } from '../../wire/msgpack.js';
 import type { Decoded } from '../../wire/tree/tree.js';
 import { WireError } from '../../wire/tree/wire-error.js';
 import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../../wire/tree/wire-limits.js';
+import { type PaceLimits, watchPace } from '../admission/pace.js';
 import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../media-types.js';
 
 export interface BodyLimits {
   readonly maxBodyBytes: number;
   readonly maxJsonBytes: number;
+  readonly pace: PaceLimits;
 }
 
 declare module 'fastify' {
@@ -32,8 +34,12 @@ function tooLarge(limit: number, actual: number): Problem {
   });
 }
 
+/** What is set aside for a body on the word of its head alone, bytes. */
+const ON_TRUST = 2 ** 20;
+
 /** Collects a body in one SharedArrayBuffer, so that workers see the tensors in it without a copy. */
 class SharedBody {
+  readonly #announced: number;
   #memory: Uint8Array;
   #length = 0;
 
@@ -41,19 +47,24 @@ class SharedBody {
     private readonly request: FastifyRequest,
     private readonly limit: number,
   ) {
-    const announced = Number(request.headers['content-length'] ?? 0);
-    if (announced > limit) throw tooLarge(limit, announced);
-    this.#memory = request.memory.bytes(announced || 65_536);
+    this.#announced = Number(request.headers['content-length'] ?? 0);
+    if (this.#announced > limit) throw tooLarge(limit, this.#announced);
+    this.#memory = request.memory.bytes(Math.min(this.#announced || 65_536, ON_TRUST));
   }
 
-  /** @throws {Problem} as soon as more bytes have arrived than are allowed. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** @throws {Problem} as soon as more bytes have arrived than are allowed, or than there is room for. */
   append(chunk: Uint8Array): void {
     const needed = this.#length + chunk.length;
     if (needed > this.limit) throw tooLarge(this.limit, needed);
+    this.request.entry.holdMore(chunk.length);
     if (needed > this.#memory.length) {
-      // Only without Content-Length (chunked transfer): grow by doubling.
-      this.request.reserveBytes(needed);
-      const larger = this.request.memory.bytes(Math.min(this.limit, 2 * needed));
+      // Who has sent that much means it; without Content-Length (chunked transfer) it grows by doubling.
+      const size = this.#announced || Math.min(this.limit, 2 * needed);
+      const larger = this.request.memory.bytes(size);
       larger.set(this.bytes());
       this.#memory = larger;
     }
@@ -70,23 +81,46 @@ function readBody(
   request: FastifyRequest,
   payload: IncomingMessage,
   limit: number,
+  pace: PaceLimits,
 ): Promise<Uint8Array> {
   return new Promise((resolve, reject) => {
     const body = new SharedBody(request, limit);
+    const stopWatching = watchPace(
+      pace,
+      () => body.length,
+      () => fail(tooSlow(pace, body.length)),
+    );
+    const fail = (error: unknown) => {
+      stopWatching();
+      payload.removeAllListeners('data');
+      // A compressed body is expanded no further; its sender is still listened to.
+      if (payload !== request.raw) payload.destroy();
+      reject(error);
+    };
     request.inviteBody();
     payload.on('data', (chunk: Buffer) => {
       try {
         body.append(chunk);
       } catch (error) {
-        payload.removeAllListeners('data');
-        // A compressed body is expanded no further; its sender is still listened to.
-        if (payload !== request.raw) payload.destroy();
-        reject(error);
+        fail(error);
       }
     });
-    payload.once('end', () => resolve(body.bytes()));
-    payload.once('error', reject);
+    payload.once('end', () => {
+      stopWatching();
+      resolve(body.bytes());
+    });
+    payload.once('error', fail);
+    // A client that goes away in the middle ends neither well nor with an error.
+    payload.once('close', stopWatching);
   });
+}
+
+function tooSlow({ minBytesPerSecond, patienceMs }: PaceLimits, bytes: number): Problem {
+  return new Problem(
+    'request-timeout',
+    `After ${bytes} bytes the body came too slowly: at least ${minBytesPerSecond} bytes a second are needed, with pauses of up to ${patienceMs} ms.`,
+    { limit: minBytesPerSecond },
+  );
 }
 
 function decodeWith(
@@ -122,10 +156,18 @@ async function bodies(app: FastifyInstance, limits: BodyLimits): Promise<void> {
   app.addContentTypeParser(
     [...MSGPACK_TYPES],
     async (request: FastifyRequest, payload: IncomingMessage) =>
-      decodeWith(decodeMsgpack, request, await readBody(request, payload, limits.maxBodyBytes)),
+      decodeWith(
+        decodeMsgpack,
+        request,
+        await readBody(request, payload, limits.maxBodyBytes, limits.pace),
+      ),
   );
   app.addContentTypeParser(JSON_TYPE, async (request: FastifyRequest, payload: IncomingMessage) =>
-    decodeWith(decodeJson, request, await readBody(request, payload, limits.maxJsonBytes)),
+    decodeWith(
+      decodeJson,
+      request,
+      await readBody(request, payload, limits.maxJsonBytes, limits.pace),
+    ),
   );
   app.addHook('onRequest', async (request) => {
     request.memory = new Lease();

@@ -1,23 +1,83 @@
-/** While the service shuts down it finishes what it has and keeps no connection. */
-import type { FastifyInstance } from 'fastify';
+/**
+ * The end of the service: first it says that it is not ready, so that nothing new is sent to it; then it
+ * refuses what comes, and waits until every answer has left; then it closes the port.
+ */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
+import { Problem } from '../../errors.js';
+
+export interface DrainTimes {
+  /** How long it serves on while it says that it is not ready, ms. */
+  readonly lameDuckMs: number;
+  /** How long requests in flight may take after that, ms. */
+  readonly drainMs: number;
+  /** How long the answers of those that were stopped may take, ms. */
+  readonly lastWordsMs: number;
+}
 
 declare module 'fastify' {
   interface FastifyInstance {
     /** Whether the service is shutting down. */
     draining(): boolean;
+    /** Resolves when every answer has left, or it has taken too long. */
+    drain(times: DrainTimes): Promise<void>;
   }
 }
 
+/** Another instance, or this one after its restart, is there soon. */
+const RETRY_AFTER_SECONDS = '2';
+
+export function shuttingDown(detail: string): Problem {
+  return new Problem('shutting-down', detail, { headers: { 'retry-after': RETRY_AFTER_SECONDS } });
+}
+
 async function draining(app: FastifyInstance): Promise<void> {
-  let closing = false;
-  app.decorate('draining', () => closing);
-  app.addHook('preClose', async () => {
-    closing = true;
+  let leaving = false;
+  let refusing = false;
+  const open = new Set<FastifyReply>();
+  let emptied = () => {};
+
+  app.decorate('draining', () => leaving);
+
+  app.addHook('onRequest', async (_request: FastifyRequest, reply: FastifyReply) => {
+    open.add(reply);
+    // Comes when the last byte has left, or the client has gone.
+    reply.raw.once('close', () => {
+      open.delete(reply);
+      if (open.size === 0) emptied();
+    });
   });
-  // A connection that was busy when the server closed would else be kept alive, and the server with it.
+
+  async function refuse(): Promise<void> {
+    if (refusing) throw shuttingDown('The service is shutting down.');
+  }
+  app.addHook('onRoute', (route) => {
+    if (route.config?.compute) route.onRequest = [refuse, ...[route.onRequest ?? []].flat()];
+  });
+
+  // Kept connections would be cut when the port closes, perhaps under a request.
   app.addHook('onSend', async (_request, reply) => {
-    if (closing) reply.header('connection', 'close');
+    if (leaving) reply.header('connection', 'close');
+  });
+
+  /** @returns whether all answers have left in that time. */
+  const allSent = (ms: number) =>
+    new Promise<boolean>((resolve) => {
+      const timer = setTimeout(() => resolve(false), ms);
+      emptied = () => {
+        clearTimeout(timer);
+        resolve(true);
+      };
+      if (open.size === 0) emptied();
+    });
+
+  app.decorate('drain', async ({ lameDuckMs, drainMs, lastWordsMs }: DrainTimes) => {
+    leaving = true;
+    await new Promise((resolve) => setTimeout(resolve, lameDuckMs));
+    refusing = true;
+    if (await allSent(drainMs)) return;
+    app.cancelAll(shuttingDown('The service shut down before the end.'));
+    await allSent(lastWordsMs);
   });
 }
 

@@ -54,13 +54,33 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
     });
   gauge('loragrad_workers', 'Worker threads', () => engine.load().workers);
   gauge('loragrad_workers_busy', 'Worker threads that run a task', () => engine.load().busy);
+  new Counter({
+    name: 'loragrad_worker_restarts_total',
+    help: 'Worker threads that ended or hung and were replaced',
+    registers,
+    collect() {
+      this.reset();
+      this.inc(engine.load().restarts);
+    },
+  });
   gauge('loragrad_jobs', 'Jobs running or waiting', () => engine.load().jobs);
   gauge('loragrad_tasks_waiting', 'Tasks waiting for a worker', () => engine.load().waiting);
   gauge('loragrad_inflight_requests', 'Requests admitted', () => app.admitted().requests);
   gauge(
     'loragrad_inflight_bytes',
-    'Bytes of their bodies and of the tensors that they refer to',
+    'Bytes of bodies that have arrived, of tensors that they refer to, of answers not yet read',
     () => app.admitted().bytes,
+  );
+  gauge(
+    'loragrad_compute_bytes',
+    'Memory that running computations may take, as their shapes predict',
+    () => app.admitted().computeBytes,
+  );
+  gauge('loragrad_waiting_requests', 'Requests that wait for memory', () => app.admitted().waiting);
+  gauge(
+    'loragrad_backlog_seconds',
+    'Time until what is accepted is done, as predicted',
+    () => app.admitted().backlog,
   );
 
   gauge(

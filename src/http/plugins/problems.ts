@@ -16,16 +16,33 @@ declare module 'fastify' {
   }
 }
 
+/** For what is left of a refused body: time, and bytes. */
+const LINGER_MS = 2000;
+const LINGER_BYTES = 2 ** 26;
+
+/**
+ * Many clients look for an answer only once they have sent everything, and do not see it when the
+ * connection is closed before: for a moment the rest is received and thrown away, then it is cut off.
+ */
+function discardRest({ raw }: FastifyRequest): void {
+  if (raw.complete) return;
+  let bytes = 0;
+  const timer = setTimeout(() => raw.destroy(), LINGER_MS);
+  raw.on('data', (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes > LINGER_BYTES) raw.destroy();
+  });
+  raw.once('close', () => clearTimeout(timer));
+}
+
 export function answerProblem(
   problem: Problem,
   request: FastifyRequest,
   reply: FastifyReply,
 ): void {
   reply.problem = problem;
-  // Many clients look for an answer only once they have sent everything: the rest is received and
-  // thrown away, on a connection that Fastify would close.
-  request.raw.resume();
   reply.removeHeader('connection');
+  discardRest(request);
   const { statusCode } = problem;
   reply
     .code(statusCode)

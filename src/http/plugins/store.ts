@@ -49,7 +49,7 @@ async function storePlugin(app: FastifyInstance, options: { store: TensorStore }
   async function resolve(request: FastifyRequest): Promise<void> {
     let bytes = 0;
     request.body = resolveReferences(request.body, (name) => {
-      const tensor = store.get(name);
+      const tensor = store.get(name, request.owner);
       references.inc({ result: tensor ? 'hit' : 'miss' });
       bytes += tensor ? wireBytes(tensor) : 0;
       return tensor;
@@ -64,4 +64,4 @@ async function storePlugin(app: FastifyInstance, options: { store: TensorStore }
   });
 }
 
-export default fp(storePlugin, { name: 'store', dependencies: ['metrics'] });
+export default fp(storePlugin, { name: 'store', dependencies: ['metrics', 'clients'] });

@@ -5,10 +5,13 @@ import type { Problem } from '../../errors.js';
 import type { Engine } from '../../solver/engine.js';
 import type { AnswerForm, Done } from '../../solver/engine-messages.js';
 import type { PhaseTimes } from '../../solver/phases.js';
+import { priceOf } from '../../solver/price.js';
 import type { Answers, Work, WorkKind } from '../../solver/work.js';
 
 /**
  * The body of the request and its tensors are gone afterwards.
+ *
+ * @throws {Problem} when it is not admitted.
  *
  * @param form null: the answer is wanted as a value.
  */
@@ -19,11 +22,16 @@ export async function compute<Kind extends WorkKind>(
   work: Work<Kind>,
   form: AnswerForm | null,
 ): Promise<Done & { readonly answer: Answers[Kind] }> {
+  const start = performance.timeOrigin + performance.now();
   const signal = request.cancellation;
+  const price = priceOf(work as Work, form);
+  const free = await request.admit(price, form?.json ?? false);
   const run = app.runs.begin(request.log);
   const { answer, settled } = engine.run(work, {
     signal,
     form,
+    owner: request.client,
+    start,
     onProgress: (report) => {
       for (const [stage, tasks] of Object.entries(report.tasks)) {
         app.metrics.tasks.inc({ stage }, tasks);
@@ -34,6 +42,7 @@ export async function compute<Kind extends WorkKind>(
   settled.then(() => {
     run.end();
     request.memory.end();
+    free();
   });
   try {
     const done = await answer;

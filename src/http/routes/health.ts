@@ -2,17 +2,22 @@
 import type { FastifyInstance } from 'fastify';
 import Type from 'typebox';
 import { Problem } from '../../errors.js';
+import { shuttingDown } from '../plugins/draining.js';
 import { problemResponses } from '../schemas/problem.js';
+import type { RouteOptions } from './options.js';
 
 const Status = Type.Object(
   { status: Type.Enum(['ok'], { description: 'Always ok; a failure is a problem.' }) },
   { $id: 'Health' },
 );
 
-/** The workers are warm before the service listens, so it is ready until it begins to close. */
-export default async function health(app: FastifyInstance): Promise<void> {
+export default async function health(
+  app: FastifyInstance,
+  { engine }: RouteOptions,
+): Promise<void> {
   app.get('/health/live', {
     logLevel: 'warn',
+    config: { open: true },
     schema: {
       operationId: 'live',
       summary: 'The process answers',
@@ -24,14 +29,20 @@ export default async function health(app: FastifyInstance): Promise<void> {
 
   app.get('/health/ready', {
     logLevel: 'warn',
+    config: { open: true },
     schema: {
       operationId: 'ready',
-      summary: 'A warm-up task has run in every worker, and the service is not shutting down',
+      summary: 'Workers have answered lately, and the service is not shutting down',
       tags: ['service'],
-      response: { 200: Status, ...problemResponses(['shutting-down']) },
+      response: { 200: Status, ...problemResponses(['shutting-down', 'not-ready']) },
     },
     handler: async () => {
-      if (app.draining()) throw new Problem('shutting-down', 'The service is shutting down.');
+      if (app.draining()) throw shuttingDown('The service is shutting down.');
+      if (!engine.healthy()) {
+        throw new Problem('not-ready', 'No worker has answered for some seconds.', {
+          headers: { 'retry-after': '5' },
+        });
+      }
       return { status: 'ok' };
     },
   });

@@ -1,9 +1,10 @@
 /** GET /limits: every limit that a request can hit, as numbers. */
 import type { FastifyInstance } from 'fastify';
 import type { Static } from 'typebox';
-import { maxBodyBytes, maxInflightBytes, storeBytes } from '../../config.js';
+import { computeBytes, maxBodyBytes, maxInflightBytes, storeBytes } from '../../config.js';
 import { MAX_FEATURES } from '../../request/request.js';
-import { MAX_LOW_RANK_WIDTH } from '../../solver/choose.js';
+import { MAX_LOW_RANK_HEADS, MAX_LOW_RANK_WIDTH } from '../../solver/choose.js';
+import { MAX_HEADS } from '../../solver/price.js';
 import { DEFAULT_WIRE_LIMITS, MAX_DIMENSIONS } from '../../wire/tree/wire-limits.js';
 import { LimitsSchema } from '../schemas/limits.js';
 import type { RouteOptions } from './options.js';
@@ -16,6 +17,12 @@ export default async function limits(app: FastifyInstance, options: RouteOptions
     max_json_body_bytes: config.LORAGRAD_MAX_JSON_BYTES,
     max_requests: config.LORAGRAD_MAX_REQUESTS,
     max_inflight_bytes: maxInflightBytes(config),
+    max_compute_bytes: computeBytes(config),
+    max_compute_seconds: config.LORAGRAD_MAX_COMPUTE_SECONDS,
+    max_heads: MAX_HEADS,
+    max_low_rank_heads: MAX_LOW_RANK_HEADS,
+    min_bytes_per_second: config.LORAGRAD_MIN_RATE,
+    patience_ms: config.LORAGRAD_PATIENCE_MS,
     deadline_ms: config.LORAGRAD_DEADLINE_MS,
     body_timeout_ms: config.LORAGRAD_BODY_TIMEOUT_MS,
     max_store_bytes: storeBytes(config),

@@ -31,8 +31,8 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
   const { store, engine, config } = options;
 
   /** @throws {Problem} when the store does not have it. */
-  function stored({ sha256 }: Params): Tensor {
-    const tensor = store.get(referenceName(sha256));
+  function stored({ sha256 }: Params, owner: string): Tensor {
+    const tensor = store.get(referenceName(sha256), owner);
     if (tensor) return tensor;
     throw notFound(sha256);
   }
@@ -67,7 +67,7 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
       }
       const work = { kind: 'keep', digest: sha256, encoded: request.body } as const;
       const { answer: tensor } = await compute(app, engine, request, work, null);
-      const isNew = store.add(referenceName(sha256), tensor);
+      const isNew = store.add(referenceName(sha256), tensor, request.owner);
       Object.assign(request.notes, { dtype, shape, isNew });
       return reply.code(isNew ? 201 : 204).send();
     },
@@ -87,7 +87,7 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
       },
     },
     handler: async (request, reply) => {
-      stored(request.params);
+      stored(request.params, request.owner);
       return reply.send();
     },
   });
@@ -113,7 +113,7 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
       },
     },
     handler: async (request, reply) => {
-      const tensor = stored(request.params);
+      const tensor = stored(request.params, request.owner);
       const limit = config.LORAGRAD_MAX_JSON_BYTES;
       const actual = wireBytes(tensor);
       if (request.answerType === JSON_TYPE && actual > limit) {
@@ -143,7 +143,7 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
     },
     handler: async (request, reply) => {
       const { sha256 } = request.params;
-      if (!store.delete(referenceName(sha256))) throw notFound(sha256);
+      if (!store.delete(referenceName(sha256), request.owner)) throw notFound(sha256);
       return reply.code(204).send();
     },
   });

@@ -10,11 +10,21 @@ export const LimitsSchema = Type.Object(
         'Build of the inner loops in use: avx512, avx2, neon, wasm-relaxed or wasm-plain.',
     }),
     max_body_bytes: limit('Largest MessagePack body, bytes.'),
-    max_json_body_bytes: limit('Largest JSON body, bytes.'),
-    max_requests: limit('Requests with a body in the house at once; more get 429.'),
+    max_json_body_bytes: limit('Largest JSON body, and longest answer in JSON, bytes.'),
+    max_requests: limit('Requests that compute or wait to, at once; more get 429.'),
     max_inflight_bytes: limit(
-      'Sum of the sizes of their bodies, tensors that they refer to included, bytes; more get 429.',
+      'Sum of the bodies that have arrived, of the tensors that they refer to and of answers not yet read, bytes; more get 429.',
     ),
+    max_compute_bytes: limit(
+      'Memory that a computation may take, as its shapes predict, bytes; together they take no more.',
+    ),
+    max_compute_seconds: limit('Longest computation, in predicted seconds of one worker.'),
+    max_heads: limit('Query heads of all batch items together.'),
+    max_low_rank_heads: limit('The same for the low-rank kernel.'),
+    min_bytes_per_second: limit(
+      'Least rate at which a body has to arrive and an answer has to be read, on average.',
+    ),
+    patience_ms: limit('Longest pause in a body or in the reading of an answer, ms.'),
     deadline_ms: limit('Longest time from the head of a request to its answer, ms.'),
     body_timeout_ms: limit('Longest time for a request to arrive whole, ms.'),
     max_store_bytes: limit(

@@ -15,11 +15,11 @@ const sumOverBatch = ({ dims }: AttentionLayer, of: (batchItem: number) => numbe
   Array.from({ length: dims.batch }, (_, item) => of(item)).reduce((a, b) => a + b, 0);
 
 /** Pairs (i, j) that the softmax covers: of one head, all batch items together. */
-const allPairs = (layer: AttentionLayer): number =>
+export const allPairs = (layer: AttentionLayer): number =>
   sumOverBatch(layer, (item) => visiblePairs(layer, item));
 
 /** X W^T + s (X A^T) B^T for all three projections. */
-function projectionFlops(layer: AttentionLayer): number {
+export function projectionFlops(layer: AttentionLayer): number {
   const { batch, queryLength } = layer.dims;
   const keys = sumOverBatch(layer, (item) => keysOf(layer, item).last);
   return PROJECTIONS.reduce((sum, name) => {

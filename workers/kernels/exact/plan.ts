@@ -17,6 +17,8 @@ import type { GradientOutputs } from '../result.js';
 
 /** Bytes of intermediate matrices that one wave may take (one unit is always allowed). */
 const WAVE_BYTES = 96 * 2 ** 20;
+/** Units of a wave at most: every task of a wave names them. */
+const WAVE_UNITS = 256;
 /** Bytes of partial left products that lanes may take (one lane a head is always allowed). */
 const LANE_BYTES = 48 * 2 ** 20;
 /** Lanes of a wave: enough for the threads of one machine, and even over 2, 4, 8 of them. */
@@ -187,7 +189,8 @@ export function makePlan(problem: ExactProblem, outputs: GradientOutputs): Exact
       queryLength * thin.rq +
       keys * (headDim + valueDim + group * thin.us + thin.uv));
   const laneBytes = 4 * group * keys * (thin.ls + thin.pv);
-  const perWave = Math.max(1, Math.floor(WAVE_BYTES / (unitBytes + laneBytes)));
+  const fitting = Math.floor(WAVE_BYTES / (unitBytes + laneBytes));
+  const perWave = Math.max(1, Math.min(WAVE_UNITS, fitting));
   const units: Unit[] = [];
   for (let batchItem = 0; batchItem < batch; batchItem++) {
     for (let sharedHead = 0; sharedHead < keyValueHeads; sharedHead++) {

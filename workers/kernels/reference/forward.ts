@@ -39,6 +39,7 @@ export function* referenceForwardJob(
   const attentionOutput = sharedFloat64(batch * queryLength * heads * valueDim);
   const [norms] = (yield {
     name: 'reference',
+    uncut: true,
     tasks: [{ kernel: 'reference_forward', layer, attentionOutput }],
   }) as [ComposedNorms];
   return { attentionOutput, norms };

@@ -112,6 +112,7 @@ export function* referenceJob(
   const results = { inputGradients, attentionOutput };
   const [report] = (yield {
     name: 'reference',
+    uncut: true,
     tasks: [{ kernel: 'reference', problem, outputs, totals, ...results }],
   }) as [ReferenceReport];
   return {

@@ -114,6 +114,7 @@ export function runReferenceNormsTask(
 export function* referenceNormsJob(layer: AttentionLayer): Job<ComposedNorms, ReferenceNormsTask> {
   const [norms] = (yield {
     name: 'norms',
+    uncut: true,
     tasks: [{ kernel: 'reference_norms', layer }],
   }) as [ComposedNorms];
   return norms;

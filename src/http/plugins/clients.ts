@@ -1,0 +1,65 @@
+/**
+ * Who sends a request, and whether it may. Clients share the service fairly, whatever the number of their
+ * connections; those with an API key are known by its name and have a store of their own.
+ */
+import { isIPv6 } from 'node:net';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import fp from 'fastify-plugin';
+import { Problem } from '../../errors.js';
+import { quote } from '../../wire/tree/quote.js';
+import type { ApiKeys } from '../access/api-keys.js';
+
+export interface ClientsOptions {
+  readonly keys: ApiKeys;
+  /** Names that the service answers to; none: all. */
+  readonly hosts: readonly string[];
+}
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** The route needs no key: probes have none. */
+    open?: boolean;
+  }
+  interface FastifyRequest {
+    /** Name of the API key, or the address: of IPv6 the network, which one host has to itself. */
+    client: string;
+    /** Whose tensors in the store are meant: the name of the API key; '' without keys. */
+    owner: string;
+  }
+}
+
+function addressOf(ip: string): string {
+  return isIPv6(ip) && !ip.startsWith('::ffff:') ? ip.split(':').slice(0, 4).join(':') : ip;
+}
+
+function keyOf({ headers }: FastifyRequest): string {
+  const [, bearer] = /^Bearer +(\S+)$/i.exec(headers.authorization ?? '') ?? [];
+  return bearer ?? String(headers['x-api-key'] ?? '');
+}
+
+async function clients(app: FastifyInstance, { keys, hosts }: ClientsOptions): Promise<void> {
+  app.decorateRequest('client', '');
+  app.decorateRequest('owner', '');
+
+  app.addHook('onRequest', async (request: FastifyRequest) => {
+    request.client = addressOf(request.ip);
+    if (request.routeOptions.config?.open) return;
+    if (hosts.length > 0 && !hosts.includes(request.hostname)) {
+      throw new Problem(
+        'misdirected-request',
+        `The service does not answer to ${quote(request.hostname)}.`,
+      );
+    }
+    if (keys.open) return;
+    const name = keys.nameOf(keyOf(request));
+    if (name === null) {
+      throw new Problem('unauthorized', 'There is no API key, or it is not valid.', {
+        headers: { 'www-authenticate': 'Bearer' },
+      });
+    }
+    request.client = `key ${name}`;
+    request.owner = name;
+  });
+}
+
+export default fp(clients, { name: 'clients' });
