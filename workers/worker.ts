@@ -66,7 +66,8 @@ export default function takeTurn({ tasks, first, stride, board: words, beat }: T
   try {
     for (let index: number | null = first; index !== null; ) {
       const before = stride === null ? -1 : index - stride;
-      if (cancelled() || (before >= 0 && !board.waitFor(before, cancelled))) throw new CancelledError();
+      if (cancelled() || (before >= 0 && !board.waitFor(before, cancelled)))
+        throw new CancelledError();
       results.push({ index, value: run(tasks[index - first] as AnyTask, cancelled) });
       board.finish(index);
       index = performance.now() < end ? board.begin(first + tasks.length) : null;
