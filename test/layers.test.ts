@@ -14,7 +14,6 @@ const ROOMS = [
   'src/http/app.ts',
   'src/http/routes/',
   'src/http/plugins/',
-  'src/client/',
   'src/http/',
   'src/store/',
   'src/solver/',
@@ -51,7 +50,7 @@ const DOORS_OF_SRC =
 const OPEN_ARROWS = /^workers\/kernels\/attention\/\w+\.ts -> workers\/kernels\/exact\/plan\.ts$/;
 
 /** Folders whose circles are being taken apart. */
-const OPEN_CIRCLES = /^workers\/kernels\/(exact|attention)\/|^src\/client\//;
+const OPEN_CIRCLES = /^workers\/kernels\/(exact|attention)\//;
 
 const files = ['src', 'workers'].flatMap((folder) =>
   readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })

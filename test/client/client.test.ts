@@ -3,7 +3,13 @@ import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, before, test } from 'node:test';
-import { Client, type Dtype, type GradientRequest, ProblemError } from 'loragrad';
+import {
+  Client,
+  type Dtype,
+  type GradientRequest,
+  ProblemError,
+  ServiceUnreachableError,
+} from 'loragrad-client';
 import { randomLayer, randomTensor } from '../support/client-problem.js';
 import { type RunningServer, startServer } from '../support/server.js';
 import { values } from '../support/wire-tensor.js';
@@ -126,9 +132,64 @@ test('what does not come from the service is a ProblemError too', async () => {
   proxy.close();
 });
 
-test('nobody listens: the error of fetch, at once', async () => {
-  const nobody = new Client('http://127.0.0.1:1', { retries: 5 });
-  await assert.rejects(nobody.gradient(request()), TypeError);
+test('nobody listens: tried again, then an error that names the address', async () => {
+  const nobody = new Client('http://127.0.0.1:1/below', { retries: 1 });
+  await assert.rejects(nobody.gradient(request()), (error: unknown) => {
+    assert.ok(error instanceof ServiceUnreachableError);
+    assert.equal(error.url, 'http://127.0.0.1:1/below/gradient');
+    assert.match(error.message, /http:\/\/127\.0\.0\.1:1\/below\/gradient .*ECONNREFUSED/);
+    return true;
+  });
+});
+
+test('a service that starts a little later is found', async () => {
+  const proxy = createServer((_, response) => response.end('{"max_requests":7}'));
+  const address = (): number => (proxy.address() as AddressInfo).port;
+  await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve));
+  const port = address();
+  await new Promise((resolve) => proxy.close(resolve));
+  const limits = new Client(`http://127.0.0.1:${port}`).limits();
+  setTimeout(() => proxy.listen(port, '127.0.0.1'), 100);
+  assert.equal((await limits).max_requests, 7);
+  proxy.close();
+});
+
+test('an answer may take longer than fetch waits for one', async () => {
+  const slow = createServer((_, response) => setTimeout(() => response.end('{}'), 2500));
+  await new Promise<void>((resolve) => slow.listen(0, '127.0.0.1', resolve));
+  const url = `http://127.0.0.1:${(slow.address() as AddressInfo).port}`;
+  // What fetch waits for in Node, cut short: 300 s otherwise.
+  const key = Symbol.for('undici.globalDispatcher.1');
+  const global = globalThis as unknown as Record<symbol, { constructor: new (o: object) => never }>;
+  await fetch(server.url).catch(() => {});
+  const usual = global[key];
+  global[key] = new usual.constructor({ headersTimeout: 500 });
+  try {
+    await assert.rejects(fetch(url), ({ cause }: Error) => {
+      assert.equal((cause as { code?: string }).code, 'UND_ERR_HEADERS_TIMEOUT');
+      return true;
+    });
+    assert.deepEqual(await new Client(url).limits(), {});
+  } finally {
+    global[key] = usual;
+    slow.close();
+  }
+});
+
+test('headers of the caller go with every request', async () => {
+  const seen: (string | undefined)[] = [];
+  const proxy = createServer(({ headers }, response) => {
+    seen.push(headers.authorization);
+    response.end('{}');
+  });
+  await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve));
+  const { port } = proxy.address() as AddressInfo;
+  const headers = { authorization: 'Bearer secret' };
+  const mine = new Client(`http://127.0.0.1:${port}`, { headers });
+  await mine.limits();
+  await mine.plan({ ...request() }).catch(() => {});
+  assert.deepEqual(seen, ['Bearer secret', 'Bearer secret']);
+  proxy.close();
 });
 
 test('the service may be below a path', async () => {

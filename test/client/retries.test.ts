@@ -1,7 +1,7 @@
 /** Patience with a busy service: 429 from the real one, 503 as a proxy would answer. */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { Client, ProblemError } from '../../src/client/index.js';
+import { Client, ProblemError } from 'loragrad-client';
 import { randomLayer } from '../support/client-problem.js';
 import { longRequest, metricIs } from '../support/held.js';
 import { type RunningServer, startServer } from '../support/server.js';

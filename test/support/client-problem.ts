@@ -1,5 +1,5 @@
 /** A layer for the client, as a trainer in TypeScript has it. */
-import type { GradientRequest, TensorInput } from '../../src/client/index.js';
+import type { GradientRequest, TensorInput } from 'loragrad-client';
 import { seededRandom } from './random.js';
 
 export interface Layer {

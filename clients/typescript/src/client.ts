@@ -1,9 +1,5 @@
-/** The client of the service, for Node. */
-import { problemType } from '../errors.js';
-import { decodeAnswer, encodeRequest, keptTensors } from './codec.js';
-import { KeptTensor } from './kept-tensor.js';
-import { ProblemError, problemOf } from './problem-error.js';
-import { type Answer, withRetries } from './retries.js';
+/** The client of the service. */
+import { transport } from '#transport';
 import type {
   ForwardAnswer,
   ForwardRequest,
@@ -11,15 +7,25 @@ import type {
   GradientRequest,
   Limits,
   PlanAnswer,
-  TensorInput,
-} from './types.js';
+} from './api.js';
+import { decodeAnswer, encodeRequest, keptTensors } from './codec.js';
+import { ProblemError, problemOf, ServiceUnreachableError } from './errors.js';
+import { KeptTensor } from './kept-tensor.js';
+import { withRetries } from './retries.js';
+import type { TensorInput } from './tensors.js';
+import { type Answer, fetching, type Transport } from './transport.js';
 import { Uploads } from './uploads.js';
 
 export interface ClientOptions {
-  /** Default: that of Node, which gives up when the head of an answer takes longer than 300 s. */
-  readonly fetch?: typeof globalThis.fetch;
-  /** Attempts after the first, when the service is busy (429, 503) or the connection is lost. Default: 10. */
+  /** Sent with every request, as for authorization. */
+  readonly headers?: Readonly<Record<string, string>>;
+  /**
+   * Attempts after the first, when the service is busy (429, 503) or the connection is lost. Default: 10; at most 5
+   * when nobody listens.
+   */
   readonly retries?: number;
+  /** Sends in place of the platform. The fetch of Node gives up when an answer takes longer than 300 s. */
+  readonly fetch?: typeof globalThis.fetch;
 }
 
 export interface CallOptions {
@@ -28,11 +34,12 @@ export interface CallOptions {
 }
 
 const MSGPACK = 'application/vnd.msgpack';
-const MISSING = problemType('missing-tensors');
+const MISSING = 'urn:loragrad:problem:missing-tensors';
 
 export class Client {
   readonly #base: URL;
-  readonly #fetch: typeof globalThis.fetch;
+  readonly #transport: Transport;
+  readonly #headers: Readonly<Record<string, string>>;
   readonly #retries: number;
   readonly #uploads: Uploads;
 
@@ -40,7 +47,8 @@ export class Client {
   constructor(url: string | URL, options: ClientOptions = {}) {
     this.#base = new URL(url);
     if (!this.#base.pathname.endsWith('/')) this.#base.pathname += '/';
-    this.#fetch = options.fetch ?? globalThis.fetch;
+    this.#transport = options.fetch ? fetching(options.fetch) : transport;
+    this.#headers = { ...options.headers };
     this.#retries = options.retries ?? 10;
     // Other calls may wait for the same upload, so it does not end with the call that began it.
     this.#uploads = new Uploads((method, path, body) => this.#send(method, path, body, {}));
@@ -54,7 +62,10 @@ export class Client {
     return new KeptTensor(tensor);
   }
 
-  /** @throws {ProblemError} when the service refuses. */
+  /**
+   * @throws {ProblemError} when the service refuses.
+   * @throws {ServiceUnreachableError} when there is no answer.
+   */
   async gradient(request: GradientRequest, options: CallOptions = {}): Promise<GradientAnswer> {
     return (await this.#ask('gradient', request, options)) as GradientAnswer;
   }
@@ -75,25 +86,26 @@ export class Client {
   }
 
   /** Kept tensors go by reference; those that the store cannot hold travel with the request. */
-  async #ask(path: string, request: GradientRequest, options: CallOptions): Promise<unknown> {
-    const kept = keptTensors(request);
-    const inline = new Set<string>();
+  async #ask(
+    path: string,
+    request: GradientRequest | ForwardRequest,
+    options: CallOptions,
+  ): Promise<unknown> {
+    let kept = keptTensors(request);
     for (let refusals = 0; ; refusals++) {
       options.signal?.throwIfAborted();
-      const wanted = kept.filter(({ name }) => !inline.has(name));
-      const stored = await abortable(this.#uploads.ensure(wanted), options.signal);
+      const stored = await abortable(this.#uploads.ensure(kept), options.signal);
       try {
         const body = encodeRequest(request, stored);
         return decodeAnswer((await this.#send('POST', path, body, options)).body);
       } catch (error) {
         if (!(error instanceof ProblemError) || error.type !== MISSING) throw error;
-        const missing = error.missing?.filter((name) => stored.has(name)) ?? [];
-        if (missing.length === 0) throw error;
-        for (const name of missing) {
-          this.#uploads.forget(name);
-          // Forgotten a second time: the store is too small for all that is kept.
-          if (refusals > 0) inline.add(name);
-        }
+        const names = new Set(error.missing);
+        const forgotten = kept.filter((tensor) => names.has(stored.get(tensor) ?? ''));
+        if (forgotten.length === 0) throw error;
+        for (const tensor of forgotten) this.#uploads.forget(stored.get(tensor) as string);
+        // Forgotten a second time: the store is too small for all that is kept.
+        if (refusals > 0) kept = kept.filter((tensor) => !forgotten.includes(tensor));
       }
     }
   }
@@ -105,20 +117,15 @@ export class Client {
     body: Uint8Array | undefined,
     { signal }: CallOptions,
   ): Promise<Answer> {
-    const attempt = async (): Promise<Answer> => {
-      const fetch = this.#fetch;
-      const response = await fetch(new URL(path, this.#base), {
-        method,
-        headers: body ? { accept: MSGPACK, 'content-type': MSGPACK } : {},
-        ...(body && { body }),
-        ...(signal && { signal }),
-      });
-      const { status, headers } = response;
-      return { status, headers, body: new Uint8Array(await response.arrayBuffer()) };
-    };
-    const answer = await withRetries(attempt, this.#retries, signal);
+    const url = new URL(path, this.#base);
+    const types = body ? { accept: MSGPACK, 'content-type': MSGPACK } : {};
+    const headers = { ...this.#headers, ...types };
+    const attempt = () => this.#transport({ url, method, headers, body, signal });
+    const answer = await withRetries(attempt, this.#retries, signal).catch((error: unknown) => {
+      throw signal?.aborted ? signal.reason : new ServiceUnreachableError(url, error);
+    });
     if (answer.status >= 200 && answer.status < 300) return answer;
-    throw problemOf(answer);
+    throw problemOf(answer, url);
   }
 }
 

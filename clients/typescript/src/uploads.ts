@@ -1,7 +1,7 @@
 /** Kept tensors on their way into the store of one service. */
 import { encodeTensorBody } from './codec.js';
+import { ProblemError } from './errors.js';
 import type { KeptTensor } from './kept-tensor.js';
-import { ProblemError } from './problem-error.js';
 
 /** Sends one request with retries. @throws {ProblemError} unless it succeeds. */
 export type Send = (method: string, path: string, body?: Uint8Array) => Promise<unknown>;
@@ -16,9 +16,9 @@ export class Uploads {
   }
 
   /** Sends those that the service does not have. @returns the names of those that it has then. */
-  async ensure(tensors: readonly KeptTensor[]): Promise<Set<string>> {
-    const stored = await Promise.all(tensors.map((tensor) => this.#ensure(tensor)));
-    return new Set(tensors.filter((_, k) => stored[k]).map(({ name }) => name));
+  async ensure(tensors: readonly KeptTensor[]): Promise<Map<KeptTensor, string>> {
+    const names = await Promise.all(tensors.map((tensor) => this.#ensure(tensor)));
+    return new Map(tensors.flatMap((tensor, k) => (names[k] ? [[tensor, names[k]]] : [])));
   }
 
   /** The service says that it does not have this tensor any more. */
@@ -26,17 +26,23 @@ export class Uploads {
     this.#known.delete(name);
   }
 
+  async #ensure(tensor: KeptTensor): Promise<string | null> {
+    const name = await tensor.name();
+    if (name === null) return null;
+    return (await this.#has(name, tensor)) ? name : null;
+  }
+
   /** Calls that need the same tensor at the same time share one upload. */
-  #ensure(tensor: KeptTensor): Promise<boolean> {
-    const known = this.#known.get(tensor.name);
+  #has(name: string, tensor: KeptTensor): Promise<boolean> {
+    const known = this.#known.get(name);
     if (known) return known;
-    const upload = this.#upload(tensor);
-    this.#known.set(tensor.name, upload);
-    upload.catch(() => this.forget(tensor.name));
+    const upload = this.#upload(name, tensor);
+    this.#known.set(name, upload);
+    upload.catch(() => this.forget(name));
     return upload;
   }
 
-  async #upload({ name, encoded }: KeptTensor): Promise<boolean> {
+  async #upload(name: string, { wire }: KeptTensor): Promise<boolean> {
     const path = `tensors/${name.slice('sha256:'.length)}`;
     try {
       // Perhaps another process has sent it already, or this one in an earlier life.
@@ -46,7 +52,7 @@ export class Uploads {
       if (!(error instanceof ProblemError && error.status === 404)) throw error;
     }
     try {
-      await this.#send('PUT', path, encodeTensorBody(encoded));
+      await this.#send('PUT', path, encodeTensorBody(wire));
       return true;
     } catch (error) {
       if (error instanceof ProblemError && error.status === 413) return false;
