@@ -7,6 +7,7 @@
 FROM node:24-bookworm-slim AS dependencies
 WORKDIR /app
 COPY package.json package-lock.json ./
+COPY clients/typescript/package.json ./clients/typescript/
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund && npm cache clean --force
 
 FROM node:24-bookworm-slim AS build
@@ -14,12 +15,15 @@ FROM node:24-bookworm-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY package.json package-lock.json ./
+COPY clients/typescript/package.json ./clients/typescript/
 RUN npm ci --ignore-scripts --no-audit --no-fund
 COPY tsconfig.json ./
 COPY scripts ./scripts
 COPY openapi ./openapi
 COPY workers ./workers
 COPY native ./native
+COPY clients/typescript ./clients/typescript
+COPY web ./web
 COPY src ./src
 RUN npm run build
 
@@ -39,6 +43,7 @@ COPY openapi/openapi.json openapi/answers.json ./openapi/
 COPY --from=build /app/dist/workers ./dist/workers
 COPY --from=build /app/dist/native/kernels.node ./dist/native/
 COPY --from=build /app/dist/src ./dist/src
+COPY --from=build /app/dist/web ./dist/web
 USER node
 EXPOSE 3000
 # Ready means: worker threads warm, and not draining.

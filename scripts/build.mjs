@@ -6,6 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { buildNative } from './build-native.mjs';
+import { clientTypes } from './client-types.mjs';
 import { prune, ROOT, upToDate } from './make.mjs';
 
 const INNER = 'workers/kernels/inner';
@@ -17,6 +18,22 @@ function run(program, args) {
   if (status !== 0) process.exit(status ?? 1);
 }
 
+function compileClient() {
+  const folder = 'clients/typescript';
+  const inputs = [
+    `${folder}/src`,
+    `${folder}/tsconfig.json`,
+    `${folder}/package.json`,
+    'workers/tensor',
+    'openapi/openapi.json',
+  ];
+  if (upToDate(`${folder}/dist/.compiled`, inputs)) return;
+  const document = readFileSync(join(ROOT, 'openapi/openapi.json'), 'utf8');
+  writeFileSync(join(ROOT, folder, 'src/api.ts'), clientTypes(document));
+  run('typescript/bin/tsc', ['-p', folder]);
+  writeFileSync(join(ROOT, folder, 'dist/.compiled'), '');
+}
+
 function compileTypeScript() {
   const stamp = 'dist/.compiled';
   const { include } = JSON.parse(readFileSync(join(ROOT, 'tsconfig.json'), 'utf8'));
@@ -25,6 +42,12 @@ function compileTypeScript() {
   run('typescript/bin/tsc', ['-p', 'tsconfig.json']);
   prune();
   writeFileSync(join(ROOT, stamp), '');
+}
+
+function bundlePage() {
+  const inputs = ['web', 'clients/typescript/src', 'workers/tensor', 'package-lock.json'];
+  if (upToDate('dist/web/index.html', inputs)) return;
+  run('vite/bin/vite.js', ['build', '--config', 'web/vite.config.ts', '--logLevel', 'warn']);
 }
 
 function compileAssemblyScript() {
@@ -42,7 +65,9 @@ if (!existsSync(join(ROOT, 'node_modules', 'typescript'))) {
   );
   process.exit(1);
 }
+compileClient();
 compileTypeScript();
+bundlePage();
 compileAssemblyScript();
 const native = await buildNative();
 if (native) console.log(native);

@@ -26,10 +26,14 @@ export function upToDate(output, inputs) {
   return made > 0 && inputs.every((input) => changed(join(ROOT, input)) <= made);
 }
 
+/** Made by other tools than the compiler. */
+const BUNDLED = new Set([join('dist', 'web'), join('dist', 'guide')]);
+
 /** Removes compiled modules of which the source is gone: tests would go on to run. */
 export function prune(folder = 'dist') {
   for (const entry of readdirSync(join(ROOT, folder), { withFileTypes: true })) {
     const path = join(folder, entry.name);
+    if (BUNDLED.has(path)) continue;
     if (entry.isDirectory()) prune(path);
     const module = /^(.*?)\.(?:js|d\.ts|js\.map)$/.exec(entry.name);
     if (!module) continue;

@@ -28,6 +28,7 @@ import docs from './plugins/docs.js';
 import draining from './plugins/draining.js';
 import expectations from './plugins/expectations.js';
 import metrics from './plugins/metrics.js';
+import pages from './plugins/pages.js';
 import problems, { answerProblem } from './plugins/problems.js';
 import progress from './plugins/progress.js';
 import storePlugin from './plugins/store.js';
@@ -106,6 +107,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   });
   await app.register(answers, { pace });
   await app.register(docs, { config });
+  await app.register(pages);
 
   const store = new TensorStore(storeBytes(config));
   await app.register(storePlugin, { store });

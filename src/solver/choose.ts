@@ -197,7 +197,7 @@ function percent(x: number): string {
 }
 
 function seconds(x: number): string {
-  return x < 1 ? `${(1000 * x).toPrecision(2)} ms` : `${x.toPrecision(2)} s`;
+  return x < 1 ? `${Number((1000 * x).toPrecision(2))} ms` : `${Number(x.toPrecision(2))} s`;
 }
 
 /** The cheapest kernel that is expected to keep the tolerance; low_rank when it was asked for. */

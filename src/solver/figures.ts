@@ -19,7 +19,18 @@ export interface PlanFigures {
   /** Upper limit of the relative error to expect of low-rank. */
   readonly predicted_error: number | null;
   /** Milliseconds to expect on one thread. */
-  readonly expected_ms: { readonly exact: number; readonly low_rank: number | null };
+  readonly expected_ms: {
+    readonly exact: number;
+    readonly low_rank: number | null;
+    /** The part of low_rank that grows with L; the rest grows with L^2. */
+    readonly low_rank_linear: number | null;
+  };
+  /** Numbers of features that the plan looked at; empty: nothing was planned. */
+  readonly tried: readonly {
+    readonly features: number;
+    readonly error: number | null;
+    readonly ms: number;
+  }[];
 }
 
 export function planFigures(
@@ -42,6 +53,12 @@ export function planFigures(
     expected_ms: {
       exact: (1000 * exactWork(problem, needs)) / options.rates.exact,
       low_rank: plan ? 1000 * plan.seconds.lowRank : null,
+      low_rank_linear: plan ? 1000 * plan.seconds.lowRankLinear : null,
     },
+    tried: (plan?.tried ?? []).map(({ features, error, seconds }) => ({
+      features,
+      error: Number.isFinite(error) ? error : null,
+      ms: 1000 * seconds,
+    })),
   };
 }

@@ -1,5 +1,6 @@
 /** A dry run: the verdict and the plan, without the gradient and without its cost. */
 import type { Job } from '../../workers/job.js';
+import { largestNorms, ZERO_NORMS } from '../../workers/kernels/norms.js';
 import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import type { PendingTensor } from '../request/intake.js';
@@ -8,9 +9,17 @@ import { decodePhase } from './decode-phase.js';
 import { planFigures } from './figures.js';
 import type { GradientAnswer } from './gradient-job.js';
 import type { Workplace } from './phases.js';
-import { efficiencyThreshold, theoryAndPractice } from './threshold.js';
+import {
+  efficiencyThreshold,
+  type HeadThreshold,
+  headThresholds,
+  type Threshold,
+  theoryAndPractice,
+} from './threshold.js';
 
-export type PlanAnswer = Pick<GradientAnswer, 'method' | 'reason' | 'threshold' | 'plan'>;
+export interface PlanAnswer extends Pick<GradientAnswer, 'method' | 'reason' | 'plan'> {
+  readonly threshold: Threshold & { readonly heads: readonly HeadThreshold[] };
+}
 
 export function* planJob(
   problem: AttentionLayer & Partial<AttentionProblem>,
@@ -24,7 +33,8 @@ export function* planJob(
   // Asked for a plan, we make one also where a gradient would do without.
   const wanted = choice.lowRank === null && !obstacleOf(problem, options);
   const plan = wanted ? (yield* tryPlan(problem, options)).plan : choice.lowRank;
-  const norms = plan ? plan.norms : yield* referenceNormsJob(problem);
+  const heads = plan ? plan.headNorms : yield* referenceNormsJob(problem);
+  const norms = heads.reduce(largestNorms, ZERO_NORMS);
   clock('plan');
   const method = choice.kernel === 'low_rank' ? 'low_rank' : 'exact';
   const threshold = efficiencyThreshold(norms, problem.dims);
@@ -32,7 +42,7 @@ export function* planJob(
   return {
     method,
     reason: reason + theoryAndPractice(threshold, method, options.method, plan),
-    threshold,
+    threshold: { ...threshold, heads: headThresholds(heads, problem.dims) },
     plan: planFigures(plan, method, problem, options),
   };
 }

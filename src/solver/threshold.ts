@@ -27,6 +27,24 @@ export interface Threshold {
   readonly norms: ComposedNorms;
 }
 
+/** One query head of one batch item. */
+export interface HeadThreshold extends Pick<Threshold, 'gamma' | 'below_threshold' | 'norms'> {
+  readonly batch_item: number;
+  readonly head: number;
+}
+
+/** @param norms of every head of every batch item, heads of a batch item one after the other. */
+export function headThresholds(
+  norms: readonly ComposedNorms[],
+  dims: Dimensions,
+): readonly HeadThreshold[] {
+  return norms.map((one, k) => {
+    const { gamma, below_threshold } = efficiencyThreshold(one, dims);
+    const batch_item = Math.floor(k / dims.heads);
+    return { batch_item, head: k % dims.heads, gamma, below_threshold, norms: one };
+  });
+}
+
 export function efficiencyThreshold(norms: ComposedNorms, dims: Dimensions): Threshold {
   const length = Math.max(dims.queryLength, dims.keyLength);
   const gamma = Math.max(norms.query, norms.key);

@@ -61,6 +61,31 @@ const KernelBuild = Type.String({
     'Build of the inner loops: avx512, avx2, neon, wasm-relaxed or wasm-plain. Answers of the same build are the same to the last bit; between builds they differ by rounding.',
 });
 
+const { gamma, below_threshold, norms } = Threshold.properties;
+
+const HeadThreshold = Type.Object(
+  {
+    batch_item: Type.Integer({ description: 'Index of the batch item.' }),
+    head: Type.Integer({ description: 'Index of the query head.' }),
+    gamma,
+    below_threshold,
+    norms,
+  },
+  { description: 'One query head of one batch item.' },
+);
+
+const PlanThreshold = Type.Object(
+  {
+    ...Threshold.properties,
+    heads: Type.Array(HeadThreshold, {
+      description: 'The same of every head of every batch item.',
+    }),
+  },
+  {
+    description: 'The efficiency threshold of arXiv 2406.03136 at this length, also head by head.',
+  },
+);
+
 const nullable = <T extends TSchema>(schema: T, description: string) =>
   Type.Union([schema, Type.Null()], { description });
 
@@ -90,8 +115,28 @@ const Plan = Type.Object(
       {
         exact: Type.Number({ description: 'Exact kernel, ms on one thread.' }),
         low_rank: nullable(Type.Number(), 'Low-rank kernel, ms on one thread.'),
+        low_rank_linear: nullable(
+          Type.Number(),
+          'The part of low_rank that grows with L; the rest grows with L^2, as exact does.',
+        ),
       },
       { description: 'Time to expect on this machine.' },
+    ),
+    tried: Type.Array(
+      Type.Object(
+        {
+          features: Type.Integer({ description: 'm, number of low-rank features.' }),
+          error: nullable(
+            Type.Number(),
+            'Upper limit of the relative error to expect, of the worst head; null: no limit.',
+          ),
+          ms: Type.Number({ description: 'Time to expect on one thread.' }),
+        },
+        { description: 'One number of features.' },
+      ),
+      {
+        description: 'The numbers of features that the plan looked at; empty: nothing was planned.',
+      },
     ),
   },
   { description: 'What is computed, and at what cost.' },
@@ -240,6 +285,6 @@ export const ForwardAnswerSchema = Type.Object(
 );
 
 export const PlanAnswerSchema = Type.Object(
-  { method: METHOD, reason: REASON, threshold: Threshold, plan: Plan, timings_ms: Timings },
+  { method: METHOD, reason: REASON, threshold: PlanThreshold, plan: Plan, timings_ms: Timings },
   { $id: 'PlanAnswer', description: 'The verdict and the plan, without the gradient.' },
 );

@@ -3,7 +3,7 @@ import { Matrix } from 'ml-matrix';
 import { type Cancelled, CancelledError, type Job, type Task } from '../../job.js';
 import { keysOf, keysOfRow } from '../../mask.js';
 import type { AttentionLayer } from '../../problem.js';
-import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
+import type { ComposedNorms } from '../norms.js';
 import { rotate, rotateBack } from '../rotary.js';
 import type { HeadLayer } from './attention.js';
 import { matrixOf, type ProjectedHead, projectHead, type Turn } from './projection.js';
@@ -101,21 +101,21 @@ export interface ReferenceNormsTask extends Task {
 export function runReferenceNormsTask(
   task: ReferenceNormsTask,
   cancelled: Cancelled,
-): ComposedNorms {
-  let norms = ZERO_NORMS;
-  for (const { query, key, value } of projectedHeads(task.layer)) {
+): ComposedNorms[] {
+  return Array.from(projectedHeads(task.layer), ({ query, key, value }) => {
     if (cancelled()) throw new CancelledError();
-    norms = largestNorms(norms, normsOf(query, key, value, task.layer.scaling));
-  }
-  return norms;
+    return normsOf(query, key, value, task.layer.scaling);
+  });
 }
 
-/** The composed norms alone: the cost of the projections. */
-export function* referenceNormsJob(layer: AttentionLayer): Job<ComposedNorms, ReferenceNormsTask> {
+/** The composed norms of every head of every batch item alone: the cost of the projections. */
+export function* referenceNormsJob(
+  layer: AttentionLayer,
+): Job<readonly ComposedNorms[], ReferenceNormsTask> {
   const [norms] = (yield {
     name: 'norms',
     uncut: true,
     tasks: [{ kernel: 'reference_norms', layer }],
-  }) as [ComposedNorms];
+  }) as [ComposedNorms[]];
   return norms;
 }

@@ -119,25 +119,16 @@ const WORTH = 1.3;
 
 /** The cheapest pair of features and outliers that is expected to meet the tolerance, else the best. */
 function choose(head: Head, trials: readonly Trial[], options: PlanOptions, draws: Draws): Choice {
-  const { tolerance, rates, features } = options;
-  const allowance = fullWidth(head).scores ? CROSS_ERROR : 1;
+  const { tolerance, features } = options;
   const all: Choice[] = trials.flatMap((trial) => {
-    const { share } = trial;
-    const nq = outlierCount(head, head.queryLength, share);
-    const nk = outlierCount(head, head.keyLength, share);
-    const tried = trial.rows.map((row) => ({
-      m: row.features,
-      rowError: Math.max(row.score.error, row.value.error),
-      error: allowance * predicted(row, draws, head, options),
-    }));
+    const tried = triedRows(head, trial, options, draws);
     const between =
       features === undefined ? interpolate(tried, trial.basis.features.weight, tolerance) : [];
     return [...tried, ...between].map((row) => ({
       trial,
-      share,
+      share: trial.share,
       ...row,
-      seconds:
-        headCost(head, row.m, nq, nk, draws, crossPairs(trial.basis, row.m)).flops / rates.lowRank,
+      seconds: secondsOf(head, trial, row.m, options, draws),
     }));
   });
   if (features !== undefined) {
@@ -152,6 +143,34 @@ function choose(head: Head, trials: readonly Trial[], options: PlanOptions, draw
 }
 
 type Tried = Pick<Choice, 'm' | 'rowError' | 'error'>;
+
+/** The numbers of features that a trial has seen, with the errors to expect. */
+export function triedRows(
+  head: Head,
+  trial: Trial,
+  options: PlanOptions,
+  draws: Draws,
+): readonly Tried[] {
+  const allowance = fullWidth(head).scores ? CROSS_ERROR : 1;
+  return trial.rows.map((row) => ({
+    m: row.features,
+    rowError: Math.max(row.score.error, row.value.error),
+    error: allowance * predicted(row, draws, head, options),
+  }));
+}
+
+/** Of a head with m features, on one thread. */
+export function secondsOf(
+  head: Head,
+  { share, basis }: Trial,
+  m: number,
+  { rates }: PlanOptions,
+  draws: Draws,
+): number {
+  const nq = outlierCount(head, head.queryLength, share);
+  const nk = outlierCount(head, head.keyLength, share);
+  return headCost(head, m, nq, nk, draws, crossPairs(basis, m)).flops / rates.lowRank;
+}
 
 /**
  * Between two numbers of features that were tried the square of an error falls by the squares of the weights of

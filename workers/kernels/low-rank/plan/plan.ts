@@ -25,6 +25,7 @@ import {
   type LongestTask,
   longestOverMean,
 } from './trial-sample.js';
+import { type TriedFeatures, triedFeatures } from './tried-features.js';
 
 export type { PlanOptions };
 
@@ -60,8 +61,17 @@ export interface LowRankPlan {
   readonly breakEvenLength: number | null;
   /** Norms of the composed matrices, which decide on the theoretical threshold. */
   readonly norms: ComposedNorms;
+  /** Those of each head. */
+  readonly headNorms: readonly ComposedNorms[];
+  /** What was tried, with the outliers and draws of the plan. */
+  readonly tried: readonly TriedFeatures[];
   /** On one thread of this machine. */
-  readonly seconds: { readonly lowRank: number; readonly exact: number };
+  readonly seconds: {
+    readonly lowRank: number;
+    /** The part of it that grows with L; the rest grows with L^2. */
+    readonly lowRankLinear: number;
+    readonly exact: number;
+  };
 }
 
 /** Shares of the rows that may be put aside, and the one that the basis is then made without. */
@@ -100,7 +110,7 @@ export function* planLowRank(
   const whole = yield* splitHeads(problem, options.inputGradients, SPANS.split);
   const heads = options.outputOnly ? whole.map(outputHead) : whole;
   const exact = exactCost(problem, options);
-  const { trials, norms } = yield* tryHeads(heads, whole, problem.dims.batch, exact, options);
+  const { trials, headNorms } = yield* tryHeads(heads, whole, problem.dims.batch, exact, options);
   const allowed = options.withoutOutliers ? trials.map(([none]) => [none]) : trials;
   const { choices, ...sampled } = chooseAll(heads, allowed, problem.dims.batch, options);
   const drafts = yield* stage(
@@ -139,7 +149,8 @@ export function* planLowRank(
   );
   return {
     ...summary(heads, headPlans, choices, sampled, problem.dims.batch, exact, options),
-    norms,
+    norms: headNorms.reduce(largestNorms, ZERO_NORMS),
+    headNorms,
   };
 }
 
@@ -150,7 +161,7 @@ function* tryHeads(
   batch: number,
   exact: ExactCost,
   options: PlanOptions,
-): Job<{ trials: (readonly Trial[])[]; norms: ComposedNorms }, PlanTask> {
+): Job<{ trials: (readonly Trial[])[]; headNorms: ComposedNorms[] }, PlanTask> {
   const steps = stepsToTry(heads[0], exact.work / heads.length, options);
   const most = steps[steps.length - 1];
   const drawable = heads.every(canDrawTail);
@@ -176,6 +187,9 @@ function* tryHeads(
   const found = yield* stage('trial', [...plainly, ...early, ...normTasks], SPANS.trial);
   const tried = found.slice(0, plainly.length + early.length) as Trial[][];
   const norms = found.slice(tried.length) as ComposedNorms[];
+  const headNorms = heads.map((head) =>
+    norms.filter((_, k) => normTasks[k].head === head).reduce(largestNorms, ZERO_NORMS),
+  );
   const without = tried.slice(0, heads.length);
   const uneven = all.filter((h) => {
     const [{ rows }] = without[h];
@@ -191,7 +205,7 @@ function* tryHeads(
     trials: all.map((h) =>
       uneven.includes(h) ? [...without[h], ...withOutliers.get(h)!] : without[h],
     ),
-    norms: norms.reduce(largestNorms, ZERO_NORMS),
+    headNorms,
   };
 }
 
@@ -290,13 +304,14 @@ function summary(
   sampled: Pick<LowRankPlan, 'sampledRows' | 'sampledFeatures'>,
   batch: number,
   exact: ExactCost,
-  { tolerance, rates }: PlanOptions,
-): Omit<LowRankPlan, 'norms'> {
+  options: PlanOptions,
+): Omit<LowRankPlan, 'norms' | 'headNorms'> {
+  const { tolerance, rates } = options;
+  const draws = { rows: sampled.sampledRows / batch, features: sampled.sampledFeatures };
   const costs = heads.map((head, h) => {
     const { m, outlierQueries, outlierKeys } = headPlans[h];
     const { right, left } = headPlans[h].cross;
     const pairs = (right?.pairs ?? 0) + (left?.pairs ?? 0);
-    const draws = { rows: sampled.sampledRows / batch, features: sampled.sampledFeatures };
     return headCost(head, m, outlierQueries.length, outlierKeys.length, draws, pairs);
   });
   const total = (of: (cost: (typeof costs)[number]) => number) =>
@@ -317,10 +332,12 @@ function summary(
     flops: total((c) => c.flops),
     exactFlops: exact.flops,
     predictedError,
+    tried: triedFeatures(heads, choices, options, draws),
     meetsTolerance: predictedError <= tolerance,
     breakEvenLength: saved > 0 ? Math.ceil(total((c) => c.linear) / rates.lowRank / saved) : null,
     seconds: {
       lowRank: total((c) => c.flops) / rates.lowRank,
+      lowRankLinear: total((c) => c.flops - c.quadratic * pairs) / rates.lowRank,
       exact: exact.work / rates.exact,
     },
   };

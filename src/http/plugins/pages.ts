@@ -1,0 +1,55 @@
+/** The explorer page at / and the documentation at /guide/, as the build made them. */
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import fastifyStatic from '@fastify/static';
+import type { FastifyInstance } from 'fastify';
+import fp from 'fastify-plugin';
+
+/** Nothing from elsewhere, nothing inline. */
+const POLICY = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "img-src 'self' data:",
+  "font-src 'self'",
+  "connect-src 'self'",
+  "worker-src 'self'",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'self'",
+].join('; ');
+
+/** The documentation generator writes a few inline scripts and styles into its pages. */
+const GUIDE_POLICY = POLICY.replaceAll(/(script|style)-src 'self'/g, "$& 'unsafe-inline'");
+
+const SITES = [
+  { folder: 'web', prefix: '/', policy: POLICY },
+  { folder: 'guide', prefix: '/guide/', policy: GUIDE_POLICY },
+] as const;
+
+/** Files below assets/ have a hash of their content in their names; the others are asked for again, by their ETag. */
+function cacheControl(path: string): string {
+  return /[\\/]assets[\\/]/.test(path) ? 'public, max-age=31536000, immutable' : 'no-cache';
+}
+
+async function pages(app: FastifyInstance): Promise<void> {
+  for (const { folder, prefix, policy } of SITES) {
+    const root = fileURLToPath(new URL(`../../../${folder}/`, import.meta.url));
+    if (!existsSync(root)) continue;
+    await app.register(fastifyStatic, {
+      root,
+      prefix,
+      // One route for each file: what is not there is answered as a problem, like everything else.
+      wildcard: false,
+      decorateReply: false,
+      cacheControl: false,
+      setHeaders: (response, path) => {
+        response.setHeader('cache-control', cacheControl(path));
+        response.setHeader('content-security-policy', policy);
+        response.setHeader('x-content-type-options', 'nosniff');
+      },
+    });
+  }
+}
+
+export default fp(pages, { name: 'pages' });

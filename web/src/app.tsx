@@ -1,0 +1,48 @@
+/** Three panels; the address after # says which, so that it can be linked to. */
+import { useEffect, useState } from 'preact/hooks';
+import { ServicePanel } from './panels/service.js';
+import { SweepPanel } from './panels/sweep.js';
+import { TransitionPanel } from './panels/transition.js';
+
+const PANELS = [
+  { id: 'transition', title: 'Phase transition', Panel: TransitionPanel },
+  { id: 'sweep', title: 'Sweep', Panel: SweepPanel },
+  { id: 'service', title: 'This service', Panel: ServicePanel },
+] as const;
+
+const panelOfAddress = () => PANELS.find(({ id }) => `#${id}` === location.hash) ?? PANELS[0];
+
+export function App() {
+  const [shown, show] = useState(panelOfAddress);
+  useEffect(() => {
+    const follow = () => show(panelOfAddress());
+    addEventListener('hashchange', follow);
+    return () => removeEventListener('hashchange', follow);
+  }, []);
+  return (
+    <>
+      <header>
+        <h1>loragrad</h1>
+        <nav aria-label="Panels">
+          {PANELS.map(({ id, title }) => (
+            <a key={id} href={`#${id}`} aria-current={id === shown.id ? 'page' : undefined}>
+              {title}
+            </a>
+          ))}
+        </nav>
+        <nav aria-label="Documents">
+          <a href="docs">API</a>
+          <a href="guide/">Guide</a>
+          <a href="https://arxiv.org/abs/2406.03136">Paper</a>
+        </nav>
+      </header>
+      <main>
+        {PANELS.map(({ id, title, Panel }) => (
+          <section key={id} hidden={id !== shown.id} aria-label={title}>
+            <Panel shown={id === shown.id} />
+          </section>
+        ))}
+      </main>
+    </>
+  );
+}

@@ -1,0 +1,13 @@
+/** Numbers for people. */
+export const percent = (x: number): string => `${Number((100 * x).toPrecision(2))} %`;
+
+export function duration(ms: number): string {
+  if (ms < 1000) return `${Number(ms.toPrecision(2))} ms`;
+  return `${Number((ms / 1000).toPrecision(2))} s`;
+}
+
+export function bytes(count: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB'];
+  const k = Math.min(units.length - 1, Math.floor(Math.log2(Math.max(1, count)) / 10));
+  return `${Number((count / 1024 ** k).toPrecision(3))} ${units[k]}`;
+}

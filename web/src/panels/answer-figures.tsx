@@ -1,0 +1,202 @@
+/** The pictures of one plan and one answer. */
+import type { GradientAnswer, PlanAnswer } from 'loragrad-client';
+import { Bars } from '../charts/bars.js';
+import { Figure } from '../charts/figure.js';
+import { LineChart } from '../charts/line-chart.js';
+import { duration, percent } from '../format.js';
+
+type Threshold = PlanAnswer['threshold'];
+type Plan = PlanAnswer['plan'];
+
+/** Which of the norms makes Gamma what it is. */
+function blame({ norms }: Threshold['heads'][number]): string {
+  const side = norms.query >= norms.key ? 'query' : 'key';
+  const part = norms[`${side}_adapter`] > norms[`${side}_frozen`] ? 'adapter' : 'frozen weight';
+  return `${side === 'query' ? 'queries' : 'keys'}, ${part}`;
+}
+
+export function Gauge({ threshold }: { threshold: Threshold }) {
+  const { heads, limit } = threshold;
+  const rows = heads.map(({ batch_item, head, gamma, below_threshold, norms }) => ({
+    ...{ batch_item, head, gamma, limit, ratio: limit > 0 ? gamma / limit : null, below_threshold },
+    ...norms,
+  }));
+  const bars = heads.map((head) => ({
+    name:
+      heads.length > 1
+        ? `head ${head.head}${head.batch_item > 0 ? `, item ${head.batch_item}` : ''}`
+        : 'Γ',
+    value: head.gamma,
+    note: `Γ = ${head.gamma.toPrecision(3)}: ${blame(head)}`,
+    good: head.below_threshold,
+  }));
+  return (
+    <Figure
+      title="Γ of each head"
+      text="The largest entry of the scaled queries and keys, against √ln L. Beside it: the side and the part that are to blame."
+      name="gamma"
+      rows={rows}
+    >
+      <Bars
+        title="Gamma of each head"
+        bars={bars}
+        limit={limit}
+        limitName={`√ln L = ${limit.toPrecision(3)}`}
+      />
+    </Figure>
+  );
+}
+
+export function FeatureErrors({ plan, tolerance }: { plan: Plan; tolerance: number }) {
+  const rows = plan.tried.map(({ features, error, ms }) => ({ features, error, tolerance, ms }));
+  const x = rows.map(({ features }) => features);
+  return (
+    <Figure
+      title="Error against features"
+      text="What the plan tried on a sample: the limit of the error to expect of the worst head, with so many features."
+      name="features"
+      rows={rows}
+    >
+      {rows.length === 0 ? (
+        <p>Nothing was tried: the low-rank kernel does not take this layer.</p>
+      ) : (
+        <LineChart
+          title="Error against features"
+          x={x}
+          xAxis={{ label: 'features', log: true, format: String }}
+          yAxis={{ label: 'relative error', log: true, format: percent }}
+          lines={[
+            {
+              name: 'expected limit',
+              colour: 'accent',
+              y: rows.map(({ error }) => error),
+              points: true,
+            },
+            { name: 'tolerance', colour: 'bad', y: x.map(() => tolerance), dashed: true },
+          ]}
+        />
+      )}
+    </Figure>
+  );
+}
+
+export interface Measured {
+  readonly length: number;
+  readonly ms: number;
+  readonly method: 'exact' | 'low_rank';
+}
+
+/** Half powers of two from 256 to 262,144 tokens. */
+const LENGTHS = Array.from({ length: 21 }, (_, k) => Math.round(2 ** (8 + k / 2)));
+
+interface TimesProps {
+  readonly plan: Plan;
+  readonly threshold: Threshold;
+  readonly measured: readonly Measured[];
+}
+
+export function Times({ plan, threshold, measured }: TimesProps) {
+  const { exact, low_rank, low_rank_linear } = plan.expected_ms;
+  const L = threshold.sequence_length;
+  const breakEven = plan.break_even_length;
+  const x = [...new Set([...LENGTHS, L, ...measured.map(({ length }) => length)])].sort(
+    (a, b) => a - b,
+  );
+  const lowRank = (length: number) =>
+    low_rank === null || low_rank_linear === null
+      ? null
+      : low_rank_linear * (length / L) + (low_rank - low_rank_linear) * (length / L) ** 2;
+  const latest = (method: Measured['method']) =>
+    x.map(
+      (at) => measured.findLast((one) => one.method === method && one.length === at)?.ms ?? null,
+    );
+  const lines = {
+    exact: x.map((at) => exact * (at / L) ** 2),
+    low_rank: x.map(lowRank),
+    measured_exact: latest('exact'),
+    measured_low_rank: latest('low_rank'),
+  };
+  const rows = x.map((length, k) => ({
+    length,
+    exact_ms: lines.exact[k],
+    low_rank_ms: lines.low_rank[k],
+    measured_exact_ms: lines.measured_exact[k],
+    measured_low_rank_ms: lines.measured_low_rank[k],
+    break_even_length: breakEven,
+  }));
+  const where =
+    breakEven === null
+      ? 'Low-rank never pays for such an input.'
+      : `Low-rank pays from ${breakEven} tokens on.`;
+  const name = { exact: 'exact, expected', low: 'low-rank, expected' };
+  return (
+    <Figure
+      title="Time against length"
+      text={`Expected on one thread of this machine, and measured here, all threads, plan included. ${where}`}
+      name="times"
+      rows={rows}
+    >
+      <LineChart
+        title="Time against length"
+        x={x}
+        xAxis={{
+          label: 'length L',
+          log: true,
+          format: (value) => (value >= 1000 ? `${Math.round(value / 1000)}k` : String(value)),
+        }}
+        yAxis={{ label: 'time', log: true, format: duration }}
+        lines={[
+          { name: name.exact, colour: 'bad', y: lines.exact },
+          { name: name.low, colour: 'accent', y: lines.low_rank },
+          { name: 'exact, measured', colour: 'bad', y: lines.measured_exact, points: true },
+          {
+            name: 'low-rank, measured',
+            colour: 'accent',
+            y: lines.measured_low_rank,
+            points: true,
+          },
+        ]}
+        {...(breakEven !== null && { mark: { x: breakEven, name: 'break-even' } })}
+      />
+    </Figure>
+  );
+}
+
+interface ErrorBarsProps {
+  readonly answer: GradientAnswer;
+  readonly tolerance: number;
+}
+
+export function ErrorBars({ answer, tolerance }: ErrorBarsProps) {
+  const estimates = Object.entries(answer.error).flatMap(([name, { estimate }]) =>
+    estimate ? [{ name, ...estimate }] : [],
+  );
+  const rows = estimates.map((estimate) => ({ ...estimate, tolerance }));
+  const bars = estimates.map(({ name, relative, upper }) => ({
+    name,
+    value: upper,
+    mark: relative,
+    note: `below ${percent(upper)}`,
+    good: upper <= tolerance,
+  }));
+  return (
+    <Figure
+      title="Error of each gradient"
+      text="Relative to the norm of the gradient, logarithmic. A bar ends at the limit that holds with 99 % confidence; the mark inside is the estimate."
+      name="errors"
+      rows={rows}
+    >
+      {bars.length === 0 ? (
+        <p>Computed in float64: there is nothing more precise to compare with.</p>
+      ) : (
+        <Bars
+          log
+          title="Error of each gradient"
+          bars={bars}
+          limit={tolerance}
+          limitName={`tolerance ${percent(tolerance)}`}
+        />
+      )}
+    </Figure>
+  );
+}

@@ -1,0 +1,149 @@
+/** One input: where it lies, what the plan tried, what the answer's errors are. */
+import type { GradientAnswer, GradientRequest, PlanAnswer } from 'loragrad-client';
+import { useRef, useState } from 'preact/hooks';
+import { requestOfFile } from '../data/files.js';
+import { make } from '../data/maker.js';
+import { DEFAULTS, type Settings } from '../data/settings.js';
+import { client } from '../service.js';
+import { ErrorBars, FeatureErrors, Gauge, type Measured, Times } from './answer-figures.js';
+import { Fields } from './form.js';
+import { RequestCode } from './request-code.js';
+
+interface Shown {
+  readonly request: GradientRequest;
+  readonly plan: PlanAnswer;
+  readonly answer: GradientAnswer | null;
+}
+
+export function TransitionPanel() {
+  const [settings, change] = useState<Settings>(DEFAULTS);
+  const [file, setFile] = useState<File | null>(null);
+  const [over, setOver] = useState(false);
+  const [state, say] = useState('');
+  const [problem, setProblem] = useState('');
+  const [shown, show] = useState<Shown | null>(null);
+  const [measured, setMeasured] = useState<readonly Measured[]>([]);
+  const [running, setRunning] = useState<AbortController | null>(null);
+  const picker = useRef<HTMLInputElement>(null);
+
+  const ask = async (signal: AbortSignal) => {
+    say(file ? 'Reading the file' : 'Making the data');
+    const request = file ? await requestOfFile(file, settings) : await make(settings, signal);
+    say('Asking for the plan');
+    const plan = await client.plan(request, { signal });
+    show({ request, plan, answer: null });
+    say('Computing the gradient');
+    const answer = await client.gradient(request, { signal });
+    show({ request, plan, answer });
+    const length = answer.threshold.sequence_length;
+    const ms = answer.timings_ms.plan + answer.timings_ms.compute;
+    setMeasured((before) => [...before, { length, ms, method: answer.method }]);
+    say(`Done in ${Math.round(answer.timings_ms.total)} ms`);
+  };
+
+  const run = async (event: Event) => {
+    event.preventDefault();
+    const controller = new AbortController();
+    setRunning(controller);
+    setProblem('');
+    try {
+      await ask(controller.signal);
+    } catch (error) {
+      say('');
+      setProblem(controller.signal.aborted ? 'Cancelled' : (error as Error).message);
+    } finally {
+      setRunning(null);
+    }
+  };
+
+  const drop = (event: DragEvent) => {
+    event.preventDefault();
+    setOver(false);
+    setFile(event.dataTransfer?.files[0] ?? null);
+  };
+
+  return (
+    <>
+      <p class="intro">
+        Gradients of LoRA adapters can be had in almost linear time while the largest entry Γ of
+        queries and keys is below √ln L, and not above it. Choose an input and see on which side it
+        lies, what the plan tried, and how large the errors are.
+      </p>
+      <div class="columns">
+        <form class="card" onSubmit={run} aria-label="Input">
+          <Fields settings={settings} change={change} />
+          <fieldset
+            class={over ? 'drop over' : 'drop'}
+            onDragOver={(event) => {
+              event.preventDefault();
+              setOver(true);
+            }}
+            onDragLeave={() => setOver(false)}
+            onDrop={drop}
+          >
+            {file
+              ? `${file.name} takes the place of made data`
+              : 'Or drop a .npy (L, d), .safetensors or .msgpack file here'}
+            <div class="row">
+              <button type="button" onClick={() => picker.current?.click()}>
+                Choose a file
+              </button>
+              {file && (
+                <button type="button" onClick={() => setFile(null)}>
+                  Made data again
+                </button>
+              )}
+            </div>
+            <input
+              ref={picker}
+              type="file"
+              hidden
+              accept=".npy,.safetensors,.msgpack,.mpk"
+              aria-label="File with tensors"
+              onChange={(event) => setFile(event.currentTarget.files?.[0] ?? null)}
+            />
+          </fieldset>
+          <div class="row">
+            <button class="main" type="submit" disabled={running !== null}>
+              Compute
+            </button>
+            <button type="button" disabled={running === null} onClick={() => running?.abort()}>
+              Cancel
+            </button>
+          </div>
+          <p role="status">{state}</p>
+          {problem && <p role="alert">{problem}</p>}
+        </form>
+        {shown && (
+          <div class="pictures" aria-busy={running !== null}>
+            <Verdict {...shown} />
+            <Gauge threshold={shown.plan.threshold} />
+            <FeatureErrors plan={shown.plan.plan} tolerance={shown.request.tolerance ?? 0.01} />
+            <Times {...shown.plan} measured={measured} />
+            {shown.answer && (
+              <ErrorBars answer={shown.answer} tolerance={shown.request.tolerance ?? 0.01} />
+            )}
+            <RequestCode request={shown.request} route="gradient" />
+          </div>
+        )}
+      </div>
+    </>
+  );
+}
+
+function Verdict({ plan, answer }: Shown) {
+  const { below_threshold, ratio } = plan.threshold;
+  const { method, reason } = answer ?? plan;
+  return (
+    <article class="card" aria-label="Verdict">
+      <h2>Verdict</h2>
+      <p class={`verdict ${below_threshold ? 'good' : 'bad'}`}>
+        {below_threshold ? 'Below' : 'Above'} the threshold
+        {ratio !== null && ` (Γ / √ln L = ${ratio.toPrecision(3)})`}
+      </p>
+      <p>
+        Kernel: <strong>{method === 'low_rank' ? 'low-rank' : 'exact'}</strong>. {reason}
+      </p>
+    </article>
+  );
+}
