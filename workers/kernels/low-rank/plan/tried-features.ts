@@ -4,7 +4,7 @@ import type { Draws } from './cost.js';
 import { type Choice, secondsOf, triedRows } from './plan-choice.js';
 import type { PlanOptions } from './plan-options.js';
 
-/** A number of features that was tried, with the outliers and draws of the plan. */
+/** The largest number of features of a head that was tried, with the outliers and draws of the plan. */
 export interface TriedFeatures {
   readonly features: number;
   /** Upper limit to expect of the relative error; the largest over the heads. */
@@ -13,7 +13,7 @@ export interface TriedFeatures {
   readonly seconds: number;
 }
 
-/** Numbers of features that were tried for all heads. */
+/** A head whose error was small enough has not been tried with more features: it stays with its last number. */
 export function triedFeatures(
   heads: readonly Head[],
   choices: readonly Choice[],
@@ -21,16 +21,20 @@ export function triedFeatures(
   draws: Draws,
 ): TriedFeatures[] {
   const ofHeads = heads.map((head, h) => triedRows(head, choices[h].trial, options, draws));
-  const found = (m: number) =>
-    ofHeads.flatMap((rows) => rows.filter((row) => row.m === m).slice(0, 1));
-  return ofHeads[0].flatMap(({ m }) => {
-    const rows = found(m);
-    if (rows.length < heads.length) return [];
-    const seconds = heads.map((head, h) => secondsOf(head, choices[h].trial, m, options, draws));
-    return {
-      features: m,
-      error: Math.max(...rows.map(({ error }) => error)),
-      seconds: seconds.reduce((sum, one) => sum + one, 0),
-    };
-  });
+  const numbers = new Set(ofHeads.flatMap((rows) => rows.map(({ m }) => m)));
+  const first = Math.max(...ofHeads.map(([{ m }]) => m));
+  return [...numbers]
+    .filter((m) => m >= first)
+    .sort((a, b) => a - b)
+    .map((features) => {
+      const rows = ofHeads.map((tried) => tried.findLast(({ m }) => m <= features)!);
+      const seconds = heads.map((head, h) =>
+        secondsOf(head, choices[h].trial, rows[h].m, options, draws),
+      );
+      return {
+        features,
+        error: Math.max(...rows.map(({ error }) => error)),
+        seconds: seconds.reduce((sum, one) => sum + one, 0),
+      };
+    });
 }
