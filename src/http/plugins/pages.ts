@@ -36,6 +36,14 @@ async function pages(app: FastifyInstance): Promise<void> {
   for (const { folder, prefix, policy } of SITES) {
     const root = fileURLToPath(new URL(`../../../${folder}/`, import.meta.url));
     if (!existsSync(root)) continue;
+    const bare = prefix.slice(0, -1);
+    if (bare) {
+      // Relative, so that it works below the path of a proxy.
+      app.get(bare, {
+        schema: { hide: true },
+        handler: async (_request, reply) => reply.redirect(`${bare.slice(1)}/`),
+      });
+    }
     await app.register(fastifyStatic, {
       root,
       prefix,
