@@ -3,6 +3,7 @@
  * each kind as it comes (npm run examples).
  */
 import { writeFileSync } from 'node:fs';
+import type { AddressInfo } from 'node:net';
 import type { FastifyInstance, InjectOptions } from 'fastify';
 import { readConfig } from '../src/config.js';
 import { Problem, type ProblemDetails } from '../src/errors.js';
@@ -75,46 +76,74 @@ const REFUSED: readonly InjectOptions[] = [
 function stubEngine(broken: boolean): Engine {
   return {
     ...IDLE,
-    run: ({ kind: _ }, { signal }) => ({
-      answer: new Promise((_, reject) => {
+    run: ({ kind: _ }, { signal }) => {
+      const answer = new Promise<never>((_, reject) => {
         if (broken) reject(new Error('A worker thread died'));
         signal.addEventListener('abort', () => reject(signal.reason));
-      }),
-      settled: Promise.resolve(),
-    }),
+      });
+      return { answer, settled: answer.catch(() => {}) };
+    },
   };
 }
 
-/** Problems that a service has when it is busy, slow, broken or on its way out. */
+/** POST of the example over a socket: what is admitted and what waits is told by sockets. */
+function overSocket(app: FastifyInstance): () => Promise<ProblemDetails> {
+  const { port } = app.server.address() as AddressInfo;
+  const { headers, payload } = json(FINE);
+  return async () => {
+    const url = `http://127.0.0.1:${port}/gradient`;
+    const init = {
+      method: 'POST',
+      headers: headers as Record<string, string>,
+      body: payload as string,
+    };
+    return (await (await fetch(url, init)).json()) as ProblemDetails;
+  };
+}
+
+const listening = async (settings: NodeJS.ProcessEnv, engine: Engine) => {
+  const app = await buildApp(readConfig({ LOG_LEVEL: 'silent', ...settings }), engine);
+  await app.listen({ port: 0, host: '127.0.0.1' });
+  return app;
+};
+
+/** Problems that a service has when it is busy, slow, broken, closed to some or on its way out. */
 async function recordTroubles(): Promise<ProblemDetails[]> {
-  const settings = { LOG_LEVEL: 'silent', LORAGRAD_MAX_REQUESTS: '1', LORAGRAD_DEADLINE_MS: '300' };
-  const busy = await buildApp(readConfig(settings), stubEngine(false));
-  const slow = busy.inject(json(FINE));
+  const settings = { LORAGRAD_MAX_REQUESTS: '1', LORAGRAD_DEADLINE_MS: '300' };
+  const busy = await listening(settings, stubEngine(false));
+  const post = overSocket(busy);
+  const slow = post();
   await new Promise((resolve) => setTimeout(resolve, 100));
-  const refused = await busy.inject(json(FINE));
+  const refused = await post();
   const late = await slow;
-  const last = busy.inject(json(FINE));
+  const last = post();
   await new Promise((resolve) => setTimeout(resolve, 100));
   busy.cancelAll(new Problem('shutting-down', 'The service shut down before the end.'));
   const ended = await last;
   await busy.close();
-  const broken = await buildApp(readConfig({ LOG_LEVEL: 'silent' }), stubEngine(true));
-  const failed = await broken.inject(json(FINE));
-  await broken.close();
-  const tiny = await buildApp(
-    readConfig({ LOG_LEVEL: 'silent', LORAGRAD_STORE_BYTES: '8' }),
-    stubEngine(false),
-  );
-  const tooLarge = await tiny.inject({
-    ...json([
-      [1, 2],
-      [3, 4],
-    ]),
-    method: 'PUT',
-    url: TENSOR_URL,
-  });
-  await tiny.close();
-  return [refused, late, ended, failed, tooLarge].map((answer) => answer.json());
+  const others: ProblemDetails[] = [];
+  for (const [more, broken, request] of [
+    [{}, true, json(FINE)],
+    [
+      { LORAGRAD_STORE_BYTES: '8' },
+      false,
+      {
+        ...json([
+          [1, 2],
+          [3, 4],
+        ]),
+        method: 'PUT',
+        url: TENSOR_URL,
+      },
+    ],
+    [{ LORAGRAD_API_KEYS: 'trainers:a-key-of-sixteen-and-more' }, false, json(FINE)],
+    [{ LORAGRAD_HOSTS: 'gradients.example' }, false, json(FINE)],
+  ] as const) {
+    const app = await buildApp(readConfig({ LOG_LEVEL: 'silent', ...more }), stubEngine(broken));
+    others.push((await app.inject(request as InjectOptions)).json());
+    await app.close();
+  }
+  return [refused, late, ended, ...others];
 }
 
 export async function recordProblems(app: FastifyInstance): Promise<Recorded['problems']> {

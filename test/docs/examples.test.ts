@@ -14,6 +14,7 @@ const VARIABLE = new Set([
   'kernels',
   'timings_ms',
   'expected_ms',
+  'ms',
   'break_even_length',
   'reason',
   'instance',

@@ -145,7 +145,8 @@ function readTensor(value: unknown): AnswerTensor | null {
 function readTree(value: unknown): unknown {
   const tensor = readTensor(value);
   if (tensor) return tensor;
-  if (Array.isArray(value) || typeof value !== 'object' || value === null) return value;
+  if (Array.isArray(value)) return value.map(readTree);
+  if (typeof value !== 'object' || value === null) return value;
   const entries: [unknown, unknown][] = value instanceof Map ? [...value] : Object.entries(value);
   return Object.fromEntries(entries.map(([key, item]) => [keyName(key), readTree(item)]));
 }
