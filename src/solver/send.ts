@@ -44,7 +44,7 @@ export function* send<Tensors>(
     Object.entries(computed).map(([name, figures]) => {
       const { estimate, certificate } = figures;
       const off = narrowings.get(name)?.relative ?? 0;
-      if (off === 0) return [name, figures];
+      if (off === 0 && estimate === null) return [name, figures];
       return [
         name,
         {
@@ -52,7 +52,7 @@ export function* send<Tensors>(
           estimate: {
             ...(estimate ?? KNOWN),
             relative: Math.hypot(estimate?.relative ?? 0, off),
-            upper: (estimate?.upper ?? 0) + off,
+            upper: ofTheTruth((estimate?.upper ?? 0) + off),
           },
           certificate: certificate && certificateOf(certificate, off),
         },
@@ -71,6 +71,17 @@ export function* send<Tensors>(
       null,
     ),
   };
+}
+
+/** Where the error may be as large as the gradient itself its norm says nothing of that of the truth. */
+const LEAST_NORM = 1e-3;
+
+/**
+ * From a limit relative to the norm of the answer, |E| <= u |A|, to one relative to that of the true gradient T: |T| is at
+ * least (1 - u) |A|.
+ */
+function ofTheTruth(upper: number): number {
+  return upper / Math.max(LEAST_NORM, 1 - upper);
 }
 
 /** Of a tensor that is known but for its rounding. */

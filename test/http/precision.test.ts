@@ -115,7 +115,7 @@ test('the error figures hold for what is sent in bfloat16', async () => {
       const off = distance(sent!, better!) / norm(better!);
       const [upper, least] = [half, whole].map((one) => one.error[`${name}.${key}`].estimate.upper);
       assert.ok(
-        off <= upper && upper < off + 2 * least,
+        off <= upper && upper < (off + 2 * least) / (1 - 2 * off),
         `${name}.${key}: off ${off}, upper ${upper}`,
       );
       assert.ok(off > 10 * least, 'bfloat16 rounds');

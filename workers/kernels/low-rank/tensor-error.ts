@@ -76,7 +76,8 @@ export function tensorError(
   certificates: readonly (number | null)[],
   { rows, correction, uncertified }: Circumstances,
 ): TensorError {
-  const rounding = plan.outlierQueries > 0 ? ROUNDING_ASIDE : ROUNDING;
+  const rounding =
+    (plan.outlierQueries > 0 ? ROUNDING_ASIDE : ROUNDING) + ROUNDOFF * largestLogit(plan);
   const bound = joinHeads(plan, certificates, t);
   // A gradient that is zero has no error: all its terms are zero.
   const over = (x: number) => (size > 0 ? x / size : 0);
@@ -92,6 +93,11 @@ export function tensorError(
       ? { certificate: null, certificate_reason: uncertified ?? VOID }
       : { certificate: { frobenius: bound, relative: over(bound) } }),
   };
+}
+
+/** A logit that is rounded is off by 2^-24 of itself, and so is, relative to itself, its weight in P. |q.k| <= d |q|_max |k|_max. */
+function largestLogit({ heads, headNorms }: LowRankPlan): number {
+  return Math.max(0, ...headNorms.map(({ query, key }, h) => heads[h].d * query * key));
 }
 
 const VOID = 'The worst case is beyond any bound: the features could lose the sum of a row.';
