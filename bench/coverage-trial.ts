@@ -30,7 +30,7 @@ export interface Outcome {
   readonly forced: readonly Covered[] | null;
   /** What auto did, and its largest true error over the tolerance. */
   readonly auto: {
-    readonly way: 'low_rank' | 'exact' | 'fallback';
+    readonly way: 'low_rank' | 'exact' | 'fallback' | 'refused';
     readonly overTolerance: number;
   };
   /** Largest relative difference between the truth and PyTorch's; null: not asked. */
@@ -88,11 +88,14 @@ function* forced(problem: AttentionProblem, options: SolveOptions): Job<Solution
   return yield* solve(problem, yield* choose(problem, options), options);
 }
 
+/** A tolerance that cannot be kept, a number that its dtype cannot hold. */
+const REFUSALS = new Set(['tolerance-missed', 'not-finite']);
+
 async function refusedIsNull(answer: Promise<Solution>): Promise<Solution | null> {
   try {
     return await answer;
   } catch (error) {
-    if (error instanceof Problem && error.kind === 'tolerance-missed') return null;
+    if (error instanceof Problem && REFUSALS.has(error.kind)) return null;
     throw error;
   }
 }
@@ -139,16 +142,20 @@ export async function runTrial(
     ...{ correction: false, attentionOutput: false },
     encode: { gradients: true, batched: true, outputsDtype: 'same' as const },
   };
+  // PyTorch's script knows one head, of one batch item.
+  const isSingle = problem.dims.heads * problem.dims.batch === 1;
   const given = { ...options, method: 'low_rank', features } as const;
   const low = await refusedIsNull(run(pool, forced(problem, given)));
-  const chosen = await run(pool, auto(problem, { ...options, method: 'auto' }, scale));
+  const chosen = await refusedIsNull(
+    run(pool, auto(problem, { ...options, method: 'auto' }, scale)),
+  );
   return {
     ratio: thresholdRatio(truth, problem),
     forced: low && covered(low, truth),
     auto: {
-      way: chosen.fallback ? 'fallback' : chosen.method,
-      overTolerance: trueError(chosen.result, truth) / tolerance,
+      way: chosen ? (chosen.fallback ? 'fallback' : chosen.method) : 'refused',
+      overTolerance: chosen ? trueError(chosen.result, truth) / tolerance : 0,
     },
-    torchDifference: torch && (await torchDifference(torch, problem, truth)),
+    torchDifference: torch && isSingle ? await torchDifference(torch, problem, truth) : null,
   };
 }
