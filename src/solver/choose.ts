@@ -147,11 +147,15 @@ const ROUNDING: Readonly<Record<Dtype, number>> = {
 /** Of the tolerance, what a plan is held to at least, however much the rounding of the answer takes. */
 const LEAST_SHARE = 0.1;
 
-/** What rounding the adapters' gradients leaves of the tolerance. */
+/**
+ * What rounding the adapters' gradients leaves of the tolerance. A plan's error is relative to the norm of the answer, the
+ * tolerance to that of the true gradient: u / (1 - u) <= tolerance.
+ */
 function toleranceOfPlan(
   { projections }: AttentionLayer,
-  { tolerance, encode }: ChooseOptions,
+  { tolerance: ofTheTruth, encode }: ChooseOptions,
 ): number {
+  const tolerance = ofTheTruth / (1 + ofTheTruth);
   const adapters = Object.values(projections).flatMap(({ adapter }) => adapter ?? []);
   const dtypes = adapters.flatMap(({ A, B }) => [A.dtype, B.dtype]);
   const rounding =

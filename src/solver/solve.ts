@@ -231,7 +231,9 @@ function* stricterPlan(
   worst: number,
   options: ChooseOptions,
 ): Job<LowRankPlan | null> {
-  const hopeful = Number.isFinite(worst) ? Math.min(1, predictedError / worst) : 1;
+  // A plan's error is relative to the norm of the answer, that of an answer to that of the true gradient.
+  const reached = worst / (1 + worst);
+  const hopeful = Number.isFinite(worst) ? Math.min(1, predictedError / reached) : 1;
   const tolerance = MARGIN * options.tolerance * hopeful;
   return (yield* tryPlan(problem, { ...options, tolerance, features: undefined })).plan;
 }
