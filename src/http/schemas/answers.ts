@@ -155,7 +155,7 @@ const Estimate = Type.Object(
   },
   {
     description:
-      'Statistical: measured on sampled rows, computed again: in float64 for an exact answer, by the exact formula in float32 for a low-rank one, whose upper limit has its rounding added. Before rounding to the dtype of the answer.',
+      'Statistical: measured on sampled rows, computed again: in float64 for an exact answer, by the exact formula in float32 for a low-rank one, whose upper limit has its rounding added. Rounding to the dtype of the answer is in the figures.',
   },
 );
 
