@@ -1,8 +1,8 @@
 /** How long the thread of the engine, which deals out all tasks, is held up by one request. */
 import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks';
+import { forwardJob } from '../src/engine/forward-job.js';
+import { gradientJob } from '../src/engine/gradient-job.js';
 import type { WorkerPool } from '../src/pool/worker-pool.js';
-import { forwardJob } from '../src/solver/forward-job.js';
-import { gradientJob } from '../src/solver/gradient-job.js';
 import { randomProblem } from '../test/kernels/problems.js';
 import type { AttentionProblem } from '../workers/problem.js';
 import { Lease } from '../workers/tensor/shared-memory.js';

@@ -1,8 +1,8 @@
 /** Writes openapi/openapi.json from the schemas in the code: npm run docs. */
 import { writeFileSync } from 'node:fs';
 import { readConfig } from '../src/config.js';
+import type { Engine } from '../src/engine/engine.js';
 import { buildApp } from '../src/http/app.js';
-import type { Engine } from '../src/solver/engine.js';
 
 /** The document needs routes, not workers. */
 export const IDLE: Engine = {

@@ -6,11 +6,11 @@ import { writeFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import type { FastifyInstance, InjectOptions } from 'fastify';
 import { readConfig } from '../src/config.js';
+import { type Engine, ThreadedEngine } from '../src/engine/engine.js';
 import { Problem, type ProblemDetails } from '../src/errors.js';
 import { buildApp } from '../src/http/app.js';
 import { REQUEST_EXAMPLES, TENSOR_EXAMPLE_DIGEST } from '../src/http/schemas/example.js';
 import type { Recorded, RecordedAnswer } from '../src/http/schemas/recorded.js';
-import { type Engine, ThreadedEngine } from '../src/solver/engine.js';
 import { IDLE } from './generate.js';
 
 const TENSOR_URL = `/tensors/${TENSOR_EXAMPLE_DIGEST}`;

@@ -2,8 +2,8 @@
 import closeWithGrace from 'close-with-grace';
 import type { FastifyInstance } from 'fastify';
 import { maxInflightBytes, poolOptions, readConfig, unknownSettings } from './config.js';
+import { ThreadedEngine } from './engine/engine.js';
 import { buildApp } from './http/app.js';
-import { ThreadedEngine } from './solver/engine.js';
 import { startError } from './start-error.js';
 import { packageVersion } from './version.js';
 

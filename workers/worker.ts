@@ -1,7 +1,7 @@
 /** What a worker thread runs: its turn at a stage, tasks of any kernel; the outcome as a value. */
 import { Board } from './board.js';
 import { type Cancelled, CancelledError } from './job.js';
-import { type ExactTask, runExactTask } from './kernels/exact/gradient.js';
+import { type ExactTask, runExactTask } from './kernels/exact/run.js';
 import { type LowRankTask, runLowRankTask } from './kernels/low-rank/task.js';
 import { type ReferenceForwardTask, runReferenceForwardTask } from './kernels/reference/forward.js';
 import { type ReferenceTask, runReferenceTask } from './kernels/reference/gradient.js';

@@ -10,23 +10,23 @@ import {
   paceOf,
   storeBytes,
 } from '../config.js';
+import type { Engine } from '../engine/engine.js';
 import { toProblem } from '../errors.js';
-import type { Engine } from '../solver/engine.js';
 import { TensorStore } from '../store/tensor-store.js';
 import { ApiKeys } from './access/api-keys.js';
 import { readTls, renewTls, type TlsFiles } from './access/tls.js';
 import { clientErrorHandler } from './broken-requests.js';
 import { loggerOptions } from './logging.js';
 import accounting, { watchAnswer } from './plugins/accounting.js';
-import admission from './plugins/admission.js';
 import answers from './plugins/answers.js';
-import bodies from './plugins/bodies.js';
-import cancellation from './plugins/cancellation.js';
-import clients from './plugins/clients.js';
 import contentCodings from './plugins/content-codings.js';
 import docs from './plugins/docs.js';
-import draining from './plugins/draining.js';
-import expectations from './plugins/expectations.js';
+import admission from './plugins/guards/admission.js';
+import bodies from './plugins/guards/bodies.js';
+import cancellation from './plugins/guards/cancellation.js';
+import clients from './plugins/guards/clients.js';
+import draining from './plugins/guards/draining.js';
+import expectations from './plugins/guards/expectations.js';
 import metrics from './plugins/metrics.js';
 import pages from './plugins/pages.js';
 import problems, { answerProblem } from './plugins/problems.js';

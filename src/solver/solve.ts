@@ -5,7 +5,7 @@ import { exactFlops } from '../../workers/kernels/exact/cost.js';
 import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
 import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
-import { FEATURE_STEPS } from '../../workers/kernels/low-rank/plan/trial.js';
+import { FEATURE_STEPS } from '../../workers/kernels/low-rank/plan/trial/trial.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type {

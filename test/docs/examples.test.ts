@@ -4,10 +4,10 @@ import { test } from 'node:test';
 import { openapiDocument } from '../../openapi/generate.js';
 import { recordAnswers, recordProblems } from '../../openapi/record.js';
 import { readConfig } from '../../src/config.js';
+import { ThreadedEngine } from '../../src/engine/engine.js';
 import { buildApp } from '../../src/http/app.js';
 import { REQUEST_EXAMPLES } from '../../src/http/schemas/example.js';
 import { readRecorded } from '../../src/http/schemas/recorded.js';
-import { ThreadedEngine } from '../../src/solver/engine.js';
 
 /** What differs from run to run and from machine to machine. */
 const VARIABLE = new Set([

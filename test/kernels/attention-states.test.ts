@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
-import { exactJob, exactStages, runExactTask } from '../../workers/kernels/exact/gradient.js';
+import { exactJob, exactStages } from '../../workers/kernels/exact/gradient.js';
+import { runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { keysOfRow } from '../../workers/mask.js';
 import type { AttentionProblem, KnownForward } from '../../workers/problem.js';

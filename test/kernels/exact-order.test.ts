@@ -5,10 +5,9 @@ import { CancelledError, runJob, type Stage } from '../../workers/job.js';
 import {
   type ExactOptions,
   type ExactResult,
-  type ExactTask,
   exactJob,
-  runExactTask,
 } from '../../workers/kernels/exact/gradient.js';
+import { type ExactTask, runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import { testSeed, uniform } from '../support/random.js';

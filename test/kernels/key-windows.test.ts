@@ -2,12 +2,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
-import {
-  type ExactOptions,
-  exactStages,
-  runExactTask,
-} from '../../workers/kernels/exact/gradient.js';
-import { makePlan, TILES_AT_ONCE } from '../../workers/kernels/exact/plan.js';
+import { makePlan, TILES_AT_ONCE } from '../../workers/kernels/attention/plan.js';
+import { type ExactOptions, exactStages } from '../../workers/kernels/exact/gradient.js';
+import { runExactTask } from '../../workers/kernels/exact/run.js';
 import { KEYS } from '../../workers/kernels/inner/block.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { type ProblemOptions, randomProblem } from './problems.js';

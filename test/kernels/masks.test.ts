@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
-import { exactJob, runExactTask } from '../../workers/kernels/exact/gradient.js';
+import { exactJob } from '../../workers/kernels/exact/gradient.js';
+import { runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { keysOfRow, type Mask, NO_MASK, rowsOfKey, visiblePairs } from '../../workers/mask.js';
 import { testSeed } from '../support/random.js';

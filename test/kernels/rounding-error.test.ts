@@ -10,7 +10,8 @@ import { keyInputs, type RowOfHead } from '../../workers/kernels/estimate/row-of
 import { sampleRows } from '../../workers/kernels/estimate/rows.js';
 import { TurnedKeyRows } from '../../workers/kernels/estimate/turned-keys.js';
 import { exactForwardJob } from '../../workers/kernels/exact/forward.js';
-import { exactJob, rowsForEstimate, runExactTask } from '../../workers/kernels/exact/gradient.js';
+import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
+import { runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import {
   referenceForwardJob,

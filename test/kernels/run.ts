@@ -6,8 +6,8 @@ import {
   type ExactResult,
   exactJob,
   exactStages,
-  runExactTask,
 } from '../../workers/kernels/exact/gradient.js';
+import { runExactTask } from '../../workers/kernels/exact/run.js';
 import type { Wasm } from '../../workers/kernels/inner/instance.js';
 import { referenceJob, runReferenceTask } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';

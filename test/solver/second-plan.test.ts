@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type SolveOptions, solve } from '../../src/solver/solve.js';
 import { type Job, runJob, type Task } from '../../workers/job.js';
-import { type ExactTask, runExactTask } from '../../workers/kernels/exact/gradient.js';
+import { type ExactTask, runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';

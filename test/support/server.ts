@@ -1,8 +1,8 @@
 /** The service as main.ts puts it together, on a free port of this process. */
 import type { AddressInfo } from 'node:net';
 import { poolOptions, readConfig } from '../../src/config.js';
+import { ThreadedEngine } from '../../src/engine/engine.js';
 import { buildApp } from '../../src/http/app.js';
-import { ThreadedEngine } from '../../src/solver/engine.js';
 import { DIALECTS, decodeAnswer } from './dialects.js';
 import type { GradientRequest, Gradients, InputGradients, Threshold } from './fixtures.js';
 import type { WireTensor } from './wire-tensor.js';

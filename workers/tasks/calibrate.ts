@@ -2,7 +2,8 @@
 
 import { type Cancelled, runJob, type Task } from '../job.js';
 import { exactWork } from '../kernels/exact/cost.js';
-import { exactJob, runExactTask } from '../kernels/exact/gradient.js';
+import { exactJob } from '../kernels/exact/gradient.js';
+import { runExactTask } from '../kernels/exact/run.js';
 import type { Wasm } from '../kernels/inner/instance.js';
 import { lowRankJob } from '../kernels/low-rank/job.js';
 import type { Rates } from '../kernels/low-rank/plan/cost.js';

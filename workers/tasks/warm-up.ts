@@ -1,7 +1,8 @@
 /** The first task of every worker: loads the kernels and waits until all workers have come that far. */
 
 import { type Cancelled, CancelledError, runJob, type Task } from '../job.js';
-import { exactJob, runExactTask } from '../kernels/exact/gradient.js';
+import { exactJob } from '../kernels/exact/gradient.js';
+import { runExactTask } from '../kernels/exact/run.js';
 import type { Wasm } from '../kernels/inner/instance.js';
 import { referenceJob, runReferenceTask } from '../kernels/reference/gradient.js';
 import { sampleProblem } from './sample-problem.js';

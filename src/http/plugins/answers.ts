@@ -2,8 +2,8 @@
 import { Readable } from 'node:stream';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
+import type { AnswerForm } from '../../engine/messages.js';
 import { Problem } from '../../errors.js';
-import type { AnswerForm } from '../../solver/engine-messages.js';
 import { quote } from '../../wire/tree/quote.js';
 import { type PaceLimits, watchPace } from '../admission/pace.js';
 import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../media-types.js';

@@ -2,8 +2,8 @@
 import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import type { Engine } from '../../solver/engine.js';
-import type { WorkKind } from '../../solver/work.js';
+import type { Engine } from '../../engine/engine.js';
+import type { WorkKind } from '../../engine/work.js';
 import { packageVersion } from '../../version.js';
 import { answerMetrics } from '../answer-metrics.js';
 

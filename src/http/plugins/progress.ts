@@ -1,7 +1,7 @@
 /** What the running computations have come to: in the log when they take long, and in the metrics. */
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
-import type { ProgressReport } from '../../solver/engine-messages.js';
+import type { ProgressReport } from '../../engine/messages.js';
 
 /** A computation that is under way. */
 export interface Run {

@@ -1,12 +1,12 @@
 /** What the computing routes share: have a request's work done, give it up when nobody waits. */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { AttentionLayer } from '../../../workers/problem.js';
+import type { Engine } from '../../engine/engine.js';
+import type { AnswerForm, Done } from '../../engine/messages.js';
+import { priceOf } from '../../engine/price.js';
+import type { Answers, Work, WorkKind } from '../../engine/work.js';
 import type { Problem } from '../../errors.js';
-import type { Engine } from '../../solver/engine.js';
-import type { AnswerForm, Done } from '../../solver/engine-messages.js';
 import type { PhaseTimes } from '../../solver/phases.js';
-import { priceOf } from '../../solver/price.js';
-import type { Answers, Work, WorkKind } from '../../solver/work.js';
 
 /**
  * The body of the request and its tensors are gone afterwards.

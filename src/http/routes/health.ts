@@ -2,7 +2,7 @@
 import type { FastifyInstance } from 'fastify';
 import Type from 'typebox';
 import { Problem } from '../../errors.js';
-import { shuttingDown } from '../plugins/draining.js';
+import { shuttingDown } from '../plugins/guards/draining.js';
 import { problemResponses } from '../schemas/problem.js';
 import type { RouteOptions } from './options.js';
 

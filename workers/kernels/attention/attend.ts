@@ -12,11 +12,11 @@
  */
 import { keysOfRow, keysOfRows } from '../../mask.js';
 import type { Contradiction } from '../../problem.js';
-import { type ExactPlan, TILES_AT_ONCE, type Unit, type Workspace } from '../exact/plan.js';
 import { type Block, KEYS, ROWS, writeBlock } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { type AttentionMemory, type KeyWindow, loadWindow, prepareMemory } from './memory.js';
+import { type ExactPlan, TILES_AT_ONCE } from './plan.js';
 import { RightSums } from './right.js';
 import {
   addSinks,
@@ -27,40 +27,7 @@ import {
   sinkGradients,
   takeOutput,
 } from './rows.js';
-
-export interface AttendTask {
-  readonly kernel: 'exact';
-  readonly step: 'attend';
-  readonly plan: ExactPlan;
-  readonly workspace: Workspace;
-  /** (B, Lq, H dv) or null */
-  readonly attentionOutput: Float32Array | null;
-  readonly wave: number;
-  /** Lanes, each with its query head: place in the wave, and who that is. */
-  readonly lanes: readonly LaneOfHead[];
-  /** Turns [first, last) of each lane: turn k of lane l is row block l + k lanes. */
-  readonly first: number;
-  readonly last: number;
-}
-
-export interface LaneOfHead {
-  readonly place: number;
-  readonly unit: Unit;
-  readonly head: number;
-  readonly lane: number;
-}
-
-/** Rows of a lane's query head: `first` and the n - 1 after it, or those that `picked` lists. */
-export interface RowBlock {
-  readonly lane: LaneOfHead;
-  readonly first: number;
-  readonly n: number;
-  readonly picked?: readonly number[];
-}
-
-/** Number of row i of the block in its sequence. */
-export const rowAt = ({ first, picked }: RowBlock, i: number): number =>
-  picked ? picked[i]! : first + i;
+import type { AttendTask, LaneOfHead, RowBlock } from './task.js';
 
 export interface AttendReport {
   /** Of these rows, 1/2 ||O - Y||^2, or 0. */

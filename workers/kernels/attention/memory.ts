@@ -1,6 +1,5 @@
 /** Where the attention stage keeps its matrices in WebAssembly memory. */
 import { keysOf, rowsOfKey, seesAll } from '../../mask.js';
-import { type ExactPlan, formsUpstream, stretchesOf } from '../exact/plan.js';
 import {
   BLOCK_BYTES,
   type Block,
@@ -12,7 +11,8 @@ import {
 import type { Wasm } from '../inner/instance.js';
 import { type Floats, slice } from '../inner/operands.js';
 import { packedFloats } from '../inner/operations.js';
-import type { AttendTask, LaneOfHead } from './attend.js';
+import { type ExactPlan, formsUpstream, stretchesOf } from './plan.js';
+import type { AttendTask, LaneOfHead } from './task.js';
 
 /** Floats copied between two looks at the flag that cancels. */
 const PIECE = 2 ** 20;

@@ -1,13 +1,13 @@
 /** Right products of one row block: dS [K B_Q | X^K A_K^T] and P X^V A_V^T; or dS K at full width. */
 
 import type { TensorData } from '../../tensor/tensor.js';
-import type { ExactPlan } from '../exact/plan.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
-import type { AttendTask, RowBlock } from './attend.js';
 import type { AttentionMemory } from './memory.js';
+import type { ExactPlan } from './plan.js';
 import { inverse } from './rows.js';
+import type { AttendTask, RowBlock } from './task.js';
 
 /** Norms weigh the draws of rows: a sum of them is to stay finite. */
 const LARGEST_NORM = 2 ** 100;

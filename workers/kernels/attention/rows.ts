@@ -1,12 +1,12 @@
 /** What a block of query rows brings along: Q, the upstream gradient G, and the left thin factors. */
 
 import type { Contradiction } from '../../problem.js';
-import type { ExactPlan } from '../exact/plan.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
-import { type AttendTask, type LaneOfHead, type RowBlock, rowAt } from './attend.js';
 import { type AttentionMemory, copyRows } from './memory.js';
+import type { ExactPlan } from './plan.js';
+import { type AttendTask, type LaneOfHead, type RowBlock, rowAt } from './task.js';
 
 /** Norms weigh the draws of rows: a sum of them is to stay finite. */
 const LARGEST_SQUARE = 2 ** 120;

@@ -8,9 +8,9 @@
  * The factors s beta come in at the very end.
  */
 import type { ProjectionName } from '../../problem.js';
+import { type ExactPlan, roundUp, type Unit, type Workspace } from '../attention/plan.js';
 import type { Wasm } from '../inner/instance.js';
 import { type Floats, pack, rowsOf, slice } from '../inner/operands.js';
-import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
 
 /** Tokens in WebAssembly memory at once. */
 export const TOKENS = 256;

@@ -3,11 +3,11 @@
  * wave the figures of the rounding error.
  */
 import { PROJECTIONS, type ProjectionName } from '../../problem.js';
+import { type ExactPlan, roundUp, type Unit, type Workspace } from '../attention/plan.js';
 import { slice } from '../inner/operands.js';
 import type { ParameterGradients } from '../result.js';
 import { type ContractParts, placesOf } from './contract.js';
-import { type ErrorEstimates, estimateErrors, type Sampled } from './estimate.js';
-import { type ExactPlan, roundUp, type Unit, type Workspace } from './plan.js';
+import { type ErrorEstimates, estimateErrors, type Sampled } from './error/estimate.js';
 
 export interface FinishTask {
   readonly kernel: 'exact';

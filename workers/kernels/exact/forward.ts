@@ -6,6 +6,8 @@
 import type { Job } from '../../job.js';
 import type { AttentionLayer } from '../../problem.js';
 import { Lease } from '../../tensor/shared-memory.js';
+import { makePlan, makeWorkspace } from '../attention/plan.js';
+import type { AttendTask } from '../attention/task.js';
 import type { ErrorEstimate } from '../estimate/estimate.js';
 import { exactOutputs } from '../estimate/exact-rows.js';
 import { InputPasses } from '../estimate/input-passes.js';
@@ -14,9 +16,7 @@ import type { RowOfHead } from '../estimate/row-of-head.js';
 import { spreadRows, TURNED_UNITS } from '../estimate/rows.js';
 import type { Wasm } from '../inner/instance.js';
 import { type ForwardResult, sharedFloat32 } from '../result.js';
-import type { ExactTask } from './gradient.js';
-import { makePlan, makeWorkspace } from './plan.js';
-import type { ProjectionNorms } from './project.js';
+import type { ProjectionNorms, ProjectTask } from './project.js';
 import { fitsOneTask } from './tasks.js';
 import { attendWave, composedNorms } from './wave.js';
 
@@ -45,6 +45,8 @@ export interface WholeForwardTask {
   readonly seed: number;
 }
 
+export type ForwardTask = ProjectTask | AttendTask | ForwardSampleTask | WholeForwardTask;
+
 const planOf = (layer: AttentionLayer) =>
   makePlan({ ...layer, objective: null }, { attentionOutput: true });
 
@@ -52,7 +54,7 @@ const planOf = (layer: AttentionLayer) =>
 export function* exactForwardJob(
   layer: AttentionLayer,
   { seed }: { readonly seed: number },
-): Job<ExactForwardResult, ExactTask> {
+): Job<ExactForwardResult, ForwardTask> {
   if (!fitsOneTask(planOf(layer))) return yield* forwardStages(layer, seed);
   const whole: WholeForwardTask = { kernel: 'exact', step: 'whole_forward', layer, seed };
   const [result] = yield { name: 'whole', tasks: [whole], span: [0, 1] };
@@ -62,7 +64,7 @@ export function* exactForwardJob(
 export function* forwardStages(
   layer: AttentionLayer,
   seed: number,
-): Job<ExactForwardResult, ExactTask> {
+): Job<ExactForwardResult, ForwardTask> {
   const { batch, queryLength, heads, valueDim } = layer.dims;
   const plan = planOf(layer);
   const attentionOutput = sharedFloat32(batch * queryLength * heads * valueDim);

@@ -7,12 +7,12 @@
  * summed over heads, but for lora_B; of attention states dX is dY, head by head. The factor beta of queries and keys comes in at the very end.
  */
 import type { ProjectionName } from '../../problem.js';
+import { type ExactPlan, rankOf, roundUp, type Unit, type Workspace } from '../attention/plan.js';
 import type { Wasm } from '../inner/instance.js';
 import { type Floats, pack, rowsOf, slice } from '../inner/operands.js';
 import { ROLES } from '../result.js';
 import { rotateBack } from '../rotary.js';
 import { addLanes, type ContractParts, placesOf, product, TOKENS } from './contract.js';
-import { type ExactPlan, rankOf, roundUp, type Unit, type Workspace } from './plan.js';
 import { lowRank } from './project.js';
 
 export interface FullTask {

@@ -4,7 +4,7 @@
  * inputs. Never holds more of P than one row block a thread.
  */
 
-import { type Cancelled, CancelledError, type Job, runJob } from '../../job.js';
+import type { Job } from '../../job.js';
 import {
   type AttentionKind,
   type AttentionProblem,
@@ -12,9 +12,15 @@ import {
   hasAttentionStates,
 } from '../../problem.js';
 import { Lease } from '../../tensor/shared-memory.js';
-import { type AttendTask, runAttend } from '../attention/attend.js';
+import {
+  type ExactPlan,
+  makePlan,
+  makeWorkspace,
+  type Unit,
+  type Workspace,
+} from '../attention/plan.js';
+import type { AttendTask } from '../attention/task.js';
 import { makeErrorSums } from '../estimate/estimate.js';
-import type { Wasm } from '../inner/instance.js';
 import {
   allocateGradients,
   allocateInputGradients,
@@ -23,42 +29,32 @@ import {
   ROLES,
   sharedFloat32,
 } from '../result.js';
-import { type ContractTask, runContract } from './contract.js';
-import { type ErrorEstimates, largestLogit, roundingError, tensorsOf } from './estimate.js';
-import { type FinishTask, runFinish } from './finish.js';
-import {
-  type ForwardSampleTask,
-  forwardStages,
-  runForwardSample,
-  type WholeForwardTask,
-} from './forward.js';
-import { type FullTask, runFull } from './full.js';
-import { type ExactPlan, makePlan, makeWorkspace, type Unit, type Workspace } from './plan.js';
-import { type ProjectionNorms, type ProjectTask, runProject } from './project.js';
-import { type DrawnSizes, runSample, type SampleTask } from './sample.js';
+import type { ContractTask } from './contract.js';
+import { type ErrorEstimates, largestLogit, roundingError, tensorsOf } from './error/estimate.js';
+import type { DrawnSizes, SampleTask } from './error/sample.js';
 import {
   addErrors,
   type DrawnErrors,
   noErrors,
-  runStateSample,
   type StateSampleTask,
   stateErrors,
   stateSampleTasks,
-} from './sample-states.js';
+} from './error/sample-states.js';
+import type { FinishTask } from './finish.js';
+import type { FullTask } from './full.js';
+import type { ProjectionNorms, ProjectTask } from './project.js';
 import { contractTasks, fitsOneTask, fullStages, sampleTasks } from './tasks.js';
 import { attendWave, composedNorms } from './wave.js';
 
-export type ExactTask =
+export type GradientTask =
   | ProjectTask
   | AttendTask
   | SampleTask
   | StateSampleTask
   | ContractTask
   | FullTask
-  | ForwardSampleTask
   | FinishTask
-  | WholeTask
-  | WholeForwardTask;
+  | WholeTask;
 
 /** All of a problem that is too small to be shared. */
 export interface WholeTask {
@@ -103,7 +99,7 @@ export function rowsForEstimate({ dims, rotary, projections }: AttentionProblem)
 export function* exactJob(
   problem: AttentionProblem,
   options: ExactOptions,
-): Job<ExactResult, ExactTask> {
+): Job<ExactResult, GradientTask> {
   if (!fitsOneTask(makePlan(problem, options))) return yield* exactStages(problem, options);
   const whole: WholeTask = { kernel: 'exact', step: 'whole', problem, options };
   const [result] = yield { name: 'whole', tasks: [whole], span: [0, 1] };
@@ -114,7 +110,7 @@ export function* exactStages(
   problem: AttentionProblem,
   options: ExactOptions,
   plan: ExactPlan = makePlan(problem, options),
-): Job<ExactResult, ExactTask> {
+): Job<ExactResult, GradientTask> {
   const memory = new Lease();
   try {
     return yield* gradientStages(problem, options, plan, makeWorkspace(plan, memory));
@@ -128,7 +124,7 @@ function* gradientStages(
   options: ExactOptions,
   plan: ExactPlan,
   workspace: Workspace,
-): Job<ExactResult, ExactTask> {
+): Job<ExactResult, GradientTask> {
   const { batch, queryLength, heads, valueDim } = problem.dims;
   const totals = allocateGradients(problem);
   const inputGradients = allocateInputGradients(problem, options.inputGradients, sharedFloat32);
@@ -169,7 +165,7 @@ function* gradientStages(
       samples.push(...stateSampleTasks(plan, workspace, wave, count, states.seed, samplers));
     }
     // Samples and sums over all rows do not need each other: no thread waits in between.
-    const tasks: ExactTask[] = [...samples, ...(stages[0] ?? [])];
+    const tasks: GradientTask[] = [...samples, ...(stages[0] ?? [])];
     const drawnSizes: DrawnSizes[] = [];
     for (const mine of [tasks, ...stages.slice(1)]) {
       if (mine.length === 0) continue;
@@ -218,37 +214,4 @@ function contractStages(
   const thin = contractTasks(plan, workspace, units);
   const full = fullStages(plan, workspace, units, kind, inputGradients);
   return [thin, ...full].filter((tasks) => tasks.length > 0);
-}
-
-/** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
-export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled): unknown {
-  const checkpoint = () => {
-    if (cancelled()) throw new CancelledError();
-  };
-  switch (task.step) {
-    case 'project':
-      return runProject(task, wasm, checkpoint);
-    case 'attend':
-      return runAttend(task, wasm, checkpoint);
-    case 'sample':
-      return runSample(task, wasm, checkpoint);
-    case 'sample_states':
-      return runStateSample(task, wasm, checkpoint);
-    case 'contract':
-      return runContract(task, wasm, checkpoint);
-    case 'full':
-      return runFull(task, wasm, checkpoint);
-    case 'forward_sample':
-      return runForwardSample(task, wasm, checkpoint);
-    case 'finish':
-      return runFinish(task);
-    case 'whole':
-      return inOneTask(exactStages(task.problem, task.options), wasm, cancelled);
-    case 'whole_forward':
-      return inOneTask(forwardStages(task.layer, task.seed), wasm, cancelled);
-  }
-}
-
-function inOneTask<Result>(job: Job<Result, ExactTask>, wasm: Wasm, cancelled: Cancelled): Result {
-  return runJob(job, (task) => runExactTask(task, wasm, cancelled));
 }

@@ -7,9 +7,6 @@
  * Rotary positions turn queries and keys, both parts of them.
  */
 import type { Projection, ProjectionName } from '../../problem.js';
-import type { Wasm } from '../inner/instance.js';
-import { pack, packTransposed, rowsOf, slice } from '../inner/operands.js';
-import { rotate } from '../rotary.js';
 import {
   type ExactPlan,
   PROJECT_TOKENS,
@@ -17,7 +14,10 @@ import {
   stretchesOf,
   type Unit,
   type Workspace,
-} from './plan.js';
+} from '../attention/plan.js';
+import type { Wasm } from '../inner/instance.js';
+import { pack, packTransposed, rowsOf, slice } from '../inner/operands.js';
+import { rotate } from '../rotary.js';
 
 export interface ProjectTask {
   readonly kernel: 'exact';

@@ -8,12 +8,6 @@ import {
   type ProjectionName,
   STATES,
 } from '../../problem.js';
-import type { AttendTask, LaneOfHead } from '../attention/attend.js';
-import { sampleRows } from '../estimate/rows.js';
-import { KEYS, ROWS } from '../inner/block.js';
-import { type InputGradients, ROLES, sharedFloat32 } from '../result.js';
-import { type ContractParts, type ContractTask, placesOf, TOKENS } from './contract.js';
-import type { FullTask } from './full.js';
 import {
   CONTRACT_TOKENS,
   type ExactPlan,
@@ -22,9 +16,16 @@ import {
   roundUp,
   type Unit,
   type Workspace,
-} from './plan.js';
+} from '../attention/plan.js';
+import type { AttendTask, LaneOfHead } from '../attention/task.js';
+import { sampleRows } from '../estimate/rows.js';
+import { KEYS, ROWS } from '../inner/block.js';
+import { type InputGradients, ROLES, sharedFloat32 } from '../result.js';
+import { type ContractParts, type ContractTask, placesOf, TOKENS } from './contract.js';
+import type { Draw } from './error/kernel-rows.js';
+import type { SampleTask } from './error/sample.js';
+import type { FullTask } from './full.js';
 import type { ProjectTask } from './project.js';
-import type { Draw, SampleTask } from './sample.js';
 
 /** Flops of a task that takes about 25 ms: short enough to share threads fairly, long enough to pay. */
 const TASK_FLOPS = 1e9;

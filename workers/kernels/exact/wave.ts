@@ -2,9 +2,10 @@
 
 import type { Job } from '../../job.js';
 import type { ProjectionName } from '../../problem.js';
-import type { AttendReport, AttendTask } from '../attention/attend.js';
+import type { AttendReport } from '../attention/attend.js';
+import type { ExactPlan, Workspace } from '../attention/plan.js';
+import type { AttendTask } from '../attention/task.js';
 import type { ComposedNorms } from '../norms.js';
-import type { ExactPlan, Workspace } from './plan.js';
 import type { ProjectionNorms, ProjectTask } from './project.js';
 import { attendTasks, projectTasks } from './tasks.js';
 

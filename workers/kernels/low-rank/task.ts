@@ -26,8 +26,8 @@ import { finishPlan } from './plan/aside.js';
 import { draft } from './plan/draft.js';
 import type { PlanTask } from './plan/plan.js';
 import { scanRows } from './plan/scan.js';
-import { tryShares } from './plan/trial.js';
-import { longestRows } from './plan/trial-sample.js';
+import { longestRows } from './plan/trial/sample.js';
+import { tryShares } from './plan/trial/trial.js';
 import { estimate } from './tensor-error.js';
 
 export type LowRankTask = PlanTask | RunTask | ForwardTask;

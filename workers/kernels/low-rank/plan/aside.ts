@@ -9,7 +9,7 @@ import { BLOCK } from '../head/block.js';
 import type { Head } from '../head/head.js';
 import type { HeadPlan } from '../head/plan.js';
 import type { RowScan } from './scan.js';
-import type { Trial } from './trial.js';
+import type { Trial } from './trial/trial.js';
 
 export interface AsideTask extends Task<HeadPlan> {
   readonly kernel: 'low_rank';

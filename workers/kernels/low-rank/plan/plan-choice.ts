@@ -9,7 +9,7 @@ import { BLOCK } from '../head/rows.js';
 import { crossPairs } from './basis.js';
 import { type Draws, headCost, outputRows, samplingFlops } from './cost.js';
 import type { PlanOptions } from './plan-options.js';
-import type { Trial, TrialRow } from './trial.js';
+import type { Trial, TrialRow } from './trial/trial.js';
 
 export interface Choice {
   readonly trial: Trial;

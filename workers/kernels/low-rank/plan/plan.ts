@@ -18,13 +18,19 @@ import { type DraftTask, SHELL } from './draft.js';
 import { type Choice, chooseAll, enoughFor, outlierCount } from './plan-choice.js';
 import type { PlanOptions } from './plan-options.js';
 import { openScan, type ScanTask } from './scan.js';
-import { ALWAYS_TRIED, FEATURE_STEPS, isUneven, type Trial, type TrialTask } from './trial.js';
 import {
   joinLongest,
   type LongestRows,
   type LongestTask,
   longestOverMean,
-} from './trial-sample.js';
+} from './trial/sample.js';
+import {
+  ALWAYS_TRIED,
+  FEATURE_STEPS,
+  isUneven,
+  type Trial,
+  type TrialTask,
+} from './trial/trial.js';
 import { type TriedFeatures, triedFeatures } from './tried-features.js';
 
 export type { PlanOptions };

@@ -1,10 +1,10 @@
 /** What is left of the mean rows of a trial's keys when they are taken from their centres (tilt.ts). */
 
-import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
-import { tiltedRows } from '../error/drawn-features/tilt.js';
-import { times } from '../head/affine.js';
-import type { Workspace } from '../head/workspace.js';
-import type { TrialSample } from './trial-sample.js';
+import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
+import { tiltedRows } from '../../error/drawn-features/tilt.js';
+import { times } from '../../head/affine.js';
+import type { Workspace } from '../../head/workspace.js';
+import type { TrialSample } from './sample.js';
 
 /** |(P K)_i - y_i|^2 and |(P V)_i - y_i|^2 of the queries of the trial; e (n, count). */
 export interface MeanSquares {

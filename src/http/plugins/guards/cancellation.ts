@@ -6,7 +6,7 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import { Problem } from '../../errors.js';
+import { Problem } from '../../../errors.js';
 
 declare module 'fastify' {
   interface FastifyInstance {

@@ -1,7 +1,7 @@
 /** How far the features are from the exact block of a trial. */
-import type { Arithmetic } from '../arithmetic/arithmetic.js';
-import { type ExactBlock, inScratch, type LowRankBlock } from './trial-block.js';
-import type { TrialSample } from './trial-sample.js';
+import type { Arithmetic } from '../../arithmetic/arithmetic.js';
+import { type ExactBlock, inScratch, type LowRankBlock } from './block.js';
+import type { TrialSample } from './sample.js';
 
 /** Error of products with sampled rows of P. */
 export interface TrialError {

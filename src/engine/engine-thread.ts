@@ -10,6 +10,7 @@ import { Lease } from '../../workers/tensor/shared-memory.js';
 import { Problem } from '../errors.js';
 import { type Progress, type RunContext, WorkerLostError } from '../pool/executor.js';
 import { WorkerPool } from '../pool/worker-pool.js';
+import { type PhaseTimes, phaseClock, type Timings } from '../solver/phases.js';
 import { renderAnswer } from '../wire/answer-tree.js';
 import { encodeJson } from '../wire/json.js';
 import { encodeMsgpack } from '../wire/msgpack.js';
@@ -22,8 +23,7 @@ import {
   type Order,
   type ProgressReport,
   type ToEngine,
-} from './engine-messages.js';
-import { type PhaseTimes, phaseClock, type Timings } from './phases.js';
+} from './messages.js';
 import { jobOf } from './work.js';
 
 const { pool: options, load } = workerData as EngineData;

@@ -1,12 +1,21 @@
 /** Single rows once more through the kernel: what it used for them, bit by bit as before. */
-import { keysOfRow, seesAll } from '../../mask.js';
-import { type AttendTask, attendRows } from '../attention/attend.js';
-import { type KeyWindow, prepareMemory } from '../attention/memory.js';
-import { inverse, sinkGradients } from '../attention/rows.js';
-import { keyInputs } from '../estimate/row-of-head.js';
-import { ROWS } from '../inner/block.js';
-import type { Wasm } from '../inner/instance.js';
-import type { Draw, SampleTask } from './sample.js';
+import { keysOfRow, seesAll } from '../../../mask.js';
+import { attendRows } from '../../attention/attend.js';
+import { type KeyWindow, prepareMemory } from '../../attention/memory.js';
+import { inverse, sinkGradients } from '../../attention/rows.js';
+import type { AttendTask, LaneOfHead } from '../../attention/task.js';
+import { keyInputs } from '../../estimate/row-of-head.js';
+import { ROWS } from '../../inner/block.js';
+import type { Wasm } from '../../inner/instance.js';
+
+/** A row that is looked at twice. */
+export interface Draw {
+  readonly lane: LaneOfHead;
+  readonly row: number;
+  readonly probability: number;
+  /** Draws of one cluster depend on each other, and are all in one task. */
+  readonly cluster: number;
+}
 
 /** What the kernel used for one row. */
 export interface KernelRow {
@@ -28,7 +37,7 @@ export interface KernelRow {
 }
 
 /** Rows that the kernel can take together, in order: of one head; with a mask one by one. */
-export function blocksOf({ plan }: Pick<SampleTask, 'plan'>, draws: readonly Draw[]): Draw[][] {
+export function blocksOf({ plan }: Pick<AttendTask, 'plan'>, draws: readonly Draw[]): Draw[][] {
   const blocks: Draw[][] = [];
   for (const draw of draws) {
     const open = blocks.at(-1);
@@ -41,7 +50,7 @@ export function blocksOf({ plan }: Pick<SampleTask, 'plan'>, draws: readonly Dra
 
 /** Runs the kernel on a block of rows from anywhere: rows of a block do not touch each other. */
 export function kernelRows(
-  { plan, workspace, wave }: Pick<SampleTask, 'plan' | 'workspace' | 'wave'>,
+  { plan, workspace, wave }: Pick<AttendTask, 'plan' | 'workspace' | 'wave'>,
   wasm: Wasm,
   draws: readonly Draw[],
   checkpoint: () => void,

@@ -2,15 +2,15 @@
 import type { IncomingMessage } from 'node:http';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import { Lease } from '../../../workers/tensor/shared-memory.js';
-import { Problem } from '../../errors.js';
-import { decodeJson } from '../../wire/json.js';
-import { decodeMsgpack } from '../../wire/msgpack.js';
-import type { Decoded } from '../../wire/tree/tree.js';
-import { WireError } from '../../wire/tree/wire-error.js';
-import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../../wire/tree/wire-limits.js';
-import { type PaceLimits, watchPace } from '../admission/pace.js';
-import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../media-types.js';
+import { Lease } from '../../../../workers/tensor/shared-memory.js';
+import { Problem } from '../../../errors.js';
+import { decodeJson } from '../../../wire/json.js';
+import { decodeMsgpack } from '../../../wire/msgpack.js';
+import type { Decoded } from '../../../wire/tree/tree.js';
+import { WireError } from '../../../wire/tree/wire-error.js';
+import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../../../wire/tree/wire-limits.js';
+import { type PaceLimits, watchPace } from '../../admission/pace.js';
+import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../../media-types.js';
 
 export interface BodyLimits {
   readonly maxBodyBytes: number;

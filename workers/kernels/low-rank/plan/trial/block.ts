@@ -1,15 +1,15 @@
 /** A few rows and columns of P on which plans are tried: exactly, and from features. */
 
-import type { TensorData } from '../../../tensor/tensor.js';
-import type { Random } from '../../random.js';
-import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
-import { EMPTY, MASKED } from '../chain/run.js';
-import { evaluateFeatures, featureBlock } from '../features/evaluate.js';
-import type { FeatureSet } from '../features/features.js';
-import type { HeadPlan } from '../head/plan.js';
-import type { Workspace } from '../head/workspace.js';
-import { type MeanSquares, squaredMeans } from './trial-means.js';
-import type { TrialSample } from './trial-sample.js';
+import type { TensorData } from '../../../../tensor/tensor.js';
+import type { Random } from '../../../random.js';
+import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
+import { EMPTY, MASKED } from '../../chain/run.js';
+import { evaluateFeatures, featureBlock } from '../../features/evaluate.js';
+import type { FeatureSet } from '../../features/features.js';
+import type { HeadPlan } from '../../head/plan.js';
+import type { Workspace } from '../../head/workspace.js';
+import { type MeanSquares, squaredMeans } from './means.js';
+import type { TrialSample } from './sample.js';
 
 /** Rows of P, exactly, and what they weigh. */
 export interface ExactBlock {

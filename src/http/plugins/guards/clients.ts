@@ -5,9 +5,9 @@
 import { isIPv6 } from 'node:net';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import { Problem } from '../../errors.js';
-import { quote } from '../../wire/tree/quote.js';
-import type { ApiKeys } from '../access/api-keys.js';
+import { Problem } from '../../../errors.js';
+import { quote } from '../../../wire/tree/quote.js';
+import type { ApiKeys } from '../../access/api-keys.js';
 
 export interface ClientsOptions {
   readonly keys: ApiKeys;

@@ -5,10 +5,10 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import { Problem } from '../../errors.js';
-import type { Price } from '../../solver/price.js';
-import { type Entry, Ledger, type LedgerLimits } from '../admission/ledger.js';
-import { MemoryQueue } from '../admission/memory-queue.js';
+import type { Price } from '../../../engine/price.js';
+import { Problem } from '../../../errors.js';
+import { type Entry, Ledger, type LedgerLimits } from '../../admission/ledger.js';
+import { MemoryQueue } from '../../admission/memory-queue.js';
 
 export interface AdmissionLimits extends LedgerLimits {
   /** Memory that computations may take, bytes. */

@@ -4,18 +4,18 @@ import { largestNorms, ZERO_NORMS } from '../../workers/kernels/norms.js';
 import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import type { PendingTensor } from '../request/intake.js';
-import { type ChooseOptions, choose, judge, obstacleOf, tryPlan } from './choose.js';
-import { decodePhase } from './decode-phase.js';
-import { planFigures } from './figures.js';
-import type { GradientAnswer } from './gradient-job.js';
-import type { Workplace } from './phases.js';
+import { type ChooseOptions, choose, judge, obstacleOf, tryPlan } from '../solver/choose.js';
+import { decodePhase } from '../solver/decode-phase.js';
+import { planFigures } from '../solver/figures.js';
+import type { Workplace } from '../solver/phases.js';
 import {
   efficiencyThreshold,
   type HeadThreshold,
   headThresholds,
   type Threshold,
   theoryAndPractice,
-} from './threshold.js';
+} from '../solver/threshold.js';
+import type { GradientAnswer } from './gradient-job.js';
 
 export interface PlanAnswer extends Pick<GradientAnswer, 'method' | 'reason' | 'plan'> {
   readonly threshold: Threshold & { readonly heads: readonly HeadThreshold[] };

@@ -15,7 +15,7 @@ import {
   LOAD,
   type ProgressReport,
   type ToEngine,
-} from './engine-messages.js';
+} from './messages.js';
 import type { Answers, Work, WorkKind } from './work.js';
 
 export interface OrderContext {

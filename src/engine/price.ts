@@ -3,15 +3,16 @@
  * limit of its memory and an estimate of its time. One function for all work, so that nothing is let in
  * unpriced.
  */
+
+import { makePlan, makeWorkspace } from '../../workers/kernels/attention/plan.js';
 import { allPairs, exactWork, projectionFlops } from '../../workers/kernels/exact/cost.js';
-import { makePlan, makeWorkspace } from '../../workers/kernels/exact/plan.js';
 import { type AttentionLayer, type AttentionProblem, PROJECTIONS } from '../../workers/problem.js';
 import type { Lease } from '../../workers/tensor/shared-memory.js';
 import { elementCount, type Tensor, wireBytes } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
 import type { PendingTensor } from '../request/intake.js';
-import { type ChooseOptions, kernelsOf } from './choose.js';
-import type { AnswerForm } from './engine-messages.js';
+import { type ChooseOptions, kernelsOf } from '../solver/choose.js';
+import type { AnswerForm } from './messages.js';
 import type { Work } from './work.js';
 
 export interface Price {

@@ -5,12 +5,12 @@ import { encodeJob } from '../../workers/tasks/encode.js';
 import type { EncodedTensor } from '../../workers/tensor/encoded.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
 import type { PendingTensor } from '../request/intake.js';
-import type { ChooseOptions } from './choose.js';
+import type { ChooseOptions } from '../solver/choose.js';
+import type { Workplace } from '../solver/phases.js';
+import type { SolveOptions } from '../solver/solve.js';
 import { type ForwardAnswer, forwardJob } from './forward-job.js';
 import { type GradientAnswer, gradientJob } from './gradient-job.js';
-import type { Workplace } from './phases.js';
 import { type PlanAnswer, planJob } from './plan-job.js';
-import type { SolveOptions } from './solve.js';
 import { storeJob } from './store-job.js';
 
 /** Each survives structured cloning: plain objects whose typed arrays sit over SharedArrayBuffers. */

@@ -2,13 +2,13 @@
 import type { Job } from '../../workers/job.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import type { PendingTensor } from '../request/intake.js';
-import { choose } from './choose.js';
-import { decodePhase } from './decode-phase.js';
-import type { EncodedResult } from './encode-phase.js';
-import { type PlanFigures, planFigures } from './figures.js';
-import type { Workplace } from './phases.js';
-import { type Solution, type SolveOptions, solve } from './solve.js';
-import { efficiencyThreshold, type Threshold, theoryAndPractice } from './threshold.js';
+import { choose } from '../solver/choose.js';
+import { decodePhase } from '../solver/decode-phase.js';
+import type { EncodedResult } from '../solver/encode-phase.js';
+import { type PlanFigures, planFigures } from '../solver/figures.js';
+import type { Workplace } from '../solver/phases.js';
+import { type Solution, type SolveOptions, solve } from '../solver/solve.js';
+import { efficiencyThreshold, type Threshold, theoryAndPractice } from '../solver/threshold.js';
 
 export interface GradientAnswer
   extends EncodedResult,

@@ -3,8 +3,8 @@ import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import type { ProblemKind, ProblemOptions } from '../errors.js';
 import type { PoolOptions } from '../pool/worker-pool.js';
+import type { Timings } from '../solver/phases.js';
 import type { Dialect } from '../wire/tree/tree.js';
-import type { Timings } from './phases.js';
 import type { Work } from './work.js';
 
 /** How an answer is written. */

@@ -2,8 +2,8 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import { Problem } from '../../errors.js';
-import { quote } from '../../wire/tree/quote.js';
+import { Problem } from '../../../errors.js';
+import { quote } from '../../../wire/tree/quote.js';
 
 declare module 'fastify' {
   interface FastifyRequest {

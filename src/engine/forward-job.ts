@@ -11,21 +11,21 @@ import { finiteJob } from '../../workers/tasks/finite.js';
 import type { EncodedTensor } from '../../workers/tensor/encoded.js';
 import { Problem } from '../errors.js';
 import type { PendingTensor } from '../request/intake.js';
-import { type Choice, choose } from './choose.js';
-import { decodePhase } from './decode-phase.js';
-import { encodeForwardPhase } from './encode-phase.js';
-import { planFigures } from './figures.js';
-import type { GradientAnswer } from './gradient-job.js';
-import type { Workplace } from './phases.js';
-import { requireTolerance, send, type TensorError, withoutCertificate } from './send.js';
+import { type Choice, choose } from '../solver/choose.js';
+import { decodePhase } from '../solver/decode-phase.js';
+import { encodeForwardPhase } from '../solver/encode-phase.js';
+import { planFigures } from '../solver/figures.js';
+import type { Workplace } from '../solver/phases.js';
+import { requireTolerance, send, type TensorError, withoutCertificate } from '../solver/send.js';
 import {
   isChecked,
   missedReason,
   type Solution,
   type SolveOptions,
   toleranceMissed,
-} from './solve.js';
-import { efficiencyThreshold, theoryAndPractice } from './threshold.js';
+} from '../solver/solve.js';
+import { efficiencyThreshold, theoryAndPractice } from '../solver/threshold.js';
+import type { GradientAnswer } from './gradient-job.js';
 
 export interface ForwardAnswer
   extends Pick<GradientAnswer, 'method' | 'reason' | 'fallback' | 'threshold' | 'plan'> {

@@ -3,19 +3,19 @@
  * float64. A row adds to dK and dV of its key/value head and is a row of dQ by itself; heads and batch items
  * do not share entries, so what the draws of each add up to is all that the norm of the mean needs.
  */
-import { keysOfRow, type Range } from '../../mask.js';
-import type { AttentionProblem } from '../../problem.js';
-import type { TensorData } from '../../tensor/tensor.js';
-import type { ErrorEstimate } from '../estimate/estimate.js';
-import { meanError } from '../estimate/mean.js';
-import { keyInputs } from '../estimate/row-of-head.js';
-import { sampleRows } from '../estimate/rows.js';
-import type { Wasm } from '../inner/instance.js';
-import { rowSoftmax } from '../softmax.js';
+import { keysOfRow, type Range } from '../../../mask.js';
+import type { AttentionProblem } from '../../../problem.js';
+import type { TensorData } from '../../../tensor/tensor.js';
+import type { ExactPlan, Unit, Workspace } from '../../attention/plan.js';
+import type { ErrorEstimate } from '../../estimate/estimate.js';
+import { meanError } from '../../estimate/mean.js';
+import { keyInputs } from '../../estimate/row-of-head.js';
+import { sampleRows } from '../../estimate/rows.js';
+import type { Wasm } from '../../inner/instance.js';
+import { rowSoftmax } from '../../softmax.js';
+import { familiesOf, headsOfWave } from '../tasks.js';
+import type { Draw } from './kernel-rows.js';
 import { blocksOf, type KernelRow, kernelRows } from './kernel-rows.js';
-import type { ExactPlan, Unit, Workspace } from './plan.js';
-import type { Draw } from './sample.js';
-import { familiesOf, headsOfWave } from './tasks.js';
 
 const NAMES = ['query', 'key', 'value', 'sinks'] as const;
 type Name = (typeof NAMES)[number];

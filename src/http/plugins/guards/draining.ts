@@ -4,7 +4,7 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import { Problem } from '../../errors.js';
+import { Problem } from '../../../errors.js';
 
 export interface DrainTimes {
   /** How long it serves on while it says that it is not ready, ms. */

@@ -6,9 +6,9 @@
  * remains between the two contributions is rounding in projections, scores, softmax and backward.
  * Rounding while adding up thousands of rows is not seen this way: `summationError` (estimate.ts) allows for it.
  */
-import type { AttentionProblem, Rotary } from '../../problem.js';
-import type { LaneOfHead } from '../attention/attend.js';
-import { type AttendedRow, contributionsOf } from '../estimate/contributions.js';
+import type { AttentionProblem, Rotary } from '../../../problem.js';
+import type { ExactPlan, Workspace } from '../../attention/plan.js';
+import { type AttendedRow, contributionsOf } from '../../estimate/contributions.js';
 import {
   addCluster,
   addDraw,
@@ -16,17 +16,16 @@ import {
   type ErrorSums,
   makeErrorSums,
   type RankOne,
-} from '../estimate/estimate.js';
-import { exactRows } from '../estimate/exact-rows.js';
-import { HeadWeights } from '../estimate/head-weights.js';
-import { InputPasses } from '../estimate/input-passes.js';
-import { keyInputs, type RowOfHead } from '../estimate/row-of-head.js';
-import { type Sizes, stateSizes } from '../estimate/state-sizes.js';
-import { TurnedKeyRows } from '../estimate/turned-keys.js';
-import type { Wasm } from '../inner/instance.js';
-import { slice } from '../inner/operands.js';
-import { blocksOf, type KernelRow, kernelRows } from './kernel-rows.js';
-import type { ExactPlan, Workspace } from './plan.js';
+} from '../../estimate/estimate.js';
+import { exactRows } from '../../estimate/exact-rows.js';
+import { HeadWeights } from '../../estimate/head-weights.js';
+import { InputPasses } from '../../estimate/input-passes.js';
+import { keyInputs, type RowOfHead } from '../../estimate/row-of-head.js';
+import { type Sizes, stateSizes } from '../../estimate/state-sizes.js';
+import { TurnedKeyRows } from '../../estimate/turned-keys.js';
+import type { Wasm } from '../../inner/instance.js';
+import { slice } from '../../inner/operands.js';
+import { blocksOf, type Draw, type KernelRow, kernelRows } from './kernel-rows.js';
 
 export interface SampleTask {
   readonly kernel: 'exact';
@@ -39,14 +38,6 @@ export interface SampleTask {
   readonly clusters: number;
   /** By tensor name; this task adds to them, and no other at the same time. */
   readonly sums: Readonly<Record<string, ErrorSums>>;
-}
-
-export interface Draw {
-  readonly lane: LaneOfHead;
-  readonly row: number;
-  readonly probability: number;
-  /** Draws of one cluster depend on each other, and are all in one task. */
-  readonly cluster: number;
 }
 
 /** Of one draw: |Delta| / p of the gradients of the inputs, where these are wanted. */

@@ -1,12 +1,12 @@
 /** The few queries and keys on which plans are tried. */
 
-import { type Cancelled, checkpoint, type Task } from '../../../job.js';
-import type { TensorData } from '../../../tensor/tensor.js';
-import type { Random } from '../../random.js';
-import type { Arithmetic } from '../arithmetic/arithmetic.js';
-import { largest } from '../features/select.js';
-import { judgedRows } from '../head/coordinates.js';
-import type { Segment } from '../head/layout.js';
+import { type Cancelled, checkpoint, type Task } from '../../../../job.js';
+import type { TensorData } from '../../../../tensor/tensor.js';
+import type { Random } from '../../../random.js';
+import type { Arithmetic } from '../../arithmetic/arithmetic.js';
+import { largest } from '../../features/select.js';
+import { judgedRows } from '../../head/coordinates.js';
+import type { Segment } from '../../head/layout.js';
 import {
   BLOCK,
   type KeyRows,
@@ -15,8 +15,8 @@ import {
   type QueryRows,
   queryRows,
   type Workspace,
-} from '../head/rows.js';
-import { judging, logResiduals } from './scan.js';
+} from '../../head/rows.js';
+import { judging, logResiduals } from '../scan.js';
 
 const QUERIES = 72;
 /** Of the queries, those of which the features leave out most in the pool are taken for certain. */

@@ -4,18 +4,18 @@
  * squares: that does not depend on how many keys stand for all.
  */
 
-import { type Cancelled, checkpoint, type Task } from '../../../job.js';
-import { shared } from '../../../tensor/shared-memory.js';
-import { Random } from '../../random.js';
-import type { Arithmetic } from '../arithmetic/arithmetic.js';
-import { canDrawTail, tailSize } from '../error/drawn-features/tail.js';
-import { type Head, wantsScores } from '../head/head.js';
-import { openWorkspace } from '../head/rows.js';
-import { type Basis, sampleBasis } from './basis.js';
-import { draftPlan } from './draft.js';
-import { exactBlock, lowRankBlock } from './trial-block.js';
-import { compare, type TrialError } from './trial-errors.js';
-import { drawTrial, type LongestRows } from './trial-sample.js';
+import { type Cancelled, checkpoint, type Task } from '../../../../job.js';
+import { shared } from '../../../../tensor/shared-memory.js';
+import { Random } from '../../../random.js';
+import type { Arithmetic } from '../../arithmetic/arithmetic.js';
+import { canDrawTail, tailSize } from '../../error/drawn-features/tail.js';
+import { type Head, wantsScores } from '../../head/head.js';
+import { openWorkspace } from '../../head/rows.js';
+import { type Basis, sampleBasis } from '../basis.js';
+import { draftPlan } from '../draft.js';
+import { exactBlock, lowRankBlock } from './block.js';
+import { compare, type TrialError } from './errors.js';
+import { drawTrial, type LongestRows } from './sample.js';
 
 /** Feature numbers that are tried; between them the plan interpolates. */
 export const FEATURE_STEPS = [16, 32, 64, 128, 256, 512, 1024] as const;

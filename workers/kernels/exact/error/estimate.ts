@@ -1,18 +1,23 @@
 /** From the sums of all sampled rows to the figures in the answer. */
 
-import { type AttentionKind, type ProjectionName, STATES, type StatesName } from '../../problem.js';
-import type { TensorData } from '../../tensor/tensor.js';
+import {
+  type AttentionKind,
+  type ProjectionName,
+  STATES,
+  type StatesName,
+} from '../../../problem.js';
+import type { TensorData } from '../../../tensor/tensor.js';
+import { CONTRACT_TOKENS, type ExactPlan, type Workspace } from '../../attention/plan.js';
 import {
   type ErrorEstimate,
   type ErrorSums,
   estimateError,
   frobenius,
-} from '../estimate/estimate.js';
-import { sumErrorEstimate } from '../estimate/row-error.js';
-import type { Sizes } from '../estimate/state-sizes.js';
-import { ROWS } from '../inner/block.js';
-import type { InputGradients, ParameterGradients } from '../result.js';
-import { CONTRACT_TOKENS, type ExactPlan, type Workspace } from './plan.js';
+} from '../../estimate/estimate.js';
+import { sumErrorEstimate } from '../../estimate/row-error.js';
+import type { Sizes } from '../../estimate/state-sizes.js';
+import { ROWS } from '../../inner/block.js';
+import type { InputGradients, ParameterGradients } from '../../result.js';
 import type { DrawnSizes } from './sample.js';
 
 export type SumsByTensor = Readonly<Record<string, ErrorSums>>;

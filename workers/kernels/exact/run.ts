@@ -1,0 +1,47 @@
+/** Runs a task of the exact kernel, of any stage. */
+import { type Cancelled, CancelledError, type Job, runJob } from '../../job.js';
+import { runAttend } from '../attention/attend.js';
+import type { Wasm } from '../inner/instance.js';
+import { runContract } from './contract.js';
+import { runSample } from './error/sample.js';
+import { runStateSample } from './error/sample-states.js';
+import { runFinish } from './finish.js';
+import { type ForwardTask, forwardStages, runForwardSample } from './forward.js';
+import { runFull } from './full.js';
+import { exactStages, type GradientTask } from './gradient.js';
+import { runProject } from './project.js';
+
+export type ExactTask = GradientTask | ForwardTask;
+
+/** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
+export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled): unknown {
+  const checkpoint = () => {
+    if (cancelled()) throw new CancelledError();
+  };
+  switch (task.step) {
+    case 'project':
+      return runProject(task, wasm, checkpoint);
+    case 'attend':
+      return runAttend(task, wasm, checkpoint);
+    case 'sample':
+      return runSample(task, wasm, checkpoint);
+    case 'sample_states':
+      return runStateSample(task, wasm, checkpoint);
+    case 'contract':
+      return runContract(task, wasm, checkpoint);
+    case 'full':
+      return runFull(task, wasm, checkpoint);
+    case 'forward_sample':
+      return runForwardSample(task, wasm, checkpoint);
+    case 'finish':
+      return runFinish(task);
+    case 'whole':
+      return inOneTask(exactStages(task.problem, task.options), wasm, cancelled);
+    case 'whole_forward':
+      return inOneTask(forwardStages(task.layer, task.seed), wasm, cancelled);
+  }
+}
+
+function inOneTask<Result>(job: Job<Result, ExactTask>, wasm: Wasm, cancelled: Cancelled): Result {
+  return runJob(job, (task) => runExactTask(task, wasm, cancelled));
+}
