@@ -35,7 +35,7 @@ export interface Projection {
   readonly inFeatures: number;
 }
 
-/** Rotary positions: queries and keys of token l are turned by row l of the tables. */
+/** Rotary positions: queries and keys of token l are rotated by row l of the tables. */
 export interface Rotary {
   /** (B, L, d), or (1, L, d) for all items of a batch. */
   readonly cos: Tensor;

@@ -95,21 +95,21 @@ function byTiles(arithmetic: Arithmetic, fused: boolean, x: Case): Results {
     const n = Math.min(ROWS, rows - first);
     const max = arithmetic.array(ROWS).fill(-1e29);
     const [total, dot] = [arithmetic.sums(ROWS), arithmetic.sums(ROWS)];
-    const [turned, right] = [arithmetic.array(dv * ROWS), arithmetic.array(ROWS * P)];
+    const [transposed, right] = [arithmetic.array(dv * ROWS), arithmetic.array(ROWS * P)];
     const [shift, l]: Real[] = [arithmetic.array(ROWS), arithmetic.array(ROWS * P)];
     const [values, upstream] = [
       { v, width: dv },
       { gradient, block, dot },
     ];
     attention.scores(queries, block, scored, max, true, hidden);
-    attention.weights(max, total, values, turned, fused ? upstream : null);
+    attention.weights(max, total, values, transposed, fused ? upstream : null);
     if (!fused) attention.products(values, upstream);
     for (let i = 0; i < n; i++) {
       shift[i] = dot[i] / total[i];
       results.dot[first + i] = dot[i] / total[i];
       for (let c = 0; c < P; c++) l[i * P + c] = x.l[(first + i) * P + c] / total[i];
       for (let a = 0; a < dv; a++) {
-        results.output[(first + i) * dv + a] = turned[a * ROWS + i] / total[i];
+        results.output[(first + i) * dv + a] = transposed[a * ROWS + i] / total[i];
       }
     }
     attention.gradients(

@@ -46,7 +46,7 @@ export function tensor(shape: readonly number[], fill: (i: number) => number): T
 }
 
 /**
- * Cross-attention with three inputs of d_in = d times the number of heads by default. The weights of
+ * HyperbolicCross-attention with three inputs of d_in = d times the number of heads by default. The weights of
  * q_proj and k_proj are diagonal with the asked-for spectrum, scaled to the asked-for logit deviation.
  */
 export function makeProblem(recipe: Recipe): AttentionProblem {

@@ -76,7 +76,7 @@ function project(X: Matrix, p: Projection, head: number, width: number): Matrix 
   return out;
 }
 
-/** Rows of batch item b, turned by their positions, or with `back` by the transpose. */
+/** Rows of batch item b, rotated by their positions, or with `back` by the transpose. */
 function turn(x: Matrix, rotary: Rotary | undefined, b: number, back = false): Matrix {
   if (!rotary) return x;
   const out = zeros(x.rows, x.columns);

@@ -6,9 +6,9 @@ import { contributionsOf } from '../../workers/kernels/estimate/contributions.js
 import type { Contribution } from '../../workers/kernels/estimate/estimate.js';
 import { exactContributions, exactRows } from '../../workers/kernels/estimate/exact-rows.js';
 import { InputPasses } from '../../workers/kernels/estimate/input-passes.js';
+import { RotatedKeyRows } from '../../workers/kernels/estimate/rotated-keys.js';
 import { keyInputs, type RowOfHead } from '../../workers/kernels/estimate/row-of-head.js';
 import { sampleRows } from '../../workers/kernels/estimate/rows.js';
-import { TurnedKeyRows } from '../../workers/kernels/estimate/turned-keys.js';
 import { exactForwardJob } from '../../workers/kernels/exact/forward.js';
 import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
 import { runExactTask } from '../../workers/kernels/exact/run.js';
@@ -37,7 +37,7 @@ function contributions(
   if (!rotary) return exactContributions(problem, rows, passes);
   return exactRows(problem, rows, passes).map((row) => {
     const { XK } = keyInputs(problem, row.batchItem);
-    const keys = new TurnedKeyRows({ ...problem, rotary }, row.batchItem, row.shared, XK, passes);
+    const keys = new RotatedKeyRows({ ...problem, rotary }, row.batchItem, row.shared, XK, passes);
     const { A, B } = keys.of(row);
     const others = contributionsOf(problem, row);
     return new Map<string, Contribution>([...others, ['k_proj.lora_A', A], ['k_proj.lora_B', B]]);

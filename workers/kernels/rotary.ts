@@ -30,7 +30,7 @@ export function rotate(rotary: Rotary, batchItem: number, first: number, x: Floa
   }
 }
 
-/** The transpose: from the gradient of the turned rows to that of the rows before, in place. */
+/** The transpose: from the gradient of the rotated rows to that of the rows before, in place. */
 export function rotateBack(rotary: Rotary, batchItem: number, first: number, dy: Floats): void {
   const d = rotary.cos.shape[2];
   const half = d / 2;

@@ -141,10 +141,10 @@ export const rankOf = (problem: ExactProblem, name: ProjectionName): number =>
   problem.objective ? (problem.projections[name].adapter?.rank ?? 0) : 0;
 
 function fullWidth(problem: ExactProblem, inputGradients: boolean): FullWidth {
-  const turned = (name: ProjectionName) => Boolean(problem.rotary) && rankOf(problem, name) > 0;
+  const rotated = (name: ProjectionName) => Boolean(problem.rotary) && rankOf(problem, name) > 0;
   return {
-    dQ: inputGradients || turned('q_proj'),
-    dK: inputGradients || turned('k_proj'),
+    dQ: inputGradients || rotated('q_proj'),
+    dK: inputGradients || rotated('k_proj'),
     dV: inputGradients,
   };
 }

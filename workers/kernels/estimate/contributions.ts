@@ -11,7 +11,7 @@ export interface AttendedRow extends RowOfHead {
   readonly query: HeadWeights;
   readonly key: HeadWeights;
   readonly value: HeadWeights;
-  /** Input of the row, its turned query, and its upstream gradient. */
+  /** Input of the row, its rotated query, and its upstream gradient. */
   readonly x: Float64Array;
   readonly q: Float64Array;
   readonly g: Float64Array;
@@ -32,7 +32,7 @@ export interface AttendedRow extends RowOfHead {
  *     lora_A_Q: (B_Q^T dSK) x^T      lora_A_K: (B_K^T q) dSX^T      lora_A_V: (B_V^T g) PX^T
  *     lora_B_Q: dSK (A_Q x)^T        lora_B_K: q (A_K dSX)^T        lora_B_V: g (A_V PX)^T
  *
- * Under rotary positions dSK is turned back, and those of the keys are left out: see TurnedKeyRows.
+ * Under rotary positions dSK is rotated back, and those of the keys are left out: see RotatedKeyRows.
  */
 export function contributionsOf(problem: AttentionProblem, row: AttendedRow): Map<string, RankOne> {
   const { dims, projections, scaling: beta, rotary } = problem;

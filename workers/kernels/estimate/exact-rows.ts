@@ -11,7 +11,7 @@
  * alike. O = W_V PX + b_V sum_j P_j, dS K = W_K dSX + b_K sum_j dS_j: with a sink the first sum is below 1, with
  * a soft cap the second is not 0.
  * Cost: four passes over X a row. Under rotary positions the keys differ by more than their inputs: then
- * K is projected and turned once for each head that has rows here, and S_j = beta q . k_j, dS K from it.
+ * K is projected and rotated once for each head that has rows here, and S_j = beta q . k_j, dS K from it.
  */
 import { keysOfRow } from '../../mask.js';
 import type { AttentionLayer, AttentionProblem } from '../../problem.js';
@@ -21,8 +21,8 @@ import { type AttendedRow, contributionsOf } from './contributions.js';
 import type { RankOne } from './estimate.js';
 import { HeadWeights } from './head-weights.js';
 import type { InputPasses } from './input-passes.js';
+import { rotatedKeys } from './rotated-keys.js';
 import { keyInputs, type RowOfHead } from './row-of-head.js';
-import { turnedKeys } from './turned-keys.js';
 
 const slice64 = (x: Float32Array | Float64Array, first: number, n: number): Float64Array =>
   Float64Array.from(x.subarray(first, first + n));
@@ -44,13 +44,13 @@ function attend(layer: AttentionLayer, rows: readonly RowOfHead[], passes: Input
     if (rotary) rotate(rotary, batchItem, row, q);
     return { batchItem, head, row, shared, query, key, value, x, q };
   });
-  const turned = new Map<number, Float64Array>();
+  const rotated = new Map<number, Float64Array>();
   for (const { shared, key } of rotary ? all : []) {
-    if (turned.has(shared)) continue;
-    turned.set(shared, turnedKeys(layer, key, batchItem, XK, n, passes));
+    if (rotated.has(shared)) continue;
+    rotated.set(shared, rotatedKeys(layer, key, batchItem, XK, n, passes));
   }
   const scores = rotary
-    ? all.map(({ shared, q }) => passes.dots(turned.get(shared)!, n, [q])[0]!)
+    ? all.map(({ shared, q }) => passes.dots(rotated.get(shared)!, n, [q])[0]!)
     : passes.dots(
         XK,
         n,
@@ -67,7 +67,7 @@ function attend(layer: AttentionLayer, rows: readonly RowOfHead[], passes: Input
     n,
     weights.map(({ P }) => P),
   );
-  return { all, n, XK, XV, turned, weights, PX };
+  return { all, n, XK, XV, rotated, weights, PX };
 }
 
 /** Rows of the attention output, (dv) each; `rows` are all of one batch item. */
@@ -97,7 +97,7 @@ export function exactRows(
 ): AttendedRow[] {
   const { dims, objective, rotary } = problem;
   const { queryLength, heads, valueDim: dv } = dims;
-  const { all, n, XK, XV, turned, weights, PX } = attend(problem, rows, passes);
+  const { all, n, XK, XV, rotated, weights, PX } = attend(problem, rows, passes);
   const G = all.map(({ batchItem, head, row, value }, k) => {
     const at = ((batchItem * queryLength + row) * heads + head) * dv;
     const given = slice64(objective.tensor.data, at, dv);
@@ -123,7 +123,7 @@ export function exactRows(
   const dSX = rotary ? [] : passes.combine(XK, n, dS);
   return all.map((row, k) => {
     const dSK = rotary
-      ? passes.combine(turned.get(row.shared)!, n, [dS[k]!])[0]!
+      ? passes.combine(rotated.get(row.shared)!, n, [dS[k]!])[0]!
       : row.key.addBias(row.key.apply(dSX[k]!), sumOf(dS[k]!));
     const { P } = weights[k]!;
     return { ...row, g: G[k]!, P, dS: dS[k]!, dSK, PX: PX[k]!, dSX: dSX[k], sink: sinks[k]! };

@@ -11,7 +11,7 @@ export interface SampledRow {
 }
 
 /** Key/value heads of which rows are drawn when keys have to be projected for each (rotary positions). */
-export const TURNED_UNITS = 4;
+export const ROTATED_UNITS = 4;
 
 /**
  * `draws` rows, with replacement, by the weights in `families` (draw.ts). Where there are more than a few clusters of
@@ -35,7 +35,7 @@ export function sampleRows(
     });
   };
   const [{ length }] = families as [Float64Array];
-  if (length <= TURNED_UNITS * size) {
+  if (length <= ROTATED_UNITS * size) {
     return rows(0, length, draws).map((row, cluster) => ({ ...row, cluster }));
   }
   const sums = families.map((weights) =>
@@ -44,9 +44,9 @@ export function sampleRows(
     ),
   );
   const clusters = mixture(sums, random);
-  return Array.from({ length: TURNED_UNITS }, (_, cluster) => {
+  return Array.from({ length: ROTATED_UNITS }, (_, cluster) => {
     const k = clusters.draw();
-    const share = Math.ceil(draws / TURNED_UNITS);
+    const share = Math.ceil(draws / ROTATED_UNITS);
     return rows(k * size, (k + 1) * size, share).map(({ index, probability }) => {
       return { index, cluster, probability: probability * clusters.probability(k) };
     });

@@ -25,7 +25,7 @@ export function stateSizes(
   const { query, key, value } = exact;
   const dQ = minus(exact.dSK, used.dSK);
   if (rotary) rotateBack(rotary, exact.batchItem, exact.row, dQ);
-  // Every key is turned back by an angle of its own: then W_K^T is bounded by its norm.
+  // Every key is rotated back by an angle of its own: then W_K^T is bounded by its norm.
   const back = (q: Float64Array) => (rotary ? normOf(key) * frobenius(q) : frobenius(key.back(q)));
   const ofKeys =
     frobenius(minus(exact.dS, used.dS)) * back(exact.q) +

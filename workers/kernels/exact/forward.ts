@@ -13,7 +13,7 @@ import { exactOutputs } from '../estimate/exact-rows.js';
 import { InputPasses } from '../estimate/input-passes.js';
 import { type RowError, rowErrorEstimate } from '../estimate/row-error.js';
 import type { RowOfHead } from '../estimate/row-of-head.js';
-import { spreadRows, TURNED_UNITS } from '../estimate/rows.js';
+import { ROTATED_UNITS, spreadRows } from '../estimate/rows.js';
 import type { Wasm } from '../inner/instance.js';
 import { type ForwardResult, sharedFloat32 } from '../result.js';
 import type { ProjectionNorms, ProjectTask } from './project.js';
@@ -99,7 +99,7 @@ function sampleTasks(
   const { batch, heads, keyValueHeads, queryLength } = layer.dims;
   const group = heads / keyValueHeads;
   const units = batch * keyValueHeads;
-  const drawn = spreadRows(units, layer.rotary ? TURNED_UNITS : units, seed);
+  const drawn = spreadRows(units, layer.rotary ? ROTATED_UNITS : units, seed);
   const rows = spreadRows(drawn.length * group * queryLength, ROWS_SAMPLED, seed + 1).map(
     (index): RowOfHead => {
       const place = Math.floor(index / queryLength);

@@ -150,7 +150,7 @@ function* headsOf({ plan, units, batchItem, projection }: FullTask) {
   }
 }
 
-/** dS K, dS^T Q or P^T G (n, width) of one head, turned back to before rotary positions. */
+/** dS K, dS^T Q or P^T G (n, width) of one head, rotated back to before rotary positions. */
 function gradientRows(
   { plan, workspace, batchItem, projection }: FullTask,
   wasm: Wasm,

@@ -83,7 +83,7 @@ const SAMPLERS = 4;
 const LEAST_DRAWS = 4;
 
 /** Passes over the inputs for the keys' adapter under rotary positions: each row takes its rank of them. */
-const TURNED_PASSES = 192;
+const ROTATED_PASSES = 192;
 
 /** Enough rows for a figure of the right size, at a small share of the cost. */
 export function rowsForEstimate({ dims, rotary, projections }: AttentionProblem): number {
@@ -92,7 +92,7 @@ export function rowsForEstimate({ dims, rotary, projections }: AttentionProblem)
     Math.max(16, Math.ceil((dims.batch * dims.heads * dims.queryLength) / 128)),
   );
   const rank = rotary ? (projections.k_proj.adapter?.rank ?? 0) : 0;
-  return rank ? Math.min(rows, Math.max(8, Math.floor(TURNED_PASSES / rank))) : rows;
+  return rank ? Math.min(rows, Math.max(8, Math.floor(ROTATED_PASSES / rank))) : rows;
 }
 
 /** The same result, bit by bit, in one task or in many: a small problem is not worth the ways between threads. */

@@ -93,7 +93,7 @@ export function lowRank(wasm: Wasm, projection: Projection, X: number, n: number
   return low;
 }
 
-/** Output (n, width) of head number `index`, row-major and turned; raises the norms. */
+/** Output (n, width) of head number `index`, row-major and rotated; raises the norms. */
 function projectHead(
   wasm: Wasm,
   projection: Projection,

@@ -9,7 +9,7 @@ import { certificate } from './error/certificate/certificate.js';
 import type { KeySide } from './error/certificate/certificate-keys.js';
 import { joinQuerySides, type QuerySide } from './error/certificate/certificate-queries.js';
 import { layout } from './head/layout.js';
-import { TAIL_GROUPS } from './head/plan.js';
+import { DRAWN_GROUPS } from './head/plan.js';
 import {
   emptyGradients,
   TENSORS,
@@ -85,7 +85,7 @@ export interface ChainResult {
 export interface ChainOptions {
   readonly certified: boolean;
   /** What the groups of drawn features add to the six tensors, all heads together; absent: nothing is drawn. */
-  readonly tail?: readonly Float64Array[];
+  readonly drawnFeatures?: readonly Float64Array[];
   /** false: the output alone. */
   readonly backward?: boolean;
 }
@@ -125,7 +125,7 @@ export function* chainJob<T extends Task>(
 /** The chain of heads whose sums are in memory together. @returns the bounds of each head. */
 function* passes(
   runs: readonly HeadRun[],
-  { certified, backward = true, tail }: ChainOptions,
+  { certified, backward = true, drawnFeatures }: ChainOptions,
   gradients: Record<TensorName, Float64Array>,
 ): Job<(number | null)[][], ChainTask> {
   const perSegment = <T>(make: (run: HeadRun, segment: number, h: number) => T): T[] =>
@@ -188,14 +188,14 @@ function* passes(
     runs.map((run): GradientsTask => ({ kernel: 'low_rank', step: 'gradients', run })),
     [0.95, 0.98],
   );
-  yield* stage('collect', collectTasks(runs, gradients, tail), [0.98, 1]);
+  yield* stage('collect', collectTasks(runs, gradients, drawnFeatures), [0.98, 1]);
   return certificates;
 }
 
 function collectTasks(
   runs: readonly HeadRun[],
   gradients: Record<TensorName, Float64Array>,
-  tail: readonly Float64Array[] = [],
+  drawnFeatures: readonly Float64Array[] = [],
 ): CollectTask[] {
   const parts = (
     of: (run: HeadRun, from: number, size: number) => CollectTask['parts'],
@@ -218,19 +218,19 @@ function collectTasks(
     ),
   );
   // Groups of different heads are independent, and so are their sums.
-  const ofTail = tail.map((sum, t) =>
+  const ofDrawn = drawnFeatures.map((sum, t) =>
     task(
       sum,
-      ({ head, tailGradients: [joined] }, from, size) =>
-        Array.from({ length: joined ? TAIL_GROUPS : 0 }, (_, k) => {
-          const start = k * (joined.length / TAIL_GROUPS) + from;
-          const at = k * (sum.length / TAIL_GROUPS) + tensorOffset(head, t);
+      ({ head, drawnGradients: [joined] }, from, size) =>
+        Array.from({ length: joined ? DRAWN_GROUPS : 0 }, (_, k) => {
+          const start = k * (joined.length / DRAWN_GROUPS) + from;
+          const at = k * (sum.length / DRAWN_GROUPS) + tensorOffset(head, t);
           return { at, from: joined.subarray(start, start + size) };
         }),
       t,
     ),
   );
-  return [...ofGradients, ...ofTail].filter(({ to }) => to.length > 0);
+  return [...ofGradients, ...ofDrawn].filter(({ to }) => to.length > 0);
 }
 
 export function collect({ to, parts }: CollectTask): void {

@@ -12,7 +12,7 @@ import { ROUNDOFF } from './arithmetic/arithmetic.js';
 import { mergeRows } from './chain/keys.js';
 import { openRun, recordWidth } from './chain/run.js';
 import { type ChainTask, chainJob } from './chain-job.js';
-import { NO_TILT } from './error/drawn-features/tilt.js';
+import { NO_CONDITIONAL_MEAN } from './error/drawn-features/conditional-mean.js';
 import { openSampledRun, type SampledRun } from './error/sampled-rows/sampled.js';
 import { outputHead } from './head/head.js';
 import type { HeadPlan } from './head/plan.js';
@@ -35,7 +35,7 @@ const ROUNDING = 64 * ROUNDOFF;
 export interface OutputDrawTask extends Task<HeadDraws> {
   readonly kernel: 'low_rank';
   readonly step: 'output_draw';
-  readonly risk: Float32Array;
+  readonly residual: Float32Array;
   readonly count: number;
   readonly seed: number;
 }
@@ -73,8 +73,8 @@ export function* lowRankForwardJob(
   const count = outputRows(plan.heads.length);
   const draws = yield* stage(
     'draw',
-    plan.headPlans.map(({ risk }, h): OutputDrawTask => {
-      const drawn = { risk, count, seed: (seed ^ 0xf0f0) + h };
+    plan.headPlans.map(({ residual }, h): OutputDrawTask => {
+      const drawn = { residual, count, seed: (seed ^ 0xf0f0) + h };
       return { kernel: 'low_rank', step: 'output_draw', ...drawn };
     }),
     [0, 0.05],
@@ -130,27 +130,27 @@ export function* lowRankForwardJob(
 }
 
 /** Half of the draws even, half by the square of what the features leave out of a row. */
-export function drawOutputs({ risk, count, seed }: OutputDrawTask): HeadDraws {
+export function drawOutputs({ residual, count, seed }: OutputDrawTask): HeadDraws {
   const random = new Random(seed);
-  const n = risk.length;
+  const n = residual.length;
   const squares = new Float64Array(n);
-  for (let i = 0; i < n; i++) squares[i] = risk[i] * risk[i];
-  const risky = proportional(squares, random);
+  for (let i = 0; i < n; i++) squares[i] = residual[i] * residual[i];
+  const byResidual = proportional(squares, random);
   const rows = Array.from({ length: count }, (_, k) =>
-    k % 2 === 0 ? random.integer(n) : risky.draw(),
+    k % 2 === 0 ? random.integer(n) : byResidual.draw(),
   );
   return {
     rows,
-    weight: rows.map((row) => 0.5 + 0.5 * n * risky.probability(row)),
+    weight: rows.map((row) => 0.5 + 0.5 * n * byResidual.probability(row)),
     list: Int32Array.from(new Set(rows)).sort(),
   };
 }
 
 const forwardPlan = (plan: HeadPlan): HeadPlan => ({
   ...plan,
-  cross: { right: null, left: null },
-  tail: null,
-  tilt: NO_TILT,
+  hyperbolicCross: { right: null, left: null },
+  drawnFeatures: null,
+  conditionalMean: NO_CONDITIONAL_MEAN,
   centreVA: new Float64Array(0),
 });
 

@@ -12,7 +12,7 @@ import { allocateInputGradients, type GradientResult, sharedFloat32 } from '../r
 import { type InputsTask, inputTasks } from './chain/inputs.js';
 import { type HeadRun, openRun } from './chain/run.js';
 import { type ChainTask, chainJob } from './chain-job.js';
-import { openTail } from './error/estimate.js';
+import { openDrawnGradients } from './error/estimate.js';
 import {
   type Draws,
   type DrawTask,
@@ -104,7 +104,7 @@ function* stages(
   const inputGradients = allocateInputGradients(problem, options.inputGradients, sharedFloat32);
   const keyErrors = draws.lists.map((list) => openKeyErrors(plan.heads[0], list.length));
   const sizes = Object.values(emptyGradients(problem)).map(({ length }) => length);
-  const tail = openTail(plan.sampledFeatures > 0 ? sizes : sizes.map(() => 0));
+  const drawnFeatures = openDrawnGradients(plan.sampledFeatures > 0 ? sizes : sizes.map(() => 0));
   let loss = 0;
   let lostRows = 0;
   const open = (h: number, memory: Lease) => {
@@ -115,7 +115,7 @@ function* stages(
     problem,
     plan.heads.length,
     open,
-    { certified: uncertified === null, tail },
+    { certified: uncertified === null, drawnFeatures },
     function* (runs: readonly HeadRun[]): Job<void, RunTask> {
       for (const run of runs) {
         for (const part of run.loss) loss += part;
@@ -136,7 +136,7 @@ function* stages(
             ...run,
             ...{ keySums: [], querySums: [], keyTotal: none, queryTotal: none },
             ...{ outlierRows: [], joinedRows: none, outlierLeft: [], joinedLeft: none },
-            ...{ outlierRight: [], tailGradients: [], causal: null, inputs: null },
+            ...{ outlierRight: [], drawnGradients: [], causal: null, inputs: null },
             ...{ queryGradients: [], keyGradients: [] },
           },
         });
@@ -152,7 +152,7 @@ function* stages(
     tensors.map(
       ({ name, t }): EstimateTask => ({
         ...{ kernel: 'low_rank', step: 'estimate', sampled: sampledRuns, draws },
-        ...{ tail: tail[t], tensor: t, gradient: gradients[name] },
+        ...{ drawnFeatures: drawnFeatures[t], tensor: t, gradient: gradients[name] },
         correction: options.correction,
       }),
     ),

@@ -13,7 +13,7 @@ import type { HeadRun } from './chain/run.js';
 import { bounds, collect } from './chain-job.js';
 import { joinKeySides, KeyCertificate } from './error/certificate/certificate-keys.js';
 import { QueryCertificate } from './error/certificate/certificate-queries.js';
-import { tailKeys, tailQueries } from './error/drawn-features/tail-sums.js';
+import { drawnKeySums, drawnQuerySums } from './error/drawn-features/sums.js';
 import { draw, rowWeights } from './error/sampled-rows/draw-rows.js';
 import { sampledErrorPass, sampledExactPass } from './error/sampled-rows/sampled.js';
 import { sampledKeyPass } from './error/sampled-rows/sampled-keys.js';
@@ -66,12 +66,12 @@ const STEPS: {
   queries: ({ run, segment, certificate: keys }, arithmetic, cancelled) => {
     const space = workspace(arithmetic, run, keys !== null);
     const certificate = keys && new QueryCertificate(space, keys);
-    queryPass(space, run, segment, certificate, tailQueries, cancelled);
+    queryPass(space, run, segment, certificate, drawnQuerySums, cancelled);
     return certificate && shared(certificate.side);
   },
   certificate: (task) => bounds(task),
   left: ({ run, segment }, arithmetic, cancelled) =>
-    leftPass(workspace(arithmetic, run), run, segment, tailKeys, cancelled),
+    leftPass(workspace(arithmetic, run), run, segment, drawnKeySums, cancelled),
   gradients: ({ run }, arithmetic, cancelled) => headGradients(arithmetic, run, cancelled),
   collect: (task) => collect(task),
   inputs: ({ request }, arithmetic, cancelled) => addInputGradients(arithmetic, request, cancelled),

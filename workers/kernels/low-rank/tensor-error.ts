@@ -27,8 +27,8 @@ export interface EstimateTask extends Task<Estimated> {
   readonly step: 'estimate';
   readonly sampled: readonly SampledRun[];
   readonly draws: Draws;
-  /** What openTail has of the tensor. */
-  readonly tail: Float64Array;
+  /** What openDrawnGradients has of the tensor. */
+  readonly drawnFeatures: Float64Array;
   readonly tensor: number;
   readonly gradient: Float64Array;
   /** Add the estimated error to the gradient. */
@@ -42,11 +42,11 @@ export interface Estimated extends Omit<TensorEstimate, 'mean'> {
 
 export function estimate(
   arithmetic: Arithmetic,
-  { sampled, draws, tail, tensor, gradient, correction }: EstimateTask,
+  { sampled, draws, drawnFeatures, tensor, gradient, correction }: EstimateTask,
   cancelled: Cancelled,
 ): Estimated {
   checkpoint(cancelled);
-  const found = estimateTensor(arithmetic, sampled, draws, tail, tensor, gradient.length);
+  const found = estimateTensor(arithmetic, sampled, draws, drawnFeatures, tensor, gradient.length);
   const { mean, ...figures } = found;
   for (let i = 0; correction && i < gradient.length; i++) gradient[i] += mean[i];
   return { ...figures, size: frobenius(gradient) };

@@ -17,11 +17,11 @@ export interface ComposedHead {
   /** Of the keys before the padding at their end; at least of one. */
   readonly key: ProjectedHead;
   readonly value: ProjectedHead;
-  /** From the gradient of turned queries or keys to that of what the projection put out. */
+  /** From the gradient of rotated queries or keys to that of what the projection put out. */
   readonly turnBack: Turn;
 }
 
-/** All rows of a batch item turned by their positions, or left as they are without rotary tables. */
+/** All rows of a batch item rotated by their positions, or left as they are without rotary tables. */
 function turner({ rotary }: AttentionLayer, batchItem: number, run: typeof rotate): Turn {
   if (!rotary) return (M) => M;
   return (M) => {

@@ -18,7 +18,7 @@ export function matrixOf(tensor: Tensor, columns: number, first: number, count: 
 export interface ProjectedHead {
   /** X (L, in) */
   readonly X: Matrix;
-  /** frozen + adapter, turned, (L, width) */
+  /** frozen + adapter, rotated, (L, width) */
   readonly output: Matrix;
   /** max |frozen|, max |adapter|, max |output|, before beta. */
   readonly norms: { readonly frozen: number; readonly adapter: number; readonly sum: number };
@@ -62,7 +62,7 @@ export function projectHead(
  *
  *     d lora_A += s (dOut B_h)^T X        d lora_B[head's rows] += s dOut^T (X A^T)
  *
- * @param dOut (L, width), gradient of the head's output before it was turned.
+ * @param dOut (L, width), gradient of the head's output before it was rotated.
  * @param totals lora_A (r, in) and lora_B (out, r), row-major.
  */
 export function addAdapterGradient(
@@ -96,7 +96,7 @@ export function addAdapterGradient(
  *
  *     dX += dOut (W_h + s B_h A)
  *
- * @param dOut (L, width), gradient of the head's output before it was turned.
+ * @param dOut (L, width), gradient of the head's output before it was rotated.
  * @param total rows of dX, (L, in), row-major.
  */
 export function addInputGradient(

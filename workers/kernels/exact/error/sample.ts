@@ -20,9 +20,9 @@ import {
 import { exactRows } from '../../estimate/exact-rows.js';
 import { HeadWeights } from '../../estimate/head-weights.js';
 import { InputPasses } from '../../estimate/input-passes.js';
+import { RotatedKeyRows } from '../../estimate/rotated-keys.js';
 import { keyInputs, type RowOfHead } from '../../estimate/row-of-head.js';
 import { type Sizes, stateSizes } from '../../estimate/state-sizes.js';
-import { TurnedKeyRows } from '../../estimate/turned-keys.js';
 import type { Wasm } from '../../inner/instance.js';
 import { slice } from '../../inner/operands.js';
 import { blocksOf, type Draw, type KernelRow, kernelRows } from './kernel-rows.js';
@@ -143,7 +143,7 @@ function sampleTurnedKeys(
   for (const shared of new Set(exact.map((row) => row.shared))) {
     const { batchItem } = exact[0]!;
     const { XK } = keyInputs(problem, batchItem);
-    const keys = new TurnedKeyRows(problem, batchItem, shared, XK, passes);
+    const keys = new RotatedKeyRows(problem, batchItem, shared, XK, passes);
     draws.forEach((draw, k) => {
       if (exact[k]!.shared !== shared) return;
       const { A, B } = keys.of(exact[k]!, full[k]!);

@@ -108,21 +108,21 @@ export function denseForward(
   const mark = arithmetic.mark();
   const top = arithmetic.array(ROWS);
   const sum = arithmetic.sums(ROWS);
-  const turned = arithmetic.array(dv * ROWS);
+  const transposed = arithmetic.array(dv * ROWS);
   const added = arithmetic.array(dv * ROWS);
   for (let first = 0; first < rows.count; first += ROWS) {
     const b = first / ROWS;
     const n = Math.min(ROWS, rows.count - first);
     for (let r = 0; r < n; r++) top[r] = max[first + r] * Math.LOG2E;
     sum.fill(0);
-    turned.fill(0);
+    transposed.fill(0);
     const hidden = hiddenQueries(head.causal, rows, first, keys, columns.skip);
     const upstream = given
       ? { gradient: gradients, block: b, dot: dot.subarray(first, first + ROWS) }
       : null;
     columns.parts[b].scores(queries, b, scored, top, true, hidden);
     columns.output[b] = outputWanted(first);
-    columns.parts[b].weights(top, sum, values, columns.output[b] ? turned : null, upstream);
+    columns.parts[b].weights(top, sum, values, columns.output[b] ? transposed : null, upstream);
     for (let r = 0; r < n; r++) {
       const i = first + r;
       const risen = top[r] * Math.LN2;
@@ -133,7 +133,7 @@ export function denseForward(
     const part = output.subarray(first * dv);
     arithmetic.scaleRows(n, dv, part, factor.subarray(first));
     if (!columns.output[b]) continue;
-    arithmetic.transpose(dv, ROWS, turned, added);
+    arithmetic.transpose(dv, ROWS, transposed, added);
     arithmetic.combine(n * dv, 1, added, 1, part);
   }
   arithmetic.release(mark);
@@ -220,7 +220,7 @@ function spreadOut(
   { e, ds }: { readonly e: Real; readonly ds: Real },
 ): void {
   const mark = arithmetic.mark();
-  const turned = arithmetic.array(ROWS * count);
+  const transposed = arithmetic.array(ROWS * count);
   parts.forEach((part, b) => {
     const n = Math.min(ROWS, rows.count - b * ROWS);
     for (const [from, to] of [
@@ -228,9 +228,9 @@ function spreadOut(
       [part.ds, ds],
     ] as const) {
       if (n <= 0) continue;
-      arithmetic.transpose(count, ROWS, from, turned);
-      arithmetic.scaleRows(n, count, turned, inverse.subarray(b * ROWS));
-      to.set(turned.subarray(0, n * count), b * ROWS * count);
+      arithmetic.transpose(count, ROWS, from, transposed);
+      arithmetic.scaleRows(n, count, transposed, inverse.subarray(b * ROWS));
+      to.set(transposed.subarray(0, n * count), b * ROWS * count);
     }
   });
   arithmetic.release(mark);

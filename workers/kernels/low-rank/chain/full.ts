@@ -4,7 +4,7 @@
  *     d lora_A += (dY B)'X        d lora_B += dY'(X A')
  *
  * and to the rows themselves, when gradients of the inputs are wanted. The rows come in the directions of
- * the cross and turned by their positions, and leave as they would stand behind the projection; beta and
+ * the cross and rotated by their positions, and leave as they would stand behind the projection; beta and
  * s are left to those who add up.
  */
 import type { Real } from '../arithmetic/arithmetic.js';
@@ -38,10 +38,15 @@ export function fullSums(
   const { arithmetic, head, plan } = space;
   const { rank, effective, up } = head[role];
   const { inputs, outputs: width } = effective;
-  const cross = { query: plan.cross.right, key: plan.cross.left, value: null }[role];
-  const back = cross && arithmetic.pack(width, width, transposed(cross.vectors, width));
+  const hyperbolicCross = {
+    query: plan.hyperbolicCross.right,
+    key: plan.hyperbolicCross.left,
+    value: null,
+  }[role];
+  const back =
+    hyperbolicCross && arithmetic.pack(width, width, transposed(hyperbolicCross.vectors, width));
   const toLow = arithmetic.pack(width, rank, up);
-  const turned = arithmetic.array(capacity * width);
+  const rotated = arithmetic.array(capacity * width);
   const thin = arithmetic.array(capacity * rank);
   const first = FIRST_TENSOR[role];
   const sums = [first, first + 1].map((t) => arithmetic.array(at.gradientSizes[t]));
@@ -50,8 +55,8 @@ export function fullSums(
     add({ count: n, index, x, low, rotation }: ProjectedRows, rows: Real): void {
       let gradient = rows;
       if (back) {
-        arithmetic.product(n, rows, back, turned);
-        gradient = turned;
+        arithmetic.product(n, rows, back, rotated);
+        gradient = rotated;
       }
       rotation?.back(n, gradient);
       for (let r = 0; memory && r < n; r++) {

@@ -57,11 +57,11 @@ export function headGradients(arithmetic: Arithmetic, run: HeadRun, cancelled: C
   }
   run.queryGradients[0].set(total);
   const joined = [run.queryGradients[0]];
-  if (run.tailGradients.length > 0) {
-    const [tail] = run.tailGradients;
-    addSlots(run.tailGradients, 0, run.tailGradients.length, tail);
-    for (let from = 0; from < tail.length; from += at.gradientTotal) {
-      joined.push(tail.subarray(from, from + at.gradientTotal));
+  if (run.drawnGradients.length > 0) {
+    const [drawnFeatures] = run.drawnGradients;
+    addSlots(run.drawnGradients, 0, run.drawnGradients.length, drawnFeatures);
+    for (let from = 0; from < drawnFeatures.length; from += at.gradientTotal) {
+      joined.push(drawnFeatures.subarray(from, from + at.gradientTotal));
     }
   }
   for (const all of joined) {

@@ -48,7 +48,7 @@ export function keyPass(
   const operand = arithmetic.pack(BLOCK, at.keyWidth, right);
   const block = arithmetic.array(m * at.keyWidth);
   const sums = arithmetic.sums(m * at.keyWidth);
-  const wide = wideSums(arithmetic, head, plan.cross.right);
+  const wide = wideSums(arithmetic, head, plan.hyperbolicCross.right);
   const wideBlock = arithmetic.array(run.keySums[s].length - sums.length);
   const wideTotal = arithmetic.sums(wideBlock.length);
   const means = inputSums(space);
@@ -76,7 +76,7 @@ export function keyPass(
 
 /** Sums of the rows of X^K and X^V of a segment; null where no features are drawn. */
 function inputSums({ arithmetic, head, plan }: Workspace) {
-  if (!plan.tail) return null;
+  if (!plan.drawnFeatures) return null;
   const [inK, inV] = [head.key.effective.inputs, head.value.effective.inputs];
   const ones = arithmetic.array(BLOCK).fill(1);
   const block = arithmetic.array(inK + inV);

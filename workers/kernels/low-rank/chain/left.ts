@@ -41,7 +41,7 @@ export function leftPass(
   const rows = keyRows(space, BLOCK);
   const state = arithmetic.array(run.querySums[s].length);
   const wideState = state.subarray(all * at.queryWidth);
-  const wide = wideSums(arithmetic, head, plan.cross.left);
+  const wide = wideSums(arithmetic, head, plan.hyperbolicCross.left);
   if (head.causal) addSlots(run.querySums, s + 1, run.segments.length, state);
   else state.set(run.queryTotal);
   const packedState = arithmetic.pack(m, at.queryWidth, state);
@@ -50,7 +50,7 @@ export function leftPass(
   const left = arithmetic.array(BLOCK * at.left);
   const leftValue = arithmetic.array(BLOCK * at.lv);
   const gradients = gradientSums(space, at, run);
-  const tail = openDrawn(space, at, run, state);
+  const drawnFeatures = openDrawn(space, at, run, state);
   const outliers = plan.outlierQueries.length > 0 ? outlierQueries(space, at, run) : null;
   const earlier = head.causal ? backwardState(space, at, run, phi, state, wide) : null;
   const columns = outlierColumns(space, at, run);
@@ -81,7 +81,7 @@ export function leftPass(
       }
       outliers?.advance(rows, left, leftValue);
       gradients.add(rows, left, leftValue);
-      tail?.add(rows, phi.subarray(m * BLOCK));
+      drawnFeatures?.add(rows, phi.subarray(m * BLOCK));
     }
     if (earlier) {
       earlier.advance(start);
@@ -89,7 +89,7 @@ export function leftPass(
     }
   }
   gradients.save(run.keyGradients[s]);
-  tail?.save(run.tailGradients[s]);
+  drawnFeatures?.save(run.drawnGradients[s]);
   outliers?.save(run.outlierRight[s]);
 }
 

@@ -65,8 +65,8 @@ export function queryPass(
   else state.set(run.keyTotal);
   const packedState = arithmetic.pack(m, at.keyWidth, state);
   const wideState = state.subarray(all * at.keyWidth);
-  const wideRight = wideSums(arithmetic, head, plan.cross.right);
-  const wideLeft = wideSums(arithmetic, head, plan.cross.left);
+  const wideRight = wideSums(arithmetic, head, plan.hyperbolicCross.right);
+  const wideLeft = wideSums(arithmetic, head, plan.hyperbolicCross.left);
   const phi = arithmetic.array(all * BLOCK);
   const left = arithmetic.array(BLOCK * at.queryWidth);
   const operand = arithmetic.pack(BLOCK, at.queryWidth, left);
@@ -75,7 +75,7 @@ export function queryPass(
   const wideBlock = arithmetic.array(run.querySums[s].length - sums.length);
   const wideTotal = arithmetic.sums(wideBlock.length);
   const gradients = gradientSums(space, at, run);
-  const tail = openDrawn(space, at, run, state);
+  const drawnFeatures = openDrawn(space, at, run, state);
   const toGB = valueFactor(space, at);
   const centre = arithmetic.array(head.dv);
   centre.set(plan.centreV);
@@ -109,7 +109,7 @@ export function queryPass(
     gradients.add(block);
     loss += putOut(space, run, block, start);
     weigh(arithmetic, phi, all, block);
-    tail?.add(block, phi.subarray(m * BLOCK));
+    drawnFeatures?.add(block, phi.subarray(m * BLOCK));
     queryColumns(space, at, block, left);
     arithmetic.repack(operand, left);
     arithmetic.product(all, phi, operand, sumBlock, true);
@@ -132,7 +132,7 @@ export function queryPass(
   run.querySums[s].set(sums);
   run.querySums[s].set(wideTotal, sums.length);
   gradients.save(run.queryGradients[s]);
-  tail?.save(run.tailGradients[s]);
+  drawnFeatures?.save(run.drawnGradients[s]);
   if (outliers) saveColumns(at, outliers, run.outlierLeft[s]);
 }
 

@@ -5,7 +5,7 @@ import { sharedFloat32, sharedFloat64 } from '../../result.js';
 import { fullWidth, type Head } from '../head/head.js';
 import { layout, type Segment, segments, sumSizes } from '../head/layout.js';
 import type { HeadPlan } from '../head/plan.js';
-import { TAIL_GROUPS } from '../head/plan.js';
+import { DRAWN_GROUPS } from '../head/plan.js';
 
 /** Score of a pair that the causal mask hides, and the running maximum of a row that saw nothing yet. */
 export const MASKED = -1e30;
@@ -37,7 +37,7 @@ export interface HeadRun {
   readonly queryGradients: readonly Float64Array[];
   readonly keyGradients: readonly Float64Array[];
   /** By groups of drawn features, the six gradients that they would add (groups, gradientTotal), unscaled. */
-  readonly tailGradients: readonly Float64Array[];
+  readonly drawnGradients: readonly Float64Array[];
   /** Where features are drawn: sums of the rows of X^K and of X^V of each segment (inputs + inputs). */
   readonly inputSums: readonly Float64Array[];
   readonly causal: CausalMemory | null;
@@ -57,7 +57,7 @@ export interface HeadRun {
 
 /** Gradients before the projections of a head, of every row; outliers among them. */
 export interface InputMemory {
-  /** dS K (queryLength, d), dS'Q (keyLength, d), without beta and turned back; P'G (keyLength, dv). */
+  /** dS K (queryLength, d), dS'Q (keyLength, d), without beta and rotated back; P'G (keyLength, dv). */
   readonly query: Float32Array;
   readonly key: Float32Array;
   readonly value: Float32Array;
@@ -124,8 +124,10 @@ export function openRun(
     queryGradients: slots(at.gradientTotal),
     keyGradients: slots(at.gradientTotal),
     // The estimate reads them when the memory of this run has gone to the next heads.
-    inputSums: plan.tail ? slots(head.key.effective.inputs + head.value.effective.inputs) : [],
-    tailGradients: plan.tail ? leased(TAIL_GROUPS * at.gradientTotal) : [],
+    inputSums: plan.drawnFeatures
+      ? slots(head.key.effective.inputs + head.value.effective.inputs)
+      : [],
+    drawnGradients: plan.drawnFeatures ? leased(DRAWN_GROUPS * at.gradientTotal) : [],
     causal: head.causal
       ? {
           left: sharedFloat32(head.keyLength * (at.left + at.lv)),

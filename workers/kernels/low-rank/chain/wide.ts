@@ -3,11 +3,11 @@
  *
  *     M_c = sum_r phi_r (a_r u_rc)'     (m_c, dv)          out_rc = phi_r' M_c b_r
  *
- * with m_c features for direction c (cross.ts). Every direction is a product of its own, scaled features
+ * with m_c features for direction c (hyperbolic-cross.ts). Every direction is a product of its own, scaled features
  * times rows of V or G: nothing of size m x dv x d is written that is not a sum.
  */
 import type { Arithmetic, Packed, Real } from '../arithmetic/arithmetic.js';
-import type { Cross } from '../features/cross.js';
+import type { HyperbolicCross } from '../features/hyperbolic-cross.js';
 import { BLOCK } from '../head/block.js';
 import type { Head } from '../head/head.js';
 
@@ -22,16 +22,18 @@ export interface WideSums {
 export function wideSums(
   arithmetic: Arithmetic,
   { d, dv }: Head,
-  cross: Cross | null,
+  hyperbolicCross: HyperbolicCross | null,
 ): WideSums | null {
-  if (!cross) return null;
-  const { prefix } = cross;
+  if (!hyperbolicCross) return null;
+  const { prefix } = hyperbolicCross;
   const starts = prefix.map((_, c) => prefix.subarray(0, c).reduce((a, b) => a + b, 0) * dv);
   const packed: Packed = arithmetic.pack(BLOCK, dv, arithmetic.array(BLOCK * dv));
-  const turnedPacked: Packed = arithmetic.pack(dv, BLOCK, arithmetic.array(dv * BLOCK));
-  const turned = arithmetic.array(Math.max(d, dv) * BLOCK);
+  const transposedPacked: Packed = arithmetic.pack(dv, BLOCK, arithmetic.array(dv * BLOCK));
+  const transposed = arithmetic.array(Math.max(d, dv) * BLOCK);
   const scaled = arithmetic.array(prefix[0] * BLOCK);
-  const column = Array.from({ length: d }, (_, c) => turned.subarray(c * BLOCK, (c + 1) * BLOCK));
+  const column = Array.from({ length: d }, (_, c) =>
+    transposed.subarray(c * BLOCK, (c + 1) * BLOCK),
+  );
   // Views cost more than small products: those of the last sums are kept.
   let [last, parts]: [Real | null, Real[]] = [null, []];
   const partsOf = (sums: Real): Real[] => {
@@ -44,7 +46,7 @@ export function wideSums(
   return {
     add(phi, rows, factors, sums) {
       arithmetic.repack(packed, rows);
-      arithmetic.transpose(BLOCK, d, factors, turned);
+      arithmetic.transpose(BLOCK, d, factors, transposed);
       const all = partsOf(sums);
       for (let c = 0; c < d; c++) {
         arithmetic.scaleColumns(prefix[c], BLOCK, phi, column[c], scaled);
@@ -52,14 +54,14 @@ export function wideSums(
       }
     },
     multiply(phi, rows, sums, out) {
-      arithmetic.transpose(BLOCK, dv, rows, turned);
-      arithmetic.repack(turnedPacked, turned);
+      arithmetic.transpose(BLOCK, dv, rows, transposed);
+      arithmetic.repack(transposedPacked, transposed);
       const all = partsOf(sums);
       for (let c = 0; c < d; c++) {
-        arithmetic.product(prefix[c], all[c], turnedPacked, scaled);
+        arithmetic.product(prefix[c], all[c], transposedPacked, scaled);
         arithmetic.columnDots(prefix[c], BLOCK, phi, scaled, column[c]);
       }
-      arithmetic.transpose(d, BLOCK, turned, out);
+      arithmetic.transpose(d, BLOCK, transposed, out);
     },
   };
 }

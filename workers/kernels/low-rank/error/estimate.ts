@@ -6,7 +6,7 @@ import { frobenius } from '../../estimate/estimate.js';
 import { DEVIATIONS } from '../../estimate/mean.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import type { Head } from '../head/head.js';
-import { TAIL_GROUPS } from '../head/plan.js';
+import { DRAWN_GROUPS } from '../head/plan.js';
 import { openWorkspace } from '../head/rows.js';
 import { tensorOffset, tensorScale } from '../head/tensors.js';
 import type { Draw, Draws } from './sampled-rows/draw-rows.js';
@@ -31,13 +31,13 @@ export interface TensorEstimate {
  * Where features are drawn, the estimate is what they would add, and from the rows what normalisation does. How far
  * the drawn features are from all features is measured twice: by their own scatter, which knows nothing of
  * one that carries much and was not drawn, and on the rows, whose exact errors know all of them.
- * The larger of the two counts. `tail`: what openTail has of the tensor.
+ * The larger of the two counts. `drawnFeatures`: what openDrawnGradients has of the tensor.
  */
 export function estimateTensor(
   arithmetic: Arithmetic,
   runs: readonly SampledRun[],
   { draws, complete }: Draws,
-  tail: Float64Array,
+  drawnFeatures: Float64Array,
   t: number,
   size: number,
 ): TensorEstimate {
@@ -53,7 +53,7 @@ export function estimateTensor(
   }
   const normalisation = rows(true);
   const ofRows = meanOf(normalisation, size);
-  const ofFeatures = meanOf({ count: TAIL_GROUPS, values: tail }, size);
+  const ofFeatures = meanOf({ count: DRAWN_GROUPS, values: drawnFeatures }, size);
   // What each row says of the features that were left out, less what those that were drawn say.
   for (let k = 0; k < draws.length; k++) {
     for (let i = 0, at = k * size; i < size; i++, at++) {
@@ -125,8 +125,8 @@ function rowContributions(
 }
 
 /** What each group of drawn features would add to the six tensors (groups, size), of all heads. */
-export function openTail(sizes: readonly number[]): Float64Array[] {
-  return sizes.map((size) => new Float64Array(new SharedArrayBuffer(8 * TAIL_GROUPS * size)));
+export function openDrawnGradients(sizes: readonly number[]): Float64Array[] {
+  return sizes.map((size) => new Float64Array(new SharedArrayBuffer(8 * DRAWN_GROUPS * size)));
 }
 
 /** Contributions that are there row by row (n, ..), those of this head's part of the tensor. */

@@ -49,10 +49,12 @@ export function balance(
   const a = factor(arithmetic, q, d, centreQ);
   const b = factor(arithmetic, k, d, centreK);
   // Products of rows are what `dots` makes: M' = beta B'A, then M'M and M V.
-  const turned = product(arithmetic, transposed(b, d), transposed(a, d), d).map((x) => beta * x);
-  const gram = product(arithmetic, turned, turned, d);
+  const rootProduct = product(arithmetic, transposed(b, d), transposed(a, d), d).map(
+    (x) => beta * x,
+  );
+  const gram = product(arithmetic, rootProduct, rootProduct, d);
   const v = eigensystem(gram, d).vectors;
-  const scaled = product(arithmetic, transposed(turned, d), transposed(v, d), d);
+  const scaled = product(arithmetic, transposed(rootProduct, d), transposed(v, d), d);
   arithmetic.release(mark);
   const sizes = new Float64Array(d);
   for (let i = 0; i < d * d; i++) sizes[i % d] += scaled[i] * scaled[i];
@@ -127,14 +129,14 @@ export function covariance(
 ): Float64Array {
   const n = x.length / d;
   const mark = arithmetic.mark();
-  const turned = arithmetic.sums(n * d);
+  const centred = arithmetic.sums(n * d);
   const row = arithmetic.sums(d);
   for (let i = 0; i < n; i++) {
-    for (let a = 0; a < d; a++) turned[a * n + i] = x[i * d + a] - centre[a];
+    for (let a = 0; a < d; a++) centred[a * n + i] = x[i * d + a] - centre[a];
   }
   const result = new Float64Array(d * d);
   for (let a = 0; a < d; a++) {
-    arithmetic.dots(a + 1, n, turned, turned.subarray(a * n, (a + 1) * n), row);
+    arithmetic.dots(a + 1, n, centred, centred.subarray(a * n, (a + 1) * n), row);
     for (let b = 0; b <= a; b++) {
       result[a * d + b] = row[b] / n;
       result[b * d + a] = row[b] / n;

@@ -48,7 +48,7 @@ export function composedNorms(
   return norms;
 }
 
-/** Largest entries of X (W + s B A)', of s (X A') B' and of what is left, turned, for blocks of rows of X. */
+/** Largest entries of X (W + s B A)', of s (X A') B' and of what is left, rotated, for blocks of rows of X. */
 function largestEntries(
   arithmetic: Arithmetic,
   { rows, rank, adapterScaling, down, up, effective }: HeadProjection,

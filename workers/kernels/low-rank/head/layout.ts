@@ -86,7 +86,7 @@ export function layout(head: Head): Layout {
 /** Numbers in the sums over keys and over queries: the columns above, then those of wide.ts. */
 export function sumSizes(head: Head, plan: HeadPlan): { key: number; query: number } {
   const { keyWidth, queryWidth } = layout(head);
-  const { right, left } = plan.cross;
+  const { right, left } = plan.hyperbolicCross;
   return {
     key: featureRows(plan) * keyWidth + (right ? right.pairs * head.dv : 0),
     query: featureRows(plan) * queryWidth + (left ? left.pairs * head.dv : 0),

@@ -1,11 +1,11 @@
 /** What was chosen for one head before the run. */
 
 import type { Balance } from '../features/balance.js';
-import type { Cross } from '../features/cross.js';
 import type { FeatureSet } from '../features/features.js';
+import type { HyperbolicCross } from '../features/hyperbolic-cross.js';
 
 /** Features beyond those that are used, drawn at random. */
-export interface Tail {
+export interface DrawnFeatures {
   /**
    * h_alpha of the draws, without rho: its last `count` features are the draws, the others serve to
    * make them.
@@ -17,10 +17,10 @@ export interface Tail {
 }
 
 /** The draws are dealt to so many groups, each with an unbiased estimate of its own. */
-export const TAIL_GROUPS = 16;
+export const DRAWN_GROUPS = 16;
 
 /** The matrices B, (d, ..) row-major; empty where there is no adapter for it. */
-export interface Tilt {
+export interface ConditionalMean {
   /** Of K, X^K and X^V. */
   readonly key: Float64Array;
   readonly inputsK: Float64Array;
@@ -32,15 +32,18 @@ export interface Tilt {
 
 export interface HeadPlan {
   readonly balance: Balance;
-  /** m features are used; the set holds more: the shell behind them, which the certificate needs. */
+  /** m features are used; the set holds more: the next ones behind them, which the certificate needs. */
   readonly m: number;
   readonly features: FeatureSet;
   /** Features beyond them that the estimate draws; null: it draws rows alone. */
-  readonly tail: Tail | null;
-  /** What rows of P make of the keys: wanted where the tail is drawn. */
-  readonly tilt: Tilt;
+  readonly drawnFeatures: DrawnFeatures | null;
+  /** What rows of P make of the keys: wanted where features are drawn. */
+  readonly conditionalMean: ConditionalMean;
   /** Pairs of features and directions of U and of L, where these are of full width. */
-  readonly cross: { readonly right: Cross | null; readonly left: Cross | null };
+  readonly hyperbolicCross: {
+    readonly right: HyperbolicCross | null;
+    readonly left: HyperbolicCross | null;
+  };
   /** Rows treated exactly, in rising order. */
   readonly outlierQueries: Int32Array;
   readonly outlierKeys: Int32Array;
@@ -56,10 +59,10 @@ export interface HeadPlan {
    * What the features leave out of each query, as a share of its row sum and relative to the worst of
    * them: where to look for errors. 0 for rows that are exact.
    */
-  readonly risk: Float32Array;
+  readonly residual: Float32Array;
 }
 
 /** Rows of the sums over keys and over queries at thin width: the features, and the drawn ones. */
-export function featureRows({ m, tail }: HeadPlan): number {
-  return m + (tail?.count ?? 0);
+export function featureRows({ m, drawnFeatures }: HeadPlan): number {
+  return m + (drawnFeatures?.count ?? 0);
 }

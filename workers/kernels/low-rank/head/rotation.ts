@@ -7,7 +7,7 @@ export interface Rotation {
   load(rows: (r: number) => number, count: number): void;
   /** Turns x (count, d) in place: rows of Q or K as projected. */
   forwards(count: number, x: Real): void;
-  /** The transpose: from gradients of the turned rows to those of the rows before. */
+  /** The transpose: from gradients of the rotated rows to those of the rows before. */
   back(count: number, x: Real): void;
 }
 

@@ -113,8 +113,8 @@ function keyFactors(space: Workspace, capacity: number, fromK: boolean) {
   const inK = key.effective.inputs;
   const u = arithmetic.array(capacity * right);
   if (fullWidth(head).scores) {
-    const cross = plan.cross.right;
-    const toU = cross && load(arithmetic, d, d, cross.vectors);
+    const hyperbolicCross = plan.hyperbolicCross.right;
+    const toU = hyperbolicCross && load(arithmetic, d, d, hyperbolicCross.vectors);
     const toLow = load(arithmetic, inK, key.rank, key.down);
     const low = arithmetic.array(capacity * key.rank);
     return {
@@ -249,8 +249,8 @@ function queryFactors(space: Workspace, capacity: number) {
   const xa = arithmetic.array(capacity * query.rank);
   const l = arithmetic.array(capacity * left);
   if (fullWidth(head).scores) {
-    const cross = plan.cross.left;
-    const toL = cross && load(arithmetic, d, d, cross.vectors);
+    const hyperbolicCross = plan.hyperbolicCross.left;
+    const toL = hyperbolicCross && load(arithmetic, d, d, hyperbolicCross.vectors);
     return {
       l,
       low: xa,
@@ -275,7 +275,7 @@ function queryFactors(space: Workspace, capacity: number) {
 }
 
 /**
- * The features of a block of rows and behind them those of the tail, weighted, in the arithmetic's
+ * The features of a block of rows and behind them those of the drawn features, weighted, in the arithmetic's
  * precision: phi (featureRows, BLOCK), rows past count and rows of weight 0 are 0.
  */
 export function weightedFeatures(
@@ -285,14 +285,14 @@ export function weightedFeatures(
   weight: (r: number) => number,
   phi: Real,
 ): void {
-  const { arithmetic, head, plan, features, tail, weights } = space;
+  const { arithmetic, head, plan, features, drawnFeatures, weights } = space;
   evaluateFeatures(arithmetic, coordinates, head.d, features);
   weights.fill(0);
   for (let r = 0; r < count; r++) weights[r] = weight(r);
   arithmetic.weighFeatures(plan.m, BLOCK, features.phi, weights, phi);
-  if (!tail) return;
-  evaluateFeatures(arithmetic, coordinates, head.d, tail);
-  const { count: drawn } = plan.tail!;
-  const last = tail.phi.subarray((tail.size - drawn) * BLOCK);
+  if (!drawnFeatures) return;
+  evaluateFeatures(arithmetic, coordinates, head.d, drawnFeatures);
+  const { count: drawn } = plan.drawnFeatures!;
+  const last = drawnFeatures.phi.subarray((drawnFeatures.size - drawn) * BLOCK);
   arithmetic.weighFeatures(drawn, BLOCK, last, weights, phi.subarray(plan.m * BLOCK));
 }

@@ -12,7 +12,7 @@ export interface Workspace {
   readonly isOutlierQuery: (row: number) => boolean;
   readonly isOutlierKey: (row: number) => boolean;
   readonly features: FeatureBlock;
-  readonly tail: FeatureBlock | null;
+  readonly drawnFeatures: FeatureBlock | null;
   readonly weights: Float64Array;
 }
 
@@ -30,7 +30,8 @@ export function openWorkspace(
     isOutlierQuery: membership(plan.outlierQueries),
     isOutlierKey: membership(plan.outlierKeys),
     features: featureBlock(arithmetic, plan.features, BLOCK, evaluated),
-    tail: plan.tail && featureBlock(arithmetic, plan.tail.features, BLOCK),
+    drawnFeatures:
+      plan.drawnFeatures && featureBlock(arithmetic, plan.drawnFeatures.features, BLOCK),
     weights: arithmetic.sums(BLOCK),
   };
 }

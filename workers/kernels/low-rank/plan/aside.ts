@@ -3,7 +3,7 @@ import type { Task } from '../../../job.js';
 import { shared } from '../../../tensor/shared-memory.js';
 import { Random } from '../../random.js';
 import { sharedFloat32 } from '../../result.js';
-import { drawTail } from '../error/drawn-features/tail.js';
+import { drawFeatures } from '../error/drawn-features/draw.js';
 import { largest } from '../features/select.js';
 import { BLOCK } from '../head/block.js';
 import type { Head } from '../head/head.js';
@@ -20,20 +20,26 @@ export interface AsideTask extends Task<HeadPlan> {
   readonly outlierQueries: number;
   readonly outlierKeys: number;
   /** What features are drawn from, and how many. */
-  readonly trial: Pick<Trial, 'basis' | 'tailWeights'>;
+  readonly trial: Pick<Trial, 'basis' | 'weightsBeyond'>;
   readonly sampledFeatures: number;
   readonly seed: number;
 }
 
 export function finishPlan(task: AsideTask): HeadPlan {
   const { draft, trial, sampledFeatures, seed } = task;
-  const { basis, tailWeights } = trial;
-  const tail = drawTail(basis.features, tailWeights, draft.m, sampledFeatures, new Random(seed));
-  return shared({ ...putAside(task), tail });
+  const { basis, weightsBeyond } = trial;
+  const drawnFeatures = drawFeatures(
+    basis.features,
+    weightsBeyond,
+    draft.m,
+    sampledFeatures,
+    new Random(seed),
+  );
+  return shared({ ...putAside(task), drawnFeatures });
 }
 
 /** Beside a row that is far worse: 0 would say that the row is exact. */
-const LEAST_RISK = 1e-30;
+const LEAST_RESIDUAL = 1e-30;
 
 /** The plan with its outliers, the rows of which the features leave out most, and the largest remaining weight at 1. */
 function putAside({ head, draft, scan, outlierQueries, outlierKeys }: AsideTask): HeadPlan {
@@ -48,16 +54,16 @@ function putAside({ head, draft, scan, outlierQueries, outlierKeys }: AsideTask)
   for (const i of queries) scan.query[i] = -Infinity;
   let worst = -Infinity;
   for (let i = 0; i < scan.query.length; i++) worst = Math.max(worst, scan.query[i]);
-  const risk = sharedFloat32(scan.query.length);
+  const residual = sharedFloat32(scan.query.length);
   // Under a causal mask the first rows see nothing but their diagonal block.
   const exact = head.causal ? BLOCK : 0;
-  for (let i = exact; i < risk.length; i++) {
+  for (let i = exact; i < residual.length; i++) {
     const x = scan.query[i];
-    if (x !== -Infinity) risk[i] = Math.max(LEAST_RISK, Math.exp(x - worst));
+    if (x !== -Infinity) residual[i] = Math.max(LEAST_RESIDUAL, Math.exp(x - worst));
   }
   return {
     ...draft,
-    risk,
+    residual,
     outlierQueries: queries,
     outlierKeys: keys,
     logWeightShift: shift === -Infinity ? 0 : shift,

@@ -8,15 +8,22 @@
 import type { TensorData } from '../../../tensor/tensor.js';
 import { Random } from '../../random.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
-import { canDrawTail } from '../error/drawn-features/tail.js';
-import { NO_TILT, sampleTilt } from '../error/drawn-features/tilt.js';
+import {
+  NO_CONDITIONAL_MEAN,
+  sampleConditionalMean,
+} from '../error/drawn-features/conditional-mean.js';
+import { canDrawFeatures } from '../error/drawn-features/draw.js';
 import { type Balance, balance, covariance, mean } from '../features/balance.js';
-import { type Directions, hyperbolicCross, principalDirections } from '../features/cross.js';
 import { type FeatureSet, selectFeatures } from '../features/features.js';
+import {
+  type Directions,
+  hyperbolicCross,
+  principalDirections,
+} from '../features/hyperbolic-cross.js';
 import { apply, gather, load } from '../head/affine.js';
 import { BLOCK } from '../head/block.js';
 import { type Affine, fullWidth, type Head } from '../head/head.js';
-import type { Tilt } from '../head/plan.js';
+import type { ConditionalMean } from '../head/plan.js';
 import { rotation } from '../head/rotation.js';
 
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */
@@ -26,11 +33,11 @@ export interface Basis {
   readonly balance: Balance;
   /** Principal directions of K - centre and of Q, as far as products at full width need them. */
   readonly directions: { readonly right: Directions | null; readonly left: Directions | null };
-  /** Those that a plan may take, and others behind them: features of the shell and of the tail. */
+  /** Those that a plan may take, and others behind them: features the next ones, and those that may be drawn. */
   readonly features: FeatureSet;
   readonly centreXK: Float64Array;
   readonly centreXV: Float64Array;
-  readonly tilt: Tilt;
+  readonly conditionalMean: ConditionalMean;
 }
 
 /** Balance of a head with a share of the rows of both sides put aside, and so many features. */
@@ -58,7 +65,9 @@ export function sampleBasis(
   }
   const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
   const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
-  const tilt = canDrawTail(head) ? tiltFrom(arithmetic, head, result, random) : NO_TILT;
+  const conditionalMean = canDrawFeatures(head)
+    ? conditionalMeanFrom(arithmetic, head, result, random)
+    : NO_CONDITIONAL_MEAN;
   const full = fullWidth(head);
   const directions = (x: TensorData, centre: Float64Array) =>
     principalDirections(covariance(arithmetic, x, d, centre), d);
@@ -72,12 +81,17 @@ export function sampleBasis(
     features: selectFeatures(result.sigma, features),
     centreXK: meanRow(arithmetic, key.rows, key.effective.inputs, keyList),
     centreXV: meanRow(arithmetic, value.rows, value.effective.inputs, keyList),
-    tilt,
+    conditionalMean,
   };
 }
 
 /** Of more rows the longer the input: what is left of them is to be small beside 1 / sqrt(L). */
-function tiltFrom(arithmetic: Arithmetic, head: Head, result: Balance, random: Random): Tilt {
+function conditionalMeanFrom(
+  arithmetic: Arithmetic,
+  head: Head,
+  result: Balance,
+  random: Random,
+): ConditionalMean {
   const { key, value, keyLength } = head;
   const wanted = Math.min(MOST_SAMPLED, Math.max(SAMPLE, Math.ceil(keyLength / ROWS_FOR_ONE)));
   const list = random.sample(keyLength, wanted);
@@ -88,7 +102,7 @@ function tiltFrom(arithmetic: Arithmetic, head: Head, result: Balance, random: R
   };
   const k = project(arithmetic, key.rows, key.effective, list);
   const [xk, xv] = [key, value].map(({ rows, effective }) => rowsOf(rows, effective.inputs));
-  return sampleTilt(arithmetic, head, result, k, xk, xv);
+  return sampleConditionalMean(arithmetic, head, result, k, xk, xv);
 }
 
 const MOST_SAMPLED = 8192;

@@ -2,7 +2,7 @@
 
 import { fullWidth, type Head } from '../head/head.js';
 import { type Layout, layout } from '../head/layout.js';
-import { TAIL_GROUPS } from '../head/plan.js';
+import { DRAWN_GROUPS } from '../head/plan.js';
 
 /** Flops per second that each kernel reaches on this machine, one thread. */
 export interface Rates {
@@ -69,7 +69,7 @@ export function headCost(
   const seen = visiblePairs / nk;
   const sampled =
     samplingFlops(head, draws.rows) +
-    (draws.features > 0 ? tailFlops(head, draws.features) : 2 * draws.rows * nk * m);
+    (draws.features > 0 ? drawnFlops(head, draws.features) : 2 * draws.rows * nk * m);
   // Rows of outliers are made twice, first for their sums and O; columns once, with O if G depends on it.
   const outliers =
     OUTLIER_OVERHEAD *
@@ -96,13 +96,13 @@ export function samplingFlops(head: Head, sampledRows: number): number {
 }
 
 /** What drawn features would add to the gradients, beside their part in the sums. */
-function tailFlops(head: Head, features: number): number {
+function drawnFlops(head: Head, features: number): number {
   const { d, dv, queryLength: nq, keyLength: nk, query, key, value } = head;
   const grouped =
     nq * (query.rank * query.effective.inputs + key.rank * d) +
     nk * (query.rank * d + key.rank * key.effective.inputs);
   const values = value.rank > 0 ? nq * dv + nk * value.effective.inputs : 0;
-  return 2 * (TAIL_GROUPS * grouped + features * values);
+  return 2 * (DRAWN_GROUPS * grouped + features * values);
 }
 
 function thinColumns({ d, query, key }: Head): number {

@@ -1,8 +1,8 @@
 /** A plan before anything is known of single rows. */
 import type { Task } from '../../../job.js';
 import { shared } from '../../../tensor/shared-memory.js';
-import { hyperbolicCross } from '../features/cross.js';
 import { firstFeatures } from '../features/features.js';
+import { hyperbolicCross } from '../features/hyperbolic-cross.js';
 import { times } from '../head/affine.js';
 import type { Head } from '../head/head.js';
 import type { HeadPlan } from '../head/plan.js';
@@ -16,16 +16,16 @@ export interface DraftTask extends Task<HeadPlan> {
   readonly m: number;
 }
 
-/** The shell behind the features, from which the certificate takes its operator norm. */
-export const SHELL = 128;
+/** The next features, behind those used, from which the certificate takes its operator norm. */
+export const NEXT_FEATURES = 128;
 
 export function draft({ head, basis, m }: DraftTask): HeadPlan {
-  return shared(draftPlan(head, basis, m, SHELL));
+  return shared(draftPlan(head, basis, m, NEXT_FEATURES));
 }
 
 /** A plan without outliers, its weights not yet scaled. */
-export function draftPlan(head: Head, basis: Basis, m: number, shell: number): HeadPlan {
-  const features = firstFeatures(basis.features, m + shell);
+export function draftPlan(head: Head, basis: Basis, m: number, nextFeatures: number): HeadPlan {
+  const features = firstFeatures(basis.features, m + nextFeatures);
   const { value } = head;
   const { weight, bias } = value.effective;
   const used = Math.min(m, features.size);
@@ -34,16 +34,16 @@ export function draftPlan(head: Head, basis: Basis, m: number, shell: number): H
     balance: basis.balance,
     m: used,
     features,
-    tail: null,
-    tilt: basis.tilt,
-    cross: {
+    drawnFeatures: null,
+    conditionalMean: basis.conditionalMean,
+    hyperbolicCross: {
       right: right && hyperbolicCross(right, features, used),
       left: left && hyperbolicCross(left, features, used),
     },
     outlierQueries: new Int32Array(0),
     outlierKeys: new Int32Array(0),
     logWeightShift: 0,
-    risk: new Float32Array(0),
+    residual: new Float32Array(0),
     centreV: times(basis.centreXV, weight, head.dv).map((x, a) => x + bias[a]),
     centreXK: basis.centreXK,
     centreXV: basis.centreXV,

@@ -1,10 +1,10 @@
 /** The choice among what a trial has seen: features, outliers and draws, by expected error and cost. */
 
 import { deviationsOf, meanError } from '../../estimate/mean.js';
-import { canDrawTail } from '../error/drawn-features/tail.js';
-import { CROSS_ERROR } from '../features/cross.js';
+import { canDrawFeatures } from '../error/drawn-features/draw.js';
+import { CROSS_ERROR } from '../features/hyperbolic-cross.js';
 import { fullWidth, type Head } from '../head/head.js';
-import { TAIL_GROUPS } from '../head/plan.js';
+import { DRAWN_GROUPS } from '../head/plan.js';
 import { BLOCK } from '../head/rows.js';
 import { crossPairs } from './basis.js';
 import { type Draws, headCost, outputRows, samplingFlops } from './cost.js';
@@ -43,7 +43,7 @@ export function outlierCount(head: Head, length: number, share: number): number 
  * features are from the truth.
  */
 function predicted(
-  { score, value, tail }: TrialRow,
+  { score, value, drawnFeatures }: TrialRow,
   { rows, features }: Draws,
   { keyLength, queryLength }: Head,
   { correction = false, outputOnly }: PlanOptions,
@@ -57,10 +57,10 @@ function predicted(
       if (features === 0) return part.error * limitOver(ofRows, rows, correction);
       // Where few keys make the error, all features err alike.
       const alike = Math.max(1, EVEN_KEYS / (part.columns / keyLength));
-      const ofFeatures = (alike * tail) / features;
+      const ofFeatures = (alike * drawnFeatures) / features;
       const normalisation = part.normalisation * ofRows;
       const distance = Math.max(
-        deviationsOf(TAIL_GROUPS - 1) * Math.sqrt(ofFeatures),
+        deviationsOf(DRAWN_GROUPS - 1) * Math.sqrt(ofFeatures),
         Math.sqrt(ofFeatures + PAIRS * ofRows),
       );
       const limit = Math.hypot(deviations(rows) * Math.sqrt(normalisation), distance);
@@ -113,7 +113,7 @@ const SAMPLED_ROWS = [96, 192, 384, 768] as const;
 const FEWER_ROWS = 64;
 const SAMPLING_SHARE = 0.2;
 /** Features that it may draw. */
-const SAMPLED_FEATURES = [0, 1, 2, 3, 4, 6, 8].map((perGroup) => perGroup * TAIL_GROUPS);
+const SAMPLED_FEATURES = [0, 1, 2, 3, 4, 6, 8].map((perGroup) => perGroup * DRAWN_GROUPS);
 /** With a given number of features, what may be spent on error bars: the time over that without. */
 const WORTH = 1.3;
 
@@ -200,7 +200,7 @@ export function chooseAll(
   batch: number,
   options: PlanOptions,
 ): { choices: readonly Choice[]; sampledRows: number; sampledFeatures: number } {
-  const drawable = heads.every(canDrawTail);
+  const drawable = heads.every(canDrawFeatures);
   const all = batch * heads[0].queryLength;
   const features = drawable && all > WHOLE_ROWS ? SAMPLED_FEATURES : SAMPLED_FEATURES.slice(0, 1);
   const rowsBeside = (sampledFeatures: number) => {

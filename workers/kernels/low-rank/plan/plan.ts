@@ -5,7 +5,7 @@ import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import { exactFlops, exactWork } from '../../exact/cost.js';
 import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../../norms.js';
-import { canDrawTail, TAIL_LISTED } from '../error/drawn-features/tail.js';
+import { canDrawFeatures, DRAWN_LISTED } from '../error/drawn-features/draw.js';
 import { BLOCK } from '../head/block.js';
 import type { NormsTask } from '../head/composed-norms.js';
 import { fullWidth, type Head, outputHead } from '../head/head.js';
@@ -14,7 +14,7 @@ import type { HeadPlan } from '../head/plan.js';
 import { type SplitTask, splitHeads } from '../head/split.js';
 import type { AsideTask } from './aside.js';
 import { headCost } from './cost.js';
-import { type DraftTask, SHELL } from './draft.js';
+import { type DraftTask, NEXT_FEATURES } from './draft.js';
 import { type Choice, chooseAll, enoughFor, outlierCount } from './plan-choice.js';
 import type { PlanOptions } from './plan-options.js';
 import { openScan, type ScanTask } from './scan.js';
@@ -170,8 +170,10 @@ function* tryHeads(
 ): Job<{ trials: (readonly Trial[])[]; headNorms: ComposedNorms[] }, PlanTask> {
   const steps = stepsToTry(heads[0], exact.work / heads.length, options);
   const most = steps[steps.length - 1];
-  const drawable = heads.every(canDrawTail);
-  const listed = drawable ? (Math.ceil(most / TAIL_LISTED) + 1) * TAIL_LISTED : most + SHELL;
+  const drawable = heads.every(canDrawFeatures);
+  const listed = drawable
+    ? (Math.ceil(most / DRAWN_LISTED) + 1) * DRAWN_LISTED
+    : most + NEXT_FEATURES;
   const enough = enoughFor(heads[0], options, batch);
   const { longest, heavyTailed } = yield* longestOfHeads(heads);
   const attempt = (wanting: readonly number[], shares: readonly number[], without: number) =>
@@ -316,7 +318,7 @@ function summary(
   const draws = { rows: sampled.sampledRows / batch, features: sampled.sampledFeatures };
   const costs = heads.map((head, h) => {
     const { m, outlierQueries, outlierKeys } = headPlans[h];
-    const { right, left } = headPlans[h].cross;
+    const { right, left } = headPlans[h].hyperbolicCross;
     const pairs = (right?.pairs ?? 0) + (left?.pairs ?? 0);
     return headCost(head, m, outlierQueries.length, outlierKeys.length, draws, pairs);
   });

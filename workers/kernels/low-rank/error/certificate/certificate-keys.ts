@@ -28,9 +28,9 @@ export interface KeySide {
   readonly weight: Moments;
   /** sum_j w_j |v_j|^2 |u_j|^2 for the six u. */
   readonly products: Float64Array;
-  /** sum_j w_j psi_j psi_j' over the shell of features behind those used, and what is behind it. */
-  readonly shell: Float64Array;
-  tail: number;
+  /** sum_j w_j psi_j psi_j' over the next features, behind those used, and what is behind it. */
+  readonly nextFeatures: Float64Array;
+  beyond: number;
 }
 
 /**
@@ -49,7 +49,7 @@ export interface Residuals {
   /** R(x, x) = k(x, x) - |phi(x)|^2, and k(x, x). */
   readonly rest: Float64Array;
   readonly whole: Float64Array;
-  /** R(x, x) behind the shell. */
+  /** R(x, x) behind those. */
   readonly behind: Float64Array;
 }
 
@@ -66,18 +66,23 @@ export function residuals(space: Workspace): (x: Real, count: number) => Residua
   const [quadratic, sigmas] = [arithmetic.sums(head.d), arithmetic.sums(head.d)];
   quadratic.set(rho.map((r) => r / (1 + r)));
   sigmas.set(sigma);
-  const [logs, logitNorms, kept, shell] = [0, 1, 2, 3].map(() => arithmetic.sums(BLOCK));
+  const [logs, logitNorms, kept, nextFeatures] = [0, 1, 2, 3].map(() => arithmetic.sums(BLOCK));
   const [rest, whole, behind] = [0, 1, 2].map(() => new Float64Array(BLOCK));
   return (x, count) => {
     arithmetic.forms(count, head.d, x, none, quadratic, logs);
     arithmetic.forms(count, head.d, x, none, sigmas, logitNorms);
     arithmetic.squareSums(plan.m, BLOCK, features.phi, kept);
-    arithmetic.squareSums(size - plan.m, BLOCK, features.phi.subarray(plan.m * BLOCK), shell);
+    arithmetic.squareSums(
+      size - plan.m,
+      BLOCK,
+      features.phi.subarray(plan.m * BLOCK),
+      nextFeatures,
+    );
     for (let r = 0; r < count; r++) {
       whole[r] = Math.exp(logs[r] - constant);
       const floor = error * (1 + logitNorms[r]) * whole[r];
       rest[r] = Math.max(0, whole[r] - kept[r]) + floor;
-      behind[r] = Math.max(rest[r] - shell[r], floor);
+      behind[r] = Math.max(rest[r] - nextFeatures[r], floor);
     }
     return { rest, whole, behind };
   };
@@ -87,13 +92,13 @@ export class KeyCertificate {
   readonly side: KeySide;
   readonly #arithmetic: Arithmetic;
   readonly #scaled: Real;
-  readonly #second: { readonly rest: Real; readonly whole: Real; readonly shell: Real };
+  readonly #second: { readonly rest: Real; readonly whole: Real; readonly nextFeatures: Real };
   readonly #sums: {
     readonly rest: Float64Array;
     readonly whole: Float64Array;
-    readonly shell: Float64Array;
+    readonly nextFeatures: Float64Array;
   };
-  readonly #shell: ShellGram;
+  readonly #nextFeatures: NextFeaturesGram;
   readonly #residuals: (x: Real, count: number) => Residuals;
 
   constructor(space: Workspace) {
@@ -106,14 +111,14 @@ export class KeyCertificate {
     this.#second = {
       rest: arithmetic.array(dv * dv),
       whole: arithmetic.array(dv * dv),
-      shell: arithmetic.array(m2 * m2),
+      nextFeatures: arithmetic.array(m2 * m2),
     };
     this.#sums = {
       rest: arithmetic.sums(dv * dv),
       whole: arithmetic.sums(dv * dv),
-      shell: arithmetic.sums(m2 * m2),
+      nextFeatures: arithmetic.sums(m2 * m2),
     };
-    this.#shell = new ShellGram(space);
+    this.#nextFeatures = new NextFeaturesGram(space);
     const moments = (second: Float64Array): Moments => ({
       total: 0,
       norms: new Float64Array(NORMS),
@@ -125,8 +130,8 @@ export class KeyCertificate {
       whole: moments(this.#sums.whole),
       weight: moments(new Float64Array(0)),
       products: new Float64Array(NORMS - 1),
-      shell: this.#sums.shell,
-      tail: 0,
+      nextFeatures: this.#sums.nextFeatures,
+      beyond: 0,
     };
   }
 
@@ -144,7 +149,7 @@ export class KeyCertificate {
       plainWeights[r] = w;
       weights.rest[r] = w * Math.sqrt(left.rest[r]);
       weights.whole[r] = w * Math.sqrt(left.whole[r]);
-      this.side.tail += w * left.behind[r];
+      this.side.beyond += w * left.behind[r];
       for (const [moment, value] of [
         [rest, weights.rest[r]],
         [whole, weights.whole[r]],
@@ -169,15 +174,19 @@ export class KeyCertificate {
       this.#arithmetic.transposedGemm(dv, dv, rows.count, this.#scaled, this.#scaled, block, true);
       this.#arithmetic.fold(dv * dv, block, this.#sums[kind]);
     }
-    this.#shell.add(plainWeights.map(Math.sqrt), this.#second.shell, this.#sums.shell);
+    this.#nextFeatures.add(
+      plainWeights.map(Math.sqrt),
+      this.#second.nextFeatures,
+      this.#sums.nextFeatures,
+    );
   }
 }
 
-/** sum of weight^2 psi psi' over the shell: the features behind the m that are used. */
-export class ShellGram {
+/** sum of weight^2 psi psi' over the next features, behind the m that are used. */
+export class NextFeaturesGram {
   readonly #space: Workspace;
   readonly #psi: Real;
-  readonly #turned: Real;
+  readonly #transposed: Real;
   readonly #weight: Float64Array;
 
   constructor(space: Workspace) {
@@ -185,7 +194,7 @@ export class ShellGram {
     const m2 = plan.features.size - plan.m;
     this.#space = space;
     this.#psi = arithmetic.array(m2 * BLOCK);
-    this.#turned = arithmetic.array(m2 * BLOCK);
+    this.#transposed = arithmetic.array(m2 * BLOCK);
     this.#weight = arithmetic.sums(BLOCK);
   }
 
@@ -194,10 +203,10 @@ export class ShellGram {
     const m2 = plan.features.size - plan.m;
     if (m2 === 0) return;
     this.#weight.set(weight);
-    const shell = features.phi.subarray(plan.m * BLOCK);
-    arithmetic.weighFeatures(m2, BLOCK, shell, this.#weight, this.#psi);
-    arithmetic.transpose(m2, BLOCK, this.#psi, this.#turned);
-    arithmetic.gemm(m2, m2, BLOCK, this.#psi, this.#turned, block, true);
+    const nextFeatures = features.phi.subarray(plan.m * BLOCK);
+    arithmetic.weighFeatures(m2, BLOCK, nextFeatures, this.#weight, this.#psi);
+    arithmetic.transpose(m2, BLOCK, this.#psi, this.#transposed);
+    arithmetic.gemm(m2, m2, BLOCK, this.#psi, this.#transposed, block, true);
     arithmetic.fold(m2 * m2, block, sums);
   }
 }
@@ -216,7 +225,7 @@ export function joinKeySides(sides: readonly KeySide[]): KeySide {
     whole: join(a.whole, b.whole),
     weight: join(a.weight, b.weight),
     products: add(a.products, b.products),
-    shell: add(a.shell, b.shell),
-    tail: a.tail + b.tail,
+    nextFeatures: add(a.nextFeatures, b.nextFeatures),
+    beyond: a.beyond + b.beyond,
   }));
 }

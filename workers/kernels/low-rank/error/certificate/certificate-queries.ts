@@ -17,10 +17,10 @@ import { leftNorms, squaredNorms } from '../../head/norms.js';
 import { BLOCK, type Workspace } from '../../head/rows.js';
 import {
   type KeySide,
+  NextFeaturesGram,
   type Residuals,
   residuals,
   rounding,
-  ShellGram,
 } from './certificate-keys.js';
 
 /** Sums over the queries for one gradient tensor; l is its left factor, V_i bounds sum_j P_ij |u_j|^2. */
@@ -46,8 +46,8 @@ export interface QuerySide {
   /** Some row may have lost its sum altogether: no bound. */
   void: boolean;
   readonly tensors: readonly TensorSums[];
-  readonly shell: Float64Array;
-  tail: number;
+  readonly nextFeatures: Float64Array;
+  beyond: number;
 }
 
 const emptySums = (): TensorSums => ({
@@ -73,7 +73,7 @@ const norm2 = (x: ArrayLike<number>) => {
 export class QueryCertificate {
   readonly side: QuerySide;
   readonly #keys: KeySide;
-  readonly #shell: ShellGram;
+  readonly #nextFeatures: NextFeaturesGram;
   readonly #shellBlock: Real;
   readonly #secondRest: Real;
   readonly #secondWhole: Real;
@@ -91,7 +91,7 @@ export class QueryCertificate {
     const m2 = plan.features.size - plan.m;
     this.#keys = keys;
     this.#residuals = residuals(space);
-    this.#shell = new ShellGram(space);
+    this.#nextFeatures = new NextFeaturesGram(space);
     this.#shellBlock = arithmetic.array(m2 * m2);
     this.#secondRest = arithmetic.array(dv * dv);
     this.#secondRest.set(keys.rest.second);
@@ -105,8 +105,8 @@ export class QueryCertificate {
     this.side = {
       void: false,
       tensors: Array.from({ length: NORMS - 1 }, emptySums),
-      shell: arithmetic.sums(m2 * m2),
-      tail: 0,
+      nextFeatures: arithmetic.sums(m2 * m2),
+      beyond: 0,
     };
   }
 
@@ -129,11 +129,11 @@ export class QueryCertificate {
         this.side.void = true;
         return;
       }
-      this.side.tail += scale * scale * residual.behind[r];
+      this.side.beyond += scale * scale * residual.behind[r];
       const left = leftNorms(space, rows, gradient, gradientB, r);
       this.#addRow(head.kind === 'target', row, left);
     }
-    this.#shell.add(weight, this.#shellBlock, this.side.shell);
+    this.#nextFeatures.add(weight, this.#shellBlock, this.side.nextFeatures);
   }
 
   /** sum_j P~_ij |.|^2 over all columns (BLOCK, NORMS), and sum_j P~_ij t~_ij^2 over the exact ones. */
@@ -310,7 +310,7 @@ export function joinQuerySides(sides: readonly QuerySide[]): QuerySide {
       const keys = Object.keys(sums) as (keyof TensorSums)[];
       return Object.fromEntries(keys.map((k) => [k, sums[k] + other[k]])) as unknown as TensorSums;
     }),
-    shell: a.shell.map((x, i) => x + b.shell[i]),
-    tail: a.tail + b.tail,
+    nextFeatures: a.nextFeatures.map((x, i) => x + b.nextFeatures[i]),
+    beyond: a.beyond + b.beyond,
   }));
 }

@@ -5,7 +5,7 @@
  * Moment form: the sum over queries of |left factor| times the bound of the row (certificate-queries.ts).
  * Operator form: the same sums read as products with the operator R' = diag(1/D~) R diag(sqrt w), whose
  * norm N obeys N^2 <= lambda_q lambda_k, lambda_k the largest eigenvalue of sum_j w_j psi_j psi_j' over
- * the next shell of features psi plus what is behind the shell, sum_j w_j R'(z_j, z_j); lambda_q alike
+ * the next features psi plus what is behind those, sum_j w_j R'(z_j, z_j); lambda_q alike
  * with weights 1/D~_i^2.
  */
 import type { KeySide } from './certificate-keys.js';
@@ -22,8 +22,8 @@ export function certificate(
   unit: number,
 ): (number | null)[] {
   if (queries.void) return queries.tensors.map(() => null);
-  const lambdaK = atMost(keys.shell, unit) + keys.tail;
-  const lambdaQ = atMost(queries.shell, unit) + queries.tail;
+  const lambdaK = atMost(keys.nextFeatures, unit) + keys.beyond;
+  const lambdaQ = atMost(queries.nextFeatures, unit) + queries.beyond;
   const norm = Math.sqrt(lambdaK * lambdaQ);
   const { weight, products } = keys;
   const root = Math.sqrt;

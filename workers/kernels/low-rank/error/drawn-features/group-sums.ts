@@ -1,6 +1,6 @@
 /** Sums over rows for every group of drawn features: float32 blocks, float64 sums of blocks. */
 import type { Packed, Real } from '../../arithmetic/arithmetic.js';
-import { TAIL_GROUPS, type Tail } from '../../head/plan.js';
+import { DRAWN_GROUPS, type DrawnFeatures } from '../../head/plan.js';
 import { BLOCK, type Workspace } from '../../head/rows.js';
 
 /** Where a gradient of every group goes. */
@@ -22,32 +22,32 @@ export class Grouped {
 
   constructor(
     private readonly space: Workspace,
-    private readonly tail: Tail,
+    private readonly drawnFeatures: DrawnFeatures,
     private readonly width: number,
     row: (f: number, a: number) => ArrayLike<number>,
   ) {
     const { arithmetic, head } = space;
     const inner = head.dv + 1;
-    const columns = tail.count * width;
+    const columns = drawnFeatures.count * width;
     const operand = new Float64Array(inner * columns);
-    for (let f = 0; f < tail.count; f++) {
+    for (let f = 0; f < drawnFeatures.count; f++) {
       for (let a = 0; a < inner; a++) operand.set(row(f, a), a * columns + f * width);
       for (let a = 0; a < inner; a++) {
         const from = a * columns + f * width;
-        for (let c = from; c < from + width; c++) operand[c] *= tail.coefficient[f];
+        for (let c = from; c < from + width; c++) operand[c] *= drawnFeatures.coefficient[f];
       }
     }
     this.#operand = arithmetic.pack(inner, columns, operand);
     this.#wide = arithmetic.array(BLOCK * columns);
-    this.#result = arithmetic.array(BLOCK * TAIL_GROUPS * width);
+    this.#result = arithmetic.array(BLOCK * DRAWN_GROUPS * width);
   }
 
   /** (n, groups, width) for a (n, dv + 1), phi (count, BLOCK); valid until the next call. */
   multiply(n: number, a: Real, phi: Real): Real {
     const { arithmetic } = this.space;
     arithmetic.product(n, a, this.#operand, this.#wide);
-    const { count } = this.tail;
-    arithmetic.groupSums(n, count, this.width, TAIL_GROUPS, phi, BLOCK, this.#wide, this.#result);
+    const { count } = this.drawnFeatures;
+    arithmetic.groupSums(n, count, this.width, DRAWN_GROUPS, phi, BLOCK, this.#wide, this.#result);
     return this.#result;
   }
 }
@@ -108,8 +108,8 @@ export class OuterSums {
     transposed: boolean,
   ): void {
     const { columns, total } = this;
-    const perGroup = this.rows / TAIL_GROUPS;
-    for (let k = 0; k < TAIL_GROUPS; k++) {
+    const perGroup = this.rows / DRAWN_GROUPS;
+    for (let k = 0; k < DRAWN_GROUPS; k++) {
       for (let c = 0; c < width; c++) {
         const row = (k * perGroup + from + c) * columns;
         for (let x = 0; x < columns; x++) {

@@ -114,8 +114,8 @@ function* drawByWeight(
         (_, s): WeightsTask => ({
           ...{ kernel: 'low_rank', step: 'weights' },
           heads: plan.heads.slice(b * headCount, (b + 1) * headCount).map((head, h) => {
-            const { risk, centreV } = plan.headPlans[b * headCount + h];
-            return { head, risk, centre: head.kind === 'target' ? centreV : null };
+            const { residual, centreV } = plan.headPlans[b * headCount + h];
+            return { head, residual, centre: head.kind === 'target' ? centreV : null };
           }),
           segment: { from: s * step, to: Math.min(queryLength, (s + 1) * step) },
           weights: weights.map((w) => w.subarray(b * queryLength, (b + 1) * queryLength)),
@@ -135,7 +135,7 @@ function* drawByWeight(
 /** A head as far as rows are weighed; centre: of V, which a target is compared with. */
 export interface WeighedHead {
   readonly head: Head;
-  readonly risk: Float32Array;
+  readonly residual: Float32Array;
   readonly centre: Float64Array | null;
 }
 
@@ -146,7 +146,7 @@ export function rowWeights(
 ): void {
   for (const family of weights) family.fill(0, from, to);
   const mark = arithmetic.mark();
-  for (const { head, risk, centre } of heads) {
+  for (const { head, residual, centre } of heads) {
     const { query, d, dv } = head;
     const width = query.effective.inputs;
     const toQ = load(arithmetic, width, d, query.effective.weight, query.effective.bias);
@@ -169,11 +169,11 @@ export function rowWeights(
       for (let r = 0; r < count; r++) {
         const i = start + r;
         // A row that the head treats exactly has no error to be found.
-        if (!(risk[i] > 0)) continue;
+        if (!(residual[i] > 0)) continue;
         const size = Math.sqrt(gg[r]);
         [Math.sqrt(xx[r]) * size, Math.sqrt(qq[r]) * size, size].forEach((w, k) => {
           weights[k][i] += w;
-          weights[3 + k][i] += risk[i] * w;
+          weights[3 + k][i] += residual[i] * w;
         });
       }
     }

@@ -22,7 +22,7 @@ export function errorColumns({ head, plan }: Pick<HeadRun, 'head' | 'plan'>): {
   const full = fullWidth(head);
   const p = query.rank + key.rank;
   const thin = p + (query.rank > 0 ? d : 0) + (key.rank > 0 ? key.effective.inputs : 0);
-  const last = plan.tail ? 1 : 0;
+  const last = plan.drawnFeatures ? 1 : 0;
   return {
     score: full.scores ? layout(head).right : p > 0 ? thin + last : 0,
     value: value.rank > 0 ? value.rank + value.effective.inputs + last : 0,
@@ -107,7 +107,7 @@ export function scoreColumns(
   for (let r = 0; to < width && r < count; r++) right[r * width + to] = 1;
 }
 
-/** Takes their centres from X^V and X^V A_V': the rows that the tail is compared with do not add up to zero. */
+/** Takes their centres from X^V and X^V A_V': the rows that the drawn features are compared with do not add up to zero. */
 export function valueCentre(
   { arithmetic }: Workspace,
   means: { readonly xv: Float64Array; readonly va: Float64Array },

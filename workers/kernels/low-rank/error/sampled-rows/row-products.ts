@@ -3,7 +3,7 @@ import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
 import { addSlots, recordWidth } from '../../chain/run.js';
 import { fullWidth } from '../../head/head.js';
 import type { QueryRows, Workspace } from '../../head/rows.js';
-import { inputMeans, tiltedRows } from '../drawn-features/tilt.js';
+import { conditionalMeanRows, inputMeans } from '../drawn-features/conditional-mean.js';
 import { errorColumns, type RowErrors } from './error-columns.js';
 import type { SampledGradient, SampledRun } from './sampled.js';
 
@@ -50,7 +50,7 @@ export function outerProducts(
     return [outer(rows.xq, query.effective.inputs, low, query.rank, true)];
   }
   const slots: RowErrors = (drawn && sampled.normalisation) || sampled.errors;
-  const { u, key: ofKey, inputsK, va, inputsV } = plan.tilt;
+  const { u, key: ofKey, inputsK, va, inputsV } = plan.conditionalMean;
   const centres =
     slots === sampled.errors
       ? null
@@ -101,7 +101,7 @@ export function outerProducts(
     // G P X - G~ P~ X = G (P - P~) X + (G - G~) P~ X.
     const difference = leftOf(subtract(arithmetic, gradient, approximate));
     const rest = columns(n, errors, 2 * widths.value, widths.value + from, width);
-    if (plan.tail) {
+    if (plan.drawnFeatures) {
       // These rows of P~ X were centred.
       const means = inputMeans(sampled.run);
       const centre = t === 4 ? means.xv : means.va;
@@ -112,7 +112,7 @@ export function outerProducts(
   return terms;
 }
 
-/** Errors of rows of dQ (n, d) at full width, turned back, from the exact rows of dS U. */
+/** Errors of rows of dQ (n, d) at full width, rotated back, from the exact rows of dS U. */
 function queryErrors(
   { arithmetic, plan, isOutlierQuery }: Workspace,
   { run }: SampledRun,
@@ -131,7 +131,7 @@ function queryErrors(
     }
   }
   const vectors = arithmetic.array(d * d);
-  vectors.set(plan.cross.right!.vectors);
+  vectors.set(plan.hyperbolicCross.right!.vectors);
   const back = arithmetic.array(d * d);
   arithmetic.transpose(d, d, vectors, back);
   const result = arithmetic.array(n * d);
@@ -140,12 +140,12 @@ function queryErrors(
   return result;
 }
 
-/** The centres y_i of the sampled rows (tilt.ts), of the columns that the matrices belong to. */
+/** The centres y_i of the sampled rows (conditionalMean.ts), of the columns that the matrices belong to. */
 function rowCentres(space: Workspace, rows: QueryRows, matrices: readonly Float64Array[]) {
   const { arithmetic, head } = space;
   const { d } = head;
   const n = rows.count;
-  const tilted = tiltedRows(space, n);
+  const tilted = conditionalMeanRows(space, n);
   tilted.load(rows);
   const width = matrices.reduce((sum, { length }) => sum + length / d, 0);
   const y = new Float64Array(n * width);

@@ -4,13 +4,13 @@
  *
  *     d lora_A_K: (Z B_K)'X^K (r, inputs)          d lora_B_K: Z'(X^K A_K') (d, r)
  *
- * The chain's dS differs from direction to direction of Q by the number of features (cross.ts): e_ij q_i is
+ * The chain's dS differs from direction to direction of Q by the number of features (hyperbolic-cross.ts): e_ij q_i is
  * a sum over the few lengths of prefixes.
  */
 import { type Cancelled, checkpoint } from '../../../../job.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { maskScores } from '../../chain/keys.js';
-import type { Cross } from '../../features/cross.js';
+import type { HyperbolicCross } from '../../features/hyperbolic-cross.js';
 import { BLOCK } from '../../head/block.js';
 import { keyRows, type Workspace } from '../../head/rows.js';
 import {
@@ -49,12 +49,12 @@ export function sampledKeyPass(
   const { arithmetic, head, plan } = space;
   const { d, dv, key } = head;
   const { inputs } = key.effective;
-  const cross = plan.cross.left!;
-  const lengths = [...new Set(cross.prefix)].sort((a, b) => a - b);
+  const hyperbolicCross = plan.hyperbolicCross.left!;
+  const lengths = [...new Set(hyperbolicCross.prefix)].sort((a, b) => a - b);
   const state = part(sampledGradient(space, sampled), from, to, d, dv);
   const { rows } = state;
   const n = to - from;
-  const perLength = queryParts(space, cross, lengths, rows.l, n);
+  const perLength = queryParts(space, hyperbolicCross, lengths, rows.l, n);
   const features = arithmetic.array(plan.m * n);
   const range = { ...sampled.run, sampledRows: rowsOf(sampled, from, to) };
   arithmetic.transpose(n, plan.m, rowFeatures(space, rows, range), features);
@@ -158,7 +158,7 @@ function part(
 /** Of each query, its share in the directions of each length of prefix, in the coordinates of K: (lengths, d). */
 function queryParts(
   space: Workspace,
-  { prefix, vectors }: Cross,
+  { prefix, vectors }: HyperbolicCross,
   lengths: readonly number[],
   l: Real,
   n: number,

@@ -6,8 +6,8 @@
  *
  *     E_S = (dS - dS~) [U | K - centre | X^K - centre],   E_P = (P - P~) [X^V A_V' | X^V]
  *
- * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O. Where the tail is
- * drawn (tail.ts), also the same with the exact row over the chain's row sum in the place of P~, and dS~
+ * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O. Where features are
+ * drawn (draw.ts), also the same with the exact row over the chain's row sum in the place of P~, and dS~
  * likewise with the chain's O and G: what the chain's normalisation does. At full width the
  * rows of dS U themselves are formed in place of E_S, to be compared with those of the chain, and
  * sampled-keys.ts does what is of the keys.
@@ -30,7 +30,7 @@ import {
   queryRows,
   type Workspace,
 } from '../../head/rows.js';
-import { inputMeans } from '../drawn-features/tilt.js';
+import { inputMeans } from '../drawn-features/conditional-mean.js';
 import {
   ErrorSums,
   errorColumns,
@@ -79,7 +79,7 @@ export function openSampledRun(run: HeadRun, lowA: Float32Array, memory: Lease):
     run,
     exact: slots(2 + run.head.dv + run.head.value.rank),
     errors: { score: slots(score), value: slots(2 * value) },
-    normalisation: run.plan.tail ? { score: slots(score), value: slots(2 * value) } : null,
+    normalisation: run.plan.drawnFeatures ? { score: slots(score), value: slots(2 * value) } : null,
     keyErrors: hasKeyErrors(run.head)
       ? { lowA, lowB: new Float32Array(new SharedArrayBuffer(4 * n * d * key.rank)) }
       : null,
@@ -195,7 +195,7 @@ export function sampledErrorPass(
     value: arithmetic.array(BLOCK * widths.value),
   };
   const ones = arithmetic.array(n).fill(1);
-  const means = plan.tail && inputMeans(run);
+  const means = plan.drawnFeatures && inputMeans(run);
   const minusCentre = minus(arithmetic, means?.xk ?? plan.centreXK);
   const centreValues = means && valueCentre(space, means);
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
@@ -234,11 +234,11 @@ export function sampledErrorPass(
 function chainRows(space: Workspace, run: HeadRun, state: SampledGradient) {
   const { arithmetic, plan } = space;
   const { rows } = state;
-  const turned = rowFeatures(space, rows, run);
+  const rowMajor = rowFeatures(space, rows, run);
   const phi = arithmetic.array(plan.m * BLOCK);
   return (keys: KeyRows, exact: Real, approximate: Real): void => {
     keyFeatures(space, keys, phi);
-    arithmetic.gemm(rows.count, BLOCK, plan.m, turned, phi, approximate);
+    arithmetic.gemm(rows.count, BLOCK, plan.m, rowMajor, phi, approximate);
     approximateRows(space, run, state, keys, exact, approximate);
   };
 }

@@ -120,7 +120,7 @@ export interface LowRankBlock {
    * prod_a rho_a^(alpha_a) times the root mean squares of h_alpha over queries and over keys, as they weigh in an
    * error, but no less than with normal rows, whose h_alpha are of unit size.
    */
-  tailWeights(list: FeatureSet): Float64Array;
+  weightsBeyond(list: FeatureSet): Float64Array;
   /** Take so many features; more than before. */
   extend(m: number): void;
 }
@@ -161,7 +161,7 @@ export function lowRankBlock(
     scale,
     outlierQuery,
     outlierKey,
-    tailWeights(list) {
+    weightsBeyond(list) {
       const mark = arithmetic.mark();
       const sizes = (x: Real, rows: number, by: (r: number) => number) => {
         const phi = features(arithmetic, { ...plan, features: list }, list.size, x, rows, by);

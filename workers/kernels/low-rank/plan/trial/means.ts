@@ -1,7 +1,7 @@
-/** What is left of the mean rows of a trial's keys when they are taken from their centres (tilt.ts). */
+/** What is left of the mean rows of a trial's keys when they are taken from their centres (conditionalMean.ts). */
 
 import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
-import { tiltedRows } from '../../error/drawn-features/tilt.js';
+import { conditionalMeanRows } from '../../error/drawn-features/conditional-mean.js';
 import { times } from '../../head/affine.js';
 import type { Workspace } from '../../head/workspace.js';
 import type { TrialSample } from './sample.js';
@@ -14,7 +14,7 @@ export interface MeanSquares {
 
 export function squaredMeans(space: Workspace, sample: TrialSample, e: Real): MeanSquares {
   const { head, plan } = space;
-  const { key, inputsV } = plan.tilt;
+  const { key, inputsV } = plan.conditionalMean;
   const { weight, inputs } = head.value.effective;
   const slopes = new Float64Array((inputsV.length / inputs) * head.dv);
   for (let a = 0; a * inputs < inputsV.length; a++) {
@@ -23,7 +23,7 @@ export function squaredMeans(space: Workspace, sample: TrialSample, e: Real): Me
   const { arithmetic } = space;
   const mark = arithmetic.mark();
   const p = rowsAndMean(arithmetic, sample, e);
-  const { x, load } = tiltedRows(space, sample.queries.count);
+  const { x, load } = conditionalMeanRows(space, sample.queries.count);
   load(sample.queries);
   const squares = (rows: Real, b: Float64Array) => meanSquares(space, sample, p, rows, x, b);
   const value = squares(sample.keys.v, slopes);

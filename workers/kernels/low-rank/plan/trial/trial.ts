@@ -8,7 +8,7 @@ import { type Cancelled, checkpoint, type Task } from '../../../../job.js';
 import { shared } from '../../../../tensor/shared-memory.js';
 import { Random } from '../../../random.js';
 import type { Arithmetic } from '../../arithmetic/arithmetic.js';
-import { canDrawTail, tailSize } from '../../error/drawn-features/tail.js';
+import { canDrawFeatures, effectiveFeatures } from '../../error/drawn-features/draw.js';
 import { type Head, wantsScores } from '../../head/head.js';
 import { openWorkspace } from '../../head/rows.js';
 import { type Basis, sampleBasis } from '../basis.js';
@@ -27,8 +27,8 @@ const FAR = 8;
 export interface TrialRow {
   /** Features really used: a spectrum can run out of directions. */
   readonly features: number;
-  /** Features beyond them that matter as one of equal weight would: tailSize. */
-  readonly tail: number;
+  /** Features beyond them that matter as one of equal weight would: effectiveFeatures. */
+  readonly drawnFeatures: number;
   /** Errors of dS K and of P V. */
   readonly score: TrialError;
   readonly value: TrialError;
@@ -39,7 +39,7 @@ export interface Trial {
   readonly share: number;
   readonly basis: Basis;
   /** How much each feature of the basis weighs in an error when it is left out; empty where none can be drawn. */
-  readonly tailWeights: Float64Array;
+  readonly weightsBeyond: Float64Array;
   readonly rows: readonly TrialRow[];
 }
 
@@ -82,7 +82,7 @@ export function tryShares(
   for (const share of shares) {
     const mark = arithmetic.mark();
     const low = lowRankBlock(space, sample, share, block);
-    const rows: Omit<TrialRow, 'tail'>[] = [];
+    const rows: Omit<TrialRow, 'drawnFeatures'>[] = [];
     for (const step of steps) {
       checkpoint(cancelled);
       const features = Math.min(step, plan.m);
@@ -93,13 +93,13 @@ export function tryShares(
       if (error <= enough || features < step) break;
       if (features >= ALWAYS_TRIED && error > FAR * enough && isUneven(head, row)) break;
     }
-    const drawable = canDrawTail(head) && !hasFewKeys(head, rows[rows.length - 1]);
-    const tailWeights = drawable ? low.tailWeights(basis.features) : NONE;
-    const tail = (m: number) => tailSize(basis.features, tailWeights, m);
+    const drawable = canDrawFeatures(head) && !hasFewKeys(head, rows[rows.length - 1]);
+    const weightsBeyond = drawable ? low.weightsBeyond(basis.features) : NONE;
+    const drawnFeatures = (m: number) => effectiveFeatures(basis.features, weightsBeyond, m);
     arithmetic.release(mark);
     trials.push({
-      ...{ share, basis, tailWeights },
-      rows: rows.map((row) => ({ ...row, tail: tail(row.features) })),
+      ...{ share, basis, weightsBeyond },
+      rows: rows.map((row) => ({ ...row, drawnFeatures: drawnFeatures(row.features) })),
     });
     if (!isUneven(head, rows[rows.length - 1])) break;
   }
@@ -111,7 +111,10 @@ const NONE = new Float64Array(0);
 /** With fewer of the keys making the error than this share, features drawn at random say little. */
 const FEW_KEYS = 0.1;
 
-function hasFewKeys({ keyLength }: Head, { score, value }: Omit<TrialRow, 'tail'>): boolean {
+function hasFewKeys(
+  { keyLength }: Head,
+  { score, value }: Omit<TrialRow, 'drawnFeatures'>,
+): boolean {
   return [score, value].some((e) => e.error > 0 && e.columns < FEW_KEYS * keyLength);
 }
 
@@ -122,7 +125,7 @@ const UNEVEN_KEYS = 0.3;
 /** Whether a few rows or columns make most of an error, so that it may help to put them aside. */
 export function isUneven(
   { queryLength, keyLength }: Head,
-  { score, value }: Omit<TrialRow, 'tail'>,
+  { score, value }: Omit<TrialRow, 'drawnFeatures'>,
 ): boolean {
   return [score, value].some(
     (e) =>

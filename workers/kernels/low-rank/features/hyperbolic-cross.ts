@@ -15,7 +15,7 @@ export interface Directions {
   readonly sizes: Float64Array;
 }
 
-export interface Cross extends Directions {
+export interface HyperbolicCross extends Directions {
   /** Features that direction c is given, not increasing. */
   readonly prefix: Int32Array;
   /** Their sum. */
@@ -51,7 +51,7 @@ export function hyperbolicCross(
   { vectors, sizes }: Directions,
   { weight }: Pick<FeatureSet, 'weight'>,
   m: number,
-): Cross {
+): HyperbolicCross {
   const cut = weight[m - 1];
   const prefix = Int32Array.from(sizes, (size) => {
     let length = m;

@@ -12,21 +12,27 @@ import type { HeadRun } from '../../chain/run.js';
 import type { Balance } from '../../features/balance.js';
 import { minus } from '../../head/affine.js';
 import type { Head } from '../../head/head.js';
-import type { Tilt } from '../../head/plan.js';
+import type { ConditionalMean } from '../../head/plan.js';
 import type { QueryRows, Workspace } from '../../head/rows.js';
 
 const NONE = new Float64Array(0);
-export const NO_TILT: Tilt = { key: NONE, inputsK: NONE, inputsV: NONE, u: NONE, va: NONE };
+export const NO_CONDITIONAL_MEAN: ConditionalMean = {
+  key: NONE,
+  inputsK: NONE,
+  inputsV: NONE,
+  u: NONE,
+  va: NONE,
+};
 
 /** From sample keys k (n, d) and their rows of X^K and X^V. */
-export function sampleTilt(
+export function sampleConditionalMean(
   arithmetic: Arithmetic,
   { d, query, key, value }: Head,
   balance: Balance,
   k: Real,
   xk: Real,
   xv: Real,
-): Tilt {
+): ConditionalMean {
   const of = (x: Real) => slopes(arithmetic, balance, k, x);
   const ofKey = query.rank > 0 ? of(k) : NONE;
   const inputsK = key.rank > 0 ? of(xk) : NONE;
@@ -101,7 +107,7 @@ export function inputMeans({ head, inputSums: slots }: Pick<HeadRun, 'head' | 'i
 }
 
 /** Rows of centres of a block of queries. */
-export interface TiltedRows {
+export interface ConditionalMeanRows {
   /** x_i + x_0 (capacity, d). */
   readonly x: Real;
   /** Times the matrices of U (capacity, r_q + r_k) and of X^V A_V' (capacity, r_v). */
@@ -110,9 +116,12 @@ export interface TiltedRows {
   load(rows: Pick<QueryRows, 'x' | 'count'>): void;
 }
 
-export function tiltedRows({ arithmetic, plan, head }: Workspace, capacity: number): TiltedRows {
+export function conditionalMeanRows(
+  { arithmetic, plan, head }: Workspace,
+  capacity: number,
+): ConditionalMeanRows {
   const { d } = head;
-  const { balance, tilt } = plan;
+  const { balance, conditionalMean } = plan;
   const start = arithmetic.array(d);
   for (let a = 0; a < d; a++) {
     for (let c = 0; c < d; c++) start[c] += balance.centreQ[a] * balance.transformQ[a * d + c];
@@ -123,7 +132,7 @@ export function tiltedRows({ arithmetic, plan, head }: Workspace, capacity: numb
     const packed = width > 0 ? arithmetic.pack(d, width, matrix) : null;
     return { packed, rows: arithmetic.array(capacity * width) };
   };
-  const [u, va] = [product(tilt.u), product(tilt.va)];
+  const [u, va] = [product(conditionalMean.u), product(conditionalMean.va)];
   return {
     x,
     u: u.rows,

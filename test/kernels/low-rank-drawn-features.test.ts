@@ -6,8 +6,8 @@ import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { Arithmetic } from '../../workers/kernels/low-rank/arithmetic/arithmetic.js';
 import { type HeadRun, openRun } from '../../workers/kernels/low-rank/chain/run.js';
 import { chainJob } from '../../workers/kernels/low-rank/chain-job.js';
-import { drawTail } from '../../workers/kernels/low-rank/error/drawn-features/tail.js';
-import { openTail } from '../../workers/kernels/low-rank/error/estimate.js';
+import { drawFeatures } from '../../workers/kernels/low-rank/error/drawn-features/draw.js';
+import { openDrawnGradients } from '../../workers/kernels/low-rank/error/estimate.js';
 import type { Draw } from '../../workers/kernels/low-rank/error/sampled-rows/draw-rows.js';
 import {
   openKeyErrors,
@@ -19,7 +19,7 @@ import {
   featureBlock,
 } from '../../workers/kernels/low-rank/features/evaluate.js';
 import { mehlerRho, selectFeatures } from '../../workers/kernels/low-rank/features/features.js';
-import { TAIL_GROUPS, type Tail } from '../../workers/kernels/low-rank/head/plan.js';
+import { DRAWN_GROUPS, type DrawnFeatures } from '../../workers/kernels/low-rank/head/plan.js';
 import { emptyGradients, TENSORS } from '../../workers/kernels/low-rank/head/tensors.js';
 import type { RunTask } from '../../workers/kernels/low-rank/job.js';
 import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
@@ -68,14 +68,14 @@ test('drawn features estimate without bias what the chain leaves out of the kern
     let left = kernel(sigma, x, z);
     for (let f = 0; f < m; f++) left -= used.phi[4 * f] * used.phi[4 * f + 1];
     const estimates = Array.from({ length: 1500 }, () => {
-      const { features, count, coefficient } = drawTail(listed, weights, m, 32, random)!;
+      const { features, count, coefficient } = drawFeatures(listed, weights, m, 32, random)!;
       const mark = arithmetic.mark();
       const block = featureBlock(arithmetic, features, 4);
       evaluateFeatures(arithmetic, both, sizes.length, block);
       let sum = 0;
       for (let f = 0; f < count; f++) {
         const at = 4 * (features.size - count + f);
-        sum += (coefficient[f] * block.phi[at] * block.phi[at + 1]) / TAIL_GROUPS;
+        sum += (coefficient[f] * block.phi[at] * block.phi[at + 1]) / DRAWN_GROUPS;
       }
       arithmetic.release(mark);
       return sum;
@@ -95,7 +95,7 @@ test('a linear feature that is left out is drawn, whatever else is', () => {
   const missing = 300;
   let drawn = 0;
   for (let k = 0; k < missing; k++) {
-    const { features, count } = drawTail(listed, listed.weight, 16, 16, new Random(seed + k))!;
+    const { features, count } = drawFeatures(listed, listed.weight, 16, 16, new Random(seed + k))!;
     for (let f = features.size - count; f < features.size; f++) {
       // A draw is a copy of the feature that it stands for: of degree one, that is the constant times a slot.
       const of = features.base[f];
@@ -108,11 +108,11 @@ test('a linear feature that is left out is drawn, whatever else is', () => {
   assert.ok(drawn >= 0.99 * missing, `drawn in ${drawn} of ${missing}`);
 });
 
-/** All features beyond m, each once, as a tail: then the groups add up to what the chain leaves out. */
-function wholeTail({ sigma, m }: { sigma: Float64Array; m: number }): Tail {
+/** All features beyond m, each once, as drawn features: then the groups add up to what the chain leaves out. */
+function allFeatures({ sigma, m }: { sigma: Float64Array; m: number }): DrawnFeatures {
   const listed = selectFeatures(sigma, m + 480);
   const beyond = listed.size - m;
-  const count = Math.ceil(beyond / TAIL_GROUPS) * TAIL_GROUPS;
+  const count = Math.ceil(beyond / DRAWN_GROUPS) * DRAWN_GROUPS;
   // The draws stand behind the list, as if they had been drawn; padding has no weight.
   const drawn = Array.from({ length: count }, (_, i) => (i < beyond ? m + i : 0));
   return {
@@ -126,11 +126,11 @@ function wholeTail({ sigma, m }: { sigma: Float64Array; m: number }): Tail {
     },
     count,
     // The mean of the groups is wanted, and rho is in the features already.
-    coefficient: Float64Array.from(drawn, (_, i) => (i < beyond ? TAIL_GROUPS : 0)),
+    coefficient: Float64Array.from(drawn, (_, i) => (i < beyond ? DRAWN_GROUPS : 0)),
   };
 }
 
-/** The gradients, and the same corrected by all rows and all features of the tail. */
+/** The gradients, and the same corrected by all rows and all drawn features. */
 function* everything(
   problem: ReturnType<typeof makeProblem>,
   plan: LowRankPlan,
@@ -139,12 +139,14 @@ function* everything(
   const all = Int32Array.from({ length: queryLength }, (_, i) => i);
   const memory = new Lease();
   const sampled: SampledRun[] = [];
-  const tail = openTail(Object.values(emptyGradients(problem)).map(({ length }) => length));
+  const drawnFeatures = openDrawnGradients(
+    Object.values(emptyGradients(problem)).map(({ length }) => length),
+  );
   const { gradients } = yield* chainJob(
     problem,
     plan.heads.length,
     (h) => openRun(plan.heads[h], plan.headPlans[h], all, null, memory),
-    { certified: false, tail },
+    { certified: false, drawnFeatures },
     function* (runs: readonly HeadRun[]): Job<void, RunTask> {
       const opened = runs.map((run) => openSampledRun(run, openKeyErrors(run.head, 0), memory));
       for (const step of ['sampled_exact', 'sampled_errors'] as const) {
@@ -168,7 +170,13 @@ function* everything(
     'estimate',
     corrected.map(
       (gradient, tensor): EstimateTask => ({
-        ...{ kernel: 'low_rank', step: 'estimate', sampled, tail: tail[tensor], tensor },
+        ...{
+          kernel: 'low_rank',
+          step: 'estimate',
+          sampled,
+          drawnFeatures: drawnFeatures[tensor],
+          tensor,
+        },
         ...{ draws: { draws, complete: false, lists: [] }, gradient, correction: true },
       }),
     ),
@@ -188,7 +196,7 @@ const cases: Readonly<Record<string, Partial<Recipe>>> = {
 };
 
 for (const [name, recipe] of Object.entries(cases)) {
-  test(`all features of the tail and all rows make up the error: ${name}`, () => {
+  test(`all drawn features and all rows make up the error: ${name}`, () => {
     const problem = makeProblem({ ...base, ...recipe });
     const rates = { exact: 30e9, lowRank: 30e9 };
     const plan = runJob(
@@ -197,7 +205,7 @@ for (const [name, recipe] of Object.entries(cases)) {
     );
     const headPlans = plan.headPlans.map((head) => ({
       ...head,
-      tail: wholeTail({ sigma: head.balance.sigma, m: head.m }),
+      drawnFeatures: allFeatures({ sigma: head.balance.sigma, m: head.m }),
     }));
     const { gradients, corrected } = runJob(everything(problem, { ...plan, headPlans }), run);
     const truth = exactGradients(problem);

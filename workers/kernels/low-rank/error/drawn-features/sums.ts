@@ -1,5 +1,5 @@
 /**
- * What the drawn features of the tail would add to the gradients, group by group and to first order in
+ * What the drawn features would add to the gradients, group by group and to first order in
  * what the chain leaves out: with the rows Z, M and N of a drawn feature f in the sums of the passes,
  *
  *     (dS U)_i += phi_f(q_i) (G_i'M_f - (G_i.O_i) ZU_f) / D_i      (dS'L)_j += w_j phi_f(k_j) (v_j'N_f - N0_f)
@@ -8,7 +8,7 @@
  * with O_i and D_i as the chain has them. Such rows of P and dS do not add up to zero as differences
  * should; s_i = phi_f(q_i) (G_i'Zv_f - (G_i.O_i) Z1_f) / D_i and t_i = phi_f(q_i) Z1_f / D_i are what is missing, which
  * the chain's normalisation makes up by s_i and t_i times what a row of P makes of U, K and X. So these
- * are taken from centres y_i that are nearly that (tilt.ts), and the little that is left is found on the
+ * are taken from centres y_i that are nearly that (conditionalMean.ts), and the little that is left is found on the
  * sampled rows (sampled.ts). Sums over keys have their centres taken in the second pass.
  */
 
@@ -17,16 +17,16 @@ import type { QueryBlock } from '../../chain/query-block.js';
 import type { HeadRun } from '../../chain/run.js';
 import { minus } from '../../head/affine.js';
 import type { Layout } from '../../head/layout.js';
-import { TAIL_GROUPS, type Tail } from '../../head/plan.js';
+import { DRAWN_GROUPS, type DrawnFeatures } from '../../head/plan.js';
 import { BLOCK, type KeyRows, type Workspace } from '../../head/rows.js';
+import { conditionalMeanRows, inputMeans } from './conditional-mean.js';
 import { Grouped, type GroupSlots, OuterSums } from './group-sums.js';
-import { inputMeans, tiltedRows } from './tilt.js';
 
-/** Tensors 0, 3, 5, and the centres of the others. `state`: the key sums, those of the tail from row m on. */
-export function tailQueries(space: Workspace, at: Layout, run: HeadRun, state: Real) {
+/** Tensors 0, 3, 5, and the centres of the others. `state`: the key sums, those of the drawn features from row m on. */
+export function drawnQuerySums(space: Workspace, at: Layout, run: HeadRun, state: Real) {
   const { arithmetic, head, plan } = space;
-  const { tail, m, tilt } = plan;
-  if (!tail) return null;
+  const { drawnFeatures, m, conditionalMean } = plan;
+  if (!drawnFeatures) return null;
   const { d, dv, query, key, value } = head;
   const [p, rv] = [at.right, value.rank];
   const row = (f: number) => (m + f) * at.keyWidth;
@@ -38,28 +38,28 @@ export function tailQueries(space: Workspace, at: Layout, run: HeadRun, state: R
     factors[p] = sign * state[a < dv ? row(f) + at.atV + a : row(f)];
     return factors;
   };
-  const score = p > 0 ? new Grouped(space, tail, p + 1, rowOf) : null;
+  const score = p > 0 ? new Grouped(space, drawnFeatures, p + 1, rowOf) : null;
   const sums = (width: number, columns: number) =>
-    new OuterSums(space, width * TAIL_GROUPS, columns);
+    new OuterSums(space, width * DRAWN_GROUPS, columns);
   const ofQuery = sums(query.rank, query.effective.inputs);
   const ofKey = sums(key.rank, d);
   const ofL = sums(p, d);
-  const ofValue = new OuterSums(space, rv > 0 ? tail.count : 0, dv);
+  const ofValue = new OuterSums(space, rv > 0 ? drawnFeatures.count : 0, dv);
   const ofValueCentre = sums(rv, dv);
   const ofGB = sums(rv, d);
-  const missing = rv > 0 ? groupedWeights(space, tail, (f) => state[row(f)]) : null;
-  const centres = tiltedRows(space, BLOCK);
+  const missing = rv > 0 ? groupedWeights(space, drawnFeatures, (f) => state[row(f)]) : null;
+  const centres = conditionalMeanRows(space, BLOCK);
   const means = inputMeans(run);
-  const scratch = (width: number) => arithmetic.array(BLOCK * TAIL_GROUPS * width);
+  const scratch = (width: number) => arithmetic.array(BLOCK * DRAWN_GROUPS * width);
   const [s, t] = [scratch(1), scratch(1)];
   const part = scratch(Math.max(p, rv));
   const gradient = arithmetic.array(BLOCK * (dv + 1));
   const columns = (n: number, from: number, width: number, grouped: Real, to: Real) => {
-    arithmetic.copyColumns(n * TAIL_GROUPS, width, grouped, p + 1, from, to, width, 0);
+    arithmetic.copyColumns(n * DRAWN_GROUPS, width, grouped, p + 1, from, to, width, 0);
     return to;
   };
   const times = (n: number, factor: Real, width: number, x: Real) => {
-    arithmetic.outer(n, TAIL_GROUPS, width, factor, x, part, TAIL_GROUPS * width);
+    arithmetic.outer(n, DRAWN_GROUPS, width, factor, x, part, DRAWN_GROUPS * width);
     return part;
   };
   return {
@@ -72,7 +72,7 @@ export function tailQueries(space: Workspace, at: Layout, run: HeadRun, state: R
         arithmetic.copyColumns(n, dv, block.gradient, dv, 0, gradient, dv + 1, 0);
         arithmetic.copyColumns(n, 1, block.shift, 1, 0, gradient, dv + 1, dv);
         const grouped = score.multiply(n, gradient, phi);
-        arithmetic.takeCentres(n, TAIL_GROUPS, p, centres.u, grouped);
+        arithmetic.takeCentres(n, DRAWN_GROUPS, p, centres.u, grouped);
         ofQuery.add(n, columns(n, 0, query.rank, grouped, part), rows.xq);
         ofKey.add(n, columns(n, query.rank, key.rank, grouped, part), rows.q);
         ofL.add(n, times(n, columns(n, p, 1, grouped, s), p, rows.l), centres.x);
@@ -88,12 +88,14 @@ export function tailQueries(space: Workspace, at: Layout, run: HeadRun, state: R
       slot.fill(0);
       const to = slotsOf(at, slot);
       ofQuery.addTo(to(0), 1, 0, query.rank, false);
-      ofL.times(tilt.key, d).addTo(to(1), -1, 0, query.rank, true);
-      ofL.times(tilt.inputsK, key.effective.inputs).addTo(to(2), -1, query.rank, key.rank, false);
+      ofL.times(conditionalMean.key, d).addTo(to(1), -1, 0, query.rank, true);
+      ofL
+        .times(conditionalMean.inputsK, key.effective.inputs)
+        .addTo(to(2), -1, query.rank, key.rank, false);
       ofKey.addTo(to(3), 1, 0, key.rank, true);
-      ofGB.times(tilt.inputsV, value.effective.inputs).addTo(to(4), -1, 0, rv, false);
+      ofGB.times(conditionalMean.inputsV, value.effective.inputs).addTo(to(4), -1, 0, rv, false);
       ofValueCentre.addTo(to(5), -1, 0, rv, true);
-      eachDraw(tail, rv > 0, (f, coefficient, group) => {
+      eachDraw(drawnFeatures, rv > 0, (f, coefficient, group) => {
         const first = group * at.gradientTotal + at.gradientAt[5];
         for (let c = 0; c < rv; c++) {
           const z = state[row(f) + at.atVA + c] - means.va[c] * state[row(f)];
@@ -107,10 +109,10 @@ export function tailQueries(space: Workspace, at: Layout, run: HeadRun, state: R
 }
 
 /** Tensors 1, 2, 4, added to what the second pass saved. `state`: the query sums, likewise. */
-export function tailKeys(space: Workspace, at: Layout, run: HeadRun, state: Real) {
+export function drawnKeySums(space: Workspace, at: Layout, run: HeadRun, state: Real) {
   const { arithmetic, head, plan } = space;
-  const { tail, m } = plan;
-  if (!tail) return null;
+  const { drawnFeatures, m } = plan;
+  if (!drawnFeatures) return null;
   const { d, dv, query, key, value } = head;
   const [p, lv] = [at.left, value.rank];
   const { inputs } = value.effective;
@@ -121,16 +123,16 @@ export function tailKeys(space: Workspace, at: Layout, run: HeadRun, state: Real
     for (let c = 0; c < p; c++) factors[c] = sign * state[from + c];
     return factors;
   };
-  const score = p > 0 ? new Grouped(space, tail, p, rowOf) : null;
-  const ofQuery = new OuterSums(space, query.rank * TAIL_GROUPS, d);
-  const ofKey = new OuterSums(space, key.rank * TAIL_GROUPS, key.effective.inputs);
-  const ofValue = new OuterSums(space, lv > 0 ? tail.count : 0, inputs);
+  const score = p > 0 ? new Grouped(space, drawnFeatures, p, rowOf) : null;
+  const ofQuery = new OuterSums(space, query.rank * DRAWN_GROUPS, d);
+  const ofKey = new OuterSums(space, key.rank * DRAWN_GROUPS, key.effective.inputs);
+  const ofValue = new OuterSums(space, lv > 0 ? drawnFeatures.count : 0, inputs);
   const values = arithmetic.array(BLOCK * (dv + 1)).fill(1);
-  const part = arithmetic.array(BLOCK * TAIL_GROUPS * p);
+  const part = arithmetic.array(BLOCK * DRAWN_GROUPS * p);
   const means = inputMeans(run);
   const [minusK, minusV] = [means.xk, means.xv].map((x) => minus(arithmetic, x));
   const columns = (n: number, from: number, width: number, grouped: Real) => {
-    arithmetic.copyColumns(n * TAIL_GROUPS, width, grouped, p, from, part, width, 0);
+    arithmetic.copyColumns(n * DRAWN_GROUPS, width, grouped, p, from, part, width, 0);
     return part;
   };
   return {
@@ -152,7 +154,7 @@ export function tailKeys(space: Workspace, at: Layout, run: HeadRun, state: Real
       const to = slotsOf(at, slot);
       ofQuery.addTo(to(1), 1, 0, query.rank, true);
       ofKey.addTo(to(2), 1, 0, key.rank, false);
-      eachDraw(tail, lv > 0, (f, coefficient, group) => {
+      eachDraw(drawnFeatures, lv > 0, (f, coefficient, group) => {
         const first = group * at.gradientTotal + at.gradientAt[4];
         for (let c = 0; c < lv; c++) {
           const g = coefficient * state[row(f) + at.atGB + c];
@@ -170,20 +172,24 @@ function slotsOf({ gradientAt, gradientTotal }: Layout, slot: Float64Array) {
 }
 
 /** (count, groups): the coefficient of each draw times its total, in the column of its group. */
-function groupedWeights({ arithmetic }: Workspace, tail: Tail, total: (f: number) => number) {
-  const matrix = new Float64Array(tail.count * TAIL_GROUPS);
-  eachDraw(tail, true, (f, coefficient, group) => {
-    matrix[f * TAIL_GROUPS + group] = coefficient * total(f);
+function groupedWeights(
+  { arithmetic }: Workspace,
+  drawnFeatures: DrawnFeatures,
+  total: (f: number) => number,
+) {
+  const matrix = new Float64Array(drawnFeatures.count * DRAWN_GROUPS);
+  eachDraw(drawnFeatures, true, (f, coefficient, group) => {
+    matrix[f * DRAWN_GROUPS + group] = coefficient * total(f);
   });
-  return arithmetic.pack(tail.count, TAIL_GROUPS, matrix);
+  return arithmetic.pack(drawnFeatures.count, DRAWN_GROUPS, matrix);
 }
 
 function eachDraw(
-  { count, coefficient }: Tail,
+  { count, coefficient }: DrawnFeatures,
   wanted: boolean,
   visit: (f: number, coefficient: number, group: number) => void,
 ): void {
   for (let f = 0; wanted && f < count; f++) {
-    visit(f, coefficient[f], Math.floor((f * TAIL_GROUPS) / count));
+    visit(f, coefficient[f], Math.floor((f * DRAWN_GROUPS) / count));
   }
 }

@@ -1,5 +1,5 @@
 /**
- * The tail: features that the chain leaves out, drawn at random, to learn what their absence costs.
+ * Drawn features: those that the chain leaves out, drawn at random, to learn what their absence costs.
  *
  * The kernel that is left out is R(x, z) = sum of rho^alpha h_alpha(x) h_alpha(z) over all multi-indices alpha
  * beyond the first m, and the error of a gradient is, to first order, the same sum of what single
@@ -14,20 +14,20 @@ import type { Random } from '../../../random.js';
 import type { FeatureSet } from '../../features/features.js';
 import { fullWidth, type Head } from '../../head/head.js';
 import { layout, MOST_SEGMENTS } from '../../head/layout.js';
-import { TAIL_GROUPS, type Tail } from '../../head/plan.js';
+import { DRAWN_GROUPS, type DrawnFeatures } from '../../head/plan.js';
 
 /** Numbers that a head may keep of what drawn features add to its gradients: 32 MiB. */
-const TAIL_NUMBERS = 2 ** 22;
+const DRAWN_NUMBERS = 2 ** 22;
 
 /** Full width, causal masks and the output alone have no use for drawn features, and very wide inputs no room. */
-export function canDrawTail(head: Head): boolean {
+export function canDrawFeatures(head: Head): boolean {
   const { scores, value } = fullWidth(head);
-  const numbers = MOST_SEGMENTS * TAIL_GROUPS * layout(head).gradientTotal;
-  return !head.causal && !scores && !value && numbers > 0 && numbers <= TAIL_NUMBERS;
+  const numbers = MOST_SEGMENTS * DRAWN_GROUPS * layout(head).gradientTotal;
+  return !head.causal && !scores && !value && numbers > 0 && numbers <= DRAWN_NUMBERS;
 }
 
 /** Multi-indices behind the last that a plan may take that are drawn from a list; those behind it by rejection. */
-export const TAIL_LISTED = 1024;
+export const DRAWN_LISTED = 1024;
 
 /** What all features weigh, prod_a 1 / (1 - rho_a), and the sum of their squares. */
 function masses(rho: Float64Array): { all: number; squares: number } {
@@ -75,7 +75,7 @@ const chance = ({ degree }: FeatureSet, weights: Float64Array, f: number) =>
  * weights)^2 / sum of their squares beyond the first m features, were they drawn by weight alone. `weights`: what
  * the features of the list weigh; infinite where it has none beyond m.
  */
-export function tailSize(listed: FeatureSet, weights: Float64Array, m: number): number {
+export function effectiveFeatures(listed: FeatureSet, weights: Float64Array, m: number): number {
   if (weights.length <= m) return Number.POSITIVE_INFINITY;
   const { mass, squares } = behind(listed, weights);
   let [chances, shares, all] = [mass, mass, squares];
@@ -89,16 +89,16 @@ export function tailSize(listed: FeatureSet, weights: Float64Array, m: number): 
 }
 
 /**
- * Draws `count` features, a multiple of TAIL_GROUPS, beyond the first m, by the weights of the list; null when
+ * Draws `count` features, a multiple of DRAWN_GROUPS, beyond the first m, by the weights of the list; null when
  * there are none.
  */
-export function drawTail(
+export function drawFeatures(
   listed: FeatureSet,
   weights: Float64Array,
   m: number,
   count: number,
   random: Random,
-): Tail | null {
+): DrawnFeatures | null {
   if (count === 0 || weights.length <= m) return null;
   const rest = behind(listed, weights);
   const chances = weights.map((_, f) => chance(listed, weights, f)).subarray(m);
@@ -106,7 +106,7 @@ export function drawTail(
   const mass = chances.reduce((sum, c) => sum + c, 0);
   const beyond = rest.mass > 0 ? rejection(listed, random) : null;
   const share = beyond === null ? 0 : rest.mass / (mass + rest.mass);
-  const group = count / TAIL_GROUPS;
+  const group = count / DRAWN_GROUPS;
   const drawn = Array.from({ length: count }, () => {
     if (beyond && random.uniform() < share) {
       const { index, weight } = beyond();

@@ -1,4 +1,4 @@
-/** Keys under rotary positions in float64: there every token is turned by an angle of its own. */
+/** Keys under rotary positions in float64: there every token is rotated by an angle of its own. */
 import type { AttentionLayer, Rotary } from '../../problem.js';
 import { rotate, rotateBack } from '../rotary.js';
 import type { Rows } from './estimate.js';
@@ -7,8 +7,8 @@ import type { InputPasses } from './input-passes.js';
 
 type Floats = Float32Array | Float64Array;
 
-/** K (n, d) of one head, turned, from the inputs X (n, in). */
-export function turnedKeys(
+/** K (n, d) of one head, rotated, from the inputs X (n, in). */
+export function rotatedKeys(
   { rotary, dims }: AttentionLayer,
   key: HeadWeights,
   batchItem: number,
@@ -28,14 +28,14 @@ export function turnedKeys(
   return K;
 }
 
-/** A query row's turned query (d) and its row of dS (n). */
+/** A query row's rotated query (d) and its row of dS (n). */
 export interface QueryOfKeys {
   readonly q: Float64Array;
   readonly dS: Float64Array;
 }
 
 /** Gradients of the keys' adapter in one head of a batch item, row by row, under rotary positions. */
-export class TurnedKeyRows {
+export class RotatedKeyRows {
   readonly #low: readonly Float64Array[];
   readonly #B: readonly Float64Array[];
 
