@@ -128,8 +128,8 @@ export function statedErrors(errors: Readonly<Record<string, TensorError>>): {
 }
 
 /** Gamma over sqrt(ln L). */
-export function thresholdRatio({ norms }: GradientResult, { dims }: AttentionProblem): number {
-  return efficiencyThreshold(norms, dims).ratio ?? Number.NaN;
+export function thresholdRatio({ headNorms }: GradientResult, { dims }: AttentionProblem): number {
+  return efficiencyThreshold(headNorms, dims).ratio ?? Number.NaN;
 }
 
 export function percent(x: number | undefined): string {

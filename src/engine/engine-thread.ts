@@ -152,10 +152,11 @@ port.on('message', async (message: ToEngine) => {
   else if (message.type === 'cancel') running.get(message.id)?.abort();
   else if (message.type === 'ping') {
     const { signal } = new AbortController();
-    pool.run(heartbeat(), { signal, owner: 'heartbeat' }).then(
-      () => say({ type: 'pong' }),
-      () => {},
-    );
+    const beat = pool.run(heartbeat(), { signal, owner: 'heartbeat' });
+    beat
+      .then(() => say({ type: 'pong' }))
+      .catch(() => {})
+      .finally(() => publishLoad(pool));
   } else {
     await pool.close();
     say({ type: 'closed' });

@@ -122,7 +122,7 @@ export function* forwardJob(
   });
   clock('encode');
   if (isChecked(options)) requireTolerance(sent, options.tolerance);
-  const threshold = efficiencyThreshold(result.norms, layer.dims);
+  const threshold = efficiencyThreshold(result.headNorms, layer.dims);
   const { method, reason, fallback } = solution;
   return {
     method,

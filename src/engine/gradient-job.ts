@@ -35,7 +35,7 @@ export function* gradientJob(
   });
   clock('compute');
   const { method, reason, fallback, error } = solution;
-  const threshold = efficiencyThreshold(result.norms, problem.dims);
+  const threshold = efficiencyThreshold(result.headNorms, problem.dims);
   return {
     // The verdict first, for those who read the answer.
     method,

@@ -1,6 +1,5 @@
 /** A dry run: the verdict and the plan, without the gradient and without its cost. */
 import type { Job } from '../../workers/job.js';
-import { largestNorms, ZERO_NORMS } from '../../workers/kernels/norms.js';
 import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import type { PendingTensor } from '../request/intake.js';
@@ -8,18 +7,10 @@ import { type ChooseOptions, choose, judge, obstacleOf, tryPlan } from '../solve
 import { decodePhase } from '../solver/decode-phase.js';
 import { planFigures } from '../solver/figures.js';
 import type { Workplace } from '../solver/phases.js';
-import {
-  efficiencyThreshold,
-  type HeadThreshold,
-  headThresholds,
-  type Threshold,
-  theoryAndPractice,
-} from '../solver/threshold.js';
+import { efficiencyThreshold, theoryAndPractice } from '../solver/threshold.js';
 import type { GradientAnswer } from './gradient-job.js';
 
-export interface PlanAnswer extends Pick<GradientAnswer, 'method' | 'reason' | 'plan'> {
-  readonly threshold: Threshold & { readonly heads: readonly HeadThreshold[] };
-}
+export type PlanAnswer = Pick<GradientAnswer, 'method' | 'reason' | 'threshold' | 'plan'>;
 
 export function* planJob(
   problem: AttentionLayer & Partial<AttentionProblem>,
@@ -33,16 +24,15 @@ export function* planJob(
   // Asked for a plan, we make one also where a gradient would do without.
   const wanted = choice.lowRank === null && !obstacleOf(problem, options);
   const plan = wanted ? (yield* tryPlan(problem, options)).plan : choice.lowRank;
-  const heads = plan ? plan.headNorms : yield* referenceNormsJob(problem);
-  const norms = heads.reduce(largestNorms, ZERO_NORMS);
+  const headNorms = plan ? plan.headNorms : yield* referenceNormsJob(problem);
   clock('plan');
   const method = choice.kernel === 'low_rank' ? 'low_rank' : 'exact';
-  const threshold = efficiencyThreshold(norms, problem.dims);
+  const threshold = efficiencyThreshold(headNorms, problem.dims);
   const reason = plan && options.method === 'auto' ? judge(plan, options).reason : choice.reason;
   return {
     method,
     reason: reason + theoryAndPractice(threshold, method, options.method, plan),
-    threshold: { ...threshold, heads: headThresholds(heads, problem.dims) },
+    threshold,
     plan: planFigures(plan, method, problem, options),
   };
 }

@@ -47,6 +47,8 @@ const ROW_FLOPS = 60_000;
 /** Messages, maps of the answer, buffers of the stages. */
 const BASE_BYTES = 2 ** 20;
 const HEAD_BYTES = 4096;
+/** What an answer says of one head: its norms, in JSON. */
+const VERDICT_BYTES = 360;
 /** A plan of low-rank: bases, trials and drawn features of one head. */
 const PLAN_BYTES = 2 ** 18;
 /** Sums that error figures keep for each number of a gradient, in float64. */
@@ -67,7 +69,7 @@ export function priceOf(work: Work, form: AnswerForm | null): Price {
       return { bytes: BASE_BYTES + kept, seconds: bytes.length / 4e8, answerBytes: 0 };
     }
     case 'give':
-      return finished(BASE_BYTES, wireBytes(work.tensor) / 1e9, [work.tensor], form);
+      return finished(BASE_BYTES, wireBytes(work.tensor) / 1e9, [work.tensor], 0, form);
     case 'forward':
       return layerPrice(work.layer, work.pending, work.options, form, {
         flops: exactWork(work.layer, { output: true, gradients: false, inputGradients: false }),
@@ -143,6 +145,7 @@ function layerPrice(
     bytes.reduce((a, b) => a + b),
     seconds,
     wanted.answer,
+    batch * heads,
     form,
   );
 }
@@ -151,6 +154,7 @@ function finished(
   bytes: number,
   seconds: number,
   answer: readonly Shaped[],
+  verdicts: number,
   form: AnswerForm | null,
 ): Price {
   const wire = answer.reduce(
@@ -158,11 +162,12 @@ function finished(
     0,
   );
   const numbers = answer.reduce((sum, { shape }) => sum + elementCount(shape), 0);
-  const answerBytes = !form?.json
+  const tensorBytes = !form?.json
     ? (form?.dialect === 'numpy' ? 2 : 1) * wire
     : form.dialect === 'list'
       ? LISTED_BYTES * numbers
       : Math.ceil((4 * wire) / 3);
+  const answerBytes = tensorBytes + VERDICT_BYTES * verdicts;
   // A JSON text exists twice, as text and as bytes, beside the lists that it is made from.
   const copies = form?.json ? 4 : 1;
   return {

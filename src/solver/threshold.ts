@@ -9,7 +9,7 @@
  */
 
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
-import type { ComposedNorms } from '../../workers/kernels/norms.js';
+import { type ComposedNorms, layerNorms } from '../../workers/kernels/norms.js';
 import type { Dimensions } from '../../workers/problem.js';
 
 export interface Threshold {
@@ -25,6 +25,8 @@ export interface Threshold {
   /** d / ln L; null for L = 1. The theorem also needs d = O(log L). */
   readonly head_dim_over_log_length: number | null;
   readonly norms: ComposedNorms;
+  /** The same head by head. */
+  readonly heads: readonly HeadThreshold[];
 }
 
 /** One query head of one batch item. */
@@ -33,21 +35,16 @@ export interface HeadThreshold extends Pick<Threshold, 'gamma' | 'below_threshol
   readonly head: number;
 }
 
-/** @param norms of every head of every batch item, heads of a batch item one after the other. */
-export function headThresholds(
-  norms: readonly ComposedNorms[],
-  dims: Dimensions,
-): readonly HeadThreshold[] {
-  return norms.map((one, k) => {
-    const { gamma, below_threshold } = efficiencyThreshold(one, dims);
-    const batch_item = Math.floor(k / dims.heads);
-    return { batch_item, head: k % dims.heads, gamma, below_threshold, norms: one };
-  });
-}
+const gammaOf = ({ query, key }: ComposedNorms): number => Math.max(query, key);
 
-export function efficiencyThreshold(norms: ComposedNorms, dims: Dimensions): Threshold {
+/** @param headNorms of every head of every batch item, heads of a batch item one after the other. */
+export function efficiencyThreshold(
+  headNorms: readonly ComposedNorms[],
+  dims: Dimensions,
+): Threshold {
   const length = Math.max(dims.queryLength, dims.keyLength);
-  const gamma = Math.max(norms.query, norms.key);
+  const norms = layerNorms(headNorms);
+  const gamma = gammaOf(norms);
   const limit = Math.sqrt(Math.log(length));
   return {
     gamma,
@@ -57,6 +54,12 @@ export function efficiencyThreshold(norms: ComposedNorms, dims: Dimensions): Thr
     sequence_length: length,
     head_dim_over_log_length: limit > 0 ? dims.headDim / Math.log(length) : null,
     norms,
+    heads: headNorms.map((one, k) => {
+      const batch_item = Math.floor(k / dims.heads);
+      const head = k - batch_item * dims.heads;
+      const own = gammaOf(one);
+      return { batch_item, head, gamma: own, below_threshold: own < limit, norms: one };
+    }),
   };
 }
 

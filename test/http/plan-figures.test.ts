@@ -56,6 +56,22 @@ test('the norms of each head of each batch item, of which the largest decide', a
   assert.ok(last.gamma === last.norms.query && first.norms.key < last.gamma);
 });
 
+for (const method of ['exact', 'low_rank'] as const) {
+  test(`the answer of /gradient has the same heads, ${method}`, async () => {
+    const request = { ...layer(2), tolerance: 0.1 };
+    const expected = (await client.plan(request)).threshold.heads;
+    const { threshold } = await client.gradient({ ...request, method });
+    assert.equal(threshold.heads.length, expected.length);
+    for (const [k, { norms, ...head }] of threshold.heads.entries()) {
+      assert.equal(head.below_threshold, expected[k].below_threshold);
+      for (const [name, value] of Object.entries(expected[k].norms)) {
+        const shown = norms[name as keyof typeof norms];
+        assert.ok(Math.abs(shown - value) <= 1e-5 * value, `${name} of ${k}: ${shown}, ${value}`);
+      }
+    }
+  });
+}
+
 test('without a low-rank plan the heads are there, too', async () => {
   const wide = 320;
   const weight = randomTensor(1, [wide, wide], 0.01);

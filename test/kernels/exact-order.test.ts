@@ -31,7 +31,7 @@ function assertSame(a: ExactResult, b: ExactResult, what: string): void {
     assert.deepEqual(gradient, named(b).get(name), `${name}, ${what}`);
   }
   assert.deepEqual(a.attentionOutput, b.attentionOutput, what);
-  assert.deepEqual(a.norms, b.norms, what);
+  assert.deepEqual(a.headNorms, b.headNorms, what);
   assert.equal(a.loss, b.loss, what);
   assert.deepEqual(a.errors, b.errors, what);
 }

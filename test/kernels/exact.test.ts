@@ -8,6 +8,7 @@ import type { AttentionProblem } from '../../workers/problem.js';
 import { testSeed, uniform } from '../support/random.js';
 import { loadEvery } from './builds.js';
 import { naiveGradient } from './naive.js';
+import { assertNorms } from './norms.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';
 
@@ -39,13 +40,7 @@ function check(problem: AttentionProblem, seed: number, limit = 3): number[] {
       assert.ok(error <= allowed, `${name}: ${error}, allowed ${allowed}, ${where}`);
     }
     if (truth.loss !== null) assert.ok(Math.abs(answer.loss! - truth.loss) <= 1e-5 * truth.loss);
-    for (const [name, value] of Object.entries(truth.norms)) {
-      const shown = answer.norms[name as keyof typeof truth.norms];
-      assert.ok(
-        Math.abs(shown - value) <= 1e-5 * value,
-        `${name}: ${shown} for ${value}, ${where}`,
-      );
-    }
+    assertNorms(answer.headNorms, truth.headNorms, where);
   }
   return ratios;
 }

@@ -211,6 +211,8 @@ test('this service: kernel build, workers and requests by outcome', options, asy
   const { page, complaints } = await open(`${server.url}/#service`);
   const now = page.getByRole('article', { name: 'Now' });
   await now.getByText('of 2 busy').waitFor();
+  // The heartbeat of the engine is over when it is counted.
+  await now.getByRole('row', { name: 'jobs running or waiting 0' }).waitFor();
   await page
     .getByRole('article', { name: 'Requests' })
     .getByRole('cell', { name: /\/gradient/ })

@@ -1,7 +1,7 @@
 /** The norms that decide on which side of the efficiency threshold an input lies. */
 
 /**
- * Largest absolute entries of the composed matrices, over all heads and batch items. Those of
+ * Largest absolute entries of the composed matrices of a head, or of all heads of a layer. Those of
  * queries and keys include sqrt(beta), so that the paper's theorems (beta = 1) apply to them.
  */
 export interface ComposedNorms {
@@ -23,6 +23,11 @@ export const ZERO_NORMS: ComposedNorms = {
   key: 0,
   value: 0,
 };
+
+/** Those of a layer, from those of its heads. */
+export function layerNorms(heads: readonly ComposedNorms[]): ComposedNorms {
+  return heads.reduce(largestNorms, ZERO_NORMS);
+}
 
 /** Entry by entry the larger. */
 export function largestNorms(a: ComposedNorms, b: ComposedNorms): ComposedNorms {

@@ -11,6 +11,9 @@ import {
 } from '../problem.js';
 import type { ComposedNorms } from './norms.js';
 
+/** (B H): of each query head of each batch item, heads of a batch item one after the other. */
+export type HeadNorms = readonly ComposedNorms[];
+
 /** Gradients of one adapter, row-major: lora_A (r, in), lora_B (out, r). */
 export interface AdapterGradient<Data = Float64Array> {
   readonly lora_A: Data;
@@ -42,14 +45,14 @@ export interface GradientResult extends ParameterGradients {
   /** (B, Lq, H dv) when it was asked for. */
   readonly attentionOutput: Float64Array | Float32Array | null;
   readonly inputGradients: InputGradients | null;
-  readonly norms: ComposedNorms;
+  readonly headNorms: HeadNorms;
 }
 
 /** The attention alone. */
 export interface ForwardResult {
   /** (B, Lq, H dv) */
   readonly attentionOutput: Float64Array | Float32Array;
-  readonly norms: ComposedNorms;
+  readonly headNorms: HeadNorms;
 }
 
 /** Zeroed memory, visible to every thread. */

@@ -14,6 +14,12 @@ export default async function gradient(app: FastifyInstance, options: RouteOptio
     schema: {
       operationId: 'gradient',
       summary: 'Gradients of the LoRA adapters of one attention layer',
+      description: `Give one of two objectives: \`target\` for the squared error 1/2 ||O - Y||², or \`grad_output\`, the gradient of a loss
+by the attention output. Every projection with \`lora_A\` and \`lora_B\` gets a gradient of both.
+
+The answer begins with the verdict: \`method\` and \`reason\` say which kernel was taken and why, \`threshold\` on which side
+of the efficiency threshold the input lies, as a whole and head by head. \`error\` has, for every tensor, a limit that the
+true relative error keeps with 99 % confidence. An answer whose limit is above a stated \`tolerance\` is not given.`,
       tags: ['gradients'],
       body: requestBody('GradientRequest'),
       response: {

@@ -21,6 +21,7 @@ export default async function health(
     schema: {
       operationId: 'live',
       summary: 'The process answers',
+      description: 'For a liveness probe: no answer means that the process should be started anew.',
       tags: ['service'],
       response: { 200: Status },
     },
@@ -33,6 +34,7 @@ export default async function health(
     schema: {
       operationId: 'ready',
       summary: 'Workers have answered lately, and the service is not shutting down',
+      description: 'For a readiness probe: 503 means that requests should go elsewhere for now.',
       tags: ['service'],
       response: { 200: Status, ...problemResponses(['shutting-down', 'not-ready']) },
     },

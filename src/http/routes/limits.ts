@@ -41,6 +41,8 @@ export default async function limits(app: FastifyInstance, options: RouteOptions
     schema: {
       operationId: 'limits',
       summary: 'Every limit that a request can hit',
+      description:
+        'They follow from the settings and from the memory of the machine, and stay as they are while the service runs.',
       tags: ['service'],
       response: { 200: LimitsSchema },
     },

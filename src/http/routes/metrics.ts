@@ -8,6 +8,7 @@ export default async function metrics(app: FastifyInstance): Promise<void> {
     schema: {
       operationId: 'metrics',
       summary: 'Metrics in the Prometheus text format',
+      description: 'Counters and times since the start of the process; gauges as they are now.',
       tags: ['service'],
       produces: ['text/plain'],
       response: { 200: Type.String({ description: 'One metric a line.' }) },

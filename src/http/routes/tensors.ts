@@ -134,6 +134,7 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
     schema: {
       operationId: 'deleteTensor',
       summary: 'Forget a tensor',
+      description: 'Requests that refer to it get 409 until it is sent again.',
       tags: ['tensors'],
       params: Params,
       response: {

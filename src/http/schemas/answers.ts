@@ -2,6 +2,7 @@
 import Type, { type TSchema } from 'typebox';
 import type { EncodedTensor } from '../../../workers/tensor/encoded.js';
 import { tensorField } from '../../wire/schema.js';
+import { Threshold } from './threshold.js';
 
 const Tensor = tensorField<EncodedTensor>;
 
@@ -17,74 +18,10 @@ const adapterGradient = (name: string) =>
 const inputGradient = (name: string) =>
   Type.Optional(Tensor(`dLoss/d ${name}, in its shape and dtype.`));
 
-const norm = (what: string) =>
-  Type.Number({
-    description: `Largest absolute entry of ${what}; the largest over heads and batch.`,
-  });
-
-const Threshold = Type.Object(
-  {
-    gamma: Type.Number({ description: 'Gamma: the larger of norms.query and norms.key.' }),
-    limit: Type.Number({ description: 'sqrt(ln L).' }),
-    ratio: Type.Union([Type.Number(), Type.Null()], {
-      description: 'gamma / limit; null for L = 1.',
-    }),
-    below_threshold: Type.Boolean({
-      description:
-        'gamma < limit: an almost-linear algorithm exists. Asymptotic; the constant 1 is a convention.',
-    }),
-    sequence_length: Type.Integer({ description: 'L, the larger of Lq and Lk.' }),
-    head_dim_over_log_length: Type.Union([Type.Number(), Type.Null()], {
-      description: 'd / ln L; the theorem also needs d = O(log L). null for L = 1.',
-    }),
-    norms: Type.Object(
-      {
-        query_frozen: norm('sqrt(beta) (X^Q W_Q^T + bias)'),
-        query_adapter: norm('sqrt(beta) s X^Q A_Q^T B_Q^T'),
-        query: norm("Q' = sqrt(beta) Q, the sum of both"),
-        key_frozen: norm('sqrt(beta) (X^K W_K^T + bias)'),
-        key_adapter: norm('sqrt(beta) s X^K A_K^T B_K^T'),
-        key: norm("K' = sqrt(beta) K, the sum of both"),
-        value: norm('V'),
-      },
-      {
-        description:
-          'The composed norms that decide on the efficient regime. With cos and sin: of queries and keys as they meet in the scores, both parts rotated. Keys that are padding do not count.',
-      },
-    ),
-  },
-  { description: 'The efficiency threshold of arXiv 2406.03136 at this length.' },
-);
-
 const KernelBuild = Type.String({
   description:
     'Build of the inner loops: avx512, avx2, neon, wasm-relaxed or wasm-plain. Answers of the same build are the same to the last bit; between builds they differ by rounding.',
 });
-
-const { gamma, below_threshold, norms } = Threshold.properties;
-
-const HeadThreshold = Type.Object(
-  {
-    batch_item: Type.Integer({ description: 'Index of the batch item.' }),
-    head: Type.Integer({ description: 'Index of the query head.' }),
-    gamma,
-    below_threshold,
-    norms,
-  },
-  { description: 'One query head of one batch item.' },
-);
-
-const PlanThreshold = Type.Object(
-  {
-    ...Threshold.properties,
-    heads: Type.Array(HeadThreshold, {
-      description: 'The same of every head of every batch item.',
-    }),
-  },
-  {
-    description: 'The efficiency threshold of arXiv 2406.03136 at this length, also head by head.',
-  },
-);
 
 const nullable = <T extends TSchema>(schema: T, description: string) =>
   Type.Union([schema, Type.Null()], { description });
@@ -209,6 +146,15 @@ const SEED = Type.Integer({ description: 'The seed that was used.' });
 
 export const GradientAnswerSchema = Type.Object(
   {
+    method: METHOD,
+    reason: REASON,
+    fallback: FALLBACK,
+    threshold: Threshold,
+    loss: Type.Optional(
+      Type.Number({
+        description: '1/2 ||O - Y||_F^2, when a target was given; summed over the batch.',
+      }),
+    ),
     gradients: Type.Optional(
       Type.Object(
         {
@@ -225,11 +171,6 @@ export const GradientAnswerSchema = Type.Object(
             'One entry for each projection with an adapter, or query, key and value for attention states; and sinks. Those of adapters and sinks are summed over the batch.',
         },
       ),
-    ),
-    loss: Type.Optional(
-      Type.Number({
-        description: '1/2 ||O - Y||_F^2, when a target was given; summed over the batch.',
-      }),
     ),
     attention_output: Type.Optional(
       Tensor(
@@ -250,11 +191,7 @@ export const GradientAnswerSchema = Type.Object(
         },
       ),
     ),
-    method: METHOD,
-    reason: REASON,
-    fallback: FALLBACK,
     error: TensorErrors,
-    threshold: Threshold,
     plan: Plan,
     timings_ms: Timings,
     kernels: KernelBuild,
@@ -265,17 +202,17 @@ export const GradientAnswerSchema = Type.Object(
 
 export const ForwardAnswerSchema = Type.Object(
   {
-    attention_output: Tensor(
-      'O, shape (Lq, H dv) or (B, Lq, H dv), of attention states (Lq, H, dv) or (B, Lq, H, dv), in the dtype of hidden_states, query_states or query.',
-    ),
     method: METHOD,
     reason: REASON,
     fallback: FALLBACK,
+    threshold: Threshold,
+    attention_output: Tensor(
+      'O, shape (Lq, H dv) or (B, Lq, H dv), of attention states (Lq, H, dv) or (B, Lq, H, dv), in the dtype of hidden_states, query_states or query.',
+    ),
     error: Type.Object(
       { attention_output: TensorError },
       { description: 'How large the error of the attention output is.' },
     ),
-    threshold: Threshold,
     plan: Plan,
     timings_ms: Timings,
     kernels: KernelBuild,
@@ -285,6 +222,6 @@ export const ForwardAnswerSchema = Type.Object(
 );
 
 export const PlanAnswerSchema = Type.Object(
-  { method: METHOD, reason: REASON, threshold: PlanThreshold, plan: Plan, timings_ms: Timings },
+  { method: METHOD, reason: REASON, threshold: Threshold, plan: Plan, timings_ms: Timings },
   { $id: 'PlanAnswer', description: 'The verdict and the plan, without the gradient.' },
 );

@@ -85,7 +85,7 @@ export function* forwardStages(
   const errors = (yield { name: 'sample', tasks }) as RowError[][];
   return {
     attentionOutput,
-    norms: composedNorms(norms, layer.scaling),
+    headNorms: composedNorms(norms, layer),
     error: rowErrorEstimate(errors.flat(), batch * heads * queryLength, square),
   };
 }

@@ -199,7 +199,7 @@ function* gradientStages(
     loss: problem.objective.kind === 'target' ? loss : null,
     attentionOutput,
     inputGradients,
-    norms: composedNorms(norms, problem.scaling),
+    headNorms: composedNorms(norms, problem),
   };
 }
 

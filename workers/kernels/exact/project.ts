@@ -33,12 +33,19 @@ export interface ProjectTask {
   readonly last: number;
 }
 
-/** Largest absolute entries, before sqrt(beta). */
-export interface ProjectionNorms {
-  readonly projection: ProjectionName;
+/** Largest absolute entries of what a projection puts out for one head, before sqrt(beta). */
+export interface OutputNorms {
   frozen: number;
   adapter: number;
   sum: number;
+}
+
+/** Of consecutive heads of the projection. */
+export interface ProjectionNorms {
+  readonly projection: ProjectionName;
+  readonly batchItem: number;
+  readonly firstHead: number;
+  readonly heads: readonly OutputNorms[];
 }
 
 /** n tokens from `first` on: their inputs X (n, in) and X A^T (n, r) in WebAssembly memory. */
@@ -52,14 +59,17 @@ interface Tokens {
 export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void): ProjectionNorms {
   const { plan, projection: name } = task;
   const { dims, inputs, projections, rotary } = plan.problem;
-  const { batchItem } = task.units[0]!;
+  const { batchItem, sharedHead } = task.units[0]!;
   const projection = projections[name];
   const isQuery = name === 'q_proj';
   const length = isQuery ? dims.queryLength : dims.keyLength;
   const input = isQuery ? inputs.query : name === 'k_proj' ? inputs.key : inputs.value;
   const width = name === 'v_proj' ? dims.valueDim : dims.headDim;
   const headsHere = isQuery ? plan.group : 1;
-  const norms: ProjectionNorms = { projection: name, frozen: 0, adapter: 0, sum: 0 };
+  const firstHead = sharedHead * headsHere;
+  const norms = Array.from({ length: task.units.length * headsHere }, () => {
+    return { frozen: 0, adapter: 0, sum: 0 };
+  });
   const save = { q_proj: saveQuery, k_proj: saveKey, v_proj: saveValue }[name];
 
   for (let first = task.first; first < task.last; first += PROJECT_TOKENS) {
@@ -72,15 +82,14 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
     };
     const tokens: Tokens = { first, n, X, low: lowRank(wasm, projection, X, n) };
     const mark = wasm.mark();
-    for (let head = 0; head < task.units.length * headsHere; head++) {
+    for (const [head, ofHead] of norms.entries()) {
       checkpoint();
       wasm.release(mark);
-      const index = task.units[0]!.sharedHead * headsHere + head;
-      const output = projectHead(wasm, projection, index, width, tokens, turn, norms);
+      const output = projectHead(wasm, projection, firstHead + head, width, tokens, turn, ofHead);
       save(task, wasm, head, tokens, output);
     }
   }
-  return norms;
+  return { projection: name, batchItem, firstHead, heads: norms };
 }
 
 /** X A^T (n, r), or 0 without an adapter. */
@@ -101,7 +110,7 @@ function projectHead(
   width: number,
   { n, X, low }: Tokens,
   turn: (rows: Float32Array) => void,
-  norms: ProjectionNorms,
+  norms: OutputNorms,
 ): number {
   const { weight, bias, adapter, inFeatures } = projection;
   // Passes over vectors go to a multiple of 4; what lies beyond the matrix is zero.

@@ -1,12 +1,12 @@
 /** What the gradient and the output alone have in common: projections and attention of a wave. */
 
 import type { Job } from '../../job.js';
-import type { ProjectionName } from '../../problem.js';
+import type { AttentionLayer, ProjectionName } from '../../problem.js';
 import type { AttendReport } from '../attention/attend.js';
 import type { ExactPlan, Workspace } from '../attention/plan.js';
 import type { AttendTask } from '../attention/task.js';
-import type { ComposedNorms } from '../norms.js';
-import type { ProjectionNorms, ProjectTask } from './project.js';
+import { type ComposedNorms, ZERO_NORMS } from '../norms.js';
+import type { OutputNorms, ProjectionNorms, ProjectTask } from './project.js';
 import { attendTasks, projectTasks } from './tasks.js';
 
 /** Projections, softmax and backward of a wave. */
@@ -26,17 +26,28 @@ export function* attendWave(
   return { norms, loss, contradiction };
 }
 
-export function composedNorms(all: readonly ProjectionNorms[], scaling: number): ComposedNorms {
-  const largest = (name: ProjectionName, part: 'frozen' | 'adapter' | 'sum') =>
-    all.reduce((m, norms) => (norms.projection === name ? Math.max(m, norms[part]) : m), 0);
+const NAMES = {
+  q_proj: { frozen: 'query_frozen', adapter: 'query_adapter', sum: 'query' },
+  k_proj: { frozen: 'key_frozen', adapter: 'key_adapter', sum: 'key' },
+  v_proj: { sum: 'value' },
+} as const satisfies Record<ProjectionName, Partial<Record<string, keyof ComposedNorms>>>;
+
+/** Query heads of a group have the norms of their key/value head. */
+export function composedNorms(
+  all: readonly ProjectionNorms[],
+  { dims, scaling }: AttentionLayer,
+): ComposedNorms[] {
+  const norms = Array.from({ length: dims.batch * dims.heads }, () => ({ ...ZERO_NORMS }));
   const root = Math.sqrt(scaling);
-  return {
-    query_frozen: root * largest('q_proj', 'frozen'),
-    query_adapter: root * largest('q_proj', 'adapter'),
-    query: root * largest('q_proj', 'sum'),
-    key_frozen: root * largest('k_proj', 'frozen'),
-    key_adapter: root * largest('k_proj', 'adapter'),
-    key: root * largest('k_proj', 'sum'),
-    value: largest('v_proj', 'sum'),
-  };
+  for (const { projection, batchItem, firstHead, heads } of all) {
+    const group = projection === 'q_proj' ? 1 : dims.heads / dims.keyValueHeads;
+    const scale = projection === 'v_proj' ? 1 : root;
+    const names = Object.entries(NAMES[projection]) as [keyof OutputNorms, keyof ComposedNorms][];
+    for (let k = 0; k < heads.length * group; k++) {
+      const of = norms[batchItem * dims.heads + firstHead * group + k]!;
+      const found = heads[Math.floor(k / group)]!;
+      for (const [part, name] of names) of[name] = Math.max(of[name], scale * found[part]);
+    }
+  }
+  return norms;
 }

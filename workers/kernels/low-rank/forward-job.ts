@@ -123,7 +123,7 @@ export function* lowRankForwardJob(
   const { upper, ...estimate } = rowErrorEstimate(errors, plan.heads.length * queryLength, square);
   return {
     attentionOutput: output,
-    norms: plan.norms,
+    headNorms: plan.headNorms,
     error: { ...estimate, upper: upper + (square > 0 ? ROUNDING : 0) },
     lostRows: Number.isFinite(square) ? lostRows : Math.max(1, lostRows),
   };

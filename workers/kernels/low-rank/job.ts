@@ -183,7 +183,7 @@ function* stages(
     loss: problem.objective.kind === 'target' ? loss : null,
     attentionOutput: outputs,
     inputGradients,
-    norms: plan.norms,
+    headNorms: plan.headNorms,
     errors,
     lostRows,
   };

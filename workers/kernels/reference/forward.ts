@@ -2,7 +2,7 @@
 
 import type { Cancelled, Job, Task } from '../../job.js';
 import type { AttentionLayer } from '../../problem.js';
-import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
+import type { ComposedNorms } from '../norms.js';
 import { type ForwardResult, sharedFloat64 } from '../result.js';
 import { headOutput } from './attention.js';
 import { headLayer, normsOf, projectedHeads } from './heads.js';
@@ -17,19 +17,19 @@ export interface ReferenceForwardTask extends Task {
 export function runReferenceForwardTask(
   { layer, attentionOutput }: ReferenceForwardTask,
   cancelled: Cancelled,
-): ComposedNorms {
+): ComposedNorms[] {
   const { queryLength, heads, valueDim } = layer.dims;
-  let norms = ZERO_NORMS;
+  const headNorms: ComposedNorms[] = [];
   for (const composed of projectedHeads(layer)) {
     const { batchItem, head, query, key, value } = composed;
-    norms = largestNorms(norms, normsOf(query, key, value, layer.scaling));
+    headNorms.push(normsOf(query, key, value, layer.scaling));
     const O = headOutput(headLayer(layer, composed), cancelled);
     for (let i = 0; i < queryLength; i++) {
       const at = ((batchItem * queryLength + i) * heads + head) * valueDim;
       attentionOutput.set(O.getRow(i), at);
     }
   }
-  return norms;
+  return headNorms;
 }
 
 export function* referenceForwardJob(
@@ -37,10 +37,10 @@ export function* referenceForwardJob(
 ): Job<ForwardResult, ReferenceForwardTask> {
   const { batch, queryLength, heads, valueDim } = layer.dims;
   const attentionOutput = sharedFloat64(batch * queryLength * heads * valueDim);
-  const [norms] = (yield {
+  const [headNorms] = (yield {
     name: 'reference',
     uncut: true,
     tasks: [{ kernel: 'reference_forward', layer, attentionOutput }],
-  }) as [ComposedNorms];
-  return { attentionOutput, norms };
+  }) as [ComposedNorms[]];
+  return { attentionOutput, headNorms };
 }

@@ -5,7 +5,7 @@
 
 import type { Cancelled, Job, Task } from '../../job.js';
 import { type AttentionProblem, PROJECTIONS, STATES, type StatesName } from '../../problem.js';
-import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../norms.js';
+import type { ComposedNorms } from '../norms.js';
 import {
   allocateGradients,
   allocateInputGradients,
@@ -33,7 +33,7 @@ export interface ReferenceTask extends Task {
 
 export interface ReferenceReport {
   readonly loss: number;
-  readonly norms: ComposedNorms;
+  readonly headNorms: readonly ComposedNorms[];
 }
 
 export function runReferenceTask(task: ReferenceTask, cancelled: Cancelled): ReferenceReport {
@@ -42,11 +42,11 @@ export function runReferenceTask(task: ReferenceTask, cancelled: Cancelled): Ref
   const { dims, projections, objective } = problem;
   const outputWidth = dims.heads * dims.valueDim;
   let loss = 0;
-  let norms = ZERO_NORMS;
+  const headNorms: ComposedNorms[] = [];
 
   for (const composed of projectedHeads(problem)) {
     const { batchItem, head, sharedHead, query, key, value, turnBack } = composed;
-    norms = largestNorms(norms, normsOf(query, key, value, problem.scaling));
+    headNorms.push(normsOf(query, key, value, problem.scaling));
     const firstRow = batchItem * dims.queryLength;
     const firstColumn = head * dims.valueDim;
     const gradient = headGradient(
@@ -82,7 +82,7 @@ export function runReferenceTask(task: ReferenceTask, cancelled: Cancelled): Ref
       attentionOutput.set(gradient.O.getRow(i), (firstRow + i) * outputWidth + firstColumn);
     }
   }
-  return { loss, norms };
+  return { loss, headNorms };
 }
 
 /** dX of a batch item, for the input that a projection is applied to. */
@@ -119,6 +119,6 @@ export function* referenceJob(
     ...totals,
     ...results,
     loss: problem.objective.kind === 'target' ? report.loss : null,
-    norms: report.norms,
+    headNorms: report.headNorms,
   };
 }

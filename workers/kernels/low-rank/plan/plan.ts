@@ -4,7 +4,7 @@ import { type Job, stage } from '../../../job.js';
 import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import { exactFlops, exactWork } from '../../exact/cost.js';
-import { type ComposedNorms, largestNorms, ZERO_NORMS } from '../../norms.js';
+import { type ComposedNorms, layerNorms } from '../../norms.js';
 import { canDrawFeatures, DRAWN_LISTED } from '../error/drawn-features/draw.js';
 import { BLOCK } from '../head/block.js';
 import type { NormsTask } from '../head/composed-norms.js';
@@ -65,9 +65,7 @@ export interface LowRankPlan {
   readonly meetsTolerance: boolean;
   /** Length from which low-rank is faster, at this share of outliers; null: never. */
   readonly breakEvenLength: number | null;
-  /** Norms of the composed matrices, which decide on the theoretical threshold. */
-  readonly norms: ComposedNorms;
-  /** Those of each head. */
+  /** Of each head: they decide on the theoretical threshold. */
   readonly headNorms: readonly ComposedNorms[];
   /** What was tried, with the outliers and draws of the plan. */
   readonly tried: readonly TriedFeatures[];
@@ -155,7 +153,6 @@ export function* planLowRank(
   );
   return {
     ...summary(heads, headPlans, choices, sampled, problem.dims.batch, exact, options),
-    norms: headNorms.reduce(largestNorms, ZERO_NORMS),
     headNorms,
   };
 }
@@ -196,7 +193,7 @@ function* tryHeads(
   const tried = found.slice(0, plainly.length + early.length) as Trial[][];
   const norms = found.slice(tried.length) as ComposedNorms[];
   const headNorms = heads.map((head) =>
-    norms.filter((_, k) => normTasks[k].head === head).reduce(largestNorms, ZERO_NORMS),
+    layerNorms(norms.filter((_, k) => normTasks[k].head === head)),
   );
   const without = tried.slice(0, heads.length);
   const uneven = all.filter((h) => {
@@ -313,7 +310,7 @@ function summary(
   batch: number,
   exact: ExactCost,
   options: PlanOptions,
-): Omit<LowRankPlan, 'norms' | 'headNorms'> {
+): Omit<LowRankPlan, 'headNorms'> {
   const { tolerance, rates } = options;
   const draws = { rows: sampled.sampledRows / batch, features: sampled.sampledFeatures };
   const costs = heads.map((head, h) => {
