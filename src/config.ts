@@ -83,6 +83,25 @@ export const ConfigSchema = Type.Object({
     description:
       'Longest time from the head of a request to its answer, ms; then the work is stopped and 504 answered',
   }),
+  LORAGRAD_JOB_DEADLINE_MS: Type.Integer({
+    default: 14_400_000,
+    minimum: 1,
+    maximum: 2 ** 31 - 1,
+    description: 'The same for a request with Prefer: respond-async, ms',
+  }),
+  LORAGRAD_JOB_TTL_MS: Type.Integer({
+    default: 600_000,
+    minimum: 1,
+    maximum: 2 ** 31 - 1,
+    description: 'How long the answer to such a request waits to be fetched, ms',
+  }),
+  LORAGRAD_MAX_JOBS: Type.Integer({
+    default: 1024,
+    minimum: 0,
+    maximum: 100_000,
+    description:
+      'Such requests that are computed or whose answers are kept; more get 429. Their answers count as not yet read',
+  }),
   LORAGRAD_BODY_TIMEOUT_MS: Type.Integer({
     default: 300_000,
     minimum: 1,

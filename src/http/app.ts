@@ -27,6 +27,8 @@ import cancellation from './plugins/guards/cancellation.js';
 import clients from './plugins/guards/clients.js';
 import draining from './plugins/guards/draining.js';
 import expectations from './plugins/guards/expectations.js';
+import lifetime from './plugins/guards/lifetime.js';
+import jobs from './plugins/jobs.js';
 import metrics from './plugins/metrics.js';
 import pages from './plugins/pages.js';
 import problems, { answerProblem } from './plugins/problems.js';
@@ -38,6 +40,7 @@ import { REQUEST_ID_HEADER, requestId } from './request-id.js';
 import forwardRoute from './routes/forward.js';
 import gradientRoute from './routes/gradient.js';
 import healthRoutes from './routes/health.js';
+import jobsRoute from './routes/jobs.js';
 import limitsRoute from './routes/limits.js';
 import metricsRoute from './routes/metrics.js';
 import openapiRoute from './routes/openapi.js';
@@ -73,6 +76,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
     reply.header(REQUEST_ID_HEADER, request.id);
   });
 
+  await app.register(lifetime);
   await app.register(accounting);
   if (config.LORAGRAD_CORS_ORIGINS) await app.register(cors, corsOptions(config));
   if (tls) {
@@ -97,7 +101,14 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
     maxWaitSeconds: config.LORAGRAD_DEADLINE_MS / 1000,
     workers: engine.load().workers || 1,
   });
-  await app.register(cancellation, { deadlineMs: config.LORAGRAD_DEADLINE_MS });
+  await app.register(jobs, {
+    maxJobs: config.LORAGRAD_MAX_JOBS,
+    ttlMs: config.LORAGRAD_JOB_TTL_MS,
+  });
+  await app.register(cancellation, {
+    deadlineMs: config.LORAGRAD_DEADLINE_MS,
+    jobDeadlineMs: config.LORAGRAD_JOB_DEADLINE_MS,
+  });
   await app.register(progress);
   await app.register(metrics, { engine });
   await app.register(bodies, {
@@ -116,6 +127,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   await app.register(forwardRoute, options);
   await app.register(planRoute, options);
   await app.register(tensorsRoute, options);
+  await app.register(jobsRoute);
   await app.register(limitsRoute, options);
   await app.register(healthRoutes, options);
   await app.register(metricsRoute);
@@ -144,7 +156,7 @@ function corsOptions({ LORAGRAD_CORS_ORIGINS }: Config): FastifyCorsOptions {
   return {
     origin: origins.includes('*') ? '*' : origins,
     methods: ['GET', 'HEAD', 'POST', 'PUT', 'DELETE'],
-    exposedHeaders: [REQUEST_ID_HEADER, 'retry-after', 'server-timing', 'allow'],
+    exposedHeaders: [REQUEST_ID_HEADER, 'retry-after', 'server-timing', 'allow', 'location'],
     maxAge: 86_400,
   };
 }

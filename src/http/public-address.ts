@@ -4,7 +4,7 @@ import type { FastifyRequest } from 'fastify';
 const PATH = /^(?:\/[\w.~-]+)+$/;
 
 /** The path below which the service is published, without a slash at its end; null: not known. */
-function publicPrefix({ headers }: FastifyRequest, basePath: string): string | null {
+export function publicPrefix({ headers }: FastifyRequest, basePath: string): string | null {
   const forwarded = headers['x-forwarded-prefix'];
   const given = (typeof forwarded === 'string' ? forwarded : basePath).trim().replace(/\/+$/, '');
   return PATH.test(given) ? given : null;

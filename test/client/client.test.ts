@@ -11,6 +11,7 @@ import {
   ServiceUnreachableError,
 } from 'loragrad-client';
 import { randomLayer, randomTensor } from '../support/client-problem.js';
+import { metricIs } from '../support/held.js';
 import { type RunningServer, startServer } from '../support/server.js';
 import { values } from '../support/wire-tensor.js';
 
@@ -52,6 +53,18 @@ test('gradients are those that the service computes, as typed arrays', async () 
   assert.equal(gradients?.k_proj, undefined);
   assert.equal(seed, 7);
   assert.ok(timings_ms.total > 0);
+});
+
+test('respondAsync: a job computes the same answer', async () => {
+  const mine = { ...request(), seed: 3 };
+  const expected = await client.gradient(mine);
+  const { gradients, error } = await client.gradient(mine, { respondAsync: true });
+  assert.deepEqual({ gradients, error }, { gradients: expected.gradients, error: expected.error });
+  const left = AbortSignal.timeout(100);
+  await assert.rejects(client.gradient(mine, { respondAsync: true, signal: left }), {
+    name: 'TimeoutError',
+  });
+  await metricIs(server.url, 'loragrad_kept_jobs', 0);
 });
 
 test('every dtype goes out and comes back', async () => {

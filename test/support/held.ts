@@ -40,9 +40,14 @@ export function longRequest(url: string): Socket {
 }
 
 /** Resolves when a metric has a value. */
-export async function metricIs(url: string, name: string, value: number): Promise<void> {
+export async function metricIs(
+  url: string,
+  name: string,
+  value: number,
+  headers: Record<string, string> = {},
+): Promise<void> {
   const line = new RegExp(`^${name} ${value}$`, 'm');
-  while (!line.test(await (await fetch(`${url}/metrics`)).text())) {
+  while (!line.test(await (await fetch(`${url}/metrics`, { headers })).text())) {
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }

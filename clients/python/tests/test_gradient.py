@@ -164,6 +164,21 @@ def test_forward(client, needs):
     assert truth.relative(result.attention_output, expected) < 1e-5
 
 
+def test_respond_async_gives_the_same_answer(real_url):
+    x, projections, grad, layer = problems.make()
+    request = {
+        "hidden_states": x, **projections, "grad_output": grad, **problems.request_of(layer)
+    }
+    with Client(real_url) as client:
+        expected = client.gradient(**request)
+        requests = client.traffic.requests
+        result = client.gradient(respond_async=True, **request)
+        assert client.traffic.requests > requests + 1
+    for name, pair in expected.gradients.items():
+        for part, value in pair.items():
+            assert torch.equal(result.gradients[name][part], value)
+
+
 def test_plan_needs_no_upstream_gradient(client):
     x, projections, _, layer = problems.make()
     result = client.plan(hidden_states=x, **projections, **problems.request_of(layer))

@@ -11,7 +11,7 @@ import type {
 import { decodeAnswer, encodeRequest, keptTensors } from './codec.js';
 import { ProblemError, problemOf, ServiceUnreachableError } from './errors.js';
 import { KeptTensor } from './kept-tensor.js';
-import { withRetries } from './retries.js';
+import { pause, retryAfterMs, withRetries } from './retries.js';
 import type { TensorInput } from './tensors.js';
 import { type Answer, fetching, type Transport } from './transport.js';
 import { Uploads } from './uploads.js';
@@ -31,6 +31,14 @@ export interface ClientOptions {
 export interface CallOptions {
   /** When it aborts, the call rejects with its reason and the service stops computing. */
   readonly signal?: AbortSignal | undefined;
+}
+
+export interface ComputeOptions extends CallOptions {
+  /**
+   * For long work: the service computes without an open connection, and is asked for the answer until it is there.
+   * Its limit is then job_deadline_ms of `limits`.
+   */
+  readonly respondAsync?: boolean | undefined;
 }
 
 const MSGPACK = 'application/vnd.msgpack';
@@ -66,7 +74,7 @@ export class Client {
    * @throws {ProblemError} when the service refuses.
    * @throws {ServiceUnreachableError} when there is no answer.
    */
-  async gradient(request: GradientRequest, options: CallOptions = {}): Promise<GradientAnswer> {
+  async gradient(request: GradientRequest, options: ComputeOptions = {}): Promise<GradientAnswer> {
     return (await this.#ask('gradient', request, options)) as GradientAnswer;
   }
 
@@ -76,7 +84,7 @@ export class Client {
   }
 
   /** The attention output alone. */
-  async forward(request: ForwardRequest, options: CallOptions = {}): Promise<ForwardAnswer> {
+  async forward(request: ForwardRequest, options: ComputeOptions = {}): Promise<ForwardAnswer> {
     return (await this.#ask('forward', request, options)) as ForwardAnswer;
   }
 
@@ -89,7 +97,7 @@ export class Client {
   async #ask(
     path: string,
     request: GradientRequest | ForwardRequest,
-    options: CallOptions,
+    options: ComputeOptions,
   ): Promise<unknown> {
     let kept = keptTensors(request);
     for (let refusals = 0; ; refusals++) {
@@ -97,7 +105,8 @@ export class Client {
       const stored = await abortable(this.#uploads.ensure(kept), options.signal);
       try {
         const body = encodeRequest(request, stored);
-        return decodeAnswer((await this.#send('POST', path, body, options)).body);
+        const answer = await this.#send('POST', path, body, options);
+        return decodeAnswer((await this.#finished(answer, options)).body);
       } catch (error) {
         if (!(error instanceof ProblemError) || error.type !== MISSING) throw error;
         const names = new Set(error.missing);
@@ -110,16 +119,33 @@ export class Client {
     }
   }
 
+  /** The answer itself or, after 202, that of the job which it names. */
+  async #finished(answer: Answer, options: CallOptions): Promise<Answer> {
+    const id = answer.headers.get('location')?.split('/').at(-1);
+    if (answer.status !== 202 || !id) return answer;
+    try {
+      for (let last = answer; ; ) {
+        await pause(retryAfterMs(last), options.signal);
+        last = await this.#send('GET', `jobs/${id}`, undefined, options);
+        if (last.status !== 202) return last;
+      }
+    } catch (error) {
+      if (options.signal?.aborted) await this.#send('DELETE', `jobs/${id}`, undefined, {});
+      throw error;
+    }
+  }
+
   /** @throws {ProblemError} unless the answer is a success. */
   async #send(
     method: string,
     path: string,
     body: Uint8Array | undefined,
-    { signal }: CallOptions,
+    { signal, respondAsync }: ComputeOptions,
   ): Promise<Answer> {
     const url = new URL(path, this.#base);
     const types = body ? { accept: MSGPACK, 'content-type': MSGPACK } : {};
-    const headers = { ...this.#headers, ...types };
+    const prefer = respondAsync && body ? { prefer: 'respond-async' } : {};
+    const headers = { ...this.#headers, ...types, ...prefer };
     const attempt = () => this.#transport({ url, method, headers, body, signal });
     const answer = await withRetries(attempt, this.#retries, signal).catch((error: unknown) => {
       throw signal?.aborted ? signal.reason : new ServiceUnreachableError(url, error);

@@ -29,7 +29,7 @@ function patience(error: unknown, retries: number): number {
 }
 
 /** Retry-After in milliseconds, from seconds or from a date; 0 without one. */
-function retryAfterMs(answer: Answer | null): number {
+export function retryAfterMs(answer: Answer | null): number {
   const value = answer?.headers.get('retry-after');
   if (!value) return 0;
   const ms = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now();
@@ -42,7 +42,7 @@ function backOffMs(failures: number): number {
 }
 
 /** Resolves after `ms`, or rejects with the reason of the signal. */
-function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+export function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
     const onAbort = () => {
       clearTimeout(timer);

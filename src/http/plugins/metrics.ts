@@ -64,6 +64,11 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
     },
   });
   gauge('loragrad_jobs', 'Jobs running or waiting', () => engine.load().jobs);
+  gauge(
+    'loragrad_kept_jobs',
+    'Requests with respond-async, until their answers are fetched',
+    () => app.jobs.count,
+  );
   gauge('loragrad_tasks_waiting', 'Tasks waiting for a worker', () => engine.load().waiting);
   gauge('loragrad_inflight_requests', 'Requests admitted', () => app.admitted().requests);
   gauge(
@@ -161,5 +166,5 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
 
 export default fp(metrics, {
   name: 'metrics',
-  dependencies: ['admission', 'problems', 'progress'],
+  dependencies: ['admission', 'jobs', 'problems', 'progress'],
 });

@@ -1,4 +1,4 @@
-/** What the running computations have come to: in the log when they take long, and in the metrics. */
+/** What the running computations have come to: in the log when they take long, in the metrics, and for jobs. */
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import type { ProgressReport } from '../../engine/messages.js';
@@ -8,7 +8,11 @@ export interface Run {
   /** performance.now() at its start. */
   readonly start: number;
   /** Share of its work that is done, in [0, 1]. */
-  fraction: number;
+  readonly fraction: number;
+  /** The stage that was reported last; null: none yet. */
+  readonly stage: string | null;
+  /** Tasks done, by stage. */
+  readonly tasks: Readonly<Record<string, number>>;
 }
 
 declare module 'fastify' {
@@ -20,6 +24,12 @@ declare module 'fastify' {
       oldest(): Run | null;
     };
   }
+  interface FastifyRequest {
+    /** Its computation; null: none yet. */
+    run: Run | null;
+    /** performance.now() when its head came. */
+    arrived: number;
+  }
 }
 
 const LOG_EVERY_MS = 5000;
@@ -28,6 +38,11 @@ async function progress(app: FastifyInstance): Promise<void> {
   // In order of their start.
   const running = new Set<Run>();
 
+  app.decorateRequest('run', null);
+  app.decorateRequest('arrived', 0);
+  app.addHook('onRequest', async (request) => {
+    request.arrived = performance.now();
+  });
   app.decorate('runs', {
     begin: (log: FastifyBaseLogger) => {
       const start = performance.now();
@@ -35,8 +50,14 @@ async function progress(app: FastifyInstance): Promise<void> {
       const run = {
         start,
         fraction: 0,
-        advance: ({ stage, fraction }: ProgressReport) => {
+        stage: null as string | null,
+        tasks: {} as Record<string, number>,
+        advance: ({ stage, fraction, tasks }: ProgressReport) => {
+          run.stage = stage;
           if (fraction !== null) run.fraction = fraction;
+          for (const [name, count] of Object.entries(tasks)) {
+            run.tasks[name] = (run.tasks[name] ?? 0) + count;
+          }
           const now = performance.now();
           if (now - logged < LOG_EVERY_MS) return;
           logged = now;

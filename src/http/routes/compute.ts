@@ -1,5 +1,5 @@
 /** What the computing routes share: have a request's work done, give it up when nobody waits. */
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { AttentionLayer } from '../../../workers/problem.js';
 import type { Engine } from '../../engine/engine.js';
 import type { AnswerForm, Done } from '../../engine/messages.js';
@@ -7,15 +7,19 @@ import { priceOf } from '../../engine/price.js';
 import type { Answers, Work, WorkKind } from '../../engine/work.js';
 import type { Problem } from '../../errors.js';
 import type { PhaseTimes } from '../../solver/phases.js';
+import { JSON_TYPE } from '../media-types.js';
+import { publicPrefix } from '../public-address.js';
+import { progressOf, retryAfter } from '../schemas/jobs.js';
+import type { RouteOptions } from './options.js';
 
 /**
  * The body of the request and its tensors are gone afterwards.
  *
- * @throws {Problem} when it is not admitted.
+ * @throws {Problem} at once, when it is not admitted.
  *
  * @param form null: the answer is wanted as a value.
  */
-export async function compute<Kind extends WorkKind>(
+export function compute<Kind extends WorkKind>(
   app: FastifyInstance,
   engine: Engine,
   request: FastifyRequest,
@@ -23,10 +27,28 @@ export async function compute<Kind extends WorkKind>(
   form: AnswerForm | null,
 ): Promise<Done & { readonly answer: Answers[Kind] }> {
   const start = performance.timeOrigin + performance.now();
+  const memory = request.admit(priceOf(work as Work, form), form?.json ?? false);
+  return computeAdmitted(app, engine, request, work, { form, start, memory });
+}
+
+interface Place {
+  readonly form: AnswerForm | null;
+  readonly start: number;
+  /** Resolves when there is memory for it, to what gives it back. */
+  readonly memory: Promise<() => void>;
+}
+
+async function computeAdmitted<Kind extends WorkKind>(
+  app: FastifyInstance,
+  engine: Engine,
+  request: FastifyRequest,
+  work: Work<Kind>,
+  { form, start, memory }: Place,
+): Promise<Done & { readonly answer: Answers[Kind] }> {
   const signal = request.cancellation;
-  const price = priceOf(work as Work, form);
-  const free = await request.admit(price, form?.json ?? false);
+  const free = await memory;
   const run = app.runs.begin(request.log);
+  request.run = run;
   const { answer, settled } = engine.run(work, {
     signal,
     form,
@@ -61,6 +83,33 @@ export async function compute<Kind extends WorkKind>(
     }
     throw error;
   }
+}
+
+/**
+ * Answers with what the work comes to or, if the client prefers that, with the job that it becomes.
+ *
+ * @throws {Problem} when it is not admitted, or fails.
+ */
+export async function respond(
+  app: FastifyInstance,
+  { engine, config }: RouteOptions,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  work: Work,
+  extra?: object,
+): Promise<FastifyReply> {
+  if (request.wantsJob) app.jobs.requireRoom();
+  const answer = compute(app, engine, request, work, request.answerForm(extra));
+  if (!request.wantsJob) return reply.sendWritten(written(await answer));
+  const { id } = app.jobs.keep(request, answer);
+  const progress = progressOf(request);
+  return reply
+    .code(202)
+    .header('location', `${publicPrefix(request, config.LORAGRAD_BASE_PATH) ?? ''}/jobs/${id}`)
+    .header('preference-applied', 'respond-async')
+    .header('retry-after', retryAfter(progress))
+    .type(JSON_TYPE)
+    .send(progress);
 }
 
 /** The bytes of an answer that was asked for in a form. */

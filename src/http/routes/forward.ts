@@ -2,24 +2,27 @@
 import type { FastifyInstance } from 'fastify';
 import { parseLayer } from '../../request/parse.js';
 import type { ForwardRequest } from '../../request/request.js';
+import { JOB_BEGUN, PREFER } from '../schemas/jobs.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
-import { compute, written } from './compute.js';
+import { respond } from './compute.js';
 import type { RouteOptions } from './options.js';
 import { solveOptions } from './solve-options.js';
 
 export default async function forward(app: FastifyInstance, options: RouteOptions): Promise<void> {
   app.post<{ Body: ForwardRequest }>('/forward', {
-    config: { compute: true },
+    config: { compute: true, respondAsync: true },
     schema: {
       operationId: 'forward',
       summary: 'Output of one attention layer with its LoRA adapters',
       description:
         'Takes the body of POST /gradient without target, grad_output and outputs. Computed by the same method, with the same tolerance and the same error report, so that forward and backward of one step agree.',
       tags: ['gradients'],
+      headers: PREFER,
       body: requestBody('ForwardRequest'),
       response: {
         200: answerContent('ForwardAnswer', 'Attention output, verdict, plan and timings.'),
+        202: JOB_BEGUN,
         ...problemResponses(COMPUTE_PROBLEMS),
       },
     },
@@ -28,14 +31,14 @@ export default async function forward(app: FastifyInstance, options: RouteOption
       const parsed = parseLayer(body);
       const { layer, pending } = parsed;
       const solve = solveOptions(body, parsed, options.engine.rates);
-      const done = await compute(
+      return respond(
         app,
-        options.engine,
+        options,
         request,
+        reply,
         { kind: 'forward', layer, pending, options: solve },
-        request.answerForm({ kernels: options.engine.kernels, seed: solve.seed }),
+        { kernels: options.engine.kernels, seed: solve.seed },
       );
-      return reply.sendWritten(written(done));
     },
   });
 }

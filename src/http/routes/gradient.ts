@@ -2,15 +2,16 @@
 import type { FastifyInstance } from 'fastify';
 import { parseLayer, requireProblem } from '../../request/parse.js';
 import type { GradientRequest } from '../../request/request.js';
+import { JOB_BEGUN, PREFER } from '../schemas/jobs.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
-import { compute, written } from './compute.js';
+import { respond } from './compute.js';
 import type { RouteOptions } from './options.js';
 import { solveOptions } from './solve-options.js';
 
 export default async function gradient(app: FastifyInstance, options: RouteOptions): Promise<void> {
   app.post<{ Body: GradientRequest }>('/gradient', {
-    config: { compute: true },
+    config: { compute: true, respondAsync: true },
     schema: {
       operationId: 'gradient',
       summary: 'Gradients of the LoRA adapters of one attention layer',
@@ -21,9 +22,11 @@ The answer begins with the verdict: \`method\` and \`reason\` say which kernel w
 of the efficiency threshold the input lies, as a whole and head by head. \`error\` has, for every tensor, a limit that the
 true relative error keeps with 99 % confidence. An answer whose limit is above a stated \`tolerance\` is not given.`,
       tags: ['gradients'],
+      headers: PREFER,
       body: requestBody('GradientRequest'),
       response: {
         200: answerContent('GradientAnswer', 'Gradients, verdict, plan and timings.'),
+        202: JOB_BEGUN,
         ...problemResponses(COMPUTE_PROBLEMS),
       },
     },
@@ -32,14 +35,14 @@ true relative error keeps with 99 % confidence. An answer whose limit is above a
       const parsed = parseLayer(body);
       const jobOptions = solveOptions(body, parsed, options.engine.rates);
       const problem = requireProblem(parsed, jobOptions.encode.gradients);
-      const done = await compute(
+      return respond(
         app,
-        options.engine,
+        options,
         request,
+        reply,
         { kind: 'gradient', problem, pending: parsed.pending, options: jobOptions },
-        request.answerForm({ kernels: options.engine.kernels, seed: jobOptions.seed }),
+        { kernels: options.engine.kernels, seed: jobOptions.seed },
       );
-      return reply.sendWritten(written(done));
     },
   });
 }

@@ -26,6 +26,9 @@ export const LimitsSchema = Type.Object(
     ),
     patience_ms: limit('Longest pause in a body or in the reading of an answer, ms.'),
     deadline_ms: limit('Longest time from the head of a request to its answer, ms.'),
+    job_deadline_ms: limit('The same for requests with Prefer: respond-async, ms.'),
+    job_ttl_ms: limit('How long the answer of a job waits to be fetched, ms.'),
+    max_jobs: limit('Jobs that are computed or whose answers are kept; more get 429.'),
     body_timeout_ms: limit('Longest time for a request to arrive whole, ms.'),
     max_store_bytes: limit(
       'Memory of all tensors that PUT /tensors keeps, bytes; float16 and bfloat16 count as float32.',

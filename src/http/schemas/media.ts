@@ -7,9 +7,10 @@ export function requestBody(schemaId: string) {
   return { content: Object.fromEntries(BODY_TYPES.map((type) => [type, { schema }])) };
 }
 
-/** One schema for every media type of an answer. */
-export function answerContent(schemaId: string, description: string) {
-  const schema = { $ref: `${schemaId}#` };
+/** One schema for every media type of an answer, or one of several. */
+export function answerContent(schemaIds: string | readonly string[], description: string) {
+  const schemas = [schemaIds].flat().map((id) => ({ $ref: `${id}#` }));
+  const schema = schemas.length === 1 ? schemas[0] : { anyOf: schemas };
   return {
     description,
     content: Object.fromEntries(BODY_TYPES.map((type) => [type, { schema }])),

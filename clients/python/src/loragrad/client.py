@@ -104,13 +104,18 @@ class Client:
         limits: dict[str, int] = self._transport.request("GET", "/limits").value()
         return limits
 
-    def gradient(self, **request: Unpack[Request]) -> GradientResult:
+    def gradient(
+        self, *, respond_async: bool = False, **request: Unpack[Request]
+    ) -> GradientResult:
         """Gradients of every adapter, or of query, key, value and sinks; see `Request` for the arguments.
 
         Each has the library, device and dtype of its tensor; `attention_output` those of
         `grad_output` or `target`, and input gradients those of their states.
+
+        :param respond_async: for long work: the service computes without an open connection, and is asked
+            for the answer until it is there. Its limit is then `job_deadline_ms`, not `timeout`.
         """
-        answer = self._post("/gradient", request)
+        answer = self._post("/gradient", request, respond_async)
         like = request.get("grad_output", request.get("target"))
         output = answer.get("attention_output")
         return GradientResult(
@@ -129,9 +134,14 @@ class Client:
         """
         return PlanResult(**_verdict(self._post("/plan", request)))
 
-    def forward(self, **request: Unpack[Request]) -> ForwardResult:
-        """The attention output, in the library, device and dtype of the queries' states."""
-        answer = self._post("/forward", request)
+    def forward(
+        self, *, respond_async: bool = False, **request: Unpack[Request]
+    ) -> ForwardResult:
+        """The attention output, in the library, device and dtype of the queries' states.
+
+        :param respond_async: as for `gradient`.
+        """
+        answer = self._post("/forward", request, respond_async)
         names = ("hidden_states", "query_states", "query")
         given: Mapping[str, Any] = request
         like = next(given[name] for name in names if given.get(name) is not None)
@@ -156,7 +166,9 @@ class Client:
     ) -> None:
         self.close()
 
-    def _post(self, path: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _post(
+        self, path: str, request: Mapping[str, Any], respond_async: bool = False
+    ) -> dict[str, Any]:
         by_reference = self._use_references and self.capabilities().store
 
         def encode(where: tuple[str, ...], tensor: Tensor) -> Reference | WireTensor:
@@ -168,8 +180,10 @@ class Client:
             large = wire.nbytes >= MIN_BYTES
             return Reference.of(wire) if by_reference and large and is_frozen(where) else wire
 
-        answer: dict[str, Any] = self._store.post(path, map_tensors(request, encode)).value()
-        return answer
+        headers = {"Prefer": "respond-async"} if respond_async else {}
+        answer = self._store.post(path, map_tensors(request, encode), headers)
+        value: dict[str, Any] = self._transport.finished(answer).value()
+        return value
 
 
 def _gradients(answer: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,9 @@ class TensorStore:
     def after_fork(self) -> None:
         self._lock = threading.Lock()
 
-    def post(self, path: str, request: Mapping[str, Any]) -> Answer:
+    def post(
+        self, path: str, request: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """POST a request whose tensors may be References, uploading them first where needed."""
         references = {item.sha256: item for item in _references(request)}
         lacking = references.keys() - self._held.keys()
@@ -54,7 +56,8 @@ class TensorStore:
             inline = references.keys() & self._given_up
             held = dict(self._held)
             try:
-                answer = self._transport.request("POST", path, Body(_resolved(request, inline)))
+                body = Body(_resolved(request, inline))
+                answer = self._transport.request("POST", path, body, headers)
             except ProblemError as error:
                 lacking = (references.keys() - inline) & _names(error)
                 if error.kind != MISSING or not lacking:

@@ -85,7 +85,29 @@ class Transport:
     def close(self) -> None:
         self._connections.close()
 
-    def request(self, method: str, path: str, body: Body | None = None) -> Answer:
+    def finished(self, answer: Answer) -> Answer:
+        """The answer itself or, after 202, that of the job which it names: asked for until it is there.
+
+        The job is cancelled when the caller is interrupted.
+        """
+        if answer.status == 202:
+            job = f"/jobs/{answer.headers['location'].rsplit('/', 1)[-1]}"
+            try:
+                while answer.status == 202:
+                    time.sleep(_retry_after(answer.headers))
+                    answer = self.request("GET", job)
+            except KeyboardInterrupt:
+                self.request("DELETE", job)
+                raise
+        return answer
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Body | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         """The first answer that is a success (2xx), after up to `retries` repetitions.
 
         Repeated are 429 and 503, after the wait that Retry-After asks for or else an exponential
@@ -98,7 +120,7 @@ class Transport:
             last = attempt == self._retries
             delay = _backoff(attempt)
             try:
-                answer = self._once(method, path, body)
+                answer = self._once(method, path, body, headers or {})
             except TimeoutError as error:
                 # The service may be computing still: asking again would only add to its load.
                 raise ServiceUnreachable(f"{where}: {self._silence(error)}") from error
@@ -141,11 +163,13 @@ class Transport:
             return f"no connection within {CONNECT_SECONDS:.0f} s"
         return f"no answer within {self._timeout} s; Client(timeout=...) sets how long is waited"
 
-    def _once(self, method: str, path: str, body: Body | None) -> Answer:
+    def _once(
+        self, method: str, path: str, body: Body | None, headers: Mapping[str, str]
+    ) -> Answer:
         connection = self._connections.take()
         if connection is not None:
             try:
-                return self._exchange(connection, method, path, body)
+                return self._exchange(connection, method, path, body, headers)
             except (ConnectionError, http.client.HTTPException):
                 # The service may have closed it meanwhile: that is no failure.
                 connection.close()
@@ -154,16 +178,21 @@ class Transport:
                 raise
         connection = self._connections.open()
         try:
-            return self._exchange(connection, method, path, body)
+            return self._exchange(connection, method, path, body, headers)
         except BaseException:
             connection.close()
             raise
 
     def _exchange(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: Body | None
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: Body | None,
+        headers: Mapping[str, str],
     ) -> Answer:
         connection.putrequest(method, self._address.prefix + path)
-        for name, value in self._address.headers.items():
+        for name, value in {**self._address.headers, **headers}.items():
             connection.putheader(name, value)
         connection.putheader("Accept", f"{MEDIA_TYPE}, application/json, application/problem+json")
         if body is not None:
@@ -192,8 +221,8 @@ class Transport:
             self._connections.give_back(connection)
         else:
             connection.close()
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, headers, data)
+        answered = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, answered, data)
 
     def _send(self, connection: http.client.HTTPConnection, body: Body, label: str) -> None:
         with UploadBar(label, body.nbytes, self._progress_min_bytes) as bar:

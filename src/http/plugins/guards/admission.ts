@@ -3,7 +3,7 @@
  * its bytes. When it is decoded: what it will cost, by its shapes. What is refused for now gets 429 and may
  * be sent again when Retry-After says; what could never be done here is refused for good, and says why.
  */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Price } from '../../../engine/price.js';
 import { Problem } from '../../../errors.js';
@@ -52,7 +52,7 @@ declare module 'fastify' {
     reserveMoreBytes(bytes: number): void;
     /**
      * Resolves when there is memory for it; call what it resolves to when that is free again.
-     * @throws {Problem} limit-exceeded for what could never be done, queue-full for what cannot be now.
+     * @throws {Problem} at once: limit-exceeded for what could never be done, queue-full for what cannot be now.
      */
     admit(price: Price, json: boolean): Promise<() => void>;
   }
@@ -92,7 +92,7 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
     this.entry.holdMore(more);
   });
 
-  app.decorateRequest('admit', async function (this: FastifyRequest, price: Price, json: boolean) {
+  app.decorateRequest('admit', function (this: FastifyRequest, price: Price, json: boolean) {
     const seconds = Math.ceil(price.seconds);
     const bytes = Math.ceil(price.bytes);
     if (json && price.answerBytes > limits.maxJsonBytes) {
@@ -110,18 +110,16 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
     }
     this.entry.begin(price.seconds);
     const { client } = this.entry;
-    await memory.take(client, bytes, this.cancellation);
-    return () => {
+    return memory.take(client, bytes, this.cancellation).then(() => () => {
       memory.give(client, bytes);
       this.entry.computed(price.answerBytes);
-    };
+    });
   });
 
-  async function enter(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  async function enter(request: FastifyRequest): Promise<void> {
     const entry = ledger.enter(request.client, Number(request.headers['content-length'] ?? 0));
     request.entry = entry;
-    // 'close' comes once, whether the answer was sent or the client went away.
-    reply.raw.once('close', () => entry.leave());
+    request.lifetime.whenOver(() => entry.leave());
   }
 
   app.addHook('onRoute', (route) => {
@@ -129,4 +127,4 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
   });
 }
 
-export default fp(admission, { name: 'admission', dependencies: ['clients'] });
+export default fp(admission, { name: 'admission', dependencies: ['clients', 'lifetime'] });

@@ -1,10 +1,10 @@
 /**
- * One AbortSignal a request: the client has gone, or the deadline has passed.
+ * One AbortSignal a request: the client has gone, the deadline has passed, or a job was cancelled.
  *
  * Fastify's own `request.signal` and `handlerTimeout` watch the 'close' of the request, which Node
- * emits as soon as a body has arrived whole; so the answer's 'close' is watched here.
+ * emits as soon as a body has arrived whole; so the answer's 'close' is watched (plugins/lifetime.ts).
  */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../../../errors.js';
 
@@ -16,40 +16,47 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** Aborts with a Problem (client-gone or deadline-exceeded) as its reason. */
     cancellation: AbortSignal;
+    /** Stop the computation; nobody wants its answer. */
+    cancel(): void;
   }
 }
 
-async function cancellation(app: FastifyInstance, options: { deadlineMs: number }): Promise<void> {
-  const { deadlineMs } = options;
+interface Deadlines {
+  readonly deadlineMs: number;
+  /** Of requests that are answered by a job. */
+  readonly jobDeadlineMs: number;
+}
+
+async function cancellation(app: FastifyInstance, deadlines: Deadlines): Promise<void> {
   const waiting = new Set<AbortController>();
 
-  async function watch(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  async function watch(request: FastifyRequest): Promise<void> {
     const controller = new AbortController();
+    const limit = request.wantsJob ? deadlines.jobDeadlineMs : deadlines.deadlineMs;
     const timer = setTimeout(() => {
-      controller.abort(
-        new Problem('deadline-exceeded', `There was no answer after ${deadlineMs} ms.`, {
-          limit: deadlineMs,
-        }),
-      );
-    }, deadlineMs);
+      const detail = `There was no answer after ${limit} ms.`;
+      controller.abort(new Problem('deadline-exceeded', detail, { limit }));
+    }, limit);
+    const gone = () =>
+      controller.abort(new Problem('client-gone', 'The client closed the connection.'));
     waiting.add(controller);
-    reply.raw.once('close', () => {
+    request.lifetime.whenOver((left) => {
       clearTimeout(timer);
       waiting.delete(controller);
-      if (!reply.raw.writableFinished) {
-        controller.abort(new Problem('client-gone', 'The client closed the connection.'));
-      }
+      if (left) gone();
     });
     request.cancellation = controller.signal;
+    request.cancel = gone;
   }
 
   app.decorate('cancelAll', (problem: Problem) => {
     for (const controller of waiting) controller.abort(problem);
   });
   app.decorateRequest('cancellation');
+  app.decorateRequest('cancel');
   app.addHook('onRoute', (route) => {
     if (route.config?.compute) route.onRequest = [watch, ...[route.onRequest ?? []].flat()];
   });
 }
 
-export default fp(cancellation, { name: 'cancellation' });
+export default fp(cancellation, { name: 'cancellation', dependencies: ['lifetime', 'jobs'] });

@@ -1,8 +1,8 @@
 /**
  * The end of the service: first it says that it is not ready, so that nothing new is sent to it; then it
- * refuses what comes, and waits until every answer has left; then it closes the port.
+ * refuses what comes, and waits until every answer has left, those of jobs too; then it closes the port.
  */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../../../errors.js';
 
@@ -34,16 +34,15 @@ export function shuttingDown(detail: string): Problem {
 async function draining(app: FastifyInstance): Promise<void> {
   let leaving = false;
   let refusing = false;
-  const open = new Set<FastifyReply>();
+  const open = new Set<FastifyRequest>();
   let emptied = () => {};
 
   app.decorate('draining', () => leaving);
 
-  app.addHook('onRequest', async (_request: FastifyRequest, reply: FastifyReply) => {
-    open.add(reply);
-    // Comes when the last byte has left, or the client has gone.
-    reply.raw.once('close', () => {
-      open.delete(reply);
+  app.addHook('onRequest', async (request: FastifyRequest) => {
+    open.add(request);
+    request.lifetime.whenOver(() => {
+      open.delete(request);
       if (open.size === 0) emptied();
     });
   });
@@ -81,4 +80,4 @@ async function draining(app: FastifyInstance): Promise<void> {
   });
 }
 
-export default fp(draining, { name: 'draining' });
+export default fp(draining, { name: 'draining', dependencies: ['lifetime'] });
