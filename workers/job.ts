@@ -28,8 +28,6 @@ export interface Stage<T extends Task = Task> {
   readonly tasks: readonly T[];
   /** Task k goes on where task k - stride ended, and begins after it. Absent: tasks wait for no other. */
   readonly stride?: number;
-  /** Its tasks may take much longer than a turn, and hold their workers meanwhile. */
-  readonly uncut?: boolean;
   /** Which part of the whole job's work this stage is: from, to, both in [0, 1]. */
   readonly span?: readonly [number, number];
 }

@@ -3,9 +3,7 @@ import { Board } from './board.js';
 import { type Cancelled, CancelledError } from './job.js';
 import { type ExactTask, runExactTask } from './kernels/exact/run.js';
 import { type LowRankTask, runLowRankTask } from './kernels/low-rank/task.js';
-import { type ReferenceForwardTask, runReferenceForwardTask } from './kernels/reference/forward.js';
-import { type ReferenceTask, runReferenceTask } from './kernels/reference/gradient.js';
-import { type ReferenceNormsTask, runReferenceNormsTask } from './kernels/reference/heads.js';
+import { type ReferenceTask, runReferenceTask } from './kernels/reference/operations.js';
 import { type CalibrateTask, runCalibrateTask } from './tasks/calibrate.js';
 import { type DecodeTask, runDecodeTask } from './tasks/decode.js';
 import { type DigestTask, runDigestTask } from './tasks/digest.js';
@@ -24,8 +22,6 @@ type AnyTask =
   | LowRankTask
   | CalibrateTask
   | ReferenceTask
-  | ReferenceForwardTask
-  | ReferenceNormsTask
   | WarmUpTask;
 
 function run(task: AnyTask, cancelled: Cancelled): unknown {
@@ -43,11 +39,7 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
     case 'low_rank':
       return runLowRankTask(task, wasm, cancelled);
     case 'reference':
-      return runReferenceTask(task, cancelled);
-    case 'reference_forward':
-      return runReferenceForwardTask(task, cancelled);
-    case 'reference_norms':
-      return runReferenceNormsTask(task, cancelled);
+      return runReferenceTask(task);
     case 'calibrate':
       return runCalibrateTask(task, wasm, cancelled);
     case 'warm_up':

@@ -1,6 +1,6 @@
 /** A dry run: the verdict and the plan, without the gradient and without its cost. */
 import type { Job } from '../../workers/job.js';
-import { referenceNormsJob } from '../../workers/kernels/reference/heads.js';
+import { referenceNormsJob } from '../../workers/kernels/reference/forward.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import type { PendingTensor } from '../request/intake.js';
 import { type ChooseOptions, choose, judge, obstacleOf, tryPlan } from '../solver/choose.js';

@@ -6,6 +6,7 @@
 
 import { makePlan, makeWorkspace } from '../../workers/kernels/attention/plan.js';
 import { allPairs, exactWork, projectionFlops } from '../../workers/kernels/exact/cost.js';
+import { makeWorkspace as makeReferenceWorkspace } from '../../workers/kernels/reference/workspace.js';
 import { type AttentionLayer, type AttentionProblem, PROJECTIONS } from '../../workers/problem.js';
 import type { Lease } from '../../workers/tensor/shared-memory.js';
 import { elementCount, type Tensor, wireBytes } from '../../workers/tensor/tensor.js';
@@ -138,7 +139,7 @@ function layerPrice(
     seconds += lowRankSeconds(layer, options, wanted.flops > 0);
   }
   if (kernels.reference) {
-    bytes.push(referenceBytes(layer));
+    bytes.push(tally((memory) => makeReferenceWorkspace(layer, wanted.gradients, memory)));
     seconds += (wanted.flops > 0 ? referenceFlops(layer) : projectionFlops(layer)) / REFERENCE_RATE;
   }
   return finished(
@@ -212,7 +213,7 @@ function tally(run: (memory: Lease) => void): number {
     bytes += size * n;
     return new Float64Array(0);
   };
-  run({ float32: count(4), float64: count(8) } as unknown as Lease);
+  run({ int32: count(4), float32: count(4), float64: count(8) } as unknown as Lease);
   return bytes;
 }
 
@@ -264,13 +265,6 @@ function lowRankSeconds(layer: Layer, { rates, features }: ChooseOptions, runs: 
   const chain = rows * (4 * (features ?? MOST_FEATURES / 4) * (2 * width + ranks) + ROW_FLOPS);
   const flops = projectionFlops(layer) + (runs ? chain : (rows * ROW_FLOPS) / 4);
   return plan + flops / rates.lowRank;
-}
-
-function referenceBytes({ dims, projections }: Layer): number {
-  const { queryLength, keyLength, headDim, valueDim } = dims;
-  const widest = Math.max(...PROJECTIONS.map((name) => projections[name].inFeatures));
-  const rows = queryLength + 2 * keyLength;
-  return 8 * (6 * rows * (headDim + valueDim) + 2 * rows * widest + 512 * keyLength);
 }
 
 function referenceFlops(layer: Layer): number {

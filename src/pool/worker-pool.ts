@@ -164,7 +164,7 @@ export class WorkerPool implements Executor {
   }
 
   #isSlow(run: StageRun): boolean {
-    return run.stage.uncut === true || this.#slow.has(run.context);
+    return this.#slow.has(run.context);
   }
 
   async #give(run: StageRun, turn: Turn): Promise<void> {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
-import { referenceJob, runReferenceTask } from '../../workers/kernels/reference/gradient.js';
+import { referenceJob } from '../../workers/kernels/reference/gradient.js';
+import { runReferenceTask } from '../../workers/kernels/reference/operations.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import { type ProblemShape, randomProblem } from '../support/problems.js';
 import { randomProblem as layerProblem } from './problems.js';

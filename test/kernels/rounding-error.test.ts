@@ -13,10 +13,8 @@ import { exactForwardJob } from '../../workers/kernels/exact/forward.js';
 import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
 import { runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
-import {
-  referenceForwardJob,
-  runReferenceForwardTask,
-} from '../../workers/kernels/reference/forward.js';
+import { referenceForwardJob } from '../../workers/kernels/reference/forward.js';
+import { runReferenceTask } from '../../workers/kernels/reference/operations.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import { testSeed } from '../support/random.js';
 import { assertNorms } from './norms.js';
@@ -158,7 +156,7 @@ test('forward: the upper limit holds for at least 98 of 100 outputs', () => {
     const problem = randomProblem({ seed: seed + round, ...variants[round % variants.length] });
     const job = exactForwardJob(problem, { seed });
     const { error, ...answer } = runJob(job, (task, c) => runExactTask(task, wasm, c));
-    const truth = runJob(referenceForwardJob(problem), runReferenceForwardTask);
+    const truth = runJob(referenceForwardJob(problem), runReferenceTask);
     const { attentionOutput: expected } = truth;
     const relative = distance(answer.attentionOutput, expected) / norm(expected);
     assert.ok(error.rows_sampled >= 20 && error.upper < 1e-4, `${error.upper}`);

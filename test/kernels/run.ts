@@ -9,7 +9,8 @@ import {
 } from '../../workers/kernels/exact/gradient.js';
 import { runExactTask } from '../../workers/kernels/exact/run.js';
 import type { Wasm } from '../../workers/kernels/inner/instance.js';
-import { referenceJob, runReferenceTask } from '../../workers/kernels/reference/gradient.js';
+import { referenceJob } from '../../workers/kernels/reference/gradient.js';
+import { runReferenceTask } from '../../workers/kernels/reference/operations.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type { AttentionKind, AttentionProblem } from '../../workers/problem.js';
 

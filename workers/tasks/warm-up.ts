@@ -4,7 +4,8 @@ import { type Cancelled, CancelledError, runJob, type Task } from '../job.js';
 import { exactJob } from '../kernels/exact/gradient.js';
 import { runExactTask } from '../kernels/exact/run.js';
 import type { Wasm } from '../kernels/inner/instance.js';
-import { referenceJob, runReferenceTask } from '../kernels/reference/gradient.js';
+import { referenceJob } from '../kernels/reference/gradient.js';
+import { runReferenceTask } from '../kernels/reference/operations.js';
 import { sampleProblem } from './sample-problem.js';
 
 export interface WarmUpTask extends Task {

@@ -85,6 +85,10 @@ export class Lease {
     return new Float64Array(this.#block(8 * length), 0, length);
   }
 
+  int32(length: number): Int32Array {
+    return new Int32Array(this.#block(4 * length), 0, length);
+  }
+
   /** Gives everything back: no thread may look at it or write to it any more. */
   end(): void {
     give(this.#blocks);

@@ -1,6 +1,6 @@
 /**
- * One attention head in float64, forward and backward, with the formulas as they stand in the
- * textbook. This is the oracle for every faster kernel: it is written for reading.
+ * One tile of one attention head in float64, rows by keys, forward and backward, with the formulas as they stand
+ * in the textbook. This is the oracle for every faster kernel: it is written for reading.
  *
  *     S = beta Q K^T            P = softmax over each row of S            O = P V
  *     G = O - Y (objective 1/2 ||O - Y||_F^2) or the given dLoss/dO
@@ -10,109 +10,149 @@
  * With a soft cap S = c tanh(beta Q K^T / c), and dS takes its slope 1 - tanh^2; a sink is one more logit in
  * each row's sum, and Psink its share. A row that sees no key has P = 0.
  *
- * Rows are taken in blocks, so that no Lq x Lk matrix is ever kept.
+ * The tiles of a row come one after the other: forward they keep the largest logit so far and the sum of
+ * e^(S - largest), by which O is divided in the last of them; backward finds P by both.
  */
-import { Matrix } from 'ml-matrix';
-import { type Cancelled, CancelledError } from '../../job.js';
 import type { Range } from '../../mask.js';
-import { rowSoftmax } from '../softmax.js';
+import { addProduct, clear, type Matrix, matrix, rowsOf, transposed } from './matrix.js';
 
-const BLOCK_ROWS = 64;
-
-export interface HeadLayer {
-  /** Q (Lq, d), K (Lk, d), V (Lk, dv) of one head. */
+export interface Head {
+  /** Q (Lq, d), K (Lk, d), V (Lk, dv). */
   readonly Q: Matrix;
   readonly K: Matrix;
   readonly V: Matrix;
+  /** (Lq, dv) */
+  readonly O: Matrix;
+  /** Of each row: the largest logit, and the sum of e^(S - largest). */
+  readonly largest: Float64Array;
+  readonly sum: Float64Array;
+  /** Keys that each row sees: first, last of row 0, first, last of row 1, ... */
+  readonly seen: Int32Array;
   /** beta */
   readonly scaling: number;
   /** c; absent: no cap. */
-  readonly softcap?: number | undefined;
+  readonly softcap: number | undefined;
   /** Absent: none. */
-  readonly sink?: number | undefined;
-  /** Keys that a row sees. */
-  readonly keysOfRow: (row: number) => Range;
+  readonly sink: number | undefined;
 }
 
-export interface HeadProblem extends HeadLayer {
+/** What the backward pass adds to. */
+export interface HeadGradient {
   /** Y or G, (Lq, dv). */
   readonly objective: { readonly kind: 'target' | 'grad_output'; readonly matrix: Matrix };
-}
-
-export interface HeadGradient {
-  readonly O: Matrix;
   readonly dQ: Matrix;
   readonly dK: Matrix;
   readonly dV: Matrix;
-  readonly dsink: number;
-  /** 1/2 ||O - Y||_F^2; 0 when the upstream gradient was given. */
-  readonly loss: number;
+  /** One number: 1/2 ||O - Y||_F^2. */
+  readonly loss: Float64Array;
+  /** One number; absent: there is no sink. */
+  readonly dsink: Float64Array | undefined;
 }
 
-/** Blocks of rows, each with its P, the slope of the cap and the share of the sink. */
-function* blocks(layer: HeadLayer, cancelled: Cancelled) {
-  const { Q, K, scaling: beta } = layer;
-  const KT = K.transpose();
-  for (let first = 0; first < Q.rows; first += BLOCK_ROWS) {
-    if (cancelled()) throw new CancelledError();
-    const last = Math.min(first + BLOCK_ROWS, Q.rows) - 1;
-    const rows = (M: Matrix) => M.subMatrix(first, last, 0, M.columns - 1);
-    const q = rows(Q);
-    const P = q.mmul(KT).mul(beta);
-    const slopes = Matrix.ones(P.rows, P.columns);
-    const sinks = Array.from({ length: P.rows }, (_, i) => {
-      const logits = Float64Array.from(P.getRow(i));
-      const row = rowSoftmax(layer, logits, layer.keysOfRow(first + i), layer.sink);
-      P.setRow(i, row.P);
-      if (row.slope) slopes.setRow(i, row.slope);
-      return row.sink;
-    });
-    yield { first, rows, q, P, slopes, sinks };
+/** Rows by keys; the first and the last of the tiles of its rows do more. */
+export interface Tile {
+  readonly rows: Range;
+  readonly keys: Range;
+  readonly isFirst: boolean;
+  readonly isLast: boolean;
+}
+
+/** S, and the slope of the cap, of all rows and keys of a tile. */
+function logits(head: Head, { rows, keys }: Tile) {
+  const { Q, K, scaling: beta, softcap: c } = head;
+  const [n, m] = [rows.last - rows.first, keys.last - keys.first];
+  const S = new Float64Array(n * m);
+  addProduct(matrix(S, n, m), rowsOf(Q, rows), transposed(rowsOf(K, keys)), beta);
+  if (c === undefined) return { S, slope: null };
+  const tanh = S.map((s) => Math.tanh(s / c));
+  return { S: tanh.map((t) => c * t), slope: tanh.map((t) => 1 - t * t) };
+}
+
+/** Keys of a tile that a row sees. */
+function seenBy({ seen }: Head, row: number, { first, last }: Range): Range {
+  const from = Math.max(first, seen[2 * row]!);
+  return { first: from, last: Math.max(from, Math.min(last, seen[2 * row + 1]!)) };
+}
+
+/** O += P V, and what the sum of the row has come to. */
+export function forward(head: Head, tile: Tile): void {
+  const { O, V, largest, sum, sink } = head;
+  const { rows, keys, isFirst, isLast } = tile;
+  const m = keys.last - keys.first;
+  const { S } = logits(head, tile);
+  const P = new Float64Array(S.length);
+  if (isFirst) {
+    clear(rowsOf(O, rows));
+    largest.fill(sink ?? Number.NEGATIVE_INFINITY, rows.first, rows.last);
+    sum.fill(sink === undefined ? 0 : 1, rows.first, rows.last);
   }
-}
-
-/**
- * O = P V
- *
- * @throws {CancelledError} when `cancelled` answers true between two blocks of rows.
- */
-export function headOutput(layer: HeadLayer, cancelled: Cancelled): Matrix {
-  const O = Matrix.zeros(layer.Q.rows, layer.V.columns);
-  for (const { first, P } of blocks(layer, cancelled)) O.setSubMatrix(P.mmul(layer.V), first, 0);
-  return O;
-}
-
-/**
- * @throws {CancelledError} when `cancelled` answers true between two blocks of rows.
- */
-export function headGradient(problem: HeadProblem, cancelled: Cancelled): HeadGradient {
-  const { Q, K, V, objective, scaling: beta } = problem;
-  const O = Matrix.zeros(Q.rows, V.columns);
-  const dQ = Matrix.zeros(Q.rows, Q.columns);
-  const dK = Matrix.zeros(K.rows, K.columns);
-  const dV = Matrix.zeros(V.rows, V.columns);
-  const VT = V.transpose();
-  let loss = 0;
-  let dsink = 0;
-
-  for (const { first, rows, q, P, slopes, sinks } of blocks(problem, cancelled)) {
-    const o = P.mmul(V);
-    let g = rows(objective.matrix);
-    if (objective.kind === 'target') {
-      g = Matrix.sub(o, g);
-      loss += 0.5 * Matrix.mul(g, g).sum();
+  const scale = (row: number, factor: number) => {
+    for (let c = 0; c < O.columns; c++) O.data[O.at + row * O.down + c]! *= factor;
+  };
+  for (let row = rows.first; row < rows.last; row++) {
+    const { first, last } = seenBy(head, row, keys);
+    const at = (row - rows.first) * m - keys.first;
+    let top = largest[row]!;
+    for (let j = first; j < last; j++) top = Math.max(top, S[at + j]!);
+    if (top !== largest[row]) {
+      const kept = Math.exp(largest[row]! - top);
+      sum[row]! *= kept;
+      scale(row, kept);
+      largest[row] = top;
     }
-
-    const t = g.mmul(VT);
-    const means = Matrix.mul(g, o).sum('row');
-    t.subColumnVector(means);
-    const dS = Matrix.mul(P, t).mul(slopes);
-    for (let i = 0; i < sinks.length; i++) dsink -= sinks[i]! * means[i]!;
-
-    O.setSubMatrix(o, first, 0);
-    dQ.setSubMatrix(dS.mmul(K).mul(beta), first, 0);
-    dK.add(dS.transpose().mmul(q).mul(beta));
-    dV.add(P.transpose().mmul(g));
+    for (let j = first; j < last; j++) sum[row]! += P[at + j] = Math.exp(S[at + j]! - top);
   }
-  return { O, dQ, dK, dV, dsink, loss };
+  addProduct(rowsOf(O, rows), matrix(P, rows.last - rows.first, m), rowsOf(V, keys), 1);
+  for (let row = rows.first; isLast && row < rows.last; row++) {
+    if (sum[row] !== 0) scale(row, 1 / sum[row]!);
+  }
+}
+
+/** G of the rows, and G_i . O_i. */
+function upstream({ O }: Head, { objective }: HeadGradient, { first, last }: Range) {
+  const Y = objective.matrix;
+  const n = last - first;
+  const G = new Float64Array(n * O.columns);
+  const means = new Float64Array(n);
+  for (let i = 0; i < n; i++) {
+    for (let c = 0; c < O.columns; c++) {
+      const o = O.data[O.at + (first + i) * O.down + c]!;
+      const y = Y.data[Y.at + (first + i) * Y.down + c]!;
+      const g = objective.kind === 'target' ? o - y : y;
+      G[i * O.columns + c] = g;
+      means[i]! += g * o;
+    }
+  }
+  return { G: matrix(G, n, O.columns), means };
+}
+
+/** dQ, dK and dV of a tile; loss and dsink with the first of its rows. All tiles of the rows went forward. */
+export function backward(head: Head, gradient: HeadGradient, tile: Tile): void {
+  const { Q, K, V, largest, sum, sink, scaling: beta } = head;
+  const { objective, dQ, dK, dV, loss, dsink } = gradient;
+  const { rows, keys, isFirst } = tile;
+  const [n, m] = [rows.last - rows.first, keys.last - keys.first];
+  const { G, means } = upstream(head, gradient, rows);
+  const { S, slope } = logits(head, tile);
+  const P = new Float64Array(n * m);
+  const dS = new Float64Array(n * m);
+  addProduct(matrix(dS, n, m), G, transposed(rowsOf(V, keys)), 1);
+  for (let i = 0; i < n; i++) {
+    const row = rows.first + i;
+    const { first, last } = seenBy(head, row, keys);
+    for (let j = 0; j < m; j++) {
+      const k = i * m + j;
+      const isSeen = keys.first + j >= first && keys.first + j < last;
+      P[k] = isSeen ? Math.exp(S[k]! - largest[row]!) / sum[row]! : 0;
+      dS[k] = P[k]! * (dS[k]! - means[i]!) * (slope ? slope[k]! : 1);
+    }
+    if (isFirst && dsink && sum[row]! > 0) {
+      dsink[0]! -= (Math.exp(sink! - largest[row]!) / sum[row]!) * means[i]!;
+    }
+  }
+  addProduct(rowsOf(dQ, rows), matrix(dS, n, m), rowsOf(K, keys), beta);
+  addProduct(rowsOf(dK, keys), transposed(matrix(dS, n, m)), rowsOf(Q, rows), beta);
+  addProduct(rowsOf(dV, keys), transposed(matrix(P, n, m)), G, 1);
+  if (!isFirst || objective.kind !== 'target') return;
+  for (const g of G.data) loss[0]! += 0.5 * g * g;
 }

@@ -1,46 +1,49 @@
-/** The output of a whole attention layer in float64, one head at a time: the oracle of POST /forward. */
+/** The output of a whole attention layer in float64, and its norms alone: the oracles of POST /forward and /plan. */
 
-import type { Cancelled, Job, Task } from '../../job.js';
+import type { Job } from '../../job.js';
 import type { AttentionLayer } from '../../problem.js';
+import { Lease } from '../../tensor/shared-memory.js';
 import type { ComposedNorms } from '../norms.js';
 import { type ForwardResult, sharedFloat64 } from '../result.js';
-import { headOutput } from './attention.js';
-import { headLayer, normsOf, projectedHeads } from './heads.js';
+import { attend, everyHead, headOf, type Visitor } from './heads.js';
+import { matrix } from './matrix.js';
+import { chain, type ReferenceTask } from './operations.js';
+import { makeWorkspace, normsOf, type Workspace } from './workspace.js';
 
-export interface ReferenceForwardTask extends Task {
-  readonly kernel: 'reference_forward';
-  readonly layer: AttentionLayer;
-  /** (B, Lq, H dv) */
-  readonly attentionOutput: Float64Array;
-}
-
-export function runReferenceForwardTask(
-  { layer, attentionOutput }: ReferenceForwardTask,
-  cancelled: Cancelled,
-): ComposedNorms[] {
-  const { queryLength, heads, valueDim } = layer.dims;
-  const headNorms: ComposedNorms[] = [];
-  for (const composed of projectedHeads(layer)) {
-    const { batchItem, head, query, key, value } = composed;
-    headNorms.push(normsOf(query, key, value, layer.scaling));
-    const O = headOutput(headLayer(layer, composed), cancelled);
-    for (let i = 0; i < queryLength; i++) {
-      const at = ((batchItem * queryLength + i) * heads + head) * valueDim;
-      attentionOutput.set(O.getRow(i), at);
-    }
-  }
-  return headNorms;
-}
-
-export function* referenceForwardJob(
+/** @returns the norms of every head of every batch item. */
+function* visitHeads(
+  name: string,
   layer: AttentionLayer,
-): Job<ForwardResult, ReferenceForwardTask> {
+  visit: (workspace: Workspace) => Visitor,
+): Job<readonly ComposedNorms[], ReferenceTask> {
+  const memory = new Lease();
+  try {
+    const workspace = makeWorkspace(layer, false, memory);
+    yield* chain(name, everyHead(layer, workspace, visit(workspace)));
+    return normsOf(layer, workspace);
+  } finally {
+    memory.end();
+  }
+}
+
+export function* referenceForwardJob(layer: AttentionLayer): Job<ForwardResult, ReferenceTask> {
   const { batch, queryLength, heads, valueDim } = layer.dims;
   const attentionOutput = sharedFloat64(batch * queryLength * heads * valueDim);
-  const [headNorms] = (yield {
-    name: 'reference',
-    uncut: true,
-    tasks: [{ kernel: 'reference_forward', layer, attentionOutput }],
-  }) as [ComposedNorms[]];
+  const width = heads * valueDim;
+  const headNorms = yield* visitHeads('reference', layer, (workspace) => ({
+    *head(batchItem, head) {
+      yield* attend(headOf(layer, workspace, batchItem, head), null);
+      const at = batchItem * queryLength * width + head * valueDim;
+      const target = matrix(attentionOutput, queryLength, valueDim, at, width);
+      yield { kind: 'add', target, term: matrix(workspace.O, queryLength, valueDim) };
+    },
+  }));
   return { attentionOutput, headNorms };
+}
+
+/** The composed norms of every head of every batch item: the cost of the projections. */
+export function referenceNormsJob(
+  layer: AttentionLayer,
+): Job<readonly ComposedNorms[], ReferenceTask> {
+  return visitHeads('norms', layer, () => ({}));
 }
