@@ -50,9 +50,10 @@ function run(compiler, args) {
 
 /** Writes operations.h where it is not there already. */
 export async function writeHeader() {
-  const compiled = join(ROOT, 'dist/workers/kernels/inner/operations.js');
-  const { OPERATIONS } = await import(pathToFileURL(compiled));
-  const text = operationsHeader(OPERATIONS);
+  const compiled = (name) => pathToFileURL(join(ROOT, `dist/workers/kernels/inner/${name}.js`));
+  const { OPERATIONS } = await import(compiled('operations'));
+  const { STAGES } = await import(compiled('stages'));
+  const text = operationsHeader({ ...OPERATIONS, ...STAGES });
   const path = join(ROOT, HEADER);
   mkdirSync(FOLDER, { recursive: true });
   if (!existsSync(path) || readFileSync(path, 'utf8') !== text) writeFileSync(path, text);

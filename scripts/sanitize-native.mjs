@@ -11,6 +11,7 @@ import { LOOPS } from '../dist/test/kernels/inner/loops.js';
 import { difference, drawCall, drawFrom } from '../dist/workers/kernels/inner/call.js';
 import { nativeFiles } from '../dist/workers/kernels/inner/native.js';
 import { OPERATIONS } from '../dist/workers/kernels/inner/operations.js';
+import { STAGES } from '../dist/workers/kernels/inner/stages.js';
 import { Random } from '../dist/workers/kernels/random.js';
 import { FLAGS, SETS } from './build-native.mjs';
 import { ROOT } from './make.mjs';
@@ -18,7 +19,8 @@ import { ROOT } from './make.mjs';
 const ROUNDS = 40;
 const SANITIZE = ['-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=all'];
 const TYPES = { f32: Float32Array, f64: Float64Array, i32: Int32Array };
-const NAMES = Object.keys(OPERATIONS);
+const DECLARED = { ...OPERATIONS, ...STAGES };
+const NAMES = Object.keys(DECLARED);
 const KINDS = { array: 1, struct: 2 };
 
 const int32 = (x) => Buffer.from(Int32Array.of(x).buffer);
@@ -47,7 +49,7 @@ function outcomeOf(call, output, at) {
   const returned = output.readDoubleLE(at);
   let from = at + 8;
   const arrays = {};
-  for (const { name, type } of arraysOf(OPERATIONS[call.name].arguments)) {
+  for (const { name, type } of arraysOf(DECLARED[call.name].arguments)) {
     const { byteLength } = call.arrays[name];
     arrays[name] = new TYPES[type](new Uint8Array(output.subarray(from, from + byteLength)).buffer);
     from += byteLength;
@@ -82,7 +84,7 @@ function check(set, folder, seed) {
   const input = Buffer.concat(
     calls.flatMap((call) => [
       int32(NAMES.indexOf(call.name)),
-      written(OPERATIONS[call.name].arguments, call),
+      written(DECLARED[call.name].arguments, call),
     ]),
   );
   const { status, stdout, stderr } = spawnSync(program, { input, maxBuffer: 2 ** 30 });

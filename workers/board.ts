@@ -24,6 +24,11 @@ export class Board {
     Atomics.store(this.words, STOP, 1);
   }
 
+  /** Not 0: stopped. */
+  get stopWord(): Int32Array {
+    return this.words.subarray(STOP, STOP + 1);
+  }
+
   get stopped(): boolean {
     return Atomics.load(this.words, STOP) !== 0;
   }

@@ -66,7 +66,26 @@ export function* within<Result, T extends Task>(
 }
 
 /** Asked between row blocks; true: stop now, the result is not wanted any more. */
-export type Cancelled = () => boolean;
+export interface Cancelled {
+  (): boolean;
+  readonly words?: CancelWords | undefined;
+}
+
+/** What `Cancelled` does, for code that cannot call it: count up `beat`, and stop where `stop` is not 0. */
+export interface CancelWords {
+  readonly stop: Int32Array;
+  readonly beat: Int32Array;
+}
+
+/** Throws CancelledError when the result is not wanted any more. */
+export interface Checkpoint {
+  (): void;
+  readonly words?: CancelWords | undefined;
+}
+
+export function checkpointOf(cancelled: Cancelled): Checkpoint {
+  return Object.assign(() => checkpoint(cancelled), { words: cancelled.words });
+}
 
 /** Thrown by a kernel that was told to stop. */
 export class CancelledError extends Error {

@@ -49,10 +49,13 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
 
 export default function takeTurn({ tasks, first, stride, board: words, beat }: Turn): TurnOutcome {
   const board = new Board(words);
-  const cancelled = () => {
-    Atomics.add(beat, 0, 1);
-    return board.stopped;
-  };
+  const cancelled = Object.assign(
+    () => {
+      Atomics.add(beat, 0, 1);
+      return board.stopped;
+    },
+    { words: { stop: board.stopWord, beat } },
+  );
   const end = performance.now() + TURN_MS;
   const results: TaskResult[] = [];
   try {

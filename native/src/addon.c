@@ -89,22 +89,30 @@ static int flag(Call *call, int i) {
   return number(call, i) != 0;
 }
 
-static void *address(Call *call, int i) { return call->binding->memory + (uint32_t)number(call, i); }
+/* Addresses from here on are those of arrays anywhere, as `address` gives them: below, of the build's own memory. */
+static const double ELSEWHERE = 0x1p50;
 
+static void *place(Call *call, double at) {
+  return at < ELSEWHERE ? call->binding->memory + (uint32_t)(int64_t)at : (char *)(uintptr_t)(at - ELSEWHERE);
+}
+
+static void *address(Call *call, int i) { return place(call, number(call, i)); }
+
+#define NUMBER(type, name) to->name = (type)*word++;
 /* Absent arrays have address 0. */
-static void *address_of_word(Call *call, int32_t word) {
-  return word == 0 ? NULL : call->binding->memory + (uint32_t)word;
-}
-
-static const Block *block(Call *call, int i, Block *to) {
-  const int32_t *word = address(call, i);
-#define SIZE(name) to->name = *word++;
-#define ARRAY(type, name) to->name = address_of_word(call, *word++);
-  BLOCK_FIELDS(SIZE, ARRAY)
-#undef SIZE
+#define ARRAY(type, name) \
+  to->name = *word == 0 ? NULL : place(call, *word); \
+  word++;
+#define STRUCT(type)                                              \
+  static const type *read_##type(Call *call, int i, type *to) {   \
+    const WordOf##type *word = address(call, i);                  \
+    FIELDS_OF_##type(NUMBER, ARRAY)                               \
+    return to;                                                    \
+  }
+STRUCTS(STRUCT)
+#undef STRUCT
+#undef NUMBER
 #undef ARRAY
-  return to;
-}
 
 static napi_value nothing(napi_env env) {
   (void)env;
@@ -123,7 +131,7 @@ static napi_value number_value(napi_env env, double x) {
 #define AT_FLAG(i) flag(&call, i)
 #define AT_NUMBER(i) number(&call, i)
 #define AT_ARRAY(i) address(&call, i)
-#define AT_BLOCK(i) block(&call, i, &(Block){0})
+#define AT_STRUCT(type, i) read_##type(&call, i, &(type){0})
 #define OPERATION(name, count, result, parameters, arguments)                 \
   static napi_value call_##name(napi_env env, napi_callback_info info) {      \
     Call call;                                                                \
@@ -140,6 +148,15 @@ static napi_value attach(napi_env env, napi_callback_info info) {
   if (napi_get_arraybuffer_info(env, call.values[0], (void **)&call.binding->memory, &size) != napi_ok)
     napi_throw_type_error(env, NULL, "attach takes an ArrayBuffer");
   return NULL;
+}
+
+/* address(x): where a typed array lies. Good as long as x is held. */
+static napi_value address_of(napi_env env, napi_callback_info info) {
+  Call call;
+  void *data = NULL;
+  begin(env, info, 1, &call);
+  napi_get_typedarray_info(env, call.values[0], NULL, NULL, &data, NULL, NULL);
+  return number_value(env, data ? ELSEWHERE + (double)(uintptr_t)data : 0);
 }
 
 static void add(napi_env env, napi_value to, const char *name, napi_callback function, void *data) {
@@ -197,6 +214,7 @@ NAPI_MODULE_INIT() {
   }
   napi_set_named_property(env, exports, "builds", names);
   add(env, exports, "bind", bind, NULL);
+  add(env, exports, "address", address_of, NULL);
   add(env, exports, "peak", peak, NULL);
   return exports;
 }

@@ -30,10 +30,10 @@ static void outer_product(int rows, int keys, int k, const float *a, const float
 
 /* First row of the block that sees key j of tile t, and the row after the last one: 0 and `rows` where all do. */
 static int first_seer(const Block *b, int t, int j) {
-  return b->from ? most(0, b->from[at_tile(b, t, KEYS) + j] - b->firstRow) : 0;
+  return b->from ? most(0, b->from[at_tile(b, t, KEYS) + j] - b->first_row) : 0;
 }
 static int last_seer(const Block *b, int t, int j) {
-  return b->to ? least(b->rows, b->to[at_tile(b, t, KEYS) + j] - b->firstRow) : b->rows;
+  return b->to ? least(b->rows, b->to[at_tile(b, t, KEYS) + j] - b->first_row) : b->rows;
 }
 
 /* How much of a tile the rows of the block see. */

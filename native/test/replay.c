@@ -10,7 +10,7 @@
 #include "operations.h"
 
 enum { NUMBER, ARRAY, STRUCT };
-enum { MOST_OPERANDS = 64 };
+enum { MOST_OPERANDS = 96 };
 
 typedef struct {
   int32_t kind, bytes;
@@ -50,21 +50,24 @@ static void write_arrays(Operand *from) {
   }
 }
 
-static const Block *block(Block *to) {
-  const Operand *field = fields;
-#define SIZE(name) to->name = (int)field++->number;
+#define NUMBER(type, name) to->name = (type)field++->number;
 #define ARRAY(type, name) to->name = field++->array;
-  BLOCK_FIELDS(SIZE, ARRAY)
-#undef SIZE
+#define STRUCT(type)                            \
+  static const type *read_##type(type *to) {    \
+    const Operand *field = fields;              \
+    FIELDS_OF_##type(NUMBER, ARRAY)             \
+    return to;                                  \
+  }
+STRUCTS(STRUCT)
+#undef STRUCT
+#undef NUMBER
 #undef ARRAY
-  return to;
-}
 
 #define AT_SIZE(i) ((int)arguments[i].number)
 #define AT_FLAG(i) AT_SIZE(i)
 #define AT_NUMBER(i) arguments[i].number
 #define AT_ARRAY(i) arguments[i].array
-#define AT_BLOCK(i) block(&(Block){0})
+#define AT_STRUCT(type, i) read_##type(&(type){0})
 #define RESULT_void(call) (call, 0)
 #define RESULT_float(call) call
 

@@ -4,6 +4,8 @@
  */
 import { KEYS, ROWS, TILE_FLOATS } from '../../../workers/kernels/inner/block.js';
 import type { OperationName } from '../../../workers/kernels/inner/operations.js';
+import type { StageName } from '../../../workers/kernels/inner/stages.js';
+import { attend } from './attend-loop.js';
 
 type Arrays = Readonly<Record<string, Float64Array>>;
 type Numbers = Readonly<Record<string, number>>;
@@ -89,7 +91,8 @@ const values: Loop = (s, arrays) => {
   });
 };
 
-export const LOOPS: Readonly<Record<OperationName, Loop>> = {
+export const LOOPS: Readonly<Record<OperationName | StageName, Loop>> = {
+  attend,
   exp: (_, { x }) => x!.set(x!.map(Math.exp)),
   max_abs: (_, { x }) => x!.reduce((m, value) => Math.max(m, Math.abs(value)), 0),
   largest: (_, { x }) => x!.reduce((m, value) => Math.max(m, Math.abs(value)), 0),

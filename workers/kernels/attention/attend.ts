@@ -10,13 +10,15 @@
  * The division by the row sum is folded into the thin factors. Products that belong to rows alone,
  * Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T), are contracted here; the others wait for all rows.
  */
-import { keysOfRow, keysOfRows } from '../../mask.js';
+import type { Checkpoint } from '../../job.js';
+import { keysOfRows } from '../../mask.js';
 import type { Contradiction } from '../../problem.js';
 import { type Block, KEYS, ROWS, writeBlock } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
+import { attendInOneCall, hasRowOfOneKey } from './in-one-call.js';
 import { type AttentionMemory, type KeyWindow, loadWindow, prepareMemory } from './memory.js';
-import { type ExactPlan, TILES_AT_ONCE } from './plan.js';
+import { TILES_AT_ONCE } from './plan.js';
 import { RightSums } from './right.js';
 import {
   addSinks,
@@ -36,30 +38,61 @@ export interface AttendReport {
   readonly contradiction: Contradiction | null;
 }
 
-export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: () => void): AttendReport {
-  const { plan } = task;
+export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: Checkpoint): AttendReport {
   let loss = 0;
   let contradiction: Contradiction | null = null;
   for (const lane of task.lanes) {
     const memory = prepareMemory(task, wasm, lane, checkpoint);
-    const { windows } = memory;
-    const sums: WindowVisitor = {
-      begin: (window) => takeSums(task, wasm, memory, lane, window),
-      end: (window) => giveSums(task, wasm, memory, lane, window),
-    };
-    // In a single window they may stay from block to block.
-    const stay = windows.length === 1;
     if (task.first === 0) clearSums(task, lane);
-    if (stay) sums.begin?.(windows[0]!);
-    for (let turn = task.first; turn < task.last; turn++) {
-      const block = lane.lane + turn * plan.lanes;
-      if (block >= plan.blocks) break;
-      const report = attendBlock(task, wasm, memory, lane, block, checkpoint, stay ? {} : sums);
-      loss += report.loss;
-      contradiction ??= report.contradiction;
-    }
-    if (stay) sums.end?.(windows[0]!);
+    const attend = wasm.fn.attend ? attendLane : attendByPasses;
+    const report = attend(task, wasm, memory, lane, checkpoint);
+    loss += report.loss;
+    contradiction ??= report.contradiction;
   }
+  return { loss, contradiction };
+}
+
+/** Where the build has the whole stage. */
+function attendLane(
+  task: AttendTask,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  lane: LaneOfHead,
+  checkpoint: Checkpoint,
+): AttendReport {
+  const { lanes, blocks } = task.plan;
+  const last = Math.min(blocks, lane.lane + task.last * lanes);
+  const range = { first: lane.lane + task.first * lanes, last, step: lanes };
+  return attendInOneCall(task, wasm, memory, lane, range, null, checkpoint);
+}
+
+/** Where it has not: its passes one by one, on copies of the keys. */
+function attendByPasses(
+  task: AttendTask,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  lane: LaneOfHead,
+  checkpoint: Checkpoint,
+): AttendReport {
+  const { plan } = task;
+  const { windows } = memory;
+  let loss = 0;
+  let contradiction: Contradiction | null = null;
+  const sums: WindowVisitor = {
+    begin: (window) => takeSums(task, wasm, memory, lane, window),
+    end: (window) => giveSums(task, wasm, memory, lane, window),
+  };
+  // In a single window they may stay from block to block.
+  const stay = windows.length === 1;
+  if (stay) sums.begin?.(windows[0]!);
+  for (let turn = task.first; turn < task.last; turn++) {
+    const block = lane.lane + turn * plan.lanes;
+    if (block >= plan.blocks) break;
+    const report = attendBlock(task, wasm, memory, lane, block, checkpoint, stay ? {} : sums);
+    loss += report.loss;
+    contradiction ??= report.contradiction;
+  }
+  if (stay) sums.end?.(windows[0]!);
   return { loss, contradiction };
 }
 
@@ -110,7 +143,7 @@ export function attendRows(
   const { batchItem } = rows.lane.unit;
   const seen = keysOfRows(plan.problem, batchItem, { first, last: first + n });
   // Where a row has a single key its weight is to be 1, so that dS is exactly 0.
-  const fused = !hasRowOfOneKey(plan, batchItem, first);
+  const fused = !hasRowOfOneKey(plan.problem, batchItem, first);
   const known = plan.problem.known?.logSumExp ? 2 : 0;
   const bounded = fused ? fields.bounded || known : 0;
   const block = {
@@ -164,6 +197,7 @@ export function attendRows(
   if (g && !given.loaded) pass({ g, o: 0 }, windows.length > 1 ? again : fn.values);
   wasm.f64(fields.sum, ROWS).set(sums);
   const right = new RightSums(plan, wasm, memory);
+  right.clear();
   if (g || pv) divideBySums(task, wasm, memory, rows);
   if (ps + pv) {
     const gradients: typeof fn.gradients = (...range) => {
@@ -175,16 +209,6 @@ export function attendRows(
     wasm.f64(fields.sum, ROWS).set(sums);
   }
   return { loss, right, contradiction: findContradiction(task, wasm, memory, rows, bounded === 1) };
-}
-
-/** Whether a row has one key only, in the block of the head that row `first` is in. */
-function hasRowOfOneKey({ problem }: ExactPlan, batchItem: number, first: number): boolean {
-  const block = first - (first % ROWS);
-  for (let row = block; row < Math.min(block + ROWS, problem.dims.queryLength); row++) {
-    const keys = keysOfRow(problem, batchItem, row);
-    if (keys.last - keys.first === 1) return true;
-  }
-  return false;
 }
 
 /** The lane's partial sums of left products, (keys, width): where they are in memory and in the workspace. */

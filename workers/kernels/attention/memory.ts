@@ -10,7 +10,7 @@ import {
 } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { type Floats, slice } from '../inner/operands.js';
-import { packedFloats } from '../inner/operations.js';
+import { PANEL, packedFloats } from '../inner/operations.js';
 import { type ExactPlan, formsUpstream, stretchesOf } from './plan.js';
 import type { AttendTask, LaneOfHead } from './task.js';
 
@@ -61,12 +61,14 @@ export function prepareMemory(
   lane: LaneOfHead,
   checkpoint: () => void,
 ): AttentionMemory {
-  const { plan } = task;
+  const { plan, workspace } = task;
   const { headDim: d, valueDim: dv } = plan.problem.dims;
   const { rk, rv, ps, pv, us, uv, ls } = plan.thin;
+  const sums = lane.place * plan.lanes + lane.lane;
   const { full } = plan;
   const windows = windowsOf(plan);
   const keys = Math.min(plan.keys, plan.window);
+  const unit = Math.floor(lane.place / plan.group);
   const owner = `${plan.id}/${task.wave}/${lane.place}`;
   const warm = wasm.owner === owner;
   wasm.reset();
@@ -76,20 +78,24 @@ export function prepareMemory(
   const masked = !seesAll(plan.problem) || keysOf(plan.problem, lane.unit.batchItem).first > 0;
   const { softcap } = plan.problem;
   const floats = (n: number) => wasm.allocFloats(n);
-  const k = floats(keys * d);
+  /** Rows of all keys where they lie, or room for those of a window. */
+  const rows = (x: Float32Array, index: number, width: number) =>
+    wasm.addressOf?.(slice(x, index, plan.keys * width)) ?? floats(keys * width);
+  const entries = wasm.addressOf ? plan.keys : keys;
+  const k = rows(workspace.K, unit, d);
   // dS K takes K itself where its rows are whole vectors.
   const wholeK = full.dQ && d === ps;
   const fields = {
     ...{ bounded: Number(scoresAreBounded(task, lane)), d, dv, ps, pv, k, bias: 0 },
-    from: masked ? floats(keys) : 0,
-    to: masked ? floats(keys) : 0,
+    from: masked ? floats(entries) : 0,
+    to: masked ? floats(entries) : 0,
     cap: softcap ? floats(1) : 0,
     slope: softcap ? floats(tiles) : 0,
-    v: needV ? floats(keys * dv) : 0,
-    us: wholeK ? k : us || full.dQ ? floats(keys * ps) : 0,
-    uv: uv ? floats(keys * pv) : 0,
-    ls: ls ? floats(keys * ps) : 0,
-    lv: floats(keys * pv),
+    v: needV ? rows(workspace.V, unit, dv) : 0,
+    us: us ? rows(workspace.us, lane.place, us) : wholeK ? k : full.dQ ? floats(entries * ps) : 0,
+    uv: uv ? rows(workspace.uv, unit, uv) : 0,
+    ls: ls ? rows(workspace.ls, sums, ls) : 0,
+    lv: pv ? rows(workspace.lv, sums, pv) : 0,
     e: floats(tiles),
     t: formsUpstream(plan) ? floats(tiles) : 0,
     q: floats(packedFloats(d, ROWS)),
@@ -116,7 +122,7 @@ export function prepareMemory(
     rightV: wasm.alloc(8 * ROWS * pv),
     rightRows: floats(ROWS * Math.max(rk, rv)),
     rightPacked: floats(packedFloats(ROWS, Math.max(rk, rv))),
-    contracted: floats(Math.max(d * rk, dv * rv)),
+    contracted: floats(Math.max(d, dv) * Math.max(PANEL, rk, rv)),
   };
   if (warm) {
     wasm.owner = owner;
@@ -126,8 +132,9 @@ export function prepareMemory(
   if (softcap) wasm.f32(fields.cap, 1)[0] = softcap * Math.LOG2E;
   packAdapter(wasm, plan.problem.projections.k_proj.adapter?.B.data, lane, d, rk, memory.BK);
   packAdapter(wasm, plan.problem.projections.v_proj.adapter?.B.data, lane, dv, rv, memory.BV);
-  if (windows.length > 1) return memory;
-  loadWindow(task, wasm, memory, lane, windows[0]!, checkpoint);
+  const all = { first: 0, count: plan.keys };
+  if (windows.length > 1 && !wasm.addressOf) return memory;
+  loadWindow(task, wasm, memory, lane, all, checkpoint);
   wasm.owner = owner;
   return memory;
 }
@@ -154,10 +161,12 @@ export function loadWindow(
     }
   };
   const K = rows(workspace.K, unit, d);
-  copy(fields.k, K);
-  if (fields.v) copy(fields.v, rows(workspace.V, unit, dv));
-  copy(fields.us, rows(workspace.us, lane.place, us));
-  copy(fields.uv, rows(workspace.uv, unit, uv));
+  if (!wasm.addressOf) {
+    copy(fields.k, K);
+    if (fields.v) copy(fields.v, rows(workspace.V, unit, dv));
+    copy(fields.us, rows(workspace.us, lane.place, us));
+    copy(fields.uv, rows(workspace.uv, unit, uv));
+  }
   if (plan.full.dQ && fields.us !== fields.k) copyRows(wasm, K, d, fields.us, ps, count);
   if (fields.from === 0) return;
   const [from, to] = [wasm.i32(fields.from, count), wasm.i32(fields.to, count)];

@@ -30,6 +30,9 @@ export class RightSums {
     this.#memory = memory;
     this.#ps = thin.us || thin.right ? thin.ps : 0;
     this.#pv = thin.uv;
+  }
+
+  clear(): void {
     this.#s.fill(0);
     this.#v.fill(0);
   }

@@ -52,7 +52,7 @@ export function loadRows(
 }
 
 /** log2(e) times the sink of a head; minus infinity: it has none. */
-function sinkOf({ problem }: ExactPlan, { head }: LaneOfHead): number {
+export function sinkOf({ problem }: ExactPlan, { head }: LaneOfHead): number {
   return problem.sinks ? problem.sinks.data[head]! * Math.LOG2E : Number.NEGATIVE_INFINITY;
 }
 
@@ -125,7 +125,7 @@ export function findContradiction(
   }
   if (!usesOutput(plan) || !fields.t) return null;
   const { valueDim: dv } = dims;
-  const { corner, pitch } = outputRows(task, rows);
+  const { corner, pitch } = outputRows(task, rows.lane);
   const [G, mean] = [wasm.f32(gRows, n * dv), wasm.f32(fields.mean, n)];
   for (let i = 0; i < n; i++) {
     let [dot, gg, oo] = [0, 0, 0];
@@ -147,7 +147,10 @@ const usesOutput = ({ problem, formOutput }: ExactPlan): boolean =>
   problem.objective?.kind === 'target' && problem.known?.output !== undefined && !formOutput;
 
 /** Where rows of the head lie in matrices (B, Lq, H dv), and how far apart. */
-function outputRows({ plan }: AttendTask, { lane }: RowBlock): { corner: number; pitch: number } {
+export function outputRows(
+  { plan }: AttendTask,
+  lane: LaneOfHead,
+): { corner: number; pitch: number } {
   const { queryLength, heads, valueDim: dv } = plan.problem.dims;
   const pitch = heads * dv;
   return { corner: lane.unit.batchItem * queryLength * pitch + lane.head * dv, pitch };
@@ -167,7 +170,7 @@ export function loadUpstream(
   const { dims, objective, known } = task.plan.problem;
   const minus = usesOutput(task.plan);
   if (!objective || (objective.kind === 'target' && !minus)) return { loaded: false, loss: 0 };
-  const { corner, pitch } = outputRows(task, rows);
+  const { corner, pitch } = outputRows(task, rows.lane);
   const dv = dims.valueDim;
   const { data } = objective.tensor;
   const G = wasm.f32(memory.gRows, rows.n * dv);
@@ -200,7 +203,7 @@ export function takeOutput(
   const { fields, gRows } = memory;
   const { n } = rows;
   const dv = dims.valueDim;
-  const { corner, pitch } = outputRows(task, rows);
+  const { corner, pitch } = outputRows(task, rows.lane);
   const target = objective?.kind === 'target' ? objective.tensor.data : null;
   const differ = objective?.kind !== 'grad_output';
   const G = wasm.f32(gRows, n * dv);

@@ -1,5 +1,5 @@
 /** Runs a task of the exact kernel, of any stage. */
-import { type Cancelled, CancelledError, type Job, runJob } from '../../job.js';
+import { type Cancelled, checkpointOf, type Job, runJob } from '../../job.js';
 import { runAttend } from '../attention/attend.js';
 import type { Wasm } from '../inner/instance.js';
 import { runContract } from './contract.js';
@@ -15,9 +15,7 @@ export type ExactTask = GradientTask | ForwardTask;
 
 /** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
 export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled): unknown {
-  const checkpoint = () => {
-    if (cancelled()) throw new CancelledError();
-  };
+  const checkpoint = checkpointOf(cancelled);
   switch (task.step) {
     case 'project':
       return runProject(task, wasm, checkpoint);

@@ -52,8 +52,7 @@ export function availableKernels(): Kernels[] {
 export function loadKernels({ build, file }: Kernels): Wasm {
   if (file === null) return new Wasm(instantiate(build), build);
   const { memory } = instantiate(portableKernels().build);
-  const { fn, moved } = bindNative(file, build as NativeBuild, memory);
-  return new Wasm(fn, build, moved);
+  return bindNative(file, build as NativeBuild, memory);
 }
 
 function instantiate(build: KernelBuild): WasmExports {

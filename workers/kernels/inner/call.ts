@@ -9,12 +9,13 @@ import {
   type Sizes,
 } from './operation.js';
 import { OPERATIONS, type OperationName } from './operations.js';
+import { STAGES, type StageName } from './stages.js';
 
 export type Elements = Float32Array | Float64Array | Int32Array;
 
 /** By name of the argument, or of the field of a structure. */
 export interface Call {
-  readonly name: OperationName;
+  readonly name: OperationName | StageName;
   readonly numbers: Sizes;
   readonly arrays: Readonly<Record<string, Elements>>;
 }
@@ -26,6 +27,8 @@ export interface Outcome {
   /** Arrays that were written beyond an end, or in spite of being only read. */
   readonly damaged: readonly string[];
 }
+
+const DECLARED: Readonly<Record<Call['name'], Operation>> = { ...OPERATIONS, ...STAGES };
 
 export function drawFrom(random: { uniform(): number }): Draw {
   const integer = (least: number, most: number) =>
@@ -40,8 +43,8 @@ export function drawFrom(random: { uniform(): number }): Draw {
 const TYPES = { f32: Float32Array, f64: Float64Array, i32: Int32Array } as const;
 
 /** @param given sizes that are not drawn. */
-export function drawCall(name: OperationName, draw: Draw, given: Sizes = {}): Call {
-  const operation: Operation = OPERATIONS[name];
+export function drawCall(name: Call['name'], draw: Draw, given: Sizes = {}): Call {
+  const operation = DECLARED[name];
   const sizes = { ...operation.sizes(draw), ...given };
   const all = operands(operation);
   const scalars = all.filter((one) => one.kind !== 'array');
@@ -108,7 +111,7 @@ export function placeCall(
   wasm: Wasm,
   { name, numbers, arrays }: Call,
 ): { args: number[]; places: Place[] } {
-  const operation: Operation = OPERATIONS[name];
+  const operation = DECLARED[name];
   const places: Place[] = [];
   wasm.reset();
   // Memory is to have grown before anybody looks at it.
@@ -133,8 +136,8 @@ export function placeCall(
   const args = operation.arguments.map((one) => {
     if (one.kind !== 'struct') return value(one);
     const words = one.fields.map(value);
-    const at = wasm.alloc(4 * words.length);
-    wasm.i32(at, words.length).set(words);
+    const at = wasm.alloc(8 * words.length);
+    wasm[one.words](at, words.length).set(words);
     return at;
   });
   return { args, places };
@@ -155,7 +158,7 @@ const DOUBLE = 1000 * 2 ** -53;
 
 /** How two outcomes of a call differ by more than rounding; null: they do not. */
 export function difference(call: Call, a: Outcome, b: Pick<Outcome, 'arrays' | 'returned'>) {
-  const operation: Operation = OPERATIONS[call.name];
+  const operation = DECLARED[call.name];
   const { single, elementwise } = operation;
   if (a.damaged.length > 0) return `${call.name} writes where it should not: ${a.damaged}`;
   const compare = (name: string, type: string, x: ArrayLike<number>, y: ArrayLike<number>) => {
@@ -174,7 +177,7 @@ export function difference(call: Call, a: Outcome, b: Pick<Outcome, 'arrays' | '
   };
   const arrays = operands(operation).filter((one) => one.kind === 'array');
   const found = arrays
-    .filter(({ name }) => a.arrays[name])
+    .filter(({ name, access }) => a.arrays[name] && access !== 'scratch')
     .map(({ name, type }) => compare(name, type, a.arrays[name]!, b.arrays[name]!));
   if (operation.returns) found.push(compare('result', 'f32', [a.returned!], [b.returned!]));
   return found.find((one) => one !== null) ?? null;

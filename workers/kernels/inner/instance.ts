@@ -1,10 +1,12 @@
 /** The operations of one build, and the memory that they work on as one stack of allocations. */
 import type { Operations } from './operations.js';
+import type { Stages } from './stages.js';
 
 /** Which build: of C for an instruction set, or of AssemblyScript with or without fused multiply-add. */
 export type KernelBuild = 'avx512' | 'avx2' | 'neon' | 'wasm-relaxed' | 'wasm-plain';
 
-export interface WasmExports extends Operations {
+/** Native builds have whole stages too. */
+export interface WasmExports extends Operations, Partial<Stages> {
   readonly memory: WebAssembly.Memory;
 }
 
@@ -20,11 +22,15 @@ export class Wasm {
   #top = FIRST;
   #buffer: ArrayBuffer;
 
-  /** @param moved called when memory has grown: what works on it from outside looks it up again. */
+  /**
+   * @param moved called when memory has grown: what works on it from outside looks it up again.
+   * @param addressOf where operations find an array that does not lie in this memory, as long as it is held; null: they cannot.
+   */
   constructor(
     readonly fn: WasmExports,
     readonly build: KernelBuild,
     readonly moved: () => void = () => {},
+    readonly addressOf: ((x: ArrayBufferView) => number) | null = null,
   ) {
     this.#buffer = fn.memory.buffer;
   }

@@ -5,8 +5,9 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import type { KernelBuild, WasmExports } from './instance.js';
+import { type KernelBuild, Wasm } from './instance.js';
 import type { Operations } from './operations.js';
+import type { Stages } from './stages.js';
 
 export type NativeBuild = Exclude<KernelBuild, `wasm-${string}`>;
 
@@ -14,7 +15,12 @@ interface Addon {
   /** Builds in it that this processor can run, the widest first. */
   readonly builds: readonly NativeBuild[];
   /** The operations on a memory that begins at the address of this buffer. */
-  bind(build: NativeBuild, memory: ArrayBuffer): Operations & { attach(memory: ArrayBuffer): void };
+  bind(
+    build: NativeBuild,
+    memory: ArrayBuffer,
+  ): Operations & Stages & { attach(memory: ArrayBuffer): void };
+  /** What operations take as the address of an array anywhere. */
+  address(x: ArrayBufferView): number;
   /** Multiply-adds of the widest build, on registers; how many floating-point operations they were. */
   peak(rounds: number): number;
 }
@@ -51,15 +57,12 @@ export function nativeFiles(): NativeFile[] {
 }
 
 /** The operations of a native build on the memory of a WebAssembly instance. */
-export function bindNative(
-  path: string,
-  build: NativeBuild,
-  memory: WebAssembly.Memory,
-): { readonly fn: WasmExports; readonly moved: () => void } {
-  const { attach, ...operations } = addon(path).bind(build, memory.buffer);
+export function bindNative(path: string, build: NativeBuild, memory: WebAssembly.Memory): Wasm {
+  const { bind, address } = addon(path);
+  const { attach, ...operations } = bind(build, memory.buffer);
   // Whoever holds one of the functions holds the memory that it works on.
   for (const operation of Object.values(operations)) Object.assign(operation, { memory });
-  return { fn: { ...operations, memory }, moved: () => attach(memory.buffer) };
+  return new Wasm({ ...operations, memory }, build, () => attach(memory.buffer), address);
 }
 
 const PEAK_ROUNDS = 200_000;

@@ -20,8 +20,8 @@ export interface ArrayArgument {
   readonly kind: 'array';
   readonly name: string;
   readonly type: ElementType;
-  /** read: the operation does not change it. write: it does not read it. */
-  readonly access: 'read' | 'write' | 'update';
+  /** read: the operation does not change it. write: it does not read it. scratch: what it leaves there is nobody's. */
+  readonly access: 'read' | 'write' | 'update' | 'scratch';
   /** Elements; 0: the array is absent, and its address 0. */
   readonly length: (sizes: Sizes) => number;
   /** Element `index` of a trial; by default a number of [-1, 1]. */
@@ -33,10 +33,12 @@ export interface NumberArgument {
   readonly name: string;
 }
 
-/** The address of a structure of 32-bit words, each a number or the address of an array. */
+/** The address of a structure of words, each a number or the address of an array. */
 export interface StructArgument {
   readonly kind: 'struct';
   readonly name: string;
+  /** i32: all of it lies in the memory of the build. f64: addresses may be those of `lend`. */
+  readonly words: 'i32' | 'f64';
   readonly fields: readonly (ArrayArgument | NumberArgument)[];
 }
 
@@ -75,6 +77,7 @@ function array(access: ArrayArgument['access']) {
 export const read = array('read');
 export const write = array('write');
 export const update = array('update');
+export const scratch = array('scratch');
 
 export function operation<const A extends readonly Argument[], const R extends boolean = false>(
   argumentList: A,

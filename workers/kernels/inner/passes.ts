@@ -62,6 +62,7 @@ const ARRAYS: Readonly<Record<string, readonly [Length, Value?]>> = {
 const block: StructArgument = {
   kind: 'struct',
   name: 'block',
+  words: 'i32',
   fields: Object.entries(FIELDS).map(([name, type]) =>
     type === 'size' ? size(name) : update(type, name, ...ARRAYS[name]!),
   ),

@@ -1,12 +1,16 @@
 /** Single rows once more through the kernel: what it used for them, bit by bit as before. */
+import type { Checkpoint } from '../../../job.js';
 import { keysOfRow, seesAll } from '../../../mask.js';
 import { attendRows } from '../../attention/attend.js';
+import { attendInOneCall } from '../../attention/in-one-call.js';
 import { type KeyWindow, prepareMemory } from '../../attention/memory.js';
+import { RightSums } from '../../attention/right.js';
 import { inverse, sinkGradients } from '../../attention/rows.js';
 import type { AttendTask, LaneOfHead } from '../../attention/task.js';
 import { keyInputs } from '../../estimate/row-of-head.js';
 import { ROWS } from '../../inner/block.js';
 import type { Wasm } from '../../inner/instance.js';
+import { slice } from '../../inner/operands.js';
 
 /** A row that is looked at twice. */
 export interface Draw {
@@ -53,7 +57,7 @@ export function kernelRows(
   { plan, workspace, wave }: Pick<AttendTask, 'plan' | 'workspace' | 'wave'>,
   wasm: Wasm,
   draws: readonly Draw[],
-  checkpoint: () => void,
+  checkpoint: Checkpoint,
 ): KernelRow[] {
   const { lane } = draws[0]!;
   const what = { plan, workspace, wave, attentionOutput: null, lanes: [lane], first: 0, last: 0 };
@@ -67,24 +71,30 @@ export function kernelRows(
   const first = picked[0]!;
   const rows = { lane, first, n: draws.length, picked };
   const { fields } = memory;
-  const columns = () => draws.map(() => new Float64Array(keys));
-  const [e, t] = [columns(), ps ? columns() : draws.map(() => new Float64Array(0))];
+  const matrix = (columns: number) => new Float64Array(draws.length * columns);
+  const [e, t] = [matrix(keys), matrix(ps ? keys : 0)];
   const seen = picked.map((row) => keysOfRow(plan.problem, batchItem, row));
-  const copy = ({ first, count }: KeyWindow, tiles: number, to: readonly Float64Array[]) => {
+  const copy = ({ first, count }: KeyWindow, tiles: number, to: Float64Array) => {
     const all = wasm.f32(tiles, count * ROWS);
-    to.forEach((column, i) => {
+    seen.forEach((range, i) => {
       checkpoint();
-      const last = Math.min(seen[i]!.last, first + count);
-      for (let j = Math.max(first, seen[i]!.first); j < last; j++)
-        column[j] = all[(j - first) * ROWS + i]!;
+      const last = Math.min(range.last, first + count);
+      for (let j = Math.max(first, range.first); j < last; j++)
+        to[i * keys + j] = all[(j - first) * ROWS + i]!;
     });
   };
-  const { right } = attendRows(task, wasm, memory, rows, checkpoint, {
-    end: (window) => {
-      copy(window, fields.e, e);
-      if (ps) copy(window, fields.t, t);
-    },
-  });
+  if (wasm.fn.attend) {
+    const range = { first: 0, last: 1, step: 1 };
+    attendInOneCall(task, wasm, memory, lane, range, { picked, e, t }, checkpoint);
+  } else {
+    attendRows(task, wasm, memory, rows, checkpoint, {
+      end: (window) => {
+        copy(window, fields.e, e);
+        if (ps) copy(window, fields.t, t);
+      },
+    });
+  }
+  const right = new RightSums(plan, wasm, memory);
   const list = (n: number, value: (c: number) => number) =>
     Float64Array.from({ length: n }, (_, c) => value(c));
   const sinks = sinkGradients(task, wasm, memory, rows);
@@ -94,8 +104,8 @@ export function kernelRows(
     return {
       inverse: inverse(wasm.f64(fields.sum, ROWS)[i]!),
       sink: sinks[i]!,
-      e: e[i]!,
-      t: t[i]!,
+      e: slice(e, i, keys),
+      t: slice(t, i, ps ? keys : 0),
       q: rowOf(memory.qRows, d),
       g: rowOf(memory.gRows, dv),
       ws: rowOf(fields.ws, ps),

@@ -1,0 +1,147 @@
+/** The attention stage where it is one call: what `attend` of inner/stages.ts is handed. */
+import { CancelledError, type Checkpoint } from '../../job.js';
+import { keysOf, keysOfRow, keysOfRows, seesAll } from '../../mask.js';
+import type { Contradiction } from '../../problem.js';
+import { ROWS } from '../inner/block.js';
+import type { Wasm } from '../inner/instance.js';
+import { type Floats, slice } from '../inner/operands.js';
+import { wordsOfAttention } from '../inner/stages.js';
+import type { AttentionMemory } from './memory.js';
+import type { ExactPlan } from './plan.js';
+import { outputRows, sinkOf } from './rows.js';
+import type { AttendTask, LaneOfHead } from './task.js';
+
+/** E and E (dP - G.O) of picked rows: (rows, keys). */
+export interface KeptRows {
+  readonly picked: readonly number[];
+  readonly e: Float64Array;
+  readonly t: Float64Array;
+}
+
+export interface BlockRange {
+  /** Row blocks first, first + step, ... below last. */
+  readonly first: number;
+  readonly last: number;
+  readonly step: number;
+}
+
+const CONTRADICTIONS = [null, 'log_sum_exp', 'attention_output'] as const;
+
+/**
+ * @param kept of rows that are looked at once more: nothing is added to the sums.
+ * @throws {CancelledError}
+ */
+export function attendInOneCall(
+  task: AttendTask,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  lane: LaneOfHead,
+  blocks: BlockRange,
+  kept: KeptRows | null,
+  checkpoint: Checkpoint,
+): { readonly loss: number; readonly contradiction: Contradiction | null } {
+  const address = wasm.addressOf!;
+  const { plan, workspace } = task;
+  const { problem, thin, full } = plan;
+  const { dims, objective, known, softcap = 0, scaling } = problem;
+  const { queryLength, heads, headDim: d } = dims;
+  const { batchItem } = lane.unit;
+  const number = lane.place * plan.lanes + lane.lane;
+  const { corner, pitch } = outputRows(task, lane);
+  const mark = wasm.mark();
+  const integers = (x: ArrayLike<number>) => {
+    const at = wasm.alloc(4 * x.length);
+    wasm.i32(at, x.length).set(x);
+    return at;
+  };
+  // The matrix of a client, in float32 or in float64.
+  const either = (name: string, x: Floats | undefined) => ({
+    [name]: x instanceof Float32Array ? address(x) : 0,
+    [`${name}Wide`]: x instanceof Float64Array ? address(x) : 0,
+  });
+  const ofHead = (x: Floats, width: number) => address(slice(x, lane.place, queryLength * width));
+  const sums = known?.logSumExp?.data as Floats | undefined;
+  const seen = integers(seenByBlocks(plan, lane, blocks, kept?.picked));
+  const picked = kept ? integers(kept.picked) : 0;
+  const loss = wasm.alloc(8);
+  wasm.f64(loss, 1)[0] = 0;
+  const contradiction = integers([0, 0]);
+  const { words } = checkpoint;
+  const { fields } = memory;
+  const values = {
+    ...fields,
+    ...(kept && { ls: 0, lv: 0 }),
+    rows: kept?.picked.length ?? queryLength,
+    keys: kept ? kept.e.length / kept.picked.length : keysOf(problem, batchItem).last,
+    ...{ window: plan.window, rq: thin.rq, rk: thin.rk, rvRank: thin.rv, right: thin.right },
+    ...{ fullDk: Number(full.dK), fullDv: Number(full.dV), pitch },
+    isTarget: Number(objective?.kind === 'target'),
+    ...{ scale: scaling * Math.LOG2E, sink: sinkOf(plan, lane), cap: softcap * Math.LOG2E },
+    ...{ q: ofHead(workspace.Q, d), seen, picked },
+    lowQ: address(
+      slice(workspace.lowQ, Math.floor(lane.place / plan.group), queryLength * thin.rq),
+    ),
+    ...{ bk: memory.BK, bv: memory.BV },
+    ...either('upstream', objective?.tensor.data.subarray(corner) as Floats | undefined),
+    ...either('knownSum', sums && slice(sums, batchItem * heads + lane.head, queryLength)),
+    ...either('knownOutput', known?.output?.data.subarray(corner) as Floats | undefined),
+    ...{ stop: words ? address(words.stop) : 0, beat: words ? address(words.beat) : 0 },
+    outK: address(slice(workspace.outK, number, d * thin.rk)),
+    outV: address(slice(workspace.outV, number, dims.valueDim * thin.rv)),
+    sinkGradient: address(slice(workspace.sinks, number, 1)),
+    ...{ loss, contradiction },
+    output: task.attentionOutput ? address(task.attentionOutput.subarray(corner)) : 0,
+    rightQ: ofHead(workspace.rightQ, thin.right),
+    ...{ normG: ofHead(workspace.normG, 1), normS: ofHead(workspace.normS, 1) },
+    normQs: ofHead(workspace.normQS, 1),
+    ...{ keptE: kept ? address(kept.e) : 0, keptT: kept?.t.length ? address(kept.t) : 0 },
+    ...{ qPacked: fields.q, gPacked: fields.g, qRows: memory.qRows, gRows: memory.gRows },
+    ...{ rightS: memory.rightS, rightV: memory.rightV, contracted: memory.contracted },
+  };
+  const all = wordsOfAttention(values);
+  const at = wasm.alloc(8 * all.length);
+  wasm.f64(at, all.length).set(all);
+  const stopped = wasm.fn.attend!(at, blocks.first, blocks.last, blocks.step);
+  if (stopped) throw new CancelledError();
+  const [kind, row] = wasm.i32(contradiction, 2);
+  const name = CONTRADICTIONS[kind!]!;
+  wasm.release(mark);
+  return {
+    loss: wasm.f64(loss, 1)[0]!,
+    contradiction: kind ? { name, batchItem, head: lane.head, row: row! } : null,
+  };
+}
+
+/** Of each row block, from block 0 on: the first key that it sees, the one after the last, and whether a row sees one only. */
+function seenByBlocks(
+  { problem, blocks: count }: ExactPlan,
+  { unit: { batchItem } }: LaneOfHead,
+  { first, last, step }: BlockRange,
+  picked: readonly number[] | undefined,
+): Int32Array {
+  const seen = new Int32Array(3 * (picked ? 1 : count));
+  for (let block = first; block < last; block += step) {
+    const start = picked ? picked[0]! : block * ROWS;
+    const n = picked ? picked.length : ROWS;
+    const end = Math.min(start + n, problem.dims.queryLength);
+    const keys = keysOfRows(problem, batchItem, { first: start, last: end });
+    const one = hasRowOfOneKey(problem, batchItem, start);
+    seen.set([keys.first, keys.last, Number(one)], 3 * block);
+  }
+  return seen;
+}
+
+/** Whether a row has one key only, in the block of the head that row `first` is in. */
+export function hasRowOfOneKey(
+  problem: ExactPlan['problem'],
+  batchItem: number,
+  first: number,
+): boolean {
+  const start = first - (first % ROWS);
+  const end = seesAll(problem) ? start + 1 : Math.min(start + ROWS, problem.dims.queryLength);
+  for (let row = start; row < end; row++) {
+    const keys = keysOfRow(problem, batchItem, row);
+    if (keys.last - keys.first === 1) return true;
+  }
+  return false;
+}
