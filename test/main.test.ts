@@ -88,6 +88,31 @@ test('SIGTERM during start-up ends the process at once', async () => {
   await once(child, 'exit');
 });
 
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+}
+
+test('npm start: a signal that only npm gets ends the service, too', async () => {
+  const npm = spawn('npm', ['start'], {
+    cwd: fileURLToPath(new URL('../..', import.meta.url)),
+    env: { ...process.env, PORT: '0', LORAGRAD_WORKERS: '1' },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let log = '';
+  npm.stdout.on('data', (chunk) => {
+    log += chunk;
+  });
+  while (!/"msg":"loragrad .* listens/.test(log)) await once(npm.stdout, 'data');
+  const pid = Number(/"pid":(\d+)/.exec(log)?.[1]);
+  npm.kill('SIGTERM');
+  while (isAlive(pid)) await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.match(log, /requests in flight are finished first/);
+});
+
 test('a setting that is not valid: one line that names it, and no service', async () => {
   const child = spawn(process.execPath, [MAIN], {
     env: { ...process.env, LORAGRAD_WORKERS: 'many' },
