@@ -135,6 +135,12 @@ export const PROBLEMS = {
     title: 'A limit is exceeded',
     remedy: 'GET /limits tells the limits.',
   },
+  'ends-workers': {
+    status: 422,
+    title: 'The computation ended its worker thread, twice',
+    remedy:
+      'The same body is refused for a minute. Look for the request id in the log of the service; others are not affected.',
+  },
   'nothing-to-do': {
     status: 422,
     title: 'No projection has an adapter',
@@ -167,10 +173,9 @@ export const PROBLEMS = {
     remedy: 'Look for the request id in the log of the service. The request is not at fault.',
   },
   'worker-lost': {
-    status: 500,
-    title: 'The computation ended its worker thread, twice',
-    remedy:
-      'Do not send the same request again; look for the request id in the log of the service. Others are not affected.',
+    status: 503,
+    title: 'The computation lost its threads',
+    remedy: 'Send the same request again after Retry-After: it is not at fault.',
   },
   'not-ready': {
     status: 503,

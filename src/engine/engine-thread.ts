@@ -103,7 +103,7 @@ function onceMore<Answer>(attempt: () => Promise<Answer>): (error: unknown) => P
     if (!(error instanceof WorkerLostError)) throw error;
     return attempt().catch((again: unknown) => {
       if (!(again instanceof WorkerLostError)) throw again;
-      throw new Problem('worker-lost', `The computation was begun twice. ${again.message}.`);
+      throw new Problem('ends-workers', `The computation was begun twice. ${again.message}.`);
     });
   };
 }

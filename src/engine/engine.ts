@@ -160,7 +160,9 @@ export class ThreadedEngine implements Engine {
 
   /** The thread of the engine must not end; if it does, for want of memory, another one begins. */
   #ended(): void {
-    const lost = new Problem('worker-lost', 'The thread that runs all computations ended.');
+    const lost = new Problem('worker-lost', 'The thread that runs all computations ended.', {
+      headers: { 'retry-after': '2' },
+    });
     for (const { finish } of [...this.#pending.values()]) finish(lost);
     if (!this.#closing) this.#begin().catch(() => {});
   }

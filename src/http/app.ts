@@ -28,6 +28,7 @@ import clients from './plugins/guards/clients.js';
 import draining from './plugins/guards/draining.js';
 import expectations from './plugins/guards/expectations.js';
 import lifetime from './plugins/guards/lifetime.js';
+import quarantine from './plugins/guards/quarantine.js';
 import jobs from './plugins/jobs.js';
 import metrics from './plugins/metrics.js';
 import pages from './plugins/pages.js';
@@ -116,6 +117,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
     maxJsonBytes: config.LORAGRAD_MAX_JSON_BYTES,
     pace,
   });
+  await app.register(quarantine);
   await app.register(answers, { pace });
   await app.register(docs, { config });
   await app.register(pages);

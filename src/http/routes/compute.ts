@@ -61,7 +61,11 @@ async function computeAdmitted<Kind extends WorkKind>(
       run.advance(report);
     },
   });
-  settled.then(() => {
+  const kept = answer.then(
+    () => {},
+    (error) => request.quarantineAfter(error),
+  );
+  Promise.all([settled, kept]).then(() => {
     run.end();
     request.memory.end();
     free();

@@ -107,7 +107,8 @@ function readBody(
     });
     payload.once('end', () => {
       stopWatching();
-      resolve(body.bytes());
+      request.bodyBytes = body.bytes();
+      resolve(request.bodyBytes);
     });
     payload.once('error', fail);
     // A client that goes away in the middle ends neither well nor with an error.
