@@ -31,9 +31,12 @@ FROM node:24-bookworm-slim
 LABEL org.opencontainers.image.title="loragrad" \
       org.opencontainers.image.description="LoRA gradients of attention layers over HTTP, with error bars and the efficiency-threshold verdict" \
       org.opencontainers.image.licenses="MIT"
+# The last two: memory that is free goes back to the system, whichever thread had it.
 ENV NODE_ENV=production \
     HOST=0.0.0.0 \
-    PORT=3000
+    PORT=3000 \
+    MALLOC_ARENA_MAX=2 \
+    MALLOC_MMAP_THRESHOLD_=131072
 WORKDIR /app
 # The files belong to root and the process does not: the service cannot rewrite itself. It writes
 # nothing to disk, so the root file system may be read-only.

@@ -2,4 +2,12 @@
 import { workerData } from 'piscina';
 import { type Kernels, loadKernels } from './kernels/inner/builds.js';
 
-export const wasm = loadKernels(workerData as Kernels);
+export let wasm = loadKernels(workerData as Kernels);
+
+/** A memory that has grown does not shrink: one beyond this size is not kept, bytes. */
+const LARGE = 2 ** 24;
+
+/** Gives back the memory of the inner loops, if it is large. */
+export function renewWasm(): void {
+  if (wasm.buffer.byteLength > LARGE) wasm = loadKernels(workerData as Kernels);
+}

@@ -9,9 +9,10 @@ import { type DecodeTask, runDecodeTask } from './tasks/decode.js';
 import { type DigestTask, runDigestTask } from './tasks/digest.js';
 import { type EncodeTask, runEncodeTask } from './tasks/encode.js';
 import { type FiniteTask, runFiniteTask } from './tasks/finite.js';
+import { giveBack, type RestTask } from './tasks/rest.js';
 import { runWarmUpTask, type WarmUpTask } from './tasks/warm-up.js';
 import { type TaskResult, TURN_MS, type Turn, type TurnOutcome } from './turn.js';
-import { wasm } from './wasm.js';
+import { renewWasm, wasm } from './wasm.js';
 
 type AnyTask =
   | DecodeTask
@@ -22,6 +23,7 @@ type AnyTask =
   | LowRankTask
   | CalibrateTask
   | ReferenceTask
+  | RestTask
   | WarmUpTask;
 
 function run(task: AnyTask, cancelled: Cancelled): unknown {
@@ -40,6 +42,9 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
       return runLowRankTask(task, wasm, cancelled);
     case 'reference':
       return runReferenceTask(task);
+    case 'rest':
+      renewWasm();
+      return giveBack();
     case 'calibrate':
       return runCalibrateTask(task, wasm, cancelled);
     case 'warm_up':

@@ -5,6 +5,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import type { Job } from '../../workers/job.js';
 import { digestJob } from '../../workers/tasks/digest.js';
+import { giveBack } from '../../workers/tasks/rest.js';
 import { type EncodedTensor, encodedTensor } from '../../workers/tensor/encoded.js';
 import { Lease } from '../../workers/tensor/shared-memory.js';
 import { Problem } from '../errors.js';
@@ -157,6 +158,9 @@ port.on('message', async (message: ToEngine) => {
       .then(() => say({ type: 'pong' }))
       .catch(() => {})
       .finally(() => publishLoad(pool));
+  } else if (message.type === 'rest') {
+    giveBack();
+    await pool.rest();
   } else {
     await pool.close();
     say({ type: 'closed' });

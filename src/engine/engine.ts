@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
+import { giveBack } from '../../workers/tasks/rest.js';
 import { Problem } from '../errors.js';
 import type { Load } from '../pool/executor.js';
 import type { PoolOptions } from '../pool/worker-pool.js';
@@ -53,6 +54,8 @@ const THREAD = new URL('./engine-thread.js', import.meta.url);
 /** How often a worker is asked for a sign of life, and how old the last one may be. */
 const PING_MS = 2000;
 const SILENCE_MS = 10_000;
+/** After so long without work the threads give back what they keep for more. */
+const REST_MS = 10_000;
 
 interface Pending {
   finish(outcome: Done | Error): void;
@@ -68,6 +71,7 @@ export class ThreadedEngine implements Engine {
   #heard = 0;
   #asked = false;
   readonly #pending = new Map<number, Pending>();
+  readonly #rest = setTimeout(() => this.#giveBack(), REST_MS).unref();
   #next = 0;
   #kernels: KernelBuild = 'wasm-plain';
   #rates: Rates = { exact: 1, lowRank: 1 };
@@ -110,6 +114,7 @@ export class ThreadedEngine implements Engine {
       signal.addEventListener('abort', onAbort, { once: true });
       const finish = (outcome: Done | Error) => {
         this.#pending.delete(id);
+        if (this.#pending.size === 0) this.#rest.refresh();
         signal.removeEventListener('abort', onAbort);
         if (outcome instanceof Error) reject(outcome);
         else resolve(outcome as Done & { readonly answer: Answers[Kind] });
@@ -165,6 +170,12 @@ export class ThreadedEngine implements Engine {
     });
     for (const { finish } of [...this.#pending.values()]) finish(lost);
     if (!this.#closing) this.#begin().catch(() => {});
+  }
+
+  #giveBack(): void {
+    if (this.#pending.size > 0 || this.#closing) return;
+    giveBack();
+    this.#say({ type: 'rest' });
   }
 
   #ping(): void {

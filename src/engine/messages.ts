@@ -30,6 +30,8 @@ export type ToEngine =
   | Order
   | { readonly type: 'cancel'; readonly id: number }
   | { readonly type: 'ping' }
+  /** There has been nothing to do for a while. */
+  | { readonly type: 'rest' }
   | { readonly type: 'close' };
 
 export type FromEngine =

@@ -51,5 +51,7 @@ export interface Executor {
   /** Run a job; jobs that run at the same time take turns of a few milliseconds. */
   run<Result>(job: Job<Result>, context: RunContext): Promise<Result>;
   load(): Load;
+  /** There has been no work for a while: what is kept for more is given back. */
+  rest(): Promise<void>;
   close(): Promise<void>;
 }

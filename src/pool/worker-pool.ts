@@ -6,6 +6,7 @@ import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import { chooseKernels, type KernelChoice } from '../../workers/kernels/inner/load.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import type { CalibrateTask } from '../../workers/tasks/calibrate.js';
+import type { RestTask } from '../../workers/tasks/rest.js';
 import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
 import { TURN_MS, type Turn, type TurnOutcome } from '../../workers/turn.js';
 import type { Executor, Load, RunContext } from './executor.js';
@@ -122,6 +123,11 @@ export class WorkerPool implements Executor {
     };
   }
 
+  async rest(): Promise<void> {
+    const task: RestTask = { kernel: 'rest' };
+    await this.#onEachThread('rest', task);
+  }
+
   async close(): Promise<void> {
     await this.#piscina.close();
   }
@@ -130,14 +136,19 @@ export class WorkerPool implements Executor {
   async #warmUp(threads: number): Promise<void> {
     const arrived = new Int32Array(new SharedArrayBuffer(4));
     const task: WarmUpTask = { kernel: 'warm_up', arrived, expected: threads };
-    const outcomes = await Promise.all(
-      Array.from({ length: threads }, () => {
-        const run = new StageRun({ name: 'warm-up', tasks: [task] }, { signal: NEVER });
+    const outcomes = await this.#onEachThread('warm-up', task);
+    const failed = outcomes.find(({ status }) => status !== 'done');
+    if (failed) throw new Error(`A warm-up task ${failed.status}`);
+  }
+
+  /** Threads that are idle get one each. */
+  #onEachThread(name: string, task: Task): Promise<TurnOutcome[]> {
+    return Promise.all(
+      this.#piscina.threads.map(() => {
+        const run = new StageRun({ name, tasks: [task] }, { signal: NEVER });
         return this.#piscina.run(run.begin() as Turn);
       }),
     );
-    const failed = outcomes.find(({ status }) => status !== 'done');
-    if (failed) throw new Error(`A warm-up task ${failed.status}`);
   }
 
   async #runStage(stage: Stage, context: RunContext): Promise<unknown[]> {

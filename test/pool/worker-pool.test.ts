@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { WorkerPool } from '../../src/pool/worker-pool.js';
 import type { Job, Task } from '../../workers/job.js';
+import { exactJob } from '../../workers/kernels/exact/gradient.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type { DecodeTask } from '../../workers/tasks/decode.js';
@@ -48,6 +49,15 @@ test('results come back in the order of the tasks, stage by stage', async () => 
   const [first, second] = await pool.run(twice(), { signal: never() });
   assert.deepEqual(first.gradients, second.gradients);
   assert.ok(first.gradients.q_proj?.lora_A.some((x) => x !== 0));
+});
+
+test('after a rest the threads compute as before', async () => {
+  const problem = randomProblem(3, { length: 9 });
+  const solve = () => pool.run(exactJob(problem, { attentionOutput: false }), { signal: never() });
+  const before = await solve();
+  await pool.rest();
+  await idle();
+  assert.deepEqual((await solve()).gradients, before.gradients);
 });
 
 test('a stage without tasks is passed', async () => {

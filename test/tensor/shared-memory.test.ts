@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { giveBack } from '../../workers/tasks/rest.js';
 import { Lease } from '../../workers/tensor/shared-memory.js';
 
 const LENGTH = 50_000;
@@ -37,4 +38,20 @@ test('what is kept is bounded: the oldest blocks go', () => {
   const next = new Lease();
   const again = sizes.map((size) => buffers.indexOf(next.bytes(size).buffer));
   assert.deepEqual(again.filter((index) => index >= 0).sort(), [2, 3, 4]);
+});
+
+test('a thread that rests keeps nothing: the memory is collected', async () => {
+  const seen = new FinalizationRegistry<string>((name) => collected.push(name));
+  const collected: string[] = [];
+  (() => {
+    const lease = new Lease();
+    seen.register(lease.bytes(30_000_000).buffer, 'kept');
+    lease.end();
+  })();
+  giveBack();
+  while (collected.length === 0) {
+    await new Promise((resolve) => setImmediate(resolve));
+    giveBack();
+  }
+  assert.deepEqual(collected, ['kept']);
 });

@@ -30,6 +30,11 @@ function give(blocks: readonly SharedArrayBuffer[]): void {
   while (bytes > KEPT_BYTES) bytes -= kept.shift()?.byteLength as number;
 }
 
+/** Nothing of what this thread was given back is kept any longer. */
+export function forgetBlocks(): void {
+  kept = [];
+}
+
 type Numbers = Float32Array | Float64Array | Int32Array;
 
 const isNumbers = (x: unknown): x is Numbers =>
