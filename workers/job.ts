@@ -28,6 +28,8 @@ export interface Stage<T extends Task = Task> {
   readonly tasks: readonly T[];
   /** Task k goes on where task k - stride ended, and begins after it. Absent: tasks wait for no other. */
   readonly stride?: number;
+  /** Its tasks are large: the job that one of them is cut into, by whoever runs it, here or on another machine. */
+  jobOf?(task: T): Job<unknown>;
   /** Which part of the whole job's work this stage is: from, to, both in [0, 1]. */
   readonly span?: readonly [number, number];
 }

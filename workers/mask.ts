@@ -2,7 +2,8 @@
  * Which keys a row of queries sees, and which rows see a key: both are ranges [first, last), for causal
  * masks, sliding windows, padding on either side, packed sequences, and all of them together.
  *
- * Positions are counted from the first row and the first key of a batch item (top-left, as PyTorch's is_causal).
+ * Positions are counted from the first key of a batch item; its first row has position 0 too (top-left, as PyTorch's
+ * is_causal), unless the rows are a part of more.
  */
 
 export interface Mask {
@@ -16,6 +17,8 @@ export interface Mask {
    * or one for each batch item. Absent: every item is one sequence.
    */
   readonly sequenceEnds?: readonly (readonly number[])[];
+  /** Position of the first row, counted as those of the keys. Absent: 0. */
+  readonly offset?: number;
 }
 
 /** [first, last); first = last: empty. */
@@ -46,9 +49,10 @@ export function seesAll({ mask }: Masked): boolean {
 export function keysOfRow(layer: Masked, batchItem: number, row: number): Range {
   const { left, right } = layer.mask;
   const keys = keysOf(layer, batchItem);
-  const sequence = sequenceOf(layer, batchItem, row);
-  const first = Math.min(Math.max(keys.first, sequence.first, row - left), keys.last);
-  const last = Math.min(keys.last, sequence.last, row + right + 1);
+  const position = row + offsetOf(layer);
+  const sequence = sequenceOf(layer, batchItem, position);
+  const first = Math.min(Math.max(keys.first, sequence.first, position - left), keys.last);
+  const last = Math.min(keys.last, sequence.last, position + right + 1);
   return { first, last: Math.max(first, last) };
 }
 
@@ -66,8 +70,9 @@ export function rowsOfKey(layer: Masked, batchItem: number, key: number): Range 
   const keys = keysOf(layer, batchItem);
   if (key < keys.first || key >= keys.last) return { first: 0, last: 0 };
   const sequence = sequenceOf(layer, batchItem, key);
-  const first = Math.max(sequence.first, key - right);
-  const last = Math.min(sequence.last, layer.dims.queryLength, key + left + 1);
+  const offset = offsetOf(layer);
+  const first = Math.max(offset, sequence.first, key - right) - offset;
+  const last = Math.min(sequence.last - offset, layer.dims.queryLength, key + left + 1 - offset);
   return { first, last: Math.max(first, last) };
 }
 
@@ -76,9 +81,14 @@ export function visiblePairs(layer: Masked, batchItem: number): number {
   const { mask, dims } = layer;
   const keys = keysOf(layer, batchItem);
   const ends = endsOf(layer, batchItem);
+  const offset = offsetOf(layer);
   return ends.reduce((sum, end, k) => {
     const start = k === 0 ? 0 : ends[k - 1]!;
-    const rows = { first: start, last: Math.min(end, dims.queryLength) };
+    const firstRow = Math.max(start, offset);
+    const rows = {
+      first: firstRow,
+      last: Math.max(firstRow, Math.min(end, offset + dims.queryLength)),
+    };
     const first = Math.max(keys.first, start);
     const seen = { first, last: Math.max(first, Math.min(keys.last, end)) };
     return sum + pairsBelow(rows, seen, mask.right) - pairsBelow(rows, seen, -mask.left - 1);
@@ -99,9 +109,11 @@ function pairsBelow(rows: Range, keys: Range, shift: number): number {
   return ramp(rows.last + from) - ramp(rows.first + from);
 }
 
+const offsetOf = ({ mask }: Masked): number => mask.offset ?? 0;
+
 function endsOf({ mask, dims }: Masked, batchItem: number): readonly number[] {
   const { sequenceEnds } = mask;
-  if (!sequenceEnds) return [Math.max(dims.queryLength, dims.keyLength)];
+  if (!sequenceEnds) return [Math.max(dims.queryLength + (mask.offset ?? 0), dims.keyLength)];
   return sequenceEnds[sequenceEnds.length === 1 ? 0 : batchItem]!;
 }
 

@@ -7,7 +7,12 @@
 import { makePlan, makeWorkspace } from '../../workers/kernels/attention/plan.js';
 import { allPairs, exactWork, projectionFlops } from '../../workers/kernels/exact/cost.js';
 import { makeWorkspace as makeReferenceWorkspace } from '../../workers/kernels/reference/workspace.js';
-import { type AttentionLayer, type AttentionProblem, PROJECTIONS } from '../../workers/problem.js';
+import {
+  type AttentionLayer,
+  type AttentionProblem,
+  hasAttentionStates,
+  PROJECTIONS,
+} from '../../workers/problem.js';
 import type { Lease } from '../../workers/tensor/shared-memory.js';
 import { elementCount, type Tensor, wireBytes } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
@@ -234,7 +239,16 @@ function exactBytes(layer: Layer, { attentionOutput, inputGradients }: ChooseOpt
   const rows = 8 * (queryLength + keyLength) * (headDim + valueDim + rank);
   const worker =
     4 * (widest * (rank + 512 + heads * (headDim + valueDim)) + 4 * rank * (headDim + valueDim));
-  return workspace + parts * partBytes + 4 * (rows + worker);
+  return workspace + parts * partBytes + 4 * (rows + worker) + copiedBytes(layer);
+}
+
+/** Of the heads that a part of a large problem takes, and of its rows in what the parts answer. */
+function copiedBytes(layer: Layer): number {
+  const { batch, queryLength, keyLength, heads, keyValueHeads, headDim, valueDim } = layer.dims;
+  const outputs = queryLength * heads * valueDim;
+  const keys = keyLength * keyValueHeads * (headDim + valueDim);
+  const states = hasAttentionStates(layer) ? 2 * (queryLength * heads * headDim + keys) : 0;
+  return 8 * batch * (2 * outputs + states);
 }
 
 function lowRankBytes(layer: Layer, { features }: ChooseOptions): number {

@@ -11,6 +11,7 @@ import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
 import { TURN_MS, type Turn, type TurnOutcome } from '../../workers/turn.js';
 import type { Executor, Load, RunContext } from './executor.js';
 import { FairQueue } from './fair-queue.js';
+import { runParts } from './parts.js';
 import { StageRun } from './stage-run.js';
 import { type TurnWatch, watchTurn } from './turn-watch.js';
 
@@ -96,7 +97,11 @@ export class WorkerPool implements Executor {
     try {
       let step = job.next([]);
       while (!step.done) {
-        step = job.next(await this.#runStage(step.value, context));
+        const { jobOf } = step.value;
+        const results = jobOf
+          ? await runParts(step.value, context, (part, of) => this.run(jobOf(part), of))
+          : await this.#runStage(step.value, context);
+        step = job.next(results);
       }
       return step.value;
     } finally {

@@ -1,13 +1,13 @@
 /**
  * The end of a wave: float32 sums over stretches of tokens are added up in float64, in order; after the last
- * wave the figures of the rounding error.
+ * wave also what its threads found of the rounding error.
  */
 import { PROJECTIONS, type ProjectionName } from '../../problem.js';
 import { type ExactPlan, roundUp, type Unit, type Workspace } from '../attention/plan.js';
 import { slice } from '../inner/operands.js';
 import type { ParameterGradients } from '../result.js';
 import { type ContractParts, placesOf } from './contract.js';
-import { type ErrorEstimates, estimateErrors, type Sampled } from './error/estimate.js';
+import { mergeSums, type SumsByTensor } from './error/estimate.js';
 
 export interface FinishTask {
   readonly kernel: 'exact';
@@ -19,11 +19,11 @@ export interface FinishTask {
   readonly parts: readonly { readonly batchItem: number; readonly parts: ContractParts }[];
   /** Totals to add to. */
   readonly totals: ParameterGradients;
-  /** After the last wave. */
-  readonly sampled: Sampled | null;
+  /** After the last wave: to be added to the first; else none. */
+  readonly sums: readonly SumsByTensor[];
 }
 
-export function runFinish(task: FinishTask): ErrorEstimates | null {
+export function runFinish(task: FinishTask): null {
   const { plan, units, workspace, totals } = task;
   const { gradients, sinks } = totals;
   const { headDim: d, valueDim: dv } = plan.problem.dims;
@@ -61,7 +61,8 @@ export function runFinish(task: FinishTask): ErrorEstimates | null {
       sinks[sharedHead * plan.group + x]! += lanes.reduce((a, b) => a + b, 0);
     }
   });
-  return task.sampled && estimateErrors(plan, totals, task.sampled);
+  mergeSums(task.sums);
+  return null;
 }
 
 /** lora_B += part (head, width, r8), for the heads of one batch item. */

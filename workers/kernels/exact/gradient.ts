@@ -1,73 +1,40 @@
 /**
- * The LoRA gradients of an attention layer, exact up to float32 rounding, as a job: projections,
- * then softmax and backward by row blocks, then the contraction of the thin products with the
- * inputs. Never holds more of P than one row block a thread.
+ * The LoRA gradients of an attention layer, exact up to float32 rounding, as a job: sums over the rows of
+ * the problem or of the parts that a large one is cut into, then the figures of the rounding error.
  */
 
-import type { Job } from '../../job.js';
-import {
-  type AttentionKind,
-  type AttentionProblem,
-  type Contradiction,
-  hasAttentionStates,
-} from '../../problem.js';
-import { Lease } from '../../tensor/shared-memory.js';
-import {
-  type ExactPlan,
-  makePlan,
-  makeWorkspace,
-  type Unit,
-  type Workspace,
-} from '../attention/plan.js';
-import type { AttendTask } from '../attention/task.js';
-import { makeErrorSums } from '../estimate/estimate.js';
-import {
-  allocateGradients,
-  allocateInputGradients,
-  type GradientOutputs,
-  type GradientResult,
-  ROLES,
-  sharedFloat32,
-} from '../result.js';
-import type { ContractTask } from './contract.js';
-import { type ErrorEstimates, largestLogit, roundingError, tensorsOf } from './error/estimate.js';
-import type { DrawnSizes, SampleTask } from './error/sample.js';
-import {
-  addErrors,
-  type DrawnErrors,
-  noErrors,
-  type StateSampleTask,
-  stateErrors,
-  stateSampleTasks,
-} from './error/sample-states.js';
-import type { FinishTask } from './finish.js';
-import type { FullTask } from './full.js';
-import type { ProjectionNorms, ProjectTask } from './project.js';
-import { contractTasks, fitsOneTask, fullStages, sampleTasks } from './tasks.js';
-import { attendWave, composedNorms } from './wave.js';
+import { type Job, stage, type Task } from '../../job.js';
+import { type AttentionProblem, type Contradiction, hasAttentionStates } from '../../problem.js';
+import { type ExactPlan, makePlan } from '../attention/plan.js';
+import type { GradientResult } from '../result.js';
+import { type ErrorEstimates, type EstimateTask, tensorsOf } from './error/estimate.js';
+import { stateErrors } from './error/sample-states.js';
+import type { BlocksTask } from './parts/blocks.js';
+import { type Cut, cutProblem } from './parts/cut.js';
+import { joinParts } from './parts/join.js';
+import { takeParts } from './parts/take.js';
+import { type ExactOptions, type ExactSums, exactSums, type SumsTask } from './sums.js';
+import { fitsOneTask } from './tasks.js';
 
-export type GradientTask =
-  | ProjectTask
-  | AttendTask
-  | SampleTask
-  | StateSampleTask
-  | ContractTask
-  | FullTask
-  | FinishTask
-  | WholeTask;
+/** A part of a problem, a problem by itself. It may run on another machine. */
+export interface SumsPart extends Task<ExactSums> {
+  readonly kernel: 'exact';
+  readonly step: 'sums';
+  readonly problem: AttentionProblem;
+  readonly options: ExactOptions;
+}
 
 /** All of a problem that is too small to be shared. */
-export interface WholeTask {
+export interface WholeTask extends Task<ExactResult> {
   readonly kernel: 'exact';
   readonly step: 'whole';
   readonly problem: AttentionProblem;
   readonly options: ExactOptions;
 }
 
-export interface ExactOptions extends GradientOutputs {
-  /** Estimate the rounding error from this many rows (see rowsForEstimate); absent: not at all. */
-  readonly estimate?: { readonly rows: number; readonly seed: number };
-}
+export type GradientTask = SumsTask | SumsPart | EstimateTask | BlocksTask | WholeTask;
+
+export type { ExactOptions };
 
 export interface ExactResult extends GradientResult {
   /** By tensor, 'q_proj.lora_A' and so on; null when not asked for. */
@@ -75,12 +42,6 @@ export interface ExactResult extends GradientResult {
   /** Where the client's forward pass is another one; null: nowhere. The gradients do not rest on it. */
   readonly contradiction: Contradiction | null;
 }
-
-/** Tasks that share the sampling of a wave, unless all is one task. Each has sums as large as the gradients. */
-const SAMPLERS = 4;
-
-/** Rows of a wave that say how much they scatter. */
-const LEAST_DRAWS = 4;
 
 /** Passes over the inputs for the keys' adapter under rotary positions: each row takes its rank of them. */
 const ROTATED_PASSES = 192;
@@ -100,118 +61,54 @@ export function* exactJob(
   problem: AttentionProblem,
   options: ExactOptions,
 ): Job<ExactResult, GradientTask> {
-  if (!fitsOneTask(makePlan(problem, options))) return yield* exactStages(problem, options);
+  if (!fitsOneTask(makePlan(problem, options))) return yield* exactParts(problem, options);
   const whole: WholeTask = { kernel: 'exact', step: 'whole', problem, options };
   const [result] = yield { name: 'whole', tasks: [whole], span: [0, 1] };
   return result as ExactResult;
 }
 
+/** The cut follows from the problem alone: the answer is the same wherever the parts run. */
+export function* exactParts(
+  problem: AttentionProblem,
+  options: ExactOptions,
+  cuts: readonly Cut[] = cutProblem(problem, options),
+): Job<ExactResult, GradientTask> {
+  const parts = yield* takeParts(problem, options, cuts);
+  const tasks = parts.map((part): SumsPart => ({ kernel: 'exact', step: 'sums', ...part }));
+  const results = (yield { name: 'parts', tasks, jobOf: sumsOf, span: [0, 1] }) as ExactSums[];
+  return yield* estimated(problem, options, yield* joinParts(problem, options, cuts, results));
+}
+
+const sumsOf = ({ problem, options }: SumsPart): Job<ExactSums, SumsTask> =>
+  exactSums(problem, options);
+
+/** All of a problem without a cut. */
 export function* exactStages(
   problem: AttentionProblem,
   options: ExactOptions,
-  plan: ExactPlan = makePlan(problem, options),
+  plan?: ExactPlan,
 ): Job<ExactResult, GradientTask> {
-  const memory = new Lease();
-  try {
-    return yield* gradientStages(problem, options, plan, makeWorkspace(plan, memory));
-  } finally {
-    memory.end();
-  }
+  return yield* estimated(problem, options, yield* exactSums(problem, options, plan));
 }
 
-function* gradientStages(
+/** From sums to an answer: what the samples say about each gradient. */
+function* estimated(
   problem: AttentionProblem,
   options: ExactOptions,
-  plan: ExactPlan,
-  workspace: Workspace,
-): Job<ExactResult, GradientTask> {
-  const { batch, queryLength, heads, valueDim } = problem.dims;
-  const totals = allocateGradients(problem);
-  const inputGradients = allocateInputGradients(problem, options.inputGradients, sharedFloat32);
-  const attentionOutput = options.attentionOutput
-    ? sharedFloat32(batch * queryLength * heads * valueDim)
-    : null;
-  const isStates = hasAttentionStates(problem) && options.inputGradients !== undefined;
-  const states = (isStates && options.estimate) || null;
-  const wanted = tensorsOf(totals).length > 0 || inputGradients !== null;
-  const sampled = options.estimate && !states && wanted ? options.estimate : null;
-  const samplers = fitsOneTask(plan) ? 1 : SAMPLERS;
-  const sums = Array.from({ length: sampled ? samplers : 0 }, () =>
-    Object.fromEntries(tensorsOf(totals).map(([name, x]) => [name, makeErrorSums(x.length)])),
-  );
-  const norms: ProjectionNorms[] = [];
-  const sizes: DrawnSizes[][] = [];
-  let [loss, logit] = [0, 0];
-  let contradiction: Contradiction | null = null;
+  { samples, ...sums }: ExactSums,
+): Job<ExactResult, EstimateTask> {
+  const { gradients, sinks, inputGradients } = sums;
+  const isStates = hasAttentionStates(problem) && inputGradients !== null;
+  const totals = { gradients, sinks };
   let errors: ErrorEstimates | null = null;
-  const stateWaves: { draws: number; errors: DrawnErrors }[] = [];
-  const squares: Partial<Record<'query' | 'key' | 'value' | 'sinks', number>> = {};
-
-  for (const [wave, units] of plan.waves.entries()) {
-    const attended = yield* attendWave(plan, workspace, attentionOutput, wave);
-    norms.push(...attended.norms);
-    loss += attended.loss;
-    contradiction ??= attended.contradiction;
-    logit = Math.max(logit, largestLogit(plan, workspace));
-    const share = units.length / (batch * problem.dims.keyValueHeads);
-    const draws = sampled ? Math.max(LEAST_DRAWS, Math.ceil(sampled.rows * share)) : 0;
-    const samples: (SampleTask | StateSampleTask)[] = sampled
-      ? sampleTasks(plan, workspace, wave, draws, sampled.seed, sums)
-      : [];
-    const stages = contractStages(plan, workspace, units, options.inputGradients, inputGradients);
-    if (states) {
-      const count = Math.max(LEAST_DRAWS, Math.ceil(states.rows * share));
-      stateWaves.push({ draws: count, errors: noErrors() });
-      samples.push(...stateSampleTasks(plan, workspace, wave, count, states.seed, samplers));
-    }
-    // Samples and sums over all rows do not need each other: no thread waits in between.
-    const tasks: GradientTask[] = [...samples, ...(stages[0] ?? [])];
-    const drawnSizes: DrawnSizes[] = [];
-    for (const mine of [tasks, ...stages.slice(1)]) {
-      if (mine.length === 0) continue;
-      const results = yield { name: 'contract', tasks: mine };
-      mine.forEach((task, k) => {
-        if (task.step === 'sample') drawnSizes.push(...(results[k] as DrawnSizes[]));
-        if (task.step === 'sample_states') {
-          addErrors(stateWaves.at(-1)!.errors, results[k] as DrawnErrors);
-        }
-        if (task.step !== 'full' || !states) return;
-        const role = ROLES[task.projection];
-        squares[role] = (squares[role] ?? 0) + (results[k] as number);
-      });
-    }
-    sizes.push(drawnSizes);
-    const finish: FinishTask = {
-      ...{ kernel: 'exact', step: 'finish', plan, workspace, units, totals },
-      parts: stages.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
-      sampled:
-        sampled && wave === plan.waves.length - 1
-          ? { sums, logit, sizes, inputGradients, kind: options.inputGradients }
-          : null,
+  if (options.estimate && isStates) {
+    errors = stateErrors(samples.states, samples.squares, samples.rounding);
+  } else if (options.estimate && (tensorsOf(totals).length > 0 || inputGradients)) {
+    const task: EstimateTask = {
+      ...{ kernel: 'exact', step: 'estimate', problem, totals, samples, inputGradients },
+      kind: options.inputGradients,
     };
-    [errors] = (yield { name: 'finish', tasks: [finish] }) as [ErrorEstimates | null];
+    [errors] = yield* stage('estimate', [task]);
   }
-  if (states && totals.sinks) squares.sinks = totals.sinks.reduce((sum, x) => sum + x * x, 0);
-  return {
-    ...totals,
-    contradiction,
-    errors: states ? stateErrors(stateWaves, squares, roundingError(plan, logit)) : errors,
-    loss: problem.objective.kind === 'target' ? loss : null,
-    attentionOutput,
-    inputGradients,
-    headNorms: composedNorms(norms, problem),
-  };
-}
-
-/** What a wave has summed over keys or rows meets the inputs: thin products, then those at full width. */
-function contractStages(
-  plan: ExactPlan,
-  workspace: Workspace,
-  units: readonly Unit[],
-  kind: AttentionKind | undefined,
-  inputGradients: ReturnType<typeof allocateInputGradients<Float32Array>>,
-): (ContractTask | FullTask)[][] {
-  const thin = contractTasks(plan, workspace, units);
-  const full = fullStages(plan, workspace, units, kind, inputGradients);
-  return [thin, ...full].filter((tasks) => tasks.length > 0);
+  return { ...sums, loss: problem.objective.kind === 'target' ? sums.loss : null, errors };
 }

@@ -3,13 +3,16 @@ import { type Cancelled, checkpointOf, type Job, runJob } from '../../job.js';
 import { runAttend } from '../attention/attend.js';
 import type { Wasm } from '../inner/instance.js';
 import { runContract } from './contract.js';
+import { estimateErrors } from './error/estimate.js';
 import { runSample } from './error/sample.js';
 import { runStateSample } from './error/sample-states.js';
 import { runFinish } from './finish.js';
 import { type ForwardTask, forwardStages, runForwardSample } from './forward.js';
 import { runFull } from './full.js';
 import { exactStages, type GradientTask } from './gradient.js';
+import { runBlocks } from './parts/blocks.js';
 import { runProject } from './project.js';
+import { exactSums } from './sums.js';
 
 export type ExactTask = GradientTask | ForwardTask;
 
@@ -33,6 +36,12 @@ export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled):
       return runForwardSample(task, wasm, checkpoint);
     case 'finish':
       return runFinish(task);
+    case 'estimate':
+      return estimateErrors(task);
+    case 'blocks':
+      return runBlocks(task, checkpoint);
+    case 'sums':
+      return inOneTask(exactSums(task.problem, task.options), wasm, cancelled);
     case 'whole':
       return inOneTask(exactStages(task.problem, task.options), wasm, cancelled);
     case 'whole_forward':

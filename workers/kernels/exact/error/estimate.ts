@@ -1,5 +1,6 @@
 /** From the sums of all sampled rows to the figures in the answer. */
 
+import type { Task } from '../../../job.js';
 import {
   type AttentionKind,
   type ProjectionName,
@@ -7,7 +8,12 @@ import {
   type StatesName,
 } from '../../../problem.js';
 import type { TensorData } from '../../../tensor/tensor.js';
-import { CONTRACT_TOKENS, type ExactPlan, type Workspace } from '../../attention/plan.js';
+import {
+  CONTRACT_TOKENS,
+  type ExactPlan,
+  type ExactProblem,
+  type Workspace,
+} from '../../attention/plan.js';
 import {
   type ErrorEstimate,
   type ErrorSums,
@@ -19,17 +25,31 @@ import type { Sizes } from '../../estimate/state-sizes.js';
 import { ROWS } from '../../inner/block.js';
 import type { InputGradients, ParameterGradients } from '../../result.js';
 import type { DrawnSizes } from './sample.js';
+import type { DrawnErrors } from './sample-states.js';
 
 export type SumsByTensor = Readonly<Record<string, ErrorSums>>;
 
-/** What is known after the last wave. */
-export interface Sampled {
-  /** Of all sampled rows. */
+/** What the sampled rows of a problem say, and what they cannot. Those of its parts stand beside each other. */
+export interface Samples {
+  /** Of each part. */
   readonly sums: readonly SumsByTensor[];
-  /** No logit exceeds it. */
-  readonly logit: number;
   /** Of the draws of each wave, for the gradients of the inputs; empty: these are not wanted. */
   readonly sizes: readonly (readonly DrawnSizes[])[];
+  /** Of the draws of each wave, for the gradients of attention states. */
+  readonly states: readonly { readonly draws: number; readonly errors: DrawnErrors }[];
+  /** |gradient|^2 of attention states. */
+  readonly squares: Readonly<Partial<Record<'query' | 'key' | 'value' | 'sinks', number>>>;
+  /** Relative error that rows cannot show. */
+  readonly rounding: number;
+}
+
+/** After the last wave, or the last part. */
+export interface EstimateTask extends Task<ErrorEstimates> {
+  readonly kernel: 'exact';
+  readonly step: 'estimate';
+  readonly problem: ExactProblem;
+  readonly totals: ParameterGradients;
+  readonly samples: Samples;
   /** By role; the same tensor for all three in self-attention. */
   readonly inputGradients: InputGradients<Float32Array> | null;
   readonly kind: AttentionKind | undefined;
@@ -50,31 +70,37 @@ export function largestLogit({ problem }: ExactPlan, { largestQ, largestK }: Wor
   return problem.softcap ? Math.min(logit, problem.softcap) : logit;
 }
 
-export function estimateErrors(
-  plan: ExactPlan,
-  gradients: ParameterGradients,
-  sampled: Sampled,
-): ErrorEstimates {
-  const { sums, logit } = sampled;
-  const rounding = roundingError(plan, logit);
+/** Adds what other threads found to the first. */
+export function mergeSums([first, ...others]: readonly SumsByTensor[]): void {
+  for (const [name, { error, totals }] of Object.entries(first ?? {})) {
+    for (const other of others) {
+      const more = other[name]!;
+      for (let k = 0; k < error.length; k++) error[k]! += more.error[k]!;
+      for (let k = 0; k < 3; k++) totals[k]! += more.totals[k]!;
+      totals[3] = Math.max(totals[3]!, more.totals[3]!);
+    }
+  }
+}
+
+export function estimateErrors(task: EstimateTask): ErrorEstimates {
+  const { problem, totals, samples } = task;
+  const { sums, rounding } = samples;
   const ofParameters = Object.fromEntries(
-    tensorsOf(gradients).map(([name, gradient]) => {
+    tensorsOf(totals).map(([name, gradient]) => {
       const parts = sums.map((record) => record[name]!);
       const norm = frobenius(gradient);
       return [
         name,
-        estimateError(parts, { norm, rounding, vanishes: norm === 0 && vanishes(plan, name) }),
+        estimateError(parts, { norm, rounding, vanishes: norm === 0 && vanishes(problem, name) }),
       ];
     }),
   );
-  return { ...ofParameters, ...inputEstimates(sampled, rounding) };
+  return { ...ofParameters, ...inputEstimates(task) };
 }
 
 /** By the client's names of the inputs. */
-function inputEstimates(
-  { sizes, inputGradients, kind }: Sampled,
-  rounding: number,
-): ErrorEstimates {
+function inputEstimates({ samples, inputGradients, kind }: EstimateTask): ErrorEstimates {
+  const { sizes, rounding } = samples;
   const wanted = Object.entries(inputGradients ?? {}) as [StatesName, Float32Array][];
   if (!kind || wanted.length === 0) return {};
   const clusters = sizes.map(clusterMeans);
@@ -102,7 +128,7 @@ function clusterMeans(drawn: readonly DrawnSizes[]): Sizes[] {
 }
 
 /** Whether a gradient is 0 whatever the softmax: its adapter's other factor is 0, G is, or rows see one key each. */
-function vanishes({ problem }: ExactPlan, name: string): boolean {
+function vanishes(problem: ExactProblem, name: string): boolean {
   const [projection, tensor] = name.split('.') as [ProjectionName | 'sinks', string];
   const isZero = (data: TensorData) => data.every((x) => x === 0);
   const { objective, dims } = problem;

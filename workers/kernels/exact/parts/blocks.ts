@@ -1,0 +1,49 @@
+/** Blocks of matrices on their way into the parts of a problem and out of their results. */
+import type { Task } from '../../../job.js';
+import type { TensorData } from '../../../tensor/tensor.js';
+
+/** A block of a row-major matrix: it begins at element `at`, its rows are `pitch` apart. */
+export interface Block {
+  readonly data: TensorData;
+  readonly at: number;
+  readonly pitch: number;
+}
+
+/** to += from, for (rows, columns). */
+export interface Addition {
+  readonly to: Block;
+  readonly from: Block;
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** Additions in their order: no two tasks write to the same place. */
+export interface BlocksTask extends Task<null> {
+  readonly kernel: 'exact';
+  readonly step: 'blocks';
+  readonly additions: readonly Addition[];
+}
+
+/** Elements between two looks at the flag that cancels: less than a millisecond. */
+const AT_ONCE = 2 ** 18;
+
+export function runBlocks({ additions }: BlocksTask, checkpoint: () => void): null {
+  let elements = 0;
+  for (const { to, from, rows, columns } of additions) {
+    for (let i = 0; i < rows; i++) {
+      const [y, x] = [to.at + i * to.pitch, from.at + i * from.pitch];
+      for (let c = 0; c < columns; c++) to.data[y + c]! += from.data[x + c]!;
+      elements += columns;
+      if (elements < AT_ONCE) continue;
+      elements = 0;
+      checkpoint();
+    }
+  }
+  return null;
+}
+
+export const blocksTask = (additions: readonly Addition[]): BlocksTask => ({
+  kernel: 'exact',
+  step: 'blocks',
+  additions,
+});

@@ -1,0 +1,212 @@
+/** The part of a problem that a cut describes, as a problem of the same form. */
+import { type Job, stage } from '../../../job.js';
+import { keysOf, keysOfRows, type Mask, type Range } from '../../../mask.js';
+import {
+  type AttentionProblem,
+  hasAttentionStates,
+  type Projection,
+  type Rotary,
+} from '../../../problem.js';
+import { elementCount, type Tensor, type TensorData } from '../../../tensor/tensor.js';
+import { sharedFloat32, sharedFloat64 } from '../../result.js';
+import type { ExactOptions } from '../sums.js';
+import { type Addition, type BlocksTask, blocksTask } from './blocks.js';
+import type { Cut } from './cut.js';
+
+export interface Part {
+  readonly problem: AttentionProblem;
+  readonly options: ExactOptions;
+}
+
+/** Draws that tell how much the rows of a part scatter. */
+const LEAST_DRAWS = 4;
+/** Between the seeds of two parts; the waves of a part count on from its seed. */
+const SEEDS = 1_000_003;
+
+const size = ({ first, last }: Range): number => last - first;
+
+/** Keys that the rows of a cut see, and perhaps others between them; one where they see none. */
+export function keysOfCut(problem: AttentionProblem, { items, rows }: Cut): Range {
+  const { queryLength, keyLength } = problem.dims;
+  if (size(rows) === queryLength) return { first: 0, last: keyLength };
+  const { first, last } = keysOfRows(problem, items.first, rows);
+  return last > first ? { first, last } : { first: 0, last: 1 };
+}
+
+export function* takeParts(
+  problem: AttentionProblem,
+  options: ExactOptions,
+  cuts: readonly Cut[],
+): Job<readonly Part[], BlocksTask> {
+  if (cuts.length === 1) return [{ problem, options }];
+  const copies: Addition[] = [];
+  const parts = cuts.map((cut, k): Part => {
+    const { estimate } = options;
+    const { batch, keyValueHeads, queryLength } = problem.dims;
+    const share =
+      (size(cut.items) * size(cut.sharedHeads) * size(cut.rows)) /
+      (batch * keyValueHeads * queryLength);
+    const rows = Math.max(LEAST_DRAWS, Math.ceil((estimate?.rows ?? 0) * share));
+    return {
+      problem: partOf(problem, cut, copies),
+      options: {
+        ...options,
+        ...(estimate && { estimate: { rows, seed: estimate.seed + SEEDS * k } }),
+      },
+    };
+  });
+  yield* stage(
+    'take',
+    copies.map((copy) => blocksTask([copy])),
+  );
+  return parts;
+}
+
+/** @param copies gets what has to be done before the problem can be used. */
+function partOf(problem: AttentionProblem, cut: Cut, copies: Addition[]): AttentionProblem {
+  const { dims, inputs, objective, known, projections, rotary, sinks } = problem;
+  const { items, sharedHeads, rows } = cut;
+  const group = dims.heads / dims.keyValueHeads;
+  const heads = { first: sharedHeads.first * group, last: sharedHeads.last * group };
+  const keys = keysOfCut(problem, cut);
+  const columns = (of: Range, width: number) => ({
+    first: of.first * width,
+    last: of.last * width,
+  });
+  /** Items, rows and columns of a tensor (B, L, width); copied where its rows do not lie together. */
+  const take = (tensor: Tensor, tokens: Range, wanted: Range): Tensor =>
+    taken(tensor, items, tokens, wanted, copies);
+  const states = hasAttentionStates(problem);
+  const all = (tensor: Tensor): Range => ({ first: 0, last: widthOf(tensor) });
+  const input = (tensor: Tensor, tokens: Range, of: Range, width: number) =>
+    take(tensor, tokens, states ? columns(of, width) : all(tensor));
+  const query = input(inputs.query, rows, heads, dims.headDim);
+  const sameKeys = inputs.key === inputs.query && size(keys) === size(rows);
+  const key = sameKeys && !states ? query : input(inputs.key, keys, sharedHeads, dims.headDim);
+  const value =
+    inputs.value === inputs.key && !states
+      ? key
+      : input(inputs.value, keys, sharedHeads, dims.valueDim);
+  const values = columns(heads, dims.valueDim);
+  return {
+    ...problem,
+    dims: {
+      ...dims,
+      batch: size(items),
+      queryLength: size(rows),
+      keyLength: size(keys),
+      heads: size(heads),
+      keyValueHeads: size(sharedHeads),
+    },
+    mask: maskOf(problem, cut, keys),
+    inputs: { query, key, value },
+    projections: {
+      q_proj: outputsOf(projections.q_proj, heads, dims.headDim),
+      k_proj: outputsOf(projections.k_proj, sharedHeads, dims.headDim),
+      v_proj: outputsOf(projections.v_proj, sharedHeads, dims.valueDim),
+    },
+    ...(rotary && { rotary: tablesOf(rotary, items) }),
+    ...(sinks && { sinks: slices(sinks, heads) }),
+    objective: { ...objective, tensor: take(objective.tensor, rows, values) },
+    ...(known && {
+      known: {
+        ...(known.logSumExp && { logSumExp: headsOf(known.logSumExp, items, heads) }),
+        ...(known.output && { output: take(known.output, rows, values) }),
+      },
+    }),
+  };
+}
+
+/** Numbers of a token, in all its heads. */
+const widthOf = ({ shape }: Tensor): number => elementCount(shape.slice(2));
+
+function memoryLike(data: TensorData, length: number): TensorData {
+  return data instanceof Float64Array ? sharedFloat64(length) : sharedFloat32(length);
+}
+
+function taken(
+  tensor: Tensor,
+  items: Range,
+  tokens: Range,
+  columns: Range,
+  copies: Addition[],
+): Tensor {
+  const { dtype, shape, data } = tensor;
+  const [, length] = shape as [number, number];
+  const width = widthOf(tensor);
+  const [n, w] = [size(tokens), size(columns)];
+  const at = (items.first * length + tokens.first) * width + columns.first;
+  const wanted = [size(items), n, w];
+  if (w === width) {
+    // Rows are cut from one item alone, so that they lie together.
+    return { dtype, shape: wanted, data: data.subarray(at, at + size(items) * n * width) };
+  }
+  // Heads are cut from one item alone.
+  const copy = memoryLike(data, n * w);
+  copies.push({
+    to: { data: copy, at: 0, pitch: w },
+    from: { data, at, pitch: width },
+    rows: n,
+    columns: w,
+  });
+  return { dtype, shape: wanted, data: copy };
+}
+
+/** Rows of a matrix (or elements of a vector), which lie together. */
+function slices({ dtype, shape, data }: Tensor, { first, last }: Range): Tensor {
+  const each = elementCount(shape.slice(1));
+  const rows = data.subarray(first * each, last * each);
+  return { dtype, shape: [last - first, ...shape.slice(1)], data: rows };
+}
+
+/** (B, H, L): the heads of one item, or all heads of several. */
+function headsOf({ dtype, shape, data }: Tensor, items: Range, heads: Range): Tensor {
+  const [, H, L] = shape as [number, number, number];
+  const first = (items.first * H + heads.first) * L;
+  const length = size(items) * size(heads) * L;
+  return {
+    dtype,
+    shape: [size(items), size(heads), L],
+    data: data.subarray(first, first + length),
+  };
+}
+
+/** The projection to some of its heads. */
+function outputsOf(projection: Projection, heads: Range, width: number): Projection {
+  const { weight, bias, adapter } = projection;
+  const outputs = { first: heads.first * width, last: heads.last * width };
+  return {
+    ...projection,
+    outFeatures: size(outputs),
+    inFeatures: weight ? projection.inFeatures : size(outputs),
+    weight: weight && slices(weight, outputs),
+    bias: bias && slices(bias, outputs),
+    adapter: adapter && { ...adapter, B: slices(adapter.B, outputs) },
+  };
+}
+
+function tablesOf({ cos, sin }: Rotary, items: Range): Rotary {
+  const of = (table: Tensor) => (table.shape[0] === 1 ? table : slices(table, items));
+  return { cos: of(cos), sin: of(sin) };
+}
+
+/** Positions count from the first key that the part has. */
+function maskOf(problem: AttentionProblem, { items, rows }: Cut, keys: Range): Mask {
+  const { mask } = problem;
+  const shifted = (position: number) =>
+    Math.min(Math.max(0, position - keys.first), keys.last - keys.first);
+  const padded = mask.keys && {
+    keys: Array.from({ length: size(items) }, (_, k) => {
+      const { first, last } = keysOf(problem, items.first + k);
+      return { first: shifted(first), last: shifted(last) };
+    }),
+  };
+  const { sequenceEnds } = mask;
+  const ends = sequenceEnds && {
+    sequenceEnds: (sequenceEnds.length === 1
+      ? sequenceEnds
+      : sequenceEnds.slice(items.first, items.last)
+    ).map((list) => list.map((end) => end - keys.first).filter((end) => end > 0)),
+  };
+  return { ...mask, ...padded, ...ends, offset: (mask.offset ?? 0) + rows.first - keys.first };
+}
