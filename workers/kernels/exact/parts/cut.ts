@@ -22,7 +22,7 @@ const MOST_PARTS = 32;
 const ROWS_OF_INPUT = 4;
 const LEAST_ROWS = 2048;
 /** Rows whose work is taken together. */
-const ROW_STEP = 256;
+const ROW_STEP = 64;
 
 export function cutProblem(problem: AttentionProblem, options: GradientOutputs): Cut[] {
   const { batch, keyValueHeads, queryLength } = problem.dims;
