@@ -156,7 +156,7 @@ export const ConfigSchema = Type.Object({
   LORAGRAD_API_KEYS: Type.String({
     default: '',
     description:
-      'Who may use the service: name:key pairs, separated by commas. Empty, and no file: everybody. Health needs no key',
+      'Who may use the service: name:key pairs, separated by commas, each perhaps with quotas: one:KEY requests=600 bytes=1000000000 (a minute) stored=500000000. Empty, and no file: everybody. Health needs no key',
   }),
   LORAGRAD_API_KEYS_FILE: Type.String({
     default: '',
@@ -167,6 +167,17 @@ export const ConfigSchema = Type.Object({
     default: '',
     description:
       'Names that the service answers to, separated by commas; requests for another Host get 421. Empty: all',
+  }),
+  LORAGRAD_DOCS: Type.Boolean({
+    default: true,
+    description: 'Whether the pages /, /guide and /docs and the document /openapi.json are served',
+  }),
+  LORAGRAD_METRICS_PORT: Type.Integer({
+    default: 0,
+    minimum: 0,
+    maximum: 65535,
+    description:
+      'TCP port on which /metrics is served, without a key and nowhere else; 0: on that of the service',
   }),
   LORAGRAD_TLS_CERT_FILE: Type.String({
     default: '',

@@ -157,6 +157,11 @@ export const PROBLEMS = {
     title: 'The service is busy',
     remedy: 'Wait as long as Retry-After says, then send the same request again.',
   },
+  'quota-exceeded': {
+    status: 429,
+    title: 'The quota of the API key is used up',
+    remedy: 'Wait as long as Retry-After says, or ask the operator for a larger one.',
+  },
   'headers-too-large': {
     status: 431,
     title: 'The headers are too large',

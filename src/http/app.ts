@@ -31,6 +31,7 @@ import lifetime from './plugins/guards/lifetime.js';
 import quarantine from './plugins/guards/quarantine.js';
 import jobs from './plugins/jobs.js';
 import metrics from './plugins/metrics.js';
+import metricsPort from './plugins/metrics-port.js';
 import pages from './plugins/pages.js';
 import problems, { answerProblem } from './plugins/problems.js';
 import progress from './plugins/progress.js';
@@ -120,7 +121,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   await app.register(quarantine);
   await app.register(answers, { pace });
   await app.register(docs, { config });
-  await app.register(pages);
+  if (config.LORAGRAD_DOCS) await app.register(pages, { secure: tls !== null });
 
   const store = new TensorStore(storeBytes(config));
   await app.register(storePlugin, { store });
@@ -132,8 +133,10 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   await app.register(jobsRoute);
   await app.register(limitsRoute, options);
   await app.register(healthRoutes, options);
-  await app.register(metricsRoute);
-  await app.register(openapiRoute, options);
+  const metricsAt = { host: config.HOST, port: config.LORAGRAD_METRICS_PORT };
+  if (metricsAt.port === 0) await app.register(metricsRoute);
+  else await app.register(metricsPort, metricsAt);
+  if (config.LORAGRAD_DOCS) await app.register(openapiRoute, options);
   await app.register(siteRoutes);
   return app;
 }

@@ -40,23 +40,24 @@ export class TensorStore {
     return this.#evicted;
   }
 
-  /** Whether it could be kept if nothing else were. */
-  hasRoomFor(dtype: Dtype, shape: readonly number[]): boolean {
-    return storedBytes(dtype, shape) <= this.limit;
-  }
-
   /** @param name 'sha256:<hex>'. The tensor counts as used, and must not be written to. */
   get(name: string, owner = ''): Tensor | undefined {
     return this.#spaces.get(owner)?.get(name);
   }
 
-  /** The tensor counts as used. @returns whether it was not there before. */
-  add(name: string, tensor: Tensor, owner = ''): boolean {
+  /**
+   * The tensor counts as used.
+   *
+   * @param quota bytes of the owner: beyond it others of its tensors make room. The tensor itself must fit into it.
+   * @returns whether it was not there before.
+   */
+  add(name: string, tensor: Tensor, owner = '', quota = this.limit): boolean {
     // The data that is there already is equal, and may be in use: one copy is enough.
     if (this.get(name, owner)) return false;
     const size = storedBytes(tensor.dtype, tensor.shape);
-    while (this.bytes + size > this.limit) this.#evict();
     let space = this.#spaces.get(owner);
+    while (space && space.size > 0 && space.calculatedSize + size > quota) this.#evict(space);
+    while (this.bytes + size > this.limit) this.#evict(this.#largest());
     if (!space) {
       space = new LRUCache({
         maxSize: this.limit,
@@ -74,11 +75,14 @@ export class TensorStore {
   }
 
   /** Room is made by who holds most: a newcomer with much pushes out its own, not those of others. */
-  #evict(): void {
-    const [largest] = [...this.#spaces.values()].sort(
-      (a, b) => b.calculatedSize - a.calculatedSize,
+  #largest(): LRUCache<string, Tensor> {
+    return [...this.#spaces.values()].reduce((a, b) =>
+      b.calculatedSize > a.calculatedSize ? b : a,
     );
-    largest?.pop();
+  }
+
+  #evict(space: LRUCache<string, Tensor>): void {
+    space.pop();
     this.#evicted++;
   }
 }

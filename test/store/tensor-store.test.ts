@@ -63,11 +63,21 @@ test('deleting gives the room back, and is no eviction', () => {
   assert.deepEqual([store.bytes, store.count, store.evicted], [0, 0, 0]);
 });
 
-test('what is larger than the whole store is known before it is decoded', () => {
-  const store = new TensorStore(SIZE);
-  assert.ok(store.hasRoomFor('float32', [1000]));
-  assert.ok(!store.hasRoomFor('float32', [1001]));
-  assert.ok(!store.hasRoomFor('float64', [1000]));
+test('what a tensor takes is known before it is decoded', () => {
+  assert.equal(storedBytes('float32', [1000]), SIZE);
+  assert.ok(storedBytes('float32', [1001]) > SIZE);
+  assert.ok(storedBytes('float64', [1000]) > SIZE);
+});
+
+test('beyond the quota of an owner its own tensors make room, and nobody else does', () => {
+  const store = new TensorStore(4 * SIZE);
+  store.add('a', floats(1000), 'other');
+  for (const name of ['b', 'c', 'd']) store.add(name, floats(1000), 'mine', 2 * SIZE);
+  assert.deepEqual(
+    ['b', 'c', 'd'].map((name) => store.get(name, 'mine') !== undefined),
+    [false, true, true],
+  );
+  assert.ok(store.get('a', 'other'));
 });
 
 test('a tensor that is in use keeps its numbers when it has to make room', () => {

@@ -1,9 +1,14 @@
 /** API keys: several, each with a name; from a setting, or from a file that may change at any time. */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
+import { QUOTA_NAMES, type Quota } from './quotas.js';
 
-interface ApiKey {
+export interface KeyHolder {
   readonly name: string;
+  readonly quota: Quota;
+}
+
+interface ApiKey extends KeyHolder {
   readonly digest: Buffer;
 }
 
@@ -19,12 +24,25 @@ function parse(text: string, source: string): ApiKey[] {
     .map((entry) => entry.trim())
     .filter((entry) => entry !== '' && !entry.startsWith('#'))
     .map((entry, k) => {
-      const [, name, key] = /^([\w.-]+):(\S{16,})$/.exec(entry) ?? [];
-      if (name && key) return { name, digest: digestOf(key) };
+      const [pair = '', ...limits] = entry.split(/\s+/);
+      const [, name, key] = /^([\w.-]+):(\S{16,})$/.exec(pair) ?? [];
+      const quota = parseQuota(limits);
+      if (name && key && quota) return { name, digest: digestOf(key), quota };
       throw new Error(
-        `Entry ${k + 1} of ${source} is no name:key pair; a key has at least 16 characters.`,
+        `Entry ${k + 1} of ${source} is no name:key pair, perhaps with quotas such as requests=600; a key has at least 16 characters.`,
       );
     });
+}
+
+/** @returns null when it is none. */
+function parseQuota(limits: readonly string[]): Quota | null {
+  const quota: Record<string, number> = {};
+  for (const limit of limits) {
+    const [, name = '', value] = /^([a-z]+)=([1-9]\d{0,14})$/.exec(limit) ?? [];
+    if (!(QUOTA_NAMES as readonly string[]).includes(name)) return null;
+    quota[name] = Number(value);
+  }
+  return quota;
 }
 
 export class ApiKeys {
@@ -33,7 +51,7 @@ export class ApiKeys {
   #looked = performance.now();
 
   /**
-   * @param text 'name:key,name:key'
+   * @param text 'name:key,name:key requests=600 bytes=1000000000 stored=500000000'
    * @param file with one pair a line; '': none.
    */
   constructor(
@@ -49,13 +67,13 @@ export class ApiKeys {
     return this.#keys.length === 0 && this.file === '';
   }
 
-  /** The name of a key, or null. Takes as long for a wrong key as for a right one. */
-  nameOf(key: string): string | null {
+  /** Whose key it is, or null. Takes as long for a wrong key as for a right one. */
+  holderOf(key: string): KeyHolder | null {
     this.#look();
     const digest = digestOf(key);
-    let found: string | null = null;
-    for (const { name, digest: other } of this.#keys) {
-      if (timingSafeEqual(digest, other)) found = name;
+    let found: KeyHolder | null = null;
+    for (const holder of this.#keys) {
+      if (timingSafeEqual(digest, holder.digest)) found = holder;
     }
     return found;
   }

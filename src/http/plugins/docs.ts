@@ -1,4 +1,5 @@
 /** The OpenAPI document and the page that explores it. */
+import helmet from '@fastify/helmet';
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import type { FastifyInstance } from 'fastify';
@@ -8,6 +9,7 @@ import { ForwardRequest, GradientRequest } from '../../request/request.js';
 import { packageVersion } from '../../version.js';
 import { GivenTensorSchema, TensorSchema } from '../../wire/schema.js';
 import { ICON } from '../icon.js';
+import { pageHeaders } from '../page-headers.js';
 import { serverUrl } from '../public-address.js';
 import { ForwardAnswerSchema, GradientAnswerSchema, PlanAnswerSchema } from '../schemas/answers.js';
 import { addReferenceExamples, completeDocument, type Document } from '../schemas/document.js';
@@ -47,7 +49,7 @@ async function docs(app: FastifyInstance, { config }: { config: Config }): Promi
         description: DESCRIPTION,
         license: { name: 'MIT', identifier: 'MIT' },
       },
-      // There are no keys; a proxy may ask for some.
+      // Keys are optional: the operator says whether there are some.
       security: [],
       externalDocs: {
         description: 'The paper: Computational Limits of Low-Rank Adaptation',
@@ -72,36 +74,40 @@ async function docs(app: FastifyInstance, { config }: { config: Config }): Promi
       buildLocalReference: (json, _base, _fragment, i) => String(json.$id ?? `def-${i}`),
     },
   });
-  await app.register(swaggerUi, {
-    routePrefix: '/docs',
-    // Links to the files are relative: the page works below any path.
-    indexPrefix: '.',
-    theme: {
-      title: 'loragrad API',
-      favicon: [
-        {
-          filename: 'favicon.svg',
-          rel: 'icon',
-          type: 'image/svg+xml',
-          sizes: 'any',
-          content: ICON,
-        },
-      ],
-    },
-    transformSpecification: (document, request) => {
-      const copy = structuredClone(document);
-      addReferenceExamples(copy as Document);
-      return { ...copy, servers: [{ url: serverUrl(request, config.LORAGRAD_BASE_PATH, '..') }] };
-    },
-    transformSpecificationClone: false,
-    uiConfig: { tryItOutEnabled: false, docExpansion: 'list', defaultModelsExpandDepth: 0 },
-    // Unlike the default, without upgrade-insecure-requests: the service speaks plain HTTP.
-    staticCSP: {
-      'default-src': ["'self'"],
-      'img-src': ["'self'", 'data:'],
-      'style-src': ["'self'", "'unsafe-inline'"],
-      'frame-ancestors': ["'self'"],
-    },
+  if (!config.LORAGRAD_DOCS) return;
+  await app.register(async (scope) => {
+    await scope.register(helmet, pageHeaders(config.LORAGRAD_TLS_CERT_FILE !== ''));
+    await scope.register(swaggerUi, {
+      routePrefix: '/docs',
+      // Links to the files are relative: the page works below any path.
+      indexPrefix: '.',
+      theme: {
+        title: 'loragrad API',
+        favicon: [
+          {
+            filename: 'favicon.svg',
+            rel: 'icon',
+            type: 'image/svg+xml',
+            sizes: 'any',
+            content: ICON,
+          },
+        ],
+      },
+      transformSpecification: (document, request) => {
+        const copy = structuredClone(document);
+        addReferenceExamples(copy as Document);
+        return { ...copy, servers: [{ url: serverUrl(request, config.LORAGRAD_BASE_PATH, '..') }] };
+      },
+      transformSpecificationClone: false,
+      uiConfig: { tryItOutEnabled: false, docExpansion: 'list', defaultModelsExpandDepth: 0 },
+      // Unlike the default, without upgrade-insecure-requests: the service speaks plain HTTP.
+      staticCSP: {
+        'default-src': ["'self'"],
+        'img-src': ["'self'", 'data:'],
+        'style-src': ["'self'", "'unsafe-inline'"],
+        'frame-ancestors': ["'self'"],
+      },
+    });
   });
 }
 

@@ -1,9 +1,10 @@
 /** The explorer page at / and the documentation at /guide/, as the build made them. */
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import helmet from '@fastify/helmet';
 import fastifyStatic from '@fastify/static';
 import type { FastifyInstance } from 'fastify';
-import fp from 'fastify-plugin';
+import { pageHeaders } from '../page-headers.js';
 
 /** Nothing from elsewhere, nothing inline. */
 const POLICY = [
@@ -32,7 +33,8 @@ function cacheControl(path: string): string {
   return /[\\/]assets[\\/]/.test(path) ? 'public, max-age=31536000, immutable' : 'no-cache';
 }
 
-async function pages(app: FastifyInstance): Promise<void> {
+async function pages(app: FastifyInstance, { secure }: { secure: boolean }): Promise<void> {
+  await app.register(helmet, pageHeaders(secure));
   for (const { folder, prefix, policy } of SITES) {
     const root = fileURLToPath(new URL(`../../../${folder}/`, import.meta.url));
     if (!existsSync(root)) continue;
@@ -54,10 +56,9 @@ async function pages(app: FastifyInstance): Promise<void> {
       setHeaders: (response, path) => {
         response.setHeader('cache-control', cacheControl(path));
         response.setHeader('content-security-policy', policy);
-        response.setHeader('x-content-type-options', 'nosniff');
       },
     });
   }
 }
 
-export default fp(pages, { name: 'pages' });
+export default pages;

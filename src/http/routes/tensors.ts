@@ -57,17 +57,18 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
     handler: async (request, reply) => {
       const { sha256 } = request.params;
       const { dtype, shape } = request.body;
-      if (!store.hasRoomFor(dtype, shape)) {
-        const actual = storedBytes(dtype, shape);
+      const limit = Math.min(store.limit, request.quota.stored ?? store.limit);
+      const actual = storedBytes(dtype, shape);
+      if (actual > limit) {
         throw new Problem(
           'tensor-too-large',
-          `The tensor takes ${actual} bytes in the store, which holds ${store.limit} in all.`,
-          { limit: store.limit, actual },
+          `The tensor takes ${actual} bytes in the store, which keeps ${limit} for you in all.`,
+          { limit, actual },
         );
       }
       const work = { kind: 'keep', digest: sha256, encoded: request.body } as const;
       const { answer: tensor } = await compute(app, engine, request, work, null);
-      const isNew = store.add(referenceName(sha256), tensor, request.owner);
+      const isNew = store.add(referenceName(sha256), tensor, request.owner, limit);
       Object.assign(request.notes, { dtype, shape, isNew });
       return reply.code(isNew ? 201 : 204).send();
     },

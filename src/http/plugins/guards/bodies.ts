@@ -61,6 +61,7 @@ class SharedBody {
     const needed = this.#length + chunk.length;
     if (needed > this.limit) throw tooLarge(this.limit, needed);
     this.request.entry.holdMore(chunk.length);
+    this.request.spendBytes(chunk.length);
     if (needed > this.#memory.length) {
       // Who has sent that much means it; without Content-Length (chunked transfer) it grows by doubling.
       const size = this.#announced || Math.min(this.limit, 2 * needed);

@@ -8,6 +8,7 @@ import fp from 'fastify-plugin';
 import { Problem } from '../../../errors.js';
 import { quote } from '../../../wire/tree/quote.js';
 import type { ApiKeys } from '../../access/api-keys.js';
+import { type Quota, Usage } from '../../access/quotas.js';
 
 export interface ClientsOptions {
   readonly keys: ApiKeys;
@@ -25,8 +26,13 @@ declare module 'fastify' {
     client: string;
     /** Whose tensors in the store are meant: the name of the API key; '' without keys. */
     owner: string;
+    quota: Quota;
+    /** So many bytes of its body have arrived. */
+    spendBytes(amount: number): void;
   }
 }
+
+const NO_QUOTA: Quota = {};
 
 function addressOf(ip: string): string {
   return isIPv6(ip) && !ip.startsWith('::ffff:') ? ip.split(':').slice(0, 4).join(':') : ip;
@@ -39,10 +45,16 @@ function keyOf({ headers }: FastifyRequest): string {
 
 async function clients(app: FastifyInstance, { keys, hosts }: ClientsOptions): Promise<void> {
   app.decorateRequest('client', '');
+  const usage = new Usage();
   app.decorateRequest('owner', '');
+  app.decorateRequest('quota');
+  app.decorateRequest('spendBytes', function (this: FastifyRequest, amount: number) {
+    usage.spend(this.owner, this.quota, amount);
+  });
 
   app.addHook('onRequest', async (request: FastifyRequest) => {
     request.client = addressOf(request.ip);
+    request.quota = NO_QUOTA;
     if (request.routeOptions.config?.open) return;
     if (hosts.length > 0 && !hosts.includes(request.hostname)) {
       throw new Problem(
@@ -51,14 +63,16 @@ async function clients(app: FastifyInstance, { keys, hosts }: ClientsOptions): P
       );
     }
     if (keys.open) return;
-    const name = keys.nameOf(keyOf(request));
-    if (name === null) {
+    const holder = keys.holderOf(keyOf(request));
+    if (holder === null) {
       throw new Problem('unauthorized', 'There is no API key, or it is not valid.', {
         headers: { 'www-authenticate': 'Bearer' },
       });
     }
-    request.client = `key ${name}`;
-    request.owner = name;
+    request.client = `key ${holder.name}`;
+    request.owner = holder.name;
+    request.quota = holder.quota;
+    if (request.routeOptions.config?.compute) usage.begin(holder.name, holder.quota);
   });
 }
 
