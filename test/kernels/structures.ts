@@ -47,14 +47,16 @@ const linearGradient =
   };
 
 /** A few channels of all states are large and the same in every row. */
-const residualStream: Change = ({ inputs }, random) => {
-  for (const states of new Set([inputs.query, inputs.key, inputs.value])) {
-    const channels = [0, 1].map(() => random.integer(states.shape[2]!));
-    eachRow(states, (x) => {
-      for (const c of channels) x[c] = 20 + 0.1 * x[c]!;
-    });
-  }
-};
+const residualStream =
+  (size: number): Change =>
+  ({ inputs }, random) => {
+    for (const states of new Set([inputs.query, inputs.key, inputs.value])) {
+      const channels = [0, 1].map(() => random.integer(states.shape[2]!));
+      eachRow(states, (x) => {
+        for (const c of channels) x[c] = size + 0.1 * x[c]!;
+      });
+    }
+  };
 
 /** Rows of tiny X whose queries are ordinary by a large column of the weight; they carry the gradient. */
 const blindRows: Change = ({ inputs, objective, projections, dims }, random) => {
@@ -195,7 +197,8 @@ export const STRUCTURES = {
   'G linear in X, spectrum': { recipe: { ...upstream, mean: 0 }, change: linearGradient(0, 4) },
   'G linear in X, noise 0.3': { recipe: upstream, change: linearGradient(0.3, 4) },
   'G linear in X, noise 1': { recipe: upstream, change: linearGradient(1, 1) },
-  'residual stream': { change: residualStream },
+  'residual stream': { change: residualStream(20) },
+  'massive channels': { change: residualStream(1000) },
   'blind rows': { recipe: upstream, change: blindRows },
   'large biases': { change: largeBias },
   'heavy keys': { change: heavyKeys },

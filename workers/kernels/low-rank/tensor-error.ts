@@ -59,6 +59,8 @@ export function estimate(
  */
 const ROUNDING = 64 * ROUNDOFF;
 const ROUNDING_ASIDE = 512 * ROUNDOFF;
+/** Units of float32 of what the rows carry before it cancels: in the chain and in the rows that it is compared with. */
+const ROUNDING_OF_TERMS = 8;
 
 export interface Circumstances {
   /** Draws of the estimate. */
@@ -72,19 +74,20 @@ export interface Circumstances {
 export function tensorError(
   plan: LowRankPlan,
   t: number,
-  { size, norm, standardError, limit }: Estimated,
+  { size, norm, standardError, limit, terms }: Estimated,
   certificates: readonly (number | null)[],
   { rows, correction, uncertified }: Circumstances,
 ): TensorError {
   const rounding =
-    (plan.outlierQueries > 0 ? ROUNDING_ASIDE : ROUNDING) + ROUNDOFF * largestLogit(plan);
+    (plan.outlierQueries > 0 ? ROUNDING_ASIDE : ROUNDING) * size +
+    ROUNDOFF * (ROUNDING_OF_TERMS * terms + largestLogit(plan) * Math.max(terms, size));
   const bound = joinHeads(plan, certificates, t);
   // A gradient that is zero has no error: all its terms are zero.
   const over = (x: number) => (size > 0 ? x / size : 0);
   return {
     estimate: {
       relative: over(correction ? standardError : norm),
-      upper: over(correction ? limit : norm + limit) + (size > 0 ? rounding : 0),
+      upper: over((correction ? limit : norm + limit) + rounding),
       confidence: 0.99,
       standard_error: over(standardError),
       rows_sampled: rows,

@@ -10,6 +10,7 @@ import { DRAWN_GROUPS } from '../head/plan.js';
 import { openWorkspace } from '../head/rows.js';
 import { tensorOffset, tensorScale } from '../head/tensors.js';
 import type { Draw, Draws } from './sampled-rows/draw-rows.js';
+import { squaredTerms } from './sampled-rows/rounding.js';
 import { outerProducts } from './sampled-rows/row-products.js';
 import { type SampledRun, sampledGradient } from './sampled-rows/sampled.js';
 import { type Estimates, meanOf, normLimit } from './statistics.js';
@@ -21,6 +22,8 @@ export interface TensorEstimate {
   readonly standardError: number;
   /** 99 % limit of that distance, at least 2.58 standard errors. */
   readonly limit: number;
+  /** Root of the sum over all rows of the squares of what they carry before it cancels: rounding.ts. */
+  readonly terms: number;
   /** The estimated error matrix, to be added by those who want no bias. */
   readonly mean: Float64Array;
 }
@@ -41,15 +44,16 @@ export function estimateTensor(
   t: number,
   size: number,
 ): TensorEstimate {
+  const terms = carriedTerms(arithmetic, runs, draws, t);
   const rows = (drawn: boolean): Estimates => ({
     count: draws.length,
     values: rowContributions(arithmetic, runs, draws, t, size, drawn),
   });
   const whole = rows(false);
-  if (complete) return { ...meanOf(whole, size), standardError: 0, limit: 0 };
+  if (complete) return { ...meanOf(whole, size), standardError: 0, limit: 0, terms };
   if (!runs.some(({ normalisation }) => normalisation)) {
     const { norm, mean, standardError, deviation, unseen } = meanOf(whole, size);
-    return { norm, mean, standardError, limit: deviation + unseen };
+    return { norm, mean, standardError, limit: deviation + unseen, terms };
   }
   const normalisation = rows(true);
   const ofRows = meanOf(normalisation, size);
@@ -65,12 +69,35 @@ export function estimateTensor(
   return {
     norm: frobenius(mean),
     mean,
+    terms,
     standardError: Math.hypot(
       ofRows.standardError,
       Math.max(ofFeatures.standardError, distance / DEVIATIONS),
     ),
     limit: Math.hypot(ofRows.deviation + ofRows.unseen, distance),
   };
+}
+
+/** The root of the estimated sum over rows; heads are rounded apart from each other. */
+function carriedTerms(
+  arithmetic: Arithmetic,
+  runs: readonly SampledRun[],
+  draws: readonly Draw[],
+  t: number,
+): number {
+  let sum = 0;
+  for (const sampled of runs) {
+    const { head, plan } = sampled.run;
+    const mark = arithmetic.mark();
+    const space = openWorkspace(arithmetic, head, plan);
+    const squares = squaredTerms(space, sampled.terms, sampledGradient(space, sampled), t);
+    const scale = tensorScale(head, t) ** 2 / draws.length;
+    for (const { batch, position, probability } of draws) {
+      if (batch === head.batch) sum += (scale * squares[position]) / probability;
+    }
+    arithmetic.release(mark);
+  }
+  return Math.sqrt(sum);
 }
 
 /** Delta_i / p_i of all draws (draws, size); `drawn`: without what the features tell. */

@@ -35,7 +35,7 @@ export function apply(arithmetic: Arithmetic, n: number, map: Loaded, x: Real, y
 /** x -> (x weight + bias - centre) matrix in one product, for a square matrix. */
 export function loadComposed(
   arithmetic: Arithmetic,
-  map: Affine,
+  map: Pick<Affine, 'inputs' | 'outputs' | 'weight'> & { readonly bias: Float64Array | null },
   centre: Float64Array,
   matrix: Float64Array,
 ): Loaded {
@@ -45,13 +45,12 @@ export function loadComposed(
   right.set(matrix);
   const product = arithmetic.array(inputs * outputs);
   arithmetic.gemm(inputs, outputs, outputs, left, right, product);
-  const bias = times(centred(map, centre), matrix, outputs);
+  const bias = times(
+    centre.map((c, a) => (map.bias?.[a] ?? 0) - c),
+    matrix,
+    outputs,
+  );
   return load(arithmetic, inputs, outputs, product, bias);
-}
-
-/** bias - centre, so that a projected row comes out centred. */
-export function centred(map: Affine, centre: Float64Array): Float64Array {
-  return map.bias.map((b, a) => b - centre[a]);
 }
 
 /** row times matrix (.., outputs). */

@@ -9,6 +9,7 @@
 import type { Real } from '../arithmetic/arithmetic.js';
 import { gFactors, logC } from '../features/evaluate.js';
 import { apply, gather, load, loadComposed, minusProduct, times } from './affine.js';
+import { keyBias, keyCentre } from './key-centre.js';
 import { rotation } from './rotation.js';
 import type { Workspace } from './workspace.js';
 
@@ -34,13 +35,14 @@ export function coordinates(space: Workspace, side: Side, capacity: number) {
   const { balance, features } = plan;
   const { effective } = head[side];
   const isQuery = side === 'query';
+  const bias = isQuery ? effective.bias : keyBias(head);
   const [centre, transform] = isQuery
     ? [balance.centreQ, balance.transformQ]
     : [balance.centreK, balance.transformK];
   const uncentred = isQuery ? minusProduct(centre, transform, d) : null;
   const map = rotary
     ? load(arithmetic, d, d, transform, uncentred)
-    : loadComposed(arithmetic, effective, centre, transform);
+    : loadComposed(arithmetic, { ...effective, bias }, centre, transform);
   const isOutlier = isQuery ? space.isOutlierQuery : space.isOutlierKey;
   const aside = (isQuery ? plan.outlierQueries : plan.outlierKeys).length > 0;
   // Mehler's formula multiplies a row by g; Q - c multiplies column j by exp(beta c.k_j), where
@@ -85,17 +87,19 @@ export function judgedRows(space: Workspace, side: Side, capacity: number) {
   const x = arithmetic.array(capacity * width);
   const turn = rotation(arithmetic, head, capacity);
   const project = turn && load(arithmetic, width, d, effective.weight, effective.bias);
+  const centreInputs = side === 'key' ? keyCentre(space) : null;
   const projected = turn && arithmetic.array(capacity * d);
   const minusCentre = arithmetic.array(d);
   if (side === 'key') minusCentre.set(plan.balance.centreK.map((c) => -c));
   return {
-    /** X (capacity, inputs). */
+    /** X (capacity, inputs), of keys as keyCentre leaves it. */
     inputs: x,
     coordinates: found.rows,
     logs: found.logs,
     load(rows: (r: number) => number, count: number): void {
       for (let r = 0; r < count; r++) index[r] = rows(r);
       gather(source, width, rows, count, x);
+      centreInputs?.(count, x);
       if (turn) {
         apply(arithmetic, count, project!, x, projected!);
         turn.load(rows, count);

@@ -37,7 +37,7 @@ export function squaredNorms(space: Workspace, rows: KeyRows): Float64Array[] {
       k[r] = squared(rows.k, d, r, 0, d);
     }
     if (key.rank > 0) {
-      xk[r] = squared(rows.xk, key.effective.inputs, r, 0, key.effective.inputs, plan.centreXK);
+      xk[r] = squared(rows.xk, key.effective.inputs, r, 0, key.effective.inputs);
       xa[r] = squared(rows.u, p, r, query.rank, p);
     }
     if (value.rank > 0) {

@@ -7,10 +7,11 @@
 
 import type { Real } from '../arithmetic/arithmetic.js';
 import { evaluateFeatures } from '../features/evaluate.js';
-import { apply, centred, gather, load, minus, minusProduct } from './affine.js';
+import { apply, gather, load, minus } from './affine.js';
 import { BLOCK } from './block.js';
 import { coordinates } from './coordinates.js';
 import { fullWidth } from './head.js';
+import { keyBias, keyCentre } from './key-centre.js';
 import { layout } from './layout.js';
 import { type Rotation, rotation } from './rotation.js';
 import { openWorkspace, type Workspace } from './workspace.js';
@@ -21,7 +22,7 @@ export { BLOCK, openWorkspace, type Workspace };
 export interface KeyRows {
   count: number;
   readonly index: Int32Array;
-  /** X^K and X^V (capacity, inputs). */
+  /** X^K - centre, under rotary positions X^K; and X^V (capacity, inputs). */
   readonly xk: Real;
   readonly xv: Real;
   /** K - centre (capacity, d) and V - centre (capacity, dv). */
@@ -34,7 +35,7 @@ export interface KeyRows {
    * directions of the cross (capacity, d).
    */
   readonly u: Real;
-  /** X^K A_K' (capacity, r_k), at full width. */
+  /** The inputs xk A_K' (capacity, r_k), at full width. */
   readonly low: Real;
   /** X^V A_V' (capacity, r_v). */
   readonly va: Real;
@@ -58,15 +59,12 @@ export function keyRows(space: Workspace, capacity: number, parts: KeyParts = 'a
   const [inK, inV] = [key.effective.inputs, value.effective.inputs];
   const turn = rotation(arithmetic, head, capacity);
   const minusCentre = minus(arithmetic, balance.centreK);
-  const bias = turn ? key.effective.bias : centred(key.effective, balance.centreK);
-  const toK = load(arithmetic, inK, d, key.effective.weight, bias);
-  const toV = load(
-    arithmetic,
-    inV,
-    dv,
-    value.effective.weight,
-    centred(value.effective, plan.centreV),
-  );
+  const centreInputs = keyCentre(space);
+  const toK = load(arithmetic, inK, d, key.effective.weight, keyBias(head));
+  // centreV is the projection of centreXV: centred before it is projected, a row loses no digits.
+  const minusXV = minus(arithmetic, plan.centreXV);
+  const centredV = arithmetic.array(capacity * inV);
+  const toV = load(arithmetic, inV, dv, value.effective.weight);
   const fromK = parts !== 'features';
   const factors = keyFactors(space, capacity, fromK);
   const toVA = load(arithmetic, inV, value.rank, value.down);
@@ -89,13 +87,16 @@ export function keyRows(space: Workspace, capacity: number, parts: KeyParts = 'a
       for (let r = 0; r < count; r++) block.index[r] = rows(r);
       gather(key.rows, inK, rows, count, block.xk);
       gather(value.rows, inV, rows, count, block.xv);
+      centreInputs(count, block.xk);
       if (fromK) apply(arithmetic, count, toK, block.xk, block.k);
       if (turn) {
         turn.load(rows, count);
         turn.forwards(count, block.k);
-        arithmetic.addRow(count, d, minusCentre, block.k);
       }
-      apply(arithmetic, count, toV, block.xv, block.v);
+      if (fromK) arithmetic.addRow(count, d, minusCentre, block.k);
+      arithmetic.combine(count * inV, 1, block.xv, 0, centredV);
+      arithmetic.addRow(count, inV, minusXV, centredV);
+      apply(arithmetic, count, toV, centredV, block.v);
       apply(arithmetic, count, toVA, block.xv, block.va);
       if (parts === 'exact') return;
       judged.load(block.index, count, block.xk, block.k);
@@ -128,13 +129,7 @@ function keyFactors(space: Workspace, capacity: number, fromK: boolean) {
   }
   const up = fromK ? query.up : fromCoordinates(space);
   const toKB = load(arithmetic, d, query.rank, up);
-  const toXA = load(
-    arithmetic,
-    inK,
-    key.rank,
-    key.down,
-    minusProduct(plan.centreXK, key.down, key.rank),
-  );
+  const toXA = load(arithmetic, inK, key.rank, key.down);
   const kb = arithmetic.array(capacity * query.rank);
   const xa = arithmetic.array(capacity * key.rank);
   return {

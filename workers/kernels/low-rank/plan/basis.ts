@@ -22,7 +22,8 @@ import {
 } from '../features/hyperbolic-cross.js';
 import { apply, gather, load } from '../head/affine.js';
 import { BLOCK } from '../head/block.js';
-import { type Affine, fullWidth, type Head } from '../head/head.js';
+import { type Affine, fullWidth, type Head, type HeadProjection } from '../head/head.js';
+import { keyBias, keyCentre } from '../head/key-centre.js';
 import type { ConditionalMean } from '../head/plan.js';
 import { rotation } from '../head/rotation.js';
 
@@ -53,8 +54,9 @@ export function sampleBasis(
   const queryList = random.sample(head.queryLength, SAMPLE);
   const keyList = random.sample(head.keyLength, SAMPLE);
   const mark = arithmetic.mark();
-  const q = project(arithmetic, query.rows, query.effective, queryList);
-  const k = project(arithmetic, key.rows, key.effective, keyList);
+  const q = project(arithmetic, query.effective, rowsOf(arithmetic, query, queryList));
+  const centreXK = meanRow(arithmetic, key.rows, key.effective.inputs, keyList);
+  const k = projectKeys(arithmetic, head, keyList, centreXK).k;
   for (const [x, list] of [
     [q, queryList],
     [k, keyList],
@@ -66,7 +68,7 @@ export function sampleBasis(
   const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
   const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
   const conditionalMean = canDrawFeatures(head)
-    ? conditionalMeanFrom(arithmetic, head, result, random)
+    ? conditionalMeanFrom(arithmetic, head, result, centreXK, random)
     : NO_CONDITIONAL_MEAN;
   const full = fullWidth(head);
   const directions = (x: TensorData, centre: Float64Array) =>
@@ -79,7 +81,7 @@ export function sampleBasis(
     balance: result,
     directions: { right, left },
     features: selectFeatures(result.sigma, features),
-    centreXK: meanRow(arithmetic, key.rows, key.effective.inputs, keyList),
+    centreXK,
     centreXV: meanRow(arithmetic, value.rows, value.effective.inputs, keyList),
     conditionalMean,
   };
@@ -90,32 +92,53 @@ function conditionalMeanFrom(
   arithmetic: Arithmetic,
   head: Head,
   result: Balance,
+  centreXK: Float64Array,
   random: Random,
 ): ConditionalMean {
-  const { key, value, keyLength } = head;
+  const { value, keyLength } = head;
   const wanted = Math.min(MOST_SAMPLED, Math.max(SAMPLE, Math.ceil(keyLength / ROWS_FOR_ONE)));
   const list = random.sample(keyLength, wanted);
-  const rowsOf = (rows: TensorData, width: number) => {
-    const x = arithmetic.array(list.length * width);
-    gather(rows, width, (r) => list[r], list.length, x);
-    return x;
-  };
-  const k = project(arithmetic, key.rows, key.effective, list);
-  const [xk, xv] = [key, value].map(({ rows, effective }) => rowsOf(rows, effective.inputs));
-  return sampleConditionalMean(arithmetic, head, result, k, xk, xv);
+  const { k, xk } = projectKeys(arithmetic, head, list, centreXK);
+  return sampleConditionalMean(arithmetic, head, result, k, xk, rowsOf(arithmetic, value, list));
 }
 
 const MOST_SAMPLED = 8192;
 const ROWS_FOR_ONE = 64;
 
-function project(arithmetic: Arithmetic, rows: TensorData, map: Affine, list: Int32Array): Real {
-  const { inputs, outputs } = map;
-  const n = list.length;
-  const x = arithmetic.array(n * inputs);
+/** The listed rows of X (n, inputs). */
+function rowsOf(
+  arithmetic: Arithmetic,
+  { rows, effective }: HeadProjection,
+  list: Int32Array,
+): Real {
+  const x = arithmetic.array(list.length * effective.inputs);
+  gather(rows, effective.inputs, (r) => list[r], list.length, x);
+  return x;
+}
+
+function project(
+  arithmetic: Arithmetic,
+  map: Affine,
+  x: Real,
+  bias: Float64Array | null = map.bias,
+): Real {
+  const { inputs, outputs, weight } = map;
+  const n = x.length / inputs;
   const y = arithmetic.array(n * outputs);
-  gather(rows, inputs, (r) => list[r], n, x);
-  apply(arithmetic, n, load(arithmetic, inputs, outputs, map.weight, map.bias), x, y);
+  apply(arithmetic, n, load(arithmetic, inputs, outputs, weight, bias), x, y);
   return y;
+}
+
+/** Keys as head/key-centre.ts has them, and the inputs that they come from. */
+function projectKeys(
+  arithmetic: Arithmetic,
+  head: Head,
+  list: Int32Array,
+  centreXK: Float64Array,
+): { readonly k: Real; readonly xk: Real } {
+  const xk = rowsOf(arithmetic, head.key, list);
+  keyCentre({ arithmetic, head, plan: { centreXK } })(list.length, xk);
+  return { k: project(arithmetic, head.key.effective, xk, keyBias(head)), xk };
 }
 
 function meanRow(

@@ -39,6 +39,7 @@ import {
   valueCentre,
   valueColumns,
 } from './error-columns.js';
+import { SQUARES, TermSums } from './rounding.js';
 
 /** Shared memory of the estimate of one head: one slot per segment. */
 export interface SampledRun {
@@ -47,6 +48,8 @@ export interface SampledRun {
   readonly errors: RowErrors;
   /** Where features are drawn: what is left of them when the exact rows are normalised as the chain's are. */
   readonly normalisation: RowErrors | null;
+  /** What the exact rows carry: see TermSums. */
+  readonly terms: readonly Float64Array[];
   /** When the keys' adapter has its gradients from dK at full width. */
   readonly keyErrors: KeyErrors | null;
 }
@@ -79,6 +82,7 @@ export function openSampledRun(run: HeadRun, lowA: Float32Array, memory: Lease):
     run,
     exact: slots(2 + run.head.dv + run.head.value.rank),
     errors: { score: slots(score), value: slots(2 * value) },
+    terms: slots(SQUARES),
     normalisation: run.plan.drawnFeatures ? { score: slots(score), value: slots(2 * value) } : null,
     keyErrors: hasKeyErrors(run.head)
       ? { lowA, lowB: new Float32Array(new SharedArrayBuffer(4 * n * d * key.rank)) }
@@ -171,7 +175,7 @@ export function sampledErrorPass(
 ): void {
   const { arithmetic, head, plan } = space;
   const { run } = sampled;
-  const { d, dv } = head;
+  const { d, dv, key } = head;
   const at = layout(head);
   const { from, to } = run.segments[s];
   const widths = errorColumns(run);
@@ -181,6 +185,7 @@ export function sampledErrorPass(
   const keys = keyRows(space, BLOCK);
   const chainRow = chainRows(space, run, state);
   const errors = new ErrorSums(space, n);
+  const terms = new TermSums(space, n);
   const normalisation = sampled.normalisation && new Normalisation(space, run, state);
   const keysTransposed = arithmetic.array(d * BLOCK);
   const valuesTransposed = arithmetic.array(dv * BLOCK);
@@ -196,7 +201,7 @@ export function sampledErrorPass(
   };
   const ones = arithmetic.array(n).fill(1);
   const means = plan.drawnFeatures && inputMeans(run);
-  const minusCentre = minus(arithmetic, means?.xk ?? plan.centreXK);
+  const minusCentre = minus(arithmetic, means?.xk ?? new Float64Array(key.effective.inputs));
   const centreValues = means && valueCentre(space, means);
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     checkpoint(cancelled);
@@ -222,11 +227,13 @@ export function sampledErrorPass(
     arithmetic.scoreGradient(n, count, approximate, chain, ones, state.approximateShift);
     arithmetic.scoreGradient(n, count, exact, t, inverse, state.shift);
     normalisation?.add(count, exact, t, columns);
+    terms.add(keys, exact);
     if (!fullWidth(head).scores) arithmetic.combine(size, -1, chain, 1, t);
     arithmetic.combine(size, -1, approximate, 1, exact);
     errors.add(count, t, exact, approximate, columns);
   }
   errors.save(sampled.errors, s);
+  terms.save(sampled.terms[s]);
   normalisation?.errors.save(sampled.normalisation!, s);
 }
 
