@@ -12,8 +12,7 @@ import { frobenius } from '../../../estimate/estimate.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { addSlots } from '../../chain/run.js';
 import { fullWidth } from '../../head/head.js';
-import { BLOCK, type KeyRows, type Workspace } from '../../head/rows.js';
-import type { SampledGradient } from './sampled.js';
+import { BLOCK, type KeyRows, type QueryRows, type Workspace } from '../../head/rows.js';
 
 /** Of v, and of what meets a row in the six tensors: K B_Q, K, X^K, X^K A_K', X^V, X^V A_V'. */
 export const SQUARES = 7;
@@ -87,7 +86,7 @@ function squaredNorm(x: ArrayLike<number>, from: number, width: number): number 
 export function squaredTerms(
   { head }: Workspace,
   slots: readonly Float64Array[],
-  { rows, gradient }: SampledGradient,
+  { rows, gradient }: { readonly rows: QueryRows; readonly gradient: Real },
   t: number,
 ): Float64Array {
   const n = rows.count;
