@@ -9,7 +9,7 @@ import { wordsOfAttention } from '../inner/stages.js';
 import type { AttentionMemory } from './memory.js';
 import type { ExactPlan } from './plan.js';
 import { outputRows, sinkOf } from './rows.js';
-import type { AttendTask, LaneOfHead } from './task.js';
+import type { LaneOfHead, Lanes } from './task.js';
 
 /** E and E (dP - G.O) of picked rows: (rows, keys). */
 export interface KeptRows {
@@ -32,7 +32,7 @@ const CONTRADICTIONS = [null, 'log_sum_exp', 'attention_output'] as const;
  * @throws {CancelledError}
  */
 export function attendInOneCall(
-  task: AttendTask,
+  task: Lanes,
   wasm: Wasm,
   memory: AttentionMemory,
   lane: LaneOfHead,

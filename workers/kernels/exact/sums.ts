@@ -176,7 +176,7 @@ function* sumsOfWaves(
 }
 
 /** What a wave has summed over keys or rows meets the inputs: thin products, then those at full width. */
-function contractStages(
+export function contractStages(
   plan: ExactPlan,
   workspace: Workspace,
   units: readonly Unit[],
