@@ -16,7 +16,7 @@ import { NO_CONDITIONAL_MEAN } from './error/drawn-features/conditional-mean.js'
 import { openSampledRun, type SampledRun } from './error/sampled-rows/sampled.js';
 import { outputHead } from './head/head.js';
 import type { HeadPlan } from './head/plan.js';
-import type { Workspace } from './head/rows.js';
+import type { Workspace } from './head/workspace.js';
 import type { SampledTask } from './job.js';
 import { outputRows } from './plan/cost.js';
 import type { LowRankPlan } from './plan/plan.js';

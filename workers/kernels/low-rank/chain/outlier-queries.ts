@@ -2,8 +2,10 @@
 import { ROWS } from '../../inner/block.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import { Attention, fillPanels, openPanels } from '../arithmetic/attention.js';
+import { BLOCK } from '../head/block.js';
 import { type Layout, layout } from '../head/layout.js';
-import { BLOCK, type KeyRows, type Workspace } from '../head/rows.js';
+import type { KeyRows } from '../head/rows/key-rows.js';
+import type { Workspace } from '../head/workspace.js';
 import { hiddenQueries, thinFactor, wholeVectors } from './exact-block.js';
 import { loadOutlierQueries, mergeRows } from './keys.js';
 import { valueFactor } from './queries.js';

@@ -3,7 +3,7 @@ import type { Real } from '../arithmetic/arithmetic.js';
 import { BLOCK } from '../head/block.js';
 import { fullWidth } from '../head/head.js';
 import type { Layout } from '../head/layout.js';
-import { type QueryRows, queryRows } from '../head/rows.js';
+import { type QueryRows, queryRows } from '../head/rows/query-rows.js';
 import type { Workspace } from '../head/workspace.js';
 
 /** What is known about a block of queries once its rows of P are normalised. */

@@ -12,7 +12,8 @@ import type { Real } from '../../arithmetic/arithmetic.js';
 import { maskScores } from '../../chain/keys.js';
 import type { HyperbolicCross } from '../../features/hyperbolic-cross.js';
 import { BLOCK } from '../../head/block.js';
-import { keyRows, type Workspace } from '../../head/rows.js';
+import { keyRows } from '../../head/rows/key-rows.js';
+import type { Workspace } from '../../head/workspace.js';
 import {
   approximateRows,
   keyFeatures,

@@ -20,16 +20,12 @@ import { exactRows, type MergedRows, maskScores, mergeRows } from '../../chain/k
 import { type HeadRun, leaseSlots, recordWidth } from '../../chain/run.js';
 import { evaluateFeatures, featureBlock } from '../../features/evaluate.js';
 import { minus } from '../../head/affine.js';
+import { BLOCK } from '../../head/block.js';
 import { fullWidth, type Head, wantsScores } from '../../head/head.js';
 import { layout } from '../../head/layout.js';
-import {
-  BLOCK,
-  type KeyRows,
-  keyRows,
-  type QueryRows,
-  queryRows,
-  type Workspace,
-} from '../../head/rows.js';
+import { type KeyRows, keyRows } from '../../head/rows/key-rows.js';
+import { type QueryRows, queryRows } from '../../head/rows/query-rows.js';
+import type { Workspace } from '../../head/workspace.js';
 import { inputMeans } from '../drawn-features/conditional-mean.js';
 import {
   ErrorSums,
