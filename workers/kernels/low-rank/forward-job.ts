@@ -13,7 +13,7 @@ import { mergeRows } from './chain/keys.js';
 import { openRun, recordWidth } from './chain/run.js';
 import { type ChainTask, chainJob } from './chain-job.js';
 import { NO_CONDITIONAL_MEAN } from './error/drawn-features/conditional-mean.js';
-import { openSampledRun, type SampledRun } from './error/sampled-rows/sampled.js';
+import { openSampledRun, type SampledRun } from './error/sampled-rows/sampled-run.js';
 import { outputHead } from './head/head.js';
 import type { HeadPlan } from './head/plan.js';
 import type { Workspace } from './head/workspace.js';

@@ -10,7 +10,7 @@ import { layout } from '../head/layout.js';
 import { type KeyRows, keyRows } from '../head/rows/key-rows.js';
 import type { Workspace } from '../head/workspace.js';
 import { hiddenQueries, type ThinFactor, thinFactor, wholeVectors } from './exact-block.js';
-import type { QueryBlock } from './query-block.js';
+import type { QueryBlock } from './queries/query-block.js';
 
 export interface DenseColumns {
   readonly count: number;

@@ -7,7 +7,7 @@ import { layout } from '../head/layout.js';
 import { TENSORS, tensorScale } from '../head/tensors.js';
 import { openWorkspace } from '../head/workspace.js';
 import { fullSums } from './full.js';
-import { outlierGradient } from './outlier-queries.js';
+import { outlierGradient } from './queries/outlier-queries.js';
 import { addSlots, type HeadRun } from './run.js';
 
 /** They are joined in the first slot of the queries', those of the drawn features in their own first slot. */

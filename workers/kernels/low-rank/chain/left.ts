@@ -17,8 +17,9 @@ import { queryRows } from '../head/rows/query-rows.js';
 import { weightedFeatures } from '../head/rows/weighted-features.js';
 import type { Workspace } from '../head/workspace.js';
 import { fullSums } from './full.js';
-import { outlierQueries } from './outlier-queries.js';
-import { type OpenDrawn, queryColumns, valueFactor } from './queries.js';
+import { outlierQueries } from './queries/outlier-queries.js';
+import type { OpenDrawn } from './queries/queries.js';
+import { queryColumns, valueFactor } from './queries/query-products.js';
 import { addSlots, type HeadRun } from './run.js';
 import { type WideSums, wideSums } from './wide.js';
 

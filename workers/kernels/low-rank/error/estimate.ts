@@ -12,7 +12,7 @@ import { openWorkspace } from '../head/workspace.js';
 import type { Draw, Draws } from './sampled-rows/draw-rows.js';
 import { squaredTerms } from './sampled-rows/rounding.js';
 import { outerProducts } from './sampled-rows/row-products.js';
-import { type SampledRun, sampledGradient } from './sampled-rows/sampled.js';
+import { type SampledRun, sampledGradient } from './sampled-rows/sampled-run.js';
 import { type Estimates, meanOf, normLimit } from './statistics.js';
 
 export interface TensorEstimate {

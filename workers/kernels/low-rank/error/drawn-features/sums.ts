@@ -13,7 +13,7 @@
  */
 
 import type { Real } from '../../arithmetic/arithmetic.js';
-import type { QueryBlock } from '../../chain/query-block.js';
+import type { QueryBlock } from '../../chain/queries/query-block.js';
 import type { HeadRun } from '../../chain/run.js';
 import { minus } from '../../head/affine.js';
 import { BLOCK } from '../../head/block.js';

@@ -6,7 +6,7 @@ import type { QueryRows } from '../../head/rows/query-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 import { conditionalMeanRows, inputMeans } from '../drawn-features/conditional-mean.js';
 import { errorColumns, type RowErrors } from './error-columns.js';
-import type { SampledGradient, SampledRun } from './sampled.js';
+import type { SampledGradient, SampledRun } from './sampled-run.js';
 
 /** One term left_i (x) right_i of a contribution, both (n, width). */
 export interface OuterProduct {
