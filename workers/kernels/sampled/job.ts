@@ -61,14 +61,15 @@ export function* sampledJob(
   sampled: SampledPlan,
   options: SampledOptions,
 ): Job<SampledResult, SampledTask> {
-  const memory = new Lease();
+  const [memory, ofWave] = [new Lease(), new Lease()];
   try {
     const plan = makePlan(problem, options);
     const workspace = makeWorkspace(plan, memory);
     const coordinates = makeCoordinates(plan, sampled.heads, memory);
-    return yield* stages(problem, sampled, options, plan, workspace, coordinates);
+    return yield* stages(problem, sampled, options, plan, workspace, coordinates, ofWave);
   } finally {
     memory.end();
+    ofWave.end();
   }
 }
 
@@ -79,6 +80,7 @@ function* stages(
   plan: ExactPlan,
   workspace: Workspace,
   coordinates: Coordinates,
+  memory: Lease,
 ): Job<SampledResult, SampledTask> {
   const { batch, queryLength, heads, valueDim } = problem.dims;
   const totals = allocateGradients(problem);
@@ -120,11 +122,7 @@ function* stages(
       }
     }
     const contracted = contractStages(
-      plan,
-      workspace,
-      units,
-      options.inputGradients,
-      inputGradients,
+      ...([plan, workspace, units, options.inputGradients, inputGradients, memory] as const),
     );
     for (const mine of contracted) {
       const results = yield { name: 'contract', tasks: mine };
@@ -139,6 +137,7 @@ function* stages(
       parts: contracted.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
     };
     yield { name: 'finish', tasks: [finish] };
+    memory.end();
   }
   const norms = yield* normStage(problem, tables, inputGradients, squares);
   return {
