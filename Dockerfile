@@ -55,4 +55,5 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
 # No shell and no npm in between: node is process 1 and gets SIGTERM itself, on which it finishes
 # the requests in hand and exits with 0. `docker stop -t` must leave it the time.
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["node", "dist/src/main.js"]
+# With the argument worker it runs parts of large problems for other containers.
+ENTRYPOINT ["node", "dist/src/cli.js"]

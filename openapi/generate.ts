@@ -12,6 +12,7 @@ export const IDLE: Engine = {
     throw new Error('There are no workers behind the document');
   },
   load: () => ({ workers: 0, busy: 0, jobs: 0, waiting: 0, restarts: 0 }),
+  queue: () => null,
   healthy: () => true,
   close: async () => {},
 };

@@ -5,6 +5,7 @@
 import { writeFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import type { FastifyInstance, InjectOptions } from 'fastify';
+import { storeFull } from '../src/cluster/parts-run.js';
 import { readConfig } from '../src/config.js';
 import { type Engine, ThreadedEngine } from '../src/engine/engine.js';
 import { Problem, type ProblemDetails } from '../src/errors.js';
@@ -72,13 +73,13 @@ const REFUSED: readonly InjectOptions[] = [
   json({ ...FINE, method: 'low_rank', tolerance: 1e-9, features: 1 }),
 ];
 
-/** Never answers, unless to say that it broke. */
-function stubEngine(broken: boolean): Engine {
+/** Never answers, unless to say why not. */
+function stubEngine(failure: Error | null): Engine {
   return {
     ...IDLE,
     run: ({ kind: _ }, { signal }) => {
       const answer = new Promise<never>((_, reject) => {
-        if (broken) reject(new Error('A worker thread died'));
+        if (failure) reject(failure);
         signal.addEventListener('abort', () => reject(signal.reason));
       });
       return { answer, settled: answer.catch(() => {}) };
@@ -110,7 +111,7 @@ const listening = async (settings: NodeJS.ProcessEnv, engine: Engine) => {
 /** Problems that a service has when it is busy, slow, broken, closed to some or on its way out. */
 async function recordTroubles(): Promise<ProblemDetails[]> {
   const settings = { LORAGRAD_MAX_REQUESTS: '1', LORAGRAD_DEADLINE_MS: '300' };
-  const busy = await listening(settings, stubEngine(false));
+  const busy = await listening(settings, stubEngine(null));
   const post = overSocket(busy);
   const slow = post();
   await new Promise((resolve) => setTimeout(resolve, 100));
@@ -122,11 +123,12 @@ async function recordTroubles(): Promise<ProblemDetails[]> {
   const ended = await last;
   await busy.close();
   const others: ProblemDetails[] = [];
-  for (const [more, broken, request] of [
-    [{}, true, json(FINE)],
+  for (const [more, failure, request] of [
+    [{}, new Error('A worker thread died'), json(FINE)],
+    [{}, storeFull(), json(FINE)],
     [
       { LORAGRAD_STORE_BYTES: '8' },
-      false,
+      null,
       {
         ...json([
           [1, 2],
@@ -136,10 +138,10 @@ async function recordTroubles(): Promise<ProblemDetails[]> {
         url: TENSOR_URL,
       },
     ],
-    [{ LORAGRAD_API_KEYS: 'trainers:a-key-of-sixteen-and-more' }, false, json(FINE)],
-    [{ LORAGRAD_HOSTS: 'gradients.example' }, false, json(FINE)],
+    [{ LORAGRAD_API_KEYS: 'trainers:a-key-of-sixteen-and-more' }, null, json(FINE)],
+    [{ LORAGRAD_HOSTS: 'gradients.example' }, null, json(FINE)],
   ] as const) {
-    const app = await buildApp(readConfig({ LOG_LEVEL: 'silent', ...more }), stubEngine(broken));
+    const app = await buildApp(readConfig({ LOG_LEVEL: 'silent', ...more }), stubEngine(failure));
     others.push((await app.inject(request as InjectOptions)).json());
     await app.close();
   }

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The command line: loragrad [serve], --help, --version. */
+/** The command line: loragrad [serve], worker, --help, --version. */
 import { parseArgs } from 'node:util';
 import { allowedValues, SETTINGS } from './config.js';
 import { packageVersion } from './version.js';
@@ -25,6 +25,7 @@ function help(): string {
   return `loragrad ${packageVersion()}: gradients of LoRA adapters in attention layers over HTTP, with error bars
 
 Usage: loragrad [serve]     start the service; SIGTERM and Ctrl+C end it when its requests are done
+       loragrad worker      run parts of large problems for services with the same queue
        loragrad --help      show this text
        loragrad --version   show the version
 
@@ -56,7 +57,8 @@ const { values, positionals } = readArguments();
 const [command = 'serve', ...rest] = positionals;
 if (values.help) console.log(help());
 else if (values.version) console.log(packageVersion());
-else if (command !== 'serve') fail(`loragrad: there is no command ${command}.`);
+else if (command !== 'serve' && command !== 'worker')
+  fail(`loragrad: there is no command ${command}.`);
 else if (rest.length > 0)
-  fail(`loragrad serve takes no ${rest[0]}; settings are environment variables.`);
-else await import('./main.js');
+  fail(`loragrad ${command} takes no ${rest[0]}; settings are environment variables.`);
+else await import(command === 'serve' ? './main.js' : './worker.js');

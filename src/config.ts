@@ -179,11 +179,6 @@ export const ConfigSchema = Type.Object({
     description:
       'TCP port on which /metrics is served, without a key and nowhere else; 0: on that of the service',
   }),
-  OTEL_EXPORTER_OTLP_ENDPOINT: Type.String({
-    default: '',
-    description:
-      'Address of an OpenTelemetry collector that takes OTLP over HTTP (http://127.0.0.1:4318): each request sends it a trace. Empty: nothing is traced',
-  }),
   LORAGRAD_TLS_CERT_FILE: Type.String({
     default: '',
     description:
@@ -192,6 +187,18 @@ export const ConfigSchema = Type.Object({
   LORAGRAD_TLS_KEY_FILE: Type.String({
     default: '',
     description: 'PEM file with the key of the certificate',
+  }),
+  LORAGRAD_QUEUE_URL: Type.String({
+    default: '',
+    writeOnly: true,
+    description:
+      'Valkey or Redis that hands parts of large problems to machines that run loragrad worker: redis://user:password@host:6379, rediss:// for TLS. Empty: all is computed here',
+  }),
+  LORAGRAD_QUEUE_TTL_MS: Type.Integer({
+    default: 600_000,
+    minimum: 1000,
+    maximum: 2 ** 31 - 1,
+    description: 'How long tensors and results stay there after their last use, ms',
   }),
   LORAGRAD_CORS_ORIGINS: Type.String({
     default: '',
@@ -276,6 +283,22 @@ export function poolOptions(config: Config) {
     hungMs: config.LORAGRAD_HUNG_MS,
     heapMiB: Math.min(4096, Math.max(256, heapMiB)),
   };
+}
+
+/** Where the queue is. */
+export interface QueueOptions {
+  /** redis:// or, with TLS, rediss://; may hold user and password. */
+  readonly url: string;
+  /** How long tensors and results are kept in the store after their last use, ms. */
+  readonly ttlMs: number;
+  /** Tensors that a node keeps in its own memory, bytes. */
+  readonly cacheBytes: number;
+}
+
+/** null: there is none. */
+export function queueOptions(config: Config): QueueOptions | null {
+  const { LORAGRAD_QUEUE_URL: url, LORAGRAD_QUEUE_TTL_MS: ttlMs } = config;
+  return url === '' ? null : { url, ttlMs, cacheBytes: storeBytes(config) };
 }
 
 /** How fast bodies have to come and answers have to be read. */

@@ -187,6 +187,12 @@ export const PROBLEMS = {
     title: 'The workers do not answer',
     remedy: 'Send the request to another instance, or again after Retry-After.',
   },
+  'store-full': {
+    status: 503,
+    title: 'The store of the queue is full',
+    remedy:
+      'Send the same request again after Retry-After; the operator can give the store more memory.',
+  },
   'shutting-down': {
     status: 503,
     title: 'The service is shutting down',

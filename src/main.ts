@@ -1,7 +1,13 @@
 /** Start: configuration, worker threads, listen; on SIGTERM or SIGINT drain and end. */
 import closeWithGrace from 'close-with-grace';
 import type { FastifyInstance } from 'fastify';
-import { maxInflightBytes, poolOptions, readConfig, unknownSettings } from './config.js';
+import {
+  maxInflightBytes,
+  poolOptions,
+  queueOptions,
+  readConfig,
+  unknownSettings,
+} from './config.js';
 import { ThreadedEngine } from './engine/engine.js';
 import { buildApp } from './http/app.js';
 import { startError } from './start-error.js';
@@ -27,7 +33,7 @@ async function main(): Promise<void> {
     await engine?.close();
   });
 
-  engine = await ThreadedEngine.start(poolOptions(config));
+  engine = await ThreadedEngine.start(poolOptions(config), queueOptions(config));
   app = await buildApp(config, engine);
   const { kernels, rates } = engine;
   const gflops = { exact: rates.exact / 1e9, low_rank: rates.lowRank / 1e9 };

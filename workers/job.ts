@@ -20,6 +20,12 @@ export interface Task<Result = unknown> {
   readonly returns?: Result;
 }
 
+/** A task that is a job by itself: whoever runs it cuts it further, here or on another machine. */
+export interface LargeTask<Result = unknown> extends Task<Result> {
+  /** About so much work, as floating-point operations. */
+  readonly flops: number;
+}
+
 export type ResultOf<T extends Task> = T extends Task<infer Result> ? Result : never;
 
 export interface Stage<T extends Task = Task> {
@@ -28,7 +34,7 @@ export interface Stage<T extends Task = Task> {
   readonly tasks: readonly T[];
   /** Task k goes on where task k - stride ended, and begins after it. Absent: tasks wait for no other. */
   readonly stride?: number;
-  /** Its tasks are large: the job that one of them is cut into, by whoever runs it, here or on another machine. */
+  /** The job that a task is, where all of them are LargeTasks. */
   jobOf?(task: T): Job<unknown>;
   /** Which part of the whole job's work this stage is: from, to, both in [0, 1]. */
   readonly span?: readonly [number, number];

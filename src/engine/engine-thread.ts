@@ -9,7 +9,12 @@ import { giveBack } from '../../workers/tasks/rest.js';
 import { type EncodedTensor, encodedTensor } from '../../workers/tensor/encoded.js';
 import { Lease } from '../../workers/tensor/shared-memory.js';
 import { Problem } from '../errors.js';
-import { type Progress, type RunContext, WorkerLostError } from '../pool/executor.js';
+import {
+  type Executor,
+  type Progress,
+  type RunContext,
+  WorkerLostError,
+} from '../pool/executor.js';
 import { WorkerPool } from '../pool/worker-pool.js';
 import { type PhaseTimes, phaseClock, type Timings } from '../solver/phases.js';
 import { renderAnswer } from '../wire/answer-tree.js';
@@ -25,10 +30,9 @@ import {
   type ProgressReport,
   type ToEngine,
 } from './messages.js';
-import { Recorder } from './recorder.js';
 import { jobOf } from './work.js';
 
-const { pool: options, load } = workerData as EngineData;
+const { pool: options, queue, load } = workerData as EngineData;
 const port = parentPort!;
 const say = (message: FromEngine, transfer: ArrayBuffer[] = []) =>
   port.postMessage(message, transfer);
@@ -61,7 +65,7 @@ class Reports {
   }
 }
 
-async function run(pool: WorkerPool, order: Order): Promise<void> {
+async function run(pool: Executor, order: Order): Promise<void> {
   const { id, work } = order;
   const controller = new AbortController();
   running.set(id, controller);
@@ -69,10 +73,7 @@ async function run(pool: WorkerPool, order: Order): Promise<void> {
   const memory = new Lease();
   const waited = performance.timeOrigin + performance.now() - order.start;
   const times: PhaseTimes = { queue: waited, decode: 0, plan: 0, compute: 0, encode: 0 };
-  const recorder = new Recorder(order.traced);
-  const clock = phaseClock(times, (name, start, end) =>
-    recorder.add({ name, tasks: null, start, end }),
-  );
+  const clock = phaseClock(times);
   let started = false;
   const context: RunContext = {
     signal: controller.signal,
@@ -82,7 +83,6 @@ async function run(pool: WorkerPool, order: Order): Promise<void> {
       if (!started) clock('queue');
       started = true;
     },
-    onStage: (stage) => recorder.add(stage),
     onProgress: (progress) => {
       if (reports.add(progress)) say({ type: 'progress', id, report: reports.take() });
     },
@@ -92,8 +92,7 @@ async function run(pool: WorkerPool, order: Order): Promise<void> {
     // Its worker may have ended for a reason that lay elsewhere.
     const answer = await attempt().catch(onceMore(attempt));
     const total = performance.timeOrigin + performance.now() - order.start;
-    const written = write(order, answer, { ...times, total });
-    const done: Done = { ...written, intervals: recorder.intervals };
+    const done = write(order, answer, { ...times, total });
     say({ type: 'done', id, done, report: reports.take() }, done.bytes ? [done.bytes.buffer] : []);
   } catch (error) {
     say({ type: 'failed', id, failure: failureOf(error) });
@@ -121,7 +120,7 @@ function* heartbeat(): Job<void> {
   yield* digestJob(encoded);
 }
 
-function write({ form, work }: Order, answer: object, timings: Timings): Omit<Done, 'intervals'> {
+function write({ form, work }: Order, answer: object, timings: Timings): Done {
   if (!form) return { answer, bytes: null, timings };
   // A tensor on its own is the whole answer.
   const whole = work.kind === 'give' ? answer : { ...answer, timings_ms: timings, ...form.extra };
@@ -147,12 +146,15 @@ function failureOf(error: unknown): Failure {
   return { kind: null, message, stack };
 }
 
-function publishLoad(pool: WorkerPool): void {
+function publishLoad(pool: Executor): void {
   const figures = pool.load();
   for (const [k, name] of LOAD.entries()) Atomics.store(load, k, figures[name]);
 }
 
-const pool = await WorkerPool.start({ ...options, onLoad: publishLoad });
+const threads = await WorkerPool.start({ ...options, onLoad: publishLoad });
+const machines =
+  queue && new (await import('../cluster/queue-executor.js')).QueueExecutor(threads, queue);
+const pool: Executor = machines ?? threads;
 publishLoad(pool);
 port.on('message', async (message: ToEngine) => {
   if (message.type === 'run') run(pool, message);
@@ -161,7 +163,7 @@ port.on('message', async (message: ToEngine) => {
     const { signal } = new AbortController();
     const beat = pool.run(heartbeat(), { signal, owner: 'heartbeat' });
     beat
-      .then(() => say({ type: 'pong' }))
+      .then(() => say({ type: 'pong', queue: machines?.figures() ?? null }))
       .catch(() => {})
       .finally(() => publishLoad(pool));
   } else if (message.type === 'rest') {

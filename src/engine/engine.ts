@@ -4,6 +4,8 @@ import { Worker } from 'node:worker_threads';
 import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import { giveBack } from '../../workers/tasks/rest.js';
+import type { QueueFigures } from '../cluster/queue-executor.js';
+import type { QueueOptions } from '../config.js';
 import { Problem } from '../errors.js';
 import type { Load } from '../pool/executor.js';
 import type { PoolOptions } from '../pool/worker-pool.js';
@@ -28,8 +30,6 @@ export interface OrderContext {
   readonly owner: string;
   /** When the client began to wait: milliseconds since 1970, fractions included. */
   readonly start: number;
-  /** Whether the answer is to say what was done when. */
-  readonly traced?: boolean;
   readonly onProgress?: (report: ProgressReport) => void;
 }
 
@@ -46,6 +46,8 @@ export interface Engine {
   readonly rates: Rates;
   run<Kind extends WorkKind>(work: Work<Kind>, context: OrderContext): Ordered<Kind>;
   load(): Load;
+  /** What is known of the queue, some seconds old; null: there is none. */
+  queue(): QueueFigures | null;
   /** Whether a worker has answered lately. */
   healthy(): boolean;
   close(): Promise<void>;
@@ -78,14 +80,22 @@ export class ThreadedEngine implements Engine {
   #kernels: KernelBuild = 'wasm-plain';
   #rates: Rates = { exact: 1, lowRank: 1 };
 
-  private constructor(pool: PoolOptions) {
+  #queue: QueueFigures | null = null;
+
+  private constructor(
+    pool: PoolOptions,
+    private readonly queueOptions: QueueOptions | null,
+  ) {
     this.#options = pool;
     this.#load = new Int32Array(new SharedArrayBuffer(4 * LOAD.length));
   }
 
   /** @throws {Error} when the worker threads are not ready in time. */
-  static async start(options: PoolOptions): Promise<ThreadedEngine> {
-    const engine = new ThreadedEngine(options);
+  static async start(
+    options: PoolOptions,
+    queue: QueueOptions | null = null,
+  ): Promise<ThreadedEngine> {
+    const engine = new ThreadedEngine(options, queue);
     await engine.#begin();
     engine.#ping();
     return engine;
@@ -100,7 +110,7 @@ export class ThreadedEngine implements Engine {
   }
 
   run<Kind extends WorkKind>(work: Work<Kind>, context: OrderContext): Ordered<Kind> {
-    const { signal, form, owner, start, traced = false, onProgress } = context;
+    const { signal, form, owner, start, onProgress } = context;
     if (signal.aborted)
       return { answer: Promise.reject(signal.reason), settled: Promise.resolve() };
     const id = this.#next++;
@@ -123,7 +133,7 @@ export class ThreadedEngine implements Engine {
         settle();
       };
       this.#pending.set(id, { finish, onProgress });
-      this.#say({ type: 'run', id, work: work as Work, form, owner, start, traced });
+      this.#say({ type: 'run', id, work: work as Work, form, owner, start });
     });
     return { answer, settled };
   }
@@ -132,6 +142,10 @@ export class ThreadedEngine implements Engine {
     return Object.fromEntries(
       LOAD.map((name, k) => [name, Atomics.load(this.#load, k)]),
     ) as unknown as Load;
+  }
+
+  queue(): QueueFigures | null {
+    return this.#queue;
   }
 
   healthy(): boolean {
@@ -149,7 +163,11 @@ export class ThreadedEngine implements Engine {
   }
 
   async #begin(): Promise<void> {
-    const workerData: EngineData = { pool: this.#options, load: this.#load };
+    const workerData: EngineData = {
+      pool: this.#options,
+      queue: this.queueOptions,
+      load: this.#load,
+    };
     const thread = new Worker(THREAD, { workerData });
     this.#thread = thread;
     const [{ kernels, rates }] = (await once(thread, 'message')) as [
@@ -193,6 +211,7 @@ export class ThreadedEngine implements Engine {
     if (message.type === 'pong') {
       this.#heard = performance.now();
       this.#asked = false;
+      this.#queue = message.queue;
     }
     if (!('id' in message)) return;
     const pending = this.#pending.get(message.id);

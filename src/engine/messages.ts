@@ -1,6 +1,8 @@
 /** What the HTTP thread and the engine's thread say to each other. */
 import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
+import type { QueueFigures } from '../cluster/queue-executor.js';
+import type { QueueOptions } from '../config.js';
 import type { ProblemKind, ProblemOptions } from '../errors.js';
 import type { PoolOptions } from '../pool/worker-pool.js';
 import type { Timings } from '../solver/phases.js';
@@ -15,16 +17,6 @@ export interface AnswerForm {
   readonly extra: object;
 }
 
-/** What was done when: a phase of a request, or a stage of tasks. */
-export interface Interval {
-  readonly name: string;
-  /** Milliseconds since 1970, fractions included. */
-  readonly start: number;
-  readonly end: number;
-  /** Of a stage; null: it is a phase. */
-  readonly tasks: number | null;
-}
-
 export interface Order {
   readonly type: 'run';
   readonly id: number;
@@ -34,8 +26,6 @@ export interface Order {
   readonly owner: string;
   /** Milliseconds since 1970, fractions included: what every thread's clock agrees on. */
   readonly start: number;
-  /** Whether the answer is to say what was done when. */
-  readonly traced: boolean;
 }
 
 export type ToEngine =
@@ -57,7 +47,7 @@ export type FromEngine =
     }
   | { readonly type: 'failed'; readonly id: number; readonly failure: Failure }
   /** A task has run in a worker. */
-  | { readonly type: 'pong' }
+  | { readonly type: 'pong'; readonly queue: QueueFigures | null }
   | { readonly type: 'closed' };
 
 /** What has happened since the last report. */
@@ -76,8 +66,6 @@ export interface Done {
   /** The answer as the client gets it; null: it was wanted as a value. */
   readonly bytes: Uint8Array<ArrayBuffer> | null;
   readonly timings: Timings;
-  /** Empty: not traced. */
-  readonly intervals: readonly Interval[];
 }
 
 /** Errors lose their class on the way between threads. */
@@ -91,6 +79,8 @@ export type Failure =
 
 export interface EngineData {
   readonly pool: PoolOptions;
+  /** null: all parts run on the threads of this process. */
+  readonly queue: QueueOptions | null;
   /** Of a SharedArrayBuffer, in the order of LOAD. */
   readonly load: Int32Array;
 }

@@ -1,8 +1,5 @@
-/**
- * Where jobs run: worker threads today, a queue of machines perhaps tomorrow. Routes and planners see
- * only this.
- */
-import type { Job } from '../../workers/job.js';
+/** Where jobs run: worker threads, or those of many machines behind a queue. Routes and planners see only this. */
+import type { Job, Stage } from '../../workers/job.js';
 import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 
@@ -13,10 +10,10 @@ export interface RunContext {
   readonly owner?: string;
   /** Tasks of the job have been handed to a worker: a first time, and again and again. */
   readonly onStart?: () => void;
-  /** All tasks of a stage are done; `start` and `end` are of performance.now(). */
-  readonly onStage?: (stage: { name: string; tasks: number; start: number; end: number }) => void;
   /** Tasks are done; the job goes on. */
   readonly onProgress?: (progress: Progress) => void;
+  /** Runs the stages whose tasks are jobs. Absent: here, one task after the other. */
+  readonly runParts?: (stage: Stage, context: RunContext) => Promise<unknown[]>;
 }
 
 export interface Progress {

@@ -97,9 +97,8 @@ export class WorkerPool implements Executor {
     try {
       let step = job.next([]);
       while (!step.done) {
-        const { jobOf } = step.value;
-        const results = jobOf
-          ? await runParts(step.value, context, (part, of) => this.run(jobOf(part), of))
+        const results = step.value.jobOf
+          ? await this.#runParts(step.value, context)
           : await this.#runStage(step.value, context);
         step = job.next(results);
       }
@@ -156,16 +155,17 @@ export class WorkerPool implements Executor {
     );
   }
 
+  #runParts(stage: Stage, context: RunContext): Promise<unknown[]> {
+    if (context.runParts) return context.runParts(stage, context);
+    return runParts(stage, context, (part, of) => this.run(stage.jobOf!(part), of));
+  }
+
   async #runStage(stage: Stage, context: RunContext): Promise<unknown[]> {
     context.signal.throwIfAborted();
-    const start = performance.now();
     const run = new StageRun(stage, context);
     this.#queue.add(run);
     this.#pump();
-    const results = await run.results;
-    const { name, tasks } = stage;
-    context.onStage?.({ name, tasks: tasks.length, start, end: performance.now() });
-    return results;
+    return run.results;
   }
 
   /** Give turns as long as a worker is free. */

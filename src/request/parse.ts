@@ -10,12 +10,7 @@ import type {
 } from '../../workers/problem.js';
 import type { GivenTensor, Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
-import {
-  hasAttentionStates,
-  parseAttentionStates,
-  parseKnown,
-  parseProjectedFrom,
-} from './attention-states.js';
+import { hasAttentionStates, parseAttentionStates, parseKnown } from './attention-states.js';
 import { Intake, type PendingTensor } from './intake.js';
 import { parseMask } from './mask.js';
 import { parseProjection } from './projections.js';
@@ -133,10 +128,7 @@ export function parseLayer(request: GradientRequest): ParsedLayer {
   };
   const objective = parseObjective(request, source, intake);
   const known = parseKnown(request, source, intake);
-  const projectedFrom = parseProjectedFrom(request, source, intake);
-  const problem = objective && {
-    ...{ ...layer, objective, ...(known && { known }), ...(projectedFrom && { projectedFrom }) },
-  };
+  const problem = objective && { ...layer, objective, ...(known && { known }) };
   return { layer, problem, pending: intake.pending, batched, kind };
 }
 

@@ -13,6 +13,7 @@ function deadlyEngine(): Engine & { readonly runs: number } {
     kernels: 'wasm-plain',
     rates: { exact: 1e9, lowRank: 1e9 },
     load: () => ({ workers: 1, busy: 0, jobs: 0, waiting: 0, restarts: 0 }),
+    queue: () => null,
     healthy: () => true,
     close: async () => {},
     run: () => {

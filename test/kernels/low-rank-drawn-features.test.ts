@@ -13,7 +13,7 @@ import {
   openKeyErrors,
   openSampledRun,
   type SampledRun,
-} from '../../workers/kernels/low-rank/error/sampled-rows/sampled-run.js';
+} from '../../workers/kernels/low-rank/error/sampled-rows/sampled.js';
 import {
   evaluateFeatures,
   featureBlock,

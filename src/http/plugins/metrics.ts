@@ -6,6 +6,7 @@ import type { Engine } from '../../engine/engine.js';
 import type { WorkKind } from '../../engine/work.js';
 import { packageVersion } from '../../version.js';
 import { answerMetrics } from '../answer-metrics.js';
+import { queueMetrics } from '../queue-metrics.js';
 
 const SECONDS = [
   0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
@@ -125,6 +126,8 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
     labelNames: ['kernels'] as const,
     registers,
   }).set({ kernels: engine.kernels }, 1);
+
+  queueMetrics(registry, () => engine.queue());
 
   app.decorate('metrics', {
     registry,

@@ -3,21 +3,21 @@
  * the problem or of the parts that a large one is cut into, then the figures of the rounding error.
  */
 
-import { type Job, stage, type Task } from '../../job.js';
+import { type Job, type LargeTask, stage, type Task } from '../../job.js';
 import { type AttentionProblem, type Contradiction, hasAttentionStates } from '../../problem.js';
 import { type ExactPlan, makePlan } from '../attention/plan.js';
 import type { GradientResult } from '../result.js';
 import { type ErrorEstimates, type EstimateTask, tensorsOf } from './error/estimate.js';
 import { stateErrors } from './error/sample-states.js';
 import type { BlocksTask } from './parts/blocks.js';
-import { type Cut, cutProblem } from './parts/cut.js';
+import { type Cut, cutProblem, workOf } from './parts/cut.js';
 import { joinParts } from './parts/join.js';
 import { takeParts } from './parts/take.js';
 import { type ExactOptions, type ExactSums, exactSums, type SumsTask } from './sums.js';
 import { fitsOneTask } from './tasks.js';
 
 /** A part of a problem, a problem by itself. It may run on another machine. */
-export interface SumsPart extends Task<ExactSums> {
+export interface SumsPart extends LargeTask<ExactSums> {
   readonly kernel: 'exact';
   readonly step: 'sums';
   readonly problem: AttentionProblem;
@@ -74,12 +74,19 @@ export function* exactParts(
   cuts: readonly Cut[] = cutProblem(problem, options),
 ): Job<ExactResult, GradientTask> {
   const parts = yield* takeParts(problem, options, cuts);
-  const tasks = parts.map((part): SumsPart => ({ kernel: 'exact', step: 'sums', ...part }));
+  const tasks = parts.map(
+    (part): SumsPart => ({
+      kernel: 'exact',
+      step: 'sums',
+      ...part,
+      flops: workOf(part.problem, options),
+    }),
+  );
   const results = (yield { name: 'parts', tasks, jobOf: sumsOf, span: [0, 1] }) as ExactSums[];
   return yield* estimated(problem, options, yield* joinParts(problem, options, cuts, results));
 }
 
-const sumsOf = ({ problem, options }: SumsPart): Job<ExactSums, SumsTask> =>
+export const sumsOf = ({ problem, options }: SumsPart): Job<ExactSums, SumsTask> =>
   exactSums(problem, options);
 
 /** All of a problem without a cut. */

@@ -83,12 +83,11 @@ export function* exactSums(
   options: ExactOptions,
   plan: ExactPlan = makePlan(problem, options),
 ): Job<ExactSums, SumsTask> {
-  const [memory, ofWave] = [new Lease(), new Lease()];
+  const memory = new Lease();
   try {
-    return yield* sumsOfWaves(problem, options, plan, makeWorkspace(plan, memory), ofWave);
+    return yield* sumsOfWaves(problem, options, plan, makeWorkspace(plan, memory));
   } finally {
     memory.end();
-    ofWave.end();
   }
 }
 
@@ -97,7 +96,6 @@ function* sumsOfWaves(
   options: ExactOptions,
   plan: ExactPlan,
   workspace: Workspace,
-  memory: Lease,
 ): Job<ExactSums, SumsTask> {
   const { batch, queryLength, heads, valueDim } = problem.dims;
   const totals = allocateGradients(problem);
@@ -131,9 +129,7 @@ function* sumsOfWaves(
     const samples: (SampleTask | StateSampleTask)[] = sampled
       ? sampleTasks(plan, workspace, wave, draws, sampled.seed, sums)
       : [];
-    const stages = contractStages(
-      ...([plan, workspace, units, options.inputGradients, inputGradients, memory] as const),
-    );
+    const stages = contractStages(plan, workspace, units, options.inputGradients, inputGradients);
     if (states) {
       const count = Math.max(LEAST_DRAWS, Math.ceil(states.rows * share));
       stateWaves.push({ draws: count, errors: noErrors() });
@@ -162,7 +158,6 @@ function* sumsOfWaves(
       sums: wave === plan.waves.length - 1 ? sums : [],
     };
     yield { name: 'finish', tasks: [finish] };
-    memory.end();
   }
   if (states && totals.sinks) squares.sinks = totals.sinks.reduce((sum, x) => sum + x * x, 0);
   return {
@@ -181,15 +176,14 @@ function* sumsOfWaves(
 }
 
 /** What a wave has summed over keys or rows meets the inputs: thin products, then those at full width. */
-export function contractStages(
+function contractStages(
   plan: ExactPlan,
   workspace: Workspace,
   units: readonly Unit[],
   kind: AttentionKind | undefined,
   inputGradients: ReturnType<typeof allocateInputGradients<Float32Array>>,
-  memory: Lease,
 ): (ContractTask | FullTask)[][] {
-  const thin = contractTasks(plan, workspace, units, memory);
-  const full = fullStages(plan, workspace, units, kind, inputGradients, memory);
+  const thin = contractTasks(plan, workspace, units);
+  const full = fullStages(plan, workspace, units, kind, inputGradients);
   return [thin, ...full].filter((tasks) => tasks.length > 0);
 }

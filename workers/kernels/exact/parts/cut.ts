@@ -24,14 +24,18 @@ const LEAST_ROWS = 2048;
 /** Rows whose work is taken together. */
 const ROW_STEP = 64;
 
-export function cutProblem(problem: AttentionProblem, options: GradientOutputs): Cut[] {
-  const { batch, keyValueHeads, queryLength } = problem.dims;
-  const needs = {
+/** In flops. */
+export function workOf(problem: AttentionProblem, options: GradientOutputs): number {
+  return exactWork(problem, {
     output: options.attentionOutput || problem.objective.kind === 'target',
     gradients: true,
     inputGradients: options.inputGradients !== undefined,
-  };
-  const wanted = Math.min(MOST_PARTS, Math.floor(exactWork(problem, needs) / PART_WORK));
+  });
+}
+
+export function cutProblem(problem: AttentionProblem, options: GradientOutputs): Cut[] {
+  const { batch, keyValueHeads, queryLength } = problem.dims;
+  const wanted = Math.min(MOST_PARTS, Math.floor(workOf(problem, options) / PART_WORK));
   const items = evenly(batch, wanted);
   const heads = headsAreApart(problem, options)
     ? evenly(keyValueHeads, Math.ceil(wanted / batch))

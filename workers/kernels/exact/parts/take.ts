@@ -81,7 +81,8 @@ function partOf(problem: AttentionProblem, cut: Cut, copies: Addition[]): Attent
   const input = (tensor: Tensor, tokens: Range, of: Range, width: number) =>
     take(tensor, tokens, states ? columns(of, width) : all(tensor));
   const query = input(inputs.query, rows, heads, dims.headDim);
-  const sameKeys = inputs.key === inputs.query && size(keys) === size(rows);
+  const sameKeys =
+    inputs.key === inputs.query && keys.first === rows.first && keys.last === rows.last;
   const key = sameKeys && !states ? query : input(inputs.key, keys, sharedHeads, dims.headDim);
   const value =
     inputs.value === inputs.key && !states

@@ -1,8 +1,7 @@
 /** Sums over rows for every group of drawn features: float32 blocks, float64 sums of blocks. */
 import type { Packed, Real } from '../../arithmetic/arithmetic.js';
-import { BLOCK } from '../../head/block.js';
 import { DRAWN_GROUPS, type DrawnFeatures } from '../../head/plan.js';
-import type { Workspace } from '../../head/workspace.js';
+import { BLOCK, type Workspace } from '../../head/rows.js';
 
 /** Where a gradient of every group goes. */
 export interface GroupSlots {

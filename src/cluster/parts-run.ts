@@ -1,0 +1,277 @@
+/** The parts of one request on their way through the queue. */
+import { randomUUID } from 'node:crypto';
+import type { Queue } from 'bullmq';
+import type { Redis } from 'ioredis';
+import type { Stage, Task } from '../../workers/job.js';
+import { Problem } from '../errors.js';
+import { type Executor, type RunContext, WorkerLostError } from '../pool/executor.js';
+import type { Blobs } from './blobs.js';
+import { timely } from './connection.js';
+import { open, seal } from './envelope.js';
+import {
+  type BlobName,
+  CANCEL_CHANNEL,
+  cancelledKey,
+  MISSING,
+  type PartData,
+  type PartResult,
+  UNWANTED,
+} from './names.js';
+
+/** How often a part is sent again whose tensors the store has lost. */
+const MOST_SENDS = 5;
+/** How long parts wait for a store that does not answer, and for workers where there are none, ms. */
+const PATIENCE_MS = 10_000;
+/** A part that takes so much longer than others is given to a second worker; never before the least time, ms. */
+const STRAGGLER = 4;
+const STRAGGLER_LEAST_MS = 5000;
+/** Looks at the queue that do not find a part before it is taken for lost: its answer may be on its way. */
+const LOST_LOOKS = 3;
+
+interface Waiting {
+  /** Names of its jobs: the second is the straggler's twin. */
+  readonly ids: string[];
+  readonly data: PartData;
+  /** performance.now() when a worker began; null: none has. */
+  began: number | null;
+  notFound: number;
+  resolve(result: PartResult): void;
+  reject(error: Error): void;
+}
+
+/** It has to run here: the queue is of no use now. */
+class NoQueueError extends Error {}
+
+/** The API node that it belongs to. */
+export interface Home {
+  readonly node: string;
+  readonly queue: Queue;
+  readonly store: Redis;
+  readonly blobs: Blobs;
+  readonly pool: Executor;
+  readonly options: { readonly ttlMs: number };
+  /** Without it workers leave its parts. */
+  sayAlive(): Promise<void>;
+}
+
+export class PartsRun {
+  readonly #request = randomUUID();
+  /** By the names of their jobs. */
+  readonly #waiting = new Map<string, Waiting>();
+  /** Parts are sent, and run here, one after the other. */
+  #sending: Promise<unknown> = Promise.resolve();
+  #local: Promise<unknown> = Promise.resolve();
+  readonly #durations: number[] = [];
+  #done = 0;
+  #jobs = 0;
+  #silentSince: number | null = null;
+  /** Parts that were run by this node. */
+  here = 0;
+
+  constructor(
+    private readonly home: Home,
+    private readonly stage: Stage,
+    private readonly context: RunContext,
+  ) {}
+
+  /** In the order of the tasks. */
+  async results(): Promise<unknown[]> {
+    const { signal } = this.context;
+    signal.throwIfAborted();
+    let stop!: (reason: unknown) => void;
+    const stopped = new Promise<never>((_, reject) => {
+      stop = reject;
+    });
+    const onAbort = () => stop(signal.reason);
+    signal.addEventListener('abort', onAbort, { once: true });
+    const controller = new AbortController();
+    try {
+      const all = this.stage.tasks.map((task) => this.#part(task, controller.signal));
+      return await Promise.race([Promise.all(all), stopped]);
+    } catch (error) {
+      controller.abort(error);
+      await this.#cancel(error as Error);
+      throw error;
+    } finally {
+      signal.removeEventListener('abort', onAbort);
+    }
+  }
+
+  has(jobId: string): boolean {
+    return this.#waiting.has(jobId);
+  }
+
+  began(jobId: string): void {
+    const part = this.#waiting.get(jobId);
+    if (part) part.began ??= performance.now();
+    this.context.onStart?.();
+  }
+
+  completed(jobId: string, result: unknown): void {
+    const part = this.#waiting.get(jobId);
+    const value = typeof result === 'string' ? JSON.parse(result) : result;
+    if (part?.began) this.#durations.push(performance.now() - part.began);
+    part?.resolve(value as PartResult);
+  }
+
+  failed(jobId: string, reason: string): void {
+    const part = this.#waiting.get(jobId);
+    // Its twin may still be done.
+    if (part && part.ids.length > 1) {
+      part.ids.splice(part.ids.indexOf(jobId), 1);
+      this.#waiting.delete(jobId);
+    } else part?.reject(failureOf(reason));
+  }
+
+  /** Once a second: parts that the store has lost, that nobody takes, or that take too long. */
+  async watch(workers: number): Promise<void> {
+    for (const part of new Set(this.#waiting.values())) {
+      const [id] = part.ids as [string];
+      try {
+        const state = await timely(this.home.queue.getJobState(id));
+        this.#silentSince = null;
+        part.notFound = state === 'unknown' ? part.notFound + 1 : 0;
+        if (part.notFound >= LOST_LOOKS) part.reject(new Error(MISSING));
+        else if (workers === 0 && state === 'waiting') part.reject(new NoQueueError());
+        else if (state === 'active' && this.#isStraggler(part)) await this.#add(part);
+      } catch {
+        this.#silentSince ??= performance.now();
+        if (performance.now() - this.#silentSince > PATIENCE_MS) part.reject(new NoQueueError());
+      }
+    }
+  }
+
+  #isStraggler({ began, ids }: Waiting): boolean {
+    if (began === null || ids.length > 1 || this.#durations.length === 0) return false;
+    const usual = [...this.#durations].sort((a, b) => a - b)[this.#durations.length >> 1]!;
+    return performance.now() - began > Math.max(STRAGGLER_LEAST_MS, STRAGGLER * usual);
+  }
+
+  async #part(task: Task, signal: AbortSignal): Promise<unknown> {
+    const { blobs } = this.home;
+    const take = (name: BlobName) => blobs.take(name);
+    for (let sends = 1; ; sends++) {
+      try {
+        const name = await this.#inTurn(async () => {
+          signal.throwIfAborted();
+          const envelope = await seal(task, (bytes) => blobs.put(bytes));
+          return blobs.put(envelope);
+        });
+        const { result } = await this.#wait(name, signal);
+        const value = await open(await blobs.take(result), take);
+        this.#advance();
+        return value;
+      } catch (error) {
+        signal.throwIfAborted();
+        const kind = kindOf(error as Error);
+        if (kind === 'full') throw storeFull();
+        if (kind === 'missing' && sends < MOST_SENDS) continue;
+        if (kind === 'other') throw error;
+        return this.#runHere(task, signal);
+      }
+    }
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const mine = this.#sending.catch(() => {}).then(work);
+    this.#sending = mine;
+    return mine;
+  }
+
+  async #runHere(task: Task, signal: AbortSignal): Promise<unknown> {
+    const { pool } = this.home;
+    const mine = this.#local
+      .catch(() => {})
+      .then(() => {
+        signal.throwIfAborted();
+        return pool.run(this.stage.jobOf!(task), { ...this.context, signal });
+      });
+    this.#local = mine;
+    const value = await mine;
+    this.here++;
+    this.#advance();
+    return value;
+  }
+
+  #advance(): void {
+    this.#done++;
+    const { span, tasks, name } = this.stage;
+    const share = this.#done / tasks.length;
+    const fraction = span ? span[0] + share * (span[1] - span[0]) : share;
+    this.context.onProgress?.({ stage: name, tasks: 1, fraction });
+  }
+
+  #wait(task: BlobName, signal: AbortSignal): Promise<PartResult> {
+    return new Promise<PartResult>((resolve, reject) => {
+      const data: PartData = { request: this.#request, node: this.home.node, task };
+      const over = () => {
+        for (const id of part.ids) this.#waiting.delete(id);
+        signal.removeEventListener('abort', onAbort);
+        this.#remove(part.ids);
+      };
+      const onAbort = () => part.reject(signal.reason as Error);
+      const part: Waiting = {
+        ids: [],
+        data,
+        began: null,
+        notFound: 0,
+        resolve: (result) => {
+          over();
+          resolve(result);
+        },
+        reject: (error) => {
+          over();
+          reject(error);
+        },
+      };
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.#add(part).catch(part.reject);
+    });
+  }
+
+  async #add(part: Waiting): Promise<void> {
+    const jobId = `${this.#request}-${this.#jobs++}`;
+    part.ids.push(jobId);
+    this.#waiting.set(jobId, part);
+    await this.home.sayAlive();
+    await timely(this.home.queue.add('part', part.data, { jobId }));
+  }
+
+  /** Those that wait; what runs is stopped by `#cancel`, or its result is not looked at. */
+  #remove(ids: readonly string[]): void {
+    for (const id of ids) this.home.queue.remove(id).catch(() => {});
+  }
+
+  async #cancel(reason: Error): Promise<void> {
+    const { store, options } = this.home;
+    for (const part of new Set(this.#waiting.values())) part.reject(reason);
+    try {
+      await Promise.all([
+        store.set(cancelledKey(this.#request), 1, 'PX', options.ttlMs),
+        store.publish(CANCEL_CHANNEL, this.#request),
+      ]);
+    } catch {
+      // Workers find out when they look whether this node is alive, or finish in vain.
+    }
+  }
+}
+
+function failureOf(reason: string): Error {
+  return /stalled/.test(reason)
+    ? new WorkerLostError(`A part was lost: ${reason}`)
+    : new Error(reason);
+}
+
+function kindOf(error: Error): 'full' | 'missing' | 'away' | 'other' {
+  const { message } = error;
+  if (/\bOOM\b/.test(message)) return 'full';
+  if (message === MISSING || message === UNWANTED) return 'missing';
+  const away = /Connection is closed|max retries|ECONN|EPIPE|ETIMEDOUT|isn't writeable|LOADING/i;
+  return error instanceof NoQueueError || away.test(message) ? 'away' : 'other';
+}
+
+export function storeFull(): Problem {
+  return new Problem('store-full', 'The store of the queue is full. Try again later.', {
+    headers: { 'retry-after': '10' },
+  });
+}

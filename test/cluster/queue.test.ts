@@ -1,0 +1,175 @@
+/** Parts of problems on other machines: the same answers bit by bit, whatever becomes of workers and store. */
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { Redis } from 'ioredis';
+import type { QueueExecutor } from '../../src/cluster/queue-executor.js';
+import type { Problem } from '../../src/errors.js';
+import { type ExactResult, exactParts } from '../../workers/kernels/exact/gradient.js';
+import type { Cut } from '../../workers/kernels/exact/parts/cut.js';
+import type { AttentionProblem } from '../../workers/problem.js';
+import { type ProblemOptions, randomProblem, randomStates } from '../kernels/problems.js';
+import { named } from '../kernels/run.js';
+import { testSeed } from '../support/random.js';
+import { knows, large, startNode, startWorker, type WorkerProcess } from './nodes.js';
+import { type Store, startStore, withoutStore } from './store.js';
+
+const seed = testSeed();
+const { signal } = new AbortController();
+
+/** One part for each head of each item. */
+function cutsOf({ dims }: AttentionProblem): Cut[] {
+  const rows = { first: 0, last: dims.queryLength };
+  return Array.from({ length: dims.batch * dims.keyValueHeads }, (_, k) => {
+    const [item, head] = [Math.floor(k / dims.keyValueHeads), k % dims.keyValueHeads];
+    return {
+      items: { first: item, last: item + 1 },
+      sharedHeads: { first: head, last: head + 1 },
+      rows,
+    };
+  });
+}
+
+const jobOf = (problem: AttentionProblem, inputGradients?: 'attention') => {
+  const options = { attentionOutput: true, inputGradients, estimate: { rows: 16, seed } };
+  return large(exactParts(problem, options, cutsOf(problem)));
+};
+
+function assertSame(a: ExactResult, b: ExactResult): void {
+  assert.deepEqual(named(a), named(b));
+  assert.deepEqual(a.attentionOutput, b.attentionOutput);
+  assert.deepEqual(a.errors, b.errors);
+  assert.equal(a.loss, b.loss);
+  assert.deepEqual(a.headNorms, b.headNorms);
+}
+
+const GROUPED = { batch: 2, heads: 4, keyValueHeads: 2, queryLength: 300 };
+const CASES: Record<string, Omit<ProblemOptions, 'seed'>> = {
+  causal: { ...GROUPED, causal: true, objective: 'target' },
+  'rotary positions': { ...GROUPED, rotary: true, bias: true },
+  'padding, float64': { ...GROUPED, keyLengths: [300, 11], dtype: 'float64' },
+};
+/** Seconds of work for the workers, in eight parts. */
+const LONG = { batch: 2, heads: 4, headDim: 32, queryLength: 4000, seed };
+
+const skip = withoutStore;
+let store: Store;
+let node: QueueExecutor;
+const workers: WorkerProcess[] = [];
+before(async () => {
+  if (skip) return;
+  store = await startStore();
+  [node] = await Promise.all([startNode(store.url), addWorker()]);
+  await knows(node, 1);
+});
+after(async () => {
+  if (skip) return;
+  await Promise.all(workers.map((worker) => worker.end()));
+  await node.close();
+  await store.close();
+});
+async function addWorker(): Promise<WorkerProcess> {
+  const worker = await startWorker(store.url);
+  workers.push(worker);
+  return worker;
+}
+const here = (problem: AttentionProblem, inputGradients?: 'attention') =>
+  node.pool.run(jobOf(problem, inputGradients), { signal });
+
+test('1 and 2 workers: the same answer as without, bit by bit', { skip }, async () => {
+  for (const count of [1, 2]) {
+    while (workers.length < count) await addWorker();
+    await knows(node, count);
+    for (const options of Object.values(CASES)) {
+      const problem = randomProblem({ ...options, seed });
+      const { partsSent } = node.figures();
+      assertSame(await node.run(jobOf(problem), { signal }), await here(problem));
+      assert.equal(node.figures().partsSent, partsSent + 4);
+    }
+    const states = randomStates({ ...GROUPED, sinks: true, seed });
+    const found = await node.run(jobOf(states, 'attention'), { signal });
+    assertSame(found, await here(states, 'attention'));
+  }
+});
+
+test('a tensor that all parts share is sent once, and not again by the next request', {
+  skip,
+}, async () => {
+  const problem = randomProblem({ ...GROUPED, inFeatures: 512, seed: seed + 1 });
+  const inputs = problem.inputs.query.data.byteLength;
+  const before = node.figures().bytesSent;
+  await node.run(jobOf(problem), { signal });
+  const first = node.figures().bytesSent - before;
+  assert.ok(first >= inputs && first < 1.5 * inputs, `${first} bytes for ${inputs}`);
+  await node.run(jobOf(problem), { signal });
+  assert.ok(node.figures().bytesSent - before - first < 0.2 * inputs);
+});
+
+test('what is given up stops on other machines too, and leaves no job', {
+  skip,
+}, async () => {
+  const controller = new AbortController();
+  let tasks = 0;
+  const run = node.run(jobOf(randomProblem(LONG)), {
+    signal: controller.signal,
+    onStart: () => tasks++,
+  });
+  const failed = assert.rejects(run, /given up/);
+  while (node.figures().active === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  controller.abort(new Error('given up'));
+  await failed;
+  while ((await node.queue.getActiveCount()) > 0)
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.equal(await node.queue.getWaitingCount(), 0);
+  assert.ok(tasks > 0);
+});
+
+test('a worker that is killed: its part is done by another', { skip }, async () => {
+  const problem = randomProblem(LONG);
+  const run = node.run(jobOf(problem), { signal });
+  while (node.figures().active === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  workers[0]!.child.kill('SIGKILL');
+  assertSame(await run, await here(problem));
+  workers.shift();
+});
+
+test('a worker that is asked to end finishes its part first', { skip }, async () => {
+  await addWorker();
+  const problem = randomProblem(LONG);
+  const run = node.run(jobOf(problem), { signal });
+  while (node.figures().active === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.equal(await workers.shift()!.end(), 0);
+  assertSame(await run, await here(problem));
+});
+
+test('a store that loses all it has, and comes back: the same answer', { skip }, async () => {
+  const problem = randomProblem(LONG);
+  const run = node.run(jobOf(problem), { signal });
+  while (node.figures().active === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  await store.kill();
+  await store.start();
+  assertSame(await run, await here(problem));
+});
+
+test('a store that stays away: the node computes by itself', { skip }, async () => {
+  const problem = randomProblem(LONG);
+  await knows(node, workers.length);
+  const run = node.run(jobOf(problem), { signal });
+  while (node.figures().active === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  await store.kill();
+  assertSame(await run, await here(problem));
+  await store.start();
+  await knows(node, workers.length);
+});
+
+test('a full store: 503 with Retry-After', { skip }, async () => {
+  const admin = new Redis(store.url);
+  await admin.config('SET', 'maxmemory', '2mb');
+  const problem = randomProblem({ ...LONG, inFeatures: 256 });
+  await assert.rejects(node.run(jobOf(problem), { signal }), (error: Problem) => {
+    return error.statusCode === 503 && error.options.headers?.['retry-after'] !== undefined;
+  });
+  await admin.config('SET', 'maxmemory', '0');
+  const small = randomProblem({ ...GROUPED, seed });
+  assertSame(await node.run(jobOf(small), { signal }), await here(small));
+  admin.disconnect();
+});
