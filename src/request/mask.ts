@@ -4,17 +4,17 @@ import type { Mask } from '../../workers/mask.js';
 import type { Dimensions } from '../../workers/problem.js';
 import { decodeTensor } from '../../workers/tensor/decode.js';
 import { isEncodedTensor } from '../../workers/tensor/encoded.js';
-import { allocateTensor, type GivenTensor } from '../../workers/tensor/tensor.js';
+import { allocateTensor, type GivenTensor, type Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
 import type { ForwardRequest } from './request.js';
 import { formatShape, nameOf, shapeMismatch } from './shapes.js';
 
 /** The few numbers are decoded here and now: how a problem is cut depends on them. */
-function numbersOf(given: GivenTensor): number[] {
-  if (!isEncodedTensor(given)) return Array.from(given.data);
-  const { data } = allocateTensor(given.dtype, given.shape);
-  decodeTensor(given.bytes, given.dtype, data);
-  return Array.from(data);
+function decoded(given: GivenTensor): Tensor {
+  if (!isEncodedTensor(given)) return given;
+  const tensor = allocateTensor(given.dtype, given.shape);
+  decodeTensor(given.bytes, given.dtype, tensor.data);
+  return tensor;
 }
 
 /** @throws {Problem} unless the tensor holds `count` integers from `least` to `most`. */
@@ -27,7 +27,7 @@ function integersOf(
   if (given.shape.join() !== String(count)) {
     throw shapeMismatch(pointer, given, `${each}: shape ${formatShape([count])}.`);
   }
-  const numbers = numbersOf(given);
+  const numbers = Array.from(decoded(given).data);
   const wrong = numbers.findIndex((n) => !Number.isInteger(n) || n < least || n > most);
   if (wrong < 0) return numbers;
   throw new Problem(
@@ -66,6 +66,17 @@ function parsePadding(
   return last.map((end, item) => ({ first: Math.min(first[item], end), last: end }));
 }
 
+/** The lists of the batch items, or one for all: as lists, or as the rows of one array. */
+function listsOf(given: GivenTensor | GivenTensor[]): GivenTensor[] {
+  if (Array.isArray(given)) return given;
+  if (given.shape.length !== 2) return [given];
+  const [rows, columns] = given.shape;
+  const { dtype, data } = decoded(given);
+  return Array.from({ length: rows }, (_, row) => ({
+    ...{ dtype, shape: [columns], data: data.subarray(row * columns, (row + 1) * columns) },
+  }));
+}
+
 function parseSequences(
   { sequence_lengths: given }: ForwardRequest,
   { batch, queryLength, keyLength }: Dimensions,
@@ -79,7 +90,7 @@ function parseSequences(
       { pointer },
     );
   }
-  const lists = Array.isArray(given) ? given : [given];
+  const lists = listsOf(given);
   if (lists.length !== 1 && lists.length !== batch) {
     throw new Problem(
       'shape-mismatch',
@@ -88,7 +99,7 @@ function parseSequences(
     );
   }
   return lists.map((list, item) => {
-    const at = Array.isArray(given) ? `${pointer}/${item}` : pointer;
+    const at = lists === given || lists.length > 1 ? `${pointer}/${item}` : pointer;
     if (list.shape.length !== 1) throw shapeMismatch(at, list, 'a list of integers is needed.');
     const count = [list.shape[0], 'a list of integers is needed'] as const;
     let end = 0;

@@ -122,10 +122,16 @@ const LAYER = {
     ),
   ),
   sequence_lengths: Type.Optional(
-    Type.Union([Tensor('One list'), Type.Array(Tensor('The list of a batch item'))], {
-      description:
-        'Packed sequences: their lengths, positive integers with sum L, for all batch items, or a list of them for each. Rows see keys of their own sequence only. Needs Lq = Lk.',
-    }),
+    Type.Union(
+      [
+        Tensor('One list, or an array of equally long ones, (n,) or (B, n)'),
+        Type.Array(Tensor('The list of a batch item')),
+      ],
+      {
+        description:
+          'Packed sequences: their lengths, positive integers with sum L, for all batch items, or a list of them for each. Rows see keys of their own sequence only. Needs Lq = Lk.',
+      },
+    ),
   ),
   method: Type.Optional(
     Type.Enum([...METHODS], {

@@ -32,6 +32,7 @@ interface Answer {
   readonly detail: string;
   readonly reason: string;
   readonly attention_output: number[][];
+  readonly gradients: Record<string, unknown>;
   readonly threshold: { readonly norms: Record<string, number> };
 }
 
@@ -219,6 +220,35 @@ test('packed sequences are the same rows as sequences by themselves', async () =
   single.body.attention_output.flat().forEach((x: number, k: number) => {
     assert.ok(Math.abs(x - rows[k]) < 1e-6);
   });
+});
+
+test('sequence_lengths are lists of integers or an array of them, of any dtype', async () => {
+  const lengths = [4, 2, 1, 5];
+  const data = (array: ArrayBufferView) => Buffer.from(array.buffer).toString('base64');
+  const shape = [2, 2];
+  const arrays = {
+    int64: data(BigInt64Array.from(lengths.map(BigInt))),
+    uint8: data(Uint8Array.from(lengths)),
+    float32: data(Float32Array.from(lengths)),
+  };
+  const fixed = { ...states, seed: 1, method: 'exact' };
+  const lists = await post('/gradient', {
+    ...fixed,
+    sequence_lengths: [lengths.slice(0, 2), lengths.slice(2)],
+  });
+  assert.equal(lists.status, 200, JSON.stringify(lists.body));
+  for (const [dtype, bytes] of Object.entries(arrays)) {
+    const { body } = await post('/gradient', {
+      ...fixed,
+      sequence_lengths: { dtype, shape, data: bytes },
+    });
+    assert.deepEqual(body.gradients, lists.body.gradients, dtype);
+  }
+  const wrong = await post('/gradient', {
+    ...fixed,
+    sequence_lengths: { dtype: 'int8', shape, data: data(Int8Array.of(4, 2, 1, 4)) },
+  });
+  assert.deepEqual([wrong.status, wrong.body.pointer], [422, '/sequence_lengths/1']);
 });
 
 test('the plan of attention states has their norms, and the reason for exact', async () => {

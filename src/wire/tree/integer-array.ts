@@ -10,9 +10,13 @@ const TORCH = /^(?:torch\.)?(u?)int(8|16|32|64)$/;
 const NUMPY = /^[<=|]?([iu])([1248])$/;
 const SAFETENSORS = /^([IU])(8|16|32|64)$/;
 
-/** Lists only: weights and states have more dimensions, and integers there are a mistake. */
-export function isFewIntegers(shape: readonly number[]): boolean {
-  return shape.length === 1 && shape[0] <= MOST;
+/** Where lists of lists of integers stand; as lists they may be of different lengths. */
+export const RAGGED: ReadonlySet<string> = new Set(['/sequence_lengths']);
+
+/** Weights and states have more dimensions than lists, and integers there are a mistake. */
+export function isFewIntegers(shape: readonly number[], pointer: string): boolean {
+  const dimensions = RAGGED.has(pointer) ? 2 : 1;
+  return shape.length > 0 && shape.length <= dimensions && elementCount(shape) <= MOST;
 }
 
 /** null: not the name of a little-endian integer type. */

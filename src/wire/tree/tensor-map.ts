@@ -79,7 +79,7 @@ function readScalar(map: WireMap, pointer: string): number | boolean {
 /** @param key under which the name of the element type stands. */
 function assemble(name: unknown, map: WireMap, pointer: string, key: string): EncodedTensor {
   const shape = readShape(map.entries.get('shape'), pointer);
-  const integer = isFewIntegers(shape) ? integerType(name) : null;
+  const integer = isFewIntegers(shape, pointer) ? integerType(name) : null;
   if (integer) return readIntegers(integer, shape, read(integer.size, String(name)));
   const dtype = readDtype(name, pointer, key);
   return encodedTensor(dtype, shape, read(ITEM_SIZE[dtype], dtype));

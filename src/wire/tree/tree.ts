@@ -4,6 +4,7 @@
  * refusal names its place.
  */
 import type { EncodedTensor } from '../../../workers/tensor/encoded.js';
+import { RAGGED } from './integer-array.js';
 import { isNumberList, readNumberList } from './number-list.js';
 import { quote } from './quote.js';
 import { isReferenceMap, readReference, type TensorReference } from './reference.js';
@@ -27,9 +28,6 @@ export type WireValue =
  * maps, or as nested lists of numbers.
  */
 export type Dialect = 'tensor' | 'numpy' | 'list';
-
-/** Lists of lists of numbers that may be of different lengths: their members are tensors by themselves. */
-const RAGGED: ReadonlySet<string> = new Set(['/sequence_lengths']);
 
 export interface Decoded {
   readonly value: WireValue;
@@ -77,6 +75,7 @@ class Walker {
   }
 
   private array(list: unknown[], pointer: string, depth: number): WireValue {
+    // The members of ragged lists are tensors by themselves.
     if (isNumberList(list) && !(RAGGED.has(pointer) && Array.isArray(list[0]))) {
       return this.found('list', readNumberList(list, this.limits.maxElements, pointer), pointer);
     }
