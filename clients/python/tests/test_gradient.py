@@ -166,9 +166,7 @@ def test_forward(client, needs):
 
 def test_respond_async_gives_the_same_answer(real_url):
     x, projections, grad, layer = problems.make()
-    request = {
-        "hidden_states": x, **projections, "grad_output": grad, **problems.request_of(layer)
-    }
+    request = {"hidden_states": x, **projections, "grad_output": grad, **problems.request_of(layer)}
     with Client(real_url) as client:
         expected = client.gradient(**request)
         requests = client.traffic.requests

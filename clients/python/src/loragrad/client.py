@@ -134,9 +134,7 @@ class Client:
         """
         return PlanResult(**_verdict(self._post("/plan", request)))
 
-    def forward(
-        self, *, respond_async: bool = False, **request: Unpack[Request]
-    ) -> ForwardResult:
+    def forward(self, *, respond_async: bool = False, **request: Unpack[Request]) -> ForwardResult:
         """The attention output, in the library, device and dtype of the queries' states.
 
         :param respond_async: as for `gradient`.
