@@ -4,10 +4,10 @@
     python train_smollm2.py --folder curves --ways
 
 SmolLM2-135M (see smollm2.py) with LoRA on q and v of its last layers, AdamW, one passage a step, of which
-the first half is a prompt without a loss. A seed draws the adapters; the passages and their order are the
-same for all curves, so that curves can be compared step by step. Each curve is a file in the folder, so
-that they can be trained one at a time. At the end all in the folder are drawn (curves.png), with a table
-of how far they lie from each other.
+the last quarter is predicted and the rest is a prompt. A seed draws the adapters; the passages and their
+order are the same for all curves, so that curves can be compared step by step. Each curve is a file in
+the folder, so that they can be trained one at a time. At the end all in the folder are drawn
+(curves.png), with a table of how far they lie from each other.
 
 At a tolerance the sampled method is asked for, however short the passages: `auto` takes exact where
 that is faster, which at lengths that train within minutes is everywhere.
@@ -15,8 +15,9 @@ that is faster, which at lengths that train within minutes is everywhere.
 
 from __future__ import annotations
 
-import argparse
+import copy
 import json
+from argparse import ArgumentParser, Namespace
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -25,6 +26,8 @@ from typing import Any
 import matplotlib
 import torch
 from smollm2 import adapt, cut, load, passages
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from loragrad import Client, GradientResult, ProblemError
 from loragrad.torch import attach
@@ -54,21 +57,23 @@ class ExactWhereMissed(Client):
             return super().gradient(**{**request, "method": "exact"})
 
 
-def train(way: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """The loss of every step, how many gradients of layers each method gave, the largest error bound."""
-    tokens = passages(args.passages, args.length)
-    model = load()
-    states = cut(model, args.layers, tokens)
-    model = adapt(model, seed)
+def train(
+    way: str, seed: int, base: PreTrainedModel, states: Tensor, tokens: Tensor, args: Namespace
+) -> dict[str, Any]:
+    """The loss of every step, how many gradients of layers each method gave, the largest error bound.
+
+    :param base: what is left of the model, copied here; states (N, L, d_in) enter it for tokens (N, L).
+    """
+    model = adapt(copy.deepcopy(base), seed)
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=args.lr)
     options = WAYS[way]
     handle = None
     if options:
         handle = attach(model, ExactWhereMissed(args.url), minimum_length=0, seed=seed, **options)
     losses, methods, bounds = [], Counter(), []
-    predicted = args.length // 2
+    predicted = args.length // 4
     for step in range(args.steps):
-        item = step % args.passages
+        item = step % len(tokens)
         inputs, labels = states[item : item + 1], tokens[item : item + 1, -predicted:]
         loss = model(inputs_embeds=inputs, labels=labels, logits_to_keep=predicted).loss
         optimizer.zero_grad()
@@ -135,21 +140,24 @@ def draw(curves: dict[tuple[str, int], dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="http://127.0.0.1:3000")
     parser.add_argument("--folder", type=Path, default=Path("curves"))
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--passages", type=int, default=16)
+    parser.add_argument("--passages", type=int, default=10)
     parser.add_argument("--length", type=int, default=512, help="tokens of a passage")
     parser.add_argument("--layers", type=int, default=30, help="that are trained, the last ones")
     parser.add_argument("--lr", type=float, default=1e-3)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
+    if args.ways:
+        tokens, base = passages(args.passages, args.length), load()
+        states = cut(base, args.layers, tokens)
     for way in args.ways:
         for seed in args.seeds:
-            curve = train(way, seed, args)
+            curve = train(way, seed, base, states, tokens, args)
             (args.folder / f"{way}-{seed}.json").write_text(json.dumps(curve))
     curves = {}
     for file in sorted(

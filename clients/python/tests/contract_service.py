@@ -80,7 +80,7 @@ class ContractService:
 
     def openapi(self):
         properties = {
-            "method": {"enum": ["auto", "exact"]},
+            "method": {"enum": ["auto", "exact", "sampled"]},
             "outputs": {"items": {"enum": ["gradients"]}},
         }
         paths = {"/gradient": {}, "/plan": {}, "/limits": {}}
@@ -89,7 +89,8 @@ class ContractService:
         if "key_lengths" in self.features:
             properties["key_lengths"] = {}
         if "states" in self.features:
-            properties |= {name: {} for name in ("query", "key", "value", *STATES_FIELDS)}
+            names = ("query", "key", "value", "log_sum_exp", "inputs", *STATES_FIELDS)
+            properties |= {name: {} for name in names}
         if "input_gradients" in self.features:
             properties["outputs"]["items"]["enum"].append("input_gradients")
         if "forward" in self.features:
@@ -116,7 +117,7 @@ class ContractService:
     def post(self, path, body):
         self.bodies.append(body)
         body = self._resolved(body)
-        if body.get("method", "auto") not in ("auto", "exact"):
+        if body.get("method", "auto") not in ("auto", "exact", "sampled"):
             raise Problem(422, "invalid-value", "There is no other method.", pointer="/method")
         if not 0 < body.get("tolerance", 1) < math.inf:
             raise Problem(422, "invalid-value", "It must be above 0.", pointer="/tolerance")

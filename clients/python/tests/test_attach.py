@@ -331,8 +331,8 @@ def test_every_call_draws_with_its_own_seed(contract, asked):
 def test_bytes_at_the_socket(states_url):
     """A step sends query, key, value and upstream gradient of each layer, whatever the model weighs."""
     model, batch = make_model(), make_batch((16, 16))
-    # Two layers of 4 query heads and 2 key/value heads of width 8, float32.
-    states = 2 * 4 * 2 * 16 * 8 * (4 + 2 + 2 + 4)
+    # Two layers of 4 query heads and 2 key/value heads of width 8, float32, and a sum for each row.
+    states = 2 * 4 * 2 * 16 * (8 * (4 + 2 + 2 + 4) + 4)
     with CountingProxy(states_url) as proxy, attach(model, proxy.url, minimum_length=0) as handle:
         proxy.sent()
         train_once(model, batch)
@@ -540,3 +540,75 @@ def test_metrics_reach_the_log_of_a_trainer(contract, tmp_path):
     for entry in (*logged, *seen[:2]):
         assert entry["loragrad/layers_exact"] == 2
         assert entry["loragrad/error_bound"] == 3e-7
+
+
+def test_sums_of_the_forward_pass_are_sent_along(contract, asked):
+    """Those that the service would compute, wherever PyTorch's kernel tells them."""
+    model = make_model(config={"num_hidden_layers": 1})
+    with attach(model, contract.url, minimum_length=0):
+        train_once(model, make_batch())
+        train_once(model, make_batch((16, 9)))
+    plain, padded = asked()
+    assert "log_sum_exp" not in padded
+    query, key = (read(plain[name]).transpose(1, 2) for name in ("query", "key"))
+    logits = query @ key.repeat_interleave(2, dim=1).transpose(2, 3) * plain["scaling"]
+    seen = truth.visible(2, 16, 16, is_causal=True)[:, None]
+    expected = logits.masked_fill(~seen, -torch.inf).logsumexp(dim=-1)
+    assert (read(plain["log_sum_exp"]) - expected).abs().max() < 1e-4
+
+
+LINEAR = {"query", "key", "value"}
+ROTATED = {"cos", "sin"}
+
+
+@pytest.mark.parametrize(
+    "family, config, names",
+    [
+        ("Llama", {}, LINEAR | ROTATED),
+        ("Mistral", {"sliding_window": 4}, LINEAR | ROTATED),
+        ("SmolLM3", {"no_rope_layers": [0], "pad_token_id": 0}, LINEAR),
+        ("Qwen3", {"head_dim": 8}, {"value"}),
+        ("Cohere", {"pad_token_id": 0}, {"value"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_inputs_of_projections_give_the_gradients_of_their_weights(
+    contract, asked, family, config, names
+):
+    """X^T dQ of what is sent is the gradient of the projection's weight that autograd has."""
+    model = make_model(family=family, config={"num_hidden_layers": 1, **config})
+    layer = model.base_model.model.model.layers[0].self_attn
+    weights = {name: getattr(layer, f"{name[0]}_proj").base_layer.weight for name in LINEAR}
+    for weight in weights.values():
+        weight.requires_grad_()
+    answers = []
+    answer = contract.post
+    contract.post = lambda path, body: answers.append(answer(path, body)) or answers[-1]
+    with attach(model, contract.url, minimum_length=0, method="sampled", tolerance=0.1):
+        train_once(model, make_batch())
+    inputs = asked()[-1]["inputs"]
+    assert inputs.keys() == names
+    for name in names - ROTATED:
+        gradient = read(answers[-1]["gradients"][name])
+        if name != "value" and names >= ROTATED:
+            cos, sin = (read(inputs[table])[:, :, None] for table in ("cos", "sin"))
+            first, second = (gradient * sin).chunk(2, dim=-1)
+            gradient = gradient * cos - torch.cat((-second, first), dim=-1)
+        x = read(inputs[name]).flatten(0, 1)
+        expected = weights[name].grad.double()
+        assert truth.relative(gradient.flatten(2).flatten(0, 1).T @ x, expected) < 2e-2
+
+
+def test_inputs_are_sent_where_a_method_may_use_them(contract, asked):
+    model = make_model(config={"num_hidden_layers": 1})
+    for options in ({}, {"method": "exact"}):
+        with attach(model, contract.url, minimum_length=0, **options):
+            train_once(model, make_batch())
+    assert not any("inputs" in body for body in asked())
+    assert not model.base_model.model.model.layers[0].self_attn.q_proj._forward_hooks
+
+
+def read(fields):
+    """A tensor on the wire in float64."""
+    data = torch.frombuffer(bytearray(fields["data"]), dtype=getattr(torch, fields["dtype"]))
+    return data.reshape(fields["shape"]).double()

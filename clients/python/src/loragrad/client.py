@@ -123,6 +123,7 @@ class Client:
             input_gradients=_gradients(answer.get("input_gradients", {}), request),
             attention_output=output and from_wire(output, like),
             loss=answer.get("loss"),
+            error_of=answer.get("error_of", "gradients"),
             error={name: tensor_error(error) for name, error in answer["error"].items()},
             **_verdict(answer),
         )

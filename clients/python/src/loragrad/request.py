@@ -30,6 +30,19 @@ class Projection(_Weight, total=False):
     use_rslora: bool
 
 
+class Inputs(TypedDict, total=False):
+    """What entered the projections of attention states: rows (B, L, d_in) for each of query, key, value.
+
+    cos, sin: the rotary positions of queries and keys, (L, d) or (B, L, d).
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
 class Request(TypedDict, total=False):
     """The tensors and options of one attention layer, from hidden states or from attention states.
 
@@ -54,8 +67,13 @@ class Request(TypedDict, total=False):
     softcap: c in S = c tanh(beta Q K^T / c).
     sinks: (H), one more logit for each head in the sum of the softmax.
     target: (B, Lq, H dv), the objective is 1/2 ||O - target||^2; or grad_output: dLoss/dO, same shape.
-    method: "auto", "exact" or "low_rank"; tolerance: relative error in the Frobenius norm allowed for
-        every gradient tensor; features, correction, seed: see the documentation of the service.
+    method: "auto", "exact", "low_rank" or "sampled"; tolerance: relative error in the Frobenius norm
+        allowed for every gradient tensor; keys, features, correction, seed: see the documentation of
+        the service.
+    log_sum_exp, attention_output: (B, H, Lq) and (B, Lq, H, dv), what the forward pass of attention
+        states has.
+    inputs: what attention states were projected from; errors and tolerance of the sampled method are
+        then those of the projections' weights.
     outputs: "gradients", "attention_output", "input_gradients".
     """
 
@@ -85,9 +103,13 @@ class Request(TypedDict, total=False):
     grad_output: Tensor
     method: str
     tolerance: float
+    keys: int
     features: int
     correction: bool
     seed: int
+    log_sum_exp: Tensor
+    attention_output: Tensor
+    inputs: Inputs
     outputs: Sequence[str]
 
 

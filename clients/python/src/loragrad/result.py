@@ -114,6 +114,8 @@ class GradientResult(ComputedResult):
     attention_output: Tensor | None
     #: 1/2 ||O - target||^2 when a target was given.
     loss: float | None
+    #: "weights": tolerance and errors of query, key and value are those of X^T dQ, X^T dK, X^T dV.
+    error_of: str
     error: Mapping[str, TensorError]
 
     @property

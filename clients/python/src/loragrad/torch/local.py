@@ -36,7 +36,7 @@ def attention_output(
     if cos is not None and sin is not None:
         # Tables of batch items are the same for all heads of an item.
         cos, sin = (table.unsqueeze(-3) if table.ndim > 2 else table for table in (cos, sin))
-        query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
     group = num_attention_heads // kv_heads
     key, value = (states.repeat_interleave(group, dim=-3) for states in (key, value))
     # What the three were computed in may differ, as their weights may.
@@ -89,7 +89,7 @@ def _heads(states: Tensor, heads: int) -> Tensor:
     return states.reshape(*states.shape[:-1], heads, -1).transpose(-2, -3)
 
 
-def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions on (.., L, d): the halves of d are the real and imaginary parts."""
     real, imaginary = states.chunk(2, dim=-1)
     turned = torch.cat((-imaginary, real), dim=-1)

@@ -28,6 +28,8 @@ class LayerReport:
     reason: str
     cost: CallCost = CallCost()
     fallback: bool = False
+    #: "weights": errors are those of the projections' weights; else of the gradients of the states.
+    error_of: str = "gradients"
     #: By tensor: "query", "key", "value", "sinks".
     error: Mapping[str, TensorError] = field(default_factory=dict)
     #: Largest relative error bound of its gradients; None when none has one.
@@ -43,6 +45,7 @@ class LayerReport:
             reason=result.reason,
             cost=cost,
             fallback=result.fallback,
+            error_of=result.error_of,
             error=result.error,
             error_bound=result.error_bound,
             threshold=result.threshold,

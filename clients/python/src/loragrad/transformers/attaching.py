@@ -32,6 +32,7 @@ class Handle(Session):
     def detach(self) -> None:
         """The model is as it was before. May be called twice."""
         ROUTES.detach(self)
+        self.unwatch()
         for config, implementation in self._before:
             config._attn_implementation_internal = implementation
         for model in self._models:
@@ -63,6 +64,7 @@ class Handle(Session):
         if not switched:
             raise UnsupportedError(f"{type(model).__name__}: Transformers cannot set its attention")
         ROUTES.attach(model, self)
+        self.watch(model)
 
     def __enter__(self) -> Handle:
         return self

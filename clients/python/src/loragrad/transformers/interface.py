@@ -6,6 +6,7 @@ service's. A call that holds anything unknown is refused, with gradients or with
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from math import sqrt
 from typing import Any
@@ -18,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 from ..errors import UnsupportedError
 from ..torch.report import LayerReport
 from ..torch.states import ServiceAttention, StatesCall
-from .local import causal_mask, eager, fused, with_equal_weights
+from .local import causal_mask, eager, fused, fused_with_sums, with_equal_weights
 from .masks import Indescribable, describe
 from .session import ROUTES, Session
 
@@ -129,8 +130,13 @@ def _attention(
     except Indescribable as error:
         raise _refused(layer, f"the service does not know this attention mask: {error}") from None
     fields = session.fields(layer, {"scaling": scaling, "softcap": softcap, **masks})
-    call = StatesCall(session.client, layer, compute, fields, session.report)
-    output = ServiceAttention.apply(call, *states)
+    known = None
+    if is_causal is not None and mask is None and session.serves("log_sum_exp"):
+        known = partial(fused_with_sums, scaling=scaling, is_causal=is_causal)
+    attend = partial(_with_sums, compute, known)
+    inputs = session.projection_inputs(module, {"query": query, "key": key, "value": value})
+    call = StatesCall(session.client, layer, attend, fields, session.report, tuple(inputs))
+    output = ServiceAttention.apply(call, *states, *inputs.values())
     # With sinks, a row that sees no key has zeros in eager attention too: the sink takes all.
     if is_causal is None and mask is not None and sinks is None:
         output = with_equal_weights(
@@ -161,6 +167,19 @@ def _eager(
     **options: Any,
 ) -> Tensor:
     return eager(module, query, key, value, mask, sinks=sinks, **options)
+
+
+def _with_sums(
+    compute: Callable[..., Tensor],
+    known: Callable[..., tuple[Tensor, Tensor] | None] | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sinks: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """:param known: output and sums, where there may be a kernel that tells them"""
+    both = known and known(query, key, value)
+    return both or (compute(query, key, value, sinks), None)
 
 
 def _watched(output: Tensor, session: Session, layer: str, length: float) -> Tensor:

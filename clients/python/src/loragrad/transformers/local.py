@@ -33,6 +33,30 @@ def fused(
     return output
 
 
+def fused_with_sums(
+    query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None, is_causal: bool
+) -> tuple[Tensor, Tensor] | None:
+    """The same without a mask, and the logarithms of the rows' sums (B, H, Lq).
+
+    The kernel for the CPU tells them, the one that sdpa takes there. None: not for these states; under
+    autocast sdpa would round them first.
+    """
+    known = (
+        query.is_cpu
+        and not torch.is_autocast_enabled("cpu")
+        and query.dtype == key.dtype == value.dtype
+        and query.shape[-1] == value.shape[-1]
+    )
+    if not known:
+        return None
+    group = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(group, dim=1) for states in (key, value))
+    output, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, is_causal and query.shape[2] > 1, scale=scaling
+    )
+    return output.transpose(1, 2), sums
+
+
 def eager(
     module: nn.Module,
     query: Tensor,

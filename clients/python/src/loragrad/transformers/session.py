@@ -11,19 +11,22 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypedDict
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..client import Client
 from ..errors import ProblemError, UnsupportedError
 from ..torch.report import LayerReport, Step
+from .inputs import ProjectionInputs
 
 _log = logging.getLogger("loragrad")
 
 # Where asking a service on the same machine, with as many threads, takes as long as PyTorch's backward
 # pass: docs/training.md has the measurement.
 MINIMUM_LENGTH = 2048
+# From here on `auto` may take the sampled method for heads of a trained model.
+SAMPLED_LENGTH = 2048
 #: Options that a request holds as they are.
-_SENT = ("method", "tolerance", "features", "correction")
+_SENT = ("method", "tolerance", "keys", "features", "correction")
 # What the service says of an option that it does not take, whatever the tensors.
 _OPTION_PROBLEMS = ("invalid-value", "unknown-key", "missing-key", "conflicting-keys")
 
@@ -31,9 +34,11 @@ _OPTION_PROBLEMS = ("invalid-value", "unknown-key", "missing-key", "conflicting-
 class Options(TypedDict, total=False):
     """Keywords of `attach` and `register`.
 
-    method: "auto", "exact" or "low_rank".
+    method: "auto", "exact", "low_rank" or "sampled".
     tolerance: relative error (Frobenius) allowed for the gradients of query, key and value of every
-        layer, at 99 % confidence; 0.01 when left out.
+        layer, at 99 % confidence; 0.01 when left out. With the sampled method it is about those of the
+        projections' weights where they are recognised (`LayerReport.error_of`).
+    keys: sampled with so many far keys on average, whatever the error if no tolerance is given.
     features: low-rank with so many features, whatever the error if no tolerance is given.
     correction: make low-rank gradients unbiased; every call draws with a seed of its own.
     seed: of the rows that error estimates look at, and of corrections.
@@ -43,6 +48,7 @@ class Options(TypedDict, total=False):
 
     method: str
     tolerance: float
+    keys: int
     features: int
     correction: bool
     seed: int
@@ -65,6 +71,7 @@ class Session:
         self._names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._kinds: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._inputs: ProjectionInputs | None = None
         unknown = options.keys() - Options.__annotations__.keys()
         if unknown:
             raise UnsupportedError(
@@ -101,7 +108,7 @@ class Session:
     def fields(self, layer: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Of a request. Every call samples other rows: errors of different steps are independent."""
         fields = {name: value for name, value in fields.items() if value is not None}
-        lacking = fields.keys() - self.client.capabilities().fields
+        lacking = [name for name in fields if not self.serves(name)]
         if lacking:
             error = UnsupportedError(
                 f"The service at {self.client.url} does not know {', '.join(sorted(lacking))}"
@@ -109,6 +116,30 @@ class Session:
             error.layer = layer
             raise error
         return {**self._options, **fields, "seed": next(self._seeds) % 2**32}
+
+    def serves(self, field: str) -> bool:
+        """Whether the service knows this field of a request."""
+        return field in self.client.capabilities().fields
+
+    def watch(self, model: nn.Module) -> None:
+        """Keeps what enters the projections of the model where a method may be chosen that it serves."""
+        if self._options.get("method", "auto") in ("auto", "sampled") and self.serves("inputs"):
+            self._inputs = ProjectionInputs(model, self._may_sample)
+
+    def unwatch(self) -> None:
+        if self._inputs:
+            self._inputs.remove()
+        self._inputs = None
+
+    def projection_inputs(
+        self, layer: nn.Module, states: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """`inputs` of a request; none where errors are to be those of the states."""
+        return self._inputs.take(layer, states) if self._inputs else {}
+
+    def _may_sample(self, length: int) -> bool:
+        least = 0 if self._options.get("method") == "sampled" else SAMPLED_LENGTH
+        return length >= max(least, self.minimum_length)
 
     def report(self, report: LayerReport) -> None:
         with self._lock:
