@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..client import Client
 from ..errors import UnsupportedError
 from .callback import MetricsCallback
+from .copying import OfOneModel
 from .interface import EAGER_IMPLEMENTATION, IMPLEMENTATION, install
 from .session import ROUTES, Options, Session
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class Handle(Session):
+class Handle(Session, OfOneModel):
     """Reports, and the way back: `detach()`, or leaving a `with` block."""
 
     def __init__(self, url: str | Client, options: Options):
@@ -76,16 +77,6 @@ class Handle(Session):
         trace: TracebackType | None,
     ) -> None:
         self.detach()
-
-    # A model holds its handle: whoever copies the one would copy the other.
-    def __deepcopy__(self, _: object) -> NoReturn:
-        raise UnsupportedError("The model is attached; detach() it before it is copied")
-
-    def __reduce_ex__(self, _: object) -> NoReturn:
-        raise UnsupportedError(
-            "The model is attached; detach() it before it is pickled (state_dict and save_pretrained "
-            "work as it is)"
-        )
 
 
 def attach(model: nn.Module, url: str | Client, **options: Unpack[Options]) -> Handle:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..torch.local import rotate
+from .copying import OfOneModel
 
 #: By state what the projection is called, in most decoders and in Bert's family.
 _PROJECTIONS = {
@@ -42,9 +43,9 @@ class ProjectionInputs:
         for layer in model.modules():
             projections = _projections(layer)
             for name, projection in projections.items():
-                self._hooks.append(projection.register_forward_hook(self._keeper(layer, name)))
+                self._hooks.append(projection.register_forward_hook(_Keeper(self, layer, name)))
             if projections:
-                hook = self._table_keeper()
+                hook = _TableKeeper(self)
                 self._hooks.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
 
     def remove(self) -> None:
@@ -57,7 +58,7 @@ class ProjectionInputs:
 
         :param states: query, key and value (B, H, L, d) as the attention takes them
         """
-        kept = self._of(layer)
+        kept = self.of(layer)
         found: dict[str, Tensor] = {}
         with torch.no_grad():
             tables = _tables(kept.pop("tables", None))
@@ -74,27 +75,14 @@ class ProjectionInputs:
         kept.clear()
         return found if found.keys() & states.keys() else {}
 
-    def _of(self, layer: nn.Module) -> dict[str, Any]:
+    def of(self, layer: nn.Module) -> dict[str, Any]:
+        """What this thread has kept of a layer."""
         layers = self._kept.__dict__.setdefault("layers", weakref.WeakKeyDictionary())
         kept: dict[str, Any] = layers.setdefault(layer, {})
         return kept
 
-    def _keeper(self, layer: nn.Module, name: str) -> Callable[..., None]:
-        def keep(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if self._keeps(args[0] if args else None) and isinstance(output, Tensor):
-                self._of(layer)[name] = (args[0], output.detach())
-
-        return keep
-
-    def _table_keeper(self) -> Callable[..., None]:
-        def keep(layer: nn.Module, _: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                self._of(layer)["tables"] = keywords.get("position_embeddings")
-
-        return keep
-
-    def _keeps(self, states: Any) -> bool:
-        """Compiled code leaves its hooks out: states of compiled projections go without."""
+    def keeps(self, states: Any) -> bool:
+        """Whether a layer with these states (B, L, d_in) is to. Compiled code leaves that out."""
         return (
             not torch.compiler.is_compiling()
             and torch.is_grad_enabled()
@@ -102,6 +90,31 @@ class ProjectionInputs:
             and states.ndim == 3
             and self._wanted(states.shape[1])
         )
+
+
+class _Keeper(OfOneModel):
+    """Hook of a projection: keeps its input and its output for the attention of the layer."""
+
+    def __init__(self, inputs: ProjectionInputs, layer: nn.Module, name: str):
+        self._inputs, self._layer, self._name = inputs, layer, name
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if args and self._inputs.keeps(args[0]) and isinstance(output, Tensor):
+            self._inputs.of(self._layer)[self._name] = (args[0], output.detach())
+
+
+class _TableKeeper(OfOneModel):
+    """Hook of a layer: keeps the rotary positions that it is called with."""
+
+    def __init__(self, inputs: ProjectionInputs):
+        self._inputs = inputs
+
+    def __call__(
+        self, layer: nn.Module, args: tuple[Any, ...], keywords: Mapping[str, Any]
+    ) -> None:
+        states = keywords.get("hidden_states", args[0] if args else None)
+        if self._inputs.keeps(states):
+            self._inputs.of(layer)["tables"] = keywords.get("position_embeddings")
 
 
 def _projections(layer: nn.Module) -> dict[str, nn.Module]:
