@@ -41,6 +41,8 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "0.1": {"method": "sampled", "tolerance": 0.1},
     "0.2": {"method": "sampled", "tolerance": 0.2},
 }
+#: By way and seed: losses, methods and error bounds of each step.
+Curves = dict[tuple[str, int], dict[str, list[Any]]]
 #: Steps over which losses are averaged in the table and smoothed in the picture.
 WINDOW = 20
 
@@ -59,8 +61,8 @@ class ExactWhereMissed(Client):
 
 def train(
     way: str, seed: int, base: PreTrainedModel, states: Tensor, tokens: Tensor, args: Namespace
-) -> dict[str, Any]:
-    """The loss of every step, how many gradients of layers each method gave, the largest error bound.
+) -> None:
+    """Writes the curve as it grows: losses, methods by layer, the error bound of each step.
 
     :param base: what is left of the model, copied here; states (N, L, d_in) enter it for tokens (N, L).
     """
@@ -70,7 +72,7 @@ def train(
     handle = None
     if options:
         handle = attach(model, ExactWhereMissed(args.url), minimum_length=0, seed=seed, **options)
-    losses, methods, bounds = [], Counter(), []
+    curve: dict[str, list[Any]] = {"losses": [], "methods": [], "bounds": []}
     predicted = args.length // 4
     for step in range(args.steps):
         item = step % len(tokens)
@@ -79,13 +81,25 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
+        curve["losses"].append(loss.item())
         if handle:
-            methods += handle.last_step.methods
-            bounds.append(handle.last_step.error_bound)
-        print(f"{way} {seed} {step} {losses[-1]:.6f} {handle and handle.last_step}", flush=True)
-    known = [bound for bound in bounds if bound is not None]
-    return {"losses": losses, "methods": methods, "bound": max(known, default=None)}
+            curve["methods"].append(handle.last_step.methods)
+            curve["bounds"].append(handle.last_step.error_bound)
+        (args.folder / f"{way}-{seed}.json").write_text(json.dumps(curve))
+        print(f"{way} {seed} {step} {loss.item():.6f} {handle and handle.last_step}", flush=True)
+
+
+def read(folder: Path) -> Curves:
+    """All curves of the folder, in the order of WAYS, cut to as many steps as all of them have."""
+    curves = {}
+    for way in WAYS:
+        for file in sorted(folder.glob(f"{way}-*.json")):
+            curves[way, int(file.stem.rpartition("-")[2])] = json.loads(file.read_text())
+    steps = min(len(curve["losses"]) for curve in curves.values())
+    return {
+        name: {key: values[:steps] for key, values in curve.items()}
+        for name, curve in curves.items()
+    }
 
 
 def distance(a: list[float], b: list[float]) -> tuple[float, float]:
@@ -94,15 +108,17 @@ def distance(a: list[float], b: list[float]) -> tuple[float, float]:
     return float(differences.abs().max()), float(differences.square().mean().sqrt())
 
 
-def table(curves: dict[tuple[str, int], dict[str, Any]]) -> None:
+def table(curves: Curves) -> None:
     reference = curves["PyTorch", 0]["losses"]
     print("| curve | seed | last loss | largest difference | rms difference | bound | gradients |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
     for (way, seed), curve in curves.items():
         losses = curve["losses"]
         largest, rms = distance(losses, reference)
-        bound = "" if curve["bound"] is None else f"{curve['bound']:.1e}"
-        methods = ", ".join(f"{number} {name}" for name, number in curve["methods"].items())
+        known = [bound for bound in curve["bounds"] if bound is not None]
+        bound = f"{max(known):.1e}" if known else ""
+        total = sum((Counter(step) for step in curve["methods"]), Counter())
+        methods = ", ".join(f"{number} {name}" for name, number in total.items())
         last = sum(losses[-WINDOW:]) / WINDOW
         print(f"| {way} | {seed} | {last:.4f} | {largest:.1e} | {rms:.1e} | {bound} | {methods} |")
     exact = [curve["losses"] for (way, _), curve in curves.items() if way == "PyTorch"]
@@ -120,7 +136,7 @@ def table(curves: dict[tuple[str, int], dict[str, Any]]) -> None:
                 )
 
 
-def draw(curves: dict[tuple[str, int], dict[str, Any]], path: Path) -> None:
+def draw(curves: Curves, path: Path) -> None:
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 7), sharex=True)
     reference = curves["PyTorch", 0]["losses"]
     for (way, seed), curve in curves.items():
@@ -157,14 +173,8 @@ def main() -> None:
         states = cut(base, args.layers, tokens)
     for way in args.ways:
         for seed in args.seeds:
-            curve = train(way, seed, base, states, tokens, args)
-            (args.folder / f"{way}-{seed}.json").write_text(json.dumps(curve))
-    curves = {}
-    for file in sorted(
-        args.folder.glob("*.json"), key=lambda file: list(WAYS).index(file.stem.rpartition("-")[0])
-    ):
-        way, _, seed = file.stem.rpartition("-")
-        curves[way, int(seed)] = json.loads(file.read_text())
+            train(way, seed, base, states, tokens, args)
+    curves = read(args.folder)
     if ("PyTorch", 0) in curves:
         table(curves)
         draw(curves, args.folder / "curves.png")
