@@ -48,10 +48,8 @@ const ROTATED_PASSES = 192;
 
 /** Enough rows for a figure of the right size, at a small share of the cost. */
 export function rowsForEstimate({ dims, rotary, projections }: AttentionProblem): number {
-  const rows = Math.min(
-    32,
-    Math.max(16, Math.ceil((dims.batch * dims.heads * dims.queryLength) / 128)),
-  );
+  const all = dims.batch * dims.heads * dims.queryLength;
+  const rows = Math.min(32, Math.max(8, Math.min(16, Math.ceil(all / 32)), Math.ceil(all / 128)));
   const rank = rotary ? (projections.k_proj.adapter?.rank ?? 0) : 0;
   return rank ? Math.min(rows, Math.max(8, Math.floor(ROTATED_PASSES / rank))) : rows;
 }

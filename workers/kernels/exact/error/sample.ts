@@ -172,9 +172,10 @@ function thinContributions(
   const [t, e] = [kernel.map((row) => row.t), kernel.map((row) => row.e)];
   const tX = rk ? passes.combine(XK, keys, t) : [];
   const eX = rv ? passes.combine(XV, keys, e) : [];
+  const tK = rq ? keySums(plan, workspace, draws, t, passes) : [];
 
   return draws.map(({ lane, row }, k) => {
-    const { ws, wv, q, g, t, rights, rightv, sink } = kernel[k]!;
+    const { ws, wv, q, g, rights, rightv, sink } = kernel[k]!;
     const out = new Map<string, RankOne>();
     if (plan.problem.sinks) {
       out.set('sinks', { u: Float64Array.of(sink), v: Float64Array.of(1), offset: lane.head });
@@ -182,14 +183,11 @@ function thinContributions(
     if (rq) {
       const width = projections.q_proj.inFeatures;
       const x = slice(inputs.query.data, batchItem * queryLength + row, width);
-      const unit = Math.floor(lane.place / plan.group);
-      const K = slice(workspace.K, unit, plan.keys * d).subarray(0, keys * d);
-      const tK = passes.combine(K, keys, [t])[0]!;
       const scale = beta * projections.q_proj.adapter!.scaling;
       const u = rights.subarray(0, rq).map((y) => scale * y);
       out.set('q_proj.lora_A', { u, v: Float64Array.from(x), offset: 0 });
       const lows = ws.subarray(rk, rk + rq).map((y) => scale * y);
-      out.set('q_proj.lora_B', { u: tK, v: lows, offset: lane.head * d * rq });
+      out.set('q_proj.lora_B', { u: tK[k]!, v: lows, offset: lane.head * d * rq });
     }
     if (rk) {
       const scale = beta * projections.k_proj.adapter!.scaling;
@@ -207,6 +205,31 @@ function thinContributions(
     }
     return out;
   });
+}
+
+/** t K of each draw, with one pass over the keys of each unit. */
+function keySums(
+  plan: ExactPlan,
+  workspace: Workspace,
+  draws: readonly Draw[],
+  t: readonly Float64Array[],
+  passes: InputPasses,
+): Float64Array[] {
+  const sums: Float64Array[] = [];
+  const size = plan.keys * plan.problem.dims.headDim;
+  const unitOf = ({ lane }: Draw) => Math.floor(lane.place / plan.group);
+  for (const unit of new Set(draws.map(unitOf))) {
+    const mine = draws.flatMap((draw, k) => (unitOf(draw) === unit ? [k] : []));
+    const n = t[mine[0]!]!.length;
+    const K = slice(workspace.K, unit, size).subarray(0, n * plan.problem.dims.headDim);
+    const found = passes.combine(
+      K,
+      n,
+      mine.map((k) => t[k]!),
+    );
+    for (const [x, k] of mine.entries()) sums[k] = found[x]!;
+  }
+  return sums;
 }
 
 /**
