@@ -12,7 +12,18 @@ const MSGPACK = 'application/vnd.msgpack';
 const LIMIT = 1_000_000;
 const body = pack(validBody());
 /** Of Node 22.15 and later, which the types do not know. */
-const { zstdCompressSync } = zlib as unknown as { zstdCompressSync?: (data: Uint8Array) => Buffer };
+interface WithZstd {
+  readonly zstdCompressSync?: (data: Uint8Array, options?: object) => Buffer;
+  readonly zstdDecompressSync: (data: Uint8Array) => Buffer;
+  readonly constants: { readonly ZSTD_c_windowLog: number };
+}
+const { zstdCompressSync, zstdDecompressSync, constants } = zlib as unknown as WithZstd;
+const CODINGS = [
+  { coding: 'gzip', compress: zlib.gzipSync, expand: zlib.gunzipSync },
+  ...(zstdCompressSync
+    ? [{ coding: 'zstd', compress: zstdCompressSync, expand: zstdDecompressSync }]
+    : []),
+];
 
 let server: RunningServer;
 before(async () => {
@@ -64,31 +75,41 @@ for (const coding of ['br', 'deflate', 'gzip, gzip']) {
   });
 }
 
-test('a body that expands beyond the limit is given up there', async () => {
-  const bomb = zlib.gzipSync(Buffer.alloc(256 * 2 ** 20));
-  assert.ok(bomb.length < LIMIT);
-  const before = process.memoryUsage().rss;
-  const response = await post(bomb, 'gzip');
-  const problem = (await response.json()) as ProblemDetails;
-  assert.equal(response.status, 413);
-  assert.equal(problem.limit, LIMIT);
-  assert.ok((problem.actual as number) < 2 * LIMIT, `expanded to ${problem.actual}`);
-  assert.ok(process.memoryUsage().rss - before < 128 * 2 ** 20);
-});
-
-for (const [name, spoil] of [
-  ['no gzip', () => body],
-  ['cut', (zipped: Buffer) => zipped.subarray(0, -9)],
-  ['damaged', (zipped: Buffer) => Buffer.from(zipped).fill(0xff, 12, 20)],
-] as const) {
-  test(`a body that is ${name}: 400`, async () => {
-    const response = await post(spoil(zlib.gzipSync(body)), 'gzip');
-    assert.equal(response.status, 400);
+for (const { coding, compress } of CODINGS) {
+  test(`a body in ${coding} that expands beyond the limit is given up there`, async () => {
+    const bomb = compress(Buffer.alloc(256 * 2 ** 20));
+    assert.ok(bomb.length < LIMIT);
+    const before = process.memoryUsage().rss;
+    const response = await post(bomb, coding);
     const problem = (await response.json()) as ProblemDetails;
-    assert.equal(problem.type, 'urn:loragrad:problem:malformed-body');
-    assert.match(problem.detail, /gzip/);
+    assert.equal(response.status, 413);
+    assert.equal(problem.limit, LIMIT);
+    assert.ok((problem.actual as number) < 2 * LIMIT, `expanded to ${problem.actual}`);
+    assert.ok(process.memoryUsage().rss - before < 128 * 2 ** 20);
   });
+
+  for (const [name, spoil] of [
+    [`not in ${coding}`, () => body],
+    ['cut', (zipped: Buffer) => zipped.subarray(0, -9)],
+    ['damaged', (zipped: Buffer) => Buffer.from(zipped).fill(0xff, 6, 20)],
+  ] as const) {
+    test(`a body announced in ${coding} that is ${name}: 400`, async () => {
+      const response = await post(spoil(compress(body)), coding);
+      assert.equal(response.status, 400);
+      const problem = (await response.json()) as ProblemDetails;
+      assert.equal(problem.type, 'urn:loragrad:problem:malformed-body');
+      assert.match(problem.detail, new RegExp(coding));
+    });
+  }
 }
+
+test('a body in zstd with a window of more than 8 MiB is refused', {
+  skip: !zstdCompressSync && 'this Node has no zstd',
+}, async () => {
+  const params = { [constants.ZSTD_c_windowLog]: 27 };
+  const response = await post(zstdCompressSync!(Buffer.alloc(2 ** 25), { params }), 'zstd');
+  assert.equal(response.status, 400);
+});
 
 test('answers are compressed when Accept-Encoding prefers it', async () => {
   const plain = await answerTo('/openapi.json', { 'accept-encoding': 'identity' });
@@ -96,10 +117,10 @@ test('answers are compressed when Accept-Encoding prefers it', async () => {
   assert.match(String(plain.headers.vary), /accept-encoding/);
   for (const header of ['gzip', 'GZip;q=0.5', 'br, x;q=0, *;q=0.1', 'identity;q=0, gzip']) {
     const { headers, data } = await answerTo('/openapi.json', { 'accept-encoding': header });
-    const coding = String(headers['content-encoding']);
-    assert.equal(coding, header.includes('*') && zstdCompressSync ? 'zstd' : 'gzip', header);
+    const name = header.includes('*') && zstdCompressSync ? 'zstd' : 'gzip';
+    assert.equal(headers['content-encoding'], name, header);
     assert.equal(Number(headers['content-length']), data.length);
-    if (coding === 'gzip') assert.deepEqual(zlib.gunzipSync(data), plain.data);
+    assert.deepEqual(CODINGS.find(({ coding }) => coding === name)?.expand(data), plain.data);
   }
   for (const header of ['gzip;q=0', 'gzip;q=0.1, identity', 'br']) {
     const { headers } = await answerTo('/openapi.json', { 'accept-encoding': header });
@@ -107,13 +128,15 @@ test('answers are compressed when Accept-Encoding prefers it', async () => {
   }
 });
 
-test('files of the documentation are compressed as streams', async () => {
-  const path = '/docs/static/swagger-ui.css';
-  const plain = await answerTo(path, {});
-  const { headers, data } = await answerTo(path, { 'accept-encoding': 'gzip' });
-  assert.equal(headers['content-encoding'], 'gzip');
-  assert.deepEqual(zlib.gunzipSync(data), plain.data);
-});
+for (const { coding, expand } of CODINGS) {
+  test(`files of the documentation are compressed as streams in ${coding}`, async () => {
+    const path = '/docs/static/swagger-ui.css';
+    const plain = await answerTo(path, {});
+    const { headers, data } = await answerTo(path, { 'accept-encoding': coding });
+    assert.equal(headers['content-encoding'], coding);
+    assert.deepEqual(expand(data), plain.data);
+  });
+}
 
 test('a large answer of tensors goes as it is', async () => {
   const kept = tensor([2 ** 19]);
