@@ -43,6 +43,7 @@ WORKDIR /app
 COPY package.json ./
 COPY --from=dependencies /app/node_modules ./node_modules
 COPY openapi/openapi.json openapi/answers.json ./openapi/
+COPY openapi/page ./openapi/page
 COPY --from=build /app/dist/workers ./dist/workers
 COPY --from=build /app/dist/native/kernels.node ./dist/native/
 COPY --from=build /app/dist/src ./dist/src

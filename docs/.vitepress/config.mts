@@ -7,6 +7,7 @@ const ELSEWHERE = [
   [/^(?:\.\.\/)+clients\/python\/README\.md/, '/client-python.md'],
   [/^(?:\.\.\/)+clients\/typescript\/README\.md/, '/client-typescript.md'],
   [/^(?:\.\.\/)+docs\//, '/'],
+  [/README\.md(?=#|$)/, 'index.md'],
 ] as const;
 
 /** A link to a source file is no link on the site: its name says where it is in the repository. */
@@ -21,9 +22,11 @@ const sourceLinks: Plugin = {
 export default defineConfig({
   title: 'loragrad',
   description: 'LoRA gradients of attention layers over HTTP, with error bars',
-  base: '/guide/',
+  // Every address relative, so that the site works below any path.
+  base: './',
   outDir: '../dist/guide',
   cleanUrls: false,
+  head: [['link', { rel: 'icon', href: 'data:,' }]],
   rewrites: { 'method/README.md': 'method/index.md', 'decisions/README.md': 'decisions/index.md' },
   ignoreDeadLinks: [/^https?:\/\/(127\.0\.0\.1|localhost)/],
   markdown: {
@@ -37,8 +40,8 @@ export default defineConfig({
   themeConfig: {
     search: { provider: 'local' },
     nav: [
-      { text: 'Explorer', link: '../', target: '_self' },
-      { text: 'Try the API', link: '../docs', target: '_self' },
+      { text: 'Explorer', link: '/../', target: '_self' },
+      { text: 'Try the API', link: '/../docs', target: '_self' },
     ],
     sidebar: [
       {

@@ -8,7 +8,7 @@ import type { Config } from '../../config.js';
 import { ForwardRequest, GradientRequest } from '../../request/request.js';
 import { packageVersion } from '../../version.js';
 import { GivenTensorSchema, TensorSchema } from '../../wire/schema.js';
-import { ICON } from '../icon.js';
+import { docsTheme } from '../docs-theme.js';
 import { pageHeaders } from '../page-headers.js';
 import { serverUrl } from '../public-address.js';
 import { ForwardAnswerSchema, GradientAnswerSchema, PlanAnswerSchema } from '../schemas/answers.js';
@@ -81,25 +81,20 @@ async function docs(app: FastifyInstance, { config }: { config: Config }): Promi
       routePrefix: '/docs',
       // Links to the files are relative: the page works below any path.
       indexPrefix: '.',
-      theme: {
-        title: 'loragrad API',
-        favicon: [
-          {
-            filename: 'favicon.svg',
-            rel: 'icon',
-            type: 'image/svg+xml',
-            sizes: 'any',
-            content: ICON,
-          },
-        ],
-      },
+      theme: docsTheme(),
       transformSpecification: (document, request) => {
         const copy = structuredClone(document);
         addReferenceExamples(copy as Document);
         return { ...copy, servers: [{ url: serverUrl(request, config.LORAGRAD_BASE_PATH, '..') }] };
       },
       transformSpecificationClone: false,
-      uiConfig: { tryItOutEnabled: false, docExpansion: 'list', defaultModelsExpandDepth: 0 },
+      uiConfig: {
+        // Without the bar that asks for the address of another document.
+        layout: 'BaseLayout',
+        tryItOutEnabled: false,
+        docExpansion: 'list',
+        defaultModelsExpandDepth: 0,
+      },
       // Unlike the default, without upgrade-insecure-requests: the service speaks plain HTTP.
       staticCSP: {
         'default-src': ["'self'"],
