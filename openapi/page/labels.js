@@ -19,7 +19,17 @@ function complete() {
   for (const link of document.querySelectorAll('button a[href]')) link.removeAttribute('href');
 }
 
-new MutationObserver(complete).observe(document.getElementById('swagger-ui'), {
+let isDue = false;
+function later() {
+  if (isDue) return;
+  isDue = true;
+  requestAnimationFrame(() => {
+    isDue = false;
+    complete();
+  });
+}
+
+new MutationObserver(later).observe(document.getElementById('swagger-ui'), {
   childList: true,
   subtree: true,
 });

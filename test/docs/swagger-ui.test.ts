@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { Browser, Page } from 'playwright-core';
 import { REQUEST_EXAMPLES } from '../../src/http/schemas/example.js';
 import { readRecorded } from '../../src/http/schemas/recorded.js';
+import { seriousFindings } from '../support/accessibility.js';
 import { launchBrowser, NO_BROWSER } from '../support/browser.js';
 import { type PrefixProxy, startPrefixProxy } from '../support/prefix-proxy.js';
 import { type RunningServer, startServer } from '../support/server.js';
@@ -79,6 +80,7 @@ test('Try it out, Execute: every example answers as recorded, the verdict first'
         }
       }
       if (operation === 'gradient' && example === 'exact') {
+        assert.deepEqual(await seriousFindings(page), []);
         await answer.scrollIntoViewIfNeeded();
         await page.screenshot({ path: `${SCREENSHOTS}swagger-ui.png` });
       }

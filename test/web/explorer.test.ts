@@ -3,19 +3,15 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { get, type IncomingMessage } from 'node:http';
-import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
+import { seriousFindings } from '../support/accessibility.js';
 import { launchBrowser, NO_BROWSER } from '../support/browser.js';
 import { startPrefixProxy } from '../support/prefix-proxy.js';
 import { type RunningServer, startServer } from '../support/server.js';
 
 const SCREENSHOTS = fileURLToPath(new URL('../../screenshots/', import.meta.url));
-const axeSource = readFileSync(
-  createRequire(import.meta.url).resolve('axe-core/axe.min.js'),
-  'utf8',
-);
 const options = { skip: NO_BROWSER };
 
 let server: RunningServer;
@@ -45,19 +41,6 @@ async function open(url: string, context: BrowserContextOptions = {}) {
   });
   await page.goto(url);
   return { page, complaints };
-}
-
-/** Findings of axe that keep people from using the page. */
-async function seriousFindings(page: Page): Promise<string[]> {
-  await page.evaluate(axeSource);
-  const findings = await page.evaluate(async () => {
-    // biome-ignore lint/suspicious/noExplicitAny: axe is a global of the page.
-    const { violations } = await (globalThis as any).axe.run();
-    return violations as { impact: string; id: string; nodes: { html: string }[] }[];
-  });
-  return findings
-    .filter(({ impact }) => impact === 'serious' || impact === 'critical')
-    .map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
 }
 
 async function compute(page: Page): Promise<void> {
