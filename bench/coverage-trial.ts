@@ -1,8 +1,10 @@
 /** One random problem of bench/coverage.ts: answered by low-rank and by auto, compared with the truth. */
 import { Problem } from '../src/errors.js';
 import type { WorkerPool } from '../src/pool/worker-pool.js';
-import { choose, judge } from '../src/solver/choose.js';
-import { type Solution, type SolveOptions, solve } from '../src/solver/solve.js';
+import { choose } from '../src/solver/choose.js';
+import { judge } from '../src/solver/choose-low-rank.js';
+import type { Solution, SolveOptions } from '../src/solver/solution.js';
+import { solve } from '../src/solver/solve.js';
 import type { Recipe } from '../test/kernels/low-rank-support.js';
 import { makeStructured, STRUCTURE_NAMES, type StructureName } from '../test/kernels/structures.js';
 import type { Job } from '../workers/job.js';
@@ -30,7 +32,7 @@ export interface Outcome {
   readonly forced: readonly Covered[] | null;
   /** What auto did, and its largest true error over the tolerance. */
   readonly auto: {
-    readonly way: 'low_rank' | 'exact' | 'fallback' | 'refused';
+    readonly way: Solution['method'] | 'fallback' | 'refused';
     readonly overTolerance: number;
   };
   /** Largest relative difference between the truth and PyTorch's; null: not asked. */
@@ -81,7 +83,7 @@ function* auto(problem: AttentionProblem, options: SolveOptions, scale: Scale): 
   if (scale === 'long') return yield* solve(problem, yield* choose(problem, options), options);
   const { tolerance, seed } = options;
   const lowRank = yield* planLowRank(problem, { tolerance, seed, rates: LOW_RANK_FOR_NOTHING });
-  return yield* solve(problem, { ...judge(lowRank, options), lowRank }, options);
+  return yield* solve(problem, { ...judge(lowRank, options), lowRank, sampled: null }, options);
 }
 
 function* forced(problem: AttentionProblem, options: SolveOptions): Job<Solution> {

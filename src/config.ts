@@ -179,6 +179,11 @@ export const ConfigSchema = Type.Object({
     description:
       'TCP port on which /metrics is served, without a key and nowhere else; 0: on that of the service',
   }),
+  OTEL_EXPORTER_OTLP_ENDPOINT: Type.String({
+    default: '',
+    description:
+      'Address of an OpenTelemetry collector that takes OTLP over HTTP (http://127.0.0.1:4318): each request sends it a trace. Empty: nothing is traced',
+  }),
   LORAGRAD_TLS_CERT_FILE: Type.String({
     default: '',
     description:

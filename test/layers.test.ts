@@ -28,6 +28,7 @@ const ROOMS = [
   'workers/worker.ts',
   'workers/tasks/',
   'workers/wasm.ts',
+  'workers/kernels/sampled/',
   'workers/kernels/low-rank/',
   'workers/kernels/low-rank/plan/',
   'workers/kernels/low-rank/error/',

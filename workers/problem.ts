@@ -88,6 +88,17 @@ export interface AttentionProblem extends AttentionLayer {
   readonly objective: Objective;
   /** What the client knows of its forward pass on attention states. */
   readonly known?: KnownForward;
+  /** What attention states were projected from: errors are then those of the gradients of the weights. */
+  readonly projectedFrom?: ProjectedFrom;
+}
+
+/** Rows X (B, L, in) that entered each projection of attention states; absent: not known. */
+export interface ProjectedFrom {
+  readonly query?: Tensor;
+  readonly key?: Tensor;
+  readonly value?: Tensor;
+  /** Positions by which queries and keys were turned afterwards. */
+  readonly rotary?: Rotary;
 }
 
 export interface KnownForward {

@@ -4,6 +4,8 @@ import { type Cancelled, CancelledError } from './job.js';
 import { type ExactTask, runExactTask } from './kernels/exact/run.js';
 import { type LowRankTask, runLowRankTask } from './kernels/low-rank/task.js';
 import { type ReferenceTask, runReferenceTask } from './kernels/reference/operations.js';
+import type { SampledTask } from './kernels/sampled/job.js';
+import { runSampledTask } from './kernels/sampled/run.js';
 import { type CalibrateTask, runCalibrateTask } from './tasks/calibrate.js';
 import { type DecodeTask, runDecodeTask } from './tasks/decode.js';
 import { type DigestTask, runDigestTask } from './tasks/digest.js';
@@ -24,6 +26,7 @@ type AnyTask =
   | CalibrateTask
   | ReferenceTask
   | RestTask
+  | SampledTask
   | WarmUpTask;
 
 function run(task: AnyTask, cancelled: Cancelled): unknown {
@@ -45,6 +48,8 @@ function run(task: AnyTask, cancelled: Cancelled): unknown {
     case 'rest':
       renewWasm();
       return giveBack();
+    case 'sampled':
+      return runSampledTask(task, wasm, cancelled);
     case 'calibrate':
       return runCalibrateTask(task, wasm, cancelled);
     case 'warm_up':

@@ -161,8 +161,8 @@ static int attend_rows(RowBlock *rows) {
   if (a->o) take_output(rows);
   if (g && !loaded && pass(rows, VALUES, g, NULL)) return 1;
   memcpy(a->sum, sums, sizeof sums);
-  if (a->us) memset(a->right_s, 0, 8L * ROWS * a->ps);
-  if (a->uv) memset(a->right_v, 0, 8L * ROWS * a->pv);
+  if (a->us) clear(a->right_s, 8L * ROWS * a->ps);
+  if (a->uv) clear(a->right_v, 8L * ROWS * a->pv);
   if (g || a->pv) divide_by_sums(rows);
   if (a->ps + a->pv && pass(rows, GRADIENTS, g, NULL)) return 1;
   memcpy(a->sum, sums, sizeof sums);

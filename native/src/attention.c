@@ -8,8 +8,8 @@
  * Masks are ranges of rows, one for each key. A pair that no mask shows has E = 0 and dS = 0, and a tile without any
  * pair costs no product.
  *
- * Where no maximum and no mask is needed, a tile is finished in registers: scores, exponentials, sums, dP and its sums
- * with the weights. Q and G, 16 KB each, stay in the first-level cache; K and V of the next tile and the place of its
+ * Where all rows see a tile and what its weights are relative to is known, it is finished in registers: scores, biases,
+ * exponentials, sums, dP and its sums with the weights. Q and G, 16 KB each, stay in the first-level cache; K and V of the next tile and the place of its
  * results are asked for ahead, one line at each step of the innermost loop (all at once is no faster than not at all).
  */
 #include "block.h"
@@ -142,14 +142,16 @@ INLINE void add_products_ahead(const int rows, const int vectors, long k, const 
   }
 }
 
-/* E = 2^S of some keys for the rows of `vectors` vectors; sum += E. */
-INLINE void weights_of_keys(const int keys, const int vectors, long d, const float *k, const float *q, float *e, vf *sum,
-                            const int ahead, const char *next, long next_step) {
+/* E = 2^S or, relative to maxima, 2^(S - max) of some keys for the rows of `vectors` vectors; sum += E. */
+INLINE void weights_of_keys(const int keys, const int vectors, long d, const float *k, const float *q, const float *bias,
+                            const int relative, const float *max, float *e, vf *sum, const int ahead, const char *next,
+                            long next_step) {
   vf s[MR][NV];
-  clear_sums(keys, vectors, s);
+  if (!bias) clear_sums(keys, vectors, s);
+  else UNROLL for (int j = 0; j < keys; j++) UNROLL for (int v = 0; v < vectors; v++) s[j][v] = constant(bias[j]);
   add_products_ahead(keys, vectors, d, k, q, panel_next(d), s, ahead, next, next_step);
   UNROLL for (int j = 0; j < keys; j++) UNROLL for (int v = 0; v < vectors; v++) {
-    const vf x = power(s[j][v]);
+    const vf x = relative ? power_of_difference(s[j][v] - load(max + v * W)) : power(s[j][v]);
     store(e + j * ROWS + v * W, x);
     sum[v] += x;
   }
@@ -167,46 +169,55 @@ INLINE void values_of_keys(const int keys, const int vectors, long dv, const flo
   }
 }
 
-/* A tile for the rows from i on. Ahead: K and V of the next tile to be read, or its E and dP to be written. */
-INLINE void rows_of_tile(const Block *b, int t, int i, const int vectors, const int ahead) {
+/* A tile for the rows from i on, without dP where there is no G. Ahead: K and V of the next tile to be read, or its E and dP to be written. */
+INLINE void rows_of_tile(const Block *b, int t, int i, const int vectors, const int relative, const int ahead) {
   const long d = b->d, dv = b->dv;
-  const float *q = panel(b->q, i, d), *g = panel(b->g, i, dv);
-  const float *k = b->k + at_tile(b, t, KEYS * d), *v = b->v + at_tile(b, t, KEYS * dv);
-  float *e0 = b->e + at_tile(b, t, TILE_FLOATS), *dp0 = b->t + at_tile(b, t, TILE_FLOATS), *e = e0 + i;
+  const float *q = panel(b->q, i, d), *g = b->g ? panel(b->g, i, dv) : NULL;
+  const float *k = b->k + at_tile(b, t, KEYS * d), *v = g ? b->v + at_tile(b, t, KEYS * dv) : NULL;
+  const float *bias = b->bias ? b->bias + at_tile(b, t, KEYS) : NULL;
+  float *e0 = b->e + at_tile(b, t, TILE_FLOATS), *dp0 = g ? b->t + at_tile(b, t, TILE_FLOATS) : NULL, *e = e0 + i;
   vf sum[NV], dot[NV];
   UNROLL for (int n = 0; n < vectors; n++) sum[n] = dot[n] = zero();
   int m = keys_of_tile(b, t);
 #define TILE(keys)                                                                                                     \
   {                                                                                                                    \
     const long j = (e - e0) / ROWS;                                                                                    \
-    const float *vj = v + j * dv;                                                                                      \
     const char *next_e = (const char *)(ahead == WRITES ? e0 + TILE_FLOATS + j * ROWS : k + KEYS * d);                 \
-    const char *next_dp = (const char *)(ahead == WRITES ? dp0 + TILE_FLOATS + j * ROWS : vj + KEYS * dv);             \
-    weights_of_keys(keys, vectors, d, k, q, e, sum, ahead, next_e, ahead == WRITES ? keys * ROWS * 4 / d : 4 * keys);  \
-    values_of_keys(keys, vectors, dv, vj, g, e, dp0 + (e - e0), dot, ahead, next_dp,                                   \
-                   ahead == WRITES ? keys * ROWS * 4 / dv : 4 * keys);                                                 \
+    weights_of_keys(keys, vectors, d, k, q, bias ? bias + j : NULL, relative, b->max + i, e, sum, ahead, next_e,       \
+                    ahead == WRITES ? keys * ROWS * 4 / d : 4 * keys);                                                 \
+    if (g) {                                                                                                           \
+      const float *vj = v + j * dv;                                                                                    \
+      const char *next_dp = (const char *)(ahead == WRITES ? dp0 + TILE_FLOATS + j * ROWS : vj + KEYS * dv);           \
+      values_of_keys(keys, vectors, dv, vj, g, e, dp0 + (e - e0), dot, ahead, next_dp,                                 \
+                     ahead == WRITES ? keys * ROWS * 4 / dv : 4 * keys);                                               \
+    }                                                                                                                  \
   }
   BY_ROWS(m, k, d, e, ROWS, TILE)
 #undef TILE
   UNROLL for (int n = 0; n < vectors; n++) {
     add_to_doubles(b->sum + i + n * W, sum[n]);
-    add_to_doubles(b->dot + i + n * W, dot[n]);
+    if (g) add_to_doubles(b->dot + i + n * W, dot[n]);
   }
 }
 
-APART void rows_reading(const Block *b, int t, int i) { rows_of_tile(b, t, i, NV, READS); }
-APART void rows_writing(const Block *b, int t, int i) { rows_of_tile(b, t, i, NV, WRITES); }
-APART void rows_alone(const Block *b, int t, int i) { rows_of_tile(b, t, i, NV, NOTHING); }
-APART void rows_narrow(const Block *b, int t, int i) { rows_of_tile(b, t, i, 1, NOTHING); }
+APART void rows_reading(const Block *b, int t, int i) { rows_of_tile(b, t, i, NV, 0, READS); }
+APART void rows_writing(const Block *b, int t, int i) { rows_of_tile(b, t, i, NV, 0, WRITES); }
+APART void rows_alone(const Block *b, int t, int i) { rows_of_tile(b, t, i, NV, 0, NOTHING); }
+APART void rows_narrow(const Block *b, int t, int i) { rows_of_tile(b, t, i, 1, 0, NOTHING); }
+APART void relative_rows_reading(const Block *b, int t, int i) { rows_of_tile(b, t, i, NV, 1, READS); }
+APART void relative_rows_writing(const Block *b, int t, int i) { rows_of_tile(b, t, i, NV, 1, WRITES); }
+APART void relative_rows_alone(const Block *b, int t, int i) { rows_of_tile(b, t, i, NV, 1, NOTHING); }
+APART void relative_rows_narrow(const Block *b, int t, int i) { rows_of_tile(b, t, i, 1, 1, NOTHING); }
 
 static void whole_tile(const Block *b, int t, int is_last) {
+  const int relative = b->bounded == 2;
   int i = 0;
   for (; i + NV * W <= b->rows; i += NV * W) {
-    if (!is_last && i == 0) rows_reading(b, t, i);
-    else if (!is_last && i == NV * W) rows_writing(b, t, i);
-    else rows_alone(b, t, i);
+    if (!is_last && i == 0) (relative ? relative_rows_reading : rows_reading)(b, t, i);
+    else if (!is_last && i == NV * W) (relative ? relative_rows_writing : rows_writing)(b, t, i);
+    else (relative ? relative_rows_alone : rows_alone)(b, t, i);
   }
-  for (; i < b->rows; i += W) rows_narrow(b, t, i);
+  for (; i < b->rows; i += W) (relative ? relative_rows_narrow : rows_narrow)(b, t, i);
 }
 
 /* ---- pass by pass ---- */
@@ -235,33 +246,35 @@ static void values_of_tile(const Block *b, int t) {
   }
 }
 
+/* E of a tile that some rows see in part, or whose S lies there already. */
+static void weights_of_tile(const Block *b, int t, float *e) {
+  const int keys = keys_of_tile(b, t);
+  if (b->bounded) logits(b, t, e);
+  exponentials(b, t, e);
+  if (b->bounded) mask(b, t, e, 0);
+  for (int i = 0; i < b->rows; i += W) {
+    vf s = zero();
+    for (int j = 0; j < keys; j++) s += load(e + j * ROWS + i);
+    add_to_doubles(b->sum + i, s);
+  }
+  if (b->g) values_of_tile(b, t);
+}
+
 void OF_SET(weights)(const Block *b, int t0, int t1) {
-  const int simple = b->bounded == 1 && b->g && !b->o && !b->cap && !b->bias;
+  const int simple = b->bounded && !b->cap;
   for (int t = t0; t < t1; t++) {
-    const int view = seen(b, t);
-    if (simple && view == ALL) {
-      whole_tile(b, t, t + 1 == t1);
-      continue;
-    }
+    const int view = seen(b, t), keys = keys_of_tile(b, t);
     float *e = b->e + at_tile(b, t, TILE_FLOATS);
-    const int keys = keys_of_tile(b, t);
     if (view == NONE) {
       memset(e, 0, 4L * keys * ROWS);
       if (b->g) memset(b->t + at_tile(b, t, TILE_FLOATS), 0, 4L * keys * ROWS);
       continue;
     }
-    if (b->bounded) logits(b, t, e);
-    exponentials(b, t, e);
-    if (b->bounded) mask(b, t, e, 0);
-    for (int i = 0; i < b->rows; i += W) {
-      vf s = zero();
-      for (int j = 0; j < keys; j++) s += load(e + j * ROWS + i);
-      add_to_doubles(b->sum + i, s);
-    }
+    if (simple && view == ALL) whole_tile(b, t, t + 1 == t1);
+    else weights_of_tile(b, t, e);
     /* O^T (dv, ROWS) += V^T E */
     if (b->o)
       product(b->dv, b->rows / W, keys, b->v + at_tile(b, t, KEYS * (long)b->dv), 1, b->dv, e, ROWS, b->o, ROWS, 1);
-    if (b->g) values_of_tile(b, t);
   }
 }
 

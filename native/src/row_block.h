@@ -18,6 +18,11 @@ typedef struct {
   float cap;
 } RowBlock;
 
+/* Absent arrays have no elements. */
+static inline void clear(void *x, long bytes) {
+  if (bytes) memset(x, 0, bytes);
+}
+
 static inline double inverse(double sum) { return sum > 0 ? 1 / sum : 0; }
 
 static inline long row_at(const RowBlock *rows, int i) {
@@ -34,7 +39,7 @@ static inline double element(const float *single, const double *wide, long at) {
 static void pad_rows(int n, int width, const float *x, float *to, int pitch) {
   for (int i = 0; i < n; i++, x += width, to += pitch) {
     memcpy(to, x, 4L * width);
-    memset(to + width, 0, 4L * (pitch - width));
+    clear(to + width, 4L * (pitch - width));
   }
 }
 
@@ -52,7 +57,7 @@ static void load_rows(RowBlock *rows) {
   const int n = rows->n, d = a->d, ps = a->ps, rq = a->rq, rk = a->rk;
   for (int i = 0; i < n; i++) memcpy(a->q_rows + (long)i * d, a->q + row_at(rows, i) * d, 4L * d);
   OF_SET(pack_transposed)(n, d, a->q_rows, d, (float)a->scale, a->q_packed);
-  memset(a->ws, 0, 4L * ROWS * ps);
+  clear(a->ws, 4L * ROWS * ps);
   if (a->full_dk) pad_rows(n, d, a->q_rows, a->ws, ps);
   if (rk) OF_SET(gemm)(n, rk, d, a->q_rows, d, a->bk, a->ws, ps, 0);
   if (rq)
@@ -62,9 +67,9 @@ static void load_rows(RowBlock *rows) {
     a->max[i] = !known ? (float)a->sink : i < n ? (float)known_sum(rows, i) : 0;
     a->sum[i] = a->dot[i] = 0;
   }
-  memset(a->rs, 0, 4L * ROWS * ps);
-  memset(a->rv, 0, 4L * ROWS * a->pv);
-  if (a->o) memset(a->o, 0, 4L * ROWS * a->dv);
+  clear(a->rs, 4L * ROWS * ps);
+  clear(a->rv, 4L * ROWS * a->pv);
+  if (a->o) clear(a->o, 4L * ROWS * a->dv);
 }
 
 /* G lies in g_rows (n, dv): packed; wv = G B_V or G; its norms. */
@@ -79,7 +84,7 @@ static void pack_upstream(RowBlock *rows) {
     a->norm_g[row_at(rows, i)] = (float)sqrt(square < largest_square ? square : largest_square);
   }
   OF_SET(pack_transposed)(n, dv, a->g_rows, dv, 1, a->g_packed);
-  memset(a->wv, 0, 4L * ROWS * pv);
+  clear(a->wv, 4L * ROWS * pv);
   if (a->full_dv) pad_rows(n, dv, a->g_rows, a->wv, pv);
   if (a->rv_rank) OF_SET(gemm)(n, a->rv_rank, dv, a->g_rows, dv, a->bv, a->wv, pv, 0);
 }

@@ -30,6 +30,7 @@ import {
   type ProgressReport,
   type ToEngine,
 } from './messages.js';
+import { Recorder } from './recorder.js';
 import { jobOf } from './work.js';
 
 const { pool: options, queue, load } = workerData as EngineData;
@@ -73,7 +74,10 @@ async function run(pool: Executor, order: Order): Promise<void> {
   const memory = new Lease();
   const waited = performance.timeOrigin + performance.now() - order.start;
   const times: PhaseTimes = { queue: waited, decode: 0, plan: 0, compute: 0, encode: 0 };
-  const clock = phaseClock(times);
+  const recorder = new Recorder(order.traced);
+  const clock = phaseClock(times, (name, start, end) =>
+    recorder.add({ name, tasks: null, start, end }),
+  );
   let started = false;
   const context: RunContext = {
     signal: controller.signal,
@@ -83,6 +87,7 @@ async function run(pool: Executor, order: Order): Promise<void> {
       if (!started) clock('queue');
       started = true;
     },
+    onStage: (stage) => recorder.add(stage),
     onProgress: (progress) => {
       if (reports.add(progress)) say({ type: 'progress', id, report: reports.take() });
     },
@@ -92,7 +97,8 @@ async function run(pool: Executor, order: Order): Promise<void> {
     // Its worker may have ended for a reason that lay elsewhere.
     const answer = await attempt().catch(onceMore(attempt));
     const total = performance.timeOrigin + performance.now() - order.start;
-    const done = write(order, answer, { ...times, total });
+    const written = write(order, answer, { ...times, total });
+    const done: Done = { ...written, intervals: recorder.intervals };
     say({ type: 'done', id, done, report: reports.take() }, done.bytes ? [done.bytes.buffer] : []);
   } catch (error) {
     say({ type: 'failed', id, failure: failureOf(error) });
@@ -120,7 +126,7 @@ function* heartbeat(): Job<void> {
   yield* digestJob(encoded);
 }
 
-function write({ form, work }: Order, answer: object, timings: Timings): Done {
+function write({ form, work }: Order, answer: object, timings: Timings): Omit<Done, 'intervals'> {
   if (!form) return { answer, bytes: null, timings };
   // A tensor on its own is the whole answer.
   const whole = work.kind === 'give' ? answer : { ...answer, timings_ms: timings, ...form.extra };

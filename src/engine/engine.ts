@@ -30,6 +30,8 @@ export interface OrderContext {
   readonly owner: string;
   /** When the client began to wait: milliseconds since 1970, fractions included. */
   readonly start: number;
+  /** Whether the answer is to say what was done when. */
+  readonly traced?: boolean;
   readonly onProgress?: (report: ProgressReport) => void;
 }
 
@@ -110,7 +112,7 @@ export class ThreadedEngine implements Engine {
   }
 
   run<Kind extends WorkKind>(work: Work<Kind>, context: OrderContext): Ordered<Kind> {
-    const { signal, form, owner, start, onProgress } = context;
+    const { signal, form, owner, start, traced = false, onProgress } = context;
     if (signal.aborted)
       return { answer: Promise.reject(signal.reason), settled: Promise.resolve() };
     const id = this.#next++;
@@ -133,7 +135,7 @@ export class ThreadedEngine implements Engine {
         settle();
       };
       this.#pending.set(id, { finish, onProgress });
-      this.#say({ type: 'run', id, work: work as Work, form, owner, start });
+      this.#say({ type: 'run', id, work: work as Work, form, owner, start, traced });
     });
     return { answer, settled };
   }

@@ -11,19 +11,15 @@ import { finiteJob } from '../../workers/tasks/finite.js';
 import type { EncodedTensor } from '../../workers/tensor/encoded.js';
 import { Problem } from '../errors.js';
 import type { PendingTensor } from '../request/intake.js';
-import { type Choice, choose } from '../solver/choose.js';
+import { choose } from '../solver/choose.js';
+import type { Choice } from '../solver/choose-low-rank.js';
 import { decodePhase } from '../solver/decode-phase.js';
 import { encodeForwardPhase } from '../solver/encode-phase.js';
 import { planFigures } from '../solver/figures.js';
 import type { Workplace } from '../solver/phases.js';
 import { requireTolerance, send, type TensorError, withoutCertificate } from '../solver/send.js';
-import {
-  isChecked,
-  missedReason,
-  type Solution,
-  type SolveOptions,
-  toleranceMissed,
-} from '../solver/solve.js';
+import { isChecked, type Solution, type SolveOptions } from '../solver/solution.js';
+import { missedReason, toleranceMissed } from '../solver/solve.js';
 import { efficiencyThreshold, theoryAndPractice } from '../solver/threshold.js';
 import type { GradientAnswer } from './gradient-job.js';
 

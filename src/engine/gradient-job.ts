@@ -7,16 +7,24 @@ import { decodePhase } from '../solver/decode-phase.js';
 import type { EncodedResult } from '../solver/encode-phase.js';
 import { type PlanFigures, planFigures } from '../solver/figures.js';
 import type { Workplace } from '../solver/phases.js';
-import { type Solution, type SolveOptions, solve } from '../solver/solve.js';
+import type { Solution, SolveOptions } from '../solver/solution.js';
+import { solve } from '../solver/solve.js';
 import { efficiencyThreshold, type Threshold, theoryAndPractice } from '../solver/threshold.js';
 
 export interface GradientAnswer
   extends EncodedResult,
     Pick<Solution, 'method' | 'reason' | 'fallback' | 'error'> {
   readonly loss?: number;
+  /** Whose errors those of a sampled answer are. */
+  readonly error_of?: 'weights' | 'gradients';
   readonly threshold: Threshold;
   readonly plan: PlanFigures;
 }
+
+const errorOf = ({ projectedFrom }: AttentionProblem) => {
+  const known = projectedFrom?.query ?? projectedFrom?.key ?? projectedFrom?.value;
+  return known ? 'weights' : 'gradients';
+};
 
 /** @throws {Problem} when a tensor is not finite. */
 export function* gradientJob(
@@ -29,7 +37,7 @@ export function* gradientJob(
   clock('decode');
   const choice = yield* choose(problem, options);
   clock('plan');
-  const { result, plan, tensors, ...solution } = yield* solve(problem, choice, {
+  const { result, plan, sampled, tensors, ...solution } = yield* solve(problem, choice, {
     ...options,
     clock,
   });
@@ -45,6 +53,7 @@ export function* gradientJob(
     ...(result.loss !== null && { loss: result.loss }),
     ...tensors,
     error,
-    plan: planFigures(plan, method, problem, options),
+    ...(method === 'sampled' && { error_of: errorOf(problem) }),
+    plan: planFigures(plan, method, problem, options, sampled),
   };
 }

@@ -17,6 +17,16 @@ export interface AnswerForm {
   readonly extra: object;
 }
 
+/** What was done when: a phase of a request, or a stage of tasks. */
+export interface Interval {
+  readonly name: string;
+  /** Milliseconds since 1970, fractions included. */
+  readonly start: number;
+  readonly end: number;
+  /** Of a stage; null: it is a phase. */
+  readonly tasks: number | null;
+}
+
 export interface Order {
   readonly type: 'run';
   readonly id: number;
@@ -26,6 +36,8 @@ export interface Order {
   readonly owner: string;
   /** Milliseconds since 1970, fractions included: what every thread's clock agrees on. */
   readonly start: number;
+  /** Whether the answer is to say what was done when. */
+  readonly traced: boolean;
 }
 
 export type ToEngine =
@@ -66,6 +78,8 @@ export interface Done {
   /** The answer as the client gets it; null: it was wanted as a value. */
   readonly bytes: Uint8Array<ArrayBuffer> | null;
   readonly timings: Timings;
+  /** Empty: not traced. */
+  readonly intervals: readonly Interval[];
 }
 
 /** Errors lose their class on the way between threads. */

@@ -3,7 +3,8 @@ import type { Job } from '../../workers/job.js';
 import { referenceNormsJob } from '../../workers/kernels/reference/forward.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import type { PendingTensor } from '../request/intake.js';
-import { type ChooseOptions, choose, judge, obstacleOf, tryPlan } from '../solver/choose.js';
+import { choose } from '../solver/choose.js';
+import { type ChooseOptions, judge, obstacleOf, tryPlan } from '../solver/choose-low-rank.js';
 import { decodePhase } from '../solver/decode-phase.js';
 import { planFigures } from '../solver/figures.js';
 import type { Workplace } from '../solver/phases.js';
@@ -22,17 +23,19 @@ export function* planJob(
   clock('decode');
   const choice = yield* choose(problem, options);
   // Asked for a plan, we make one also where a gradient would do without.
-  const wanted = choice.lowRank === null && !obstacleOf(problem, options);
+  const wanted =
+    choice.lowRank === null && options.method !== 'sampled' && !obstacleOf(problem, options);
   const plan = wanted ? (yield* tryPlan(problem, options)).plan : choice.lowRank;
   const headNorms = plan ? plan.headNorms : yield* referenceNormsJob(problem);
   clock('plan');
-  const method = choice.kernel === 'low_rank' ? 'low_rank' : 'exact';
+  const method = choice.kernel === 'reference' ? 'exact' : choice.kernel;
   const threshold = efficiencyThreshold(headNorms, problem.dims);
-  const reason = plan && options.method === 'auto' ? judge(plan, options).reason : choice.reason;
+  const judged = plan && options.method === 'auto' && method !== 'sampled';
+  const reason = judged ? judge(plan, options).reason : choice.reason;
   return {
     method,
     reason: reason + theoryAndPractice(threshold, method, options.method, plan),
     threshold,
-    plan: planFigures(plan, method, problem, options),
+    plan: planFigures(plan, method, problem, options, choice.sampled?.plan),
   };
 }

@@ -17,7 +17,8 @@ import type { Lease } from '../../workers/tensor/shared-memory.js';
 import { elementCount, type Tensor, wireBytes } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
 import type { PendingTensor } from '../request/intake.js';
-import { type ChooseOptions, kernelsOf } from '../solver/choose.js';
+import { kernelsOf } from '../solver/choose.js';
+import { type ChooseOptions, needsOf } from '../solver/choose-low-rank.js';
 import type { AnswerForm } from './messages.js';
 import type { Work } from './work.js';
 
@@ -49,6 +50,10 @@ const PLAN_CUBE_SECONDS = 4e-8;
 const MOST_FEATURES = 1024;
 /** What features, exponentials and copies of a row cost, in flops. */
 const ROW_FLOPS = 60_000;
+
+/** What the plan and the run of sampled take at most, as a share of exact; and what the plan of a head keeps. */
+const SAMPLED_SHARE = 0.6;
+const SAMPLED_PLAN_BYTES = 2 ** 18;
 
 /** Messages, maps of the answer, buffers of the stages. */
 const BASE_BYTES = 2 ** 20;
@@ -142,6 +147,10 @@ function layerPrice(
   if (kernels.lowRank) {
     bytes.push(lowRankBytes(layer, options));
     seconds += lowRankSeconds(layer, options, wanted.flops > 0);
+  }
+  if (kernels.sampled) {
+    bytes.push(sampledBytes(layer, options));
+    seconds += (SAMPLED_SHARE * exactWork(layer, needsOf(layer, options))) / options.rates.exact;
   }
   if (kernels.reference) {
     bytes.push(tally((memory) => makeReferenceWorkspace(layer, wanted.gradients, memory)));
@@ -265,6 +274,13 @@ function lowRankBytes(layer: Layer, { features }: ChooseOptions): number {
   const sums = 8 * segments * m * (4 * width + 2 * ranks);
   const rows = 16 * (queryLength + keyLength) * (width + ranks);
   return batch * heads * (plan + 8 * (queryLength + keyLength)) + 8 * (sums + rows);
+}
+
+/** The workspace of the exact kernel once more, coordinates and narrowed inputs, and the plans of its heads. */
+function sampledBytes(layer: Layer, options: ChooseOptions): number {
+  const { batch, heads, queryLength, keyLength } = layer.dims;
+  const rows = batch * heads * (queryLength + keyLength);
+  return exactBytes(layer, options) + 4 * 100 * rows + batch * heads * SAMPLED_PLAN_BYTES;
 }
 
 function lowRankSeconds(layer: Layer, { rates, features }: ChooseOptions, runs: boolean): number {

@@ -35,6 +35,7 @@ import pages from './plugins/pages.js';
 import problems, { answerProblem } from './plugins/problems.js';
 import progress from './plugins/progress.js';
 import storePlugin from './plugins/store.js';
+import tracing from './plugins/tracing.js';
 import validation from './plugins/validation.js';
 import { withoutBasePath } from './public-address.js';
 import { REQUEST_ID_HEADER, requestId } from './request-id.js';
@@ -79,6 +80,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
 
   await app.register(lifetime);
   await app.register(accounting);
+  await app.register(tracing, { endpoint: config.OTEL_EXPORTER_OTLP_ENDPOINT });
   if (config.LORAGRAD_CORS_ORIGINS) await app.register(cors, corsOptions(config));
   if (tls) {
     const failed = (error: unknown) => app.log.error(error, 'The certificate was not renewed');
@@ -160,7 +162,14 @@ function corsOptions({ LORAGRAD_CORS_ORIGINS }: Config): FastifyCorsOptions {
   return {
     origin: origins.includes('*') ? '*' : origins,
     methods: ['GET', 'HEAD', 'POST', 'PUT', 'DELETE'],
-    exposedHeaders: [REQUEST_ID_HEADER, 'retry-after', 'server-timing', 'allow', 'location'],
+    exposedHeaders: [
+      REQUEST_ID_HEADER,
+      'retry-after',
+      'server-timing',
+      'traceparent',
+      'allow',
+      'location',
+    ],
     maxAge: 86_400,
   };
 }

@@ -10,6 +10,8 @@ export interface RunContext {
   readonly owner?: string;
   /** Tasks of the job have been handed to a worker: a first time, and again and again. */
   readonly onStart?: () => void;
+  /** All tasks of a stage are done; `start` and `end` are of performance.now(). */
+  readonly onStage?: (stage: { name: string; tasks: number; start: number; end: number }) => void;
   /** Tasks are done; the job goes on. */
   readonly onProgress?: (progress: Progress) => void;
   /** Runs the stages whose tasks are jobs. Absent: here, one task after the other. */

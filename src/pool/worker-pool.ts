@@ -162,10 +162,14 @@ export class WorkerPool implements Executor {
 
   async #runStage(stage: Stage, context: RunContext): Promise<unknown[]> {
     context.signal.throwIfAborted();
+    const start = performance.now();
     const run = new StageRun(stage, context);
     this.#queue.add(run);
     this.#pump();
-    return run.results;
+    const results = await run.results;
+    const { name, tasks } = stage;
+    context.onStage?.({ name, tasks: tasks.length, start, end: performance.now() });
+    return results;
   }
 
   /** Give turns as long as a worker is free. */

@@ -1,10 +1,11 @@
 /** Attention states: queries, keys and values that the client has projected, normalised and rotated itself. */
 
-import type { Dimensions, KnownForward, Projection } from '../../workers/problem.js';
+import type { Dimensions, KnownForward, ProjectedFrom, Projection } from '../../workers/problem.js';
 import type { GivenTensor, Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
 import type { Intake } from './intake.js';
 import type { GradientRequest } from './request.js';
+import { parseTables } from './rotary.js';
 import { formatShape, requireDimensions, requireSize, shapeMismatch } from './shapes.js';
 import type { Source } from './source.js';
 
@@ -120,4 +121,43 @@ export function parseKnown(
   const [logSumExp, output] = [take('log_sum_exp'), take('attention_output')];
   if (!logSumExp && !output) return undefined;
   return { ...(logSumExp && { logSumExp }), ...(output && { output }) };
+}
+
+/** @throws {Problem} unless the rows that attention states were projected from go with these. */
+export function parseProjectedFrom(
+  { inputs }: GradientRequest,
+  { kind, batched, dims }: Source,
+  intake: Intake,
+): ProjectedFrom | undefined {
+  if (!inputs) return undefined;
+  if (kind !== 'attention') {
+    throw new Problem('conflicting-keys', 'inputs goes with query, key and value.', {
+      pointer: '/inputs',
+    });
+  }
+  const lengths = { query: dims.queryLength, key: dims.keyLength, value: dims.keyLength };
+  const take = (name: (typeof NAMES)[number]): Tensor | undefined => {
+    const given = inputs[name];
+    if (!given) return undefined;
+    const width = given.shape.at(-1) ?? 0;
+    const shape = [dims.batch, lengths[name], width];
+    const expected = batched ? shape : shape.slice(1);
+    if (width > 0 && given.shape.join() === expected.join()) {
+      return intake.take(`/inputs/${name}`, given, shape);
+    }
+    const needed = [...expected.slice(0, -1), 'd_in'].join(', ');
+    throw shapeMismatch(
+      `/inputs/${name}`,
+      given,
+      `it must be (${needed}), a row for each of ${name}.`,
+    );
+  };
+  const taken = Object.fromEntries(
+    NAMES.flatMap((name) => {
+      const tensor = take(name);
+      return tensor ? [[name, tensor]] : [];
+    }),
+  );
+  const rotary = parseTables(inputs, '/inputs', dims, intake);
+  return { ...taken, ...(rotary && { rotary }) };
 }

@@ -10,7 +10,12 @@ import type {
 } from '../../workers/problem.js';
 import type { GivenTensor, Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
-import { hasAttentionStates, parseAttentionStates, parseKnown } from './attention-states.js';
+import {
+  hasAttentionStates,
+  parseAttentionStates,
+  parseKnown,
+  parseProjectedFrom,
+} from './attention-states.js';
 import { Intake, type PendingTensor } from './intake.js';
 import { parseMask } from './mask.js';
 import { parseProjection } from './projections.js';
@@ -128,7 +133,10 @@ export function parseLayer(request: GradientRequest): ParsedLayer {
   };
   const objective = parseObjective(request, source, intake);
   const known = parseKnown(request, source, intake);
-  const problem = objective && { ...layer, objective, ...(known && { known }) };
+  const projectedFrom = parseProjectedFrom(request, source, intake);
+  const problem = objective && {
+    ...{ ...layer, objective, ...(known && { known }), ...(projectedFrom && { projectedFrom }) },
+  };
   return { layer, problem, pending: intake.pending, batched, kind };
 }
 

@@ -33,7 +33,7 @@ const projection = (name: string, rows: string) =>
 /** About what computing in bfloat16 costs. */
 export const DEFAULT_TOLERANCE = 0.01;
 
-export const METHODS = ['auto', 'exact', 'low_rank'] as const;
+export const METHODS = ['auto', 'exact', 'low_rank', 'sampled'] as const;
 export const MAX_FEATURES = 1024;
 export const OUTPUTS_DTYPES = ['same', 'float32'] as const;
 export const OUTPUTS = ['gradients', 'attention_output', 'input_gradients'] as const;
@@ -137,7 +137,7 @@ const LAYER = {
     Type.Enum([...METHODS], {
       default: 'auto',
       description:
-        'Which kernel: auto lets the service choose the cheapest that keeps the tolerance.',
+        'Which kernel: auto lets the service choose the cheapest that keeps the tolerance. low_rank pays where logits are small, sampled on trained models and long sequences.',
     }),
   ),
   tolerance: Type.Optional(
@@ -154,6 +154,13 @@ const LAYER = {
       maximum: MAX_FEATURES,
       description:
         'Low-rank only: this number of features, no search. Without an explicit tolerance the answer is given whatever its error.',
+    }),
+  ),
+  keys: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      description:
+        'Sampled only: mean number of far keys that are drawn for a block of 64 query rows, no search. Without an explicit tolerance the answer is given whatever its error.',
     }),
   ),
   correction: Type.Optional(
@@ -206,6 +213,30 @@ export const GradientRequest = Type.Object(
     attention_output: Type.Optional(
       Tensor(
         'With query, key and value: O of the forward pass, shape (Lq, H, dv) or (B, Lq, H, dv). With a target it saves the service that product; refused when it is that of other values.',
+      ),
+    ),
+    inputs: Type.Optional(
+      Type.Object(
+        {
+          query: Type.Optional(
+            Tensor('X of the query projection, shape (Lq, d_in) or (B, Lq, d_in).'),
+          ),
+          key: Type.Optional(Tensor('X of the key projection, shape (Lk, d_in) or (B, Lk, d_in).')),
+          value: Type.Optional(
+            Tensor('X of the value projection, shape (Lk, d_in) or (B, Lk, d_in).'),
+          ),
+          cos: Type.Optional(
+            Tensor(
+              'With sin: the positions by which queries and keys were turned, shape (L, d), (1, L, d) or (B, L, d).',
+            ),
+          ),
+          sin: Type.Optional(Tensor('With cos and of its shapes.')),
+        },
+        {
+          additionalProperties: false,
+          description:
+            'With query, key and value: the rows that entered each projection. Errors and tolerance of a sampled gradient of query are then those of X^T dQ, the gradient of the weights of its projection, and so on: errors of independent rows average out in it. The answer says so by error_of.',
+        },
       ),
     ),
     outputs: Type.Optional(

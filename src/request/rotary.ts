@@ -10,7 +10,7 @@ import { formatShape, shapeMismatch } from './shapes.js';
 const TABLES = ['cos', 'sin'] as const;
 
 function parseTable(
-  name: 'cos' | 'sin',
+  pointer: string,
   given: GivenTensor,
   { batch, queryLength, headDim }: Dimensions,
   intake: Intake,
@@ -19,26 +19,34 @@ function parseTable(
   const allowed = [row, [1, ...row], [batch, ...row]];
   if (!allowed.some((shape) => shape.join() === given.shape.join())) {
     throw shapeMismatch(
-      `/${name}`,
+      pointer,
       given,
       `it must be (L, d) = ${formatShape(row)}, or that with a leading 1 or B = ${batch}.`,
     );
   }
   const shape = given.shape.length === 2 ? [1, ...given.shape] : given.shape;
-  return intake.take(`/${name}`, given, shape);
+  return intake.take(pointer, given, shape);
 }
 
 /** @throws {Problem} with a pointer to the table at fault. */
-export function parseRotary(
+export const parseRotary = (
   request: ForwardRequest,
   dims: Dimensions,
   intake: Intake,
+): Rotary | undefined => parseTables(request, '', dims, intake);
+
+/** The same of tables anywhere in a request. @param pointer to what holds them. */
+export function parseTables(
+  holder: Partial<Record<(typeof TABLES)[number], GivenTensor>>,
+  pointer: string,
+  dims: Dimensions,
+  intake: Intake,
 ): Rotary | undefined {
-  const missing = TABLES.filter((name) => request[name] === undefined);
+  const missing = TABLES.filter((name) => holder[name] === undefined);
   if (missing.length === 2) return undefined;
   if (missing.length === 1) {
     throw new Problem('missing-key', `${missing[0]} is missing; cos and sin go together.`, {
-      pointer: '',
+      pointer,
     });
   }
   const { queryLength, keyLength, headDim } = dims;
@@ -46,18 +54,18 @@ export function parseRotary(
     throw new Problem(
       'shape-mismatch',
       `cos and sin turn queries and keys of the same positions, but Lq = ${queryLength} and Lk = ${keyLength}.`,
-      { pointer: '/cos' },
+      { pointer: `${pointer}/cos` },
     );
   }
   if (headDim % 2 !== 0) {
     throw new Problem(
       'shape-mismatch',
       `cos and sin turn pairs of channels, but d = ${headDim} is odd (d from q_proj.weight).`,
-      { pointer: '/cos' },
+      { pointer: `${pointer}/cos` },
     );
   }
   const [cos, sin] = TABLES.map((name) =>
-    parseTable(name, request[name] as GivenTensor, dims, intake),
+    parseTable(`${pointer}/${name}`, holder[name] as GivenTensor, dims, intake),
   );
   return { cos, sin };
 }

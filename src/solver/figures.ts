@@ -1,8 +1,9 @@
 /** The plan as the answer shows it. */
 import { exactFlops, exactWork } from '../../workers/kernels/exact/cost.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
+import type { SampledPlan } from '../../workers/kernels/sampled/plan.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
-import { type ChooseOptions, needsOf } from './choose.js';
+import { type ChooseOptions, needsOf } from './choose-low-rank.js';
 
 export interface PlanFigures {
   /** m, number of low-rank features; the largest over the heads. null: nothing was planned. */
@@ -24,7 +25,15 @@ export interface PlanFigures {
     readonly low_rank: number | null;
     /** The part of low_rank that grows with L; the rest grows with L^2. */
     readonly low_rank_linear: number | null;
+    readonly sampled: number | null;
   };
+  /** Draws of far keys; null: nothing was planned. */
+  readonly sampled: {
+    readonly keys: number;
+    readonly coordinates: readonly number[];
+    readonly levels: 1;
+    readonly predicted_error: number;
+  } | null;
   /** Numbers of features that the plan looked at; empty: nothing was planned. */
   readonly tried: readonly {
     readonly features: number;
@@ -35,9 +44,10 @@ export interface PlanFigures {
 
 export function planFigures(
   plan: LowRankPlan | null,
-  used: 'exact' | 'low_rank',
+  used: 'exact' | 'low_rank' | 'sampled',
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: ChooseOptions,
+  sampled: SampledPlan | null = null,
 ): PlanFigures {
   const needs = needsOf(problem, options);
   const flops = exactFlops(problem, needs);
@@ -46,7 +56,7 @@ export function planFigures(
     max_degree: plan?.maxDegree ?? null,
     outlier_queries: plan?.outlierQueries ?? null,
     outlier_keys: plan?.outlierKeys ?? null,
-    flops: used === 'low_rank' && plan ? plan.flops : flops,
+    flops: used === 'low_rank' && plan ? plan.flops : used === 'sampled' ? sampled!.work : flops,
     exact_flops: flops,
     break_even_length: plan?.breakEvenLength ?? null,
     predicted_error: plan?.predictedError ?? null,
@@ -54,6 +64,13 @@ export function planFigures(
       exact: (1000 * exactWork(problem, needs)) / options.rates.exact,
       low_rank: plan ? 1000 * plan.seconds.lowRank : null,
       low_rank_linear: plan ? 1000 * plan.seconds.lowRankLinear : null,
+      sampled: sampled ? (1000 * sampled.work) / options.rates.exact : null,
+    },
+    sampled: sampled && {
+      keys: sampled.keys,
+      coordinates: sampled.heads.map(({ coordinates }) => coordinates),
+      levels: 1,
+      predicted_error: sampled.predictedError,
     },
     tried: (plan?.tried ?? []).map(({ features, error, seconds }) => ({
       features,

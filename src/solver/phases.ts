@@ -20,11 +20,16 @@ export interface Workplace {
 /** Books the time since the last call to a phase. */
 export type PhaseClock = (phase: keyof PhaseTimes) => void;
 
-export function phaseClock(times: PhaseTimes): PhaseClock {
+/** @param onPhase told from when to when, as performance.now() has it. */
+export function phaseClock(
+  times: PhaseTimes,
+  onPhase: (phase: keyof PhaseTimes, start: number, end: number) => void,
+): PhaseClock {
   let since = performance.now();
   return (phase) => {
     const now = performance.now();
     times[phase] += now - since;
+    onPhase(phase, since, now);
     since = now;
   };
 }

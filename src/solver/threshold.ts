@@ -71,14 +71,14 @@ export function efficiencyThreshold(
  */
 export function theoryAndPractice(
   { below_threshold, ratio }: Threshold,
-  used: 'exact' | 'low_rank',
+  used: 'exact' | 'low_rank' | 'sampled',
   asked: string,
   plan: LowRankPlan | null,
 ): string {
   if (!below_threshold && used === 'low_rank') {
     return ' The input is above the threshold, where no algorithm is fast for every input; this one needs few features all the same.';
   }
-  if (!below_threshold || ratio === null || used === 'low_rank' || asked !== 'auto') return '';
+  if (!below_threshold || ratio === null || used !== 'exact' || asked !== 'auto') return '';
   const from = plan?.breakEvenLength;
   const because = from
     ? `an almost-linear algorithm pays from about ${from} rows on`

@@ -13,7 +13,7 @@ import {
   openKeyErrors,
   openSampledRun,
   type SampledRun,
-} from '../../workers/kernels/low-rank/error/sampled-rows/sampled.js';
+} from '../../workers/kernels/low-rank/error/sampled-rows/sampled-run.js';
 import {
   evaluateFeatures,
   featureBlock,

@@ -1,7 +1,8 @@
 /** A plan that was too hopeful: auto tries once more before it pays for the exact kernel. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type SolveOptions, solve } from '../../src/solver/solve.js';
+import type { SolveOptions } from '../../src/solver/solution.js';
+import { solve } from '../../src/solver/solve.js';
 import { type Job, runJob, type Task } from '../../workers/job.js';
 import { type ExactTask, runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
@@ -38,7 +39,8 @@ function solveHopefully(rates: SolveOptions['rates']) {
     ...{ correction: false, attentionOutput: false },
     encode: { gradients: true, batched: true, outputsDtype: 'same' },
   };
-  const choice = { kernel: 'low_rank', reason: 'It was expected to do.', lowRank } as const;
+  const plans = { lowRank, sampled: null };
+  const choice = { kernel: 'low_rank', reason: 'It was expected to do.', ...plans } as const;
   return { tolerance, few, solution: run(solve(problem, choice, options)) };
 }
 

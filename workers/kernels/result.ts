@@ -64,24 +64,27 @@ export function sharedFloat32(length: number): Float32Array {
   return new Float32Array(new SharedArrayBuffer(length * 4));
 }
 
-function adapterGradient(projection: Projection): AdapterGradient | null {
-  const { adapter, inFeatures, outFeatures } = projection;
-  if (!adapter) return null;
-  return {
-    lora_A: sharedFloat64(adapter.rank * inFeatures),
-    lora_B: sharedFloat64(outFeatures * adapter.rank),
+/** Zeroed gradients for every adapter of the problem, and for its sinks: all in one block of memory. */
+export function allocateGradients({
+  projections,
+  sinks,
+  dims,
+}: AttentionProblem): ParameterGradients {
+  const sizes = ({ adapter, inFeatures, outFeatures }: Projection) =>
+    adapter ? [adapter.rank * inFeatures, outFeatures * adapter.rank] : [0, 0];
+  const all = PROJECTIONS.flatMap((name) => sizes(projections[name]));
+  const memory = sharedFloat64(all.reduce((a, b) => a + b, sinks ? dims.heads : 0));
+  let used = 0;
+  const take = (length: number) => {
+    used += length;
+    return memory.subarray(used - length, used);
   };
-}
-
-/** Zeroed gradients for every adapter of the problem, and for its sinks. */
-export function allocateGradients(problem: AttentionProblem): ParameterGradients {
   const gradients: Gradients = {};
   for (const name of PROJECTIONS) {
-    const gradient = adapterGradient(problem.projections[name]);
-    if (gradient) gradients[name] = gradient;
+    const [a, b] = sizes(projections[name]);
+    if (a! + b! > 0) gradients[name] = { lora_A: take(a!), lora_B: take(b!) };
   }
-  const { sinks, dims } = problem;
-  return { gradients, sinks: sinks ? sharedFloat64(dims.heads) : null };
+  return { gradients, sinks: sinks ? take(dims.heads) : null };
 }
 
 /** Zeroed gradients of the inputs. */

@@ -5,8 +5,9 @@
  * receiving it. So blocks that are given back are kept for who asks next.
  */
 
-/** Smaller blocks come from a heap whose pages were touched before. */
+/** Of a block: smaller arrays share one. */
 const SMALLEST = 2 ** 16;
+const CACHE_LINE = 64;
 /** Bytes that are kept; the blocks given back longest ago make room. */
 const KEPT_BYTES = 2 ** 27;
 
@@ -25,7 +26,7 @@ function take(bytes: number): SharedArrayBuffer {
 }
 
 function give(blocks: readonly SharedArrayBuffer[]): void {
-  kept.push(...blocks.filter(({ byteLength }) => byteLength >= SMALLEST));
+  kept.push(...blocks);
   let bytes = kept.reduce((sum, { byteLength }) => sum + byteLength, 0);
   while (bytes > KEPT_BYTES) bytes -= kept.shift()?.byteLength as number;
 }
@@ -73,35 +74,49 @@ export function shared<T>(value: T): T {
 
 /**
  * What it hands out is not cleared. A lease that is never ended costs nothing: its memory goes to the
- * garbage collector and not to the next lease.
+ * garbage collector and not to the next lease. Small arrays share blocks: each block of its own is 10 microseconds
+ * on its way to another thread.
  */
 export class Lease {
   #blocks: SharedArrayBuffer[] = [];
+  /** Of the last block for small arrays: bytes that are taken. */
+  #small: { readonly block: SharedArrayBuffer; used: number } | null = null;
 
   bytes(length: number): Uint8Array {
-    return new Uint8Array(this.#block(length), 0, length);
+    return new Uint8Array(...this.#place(length), length);
   }
 
   float32(length: number): Float32Array {
-    return new Float32Array(this.#block(4 * length), 0, length);
+    return new Float32Array(...this.#place(4 * length), length);
   }
 
   float64(length: number): Float64Array {
-    return new Float64Array(this.#block(8 * length), 0, length);
+    return new Float64Array(...this.#place(8 * length), length);
   }
 
   int32(length: number): Int32Array {
-    return new Int32Array(this.#block(4 * length), 0, length);
+    return new Int32Array(...this.#place(4 * length), length);
   }
 
   /** Gives everything back: no thread may look at it or write to it any more. */
   end(): void {
     give(this.#blocks);
     this.#blocks = [];
+    this.#small = null;
+  }
+
+  #place(bytes: number): [SharedArrayBuffer, number] {
+    if (bytes > SMALLEST / 4) return [this.#block(Math.max(bytes, SMALLEST)), 0];
+    if (!this.#small || this.#small.used + bytes > SMALLEST) {
+      this.#small = { block: this.#block(SMALLEST), used: 0 };
+    }
+    const at = this.#small.used;
+    this.#small.used += CACHE_LINE * Math.ceil(bytes / CACHE_LINE);
+    return [this.#small.block, at];
   }
 
   #block(bytes: number): SharedArrayBuffer {
-    const block = bytes < SMALLEST ? new SharedArrayBuffer(bytes) : take(bytes);
+    const block = take(bytes);
     this.#blocks.push(block);
     return block;
   }

@@ -38,6 +38,7 @@ function account(app: FastifyInstance, request: FastifyRequest, reply: FastifyRe
   const ms = rounded(reply.elapsedTime);
   const route = request.routeOptions?.url ?? 'none';
   app.metrics.requests.observe({ method: request.method, route, status }, ms / 1000);
+  request.span?.end(status, problem?.kind ?? null);
   if (problem) app.metrics.problems.inc({ type: problem.kind });
   const { pointer, cause } = problem?.options ?? {};
   const line = {

@@ -54,6 +54,7 @@ async function computeAdmitted<Kind extends WorkKind>(
     form,
     owner: request.client,
     start,
+    traced: request.span !== null,
     onProgress: (report) => {
       for (const [stage, tasks] of Object.entries(report.tasks)) {
         app.metrics.tasks.inc({ stage }, tasks);
@@ -73,6 +74,7 @@ async function computeAdmitted<Kind extends WorkKind>(
   try {
     const done = await answer;
     request.timings = done.timings;
+    request.span?.record(done.intervals);
     const { total: _, ...phases } = done.timings;
     for (const phase of Object.keys(phases) as (keyof PhaseTimes)[]) {
       // A phase that the job does not have took no time at all.

@@ -56,8 +56,25 @@ const Plan = Type.Object(
           Type.Number(),
           'The part of low_rank that grows with L; the rest grows with L^2, as exact does.',
         ),
+        sampled: nullable(Type.Number(), 'Sampled kernel, ms on one thread.'),
       },
       { description: 'Time to expect on this machine.' },
+    ),
+    sampled: nullable(
+      Type.Object({
+        keys: Type.Integer({
+          description: 'Mean number of far keys that are drawn for a block of 64 query rows.',
+        }),
+        coordinates: Type.Array(Type.Integer(), {
+          description:
+            'By head of all batch items: coordinates of the logits that decide the draws; 0: the head is computed exactly.',
+        }),
+        levels: Type.Integer({ description: 'Levels of drawing: 1.' }),
+        predicted_error: Type.Number({
+          description: 'Upper limit of the relative error to expect.',
+        }),
+      }),
+      'Draws of the sampled kernel; null: nothing was planned.',
     ),
     tried: Type.Array(
       Type.Object(
@@ -92,7 +109,7 @@ const Estimate = Type.Object(
   },
   {
     description:
-      'Statistical: measured on sampled rows, computed again: in float64 for an exact answer, by the exact formula in float32 for a low-rank one, whose upper limit has its rounding added. Rounding to the dtype of the answer is in the figures.',
+      'Statistical: measured on sampled rows, computed again: in float64 for an exact answer, by the exact formula in float32 for a low-rank one, whose upper limit has its rounding added; for a sampled one with other draws of keys, and `relative` is then the expected size of the error. Rounding to the dtype of the answer is in the figures.',
   },
 );
 
@@ -135,7 +152,9 @@ const Timings = Type.Object(
   { description: 'Where the time went, in milliseconds.' },
 );
 
-const METHOD = Type.Enum(['exact', 'low_rank'], { description: 'The kernel that was used.' });
+const METHOD = Type.Enum(['exact', 'low_rank', 'sampled'], {
+  description: 'The kernel that was used.',
+});
 const REASON = Type.String({
   description: 'Why this kernel, in one sentence; a second one where the threshold says otherwise.',
 });
@@ -192,6 +211,12 @@ export const GradientAnswerSchema = Type.Object(
       ),
     ),
     error: TensorErrors,
+    error_of: Type.Optional(
+      Type.Enum(['weights', 'gradients'], {
+        description:
+          'Of a sampled answer, whose errors those of query, key and value are. weights: of X^T dQ, X^T dK, X^T dV, where `inputs` has X; gradients: of the gradients themselves.',
+      }),
+    ),
     plan: Plan,
     timings_ms: Timings,
     kernels: KernelBuild,

@@ -79,6 +79,16 @@ function logit(s: Numbers, { q, k, bias, cap, slope }: Arrays, at: number, j: nu
   return capped + (bias!.length > 0 ? bias![j]! : 0);
 }
 
+const held = (exponent: number) => 2 ** Math.max(-100, Math.min(100, exponent));
+
+/** s and v of a row in panels and a key, as the proxies of the sampled kernel take them. */
+function proxy({ c }: Numbers, { x, z }: Arrays, i: number, j: number) {
+  const row = (k: number) => x![panelAt(c! + 2, k, i)]!;
+  const key = (k: number) => z![j * (c! + 2) + k]!;
+  const s = sum(c!, (k) => row(k) * key(k)) + row(c!) + key(c!);
+  return { s, v: Math.min(row(c! + 1) * key(c! + 1), 3 * Math.LOG2E) };
+}
+
 /** r_i . a_j for r in panels of 16 rows. */
 const dot = (r: Float64Array, i: number, a: Float64Array, j: number, width: number) =>
   sum(width, (x) => r[panelAt(width, x, i)]! * a[j * width + x]!);
@@ -254,6 +264,18 @@ export const LOOPS: Readonly<Record<OperationName | StageName, Loop>> = {
     each(n!, 1, (i) => (y![i] = alpha! * x![i]! + beta! * y![i]!)),
   copy_columns: ({ rows, columns, ldx, ldy }, { x, y }) =>
     each(rows!, columns!, (i, c) => (y![i * ldy! + c] = x![i * ldx! + c]!)),
+  proxy_rows: (s, { sums, ...arrays }) =>
+    each(s.rows!, s.keys!, (i, j) => {
+      const { s: score, v } = proxy(s, arrays, i, j);
+      sums![i]! += held(score + v / 2);
+    }),
+  proxy_keys: (s, { weights, ...arrays }) =>
+    each(s.keys!, 1, (j) => {
+      weights![j] = sum(s.rows!, (i) => {
+        const { s: score, v } = proxy(s, arrays, i, j);
+        return held(2 * (score + v));
+      });
+    }),
   joined_row: ({ n, scale }, { low, exactly, e, weight, t, other, out }) => {
     each(n!, 1, (j) => (other![j] = scale! * low![j]! + exactly![j]! * e![j]!));
     out![0] = sum(n!, (j) => weight![j]! * other![j]!);

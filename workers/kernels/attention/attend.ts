@@ -18,7 +18,7 @@ import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { attendInOneCall, hasRowOfOneKey } from './in-one-call.js';
 import { type AttentionMemory, type KeyWindow, loadWindow, prepareMemory } from './memory.js';
-import { TILES_AT_ONCE } from './plan.js';
+import { type ExactPlan, TILES_AT_ONCE } from './plan.js';
 import { RightSums } from './right.js';
 import {
   addSinks,
@@ -29,7 +29,7 @@ import {
   sinkGradients,
   takeOutput,
 } from './rows.js';
-import type { AttendTask, LaneOfHead, RowBlock } from './task.js';
+import type { LaneOfHead, Lanes, RowBlock } from './task.js';
 
 export interface AttendReport {
   /** Of these rows, 1/2 ||O - Y||^2, or 0. */
@@ -38,7 +38,7 @@ export interface AttendReport {
   readonly contradiction: Contradiction | null;
 }
 
-export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: Checkpoint): AttendReport {
+export function runAttend(task: Lanes, wasm: Wasm, checkpoint: Checkpoint): AttendReport {
   let loss = 0;
   let contradiction: Contradiction | null = null;
   for (const lane of task.lanes) {
@@ -54,7 +54,7 @@ export function runAttend(task: AttendTask, wasm: Wasm, checkpoint: Checkpoint):
 
 /** Where the build has the whole stage. */
 function attendLane(
-  task: AttendTask,
+  task: Lanes,
   wasm: Wasm,
   memory: AttentionMemory,
   lane: LaneOfHead,
@@ -66,9 +66,20 @@ function attendLane(
   return attendInOneCall(task, wasm, memory, lane, range, null, checkpoint);
 }
 
+/** Left products of a lane go where a window of keys is, and back. */
+export const sumsOfLane = (
+  task: Lanes,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  lane: LaneOfHead,
+): Required<WindowVisitor> => ({
+  begin: (window) => takeSums(task, wasm, memory, lane, window),
+  end: (window) => giveSums(task, wasm, memory, lane, window),
+});
+
 /** Where it has not: its passes one by one, on copies of the keys. */
 function attendByPasses(
-  task: AttendTask,
+  task: Lanes,
   wasm: Wasm,
   memory: AttentionMemory,
   lane: LaneOfHead,
@@ -78,36 +89,37 @@ function attendByPasses(
   const { windows } = memory;
   let loss = 0;
   let contradiction: Contradiction | null = null;
-  const sums: WindowVisitor = {
-    begin: (window) => takeSums(task, wasm, memory, lane, window),
-    end: (window) => giveSums(task, wasm, memory, lane, window),
-  };
+  const sums = sumsOfLane(task, wasm, memory, lane);
   // In a single window they may stay from block to block.
   const stay = windows.length === 1;
-  if (stay) sums.begin?.(windows[0]!);
+  if (stay) sums.begin(windows[0]!);
   for (let turn = task.first; turn < task.last; turn++) {
     const block = lane.lane + turn * plan.lanes;
     if (block >= plan.blocks) break;
-    const report = attendBlock(task, wasm, memory, lane, block, checkpoint, stay ? {} : sums);
+    const rows = rowsOf(plan, lane, block);
+    const report = attendBlock(task, wasm, memory, rows, checkpoint, stay ? {} : sums);
     loss += report.loss;
     contradiction ??= report.contradiction;
   }
-  if (stay) sums.end?.(windows[0]!);
+  if (stay) sums.end(windows[0]!);
   return { loss, contradiction };
 }
 
-function attendBlock(
-  task: AttendTask,
+/** The rows of a block of a lane's head. */
+export const rowsOf = ({ problem }: ExactPlan, lane: LaneOfHead, block: number): RowBlock => {
+  const first = block * ROWS;
+  return { lane, first, n: Math.min(ROWS, problem.dims.queryLength - first) };
+};
+
+export function attendBlock(
+  task: Lanes,
   wasm: Wasm,
   memory: AttentionMemory,
-  lane: LaneOfHead,
-  index: number,
+  rows: RowBlock,
   checkpoint: () => void,
   visitor: WindowVisitor,
 ): AttendReport {
-  const first = index * ROWS;
-  const n = Math.min(ROWS, task.plan.problem.dims.queryLength - first);
-  const rows: RowBlock = { lane, first, n };
+  const { lane } = rows;
   const { loss, right, contradiction } = attendRows(task, wasm, memory, rows, checkpoint, visitor);
   right.contract(task, memory, rows);
   const number = lane.place * task.plan.lanes + lane.lane;
@@ -124,7 +136,7 @@ export interface WindowVisitor {
 
 /** All passes over the keys for one block of rows. */
 export function attendRows(
-  task: AttendTask,
+  task: Lanes,
   wasm: Wasm,
   memory: AttentionMemory,
   rows: RowBlock,
@@ -141,7 +153,10 @@ export function attendRows(
   const { ps, pv } = plan.thin;
   const { fn } = wasm;
   const { batchItem } = rows.lane.unit;
-  const seen = keysOfRows(plan.problem, batchItem, { first, last: first + n });
+  const seen =
+    rows.listed === undefined
+      ? keysOfRows(plan.problem, batchItem, { first, last: first + n })
+      : { first: 0, last: rows.listed };
   // Where a row has a single key its weight is to be 1, so that dS is exactly 0.
   const fused = !hasRowOfOneKey(plan.problem, batchItem, first);
   const known = plan.problem.known?.logSumExp ? 2 : 0;
@@ -208,11 +223,13 @@ export function attendRows(
     pass({ g, o: 0 }, gradients, visitor);
     wasm.f64(fields.sum, ROWS).set(sums);
   }
-  return { loss, right, contradiction: findContradiction(task, wasm, memory, rows, bounded === 1) };
+  const contradiction =
+    rows.listed === undefined ? findContradiction(task, wasm, memory, rows, bounded === 1) : null;
+  return { loss, right, contradiction };
 }
 
 /** The lane's partial sums of left products, (keys, width): where they are in memory and in the workspace. */
-function leftSums({ plan, workspace }: AttendTask, lane: LaneOfHead) {
+function leftSums({ plan, workspace }: Lanes, lane: LaneOfHead) {
   const { ls, pv } = plan.thin;
   const number = lane.place * plan.lanes + lane.lane;
   return [
@@ -222,7 +239,7 @@ function leftSums({ plan, workspace }: AttendTask, lane: LaneOfHead) {
 }
 
 /** The first task of a wave begins with zeros. */
-function clearSums(task: AttendTask, lane: LaneOfHead): void {
+export function clearSums(task: Lanes, lane: LaneOfHead): void {
   const { plan, workspace } = task;
   const number = lane.place * plan.lanes + lane.lane;
   for (const { kept } of leftSums(task, lane)) kept.fill(0);
@@ -232,7 +249,7 @@ function clearSums(task: AttendTask, lane: LaneOfHead): void {
 }
 
 function takeSums(
-  task: AttendTask,
+  task: Lanes,
   wasm: Wasm,
   { fields }: AttentionMemory,
   lane: LaneOfHead,
@@ -245,7 +262,7 @@ function takeSums(
 }
 
 function giveSums(
-  task: AttendTask,
+  task: Lanes,
   wasm: Wasm,
   { fields }: AttentionMemory,
   lane: LaneOfHead,

@@ -9,7 +9,7 @@ import { wordsOfAttention } from '../inner/stages.js';
 import type { AttentionMemory } from './memory.js';
 import type { ExactPlan } from './plan.js';
 import { outputRows, sinkOf } from './rows.js';
-import type { AttendTask, LaneOfHead } from './task.js';
+import type { LaneOfHead, Lanes } from './task.js';
 
 /** E and E (dP - G.O) of picked rows: (rows, keys). */
 export interface KeptRows {
@@ -32,7 +32,7 @@ const CONTRADICTIONS = [null, 'log_sum_exp', 'attention_output'] as const;
  * @throws {CancelledError}
  */
 export function attendInOneCall(
-  task: AttendTask,
+  task: Lanes,
   wasm: Wasm,
   memory: AttentionMemory,
   lane: LaneOfHead,
@@ -120,13 +120,15 @@ function seenByBlocks(
   picked: readonly number[] | undefined,
 ): Int32Array {
   const seen = new Int32Array(3 * (picked ? 1 : count));
-  for (let block = first; block < last; block += step) {
-    const start = picked ? picked[0]! : block * ROWS;
-    const n = picked ? picked.length : ROWS;
+  const of = (start: number, n: number) => {
     const end = Math.min(start + n, problem.dims.queryLength);
     const keys = keysOfRows(problem, batchItem, { first: start, last: end });
-    const one = hasRowOfOneKey(problem, batchItem, start);
-    seen.set([keys.first, keys.last, Number(one)], 3 * block);
+    return [keys.first, keys.last, Number(hasRowOfOneKey(problem, batchItem, start))];
+  };
+  const everywhere = seesAll(problem) ? of(0, 1) : null;
+  for (let block = first; block < last; block += step) {
+    const [start, n] = picked ? [picked[0]!, picked.length] : [block * ROWS, ROWS];
+    seen.set(everywhere ?? of(start, n), 3 * block);
   }
   return seen;
 }

@@ -12,7 +12,7 @@ import type { Wasm } from '../inner/instance.js';
 import { type Floats, slice } from '../inner/operands.js';
 import { PANEL, packedFloats } from '../inner/operations.js';
 import { type ExactPlan, formsUpstream, stretchesOf } from './plan.js';
-import type { AttendTask, LaneOfHead } from './task.js';
+import type { LaneOfHead, Lanes } from './task.js';
 
 /** Floats copied between two looks at the flag that cancels. */
 const PIECE = 2 ** 20;
@@ -24,6 +24,8 @@ export interface KeyWindow {
 }
 
 export interface AttentionMemory {
+  /** Whether what all row blocks of the head share was there already. */
+  readonly warm: boolean;
   /** One after the other they are in memory; where there is one window only it is there already. */
   readonly windows: readonly KeyWindow[];
   /** Address of the parameters of a row block, and what stays the same in them. */
@@ -56,7 +58,7 @@ function windowsOf({ keys, window }: ExactPlan): KeyWindow[] {
  * there yet: the same head's previous task may have run on this thread.
  */
 export function prepareMemory(
-  task: AttendTask,
+  task: Lanes,
   wasm: Wasm,
   lane: LaneOfHead,
   checkpoint: () => void,
@@ -69,7 +71,7 @@ export function prepareMemory(
   const windows = windowsOf(plan);
   const keys = Math.min(plan.keys, plan.window);
   const unit = Math.floor(lane.place / plan.group);
-  const owner = `${plan.id}/${task.wave}/${lane.place}`;
+  const owner = `${task.kernel}/${plan.id}/${task.wave}/${lane.place}`;
   const warm = wasm.owner === owner;
   wasm.reset();
 
@@ -111,6 +113,7 @@ export function prepareMemory(
     rv: floats(ROWS * pv),
   };
   const memory: AttentionMemory = {
+    warm,
     windows,
     fields,
     block: wasm.alloc(BLOCK_BYTES),
@@ -141,7 +144,7 @@ export function prepareMemory(
 
 /** Copies in what the window's keys have in common for all rows: K, V and the right factors. */
 export function loadWindow(
-  { plan, workspace }: AttendTask,
+  { plan, workspace }: Lanes,
   wasm: Wasm,
   { fields }: AttentionMemory,
   lane: LaneOfHead,
@@ -181,10 +184,7 @@ export function loadWindow(
  * Cauchy-Schwarz: |S_ij| <= beta log2(e) max |q_i| max |k_j|, and no cap or sink is above the limit. For the
  * whole head, so that a row's results do not depend on the block that it is in.
  */
-function scoresAreBounded(
-  { plan, workspace }: AttendTask,
-  { place, unit, head }: LaneOfHead,
-): boolean {
+function scoresAreBounded({ plan, workspace }: Lanes, { place, unit, head }: LaneOfHead): boolean {
   const { queryLength } = plan.problem.dims;
   const keyLength = keysOf(plan.problem, unit.batchItem).last;
   const largest = (norms: Float32Array, index: number, length: number, used: number) =>

@@ -10,6 +10,7 @@
  * All of it follows from the problem alone, never from the number of threads.
  */
 import { randomUUID } from 'node:crypto';
+import { visiblePairs } from '../../mask.js';
 import type { AttentionLayer, KnownForward, Objective, ProjectionName } from '../../problem.js';
 import type { Lease } from '../../tensor/shared-memory.js';
 import { KEYS, ROWS } from '../inner/block.js';
@@ -23,6 +24,8 @@ const WAVE_UNITS = 256;
 const LANE_BYTES = 48 * 2 ** 20;
 /** Lanes of a wave: enough for the threads of one machine, and even over 2, 4, 8 of them. */
 const WAVE_LANES = 16;
+/** Flops of a lane that is not worth sums of its own: half a millisecond. */
+const LANE_FLOPS = 5e7;
 
 /**
  * Bytes that the attention stage of one worker may take for what has a row for each key; beyond them the
@@ -123,8 +126,9 @@ export interface ExactPlan {
   /** Keys that are in WebAssembly memory at once: all of them, unless there are very many. */
   readonly window: number;
   readonly lanes: number;
-  /** Row blocks of a query head. */
+  /** Row blocks of a query head, and the flops of one over the keys that it sees, on average. */
   readonly blocks: number;
+  readonly blockFlops: number;
   /** Whether O is needed: G = O - Y, or the caller wants it. */
   readonly formOutput: boolean;
   readonly waves: readonly (readonly Unit[])[];
@@ -175,6 +179,14 @@ function windowOf({ headDim, valueDim }: ExactProblem['dims'], thin: ThinSizes):
   return stretch * Math.max(1, Math.floor(WINDOW_BYTES / (4 * floats * stretch)));
 }
 
+function flopsOfBlock(problem: ExactProblem, { ps, pv }: ThinSizes, formOutput: boolean): number {
+  const { batch, queryLength, headDim, valueDim } = problem.dims;
+  const pairs = Array.from({ length: batch }, (_, item) => visiblePairs(problem, item));
+  const seen = pairs.reduce((a, b) => a + b, 0) / (batch * queryLength);
+  const wide = headDim + (ps ? valueDim : 0) + (formOutput ? valueDim : 0);
+  return 2 * ROWS * (seen + KEYS) * (wide + 2 * (ps + pv) + 8);
+}
+
 export function makePlan(problem: ExactProblem, outputs: GradientOutputs): ExactPlan {
   const { batch, queryLength, keyLength, heads, keyValueHeads, headDim, valueDim } = problem.dims;
   const group = heads / keyValueHeads;
@@ -201,7 +213,11 @@ export function makePlan(problem: ExactProblem, outputs: GradientOutputs): Exact
   for (let u = 0; u < units.length; u += perWave) waves.push(units.slice(u, u + perWave));
 
   const unitsAtOnce = waves[0]!.length;
-  const wanted = Math.ceil(WAVE_LANES / (unitsAtOnce * group));
+  const formOutput =
+    outputs.attentionOutput || (problem.objective?.kind === 'target' && !problem.known?.output);
+  const blockFlops = flopsOfBlock(problem, thin, formOutput);
+  const worthwhile = Math.ceil((blocks * blockFlops) / LANE_FLOPS);
+  const wanted = Math.min(worthwhile, Math.ceil(WAVE_LANES / (unitsAtOnce * group)));
   const affordable = Math.floor(LANE_BYTES / (unitsAtOnce * laneBytes || 1));
   return {
     id: randomUUID(),
@@ -213,8 +229,8 @@ export function makePlan(problem: ExactProblem, outputs: GradientOutputs): Exact
     window: windowOf(problem.dims, thin),
     lanes: Math.max(1, Math.min(wanted, affordable, blocks)),
     blocks,
-    formOutput:
-      outputs.attentionOutput || (problem.objective?.kind === 'target' && !problem.known?.output),
+    blockFlops,
+    formOutput,
     waves,
   };
 }
@@ -234,13 +250,13 @@ export function makeWorkspace(plan: ExactPlan, memory: Lease): Workspace {
     Q: floats(heads * queryLength * headDim),
     K: rows(units * plan.keys * headDim),
     V: rows(units * plan.keys * valueDim),
-    largestQ: floats(heads * stretchesOf(queryLength)),
-    largestK: floats(units * stretchesOf(plan.keys)),
+    largestQ: floats(heads * stretchesOf(queryLength)).fill(0),
+    largestK: floats(units * stretchesOf(plan.keys)).fill(0),
     lowQ: floats(units * queryLength * rq),
     us: rows(heads * plan.keys * us),
     uv: rows(units * plan.keys * uv),
     rightQ: floats(heads * queryLength * right),
-    normG: floats(heads * queryLength),
+    normG: floats(heads * queryLength).fill(0),
     normS: floats(heads * queryLength).fill(0),
     normQS: floats(heads * queryLength).fill(0),
     ls: floats(laned * plan.keys * ls),

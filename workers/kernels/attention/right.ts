@@ -7,7 +7,7 @@ import { slice } from '../inner/operands.js';
 import type { AttentionMemory } from './memory.js';
 import type { ExactPlan } from './plan.js';
 import { inverse } from './rows.js';
-import type { AttendTask, RowBlock } from './task.js';
+import type { Lanes, RowBlock } from './task.js';
 
 /** Norms weigh the draws of rows: a sum of them is to stay finite. */
 const LARGEST_NORM = 2 ** 100;
@@ -71,7 +71,7 @@ export class RightSums {
    * Keeps dS K B_Q or dS K for the contraction with X^Q, and adds Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T)
    * to the lane's totals.
    */
-  contract(task: AttendTask, memory: AttentionMemory, { lane, first, n }: RowBlock) {
+  contract(task: Lanes, memory: AttentionMemory, { lane, first, n }: RowBlock) {
     const { plan, workspace } = task;
     const { queryLength, headDim: d, valueDim: dv } = plan.problem.dims;
     const { rq, rk, rv, right } = plan.thin;

@@ -6,7 +6,7 @@ import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { type AttentionMemory, copyRows } from './memory.js';
 import type { ExactPlan } from './plan.js';
-import { type AttendTask, type LaneOfHead, type RowBlock, rowAt } from './task.js';
+import { type LaneOfHead, type Lanes, type RowBlock, rowAt } from './task.js';
 
 /** Norms weigh the draws of rows: a sum of them is to stay finite. */
 const LARGEST_SQUARE = 2 ** 120;
@@ -16,7 +16,7 @@ export const inverse = (sum: number): number => (sum > 0 ? 1 / sum : 0);
 
 /** Q (packed, times beta log2 e, so that weights are powers of two); ws = [Q B_K | X^Q A_Q^T] or Q. */
 export function loadRows(
-  { plan, workspace }: AttendTask,
+  { plan, workspace }: Lanes,
   wasm: Wasm,
   { fields, qRows, BK }: AttentionMemory,
   rows: RowBlock,
@@ -58,7 +58,7 @@ export function sinkOf({ problem }: ExactPlan, { head }: LaneOfHead): number {
 
 /** The sinks' share in the row sums, in which E are weights relative to the row maxima or, bounded, to 0. */
 export function addSinks(
-  { plan }: AttendTask,
+  { plan }: Lanes,
   wasm: Wasm,
   { fields }: AttentionMemory,
   { lane, n }: RowBlock,
@@ -73,7 +73,7 @@ export function addSinks(
 
 /** What each row adds to the gradient of the head's sink: -P_sink G.O, or 0 without one. */
 export function sinkGradients(
-  { plan }: AttendTask,
+  { plan }: Lanes,
   wasm: Wasm,
   { fields }: AttentionMemory,
   { lane, n }: RowBlock,
@@ -103,7 +103,7 @@ const OTHER_OUTPUT = 2 ** -5;
  * are there for all rows. Weights are divided by their own sums, so that what is accepted is not trusted either.
  */
 export function findContradiction(
-  task: AttendTask,
+  task: Lanes,
   wasm: Wasm,
   { fields, gRows }: AttentionMemory,
   rows: RowBlock,
@@ -147,10 +147,7 @@ const usesOutput = ({ problem, formOutput }: ExactPlan): boolean =>
   problem.objective?.kind === 'target' && problem.known?.output !== undefined && !formOutput;
 
 /** Where rows of the head lie in matrices (B, Lq, H dv), and how far apart. */
-export function outputRows(
-  { plan }: AttendTask,
-  lane: LaneOfHead,
-): { corner: number; pitch: number } {
+export function outputRows({ plan }: Lanes, lane: LaneOfHead): { corner: number; pitch: number } {
   const { queryLength, heads, valueDim: dv } = plan.problem.dims;
   const pitch = heads * dv;
   return { corner: lane.unit.batchItem * queryLength * pitch + lane.head * dv, pitch };
@@ -162,7 +159,7 @@ export function outputRows(
  * @returns whether it is there; the loss of these rows.
  */
 export function loadUpstream(
-  task: AttendTask,
+  task: Lanes,
   wasm: Wasm,
   memory: AttentionMemory,
   rows: RowBlock,
@@ -193,7 +190,7 @@ export function loadUpstream(
  * @returns the loss of these rows, 1/2 |O - Y|^2; without an objective that of Y = 0; else 0.
  */
 export function takeOutput(
-  task: AttendTask,
+  task: Lanes,
   wasm: Wasm,
   memory: AttentionMemory,
   rows: RowBlock,
@@ -227,7 +224,7 @@ export function takeOutput(
 }
 
 function packUpstream(
-  { plan, workspace }: AttendTask,
+  { plan, workspace }: Lanes,
   wasm: Wasm,
   { fields, gRows, BV }: AttentionMemory,
   rows: RowBlock,
@@ -251,7 +248,7 @@ function packUpstream(
 
 /** G.O = sum E dP / sum E, and the left factors take the division of P = E / sum E. */
 export function divideBySums(
-  { plan }: AttendTask,
+  { plan }: Lanes,
   wasm: Wasm,
   { fields }: AttentionMemory,
   { n }: RowBlock,

@@ -1,9 +1,14 @@
 /** What the attention stage is asked for: lanes of a wave, and the rows of a lane that are taken together. */
 import type { ExactPlan, Unit, Workspace } from './plan.js';
 
-export interface AttendTask {
+export interface AttendTask extends Lanes {
   readonly kernel: 'exact';
   readonly step: 'attend';
+}
+
+/** Row blocks of some lanes of a wave. */
+export interface Lanes {
+  readonly kernel: 'exact' | 'sampled';
   readonly plan: ExactPlan;
   readonly workspace: Workspace;
   /** (B, Lq, H dv) or null */
@@ -29,6 +34,8 @@ export interface RowBlock {
   readonly first: number;
   readonly n: number;
   readonly picked?: readonly number[];
+  /** In memory are so many keys of a list, and no others. Absent: all keys of the head. */
+  readonly listed?: number;
 }
 
 /** Number of row i of the block in its sequence. */

@@ -50,7 +50,7 @@ export function exactFlops(layer: AttentionLayer, needs: Needs): number {
 }
 
 /** What the exponential of a pair costs, expressed in flops: most of the work of narrow heads. */
-const PAIR_OVERHEAD = 100;
+export const PAIR_OVERHEAD = 100;
 
 /** The flops and what they leave out, in flops: this over the rate of the exact kernel is its time. */
 export function exactWork(layer: AttentionLayer, needs: Needs): number {

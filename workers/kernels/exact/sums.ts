@@ -83,11 +83,12 @@ export function* exactSums(
   options: ExactOptions,
   plan: ExactPlan = makePlan(problem, options),
 ): Job<ExactSums, SumsTask> {
-  const memory = new Lease();
+  const [memory, ofWave] = [new Lease(), new Lease()];
   try {
-    return yield* sumsOfWaves(problem, options, plan, makeWorkspace(plan, memory));
+    return yield* sumsOfWaves(problem, options, plan, makeWorkspace(plan, memory), ofWave);
   } finally {
     memory.end();
+    ofWave.end();
   }
 }
 
@@ -96,6 +97,7 @@ function* sumsOfWaves(
   options: ExactOptions,
   plan: ExactPlan,
   workspace: Workspace,
+  memory: Lease,
 ): Job<ExactSums, SumsTask> {
   const { batch, queryLength, heads, valueDim } = problem.dims;
   const totals = allocateGradients(problem);
@@ -129,7 +131,9 @@ function* sumsOfWaves(
     const samples: (SampleTask | StateSampleTask)[] = sampled
       ? sampleTasks(plan, workspace, wave, draws, sampled.seed, sums)
       : [];
-    const stages = contractStages(plan, workspace, units, options.inputGradients, inputGradients);
+    const stages = contractStages(
+      ...([plan, workspace, units, options.inputGradients, inputGradients, memory] as const),
+    );
     if (states) {
       const count = Math.max(LEAST_DRAWS, Math.ceil(states.rows * share));
       stateWaves.push({ draws: count, errors: noErrors() });
@@ -158,6 +162,7 @@ function* sumsOfWaves(
       sums: wave === plan.waves.length - 1 ? sums : [],
     };
     yield { name: 'finish', tasks: [finish] };
+    memory.end();
   }
   if (states && totals.sinks) squares.sinks = totals.sinks.reduce((sum, x) => sum + x * x, 0);
   return {
@@ -176,14 +181,15 @@ function* sumsOfWaves(
 }
 
 /** What a wave has summed over keys or rows meets the inputs: thin products, then those at full width. */
-function contractStages(
+export function contractStages(
   plan: ExactPlan,
   workspace: Workspace,
   units: readonly Unit[],
   kind: AttentionKind | undefined,
   inputGradients: ReturnType<typeof allocateInputGradients<Float32Array>>,
+  memory: Lease,
 ): (ContractTask | FullTask)[][] {
-  const thin = contractTasks(plan, workspace, units);
-  const full = fullStages(plan, workspace, units, kind, inputGradients);
+  const thin = contractTasks(plan, workspace, units, memory);
+  const full = fullStages(plan, workspace, units, kind, inputGradients, memory);
   return [thin, ...full].filter((tasks) => tasks.length > 0);
 }

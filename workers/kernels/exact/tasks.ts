@@ -1,6 +1,6 @@
 /** The tasks of each stage of a wave. */
 
-import { keysOf, visiblePairs } from '../../mask.js';
+import { keysOf } from '../../mask.js';
 import {
   type AttentionKind,
   PROJECTIONS,
@@ -8,6 +8,7 @@ import {
   type ProjectionName,
   STATES,
 } from '../../problem.js';
+import type { Lease } from '../../tensor/shared-memory.js';
 import {
   CONTRACT_TOKENS,
   type ExactPlan,
@@ -19,8 +20,7 @@ import {
 } from '../attention/plan.js';
 import type { AttendTask, LaneOfHead } from '../attention/task.js';
 import { sampleRows } from '../estimate/rows.js';
-import { KEYS, ROWS } from '../inner/block.js';
-import { type InputGradients, ROLES, sharedFloat32 } from '../result.js';
+import { type InputGradients, ROLES } from '../result.js';
 import { type ContractParts, type ContractTask, placesOf, TOKENS } from './contract.js';
 import type { Draw } from './error/kernel-rows.js';
 import type { SampleTask } from './error/sample.js';
@@ -94,16 +94,6 @@ export function projectTasks(
   });
 }
 
-/** Flops of one row block of one head over the keys that it sees, on average. */
-function blockFlops(plan: ExactPlan): number {
-  const { batch, queryLength, headDim, valueDim } = plan.problem.dims;
-  const pairs = Array.from({ length: batch }, (_, item) => visiblePairs(plan.problem, item));
-  const seen = pairs.reduce((a, b) => a + b, 0) / (batch * queryLength);
-  const { ps, pv } = plan.thin;
-  const wide = headDim + (ps ? valueDim : 0) + (plan.formOutput ? valueDim : 0);
-  return 2 * ROWS * (seen + KEYS) * (wide + 2 * (ps + pv) + 8);
-}
-
 /** Tokens that cost as much as the way of the weights into WebAssembly memory. */
 const LEAST_TOKENS = 64;
 
@@ -114,7 +104,7 @@ function problemFlops(plan: ExactPlan): number {
   const weights = PROJECTIONS.reduce((sum, name) => {
     return sum + innerWidth(projections[name]) * projections[name].outFeatures;
   }, 0);
-  return 2 * tokens * weights + dims.batch * dims.heads * plan.blocks * blockFlops(plan);
+  return 2 * tokens * weights + dims.batch * dims.heads * plan.blocks * plan.blockFlops;
 }
 
 /** Whether the problem is done in one task sooner than it is shared, or not much later. */
@@ -146,7 +136,7 @@ export function attendTasks(
   const all = headsOfWave(plan, wave).flatMap((head) =>
     Array.from({ length: plan.lanes }, (_, lane): LaneOfHead => ({ ...head, lane })),
   );
-  const flops = blockFlops(plan);
+  const flops = plan.blockFlops;
   const turns = Math.ceil(plan.blocks / plan.lanes);
   const turnsAtOnce = Math.min(turns, Math.max(1, Math.floor(TASK_FLOPS / flops)));
   // Short heads go together, but no more than leave work for several threads.
@@ -171,16 +161,18 @@ function tokenStretches(plan: ExactPlan, items: number, length: number) {
   return stretches(length, tokens, TOKENS);
 }
 
+/** @param memory for what the tasks leave. */
 export function contractTasks(
   plan: ExactPlan,
   workspace: Workspace,
   units: readonly Unit[],
+  memory: Lease,
 ): ContractTask[] {
   const { queryLength, headDim } = plan.problem.dims;
   const { rq, rk, rv } = plan.thin;
   const part = (name: ProjectionName, rank: number) => {
     const columns = plan.problem.projections[name].inFeatures;
-    return rank ? { [name]: sharedFloat32(columns * roundUp(rank, 8)) } : {};
+    return rank ? { [name]: memory.float32(columns * roundUp(rank, 8)) } : {};
   };
   const items = batchItems(units);
   return items.flatMap((batchItem) => {
@@ -195,7 +187,7 @@ export function contractTasks(
     );
     const length = rq + rk + rv ? keysOf(plan.problem, batchItem).last : 0;
     const keys = tokenStretches(plan, items.length, length).map((span) => {
-      const B = rq ? { q_proj: sharedFloat32(heads * headDim * roundUp(rq, 8)) } : {};
+      const B = rq ? { q_proj: memory.float32(heads * headDim * roundUp(rq, 8)) } : {};
       return task('key', { A: { ...part('k_proj', rk), ...part('v_proj', rv) }, B }, span);
     });
     return [...queries, ...keys];
@@ -212,6 +204,7 @@ export function* fullStages(
   units: readonly Unit[],
   kind: AttentionKind | undefined,
   inputGradients: InputGradients<Float32Array> | null,
+  memory: Lease,
 ): Generator<FullTask[]> {
   const { dims, projections } = plan.problem;
   const wanted = { q_proj: plan.full.dQ, k_proj: plan.full.dK, v_proj: plan.full.dV };
@@ -225,8 +218,8 @@ export function* fullStages(
       const heads = placesOf(units, batchItem).length * (isQuery ? plan.group : 1);
       const length = isQuery ? dims.queryLength : keysOf(plan.problem, batchItem).last;
       return tokenStretches(plan, items.length, length).map((span): FullTask => {
-        const A = { [projection]: sharedFloat32(projections[projection].inFeatures * r8) };
-        const B = { [projection]: sharedFloat32(heads * width * r8) };
+        const A = { [projection]: memory.float32(projections[projection].inFeatures * r8) };
+        const B = { [projection]: memory.float32(heads * width * r8) };
         const parts: ContractParts = r8 ? { A, B } : { A: {}, B: {} };
         const what = { plan, workspace, units, batchItem, projection, parts, inputGradient };
         return { kernel: 'exact', step: 'full', ...what, ...span };

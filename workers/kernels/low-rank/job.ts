@@ -19,8 +19,12 @@ import {
   drawRows,
   type WeightsTask,
 } from './error/sampled-rows/draw-rows.js';
-import { openKeyErrors, openSampledRun, type SampledRun } from './error/sampled-rows/sampled.js';
 import { rangesOf, type SampledRange } from './error/sampled-rows/sampled-keys.js';
+import {
+  openKeyErrors,
+  openSampledRun,
+  type SampledRun,
+} from './error/sampled-rows/sampled-run.js';
 import { emptyGradients, TENSORS, type TensorName } from './head/tensors.js';
 import type { LowRankPlan } from './plan/plan.js';
 import {

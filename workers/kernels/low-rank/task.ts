@@ -8,7 +8,7 @@ import { headGradients } from './chain/gradient.js';
 import { addInputGradients } from './chain/inputs.js';
 import { joinKeys, joinQueries, keyPass } from './chain/keys.js';
 import { leftPass } from './chain/left.js';
-import { queryPass } from './chain/queries.js';
+import { queryPass } from './chain/queries/queries.js';
 import type { HeadRun } from './chain/run.js';
 import { bounds, collect } from './chain-job.js';
 import { joinKeySides, KeyCertificate } from './error/certificate/certificate-keys.js';

@@ -4,7 +4,7 @@ import { frobenius } from '../estimate/estimate.js';
 import { type Arithmetic, ROUNDOFF } from './arithmetic/arithmetic.js';
 import { estimateTensor, type TensorEstimate } from './error/estimate.js';
 import type { Draws } from './error/sampled-rows/draw-rows.js';
-import type { SampledRun } from './error/sampled-rows/sampled.js';
+import type { SampledRun } from './error/sampled-rows/sampled-run.js';
 import { fullWidth } from './head/head.js';
 import { tensorOffset } from './head/tensors.js';
 import type { LowRankPlan } from './plan/plan.js';

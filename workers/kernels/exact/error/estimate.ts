@@ -128,7 +128,7 @@ function clusterMeans(drawn: readonly DrawnSizes[]): Sizes[] {
 }
 
 /** Whether a gradient is 0 whatever the softmax: its adapter's other factor is 0, G is, or rows see one key each. */
-function vanishes(problem: ExactProblem, name: string): boolean {
+export function vanishes(problem: ExactProblem, name: string): boolean {
   const [projection, tensor] = name.split('.') as [ProjectionName | 'sinks', string];
   const isZero = (data: TensorData) => data.every((x) => x === 0);
   const { objective, dims } = problem;

@@ -8,5 +8,6 @@ export {
   copy_columns, row_dots, forms, group_sums, largest, square_sums, take_centres,
 } from './low-rank';
 export { scale_columns, column_dots, rotate } from './wide';
+export { proxy_keys, proxy_rows } from './proxy';
 export { widen, dots64, combine64 } from './double';
 export { joined_row, row_errors } from './trial';

@@ -56,7 +56,7 @@ export function boundedExponentials(n: i32, row: usize, x: usize): void {
 /** Stores the powers of two of 16 numbers. */
 // @ts-ignore: decorator
 @inline
-function powers(to: usize, x0: v128, x1: v128, x2: v128, x3: v128): void {
+export function powers(to: usize, x0: v128, x1: v128, x2: v128, x3: v128): void {
   let c = constant(0);
   const t0 = f32x4.add(x0, c), t1 = f32x4.add(x1, c), t2 = f32x4.add(x2, c), t3 = f32x4.add(x3, c);
   const f0 = f32x4.sub(x0, f32x4.sub(t0, c)), f1 = f32x4.sub(x1, f32x4.sub(t1, c));

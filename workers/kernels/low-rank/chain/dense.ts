@@ -5,10 +5,12 @@
 import { ROWS } from '../../inner/block.js';
 import type { Real } from '../arithmetic/arithmetic.js';
 import { Attention, fillPanels, openPanels, type Panels } from '../arithmetic/attention.js';
+import { BLOCK } from '../head/block.js';
 import { layout } from '../head/layout.js';
-import { BLOCK, type KeyRows, keyRows, type Workspace } from '../head/rows.js';
+import { type KeyRows, keyRows } from '../head/rows/key-rows.js';
+import type { Workspace } from '../head/workspace.js';
 import { hiddenQueries, type ThinFactor, thinFactor, wholeVectors } from './exact-block.js';
-import type { QueryBlock } from './query-block.js';
+import type { QueryBlock } from './queries/query-block.js';
 
 export interface DenseColumns {
   readonly count: number;

@@ -1,7 +1,8 @@
 /** What exact rows and exact columns of P have in common: running maxima, masks, thin factors. */
 import { ROWS } from '../../inner/block.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
-import type { KeyRows, QueryRows } from '../head/rows.js';
+import type { KeyRows } from '../head/rows/key-rows.js';
+import type { QueryRows } from '../head/rows/query-rows.js';
 
 /** Rows, or columns of a thin factor, rounded up to what Attention takes. */
 export function wholeVectors(n: number): number {

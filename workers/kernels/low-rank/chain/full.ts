@@ -10,8 +10,8 @@
 import type { Real } from '../arithmetic/arithmetic.js';
 import { BLOCK } from '../head/block.js';
 import type { Layout } from '../head/layout.js';
-import type { Rotation } from '../head/rotation.js';
-import type { Workspace } from '../head/rows.js';
+import type { Rotation } from '../head/rows/rotation.js';
+import type { Workspace } from '../head/workspace.js';
 
 export type Role = 'query' | 'key' | 'value';
 

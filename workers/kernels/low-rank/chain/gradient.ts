@@ -4,10 +4,10 @@ import type { TensorData } from '../../../tensor/tensor.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import { fullWidth } from '../head/head.js';
 import { layout } from '../head/layout.js';
-import { openWorkspace } from '../head/rows.js';
 import { TENSORS, tensorScale } from '../head/tensors.js';
+import { openWorkspace } from '../head/workspace.js';
 import { fullSums } from './full.js';
-import { outlierGradient } from './outlier-queries.js';
+import { outlierGradient } from './queries/outlier-queries.js';
 import { addSlots, type HeadRun } from './run.js';
 
 /** They are joined in the first slot of the queries', those of the drawn features in their own first slot. */

@@ -8,20 +8,18 @@
  */
 import { checkpoint } from '../../../job.js';
 import type { Real } from '../arithmetic/arithmetic.js';
+import { BLOCK } from '../head/block.js';
 import { fullWidth } from '../head/head.js';
 import { type Layout, layout } from '../head/layout.js';
 import { featureRows } from '../head/plan.js';
-import {
-  BLOCK,
-  type KeyRows,
-  keyRows,
-  queryRows,
-  type Workspace,
-  weightedFeatures,
-} from '../head/rows.js';
+import { type KeyRows, keyRows } from '../head/rows/key-rows.js';
+import { queryRows } from '../head/rows/query-rows.js';
+import { weightedFeatures } from '../head/rows/weighted-features.js';
+import type { Workspace } from '../head/workspace.js';
 import { fullSums } from './full.js';
-import { outlierQueries } from './outlier-queries.js';
-import { type OpenDrawn, queryColumns, valueFactor } from './queries.js';
+import { outlierQueries } from './queries/outlier-queries.js';
+import type { OpenDrawn } from './queries/queries.js';
+import { queryColumns, valueFactor } from './queries/query-products.js';
 import { addSlots, type HeadRun } from './run.js';
 import { type WideSums, wideSums } from './wide.js';
 

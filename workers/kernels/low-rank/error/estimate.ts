@@ -7,12 +7,12 @@ import { DEVIATIONS } from '../../estimate/mean.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import type { Head } from '../head/head.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
-import { openWorkspace } from '../head/rows.js';
 import { tensorOffset, tensorScale } from '../head/tensors.js';
+import { openWorkspace } from '../head/workspace.js';
 import type { Draw, Draws } from './sampled-rows/draw-rows.js';
 import { squaredTerms } from './sampled-rows/rounding.js';
 import { outerProducts } from './sampled-rows/row-products.js';
-import { type SampledRun, sampledGradient } from './sampled-rows/sampled.js';
+import { type SampledRun, sampledGradient } from './sampled-rows/sampled-run.js';
 import { type Estimates, meanOf, normLimit } from './statistics.js';
 
 export interface TensorEstimate {

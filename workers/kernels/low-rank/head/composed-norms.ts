@@ -6,7 +6,7 @@ import { apply, load, transposed } from './affine.js';
 import { BLOCK } from './block.js';
 import type { Head, HeadProjection } from './head.js';
 import type { Segment } from './layout.js';
-import { type Rotation, rotation } from './rotation.js';
+import { type Rotation, rotation } from './rows/rotation.js';
 
 export interface NormsTask extends Task<ComposedNorms> {
   readonly kernel: 'low_rank';

@@ -1,7 +1,9 @@
 /** Squared norms of the rows that the certificate is made of. */
 import type { Real } from '../arithmetic/arithmetic.js';
 import { NORMS } from './layout.js';
-import type { KeyRows, QueryRows, Workspace } from './rows.js';
+import type { KeyRows } from './rows/key-rows.js';
+import type { QueryRows } from './rows/query-rows.js';
+import type { Workspace } from './workspace.js';
 
 /** |x - centre|^2 of the columns [from, to) of row r of x (n, width). */
 function squared(

@@ -23,9 +23,9 @@ import {
 import { apply, gather, load } from '../head/affine.js';
 import { BLOCK } from '../head/block.js';
 import { type Affine, fullWidth, type Head, type HeadProjection } from '../head/head.js';
-import { keyBias, keyCentre } from '../head/key-centre.js';
 import type { ConditionalMean } from '../head/plan.js';
-import { rotation } from '../head/rotation.js';
+import { keyBias, keyCentre } from '../head/rows/key-centre.js';
+import { rotation } from '../head/rows/rotation.js';
 
 /** Rows that the covariances are taken from: their error only costs a little of the balance. */
 const SAMPLE = 1024;

@@ -3,9 +3,9 @@
 import { deviationsOf, meanError } from '../../estimate/mean.js';
 import { canDrawFeatures } from '../error/drawn-features/draw.js';
 import { CROSS_ERROR } from '../features/hyperbolic-cross.js';
+import { BLOCK } from '../head/block.js';
 import { fullWidth, type Head } from '../head/head.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
-import { BLOCK } from '../head/rows.js';
 import { crossPairs } from './basis.js';
 import { type Draws, headCost, outputRows, samplingFlops } from './cost.js';
 import type { PlanOptions } from './plan-options.js';

@@ -4,10 +4,10 @@ import { sharedFloat32 } from '../../result.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import { evaluateFeatures, logC } from '../features/evaluate.js';
 import { BLOCK } from '../head/block.js';
-import { judgedRows } from '../head/coordinates.js';
 import type { Head } from '../head/head.js';
 import type { Segment } from '../head/layout.js';
 import type { HeadPlan } from '../head/plan.js';
+import { judgedRows } from '../head/rows/coordinates.js';
 import { openWorkspace, type Workspace } from '../head/workspace.js';
 
 export interface ScanTask extends Task<void> {

@@ -7,9 +7,11 @@
  */
 import { type Arithmetic, type Real, ROUNDOFF } from '../../arithmetic/arithmetic.js';
 import { logC } from '../../features/evaluate.js';
+import { BLOCK } from '../../head/block.js';
 import { NORMS } from '../../head/layout.js';
 import { squaredNorms } from '../../head/norms.js';
-import { BLOCK, type KeyRows, type Workspace } from '../../head/rows.js';
+import type { KeyRows } from '../../head/rows/key-rows.js';
+import type { Workspace } from '../../head/workspace.js';
 
 /** Sums over keys under one weight: total, of the squared norms, of v and of v v'. */
 export interface Moments {

@@ -11,10 +11,11 @@
 
 import type { Real } from '../../arithmetic/arithmetic.js';
 import type { DenseColumns } from '../../chain/dense.js';
-import type { QueryBlock } from '../../chain/query-block.js';
+import type { QueryBlock } from '../../chain/queries/query-block.js';
+import { BLOCK } from '../../head/block.js';
 import { type Layout, NORMS } from '../../head/layout.js';
 import { leftNorms, squaredNorms } from '../../head/norms.js';
-import { BLOCK, type Workspace } from '../../head/rows.js';
+import type { Workspace } from '../../head/workspace.js';
 import {
   type KeySide,
   NextFeaturesGram,

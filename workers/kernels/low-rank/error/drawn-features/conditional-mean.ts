@@ -13,7 +13,8 @@ import type { Balance } from '../../features/balance.js';
 import { minus } from '../../head/affine.js';
 import type { Head } from '../../head/head.js';
 import type { ConditionalMean } from '../../head/plan.js';
-import type { QueryRows, Workspace } from '../../head/rows.js';
+import type { QueryRows } from '../../head/rows/query-rows.js';
+import type { Workspace } from '../../head/workspace.js';
 
 const NONE = new Float64Array(0);
 export const NO_CONDITIONAL_MEAN: ConditionalMean = {

@@ -1,7 +1,8 @@
 /** Sums over rows for every group of drawn features: float32 blocks, float64 sums of blocks. */
 import type { Packed, Real } from '../../arithmetic/arithmetic.js';
+import { BLOCK } from '../../head/block.js';
 import { DRAWN_GROUPS, type DrawnFeatures } from '../../head/plan.js';
-import { BLOCK, type Workspace } from '../../head/rows.js';
+import type { Workspace } from '../../head/workspace.js';
 
 /** Where a gradient of every group goes. */
 export interface GroupSlots {

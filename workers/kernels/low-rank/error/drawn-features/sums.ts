@@ -13,12 +13,14 @@
  */
 
 import type { Real } from '../../arithmetic/arithmetic.js';
-import type { QueryBlock } from '../../chain/query-block.js';
+import type { QueryBlock } from '../../chain/queries/query-block.js';
 import type { HeadRun } from '../../chain/run.js';
 import { minus } from '../../head/affine.js';
+import { BLOCK } from '../../head/block.js';
 import type { Layout } from '../../head/layout.js';
 import { DRAWN_GROUPS, type DrawnFeatures } from '../../head/plan.js';
-import { BLOCK, type KeyRows, type Workspace } from '../../head/rows.js';
+import type { KeyRows } from '../../head/rows/key-rows.js';
+import type { Workspace } from '../../head/workspace.js';
 import { conditionalMeanRows, inputMeans } from './conditional-mean.js';
 import { Grouped, type GroupSlots, OuterSums } from './group-sums.js';
 

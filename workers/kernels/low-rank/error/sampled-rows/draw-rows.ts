@@ -7,10 +7,10 @@ import { mixture } from '../../../estimate/draw.js';
 import { Random } from '../../../random.js';
 import type { Arithmetic } from '../../arithmetic/arithmetic.js';
 import { apply, gather, load, minus } from '../../head/affine.js';
+import { BLOCK } from '../../head/block.js';
 import type { Head } from '../../head/head.js';
 import type { Segment } from '../../head/layout.js';
 import type { HeadPlan } from '../../head/plan.js';
-import { BLOCK } from '../../head/rows.js';
 
 /** Draws with replacement from all query rows of the batch. */
 export interface Draw {

@@ -5,7 +5,8 @@ import type { HeadRun } from '../../chain/run.js';
 import { minus } from '../../head/affine.js';
 import { fullWidth } from '../../head/head.js';
 import { type Layout, layout } from '../../head/layout.js';
-import type { KeyRows, Workspace } from '../../head/rows.js';
+import type { KeyRows } from '../../head/rows/key-rows.js';
+import type { Workspace } from '../../head/workspace.js';
 
 /** One slot per segment: (n, score) of E_S, (n, 2 value) of [E_P | P~ ...]. */
 export interface RowErrors {

@@ -11,8 +11,11 @@
 import { frobenius } from '../../../estimate/estimate.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { addSlots } from '../../chain/run.js';
+import { BLOCK } from '../../head/block.js';
 import { fullWidth } from '../../head/head.js';
-import { BLOCK, type KeyRows, type QueryRows, type Workspace } from '../../head/rows.js';
+import type { KeyRows } from '../../head/rows/key-rows.js';
+import type { QueryRows } from '../../head/rows/query-rows.js';
+import type { Workspace } from '../../head/workspace.js';
 
 /** Of v, and of what meets a row in the six tensors: K B_Q, K, X^K, X^K A_K', X^V, X^V A_V'. */
 export const SQUARES = 7;

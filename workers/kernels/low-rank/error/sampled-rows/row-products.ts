@@ -2,10 +2,11 @@
 import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
 import { addSlots, recordWidth } from '../../chain/run.js';
 import { fullWidth } from '../../head/head.js';
-import type { QueryRows, Workspace } from '../../head/rows.js';
+import type { QueryRows } from '../../head/rows/query-rows.js';
+import type { Workspace } from '../../head/workspace.js';
 import { conditionalMeanRows, inputMeans } from '../drawn-features/conditional-mean.js';
 import { errorColumns, type RowErrors } from './error-columns.js';
-import type { SampledGradient, SampledRun } from './sampled.js';
+import type { SampledGradient, SampledRun } from './sampled-run.js';
 
 /** One term left_i (x) right_i of a contribution, both (n, width). */
 export interface OuterProduct {

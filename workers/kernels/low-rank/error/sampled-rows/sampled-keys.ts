@@ -12,15 +12,10 @@ import type { Real } from '../../arithmetic/arithmetic.js';
 import { maskScores } from '../../chain/keys.js';
 import type { HyperbolicCross } from '../../features/hyperbolic-cross.js';
 import { BLOCK } from '../../head/block.js';
-import { keyRows, type Workspace } from '../../head/rows.js';
-import {
-  approximateRows,
-  keyFeatures,
-  rowFeatures,
-  type SampledGradient,
-  type SampledRun,
-  sampledGradient,
-} from './sampled.js';
+import { keyRows } from '../../head/rows/key-rows.js';
+import type { Workspace } from '../../head/workspace.js';
+import { approximateRows, keyFeatures, rowFeatures } from './chain-rows.js';
+import { type SampledGradient, type SampledRun, sampledGradient } from './sampled-run.js';
 
 /** Rows [from, to) of the list of sampled rows. */
 export interface SampledRange {

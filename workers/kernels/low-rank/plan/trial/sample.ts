@@ -5,17 +5,12 @@ import type { TensorData } from '../../../../tensor/tensor.js';
 import type { Random } from '../../../random.js';
 import type { Arithmetic } from '../../arithmetic/arithmetic.js';
 import { largest } from '../../features/select.js';
-import { judgedRows } from '../../head/coordinates.js';
+import { BLOCK } from '../../head/block.js';
 import type { Segment } from '../../head/layout.js';
-import {
-  BLOCK,
-  type KeyRows,
-  keyRows,
-  openWorkspace,
-  type QueryRows,
-  queryRows,
-  type Workspace,
-} from '../../head/rows.js';
+import { judgedRows } from '../../head/rows/coordinates.js';
+import { type KeyRows, keyRows } from '../../head/rows/key-rows.js';
+import { type QueryRows, queryRows } from '../../head/rows/query-rows.js';
+import { openWorkspace, type Workspace } from '../../head/workspace.js';
 import { judging, logResiduals } from '../scan.js';
 
 const QUERIES = 72;

@@ -10,7 +10,7 @@ import { Random } from '../../../random.js';
 import type { Arithmetic } from '../../arithmetic/arithmetic.js';
 import { canDrawFeatures, effectiveFeatures } from '../../error/drawn-features/draw.js';
 import { type Head, wantsScores } from '../../head/head.js';
-import { openWorkspace } from '../../head/rows.js';
+import { openWorkspace } from '../../head/workspace.js';
 import { type Basis, sampleBasis } from '../basis.js';
 import { draftPlan } from '../draft.js';
 import { exactBlock, lowRankBlock } from './block.js';

@@ -3,11 +3,11 @@
  * to zero, so neither do the gradients; but a channel that is large in every row would cost float32 its digits.
  * Under rotary positions every token turns it by another angle: there it stays.
  */
-import type { Real } from '../arithmetic/arithmetic.js';
-import { minus } from './affine.js';
-import type { Head } from './head.js';
-import type { HeadPlan } from './plan.js';
-import type { Workspace } from './workspace.js';
+import type { Real } from '../../arithmetic/arithmetic.js';
+import { minus } from '../affine.js';
+import type { Head } from '../head.js';
+import type { HeadPlan } from '../plan.js';
+import type { Workspace } from '../workspace.js';
 
 /** Takes the centre from rows (count, inputs) of X^K, in place. */
 export function keyCentre({

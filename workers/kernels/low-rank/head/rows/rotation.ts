@@ -1,6 +1,6 @@
 /** Rotary positions of a block of rows of one head. */
-import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
-import type { Head } from './head.js';
+import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
+import type { Head } from '../head.js';
 
 export interface Rotation {
   /** Takes the tables of these rows. */

@@ -1,13 +1,15 @@
 /** Exact rows of P and dS of the outlier queries, as the third pass and the gradients need them. */
-import { ROWS } from '../../inner/block.js';
-import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
-import { Attention, fillPanels, openPanels } from '../arithmetic/attention.js';
-import { type Layout, layout } from '../head/layout.js';
-import { BLOCK, type KeyRows, type Workspace } from '../head/rows.js';
-import { hiddenQueries, thinFactor, wholeVectors } from './exact-block.js';
-import { loadOutlierQueries, mergeRows } from './keys.js';
-import { valueFactor } from './queries.js';
-import type { HeadRun } from './run.js';
+import { ROWS } from '../../../inner/block.js';
+import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
+import { Attention, fillPanels, openPanels } from '../../arithmetic/attention.js';
+import { BLOCK } from '../../head/block.js';
+import { type Layout, layout } from '../../head/layout.js';
+import type { KeyRows } from '../../head/rows/key-rows.js';
+import type { Workspace } from '../../head/workspace.js';
+import { hiddenQueries, thinFactor, wholeVectors } from '../exact-block.js';
+import { loadOutlierQueries, mergeRows } from '../keys.js';
+import type { HeadRun } from '../run.js';
+import { valueFactor } from './query-products.js';
 
 /** The outlier queries against each block of keys: exact rows of P and dS. */
 export function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {

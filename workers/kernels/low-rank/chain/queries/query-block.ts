@@ -1,10 +1,10 @@
 /** A block of queries on its way through the second pass. */
-import type { Real } from '../arithmetic/arithmetic.js';
-import { BLOCK } from '../head/block.js';
-import { fullWidth } from '../head/head.js';
-import type { Layout } from '../head/layout.js';
-import { type QueryRows, queryRows } from '../head/rows.js';
-import type { Workspace } from '../head/workspace.js';
+import type { Real } from '../../arithmetic/arithmetic.js';
+import { BLOCK } from '../../head/block.js';
+import { fullWidth } from '../../head/head.js';
+import type { Layout } from '../../head/layout.js';
+import { type QueryRows, queryRows } from '../../head/rows/query-rows.js';
+import type { Workspace } from '../../head/workspace.js';
 
 /** What is known about a block of queries once its rows of P are normalised. */
 export interface QueryBlock {

@@ -6,12 +6,12 @@
  * else asks for them. Under rotary positions a rotation stands between W and T.
  */
 
-import type { Real } from '../arithmetic/arithmetic.js';
-import { gFactors, logC } from '../features/evaluate.js';
-import { apply, gather, load, loadComposed, minusProduct, times } from './affine.js';
+import type { Real } from '../../arithmetic/arithmetic.js';
+import { gFactors, logC } from '../../features/evaluate.js';
+import { apply, gather, load, loadComposed, minusProduct, times } from '../affine.js';
+import type { Workspace } from '../workspace.js';
 import { keyBias, keyCentre } from './key-centre.js';
 import { rotation } from './rotation.js';
-import type { Workspace } from './workspace.js';
 
 export interface Coordinates {
   /** (capacity, d); zero for outliers. */

@@ -1,0 +1,76 @@
+/*
+ * The proxies of the sampled kernel: logits of a block of rows with many keys in a few coordinates, and their
+ * powers of two. Rows lie in panels of 16; some keys at once meet a panel in registers.
+ */
+#include "operations.h"
+#include "power.h"
+
+/* 3 log2(e): the largest variance of what the coordinates leave out. */
+static const float LARGEST_VARIANCE = 4.328085f;
+static const float LARGEST_EXPONENT = 100.f;
+
+/* Vectors of a panel, and keys that meet it at once: eight sums and more leave no unit idle. */
+#define VECTORS (16 / W)
+#define KEYS_AT_ONCE (W == 16 ? 8 : 4)
+
+/* to (key, vector) = 2^(factor s + share v) for a panel x and `keys` rows of z. */
+INLINE void terms(const int keys, int c, const float *x, const float *z, float factor, float share,
+                  vf to[][VECTORS]) {
+  const int width = c + 2;
+  const float *row = x + 16L * c;
+  UNROLL for (int j = 0; j < keys; j++)
+    UNROLL for (int v = 0; v < VECTORS; v++) to[j][v] = load(row + v * W) + constant(z[(long)j * width + c]);
+  for (int k = 0; k < c; k++) {
+    vf a[VECTORS];
+    UNROLL for (int v = 0; v < VECTORS; v++) a[v] = load(x + 16L * k + v * W);
+    UNROLL for (int j = 0; j < keys; j++) {
+      const vf b = splat(z + (long)j * width + k);
+      UNROLL for (int v = 0; v < VECTORS; v++) to[j][v] += a[v] * b;
+    }
+  }
+  UNROLL for (int j = 0; j < keys; j++)
+    UNROLL for (int v = 0; v < VECTORS; v++) {
+      const vf product = load(row + 16 + v * W) * constant(z[(long)j * width + c + 1]);
+      const vf variance = -larger(-product, constant(-LARGEST_VARIANCE));
+      const vf exponent = -larger(-(to[j][v] * constant(factor) + variance * constant(share)),
+                                  constant(-LARGEST_EXPONENT));
+      to[j][v] = power(larger(exponent, constant(-LARGEST_EXPONENT)));
+    }
+}
+
+INLINE void add_rows(const int keys, int c, const float *x, const float *z, vf sums[VECTORS]) {
+  vf t[KEYS_AT_ONCE][VECTORS];
+  terms(keys, c, x, z, 1.f, .5f, t);
+  UNROLL for (int j = 0; j < keys; j++) UNROLL for (int v = 0; v < VECTORS; v++) sums[v] += t[j][v];
+}
+
+void OF_SET(proxy_rows)(int rows, int keys, int c, const float *x, const float *z, float *sums) {
+  const long width = c + 2;
+  for (; rows > 0; rows -= 16, x += 16 * width, sums += 16) {
+    vf total[VECTORS];
+    UNROLL for (int v = 0; v < VECTORS; v++) total[v] = load(sums + v * W);
+    int j = 0;
+    for (; j + KEYS_AT_ONCE <= keys; j += KEYS_AT_ONCE) add_rows(KEYS_AT_ONCE, c, x, z + j * width, total);
+    for (; j < keys; j++) add_rows(1, c, x, z + j * width, total);
+    UNROLL for (int v = 0; v < VECTORS; v++) store(sums + v * W, total[v]);
+  }
+}
+
+INLINE void weigh_keys(const int keys, int rows, int c, const float *x, const float *z, float *weights) {
+  vf total[KEYS_AT_ONCE];
+  UNROLL for (int j = 0; j < keys; j++) total[j] = zero();
+  for (int i = 0; i < rows; i += 16, x += 16L * (c + 2)) {
+    vf t[KEYS_AT_ONCE][VECTORS];
+    terms(keys, c, x, z, 2.f, 2.f, t);
+    UNROLL for (int j = 0; j < keys; j++) UNROLL for (int v = 0; v < VECTORS; v++) total[j] += t[j][v];
+  }
+  UNROLL for (int j = 0; j < keys; j++) weights[j] = sum_of(total[j]);
+}
+
+void OF_SET(proxy_keys)(int rows, int keys, int c, const float *x, const float *z, float *weights) {
+  const long width = c + 2;
+  int j = 0;
+  for (; j + KEYS_AT_ONCE <= keys; j += KEYS_AT_ONCE)
+    weigh_keys(KEYS_AT_ONCE, rows, c, x, z + j * width, weights + j);
+  for (; j < keys; j++) weigh_keys(1, rows, c, x, z + j * width, weights + j);
+}

@@ -1,0 +1,104 @@
+/** The exact kernel, and float64 where float32 does not do. */
+import type { Job } from '../../workers/job.js';
+import { exactFlops } from '../../workers/kernels/exact/cost.js';
+import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
+import { referenceJob } from '../../workers/kernels/reference/gradient.js';
+import type { AttentionProblem, Contradiction, StatesName } from '../../workers/problem.js';
+import { Problem } from '../errors.js';
+import { needsOf } from './choose-low-rank.js';
+import { stateGradient } from './encode-phase.js';
+import {
+  requirePrecision,
+  requireTolerance,
+  type TensorError,
+  withoutCertificate,
+} from './send.js';
+import {
+  inputErrors,
+  isChecked,
+  overflowed,
+  type Planned,
+  type Solved,
+  type SolveOptions,
+  sent,
+} from './solution.js';
+
+/** @throws {Problem} when the result is beyond float64. */
+export function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solved> {
+  const { attentionOutput, inputGradients } = options;
+  const result = yield* referenceJob(problem, { attentionOutput, inputGradients });
+  if (yield* overflowed(result)) {
+    throw new Problem(
+      'not-finite',
+      'The tensors are finite, but the gradient is too large even for float64.',
+    );
+  }
+  const error: Record<string, TensorError> = {};
+  for (const name of Object.keys(result.gradients)) {
+    error[`${name}.lora_A`] = withoutCertificate(null);
+    error[`${name}.lora_B`] = withoutCertificate(null);
+  }
+  if (result.sinks) error.sinks = withoutCertificate(null);
+  return yield* sent(
+    problem,
+    { result, error: { ...inputErrors(problem, result), ...error } },
+    options,
+  );
+}
+
+/** null: the numbers are too large for float32. */
+function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solved | null> {
+  const { errors, contradiction, ...result } = yield* exactJob(problem, {
+    attentionOutput: options.attentionOutput,
+    inputGradients: options.inputGradients,
+    estimate: { rows: rowsForEstimate(problem), seed: options.seed },
+  });
+  if (contradiction) throw contradictory(contradiction);
+  if (yield* overflowed(result)) return null;
+  const inputs = Object.keys(result.inputGradients ?? {});
+  const error = Object.fromEntries(
+    Object.entries(errors ?? {}).map(([name, estimate]) => [
+      inputs.includes(name) ? stateGradient(problem, name as StatesName) : name,
+      withoutCertificate(estimate),
+    ]),
+  );
+  return yield* sent(problem, { result, error }, options);
+}
+
+/** What the client knows of its forward pass is refused when it is that of another one. */
+export function contradictory({ name, batchItem, head, row }: Contradiction): Problem {
+  return new Problem(
+    'invalid-value',
+    `${name} is not that of query, key and value under the masks of this request: it differs at batch item ${batchItem}, head ${head}, row ${row}.`,
+    { pointer: `/${name}` },
+  );
+}
+
+/** Floating-point operations of a problem that float64 does in some seconds. */
+const FLOAT64_FLOPS = 1e10;
+
+/** @throws {Problem} when the answer as it is sent misses the tolerance. */
+export function* exactly(
+  problem: AttentionProblem,
+  options: SolveOptions,
+  reason: string,
+  fallback: boolean,
+): Job<Planned> {
+  const { tolerance } = options;
+  const single = yield* inFloat32(problem, options);
+  if (single && (single.worst <= tolerance || !isChecked(options))) {
+    return { ...single, method: 'exact', reason, fallback };
+  }
+  if (single) {
+    requirePrecision(single.rounded, tolerance);
+    if (exactFlops(problem, needsOf(problem, options)) > FLOAT64_FLOPS) {
+      requireTolerance(single, tolerance);
+    }
+  }
+  const why = single
+    ? `In float32 the error is up to ${single.worst.toPrecision(2)}, above the tolerance of ${tolerance}`
+    : 'The numbers are too large for float32';
+  const double = yield* inFloat64(problem, options);
+  if (isChecked(options)) requireTolerance(double, tolerance);
+  return { ...double, method: 'exact', reason: `${why}: computed in float64.`, fallback: true };
+}

@@ -1,0 +1,87 @@
+/** The attention stage where blocks choose their keys: these are gathered, and their left products scattered back. */
+import type { Checkpoint } from '../../job.js';
+import type { Contradiction } from '../../problem.js';
+import type { Wasm } from '../inner/instance.js';
+import {
+  type AttendReport,
+  attendBlock,
+  attendRows,
+  clearSums,
+  rowsOf,
+  sumsOfLane,
+} from './attend.js';
+import { attendInOneCall } from './in-one-call.js';
+import { type AttentionMemory, prepareMemory } from './memory.js';
+import type { RightSums } from './right.js';
+import type { LaneOfHead, Lanes, RowBlock } from './task.js';
+
+/** Keys of a block that are in memory as a list of their own, with their left products. */
+export interface ListedKeys {
+  readonly memory: AttentionMemory;
+  readonly count: number;
+  /** Adds their left products to those of the lane. */
+  scatter(): void;
+  /** Called when the block is done. */
+  after?(again: Again): void;
+}
+
+/** Chooses the keys of a block; null: all of them. */
+export type KeyChoice = (rows: RowBlock) => ListedKeys | null;
+
+/** All passes over keys that are in memory as a list, for a block that is done; the workspace stays as it is. */
+export type Again = (memory: AttentionMemory, listed: number) => RightSums;
+
+/** @param choose asked once for each lane; all keys of a head fit one window. */
+export function attendByLists(
+  task: Lanes,
+  wasm: Wasm,
+  checkpoint: Checkpoint,
+  choose: (memory: AttentionMemory, lane: LaneOfHead) => KeyChoice,
+): AttendReport {
+  const { plan } = task;
+  let loss = 0;
+  let contradiction: Contradiction | null = null;
+  for (const lane of task.lanes) {
+    const memory = prepareMemory(task, wasm, lane, checkpoint);
+    if (task.first === 0) clearSums(task, lane);
+    const choice = choose(memory, lane);
+    const sums = sumsOfLane(task, wasm, memory, lane);
+    const all = { first: 0, count: plan.keys };
+    if (!wasm.addressOf) sums.begin(all);
+    for (let turn = task.first; turn < task.last; turn++) {
+      const block = lane.lane + turn * plan.lanes;
+      if (block >= plan.blocks) break;
+      checkpoint();
+      const rows = rowsOf(plan, lane, block);
+      const keys = choice(rows);
+      const report = keys
+        ? attendBlock(task, wasm, keys.memory, listed(rows, keys.count), checkpoint, {})
+        : attendAll(task, wasm, memory, rows, block, checkpoint);
+      keys?.scatter();
+      keys?.after?.((again, count) => {
+        const apart = { ...task, attentionOutput: null };
+        return attendRows(apart, wasm, again, listed(rows, count), checkpoint, {}).right;
+      });
+      loss += report.loss;
+      contradiction ??= report.contradiction;
+    }
+    if (!wasm.addressOf) sums.end(all);
+  }
+  return { loss, contradiction };
+}
+
+export const listed = (rows: RowBlock, count: number): RowBlock => ({ ...rows, listed: count });
+
+/** A block of which no key is left out. */
+function attendAll(
+  task: Lanes,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  rows: RowBlock,
+  block: number,
+  checkpoint: Checkpoint,
+): AttendReport {
+  if (!wasm.fn.attend) return attendBlock(task, wasm, memory, rows, checkpoint, {});
+  const range = { first: block, last: block + 1, step: 1 };
+  return attendInOneCall(task, wasm, memory, rows.lane, range, null, checkpoint);
+}

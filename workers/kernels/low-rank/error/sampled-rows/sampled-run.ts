@@ -1,0 +1,112 @@
+import type { Lease } from '../../../../tensor/shared-memory.js';
+import type { Real } from '../../arithmetic/arithmetic.js';
+import { type MergedRows, mergeRows } from '../../chain/keys.js';
+import { type HeadRun, leaseSlots, recordWidth } from '../../chain/run.js';
+import { fullWidth, type Head } from '../../head/head.js';
+import { type QueryRows, queryRows } from '../../head/rows/query-rows.js';
+import type { Workspace } from '../../head/workspace.js';
+import { errorColumns, type RowErrors } from './error-columns.js';
+import { SQUARES } from './rounding.js';
+
+/** Shared memory of the estimate of one head: one slot per segment. */
+export interface SampledRun {
+  readonly run: HeadRun;
+  readonly exact: readonly Float64Array[];
+  readonly errors: RowErrors;
+  /** Where features are drawn: what is left of them when the exact rows are normalised as the chain's are. */
+  readonly normalisation: RowErrors | null;
+  /** What the exact rows carry: see TermSums. */
+  readonly terms: readonly Float64Array[];
+  /** When the keys' adapter has its gradients from dK at full width. */
+  readonly keyErrors: KeyErrors | null;
+}
+
+/** By sampled row, errors of d lora_A_K (n, r inputs) and d lora_B_K (n, d r), without s beta. */
+export interface KeyErrors {
+  /** Of all heads of the batch item together. */
+  readonly lowA: Float32Array;
+  readonly lowB: Float32Array;
+}
+
+/** Whether the keys' adapter has its gradients from dK at full width. */
+function hasKeyErrors(head: Head): boolean {
+  return fullWidth(head).key && head.key.rank > 0;
+}
+
+/** Zeroed errors of d lora_A_K of n sampled rows of a batch item; empty where estimates do not need them. */
+export function openKeyErrors(head: Head, n: number): Float32Array {
+  const size = hasKeyErrors(head) ? n * head.key.rank * head.key.effective.inputs : 0;
+  return new Float32Array(new SharedArrayBuffer(4 * size));
+}
+
+/** @param lowA openKeyErrors of the batch item. */
+export function openSampledRun(run: HeadRun, lowA: Float32Array, memory: Lease): SampledRun {
+  const n = run.sampled.length;
+  const { score, value } = errorColumns(run);
+  const { key, d } = run.head;
+  const slots = (width: number) => leaseSlots(memory, run.segments.length, n * width);
+  return {
+    run,
+    exact: slots(2 + run.head.dv + run.head.value.rank),
+    errors: { score: slots(score), value: slots(2 * value) },
+    terms: slots(SQUARES),
+    normalisation: run.plan.drawnFeatures ? { score: slots(score), value: slots(2 * value) } : null,
+    keyErrors: hasKeyErrors(run.head)
+      ? { lowA, lowB: new Float32Array(new SharedArrayBuffer(4 * n * d * key.rank)) }
+      : null,
+  };
+}
+
+export function loadSampled(space: Workspace, run: HeadRun): QueryRows {
+  const rows = queryRows(space, run.sampled.length);
+  rows.load((r) => run.sampled[r], run.sampled.length);
+  return rows;
+}
+
+/** Both gradients of the sampled rows: G, G.(O - centre) exact and as the chain had them. */
+export interface SampledGradient extends MergedRows {
+  readonly rows: QueryRows;
+  readonly gradient: Real;
+  readonly shift: Real;
+  readonly approximate: Real;
+  readonly approximateShift: Real;
+}
+
+export function sampledGradient(space: Workspace, sampled: SampledRun): SampledGradient {
+  const { arithmetic, head, plan } = space;
+  const { run } = sampled;
+  const { dv } = head;
+  const rows = loadSampled(space, run);
+  const n = rows.count;
+  const merged = mergeRows(space, sampled.exact, n);
+  const side = (output: (i: number, a: number) => number) => {
+    const gradient = arithmetic.array(n * dv);
+    const shift = arithmetic.array(n);
+    for (let i = 0; i < n; i++) {
+      let dot = 0;
+      for (let a = 0; a < dv; a++) {
+        const o = output(i, a);
+        const given = rows.objective[i * dv + a];
+        const g = head.kind === 'target' ? o + plan.centreV[a] - given : given;
+        gradient[i * dv + a] = g;
+        dot += g * o;
+      }
+      shift[i] = dot;
+    }
+    return { gradient, shift };
+  };
+  const exact = side((i, a) => merged.output[i * dv + a]);
+  // Outlier rows are exact in the chain too, but it is not the pass over the queries that makes them.
+  const chain = side((i, a) =>
+    space.isOutlierQuery(run.sampled[i])
+      ? merged.output[i * dv + a]
+      : run.sampledRows[i * recordWidth(head) + 3 + a],
+  );
+  return {
+    rows,
+    ...merged,
+    ...exact,
+    approximate: chain.gradient,
+    approximateShift: chain.shift,
+  };
+}

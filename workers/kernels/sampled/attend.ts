@@ -1,0 +1,136 @@
+/** The attention stage of sampled gradients: near keys as they are, and drawn ones in place of all far ones. */
+import type { Checkpoint } from '../../job.js';
+import { keysOfRows, type Range } from '../../mask.js';
+import type { AttendReport } from '../attention/attend.js';
+import { attendByLists, type KeyChoice } from '../attention/by-lists.js';
+import type { AttentionMemory } from '../attention/memory.js';
+import type { LaneOfHead, Lanes, RowBlock } from '../attention/task.js';
+import { ROWS } from '../inner/block.js';
+import type { Wasm } from '../inner/instance.js';
+import { slice } from '../inner/operands.js';
+import { Random } from '../random.js';
+import type { Coordinates } from './coordinates.js';
+import { type Drawn, draw, worthOf } from './draw.js';
+import { type Half, Halves, type Squares } from './halves.js';
+import { Listed } from './listed.js';
+import { NEAR, type SampledPlan } from './plan.js';
+import { KeyProxy } from './proxy.js';
+import type { Tables } from './tables.js';
+
+export interface SampledAttendTask extends Lanes {
+  readonly kernel: 'sampled';
+  readonly step: 'attend';
+  readonly sampled: SampledPlan;
+  readonly coordinates: Coordinates;
+  readonly tables: Tables;
+  readonly seed: number;
+  /** One of so many blocks is drawn in halves as well. */
+  readonly period: number;
+}
+
+export interface SampledReport extends AttendReport {
+  /** By tensor: of blocks that were drawn in halves, the squares of the differences. */
+  readonly squares: Squares;
+}
+
+export function runSampledAttend(
+  task: SampledAttendTask,
+  wasm: Wasm,
+  checkpoint: Checkpoint,
+): SampledReport {
+  const squares: Squares = {};
+  const report = attendByLists(task, wasm, checkpoint, (memory, lane) =>
+    keysOfLane(task, wasm, memory, lane, squares),
+  );
+  return { ...report, squares };
+}
+
+/** Near keys of a block, and the ranges of the others that it sees. */
+export function splitKeys({ plan }: Lanes, { lane, first, n }: RowBlock) {
+  const rows = { first, last: first + n };
+  const seen = keysOfRows(plan.problem, lane.unit.batchItem, rows);
+  const held = (key: number) => Math.min(Math.max(key, seen.first), seen.last);
+  const near = { first: held(first - NEAR), last: held(rows.last + NEAR) };
+  const far = [
+    { first: seen.first, last: near.first },
+    { first: near.last, last: seen.last },
+  ].filter(({ first, last }) => first < last);
+  return { near, far };
+}
+
+export const sizeOf = ({ first, last }: Range): number => last - first;
+
+/** A generator for each block of a head of a batch item. */
+function randomOf({ plan, seed }: SampledAttendTask, { lane, first }: RowBlock): Random {
+  const { heads } = plan.problem.dims;
+  const block = (lane.unit.batchItem * heads + lane.head) * plan.blocks + first / ROWS;
+  return new Random(new Random(seed).integer(2 ** 32) + 2 ** 32 * (block % 2 ** 21));
+}
+
+function keysOfLane(
+  task: SampledAttendTask,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  lane: LaneOfHead,
+  squares: Squares,
+): KeyChoice {
+  const { plan, sampled, coordinates } = task;
+  const head = sampled.heads[lane.unit.batchItem * plan.problem.dims.heads + lane.head]!;
+  if (head.coordinates === 0) return () => null;
+  const unit = Math.floor(lane.place / plan.group);
+  const spread = slice(coordinates.spread, unit, plan.keys);
+  const proxy = new KeyProxy(task, wasm, memory, lane.place, coordinates, head.coordinates);
+  // A list of more than half of the keys is no cheaper than all of them.
+  const listed = new Listed(wasm, memory, Math.ceil(plan.keys / 2));
+  const halves = new Halves(task, wasm, memory, listed, task.tables);
+  const worth = new Float64Array(plan.keys);
+  const drawn: Drawn = {
+    index: new Int32Array(listed.capacity),
+    probability: new Float64Array(listed.capacity),
+    count: 0,
+  };
+  return (rows) => {
+    const { near, far } = splitKeys(task, rows);
+    if (far.length === 0) return null;
+    worthOf(proxy.weigh(rows, near, far), spread, far, worth);
+    const random = randomOf(task, rows);
+    if (!draw(worth, far, sampled.scale, random.uniform(), drawn)) return null;
+    const all = listOf(near, drawn);
+    if (all.index.length > listed.capacity) return null;
+    const measured = (rows.first / ROWS + lane.head + task.seed) % task.period === 0;
+    if (!measured) return listed.gather(all.index, all.weight);
+    return {
+      ...listed.gather(all.index, all.weight),
+      after: (again) => halves.measure(rows, split(near, drawn, random), again, squares),
+    };
+  };
+}
+
+/** Near keys, and the drawn ones that stand for others. */
+function listOf(near: Range, { index, probability, count }: Drawn): Half {
+  const all = sizeOf(near);
+  const list = new Int32Array(all + count);
+  for (let k = 0; k < all; k++) list[k] = near.first + k;
+  list.set(index.subarray(0, count), all);
+  return { index: list, weight: (k) => (k < all ? 1 : 1 / probability[k - all]!) };
+}
+
+/** Every second of the keys that were drawn by chance, with twice the weight: each half is a systematic draw. */
+function split(near: Range, { index, probability, count }: Drawn, random: Random): Half[] {
+  let turn = random.integer(2);
+  const halves = [0, 1].map(() => ({
+    index: new Int32Array(count),
+    probability: new Float64Array(count),
+    count: 0,
+  }));
+  for (let k = 0; k < count; k++) {
+    const pi = probability[k]!;
+    const mine = pi < 1 ? [halves[turn]!] : halves;
+    if (pi < 1) turn = 1 - turn;
+    for (const half of mine) {
+      half.index[half.count] = index[k]!;
+      half.probability[half.count++] = pi < 1 ? pi / 2 : 1;
+    }
+  }
+  return halves.map((half) => listOf(near, half));
+}

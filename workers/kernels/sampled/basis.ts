@@ -1,0 +1,73 @@
+/** The coordinates in which few numbers make most of a logit, from some rows of a head. */
+import { shared } from '../../tensor/shared-memory.js';
+import type { ExactPlan, Workspace } from '../attention/plan.js';
+import type { LaneOfHead } from '../attention/task.js';
+import { keyInputs } from '../estimate/row-of-head.js';
+import type { Wasm } from '../inner/instance.js';
+import { slice } from '../inner/operands.js';
+import { Arithmetic } from '../low-rank/arithmetic/arithmetic.js';
+import { balance } from '../low-rank/features/balance.js';
+import { Random } from '../random.js';
+import type { Basis } from './plan.js';
+
+/** Rows and keys of a head whose covariances are balanced. */
+const ROWS_BALANCED = 512;
+
+export interface BasisOf {
+  readonly plan: ExactPlan;
+  readonly workspace: Workspace;
+  readonly head: Omit<LaneOfHead, 'lane'>;
+  readonly seed: number;
+}
+
+/** @throws {NumericError} when the rows are too large for the algebra. */
+export function basisOf({ plan, workspace, head, seed }: BasisOf, wasm: Wasm): Basis {
+  const { problem, group } = plan;
+  const { queryLength, headDim: d } = problem.dims;
+  const random = new Random(seed);
+  const some = (rows: Float32Array, n: number) => {
+    const index = random.sample(n, ROWS_BALANCED);
+    const out = new Float32Array(index.length * d);
+    index.forEach((row, i) => {
+      out.set(slice(rows, row, d), i * d);
+    });
+    return out;
+  };
+  const { keys } = keyInputs(problem, head.unit.batchItem);
+  const Q = some(slice(workspace.Q, head.place, queryLength * d), queryLength);
+  const unit = Math.floor(head.place / group);
+  const K = some(slice(workspace.K, unit, plan.keys * d), keys);
+  const beta = problem.scaling;
+  const { transformQ, transformK, sigma, centreQ, centreK } = balance(
+    new Arithmetic(wasm),
+    ...([Q, K, d, beta] as const),
+  );
+  /** [T diag(factor) | other], and minus centre times it. */
+  const map = (
+    transform: Float64Array,
+    factor: (a: number) => number,
+    centre: Float64Array,
+    other: Float64Array,
+  ) => {
+    const columns = d + 1;
+    const matrix = new Float64Array(d * columns);
+    const shift = new Float64Array(columns);
+    for (let r = 0; r < d; r++) {
+      for (let a = 0; a < d; a++) matrix[r * columns + a] = factor(a) * transform[r * d + a]!;
+      matrix[r * columns + d] = Math.LOG2E * beta * other[r]!;
+      for (let a = 0; a < d; a++) shift[a]! -= centre[r]! * matrix[r * columns + a]!;
+    }
+    return { matrix, shift };
+  };
+  const query = map(transformQ, (a) => Math.LOG2E * sigma[a]!, centreQ, centreK);
+  const key = map(transformK, () => 1, centreK, centreQ);
+  // beta q.k = beta (q - cq).(k - ck) + beta q.ck + beta k.cq - beta cq.ck
+  const both = centreQ.reduce((sum, x, r) => sum + x * centreK[r]!, 0);
+  query.shift[d] = -Math.LOG2E * beta * both;
+  return shared({
+    queryMap: query.matrix,
+    queryShift: query.shift,
+    keyMap: key.matrix,
+    keyShift: key.shift,
+  });
+}

@@ -1,0 +1,141 @@
+/** Coordinates of each head and one scale for all draws: the cheapest that are expected to keep a tolerance. */
+import type { Task } from '../../job.js';
+import type { AttentionLayer, AttentionProblem } from '../../problem.js';
+import { shared } from '../../tensor/shared-memory.js';
+import type { Needs } from '../exact/cost.js';
+import { ROWS } from '../inner/block.js';
+import { type RowCost, rowCost } from './cost.js';
+import type { Pilot } from './pilot.js';
+import type { SampledPlan } from './plan.js';
+import { keysAt, NAMES, type Name, SCALES, varianceAt } from './scale.js';
+
+export interface ChoiceTask extends Task<SampledPlan> {
+  readonly kernel: 'sampled';
+  readonly step: 'choose';
+  readonly problem: AttentionLayer & Partial<AttentionProblem>;
+  readonly needs: Needs;
+  /** Of all heads of all batch items. */
+  readonly pilots: readonly Pilot[];
+  /** Of the upper limit. */
+  readonly tolerance: number;
+  /** Mean number of drawn keys, if that is not to be chosen. */
+  readonly keys: number | undefined;
+}
+
+/** From the root of a predicted variance to the limit that an answer will state. */
+const LIMIT = 1.8;
+/** More coordinates are taken where they divide a head's variance by so much, when the number of keys is given. */
+const WORTH_IT = 1.5;
+
+/** What a head would be with so many coordinates at some scale; 0: exact. */
+interface Candidate {
+  readonly coordinates: number;
+  readonly cost: number;
+  /** Drawn for a block. */
+  readonly keys: number;
+  readonly variances: Readonly<Record<Name, number>>;
+  /** The sum of them. */
+  readonly variance: number;
+}
+
+interface Draft {
+  readonly scale: number;
+  readonly chosen: readonly Candidate[];
+  readonly cost: number;
+  readonly error: number;
+}
+
+export function runChoice(task: ChoiceTask): SampledPlan {
+  const { pilots, tolerance, keys, problem, needs } = task;
+  const cost = rowCost(problem, needs);
+  const best = keys === undefined ? cheapest(task, cost) : withKeys(task, cost, keys);
+  const drawn = best.chosen.filter(({ coordinates }) => coordinates > 0);
+  const mean = drawn.reduce((sum, one) => sum + one.keys, 0) / Math.max(1, drawn.length);
+  return shared({
+    keys: keys ?? Math.round(mean),
+    scale: best.scale,
+    heads: pilots.map(({ basis }, h) => ({ basis, coordinates: best.chosen[h]!.coordinates })),
+    work: cost.fixed + best.cost,
+    predictedError: best.error,
+    meetsTolerance: best.error <= tolerance,
+  });
+}
+
+function candidates({ problem, pilots }: ChoiceTask, cost: RowCost, scale: number): Candidate[][] {
+  const rows = problem.dims.queryLength;
+  const blocks = Math.ceil(rows / ROWS);
+  const totals = Object.fromEntries(
+    NAMES.map((name) => [name, pilots.reduce((sum, { sizes }) => sum + sizes[name], 0)]),
+  ) as Record<Name, number>;
+  return pilots.map(({ tried, near, seen }) => {
+    const all = tried.map(({ coordinates, keys: sums }): Candidate => {
+      const keys = keysAt(sums, scale) / blocks;
+      const of = (name: Name) =>
+        totals[name] > 0 ? varianceAt(sums, name, scale) / totals[name] : 0;
+      const variances = { query: of('query'), key: of('key'), value: of('value') };
+      return {
+        ...{ coordinates, keys, variances },
+        cost: rows * cost.sampled({ near, drawn: keys, seen }, coordinates),
+        variance: NAMES.reduce((sum, name) => sum + variances[name], 0),
+      };
+    });
+    const none = { query: 0, key: 0, value: 0 };
+    const exact = { coordinates: 0, keys: 0, variances: none, variance: 0 };
+    return [...all, { ...exact, cost: rows * cost.exact(seen) }];
+  });
+}
+
+function draftOf(scale: number, chosen: readonly Candidate[]): Draft {
+  const variance = Math.max(
+    ...NAMES.map((name) => chosen.reduce((sum, { variances }) => sum + variances[name], 0)),
+  );
+  return {
+    ...{ scale, chosen, cost: chosen.reduce((sum, { cost }) => sum + cost, 0) },
+    error: LIMIT * Math.sqrt(variance),
+  };
+}
+
+const least = (all: readonly Candidate[], size: (one: Candidate) => number): Candidate =>
+  all.reduce((best, one) => (size(one) < size(best) ? one : best));
+
+/** The cheapest draft of all scales; for one scale a price of variance decides what each head takes. */
+function cheapest(task: ChoiceTask, cost: RowCost): Draft {
+  let best: Draft | null = null;
+  for (const scale of SCALES) {
+    const all = candidates(task, cost, scale);
+    let [low, high] = [0, 100];
+    let found: Draft | null = null;
+    for (let k = 0; k < 24; k++) {
+      const price = 2 ** ((low + high) / 2);
+      const chosen = all.map((mine) => least(mine, (one) => one.cost + price * one.variance));
+      const draft = draftOf(scale, chosen);
+      if (draft.error <= task.tolerance) {
+        found = draft;
+        high = (low + high) / 2;
+      } else low = (low + high) / 2;
+    }
+    if (found && (!best || found.cost < best.cost)) best = found;
+  }
+  // All heads exact have no variance: there is always a draft.
+  return best!;
+}
+
+/** So many keys for a block on average, with no more coordinates than pay. */
+function withKeys(task: ChoiceTask, cost: RowCost, keys: number): Draft {
+  const draft = (scale: number): Draft => {
+    const chosen = candidates(task, cost, scale).map((all) => {
+      const sampled = all.filter(({ coordinates }) => coordinates > 0);
+      return sampled.reduce((best, one) => (one.variance * WORTH_IT < best.variance ? one : best));
+    });
+    return draftOf(scale, chosen);
+  };
+  const mean = ({ chosen }: Draft) =>
+    chosen.reduce((sum, one) => sum + one.keys, 0) / chosen.length;
+  let [low, high] = [Math.log2(SCALES[0]!), Math.log2(SCALES.at(-1)!)];
+  for (let k = 0; k < 40; k++) {
+    const middle = (low + high) / 2;
+    if (mean(draft(2 ** middle)) < keys) low = middle;
+    else high = middle;
+  }
+  return draft(2 ** high);
+}

@@ -1,0 +1,256 @@
+/**
+ * LoRA gradients with drawn far keys, as a job. Each block of 64 query rows meets its near keys as they are and, of
+ * the others, a few that are drawn: key j with probability pi_j, which adds -ln pi_j to its logit. Everything else is
+ * that of the exact kernel, on the rows of these keys.
+ */
+import { type Job, stage } from '../../job.js';
+import { type AttentionProblem, hasAttentionStates, STATES } from '../../problem.js';
+import { Lease } from '../../tensor/shared-memory.js';
+import { type ExactPlan, makePlan, makeWorkspace, type Workspace } from '../attention/plan.js';
+import type { Needs } from '../exact/cost.js';
+import { type ErrorEstimates, largestLogit } from '../exact/error/estimate.js';
+import type { FinishTask } from '../exact/finish.js';
+
+import type { ProjectionNorms } from '../exact/project.js';
+import { contractStages, type SumsTask } from '../exact/sums.js';
+import { attendTasks, headsOfWave, projectTasks } from '../exact/tasks.js';
+import { composedNorms } from '../exact/wave.js';
+import { ROWS } from '../inner/block.js';
+import {
+  allocateGradients,
+  allocateInputGradients,
+  type GradientOutputs,
+  type GradientResult,
+  type InputGradients,
+  ROLES,
+  sharedFloat32,
+} from '../result.js';
+import type { SampledAttendTask, SampledReport } from './attend.js';
+import type { ChoiceTask } from './choice.js';
+import { type Coordinates, type CoordinatesTask, makeCoordinates } from './coordinates.js';
+import { drawErrors } from './errors.js';
+import { type NormTask, normOf, sizesOf } from './norms.js';
+import type { Pilot, PilotTask } from './pilot.js';
+import type { HeadPlan, SampledPlan } from './plan.js';
+import { type Role, type Tables, type TableTask, tableTasks } from './tables.js';
+
+export type SampledTask =
+  | SumsTask
+  | TableTask
+  | ChoiceTask
+  | NormTask
+  | CoordinatesTask
+  | PilotTask
+  | SampledAttendTask;
+
+export interface SampledOptions extends GradientOutputs {
+  readonly seed: number;
+}
+
+export interface SampledResult extends GradientResult {
+  /** By tensor, as the answer's `error` has them. */
+  readonly errors: ErrorEstimates;
+}
+
+/** Blocks that are to be drawn in halves at least, where there are as many; of long inputs one in LONGEST_PERIOD. */
+const MEASURED = 192;
+const LONGEST_PERIOD = 32;
+
+export function* sampledJob(
+  problem: AttentionProblem,
+  sampled: SampledPlan,
+  options: SampledOptions,
+): Job<SampledResult, SampledTask> {
+  const [memory, ofWave] = [new Lease(), new Lease()];
+  try {
+    const plan = makePlan(problem, options);
+    const workspace = makeWorkspace(plan, memory);
+    const coordinates = makeCoordinates(plan, sampled.heads, memory);
+    return yield* stages(problem, sampled, options, plan, workspace, coordinates, ofWave);
+  } finally {
+    memory.end();
+    ofWave.end();
+  }
+}
+
+function* stages(
+  problem: AttentionProblem,
+  sampled: SampledPlan,
+  options: SampledOptions,
+  plan: ExactPlan,
+  workspace: Workspace,
+  coordinates: Coordinates,
+  memory: Lease,
+): Job<SampledResult, SampledTask> {
+  const { batch, queryLength, heads, valueDim } = problem.dims;
+  const totals = allocateGradients(problem);
+  const inputGradients = allocateInputGradients(problem, options.inputGradients, sharedFloat32);
+  const attentionOutput = options.attentionOutput
+    ? sharedFloat32(batch * queryLength * heads * valueDim)
+    : null;
+  const projectionNorms: ProjectionNorms[] = [];
+  const { tables, tasks } = tableTasks(problem, options.seed);
+  yield* stage('project', tasks);
+  const blocks = batch * heads * plan.blocks;
+  const period = Math.max(1, Math.min(LONGEST_PERIOD, Math.floor(blocks / MEASURED)));
+  const variances: Record<string, number> = {};
+  const squares: Partial<Record<Role, number>> = {};
+  let [loss, logit] = [0, 0];
+  for (const [wave, units] of plan.waves.entries()) {
+    const tasks = projectTasks(plan, workspace, units);
+    projectionNorms.push(...((yield { name: 'project', tasks }) as ProjectionNorms[]));
+    logit = Math.max(logit, largestLogit(plan, workspace));
+    const planOf = (head: { unit: { batchItem: number }; head: number }) =>
+      sampled.heads[head.unit.batchItem * heads + head.head]!;
+    yield* coordinateStage(plan, workspace, coordinates, wave, planOf);
+    const attend = attendTasks(plan, workspace, attentionOutput, wave);
+    const drawn = attend.tasks.map(
+      (task): SampledAttendTask => ({
+        ...task,
+        ...{ kernel: 'sampled', sampled, coordinates, tables, period, seed: options.seed },
+      }),
+    );
+    const span = [wave / plan.waves.length, (wave + 1) / plan.waves.length] as const;
+    const reports = (yield {
+      name: 'attend',
+      ...{ tasks: drawn, stride: attend.stride, span },
+    }) as SampledReport[];
+    for (const { squares, ...report } of reports) {
+      loss += report.loss;
+      for (const [name, square] of Object.entries(squares)) {
+        variances[name] = (variances[name] ?? 0) + (period * square) / 4;
+      }
+    }
+    const contracted = contractStages(
+      ...([plan, workspace, units, options.inputGradients, inputGradients, memory] as const),
+    );
+    for (const mine of contracted) {
+      const results = yield { name: 'contract', tasks: mine };
+      mine.forEach((task, k) => {
+        if (task.step !== 'full') return;
+        const role = ROLES[task.projection];
+        squares[role] = (squares[role] ?? 0) + (results[k] as number);
+      });
+    }
+    const finish: FinishTask = {
+      ...{ kernel: 'exact', step: 'finish', plan, workspace, units, totals, sums: [] },
+      parts: contracted.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
+    };
+    yield { name: 'finish', tasks: [finish] };
+    memory.end();
+  }
+  const norms = yield* normStage(problem, tables, inputGradients, squares);
+  return {
+    ...totals,
+    errors: drawErrors(plan, totals, norms, {
+      ...{ variances, rows: Math.ceil(blocks / period) * ROWS, logit },
+    }),
+    loss: problem.objective.kind === 'target' ? loss : null,
+    attentionOutput,
+    inputGradients,
+    headNorms: composedNorms(projectionNorms, problem),
+  };
+}
+
+/**
+ * Norms of the gradients of attention states, by name: their own, or those of the weights' gradients.
+ *
+ * @param squares of the gradients as they are.
+ */
+function* normStage(
+  problem: AttentionProblem,
+  tables: Tables,
+  inputGradients: InputGradients<Float32Array> | null,
+  squares: Readonly<Partial<Record<Role, number>>>,
+): Job<Readonly<Record<string, number>>, SampledTask> {
+  if (!hasAttentionStates(problem) || !inputGradients) return {};
+  const norms: Record<string, number> = {};
+  for (const [role, square] of Object.entries(squares) as [Role, number][]) {
+    const table = tables[role];
+    norms[role] = Math.sqrt(square);
+    if (!table) continue;
+    const { heads } = sizesOf(problem, role);
+    const tasks = Array.from({ length: problem.dims.batch * heads }, (_, k): NormTask => {
+      const place = { batchItem: Math.floor(k / heads), head: k % heads };
+      const gradient = inputGradients[STATES.attention[role]]!;
+      return { kernel: 'sampled', step: 'norm', problem, role, table, gradient, ...place };
+    });
+    norms[role] = normOf(yield* stage('contract', tasks), table.columns);
+  }
+  return norms;
+}
+
+function* coordinateStage(
+  plan: ExactPlan,
+  workspace: Workspace,
+  coordinates: Coordinates,
+  wave: number,
+  planOf: (head: ReturnType<typeof headsOfWave>[number]) => HeadPlan,
+): Job<void, SampledTask> {
+  const tasks = headsOfWave(plan, wave).map(
+    (head): CoordinatesTask => ({
+      ...{ kernel: 'sampled', step: 'coordinates', plan, workspace, coordinates },
+      ...{ head, headPlan: planOf(head) },
+    }),
+  );
+  yield { name: 'coordinates', tasks };
+}
+
+export interface PlanOptions extends GradientOutputs {
+  /** Of the upper limit of every gradient. */
+  readonly tolerance: number;
+  /** Mean number of drawn keys; absent: as many as keep the tolerance. */
+  readonly keys?: number | undefined;
+  readonly needs: Needs;
+  readonly seed: number;
+}
+
+/** A plan, and what it was chosen from: a stricter one needs no second look at the input. */
+export interface Planned {
+  readonly plan: SampledPlan;
+  stricter(tolerance: number): Job<SampledPlan, SampledTask>;
+}
+
+/** @throws {NumericError} when rows are too large for the algebra. */
+export function* planSampled(
+  problem: AttentionProblem,
+  options: PlanOptions,
+): Job<Planned, SampledTask> {
+  const pilots = yield* pilotStages(problem, options);
+  const { tolerance, keys, needs } = options;
+  const what = { kernel: 'sampled', step: 'choose', problem, pilots, needs } as const;
+  const [plan] = yield* stage<ChoiceTask>('plan', [{ ...what, tolerance, keys }]);
+  return {
+    plan: plan!,
+    *stricter(tolerance) {
+      const task: ChoiceTask = { ...what, tolerance, keys: undefined };
+      return (yield* stage<ChoiceTask>('plan', [task]))[0]!;
+    },
+  };
+}
+
+function* pilotStages(
+  problem: AttentionProblem,
+  { seed, ...outputs }: PlanOptions,
+): Job<Pilot[], SampledTask> {
+  const memory = new Lease();
+  try {
+    const plan = makePlan(problem, outputs);
+    const workspace = makeWorkspace(plan, memory);
+    const { tables, tasks } = tableTasks(problem, seed);
+    yield* stage('plan', tasks);
+    const pilots: Pilot[] = [];
+    for (const [wave, units] of plan.waves.entries()) {
+      yield { name: 'project', tasks: projectTasks(plan, workspace, units) };
+      const looks = headsOfWave(plan, wave).map(
+        (head): PilotTask => ({
+          ...{ kernel: 'sampled', step: 'pilot', plan, workspace, wave, head, tables, seed },
+        }),
+      );
+      pilots.push(...(yield* stage<PilotTask>('plan', looks)));
+    }
+    return pilots;
+  } finally {
+    memory.end();
+  }
+}

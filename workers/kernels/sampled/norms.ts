@@ -1,0 +1,81 @@
+/** Norms of X^T dQ, X^T dK and X^T dV, of attention states whose inputs are known: by narrowed inputs, head by head. */
+import type { Task } from '../../job.js';
+import type { AttentionProblem } from '../../problem.js';
+import type { Wasm } from '../inner/instance.js';
+import { pack } from '../inner/operands.js';
+import { rotateBack } from '../rotary.js';
+import type { Role, Table } from './tables.js';
+
+export interface NormTask extends Task<Float64Array> {
+  readonly kernel: 'sampled';
+  readonly step: 'norm';
+  readonly problem: AttentionProblem;
+  readonly role: Role;
+  readonly table: Table;
+  /** (B, L, heads width) */
+  readonly gradient: Float32Array;
+  readonly batchItem: number;
+  readonly head: number;
+}
+
+const TOKENS = 512;
+
+/** Heads of a role, their width, and the tokens of a batch item. */
+export function sizesOf({ dims }: AttentionProblem, role: Role) {
+  const { heads, keyValueHeads, headDim, valueDim, queryLength, keyLength } = dims;
+  return {
+    heads: role === 'query' ? heads : keyValueHeads,
+    width: role === 'value' ? valueDim : headDim,
+    length: role === 'query' ? queryLength : keyLength,
+  };
+}
+
+/** @returns (columns, width): the narrowed inputs, transposed, times the gradient of one head. */
+export function runNorm(task: NormTask, wasm: Wasm, checkpoint: () => void): Float64Array {
+  const { problem, role, table, gradient, batchItem, head } = task;
+  const { heads, width, length } = sizesOf(problem, role);
+  const rotary = role === 'value' ? undefined : problem.projectedFrom?.rotary;
+  const pitch = table.columns + table.rank;
+  const out = new Float64Array(table.columns * width);
+  const rows = new Float32Array(TOKENS * width);
+  for (let first = 0; first < length; first += TOKENS) {
+    checkpoint();
+    wasm.reset();
+    const n = Math.min(TOKENS, length - first);
+    for (let i = 0; i < n; i++) {
+      const at = ((batchItem * length + first + i) * heads + head) * width;
+      rows.set(gradient.subarray(at, at + width), i * width);
+    }
+    const mine = rows.subarray(0, n * width);
+    if (rotary) rotateBack(rotary, batchItem, first, mine);
+    const packed = pack(wasm, mine, n, width);
+    const from = (batchItem * length + first) * pitch;
+    const Y = wasm.put(table.data.subarray(from, from + n * pitch));
+    const to = wasm.allocFloats(table.columns * width);
+    wasm.fn.gemm_tn(table.columns, width, n, Y, pitch, packed, to, width, false);
+    const product = wasm.f32(to, out.length);
+    for (let k = 0; k < out.length; k++) out[k]! += product[k]!;
+  }
+  return out;
+}
+
+/** Of a mean of squares of columns: how many standard errors its lower limit lies below it. */
+const DEVIATIONS = 2;
+
+/**
+ * A lower limit of the norm of a matrix from its products with random signs, (columns, width) of each batch item and
+ * head: each column by itself has the square of the norm as its mean, over the number of columns.
+ */
+export function normOf(parts: readonly Float64Array[], columns: number): number {
+  const squares = Array.from({ length: columns }, (_, c) =>
+    parts.reduce((sum, part) => {
+      const width = part.length / columns;
+      return part.subarray(c * width, (c + 1) * width).reduce((s, x) => s + x * x, sum);
+    }, 0),
+  );
+  const total = squares.reduce((a, b) => a + b, 0);
+  const mean = total / columns;
+  const scatter = squares.reduce((sum, x) => sum + (x - mean) ** 2, 0);
+  const error = Math.sqrt((scatter * columns) / Math.max(1, columns - 1));
+  return Math.sqrt(Math.max(total / 4, total - DEVIATIONS * error));
+}

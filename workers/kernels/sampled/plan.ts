@@ -1,0 +1,50 @@
+/** What a sampled gradient is made by: a basis and a number of coordinates for each head, one scale for all draws. */
+import type { Dimensions } from '../../problem.js';
+import type { TensorData } from '../../tensor/tensor.js';
+
+/** Coordinates of a proxy. */
+export const COORDINATES = [16, 32, 64] as const;
+
+/** Keys on either side of a block that are not drawn but taken. */
+export const NEAR = 128;
+
+/** Logits of a head in balanced coordinates (low-rank/features/balance.ts), in powers of two. */
+export interface Basis {
+  /**
+   * (d, d + 1) each: x = q queryMap + queryShift and z = k keyMap + keyShift have log2(e) beta q.k = sum of the first d
+   * products + the last number of x + that of z; the products fall in size.
+   */
+  readonly queryMap: TensorData;
+  readonly keyMap: TensorData;
+  readonly queryShift: TensorData;
+  readonly keyShift: TensorData;
+}
+
+export interface HeadPlan {
+  readonly basis: Basis;
+  /** Of the proxy; 0: the head is computed exactly. */
+  readonly coordinates: number;
+}
+
+export interface SampledPlan {
+  /** n, mean number of far keys drawn for a block of 64 rows. */
+  readonly keys: number;
+  /** c: key j is drawn for a block b with probability min(1, c p_bj). One for all blocks and heads. */
+  readonly scale: number;
+  /** Query heads of a batch item one after the other. */
+  readonly heads: readonly HeadPlan[];
+  /** Flops of the exact kernel that take as long. */
+  readonly work: number;
+  /** Upper limit of the relative error to expect. */
+  readonly predictedError: number;
+  readonly meetsTolerance: boolean;
+}
+
+/** Bytes that the keys of a head may take in the memory of one thread, with room for half of them as a list. */
+const MEMORY = 512 * 2 ** 20;
+
+/** Keys at most, of heads of this width. */
+export function mostKeys({ headDim, valueDim }: Dimensions): number {
+  const floats = 4.5 * (headDim + valueDim) + 400;
+  return 2 ** Math.floor(Math.log2(MEMORY / (4 * floats)));
+}

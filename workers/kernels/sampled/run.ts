@@ -1,0 +1,31 @@
+/** Runs a task of the sampled kernel. */
+import { type Cancelled, checkpoint as poll, withNumericFailure } from '../../job.js';
+import { runExactTask } from '../exact/run.js';
+import type { Wasm } from '../inner/instance.js';
+import { runSampledAttend } from './attend.js';
+import { runChoice } from './choice.js';
+import { runCoordinates } from './coordinates.js';
+import type { SampledTask } from './job.js';
+import { runNorm } from './norms.js';
+import { runPilot } from './pilot.js';
+import { runTable } from './tables.js';
+
+/** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
+export function runSampledTask(task: SampledTask, wasm: Wasm, cancelled: Cancelled): unknown {
+  if (task.kernel === 'exact') return runExactTask(task, wasm, cancelled);
+  const checkpoint = () => poll(cancelled);
+  switch (task.step) {
+    case 'coordinates':
+      return runCoordinates(task, wasm, checkpoint);
+    case 'pilot':
+      return withNumericFailure(() => runPilot(task, wasm, checkpoint));
+    case 'choose':
+      return runChoice(task);
+    case 'table':
+      return runTable(task, wasm, checkpoint);
+    case 'norm':
+      return runNorm(task, wasm, checkpoint);
+    case 'attend':
+      return runSampledAttend(task, wasm, checkpoint);
+  }
+}
