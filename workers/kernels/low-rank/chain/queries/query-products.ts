@@ -1,3 +1,4 @@
+/** Products of a block of queries with the sums over keys, and the columns that the sums over queries are made of. */
 import { ROWS } from '../../../inner/block.js';
 import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
 import { BLOCK } from '../../head/block.js';

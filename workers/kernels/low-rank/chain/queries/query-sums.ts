@@ -1,3 +1,7 @@
+/**
+ * What the pass over the queries adds up: gradients that are sums over query rows, columns of outlier keys, and
+ * what the blocks on the diagonal have of each other under a causal mask.
+ */
 import type { TensorData } from '../../../../tensor/tensor.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { BLOCK } from '../../head/block.js';

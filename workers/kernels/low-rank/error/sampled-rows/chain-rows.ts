@@ -1,3 +1,4 @@
+/** Rows of P as the chain has them, for the sampled rows. */
 import type { Real } from '../../arithmetic/arithmetic.js';
 import type { MergedRows } from '../../chain/keys.js';
 import { type HeadRun, recordWidth } from '../../chain/run.js';

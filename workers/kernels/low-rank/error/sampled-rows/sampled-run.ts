@@ -1,3 +1,4 @@
+/** The sampled rows of a head: shared memory of their estimate, and their exact and approximate gradients. */
 import type { Lease } from '../../../../tensor/shared-memory.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { type MergedRows, mergeRows } from '../../chain/keys.js';
