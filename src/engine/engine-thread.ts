@@ -178,7 +178,8 @@ port.on('message', async (message: ToEngine) => {
   } else {
     await pool.close();
     say({ type: 'closed' });
-    port.close();
+    // Connections to a store that is away would keep the thread.
+    process.exit();
   }
 });
 say({ type: 'ready', kernels: pool.kernels, rates: pool.rates });

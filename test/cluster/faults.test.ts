@@ -1,0 +1,208 @@
+/**
+ * Faults at random moments under load: every request is answered right or with a problem, nothing hangs, and nothing is
+ * left behind. LORAGRAD_TEST_FAULTS says how many faults.
+ */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { test } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { Redis } from 'ioredis';
+import { pack, tensor } from '../support/bodies.js';
+import { decodeAnswer } from '../support/dialects.js';
+import { testSeed, uniform } from '../support/random.js';
+import { type GradientAnswer, startServer } from '../support/server.js';
+import { startWorker, type WorkerProcess } from './nodes.js';
+import { startStore, withoutStore } from './store.js';
+
+const CLI = fileURLToPath(new URL('../../src/cli.js', import.meta.url));
+const MSGPACK = 'application/vnd.msgpack';
+const FAULTS = Number(process.env.LORAGRAD_TEST_FAULTS ?? 5);
+const TTL_MS = 4000;
+/** Requests at a time. */
+const CLIENTS = 3;
+/** Nothing may take so long. */
+const HUNG_MS = 120_000;
+
+const seed = testSeed();
+
+/** A quarter of a second of one worker: worth being sent. */
+function body(k: number): Uint8Array<ArrayBuffer> {
+  const [length, width] = [5000, 32];
+  const numbers = (shape: number[], scale: number) =>
+    tensor(shape, (x) => scale * Math.sin(x * (k + 1.5)));
+  const weight = () => numbers([width, width], 0.3);
+  return new Uint8Array(
+    pack({
+      hidden_states: numbers([length, width], 1),
+      q_proj: {
+        weight: weight(),
+        lora_A: numbers([4, width], 0.2),
+        lora_B: numbers([width, 4], 0.2),
+      },
+      k_proj: { weight: weight() },
+      v_proj: { weight: weight() },
+      grad_output: numbers([length, width], 1),
+      method: 'exact',
+    }),
+  );
+}
+
+interface ApiNode {
+  child: ChildProcess;
+  url: string;
+}
+
+async function startApi(queue: string): Promise<ApiNode> {
+  const child = spawn(process.execPath, [CLI], {
+    env: {
+      ...{ ...process.env, PORT: '0', LORAGRAD_WORKERS: '1', LORAGRAD_QUEUE_URL: queue },
+      LORAGRAD_QUEUE_TTL_MS: String(TTL_MS),
+    },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  for await (const line of child.stdout!.setEncoding('utf8')) {
+    const listening = String(line).match(/http:\/\/127\.0\.0\.1:\d+/);
+    if (!listening) continue;
+    child.stdout!.resume();
+    return { child, url: listening[0] };
+  }
+  throw new Error('The API node ended before it listened');
+}
+
+const gradientsOf = (bytes: Uint8Array) =>
+  (decodeAnswer(bytes, MSGPACK) as GradientAnswer).gradients;
+
+const skip = withoutStore;
+
+test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, {
+  skip,
+}, async () => {
+  const random = uniform(seed);
+  const bodies = Array.from({ length: 3 }, (_, k) => body(k));
+  const alone = await startServer();
+  const expected: unknown[] = [];
+  for (const one of bodies) {
+    const response = await alone.post('/gradient', one, MSGPACK, MSGPACK);
+    assert.equal(response.status, 200);
+    expected.push(gradientsOf(new Uint8Array(await response.arrayBuffer())));
+  }
+  await alone.close();
+
+  const store = await startStore();
+  const env = { LORAGRAD_QUEUE_TTL_MS: String(TTL_MS) };
+  const workers: WorkerProcess[] = [
+    await startWorker(store.url, env),
+    await startWorker(store.url, env),
+  ];
+  const api: ApiNode[] = [await startApi(store.url)];
+  let stop = false;
+  const counts = { right: 0, problems: 0, cut: 0 };
+
+  const client = async (k: number): Promise<void> => {
+    while (!stop) {
+      const which = Math.floor(random() * bodies.length);
+      const { url, child } = api[0]!;
+      const options = {
+        method: 'POST',
+        headers: { 'content-type': MSGPACK },
+        body: bodies[which]!,
+      };
+      try {
+        const response = await fetch(`${url}/gradient`, {
+          ...options,
+          signal: AbortSignal.timeout(HUNG_MS),
+        });
+        const bytes = new Uint8Array(await response.arrayBuffer());
+        if (response.status === 200) {
+          assert.deepEqual(gradientsOf(bytes), expected[which], `client ${k}, body ${which}`);
+          counts.right++;
+        } else {
+          const { type } = JSON.parse(Buffer.from(bytes).toString()) as { type: string };
+          assert.match(type, /:(store-full|worker-lost|queue-full|shutting-down)$/);
+          counts.problems++;
+          await pause(100);
+        }
+      } catch (error) {
+        // Only a node that was killed leaves without an answer.
+        assert.ok(child.killed && !(error instanceof assert.AssertionError), String(error));
+        counts.cut++;
+        await pause(100);
+      }
+    }
+  };
+
+  const admin = new Redis(store.url, { retryStrategy: () => 100 });
+  admin.on('error', () => {});
+  const pick = () => workers[Math.floor(random() * workers.length)]!;
+  const faults: Record<string, () => Promise<void>> = {
+    'a worker is killed': async () => {
+      const lost = pick();
+      lost.child.kill('SIGKILL');
+      workers.splice(workers.indexOf(lost), 1, await startWorker(store.url, env));
+    },
+    'a worker stands still': async () => {
+      const { child } = pick();
+      child.kill('SIGSTOP');
+      await pause(1000 + 12_000 * random());
+      child.kill('SIGCONT');
+    },
+    'a worker is asked to end': async () => {
+      const leaving = pick();
+      assert.equal(await leaving.end(), 0);
+      workers.splice(workers.indexOf(leaving), 1, await startWorker(store.url, env));
+    },
+    'the store is restarted': async () => {
+      await store.kill();
+      await pause(2000 * random());
+      await store.start();
+    },
+    'the store stands still': async () => {
+      store.signal('SIGSTOP');
+      await pause(3000 * random());
+      store.signal('SIGCONT');
+    },
+    'connections are dropped': async () => {
+      await admin.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
+    },
+    'an API node is killed': async () => {
+      const { child } = api[0]!;
+      child.kill('SIGKILL');
+      api[0] = await startApi(store.url);
+    },
+  };
+  const names = Object.keys(faults);
+  try {
+    const load = Promise.all(Array.from({ length: CLIENTS }, (_, k) => client(k)));
+    const inject = async () => {
+      for (let k = 0; k < FAULTS; k++) {
+        await pause(1500 * random());
+        // Each kind comes before any comes again.
+        await faults[names[(seed + k) % names.length]!]!();
+      }
+    };
+    await Promise.race([inject(), load]);
+    const { right } = counts;
+    while (counts.right < right + CLIENTS) await Promise.race([pause(50), load]);
+    stop = true;
+    await load;
+    console.log(`# ${JSON.stringify(counts)}`);
+    const own = /:parts-[^:]+:(?:meta|id|events|stalled-check|pc|marker)$|:alive:/;
+    for (let left = ['']; left.length > 0; ) {
+      await pause(200);
+      left = (await admin.keys('*')).filter((key) => !own.test(key));
+    }
+  } finally {
+    stop = true;
+    admin.disconnect();
+    const { child } = api[0]!;
+    if (child.exitCode === null) {
+      const gone = once(child, 'exit');
+      child.kill('SIGTERM');
+      await gone;
+    }
+    await Promise.all(workers.map((worker) => worker.end()));
+    await store.close();
+  }
+});
