@@ -227,7 +227,7 @@ function withoutPlan(
   }
   const reason = unmeasured(options);
   if (reason) return { kernel: 'exact', reason };
-  const exactSeconds = exactWork(layer, needsOf(layer, options)) / rates.exact;
+  const exactSeconds = exactWork(layer, needsOf(layer, options), rates.pairs) / rates.exact;
   const short = Math.max(queryLength, keyLength) < SHORT;
   if (!short && exactSeconds >= NOT_WORTH_A_PLAN) return null;
   return {

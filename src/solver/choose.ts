@@ -27,7 +27,8 @@ function whyNotSampled(layer: Layer, options: ChooseOptions): string | null {
   if (obstacle || options.method === 'sampled') return obstacle;
   if (options.method !== 'auto') return 'Another kernel was asked for.';
   if (!isMeasured(layer, options)) return 'Sampled has no error figure of input gradients.';
-  const exact = exactWork(layer, needsOf(layer, options)) / options.rates.exact;
+  const { rates } = options;
+  const exact = exactWork(layer, needsOf(layer, options), rates.pairs) / rates.exact;
   const { queryLength, keyLength } = layer.dims;
   const short = Math.max(queryLength, keyLength) < SHORT_FOR_SAMPLED;
   return short || exact < NOT_WORTH_A_PLAN ? 'Not worth a plan.' : null;

@@ -61,7 +61,7 @@ export function planFigures(
     break_even_length: plan?.breakEvenLength ?? null,
     predicted_error: plan?.predictedError ?? null,
     expected_ms: {
-      exact: (1000 * exactWork(problem, needs)) / options.rates.exact,
+      exact: (1000 * exactWork(problem, needs, options.rates.pairs)) / options.rates.exact,
       low_rank: plan ? 1000 * plan.seconds.lowRank : null,
       low_rank_linear: plan ? 1000 * plan.seconds.lowRankLinear : null,
       sampled: sampled ? (1000 * sampled.work) / options.rates.exact : null,

@@ -78,7 +78,7 @@ export function sampledSeconds(
   const { exact: rate } = options.rates;
   return {
     sampled: plan.work / rate,
-    exact: exactWork(problem, needsOf(problem, options)) / rate,
+    exact: exactWork(problem, needsOf(problem, options), options.rates.pairs) / rate,
   };
 }
 

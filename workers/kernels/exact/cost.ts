@@ -49,10 +49,22 @@ export function exactFlops(layer: AttentionLayer, needs: Needs): number {
   return (inputGradients ? 2 : 1) * projectionFlops(layer) + heads * allPairs(layer) * 2 * width;
 }
 
-/** What the exponential of a pair costs, expressed in flops: most of the work of narrow heads. */
+/** What a pair of a row and a key costs beside its flops, expressed in flops: most of the work of narrow heads. */
+export interface PairWork {
+  /** Of a gradient, and of the output alone. */
+  readonly gradient: number;
+  readonly output: number;
+}
+
+/** Where nothing was measured. */
 export const PAIR_OVERHEAD = 100;
 
-/** The flops and what they leave out, in flops: this over the rate of the exact kernel is its time. */
-export function exactWork(layer: AttentionLayer, needs: Needs): number {
-  return exactFlops(layer, needs) + PAIR_OVERHEAD * layer.dims.heads * allPairs(layer);
+/**
+ * The flops and what they leave out, in flops: this over the rate of the exact kernel is its time.
+ *
+ * @param pairs as measured on this machine.
+ */
+export function exactWork(layer: AttentionLayer, needs: Needs, pairs?: PairWork): number {
+  const overhead = pairs?.[needs.gradients ? 'gradient' : 'output'] ?? PAIR_OVERHEAD;
+  return exactFlops(layer, needs) + overhead * layer.dims.heads * allPairs(layer);
 }

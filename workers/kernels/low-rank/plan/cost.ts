@@ -1,5 +1,6 @@
 /** Floating-point operations of both kernels; a multiply-add counts as two. */
 
+import type { PairWork } from '../../exact/cost.js';
 import { fullWidth, type Head } from '../head/head.js';
 import { type Layout, layout } from '../head/layout.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
@@ -8,6 +9,8 @@ import { DRAWN_GROUPS } from '../head/plan.js';
 export interface Rates {
   readonly exact: number;
   readonly lowRank: number;
+  /** What the exact kernel's pairs cost beside their flops; absent: not measured. */
+  readonly pairs?: PairWork;
 }
 
 export interface HeadCost {

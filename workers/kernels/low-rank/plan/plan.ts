@@ -89,11 +89,11 @@ interface ExactCost {
 
 function exactCost(
   problem: AttentionLayer & Partial<AttentionProblem>,
-  { outputOnly = false, inputGradients = false }: PlanOptions,
+  { outputOnly = false, inputGradients = false, rates }: PlanOptions,
 ): ExactCost {
   const output = outputOnly || problem.objective?.kind === 'target';
   const needs = { output, gradients: !outputOnly, inputGradients };
-  return { flops: exactFlops(problem, needs), work: exactWork(problem, needs) };
+  return { flops: exactFlops(problem, needs), work: exactWork(problem, needs, rates.pairs) };
 }
 
 /** Which part of the work of a plan its stages are. */
