@@ -6,6 +6,7 @@ import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import { chooseKernels, type KernelChoice } from '../../workers/kernels/inner/load.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import type { CalibrateTask } from '../../workers/tasks/calibrate.js';
+import { stagesDiffer } from '../../workers/tasks/check-stages.js';
 import type { RestTask } from '../../workers/tasks/rest.js';
 import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
 import { TURN_MS, type Turn, type TurnOutcome } from '../../workers/turn.js';
@@ -75,7 +76,7 @@ export class WorkerPool implements Executor {
     const { workers, warmUpMs, kernels = 'auto' } = options;
     // On Node 20 this sets a V8 flag, which has to be done before a thread compiles.
     relaxedSimd();
-    const pool = new WorkerPool(options, chooseKernels(kernels));
+    const pool = new WorkerPool(options, chooseKernels(kernels, stagesDiffer));
     const signal = AbortSignal.timeout(warmUpMs);
     try {
       const ready = async () => {

@@ -11,6 +11,7 @@ import { Wasm, type WasmExports } from '../../../workers/kernels/inner/instance.
 import { chooseKernels, loadWasm } from '../../../workers/kernels/inner/load.js';
 import { OPERATIONS, type OperationName } from '../../../workers/kernels/inner/operations.js';
 import { selfCheck } from '../../../workers/kernels/inner/selfcheck.js';
+import { stagesDiffer } from '../../../workers/tasks/check-stages.js';
 import { KERNELS } from '../builds.js';
 
 const native = KERNELS.filter(({ file }) => file !== null).map(({ build }) => build);
@@ -94,5 +95,17 @@ test('the self-check passes every build, and finds a wrong number of any operati
   for (const name of Object.keys(OPERATIONS) as OperationName[]) {
     const found = selfCheck(broken(loadWasm(), name), portable, [name]);
     assert.ok(found?.startsWith(name), `${name}: ${found}`);
+  }
+});
+
+test('stages are checked too: one that leaves its sums as they were is seen', () => {
+  const portable = loadWasm(portableKernels());
+  for (const kernels of KERNELS) {
+    const wasm = loadWasm(kernels);
+    assert.equal(stagesDiffer(wasm, portable), null);
+    if (!wasm.fn.attend) continue;
+    const idle = new Wasm({ ...wasm.fn, attend: () => 0 }, wasm.build, () => {}, wasm.addressOf);
+    assert.match(stagesDiffer(idle, portable) ?? '', /^attend: /);
+    assert.throws(() => chooseKernels('native', () => 'wrong'), /wrong/);
   }
 });

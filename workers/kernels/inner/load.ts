@@ -8,17 +8,21 @@ import { selfCheck } from './selfcheck.js';
 export const KERNEL_CHOICES = ['auto', 'native', 'avx2', 'wasm'] as const;
 export type KernelChoice = (typeof KERNEL_CHOICES)[number];
 
+/** What is wrong with a build, beside the portable one; null: nothing. */
+export type Check = (wasm: Wasm, portable: Wasm) => string | null;
+
 /**
  * `auto`: the fastest build that passes the self-check. `native` and `avx2` are that or nothing.
  *
+ * @param differs looks at more than the operations.
  * @throws {Error} when the one that was asked for is not there or does not compute correctly.
  */
-export function chooseKernels(choice: KernelChoice): Kernels {
+export function chooseKernels(choice: KernelChoice, differs: Check = () => null): Kernels {
   const portable = loadKernels(portableKernels());
   const complaints: string[] = [];
   const usable = availableKernels().filter(({ file }) => file !== null);
   const wanted = choice === 'avx2' ? usable.filter(({ build }) => build === 'avx2') : usable;
-  const native = choice === 'wasm' ? [] : correct(wanted, portable, complaints);
+  const native = choice === 'wasm' ? [] : correct(wanted, portable, differs, complaints);
   if (choice === 'wasm') return portableKernels();
   if (choice !== 'auto') {
     if (native[0]) return native[0];
@@ -29,11 +33,17 @@ export function chooseKernels(choice: KernelChoice): Kernels {
 }
 
 /** Of each build the first that computes what the portable one does. */
-function correct(all: readonly Kernels[], portable: Wasm, complaints: string[]): Kernels[] {
+function correct(
+  all: readonly Kernels[],
+  portable: Wasm,
+  differs: Check,
+  complaints: string[],
+): Kernels[] {
   const found: Kernels[] = [];
   for (const kernels of all) {
     if (found.some(({ build }) => build === kernels.build)) continue;
-    const wrong = selfCheck(loadKernels(kernels), portable);
+    const wasm = loadKernels(kernels);
+    const wrong = selfCheck(wasm, portable) ?? differs(wasm, portable);
     if (wrong) complaints.push(`${kernels.build} of ${kernels.file}: ${wrong}`);
     else found.push(kernels);
   }
