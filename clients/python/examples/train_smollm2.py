@@ -144,9 +144,11 @@ def draw(curves: Curves, path: Path) -> None:
         smooth = losses.unfold(0, WINDOW, 1).mean(dim=1)
         wide = (way, seed) == ("PyTorch", 0)
         steps = range(WINDOW - 1, len(losses))
-        above.plot(steps, smooth, label=label, linewidth=4 if wide else 1.5, alpha=0.7)
+        width = 4 if wide else 1.5
+        (line,) = above.plot(steps, smooth, label=label, linewidth=width, alpha=0.7)
         if not wide:
-            below.plot((losses / torch.tensor(reference) - 1).abs(), label=label, alpha=0.7)
+            difference = (losses / torch.tensor(reference) - 1).abs()
+            below.plot(difference, color=line.get_color(), alpha=0.7)
     title = f"SmolLM2-135M, LoRA on q and v, mean of {WINDOW} steps"
     above.set(ylabel="loss", title=title)
     above.legend()
