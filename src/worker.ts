@@ -1,5 +1,5 @@
 /** loragrad worker: runs parts of large problems for the API nodes of the same queue; on SIGTERM it finishes those that it has. */
-import { createServer } from 'node:http';
+import { createServer, type Server } from 'node:http';
 import closeWithGrace from 'close-with-grace';
 import { pino } from 'pino';
 import { Gauge, Registry } from 'prom-client';
@@ -41,17 +41,18 @@ async function main(): Promise<void> {
   const { stream, ...logging } = loggerOptions(config);
   const log = stream ? pino(logging, stream) : pino(logging);
   let worker: PartWorker | undefined;
+  let server: Server | undefined;
   closeWithGrace({ delay: config.LORAGRAD_DRAIN_MS }, async ({ signal, err }) => {
     if (err) log.fatal(err, 'The process fails');
     else log.info(`${signal}: the parts in hand are finished first`);
-    server.close();
+    server?.close();
     await worker?.close();
   });
 
   const pool = await WorkerPool.start(poolOptions(config));
   worker = new PartWorker(pool, queue, (part) => sumsOf(part as SumsPart));
   const registry = metricsOf(worker, pool);
-  const server = createServer(async ({ url }, response) => {
+  server = createServer(async ({ url }, response) => {
     if (url === '/metrics') {
       response.setHeader('content-type', registry.contentType);
       response.end(await registry.metrics());

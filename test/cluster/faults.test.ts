@@ -183,8 +183,14 @@ test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, 
       }
     };
     await Promise.race([inject(), load]);
+    const sent = async () => {
+      const metrics = await (await fetch(`${api[0]!.url}/metrics`)).text();
+      return Number(metrics.match(/^loragrad_queue_parts_sent (\d+)$/m)?.[1]);
+    };
     const { right } = counts;
-    while (counts.right < right + CLIENTS) await Promise.race([pause(50), load]);
+    while (counts.right < right + CLIENTS || (await sent()) === 0) {
+      await Promise.race([pause(50), load]);
+    }
     stop = true;
     await load;
     console.log(`# ${JSON.stringify(counts)}`);

@@ -173,3 +173,13 @@ test('a full store: 503 with Retry-After', { skip }, async () => {
   assertSame(await node.run(jobOf(small), { signal }), await here(small));
   admin.disconnect();
 });
+
+test('workers with another build of the kernels take no part: the node computes by itself', {
+  skip,
+}, async () => {
+  await Promise.all(workers.splice(0).map((worker) => worker.end()));
+  workers.push(await startWorker(store.url, { LORAGRAD_KERNELS: 'wasm' }));
+  await knows(node, node.kernels.startsWith('wasm') ? 1 : 0);
+  const problem = randomProblem({ ...GROUPED, seed: seed + 2 });
+  assertSame(await node.run(jobOf(problem), { signal }), await here(problem));
+});
