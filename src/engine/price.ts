@@ -138,14 +138,14 @@ function layerPrice(
   const decoded = pending.reduce((sum, { tensor }) => sum + memoryOf(tensor), 0);
   const results = wanted.answer.reduce((sum, { shape }) => sum + elementCount(shape), 0);
   const errors = wanted.gradients ? 8 * ERROR_COPIES * results : 0;
-  const bytes = [BASE_BYTES + batch * heads * HEAD_BYTES + decoded + 8 * results + errors];
+  let kernelBytes = 0;
   let seconds = batch * heads * HEAD_SECONDS + decoded / 1e9;
   if (kernels.exact && wanted.flops > 0) {
-    bytes.push(exactBytes(layer, options));
+    kernelBytes += exactBytes(layer, options);
     seconds += (wanted.flops + paddingFlops(layer)) / options.rates.exact;
   }
   if (kernels.lowRank) {
-    bytes.push(lowRankBytes(layer, options));
+    kernelBytes += lowRankBytes(layer, options);
     seconds += lowRankSeconds(layer, options, wanted.flops > 0);
   }
   if (kernels.sampled) {
@@ -153,11 +153,17 @@ function layerPrice(
     seconds += (SAMPLED_SHARE * exactWork(layer, needsOf(layer, options))) / options.rates.exact;
   }
   if (kernels.reference) {
-    bytes.push(tally((memory) => makeReferenceWorkspace(layer, wanted.gradients, memory)));
     seconds += (wanted.flops > 0 ? referenceFlops(layer) : projectionFlops(layer)) / REFERENCE_RATE;
   }
+  // Whatever overflows float32 is computed again in float64, when the memory of the others is free.
+  const float64Bytes = tally((memory) => makeReferenceWorkspace(layer, wanted.gradients, memory));
   return finished(
-    bytes.reduce((a, b) => a + b),
+    BASE_BYTES +
+      batch * heads * HEAD_BYTES +
+      decoded +
+      8 * results +
+      errors +
+      Math.max(kernelBytes, float64Bytes),
     seconds,
     wanted.answer,
     batch * heads,

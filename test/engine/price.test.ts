@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import type { AnswerForm } from '../../src/engine/messages.js';
+import { priceOf } from '../../src/engine/price.js';
+import { jobOf, type Work } from '../../src/engine/work.js';
+import { Problem } from '../../src/errors.js';
+import { solveOptions } from '../../src/http/routes/solve-options.js';
+import { parseLayer } from '../../src/request/parse.js';
+import type { GradientRequest } from '../../src/request/request.js';
+import { decodeMsgpack } from '../../src/wire/msgpack.js';
+import { DEFAULT_WIRE_LIMITS } from '../../src/wire/tree/wire-limits.js';
+import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { giveBack } from '../../workers/tasks/rest.js';
+import { type AnyTask, runTask } from '../../workers/tasks/run.js';
+import { Lease } from '../../workers/tensor/shared-memory.js';
+import { pack } from '../support/bodies.js';
+import { seededRandom, testSeed } from '../support/random.js';
+import { type SizedRequest, sizedRequest } from '../support/sized-request.js';
+
+const RATES = { exact: 1e10, lowRank: 5e9 };
+const FORM: AnswerForm = { json: false, dialect: 'tensor', extra: {} };
+const MIB = 2 ** 20;
+
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
+/** Memory that one collection finds is free after the next. */
+const collectTwice = () => {
+  collect();
+  collect();
+};
+
+function workOf({ path, body }: SizedRequest): Work {
+  const request = decodeMsgpack(new Uint8Array(pack(body)), DEFAULT_WIRE_LIMITS)
+    .value as GradientRequest;
+  const parsed = parseLayer(request);
+  const options = solveOptions(request, parsed, RATES);
+  const { pending, layer, problem } = parsed;
+  if (path === 'forward') return { kind: 'forward', layer, pending, options };
+  if (path === 'plan') return { kind: 'plan', problem: problem ?? layer, pending, options };
+  assert.ok(problem);
+  return { kind: 'gradient', problem, pending, options };
+}
+
+const PAGE = 4096;
+
+/** Bytes of the pages that something was written to: the others are addresses, not memory. */
+function touchedBytes(memory: ArrayBuffer): number {
+  const words = new BigUint64Array(memory);
+  const step = PAGE / 8;
+  let pages = 0;
+  for (let at = 0; at < words.length; at += step) {
+    if (words.subarray(at, at + step).some((word) => word !== 0n)) pages++;
+  }
+  return PAGE * pages;
+}
+
+/** Bytes outside the heap that a job holds at most, between its tasks. */
+function mostBytes(work: Work): number {
+  const wasm = loadWasm();
+  const memory = new Lease();
+  giveBack();
+  collectTwice();
+  const bytes = () => process.memoryUsage().arrayBuffers;
+  const before = bytes();
+  const inner = touchedBytes(wasm.buffer);
+  let most = 0;
+  const look = () => {
+    if (bytes() - before <= most) return;
+    collectTwice();
+    most = Math.max(most, bytes() - before);
+  };
+  const job = jobOf(work, { clock: () => {}, memory });
+  try {
+    let step = job.next([]);
+    while (!step.done) {
+      const results = step.value.tasks.map((task) => runTask(task as AnyTask, wasm, () => false));
+      look();
+      step = job.next(results);
+      look();
+    }
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+  } finally {
+    job.return(undefined as never);
+    memory.end();
+  }
+  return most + touchedBytes(wasm.buffer) - inner;
+}
+
+/** Rounds of the test; more of them where a change of kernels is to be looked at. */
+const rounds = Number(process.env.LORAGRAD_TEST_ROUNDS ?? 10);
+
+test('the price of a request is at least what it takes, and seldom a large multiple of it', () => {
+  const seed = testSeed();
+  const ratios: number[] = [];
+  for (let round = 0; ratios.length < rounds; round++) {
+    const request = sizedRequest(seededRandom(seed + round), 2 ** 18);
+    const work = workOf(request);
+    const price = priceOf(work, FORM);
+    // Long ones take no other memory than short ones.
+    if (price.seconds > 1) continue;
+    const most = mostBytes(work);
+    const what = `seed ${seed}, round ${round}: ${request.path}, ${Object.keys(request.body)}`;
+    assert.ok(price.bytes >= most, `${what}: priced ${price.bytes}, takes ${most}`);
+    // What is refused halfway, or finds its tolerance early, takes less.
+    ratios.push(price.bytes / (most + 4 * MIB));
+  }
+  ratios.sort((a, b) => a - b);
+  const median = ratios[ratios.length >> 1] as number;
+  assert.ok(median < 4, `median of ${ratios}`);
+});

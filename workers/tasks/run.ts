@@ -1,0 +1,51 @@
+/** Every task that a worker can be given, and what runs it. */
+import type { Cancelled } from '../job.js';
+import { type ExactTask, runExactTask } from '../kernels/exact/run.js';
+import type { Wasm } from '../kernels/inner/instance.js';
+import { type LowRankTask, runLowRankTask } from '../kernels/low-rank/task.js';
+import { type ReferenceTask, runReferenceTask } from '../kernels/reference/operations.js';
+import type { SampledTask } from '../kernels/sampled/job.js';
+import { runSampledTask } from '../kernels/sampled/run.js';
+import { type CalibrateTask, runCalibrateTask } from './calibrate.js';
+import { type DecodeTask, runDecodeTask } from './decode.js';
+import { type DigestTask, runDigestTask } from './digest.js';
+import { type EncodeTask, runEncodeTask } from './encode.js';
+import { type FiniteTask, runFiniteTask } from './finite.js';
+import { runWarmUpTask, type WarmUpTask } from './warm-up.js';
+
+export type AnyTask =
+  | DecodeTask
+  | DigestTask
+  | EncodeTask
+  | ExactTask
+  | FiniteTask
+  | LowRankTask
+  | CalibrateTask
+  | ReferenceTask
+  | SampledTask
+  | WarmUpTask;
+
+export function runTask(task: AnyTask, wasm: Wasm, cancelled: Cancelled): unknown {
+  switch (task.kernel) {
+    case 'decode':
+      return runDecodeTask(task, cancelled);
+    case 'digest':
+      return runDigestTask(task, cancelled);
+    case 'encode':
+      return runEncodeTask(task);
+    case 'exact':
+      return runExactTask(task, wasm, cancelled);
+    case 'finite':
+      return runFiniteTask(task, cancelled);
+    case 'low_rank':
+      return runLowRankTask(task, wasm, cancelled);
+    case 'reference':
+      return runReferenceTask(task);
+    case 'sampled':
+      return runSampledTask(task, wasm, cancelled);
+    case 'calibrate':
+      return runCalibrateTask(task, wasm, cancelled);
+    case 'warm_up':
+      return runWarmUpTask(task, wasm, cancelled);
+  }
+}
