@@ -1,6 +1,7 @@
 /** The service as its users run it: a process of its own with default settings, on a free port. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { fileURLToPath } from 'node:url';
 
@@ -17,7 +18,7 @@ export class Service {
     this.#child = child;
   }
 
-  static async start(settings: { workers: number }): Promise<Service> {
+  static async start(settings: { workers: number; env?: NodeJS.ProcessEnv }): Promise<Service> {
     const port = await freePort();
     const child = spawn(process.execPath, [MAIN], {
       // It logs as it would in production, and nobody reads it.
@@ -27,6 +28,7 @@ export class Service {
         HOST: '127.0.0.1',
         PORT: String(port),
         LORAGRAD_WORKERS: String(settings.workers),
+        ...settings.env,
       },
     });
     const service = new Service(port, child);
@@ -39,10 +41,25 @@ export class Service {
     return service;
   }
 
-  async stop(): Promise<void> {
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
-    this.#child.kill('SIGTERM');
-    await once(this.#child, 'exit');
+  /** @returns what the process ended with: a code, or null for a signal. */
+  async stop(): Promise<number | null> {
+    if (this.#child.exitCode === null && this.#child.signalCode === null) {
+      this.#child.kill('SIGTERM');
+      await once(this.#child, 'exit');
+    }
+    return this.#child.exitCode;
+  }
+
+  /** Bytes of memory that the process has now; Linux alone tells. */
+  resident(): number {
+    const status = readFileSync(`/proc/${this.#child.pid}/status`, 'utf8');
+    return 1024 * Number(/VmRSS:\s+(\d+)/.exec(status)?.[1] ?? Number.NaN);
+  }
+
+  /** A metric without labels. */
+  async metric(name: string): Promise<number> {
+    const answer = await fetch(`http://127.0.0.1:${this.port}/metrics`);
+    return Number(new RegExp(`^${name} (.*)$`, 'm').exec(await answer.text())?.[1]);
   }
 
   async #ready(): Promise<void> {

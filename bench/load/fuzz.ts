@@ -1,0 +1,97 @@
+/** Structured bodies, right and wrong, over HTTP: no 500, no infinity, and the service stays quick. */
+import { Packr } from 'msgpackr/pack';
+import { unpack } from 'msgpackr/unpack';
+import { seededRandom } from '../../test/support/random.js';
+import { sizedRequest } from '../../test/support/sized-request.js';
+import { httpRequest } from '../support/http-load.js';
+import { Service } from '../support/service.js';
+import { quantile } from '../support/statistics.js';
+import { Client } from './traffic.js';
+
+const LANES = 8;
+const MOST_NUMBERS = 2 ** 10;
+const packr = new Packr({ useRecords: false });
+
+// biome-ignore lint/suspicious/noExplicitAny: a body of any shape
+type Body = Record<string, any>;
+
+const STRANGE: readonly unknown[] = [
+  ...[null, true, -1, 0, 1, 2 ** 31, 2 ** 53, 1e300, Number.NaN, Number.POSITIVE_INFINITY],
+  ...['', 'x'.repeat(1000), [], {}, [[]], [[1], [1, 2]], { $ref: 'sha256:' }, new Uint8Array(3)],
+  ...['exact', 'low_rank', 'auto', [0, 0], [-1, 1], [1e9, 1e9]],
+];
+const KEYS = [
+  ...['is_causal', 'window', 'key_lengths', 'first_keys', 'sequence_lengths', 'softcap', 'sinks'],
+  ...['method', 'features', 'keys', 'tolerance', 'seed', 'scaling', 'outputs', 'outputs_dtype'],
+  ...['num_attention_heads', 'num_key_value_heads', 'cos', 'sin', 'correction', 'certificate'],
+];
+
+function spoil(body: Body, random: ReturnType<typeof seededRandom>): Body {
+  const one = <T>(of: readonly T[]) => of[random.integer(0, of.length - 1)] as T;
+  const copy: Body = { ...body };
+  const key = one([...Object.keys(copy), ...KEYS]);
+  const value = copy[key];
+  const dice = random.uniform();
+  if (dice < 0.2) delete copy[key];
+  else if (dice < 0.6 || typeof value !== 'object' || value === null) copy[key] = one(STRANGE);
+  else if (dice < 0.8 && 'shape' in value) {
+    copy[key] = { ...value, shape: value.shape.map(() => one([0, 1, 2, 3, 7, 2 ** 31])) };
+  } else copy[key] = { ...value, [one(Object.keys(value))]: one(STRANGE) };
+  return copy;
+}
+
+function holdsInfinity(value: unknown): boolean {
+  if (typeof value === 'number') return !Number.isFinite(value);
+  if (typeof value !== 'object' || value === null || value instanceof Uint8Array) return false;
+  return Object.values(value).some(holdsInfinity);
+}
+
+export async function fuzz(wanted: number, seed: number): Promise<string> {
+  const service = await Service.start({ workers: 2, env: { LORAGRAD_DEADLINE_MS: '10000' } });
+  const statuses: Record<string, number> = {};
+  const faults: string[] = [];
+  const health: number[] = [];
+  let sent = 0;
+  const lane = async () => {
+    const client = new Client(service.port);
+    while (sent < wanted) {
+      const round = sent++;
+      const random = seededRandom(seed + round);
+      const request = sizedRequest(random, MOST_NUMBERS);
+      let { body } = request;
+      while (random.uniform() < 0.6) body = spoil(body, random);
+      const bytes = Buffer.from(packr.pack(body));
+      const contentType = 'application/vnd.msgpack';
+      const answer = await client.send(
+        httpRequest('POST', `/${request.path}`, { contentType, bytes }),
+      );
+      statuses[answer.status] = (statuses[answer.status] ?? 0) + 1;
+      if (['500', 'cut', 'refused'].includes(answer.status))
+        faults.push(`${round}: ${answer.status}`);
+      if (answer.status === '200' && holdsInfinity(unpack(answer.body))) {
+        faults.push(`${round}: infinity`);
+      }
+    }
+    client.close();
+  };
+  const probe = async () => {
+    const client = new Client(service.port);
+    const live = httpRequest('GET', '/health/live');
+    while (sent < wanted) {
+      const start = performance.now();
+      await client.send(live);
+      health.push(performance.now() - start);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    client.close();
+  };
+  try {
+    await Promise.all([probe(), ...Array.from({ length: LANES }, lane)]);
+    const all = Object.entries(statuses).map(([status, n]) => `${status}: ${n}`);
+    const found =
+      faults.length === 0 ? 'no fault' : `faults in rounds ${faults.slice(0, 20).join('; ')}`;
+    return `${sent} structured bodies over HTTP (seed ${seed}): ${all.join(', ')}; ${found}; health answers in ${quantile(health, 0.99).toFixed(0)} ms (p99), resident ${Math.round(service.resident() / 2 ** 20)} MiB at the end.`;
+  } finally {
+    await service.stop();
+  }
+}

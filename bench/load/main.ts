@@ -1,0 +1,54 @@
+/**
+ * npm run load -- [overload|fairness|deaths|terms|fuzz|soak ...] [--short] [--seed N]
+ *
+ * Runs the trials (all of them by default), each against a service of its own, and writes what they show into
+ * docs/operations.md. --short: minutes instead of hours, and nothing is written.
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { cpus, loadavg } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { deaths, terms } from './faults.js';
+import { fuzz } from './fuzz.js';
+import { fairness, overload } from './overload.js';
+import { soak } from './soak.js';
+
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { short: { type: 'boolean', default: false }, seed: { type: 'string', default: '1' } },
+});
+const { short } = options;
+
+const TRIALS: Readonly<Record<string, () => Promise<string>>> = {
+  overload: () => overload(short ? 8 : 60),
+  fairness: () => fairness(short ? 6 : 20),
+  deaths: () => deaths(short ? 10 : 100),
+  terms: () => terms(short ? 3 : 30),
+  fuzz: () => fuzz(short ? 2000 : 100_000, Number(options.seed)),
+  soak: () => soak(short ? 30 : 1800),
+};
+
+const DOCUMENT = fileURLToPath(new URL('../../../docs/operations.md', import.meta.url));
+
+/** Replaces what stands between the markers of a trial. */
+function write(name: string, text: string): void {
+  const [model] = cpus().map((cpu) => cpu.model.trim());
+  const where = `_${new Date().toISOString().slice(0, 10)}, ${model}, ${cpus().length} processors, Node ${process.versions.node}, load average ${loadavg()[0]!.toFixed(1)} with the trial._`;
+  const document = readFileSync(DOCUMENT, 'utf8');
+  const [open, close] = [`<!-- load: ${name} -->`, `<!-- /load: ${name} -->`];
+  const [from, to] = [document.indexOf(open), document.indexOf(close)];
+  if (from < 0 || to < from) throw new Error(`There is no place for ${name} in ${DOCUMENT}.`);
+  writeFileSync(
+    DOCUMENT,
+    `${document.slice(0, from + open.length)}\n${text}\n\n${where}\n${document.slice(to)}`,
+  );
+}
+
+const names = positionals.length > 0 ? positionals : Object.keys(TRIALS);
+for (const name of names) {
+  const trial = TRIALS[name];
+  if (!trial) throw new Error(`There is no trial '${name}'; there are ${Object.keys(TRIALS)}.`);
+  const text = await trial();
+  console.log(`${name}\n${text}\n`);
+  if (!short) write(name, text);
+}
