@@ -41,17 +41,29 @@ class Witness {
   }
 }
 
-/** Sends until `done`, over many connections; those that are refused a connection stop. */
-async function bombard(service: Service, witness: Witness, done: () => boolean): Promise<void> {
+/**
+ * Sends until `done`, over many connections; those that are refused a connection stop.
+ *
+ * @param late whether the service was told to end: what is sent from then on may find the port closing, and is then
+ *   not accepted; what was sent before is.
+ */
+async function bombard(
+  service: Service,
+  witness: Witness,
+  done: () => boolean,
+  late = () => false,
+): Promise<void> {
   const kinds = mixture();
   await Promise.all(
     Array.from({ length: LANES }, async (_, lane) => {
       const client = new Client(service.port);
       const kind = kinds[lane % 4 === 0 ? 1 : 0]!;
       while (!done()) {
+        const wasLate = late();
         const { status, body } = await client.send(kind.bytes);
         if (status === 'refused') break;
-        witness.see(kind.name, status, body);
+        const closed = wasLate && status === 'cut';
+        witness.see(kind.name, closed ? 'not accepted' : status, body);
       }
       client.close();
     }),
@@ -83,8 +95,15 @@ export async function terms(rounds: number): Promise<string> {
   for (let round = 0; round < rounds; round++) {
     const service = await Service.start({ workers: 2, env: { LORAGRAD_LAME_DUCK_MS: '300' } });
     let ended = false;
-    const load = bombard(service, witness, () => ended);
+    let told = false;
+    const load = bombard(
+      service,
+      witness,
+      () => ended,
+      () => told,
+    );
     await new Promise((resolve) => setTimeout(resolve, 500 + 500 * Math.random()));
+    told = true;
     const code = await service.stop();
     ended = true;
     codes[String(code)] = (codes[String(code)] ?? 0) + 1;

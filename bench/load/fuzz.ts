@@ -66,7 +66,7 @@ export async function fuzz(wanted: number, seed: number): Promise<string> {
         httpRequest('POST', `/${request.path}`, { contentType, bytes }),
       );
       statuses[answer.status] = (statuses[answer.status] ?? 0) + 1;
-      if (['500', 'cut', 'refused'].includes(answer.status))
+      if (['500', 'cut', 'truncated', 'refused'].includes(answer.status))
         faults.push(`${round}: ${answer.status}`);
       if (answer.status === '200' && holdsInfinity(unpack(answer.body))) {
         faults.push(`${round}: infinity`);

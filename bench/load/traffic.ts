@@ -13,7 +13,7 @@ export interface Kind {
 }
 
 export interface Tally {
-  /** By status; 'cut': the connection closed without an answer. */
+  /** By status; 'cut': the connection closed without an answer, 'truncated': in the middle of it. */
   readonly statuses: Record<string, number>;
   /** Milliseconds of those that were answered with 200. */
   readonly latencies: number[];
@@ -49,7 +49,7 @@ export class Client {
     const socket = this.#free.pop() ?? (await this.#open());
     if (!socket) return { status: 'refused', retryAfter: 0, body: Buffer.alloc(0) };
     const answer = await exchange(socket, request);
-    if (answer.status === 'cut' || answer.close) socket.destroy();
+    if (answer.close) socket.destroy();
     else this.#free.push(socket);
     return answer;
   }
@@ -79,7 +79,14 @@ function exchange(socket: Socket, request: Buffer): Promise<Answer & { close: bo
       socket.off('data', read).off('close', cut);
       resolve(answer);
     };
-    const cut = () => settle({ status: 'cut', retryAfter: 0, body: Buffer.alloc(0), close: true });
+    // Half an answer is worse than none.
+    const cut = () =>
+      settle({
+        status: chunks.length > 0 ? 'truncated' : 'cut',
+        retryAfter: 0,
+        body: Buffer.alloc(0),
+        close: true,
+      });
     const read = (chunk: Buffer) => {
       chunks.push(chunk);
       const all = Buffer.concat(chunks);
