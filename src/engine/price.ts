@@ -149,7 +149,7 @@ function layerPrice(
     seconds += lowRankSeconds(layer, options, wanted.flops > 0);
   }
   if (kernels.sampled) {
-    bytes.push(sampledBytes(layer, options));
+    kernelBytes += sampledBytes(layer, options);
     seconds += (SAMPLED_SHARE * exactWork(layer, needsOf(layer, options))) / options.rates.exact;
   }
   if (kernels.reference) {
