@@ -28,6 +28,15 @@ const TRIALS: Readonly<Record<string, () => Promise<string>>> = {
   soak: () => soak(short ? 30 : 1800),
 };
 
+const TITLES: Readonly<Record<string, string>> = {
+  overload: 'Once to ten times what it can do',
+  fairness: 'A polite client beside a greedy one',
+  deaths: 'Workers that end',
+  terms: 'SIGTERM',
+  fuzz: 'Structured bodies',
+  soak: 'A steady load',
+};
+
 const DOCUMENT = fileURLToPath(new URL('../../../docs/operations.md', import.meta.url));
 
 /** Replaces what stands between the markers of a trial. */
@@ -40,7 +49,7 @@ function write(name: string, text: string): void {
   if (from < 0 || to < from) throw new Error(`There is no place for ${name} in ${DOCUMENT}.`);
   writeFileSync(
     DOCUMENT,
-    `${document.slice(0, from + open.length)}\n${text}\n\n${where}\n${document.slice(to)}`,
+    `${document.slice(0, from + open.length)}\n#### ${TITLES[name]}\n\n${text}\n\n${where}\n${document.slice(to)}`,
   );
 }
 

@@ -29,6 +29,8 @@ export interface PoolOptions {
   readonly onLoad?: (pool: WorkerPool) => void;
   /** By default the fastest. */
   readonly kernels?: KernelChoice;
+  /** Absent: they are measured, which takes a second. */
+  readonly rates?: Rates;
 }
 
 /** After so much more than its turn a task is one that others do not wait for. */
@@ -81,7 +83,7 @@ export class WorkerPool implements Executor {
     try {
       const ready = async () => {
         await pool.#warmUp(workers + 1);
-        pool.#rates = await pool.run(calibrateJob(), { signal });
+        pool.#rates = options.rates ?? (await pool.run(calibrateJob(), { signal }));
       };
       await Promise.race([ready(), aborted(signal)]);
     } catch (error) {

@@ -7,8 +7,9 @@ import { testSeed } from '../support/random.js';
 
 const seed = testSeed();
 
-export function check<T>(property: fc.IProperty<T>, numRuns = 300): void {
-  fc.assert(property, { seed, numRuns });
+/** LORAGRAD_TEST_RUNS, if it is set, in place of `usual`. */
+export function check<T>(property: fc.IProperty<T>, usual = 300): void {
+  fc.assert(property, { seed, numRuns: Number(process.env.LORAGRAD_TEST_RUNS ?? usual) });
 }
 
 /** Finite elements only: other bit patterns are for the tests of single numbers. */
