@@ -7,6 +7,7 @@ import {
   Client,
   type Dtype,
   type GradientRequest,
+  type JobStep,
   ProblemError,
   ServiceUnreachableError,
 } from 'loragrad-client';
@@ -65,6 +66,21 @@ test('respondAsync: a job computes the same answer', async () => {
     name: 'TimeoutError',
   });
   await metricIs(server.url, 'loragrad_kept_jobs', 0);
+});
+
+test('follow: progress, then the answer; who leaves the loop ends the job', async () => {
+  const mine = { ...request(), seed: 3 };
+  const steps: JobStep[] = [];
+  for await (const step of client.follow(mine)) steps.push(step);
+  const { answer } = steps.at(-1)!;
+  assert.deepEqual(answer?.gradients, (await client.gradient(mine)).gradients);
+  for (const { progress } of steps.slice(0, -1)) {
+    assert.ok(progress!.fraction >= 0 && progress!.fraction <= 1);
+  }
+  assert.ok(steps.length > 1);
+  for await (const { progress } of client.follow(mine)) if (progress) break;
+  await metricIs(server.url, 'loragrad_kept_jobs', 0);
+  await assert.rejects(client.follow({ ...mine, tolerance: -1 }).next(), ProblemError);
 });
 
 test('every dtype goes out and comes back', async () => {

@@ -5,6 +5,7 @@ import type {
   ForwardRequest,
   GradientAnswer,
   GradientRequest,
+  JobProgress,
   Limits,
   PlanAnswer,
 } from './api.js';
@@ -40,6 +41,11 @@ export interface ComputeOptions extends CallOptions {
    */
   readonly respondAsync?: boolean | undefined;
 }
+
+/** One of the two is null. */
+export type JobStep =
+  | { readonly progress: JobProgress; readonly answer: null }
+  | { readonly progress: null; readonly answer: GradientAnswer };
 
 const MSGPACK = 'application/vnd.msgpack';
 const MISSING = 'urn:loragrad:problem:missing-tensors';
@@ -78,6 +84,26 @@ export class Client {
     return (await this.#ask('gradient', request, options)) as GradientAnswer;
   }
 
+  /**
+   * A gradient as a job: what it has come to, as often as the service wants to be asked, and at last the answer.
+   * Leaving the loop ends the job.
+   *
+   * @throws {ProblemError} when the service refuses.
+   * @throws {ServiceUnreachableError} when there is no answer.
+   */
+  async *follow(request: GradientRequest, options: CallOptions = {}): AsyncGenerator<JobStep> {
+    const steps = this.#steps('gradient', request, { ...options, respondAsync: true });
+    try {
+      for (;;) {
+        const { done, value } = await steps.next();
+        if (done) return yield { progress: null, answer: value as GradientAnswer };
+        yield { progress: value, answer: null };
+      }
+    } finally {
+      await steps.return(null);
+    }
+  }
+
   /** The verdict without the gradient: target and grad_output may be left out. */
   async plan(request: GradientRequest, options: CallOptions = {}): Promise<PlanAnswer> {
     return (await this.#ask('plan', request, options)) as PlanAnswer;
@@ -89,16 +115,27 @@ export class Client {
   }
 
   async limits(options: CallOptions = {}): Promise<Limits> {
-    const { body } = await this.#send('GET', 'limits', undefined, options);
-    return JSON.parse(new TextDecoder().decode(body)) as Limits;
+    return jsonOf(await this.#send('GET', 'limits', undefined, options)) as Limits;
   }
 
-  /** Kept tensors go by reference; those that the store cannot hold travel with the request. */
   async #ask(
     path: string,
     request: GradientRequest | ForwardRequest,
     options: ComputeOptions,
   ): Promise<unknown> {
+    const steps = this.#steps(path, request, options);
+    for (;;) {
+      const { done, value } = await steps.next();
+      if (done) return value;
+    }
+  }
+
+  /** Kept tensors go by reference; those that the store cannot hold travel with the request. */
+  async *#steps(
+    path: string,
+    request: GradientRequest | ForwardRequest,
+    options: ComputeOptions,
+  ): AsyncGenerator<JobProgress, unknown> {
     let kept = keptTensors(request);
     for (let refusals = 0; ; refusals++) {
       options.signal?.throwIfAborted();
@@ -106,7 +143,7 @@ export class Client {
       try {
         const body = encodeRequest(request, stored);
         const answer = await this.#send('POST', path, body, options);
-        return decodeAnswer((await this.#finished(answer, options)).body);
+        return decodeAnswer((yield* this.#finished(answer, options)).body);
       } catch (error) {
         if (!(error instanceof ProblemError) || error.type !== MISSING) throw error;
         const names = new Set(error.missing);
@@ -120,18 +157,25 @@ export class Client {
   }
 
   /** The answer itself or, after 202, that of the job which it names. */
-  async #finished(answer: Answer, options: CallOptions): Promise<Answer> {
+  async *#finished(answer: Answer, options: CallOptions): AsyncGenerator<JobProgress, Answer> {
     const id = answer.headers.get('location')?.split('/').at(-1);
     if (answer.status !== 202 || !id) return answer;
+    let isOver = false;
     try {
       for (let last = answer; ; ) {
+        yield jsonOf(last) as JobProgress;
         await pause(retryAfterMs(last), options.signal);
         last = await this.#send('GET', `jobs/${id}`, undefined, options);
-        if (last.status !== 202) return last;
+        if (last.status === 202) continue;
+        isOver = true;
+        return last;
       }
     } catch (error) {
-      if (options.signal?.aborted) await this.#send('DELETE', `jobs/${id}`, undefined, {});
+      isOver = !options.signal?.aborted;
       throw error;
+    } finally {
+      // Nobody waits any more. That it has ended by itself meanwhile does no harm.
+      if (!isOver) await this.#send('DELETE', `jobs/${id}`, undefined, {}).catch(() => {});
     }
   }
 
@@ -154,6 +198,8 @@ export class Client {
     throw problemOf(answer, url);
   }
 }
+
+const jsonOf = ({ body }: Answer): unknown => JSON.parse(new TextDecoder().decode(body));
 
 /** The promise, or the reason of the signal if that comes first. */
 async function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
