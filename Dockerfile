@@ -26,6 +26,10 @@ COPY clients/typescript ./clients/typescript
 COPY web ./web
 COPY src ./src
 RUN npm run build
+# The guide, which is made of the documents alone.
+COPY docs ./docs
+COPY clients/python/README.md ./clients/python/
+RUN npm ci --prefix docs --ignore-scripts --no-audit --no-fund && npm run --prefix docs build
 
 FROM node:24-bookworm-slim
 LABEL org.opencontainers.image.title="loragrad" \
@@ -48,6 +52,7 @@ COPY --from=build /app/dist/workers ./dist/workers
 COPY --from=build /app/dist/native/kernels.node ./dist/native/
 COPY --from=build /app/dist/src ./dist/src
 COPY --from=build /app/dist/web ./dist/web
+COPY --from=build /app/dist/guide ./dist/guide
 USER node
 EXPOSE 3000
 # Ready means: worker threads warm, and not draining.

@@ -72,7 +72,6 @@ for (const [look, context] of Object.entries(LOOKS)) {
         'Error against features',
         'Time against length',
         'Error of each gradient',
-        'The request',
       ]) {
         await page.getByRole('article', { name }).waitFor();
       }
@@ -122,9 +121,10 @@ test(
     const lines = readFileSync(await csv.path(), 'utf8').split('\n');
     assert.match(lines[0], /^name,relative,upper/);
     assert.equal(lines.length, 5, 'a heading and four tensors');
+    await figure.getByText('Request', { exact: true }).click();
     const [body] = await Promise.all([
       page.waitForEvent('download'),
-      page.getByRole('button', { name: 'Download request.msgpack' }).click(),
+      figure.getByRole('button', { name: 'Download request.msgpack' }).click(),
     ]);
     const type = 'application/vnd.msgpack';
     const bytes = readFileSync(await body.path());
@@ -177,7 +177,7 @@ test('sweep: draws as it goes, and cancel stops it', options, async () => {
   const { page, complaints } = await open(`${server.url}/#sweep`);
   await page.getByRole('combobox', { name: 'Length L' }).selectOption('512');
   await page.getByRole('button', { name: 'Sweep' }).click();
-  await page.getByRole('article', { name: 'Time to expect' }).waitFor({ timeout: 60_000 });
+  await page.getByRole('article', { name: 'Time', exact: true }).waitFor({ timeout: 60_000 });
   const progress = page.getByRole('progressbar');
   while (Number(await progress.getAttribute('value')) < 3);
   await page.getByRole('button', { name: 'Cancel' }).last().click();

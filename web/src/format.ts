@@ -1,4 +1,13 @@
-/** Numbers for people. */
+/** Numbers and names for people. */
+import type { GradientAnswer } from 'loragrad-client';
+
+/** How the kernels are called, and drawn. */
+export const METHODS = {
+  exact: { name: 'exact', colour: 'bad' },
+  low_rank: { name: 'low-rank', colour: 'accent' },
+  sampled: { name: 'sampled', colour: 'good' },
+} as const satisfies Record<GradientAnswer['method'] | 'sampled', object>;
+
 export const percent = (x: number): string => `${Number((100 * x).toPrecision(2))} %`;
 
 export function duration(ms: number): string {

@@ -36,7 +36,7 @@ export function retryAfter({ elapsed_ms }: JobProgress): string {
   return String(Math.min(10, Math.max(1, Math.round(elapsed_ms / 10_000))));
 }
 
-const header = (description: string) => ({ description, schema: { type: 'string' } });
+const header = (description: string) => ({ description, type: 'string' });
 
 /** The response 202. */
 export function jobAccepted(description: string, headers: Record<string, object> = {}) {

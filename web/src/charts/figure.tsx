@@ -1,6 +1,7 @@
-/** A picture with its numbers as table and download. */
+/** A picture with its numbers as table and download, and the request that they come from. */
 import type { ComponentChildren } from 'preact';
 import { download, type Row, toCsv } from '../data/download.js';
+import { RequestCode, type Source } from '../panels/request-code.js';
 
 interface Props {
   readonly title: string;
@@ -8,13 +9,14 @@ interface Props {
   /** Of the files. */
   readonly name: string;
   readonly rows: readonly Row[];
+  readonly source: Source;
   readonly children: ComponentChildren;
 }
 
 const shown = (value: Row[string] | undefined): string =>
   typeof value === 'number' ? String(Number(value.toPrecision(4))) : String(value ?? '');
 
-export function Figure({ title, text, name, rows, children }: Props) {
+export function Figure({ title, text, name, rows, source, children }: Props) {
   const columns = Object.keys(rows[0] ?? {});
   return (
     <article class="card" aria-label={title}>
@@ -60,6 +62,7 @@ export function Figure({ title, text, name, rows, children }: Props) {
           </table>
         </section>
       </details>
+      <RequestCode {...source} />
     </article>
   );
 }

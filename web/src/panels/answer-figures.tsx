@@ -3,7 +3,8 @@ import type { GradientAnswer, PlanAnswer } from 'loragrad-client';
 import { Bars } from '../charts/bars.js';
 import { Figure } from '../charts/figure.js';
 import { LineChart } from '../charts/line-chart.js';
-import { duration, percent } from '../format.js';
+import { duration, METHODS, percent } from '../format.js';
+import type { Source } from './request-code.js';
 
 type Threshold = PlanAnswer['threshold'];
 type Plan = PlanAnswer['plan'];
@@ -15,7 +16,7 @@ function blame({ norms }: Threshold['heads'][number]): string {
   return `${side === 'query' ? 'queries' : 'keys'}, ${part}`;
 }
 
-export function Gauge({ threshold }: { threshold: Threshold }) {
+export function Gauge({ threshold, source }: { threshold: Threshold; source: Source }) {
   const { heads, limit } = threshold;
   const rows = heads.map(({ batch_item, head, gamma, below_threshold, norms }) => ({
     ...{ batch_item, head, gamma, limit, ratio: limit > 0 ? gamma / limit : null, below_threshold },
@@ -35,7 +36,7 @@ export function Gauge({ threshold }: { threshold: Threshold }) {
       title="Γ of each head"
       text="The largest entry of the scaled queries and keys, against √ln L. Beside it: the side and the part that are to blame."
       name="gamma"
-      rows={rows}
+      {...{ rows, source }}
     >
       <Bars
         title="Gamma of each head"
@@ -47,7 +48,13 @@ export function Gauge({ threshold }: { threshold: Threshold }) {
   );
 }
 
-export function FeatureErrors({ plan, tolerance }: { plan: Plan; tolerance: number }) {
+interface FeatureErrorsProps {
+  readonly plan: Plan;
+  readonly tolerance: number;
+  readonly source: Source;
+}
+
+export function FeatureErrors({ plan, tolerance, source }: FeatureErrorsProps) {
   const rows = plan.tried.map(({ features, error, ms }) => ({ features, error, tolerance, ms }));
   const x = rows.map(({ features }) => features);
   return (
@@ -55,7 +62,7 @@ export function FeatureErrors({ plan, tolerance }: { plan: Plan; tolerance: numb
       title="Error against features"
       text="What the plan tried on a sample: the limit of the error to expect of the worst head, with so many features."
       name="features"
-      rows={rows}
+      {...{ rows, source }}
     >
       {rows.length === 0 ? (
         <p>Nothing was tried: the low-rank kernel does not take this layer.</p>
@@ -83,7 +90,7 @@ export function FeatureErrors({ plan, tolerance }: { plan: Plan; tolerance: numb
 export interface Measured {
   readonly length: number;
   readonly ms: number;
-  readonly method: 'exact' | 'low_rank';
+  readonly method: GradientAnswer['method'];
 }
 
 /** Half powers of two from 256 to 262,144 tokens. */
@@ -93,9 +100,10 @@ interface TimesProps {
   readonly plan: Plan;
   readonly threshold: Threshold;
   readonly measured: readonly Measured[];
+  readonly source: Source;
 }
 
-export function Times({ plan, threshold, measured }: TimesProps) {
+export function Times({ plan, threshold, measured, source }: TimesProps) {
   const { exact, low_rank, low_rank_linear } = plan.expected_ms;
   const L = threshold.sequence_length;
   const breakEven = plan.break_even_length;
@@ -106,35 +114,31 @@ export function Times({ plan, threshold, measured }: TimesProps) {
     low_rank === null || low_rank_linear === null
       ? null
       : low_rank_linear * (length / L) + (low_rank - low_rank_linear) * (length / L) ** 2;
-  const latest = (method: Measured['method']) =>
-    x.map(
+  const expected = { exact: x.map((at) => exact * (at / L) ** 2), low_rank: x.map(lowRank) };
+  const methods = [...new Set(measured.map(({ method }) => method))];
+  const points = methods.map((method) => ({
+    method,
+    y: x.map(
       (at) => measured.findLast((one) => one.method === method && one.length === at)?.ms ?? null,
-    );
-  const lines = {
-    exact: x.map((at) => exact * (at / L) ** 2),
-    low_rank: x.map(lowRank),
-    measured_exact: latest('exact'),
-    measured_low_rank: latest('low_rank'),
-  };
+    ),
+  }));
   const rows = x.map((length, k) => ({
     length,
-    exact_ms: lines.exact[k],
-    low_rank_ms: lines.low_rank[k],
-    measured_exact_ms: lines.measured_exact[k],
-    measured_low_rank_ms: lines.measured_low_rank[k],
+    exact_ms: expected.exact[k],
+    low_rank_ms: expected.low_rank[k],
+    ...Object.fromEntries(points.map(({ method, y }) => [`measured_${method}_ms`, y[k]])),
     break_even_length: breakEven,
   }));
   const where =
     breakEven === null
       ? 'Low-rank never pays for such an input.'
       : `Low-rank pays from ${breakEven} tokens on.`;
-  const name = { exact: 'exact, expected', low: 'low-rank, expected' };
   return (
     <Figure
       title="Time against length"
       text={`Expected on one thread of this machine, and measured here, all threads, plan included. ${where}`}
       name="times"
-      rows={rows}
+      {...{ rows, source }}
     >
       <LineChart
         title="Time against length"
@@ -146,15 +150,14 @@ export function Times({ plan, threshold, measured }: TimesProps) {
         }}
         yAxis={{ label: 'time', log: true, format: duration }}
         lines={[
-          { name: name.exact, colour: 'bad', y: lines.exact },
-          { name: name.low, colour: 'accent', y: lines.low_rank },
-          { name: 'exact, measured', colour: 'bad', y: lines.measured_exact, points: true },
-          {
-            name: 'low-rank, measured',
-            colour: 'accent',
-            y: lines.measured_low_rank,
+          { name: 'exact, expected', colour: 'bad', y: expected.exact },
+          { name: 'low-rank, expected', colour: 'accent', y: expected.low_rank },
+          ...points.map(({ method, y }) => ({
+            name: `${METHODS[method].name}, measured`,
+            colour: METHODS[method].colour,
+            y,
             points: true,
-          },
+          })),
         ]}
         {...(breakEven !== null && { mark: { x: breakEven, name: 'break-even' } })}
       />
@@ -165,9 +168,10 @@ export function Times({ plan, threshold, measured }: TimesProps) {
 interface ErrorBarsProps {
   readonly answer: GradientAnswer;
   readonly tolerance: number;
+  readonly source: Source;
 }
 
-export function ErrorBars({ answer, tolerance }: ErrorBarsProps) {
+export function ErrorBars({ answer, tolerance, source }: ErrorBarsProps) {
   const estimates = Object.entries(answer.error).flatMap(([name, { estimate }]) =>
     estimate ? [{ name, ...estimate }] : [],
   );
@@ -184,7 +188,7 @@ export function ErrorBars({ answer, tolerance }: ErrorBarsProps) {
       title="Error of each gradient"
       text="Relative to the norm of the gradient, logarithmic. A bar ends at the limit that holds with 99 % confidence; the mark inside is the estimate."
       name="errors"
-      rows={rows}
+      {...{ rows, source }}
     >
       {bars.length === 0 ? (
         <p>Computed in float64: there is nothing more precise to compare with.</p>

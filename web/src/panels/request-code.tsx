@@ -1,17 +1,21 @@
-/** The request of the pictures, to repeat elsewhere. */
+/** The request behind a picture, to repeat elsewhere. */
 import { encodeRequest, type GradientRequest } from 'loragrad-client';
 import { useState } from 'preact/hooks';
-import { codeFor, type Language } from '../data/code.js';
+import { codeFor, LANGUAGES, type Language, type Route } from '../data/code.js';
 import { download } from '../data/download.js';
 
-const LANGUAGES: readonly Language[] = ['curl', 'Python', 'TypeScript'];
+export interface Source {
+  readonly route: Route;
+  /** null: the route takes no body. */
+  readonly request: GradientRequest | null;
+}
 
-export function RequestCode({ request, route }: { request: GradientRequest; route: string }) {
+export function RequestCode({ route, request }: Source) {
   const [language, choose] = useState<Language>('curl');
   const [copied, setCopied] = useState(false);
   const code = codeFor(route, language);
   const save = () => {
-    const body = encodeRequest(request) as Uint8Array<ArrayBuffer>;
+    const body = encodeRequest(request as GradientRequest) as Uint8Array<ArrayBuffer>;
     download('request.msgpack', body, 'application/vnd.msgpack');
   };
   const copy = async () => {
@@ -20,12 +24,14 @@ export function RequestCode({ request, route }: { request: GradientRequest; rout
     setTimeout(() => setCopied(false), 2000);
   };
   return (
-    <article class="card" aria-label="The request">
-      <h2>The request</h2>
+    <details class="tools">
+      <summary>Request</summary>
       <div class="row">
-        <button type="button" onClick={save}>
-          Download request.msgpack
-        </button>
+        {request && (
+          <button type="button" onClick={save}>
+            Download request.msgpack
+          </button>
+        )}
         {LANGUAGES.map((one) => (
           <button
             type="button"
@@ -42,6 +48,6 @@ export function RequestCode({ request, route }: { request: GradientRequest; rout
       </div>
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls has to take the focus */}
       <pre tabIndex={0}>{code}</pre>
-    </article>
+    </details>
   );
 }

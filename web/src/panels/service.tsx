@@ -6,6 +6,7 @@ import { latestOf, parseMetrics, type Sample } from '../data/metrics.js';
 import { bytes } from '../format.js';
 import { SERVICE } from '../service.js';
 
+const METRICS = { route: 'metrics', request: null } as const;
 const EVERY_MS = 2000;
 /** Ten minutes. */
 const KEPT = 300;
@@ -119,6 +120,7 @@ function Load({ moments }: { moments: readonly Moment[] }) {
       text="Workers that run a task, and tasks that wait for one."
       name="load"
       rows={rows}
+      source={METRICS}
     >
       <LineChart
         title="Load"
@@ -167,6 +169,7 @@ function Requests({ first, last }: { first: Moment; last: Moment }) {
       text={`By outcome: in the last ${minutes.toFixed(1)} minutes, and since the service started.`}
       name="requests"
       rows={all}
+      source={METRICS}
     >
       <table>
         <thead>

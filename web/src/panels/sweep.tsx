@@ -1,13 +1,14 @@
 /** The transition as it happens: the same input with larger and larger logits. */
-import type { ProblemError } from 'loragrad-client';
+import type { GradientAnswer, GradientRequest, ProblemError } from 'loragrad-client';
 import { useState } from 'preact/hooks';
 import { Figure } from '../charts/figure.js';
 import { LineChart } from '../charts/line-chart.js';
 import { make } from '../data/maker.js';
 import { DEFAULTS, type Settings } from '../data/settings.js';
-import { duration, percent } from '../format.js';
+import { duration, METHODS, percent } from '../format.js';
 import { client } from '../service.js';
 import { Fields } from './form.js';
+import type { Source } from './request-code.js';
 
 /** From 0.02 to 4, even steps of the logarithm. */
 const SIZES = Array.from({ length: 16 }, (_, k) => Number((0.02 * 200 ** (k / 15)).toPrecision(3)));
@@ -16,16 +17,20 @@ interface Point {
   readonly logits: number;
   readonly gamma_over_limit: number | null;
   readonly below_threshold: boolean;
-  readonly method: string;
+  readonly method: GradientAnswer['method'];
   readonly features: number | null;
   readonly expected_error: number | null;
   readonly exact_ms: number;
   readonly low_rank_ms: number | null;
+  /** Of the gradient that was computed: all threads, and the largest limit of its error bars. */
+  readonly measured_ms: number;
+  readonly measured_error: number | null;
   readonly [column: string]: string | number | boolean | null;
 }
 
 export function SweepPanel() {
   const [settings, change] = useState<Settings>({ ...DEFAULTS, length: 2048, heads: 1 });
+  const [request, setRequest] = useState<GradientRequest | null>(null);
   const [points, setPoints] = useState<readonly Point[]>([]);
   const [running, setRunning] = useState<AbortController | null>(null);
   const [state, say] = useState('');
@@ -33,7 +38,10 @@ export function SweepPanel() {
 
   const ask = async (logits: number, signal: AbortSignal): Promise<Point> => {
     const request = await make({ ...settings, logits }, signal);
-    const { method, threshold, plan } = await client.plan(request, { signal });
+    const { threshold, plan } = await client.plan(request, { signal });
+    const { method, error, timings_ms } = await client.gradient(request, { signal });
+    setRequest(request);
+    const limits = Object.values(error).flatMap(({ estimate }) => estimate?.upper ?? []);
     return {
       logits,
       gamma_over_limit: threshold.ratio,
@@ -43,6 +51,8 @@ export function SweepPanel() {
       expected_error: plan.predicted_error,
       exact_ms: plan.expected_ms.exact,
       low_rank_ms: plan.expected_ms.low_rank,
+      measured_ms: timings_ms.plan + timings_ms.compute,
+      measured_error: limits.length > 0 ? Math.max(...limits) : null,
     };
   };
 
@@ -88,13 +98,26 @@ export function SweepPanel() {
           <p role="status">{state}</p>
           {problem && <p role="alert">{problem}</p>}
         </form>
-        {points.length > 0 && <SweepFigures points={points} tolerance={settings.tolerance} />}
+        {points.length > 0 && (
+          <SweepFigures
+            points={points}
+            tolerance={settings.tolerance}
+            source={{ route: 'plan', request }}
+          />
+        )}
       </div>
     </>
   );
 }
 
-function SweepFigures({ points, tolerance }: { points: readonly Point[]; tolerance: number }) {
+interface FiguresProps {
+  readonly points: readonly Point[];
+  readonly tolerance: number;
+  /** Of the last point. */
+  readonly source: Source;
+}
+
+function SweepFigures({ points, tolerance, source }: FiguresProps) {
   const x = points.map(({ gamma_over_limit, logits }) => gamma_over_limit ?? logits);
   const xAxis = {
     label: 'Γ / √ln L',
@@ -102,34 +125,40 @@ function SweepFigures({ points, tolerance }: { points: readonly Point[]; toleran
     format: (value: number) => String(Number(value.toPrecision(2))),
   };
   const mark = { x: 1, name: 'threshold' };
+  const methods = [...new Set(points.map(({ method }) => method))];
+  const measured = (what: 'measured_ms' | 'measured_error') =>
+    methods.map((method) => ({
+      name: `${METHODS[method].name}, measured`,
+      colour: METHODS[method].colour,
+      y: points.map((point) => (point.method === method ? point[what] : null)),
+      points: true,
+    }));
   return (
     <div class="pictures">
       <Figure
-        title="Time to expect"
-        text="Of each kernel on one thread. Where the lines cross, low-rank stops to pay."
+        title="Time"
+        text="Lines: expected of each kernel on one thread; where they cross, low-rank stops to pay. Points: the gradient as it was computed, all threads, plan included."
         name="sweep-times"
         rows={points}
+        source={source}
       >
         <LineChart
-          title="Time to expect"
+          title="Time"
           {...{ x, xAxis, mark }}
           yAxis={{ label: 'time', log: true, format: duration }}
           lines={[
             { name: 'exact', colour: 'bad', y: points.map((point) => point.exact_ms) },
-            {
-              name: 'low-rank',
-              colour: 'accent',
-              y: points.map((point) => point.low_rank_ms),
-              points: true,
-            },
+            { name: 'low-rank', colour: 'accent', y: points.map((point) => point.low_rank_ms) },
+            ...measured('measured_ms'),
           ]}
         />
       </Figure>
       <Figure
         title="Features and error"
-        text="Features of the cheapest plan, or of the best one where none keeps the tolerance."
+        text="Features of the cheapest plan, or of the best one where none keeps the tolerance; the limit of the error that the plan expects, and that of the answer."
         name="sweep-features"
         rows={points}
+        source={source}
       >
         <LineChart
           title="Features"
@@ -145,16 +174,16 @@ function SweepFigures({ points, tolerance }: { points: readonly Point[]; toleran
           ]}
         />
         <LineChart
-          title="Error to expect"
+          title="Error"
           {...{ x, xAxis, mark }}
-          yAxis={{ label: 'expected error', log: true, format: percent }}
+          yAxis={{ label: 'limit of the error', log: true, format: percent }}
           lines={[
             {
-              name: 'expected error',
+              name: 'low-rank, expected',
               colour: 'accent',
               y: points.map((point) => point.expected_error),
-              points: true,
             },
+            ...measured('measured_error'),
             { name: 'tolerance', colour: 'bad', y: points.map(() => tolerance), dashed: true },
           ]}
         />

@@ -1,13 +1,13 @@
 /** One input: where it lies, what the plan tried, what the answer's errors are. */
 import type { GradientAnswer, GradientRequest, PlanAnswer } from 'loragrad-client';
-import { useRef, useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 import { requestOfFile } from '../data/files.js';
 import { make } from '../data/maker.js';
 import { DEFAULTS, type Settings } from '../data/settings.js';
+import { METHODS } from '../format.js';
 import { client } from '../service.js';
 import { ErrorBars, FeatureErrors, Gauge, type Measured, Times } from './answer-figures.js';
 import { Fields } from './form.js';
-import { RequestCode } from './request-code.js';
 
 interface Shown {
   readonly request: GradientRequest;
@@ -15,7 +15,7 @@ interface Shown {
   readonly answer: GradientAnswer | null;
 }
 
-export function TransitionPanel() {
+export function TransitionPanel({ shown: isShown }: { shown: boolean }) {
   const [settings, change] = useState<Settings>(DEFAULTS);
   const [file, setFile] = useState<File | null>(null);
   const [over, setOver] = useState(false);
@@ -41,8 +41,7 @@ export function TransitionPanel() {
     say(`Done in ${Math.round(answer.timings_ms.total)} ms`);
   };
 
-  const run = async (event: Event) => {
-    event.preventDefault();
+  const run = async () => {
     const controller = new AbortController();
     setRunning(controller);
     setProblem('');
@@ -56,12 +55,27 @@ export function TransitionPanel() {
     }
   };
 
+  // Something to look at before anybody has chosen anything.
+  const isFirst = useRef(true);
+  useEffect(() => {
+    if (!isShown || !isFirst.current) return;
+    isFirst.current = false;
+    run();
+  }, [isShown]);
+
+  const submit = (event: Event) => {
+    event.preventDefault();
+    run();
+  };
+
   const drop = (event: DragEvent) => {
     event.preventDefault();
     setOver(false);
     setFile(event.dataTransfer?.files[0] ?? null);
   };
 
+  const tolerance = shown?.request.tolerance ?? DEFAULTS.tolerance;
+  const planSource = { route: 'plan', request: shown?.request ?? null } as const;
   return (
     <>
       <p class="intro">
@@ -70,7 +84,7 @@ export function TransitionPanel() {
         lies, what the plan tried, and how large the errors are.
       </p>
       <div class="columns">
-        <form class="card" onSubmit={run} aria-label="Input">
+        <form class="card" onSubmit={submit} aria-label="Input">
           <Fields settings={settings} change={change} />
           <fieldset
             class={over ? 'drop over' : 'drop'}
@@ -117,13 +131,16 @@ export function TransitionPanel() {
         {shown && (
           <div class="pictures" aria-busy={running !== null}>
             <Verdict {...shown} />
-            <Gauge threshold={shown.plan.threshold} />
-            <FeatureErrors plan={shown.plan.plan} tolerance={shown.request.tolerance ?? 0.01} />
-            <Times {...shown.plan} measured={measured} />
+            <Gauge threshold={shown.plan.threshold} source={planSource} />
+            <FeatureErrors plan={shown.plan.plan} tolerance={tolerance} source={planSource} />
+            <Times {...shown.plan} measured={measured} source={planSource} />
             {shown.answer && (
-              <ErrorBars answer={shown.answer} tolerance={shown.request.tolerance ?? 0.01} />
+              <ErrorBars
+                answer={shown.answer}
+                tolerance={tolerance}
+                source={{ route: 'gradient', request: shown.request }}
+              />
             )}
-            <RequestCode request={shown.request} route="gradient" />
           </div>
         )}
       </div>
@@ -142,7 +159,7 @@ function Verdict({ plan, answer }: Shown) {
         {ratio !== null && ` (Γ / √ln L = ${ratio.toPrecision(3)})`}
       </p>
       <p>
-        Kernel: <strong>{method === 'low_rank' ? 'low-rank' : 'exact'}</strong>. {reason}
+        Kernel: <strong>{METHODS[method].name}</strong>. {reason}
       </p>
     </article>
   );
