@@ -47,6 +47,7 @@ static Block window_of(const RowBlock *rows, int first) {
   b.origin = first / KEYS;
   b.k = FROM(a->k, a->d);
   b.v = FROM(a->v, a->dv);
+  b.bias = FROM(a->bias, 1);
   b.from = FROM(a->from, 1);
   b.to = FROM(a->to, 1);
   b.us = FROM(a->us, a->ps);

@@ -162,6 +162,7 @@ static void contradict(const RowBlock *rows, int kind, int i) {
 static void find_contradiction(const RowBlock *rows) {
   const Attention *a = rows->a;
   const int bounded = rows->b.bounded == 1, dv = a->dv;
+  if (a->bias) return;
   for (int i = 0; i < rows->n && knows_sums(a); i++) {
     if (a->sum[i] == 0) continue;
     const double log = log2(a->sum[i]) + (bounded ? 0 : a->max[i]);

@@ -75,7 +75,10 @@ function attendRow(s: Numbers, a: Arrays, { row, index, block, keys }: Row): Off
   const outputAt = row * s.pitch!;
   const values = (x: Float64Array) => [...x.subarray(outputAt, outputAt + s.dv!)];
   const plain = keys.map((j) => s.scale! * total(q.map((x, c) => x * a.k![j * s.d! + c]!)));
-  const logits = plain.map((x) => (s.cap ? s.cap * Math.tanh(x / s.cap) : x));
+  const listed = a.bias!.length > 0;
+  const logits = plain.map(
+    (x, k) => (s.cap ? s.cap * Math.tanh(x / s.cap) : x) + (listed ? a.bias![keys[k]!]! : 0),
+  );
   const slopes = plain.map((x) => (s.cap ? 1 - Math.tanh(x / s.cap) ** 2 : 1));
   const known = eitherOf(a, 'knownSum');
   const knownLog = known.length > 0 ? Math.LOG2E * known[row]! : null;
@@ -104,8 +107,9 @@ function attendRow(s: Numbers, a: Arrays, { row, index, block, keys }: Row): Off
   const mean = a.t!.length > 0 ? total(P.map((p, k) => p * dP[k]!)) : 0;
   const dS = P.map((p, k) => p * (dP[k]! - mean) * slopes[k]!);
   const off = {
-    log_sum_exp: knownLog !== null && sum > 0 && Math.abs(Math.log2(sum) + max - knownLog) > 1,
-    attention_output: usesOutput && a.t!.length > 0 && !isNear(values(output), G, mean),
+    log_sum_exp:
+      !listed && knownLog !== null && sum > 0 && Math.abs(Math.log2(sum) + max - knownLog) > 1,
+    attention_output: !listed && usesOutput && a.t!.length > 0 && !isNear(values(output), G, mean),
   };
   const ws = [...times(q, a.bk!, s.rk!), ...part(a.lowQ!, row, s.rq!)];
   const wv = s.fullDv ? G : times(G, a.bv!, s.rvRank!);

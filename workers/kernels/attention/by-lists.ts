@@ -54,9 +54,12 @@ export function attendByLists(
       checkpoint();
       const rows = rowsOf(plan, lane, block);
       const keys = choice(rows);
-      const report = keys
-        ? attendBlock(task, wasm, keys.memory, listed(rows, keys.count), checkpoint, {})
-        : attendAll(task, wasm, memory, rows, block, checkpoint);
+      const range = { first: block, last: block + 1, step: 1 };
+      const where = keys?.memory ?? memory;
+      const taken = keys ? listed(rows, keys.count) : rows;
+      const report = wasm.fn.attend
+        ? attendInOneCall(task, wasm, where, lane, range, null, checkpoint, keys?.count)
+        : attendBlock(task, wasm, where, taken, checkpoint, {});
       keys?.scatter();
       keys?.after?.((again, count) => {
         const apart = { ...task, attentionOutput: null };
@@ -71,17 +74,3 @@ export function attendByLists(
 }
 
 export const listed = (rows: RowBlock, count: number): RowBlock => ({ ...rows, listed: count });
-
-/** A block of which no key is left out. */
-function attendAll(
-  task: Lanes,
-  wasm: Wasm,
-  memory: AttentionMemory,
-  rows: RowBlock,
-  block: number,
-  checkpoint: Checkpoint,
-): AttendReport {
-  if (!wasm.fn.attend) return attendBlock(task, wasm, memory, rows, checkpoint, {});
-  const range = { first: block, last: block + 1, step: 1 };
-  return attendInOneCall(task, wasm, memory, rows.lane, range, null, checkpoint);
-}

@@ -29,6 +29,7 @@ const CONTRADICTIONS = [null, 'log_sum_exp', 'attention_output'] as const;
 
 /**
  * @param kept of rows that are looked at once more: nothing is added to the sums.
+ * @param listed in memory are so many keys of a list, and no others: for a single block.
  * @throws {CancelledError}
  */
 export function attendInOneCall(
@@ -39,6 +40,7 @@ export function attendInOneCall(
   blocks: BlockRange,
   kept: KeptRows | null,
   checkpoint: Checkpoint,
+  listed?: number,
 ): { readonly loss: number; readonly contradiction: Contradiction | null } {
   const address = wasm.addressOf!;
   const { plan, workspace } = task;
@@ -61,7 +63,11 @@ export function attendInOneCall(
   });
   const ofHead = (x: Floats, width: number) => address(slice(x, lane.place, queryLength * width));
   const sums = known?.logSumExp?.data as Floats | undefined;
-  const seen = integers(seenByBlocks(plan, lane, blocks, kept?.picked));
+  const seen = integers(
+    listed === undefined
+      ? seenByBlocks(plan, lane, blocks, kept?.picked)
+      : seenOfList(plan, blocks.first, listed),
+  );
   const picked = kept ? integers(kept.picked) : 0;
   const loss = wasm.alloc(8);
   wasm.f64(loss, 1)[0] = 0;
@@ -72,7 +78,7 @@ export function attendInOneCall(
     ...fields,
     ...(kept && { ls: 0, lv: 0 }),
     rows: kept?.picked.length ?? queryLength,
-    keys: kept ? kept.e.length / kept.picked.length : keysOf(problem, batchItem).last,
+    keys: kept ? kept.e.length / kept.picked.length : (listed ?? keysOf(problem, batchItem).last),
     ...{ window: plan.window, rq: thin.rq, rk: thin.rk, rvRank: thin.rv, right: thin.right },
     ...{ fullDk: Number(full.dK), fullDv: Number(full.dV), pitch },
     isTarget: Number(objective?.kind === 'target'),
@@ -110,6 +116,13 @@ export function attendInOneCall(
     loss: wasm.f64(loss, 1)[0]!,
     contradiction: kind ? { name, batchItem, head: lane.head, row: row! } : null,
   };
+}
+
+/** Its rows see all keys of a list, as far as these let them. */
+function seenOfList({ blocks }: ExactPlan, block: number, listed: number): Int32Array {
+  const seen = new Int32Array(3 * blocks);
+  seen[3 * block + 1] = listed;
+  return seen;
 }
 
 /** Of each row block, from block 0 on: the first key that it sees, the one after the last, and whether a row sees one only. */

@@ -63,6 +63,19 @@ export class RightSums {
     return Math.fround(this.#v[i * this.#pv + c]! * this.#inverse(i));
   }
 
+  /** Adds `factor` times both, of the first n rows, to s (n, ps) and v (n, pv). */
+  addTo(n: number, factor: number, s: Float32Array, v: Float32Array): void {
+    const sums = this.#wasm.f64(this.#memory.fields.sum, ROWS);
+    const add = (from: Float64Array, width: number, to: Float32Array) => {
+      for (let i = 0, at = 0; i < n; i++) {
+        const scale = factor * inverse(sums[i]!);
+        for (let c = 0; c < width; c++, at++) to[at]! += scale * from[at]!;
+      }
+    };
+    add(this.#s, this.#ps, s);
+    add(this.#v, this.#pv, v);
+  }
+
   #inverse(i: number): number {
     return inverse(this.#wasm.f64(this.#memory.fields.sum, ROWS)[i]!);
   }

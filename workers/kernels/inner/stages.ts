@@ -72,6 +72,8 @@ const attention: StructArgument = {
     read('f32', 'v', ...ofKeys(of('dv'))),
     read('f32', 'us', ...ofKeys(({ ps, withUs }) => (withUs ? ps! : 0))),
     read('f32', 'uv', ...ofKeys(({ pv, withUv }) => (withUv ? pv! : 0))),
+    // Per key: log2 of how many it stands for. Sums over rows are estimates then, and contradict no one.
+    read('f32', 'bias', when('withBias', padded), small),
     read('i32', 'from', when('masked', of('keys')), (draw, { sequence }) =>
       draw.integer(0, sequence!),
     ),
@@ -196,6 +198,7 @@ function sizes(draw: Draw): Sizes {
     pitch: dv + draw.integer(0, 9),
     withO: Number(withOutput || (isTarget && !withKnown)),
     ...{ withSum: given ? rarely() : 0, wide: rarely(), masked: rarely(), bounded: rarely() },
+    withBias: rarely(),
     scale: Math.fround(draw.uniform(0.2, 1)),
     cap: rarely() * 3,
     sink: rarely() ? draw.uniform(-1, 1) : Number.NEGATIVE_INFINITY,

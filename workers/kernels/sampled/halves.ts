@@ -67,7 +67,6 @@ export class Halves {
   ): void {
     const wasm = this.#wasm;
     const { ps, pv, ls } = this.#task.plan.thin;
-    const used = this.#task.plan.thin.right + this.#task.plan.thin.rk;
     const n = rows.n;
     wasm.f32(this.#rightS, n * ps).fill(0);
     wasm.f32(this.#rightV, n * pv).fill(0);
@@ -77,12 +76,7 @@ export class Halves {
       const sign = half ? -1 : 1;
       const { memory, count } = this.#listed.gather(index, weight);
       const right = attend(memory, count);
-      const [s, v] = [wasm.f32(this.#rightS, n * ps), wasm.f32(this.#rightV, n * pv)];
-      for (let i = 0; i < n; i++) {
-        for (let c = 0; c < used; c++) s[i * ps + c]! += sign * right.ofScores(i, c);
-        for (let c = 0; c < this.#task.plan.thin.rv; c++)
-          v[i * pv + c]! += sign * right.ofValues(i, c);
-      }
+      right.addTo(n, sign, wasm.f32(this.#rightS, n * ps), wasm.f32(this.#rightV, n * pv));
       for (const x of sinkGradients(this.#task, wasm, memory, rows)) sink += sign * x;
       const copy = (from: number, width: number, to: number) => {
         const size = count * width;

@@ -53,7 +53,7 @@ export interface SampledResult extends GradientResult {
 }
 
 /** Blocks that are to be drawn in halves at least, where there are as many; of long inputs one in LONGEST_PERIOD. */
-const MEASURED = 192;
+const MEASURED = 96;
 const LONGEST_PERIOD = 32;
 
 export function* sampledJob(
