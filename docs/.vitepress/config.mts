@@ -71,6 +71,7 @@ export default defineConfig({
           { text: 'Overview', link: '/method/' },
           { text: 'Theory', link: '/method/theory' },
           { text: 'Kernels', link: '/method/kernels' },
+          { text: 'Drawn keys', link: '/method/sampled' },
           { text: 'Error bars', link: '/method/error-bars' },
           { text: 'Experiments', link: '/method/experiments' },
           { text: 'Benchmarks', link: '/benchmarks' },

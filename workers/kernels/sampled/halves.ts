@@ -137,9 +137,7 @@ export class Halves {
     if (turned && name !== 'v_proj') this.#rotateBack(turned, batchItem, tokens, at, width, used);
     if (!weight && !table) {
       const x = wasm.f32(at, tokens.length * width);
-      let sum = 0;
-      for (const y of x) sum += y * y;
-      return add(squares, role, factor * factor * sum);
+      return add(squares, role, factor * factor * squareOfRows(tokens, x, width));
     }
     if (!table) return;
     const mark = wasm.mark();
@@ -261,6 +259,23 @@ export class Halves {
     wasm.release(mark);
     return sum;
   }
+}
+
+/** Sum of the squares of rows x (tokens, width), those of one token added up: it may be in both halves. */
+function squareOfRows(tokens: Int32Array, x: Float32Array, width: number): number {
+  const first = new Map<number, number>();
+  let sum = 0;
+  tokens.forEach((token, k) => {
+    const known = first.get(token);
+    if (known === undefined) first.set(token, k);
+    const before = (known ?? 0) * width;
+    for (let c = 0, at = k * width; c < width; c++, at++) {
+      const other = known === undefined ? 0 : x[before + c]!;
+      // |a + b|^2 - |a|^2, or |b|^2.
+      sum += x[at]! * (x[at]! + 2 * other);
+    }
+  });
+  return sum;
 }
 
 function add(squares: Squares, name: string, square: number): void {

@@ -3,6 +3,7 @@ import { keysOfRows } from '../../mask.js';
 import { attendRows } from '../attention/attend.js';
 import { listed } from '../attention/by-lists.js';
 import type { AttentionMemory } from '../attention/memory.js';
+import type { RightSums } from '../attention/right.js';
 import { inverse } from '../attention/rows.js';
 import type { Lanes, RowBlock } from '../attention/task.js';
 import { ROWS } from '../inner/block.js';
@@ -79,7 +80,7 @@ export class Influences {
     const values = full.dV ? fields.dv : thin.rv;
     const value = values ? this.#rows(fields.lv, fields.pv, values) : none();
     const sizes = {
-      query: ofQueries ? this.#querySize(rows, ofQueries, (i, c) => right.ofScores(i, c)) : 0,
+      query: ofQueries ? this.#querySize(rows, ofQueries, right) : 0,
       key: ofKeys ? this.#keySize('key', rows, fields.ls, fields.ps, ofKeys, key) : 0,
       value: values ? this.#keySize('value', rows, fields.lv, fields.pv, values, value) : 0,
     };
@@ -137,13 +138,19 @@ export class Influences {
     return out;
   }
 
-  #querySize(rows: RowBlock, used: number, right: (i: number, c: number) => number): number {
+  #querySize(rows: RowBlock, used: number, sums: RightSums): number {
+    const { ps, pv } = this.#memory.fields;
+    const right = new Float32Array(ROWS * ps);
+    sums.addTo(rows.n, 1, right, new Float32Array(ROWS * pv));
+    if (!this.#tables.query) {
+      return right.reduce((sum, x, k) => sum + (k % ps < used ? x * x : 0), 0);
+    }
     const { columns, data } = this.#narrow('query', rows);
     let total = 0;
     for (let a = 0; a < columns; a++) {
       for (let c = 0; c < used; c++) {
         let sum = 0;
-        for (let i = 0; i < rows.n; i++) sum += data(i, a) * right(i, c);
+        for (let i = 0; i < rows.n; i++) sum += data(i, a) * right[i * ps + c]!;
         total += sum * sum;
       }
     }

@@ -14,7 +14,7 @@ import { basisOf } from './basis.js';
 import { type Coordinates, mapHead, spreadOf } from './coordinates.js';
 import { worthOf } from './draw.js';
 import { Influences } from './influence.js';
-import { type Basis, COORDINATES } from './plan.js';
+import { type Basis, COORDINATES, looksAt } from './plan.js';
 import { KeyProxy } from './proxy.js';
 import { addKeys, type KeySums, makeKeySums, NAMES, type Name } from './scale.js';
 import type { Tables } from './tables.js';
@@ -37,10 +37,6 @@ export interface Pilot {
   readonly near: number;
   readonly seen: number;
 }
-
-/** One in so many blocks is looked at, within limits. */
-const SHARE = 32;
-const [FEWEST, MOST] = [2, 6];
 
 /** Numbers of coordinates for heads of width d. */
 export const coordinatesFor = (d: number): number[] => [
@@ -76,8 +72,7 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: () => void): P
   const worth = new Float64Array(plan.keys);
   const sizes = { query: 0, key: 0, value: 0 };
   let [near, seen] = [0, 0];
-  const wanted = Math.min(MOST, Math.max(FEWEST, Math.round(plan.blocks / SHARE)));
-  const blocks = spreadRows(plan.blocks, wanted, seed + head.head);
+  const blocks = spreadRows(plan.blocks, looksAt(plan.blocks), seed + head.head);
   const each = plan.blocks / blocks.length;
   for (const block of blocks) {
     const first = block * ROWS;

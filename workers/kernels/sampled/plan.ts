@@ -5,6 +5,13 @@ import type { TensorData } from '../../tensor/tensor.js';
 /** Coordinates of a proxy. */
 export const COORDINATES = [16, 32, 64] as const;
 
+/** One in so many blocks of a head is looked at for the plan, within limits. */
+const SHARE = 32;
+const [FEWEST, MOST] = [2, 6];
+
+export const looksAt = (blocks: number): number =>
+  Math.min(MOST, Math.max(FEWEST, Math.round(blocks / SHARE)));
+
 /** Keys on either side of a block that are not drawn but taken. */
 export const NEAR = 128;
 
