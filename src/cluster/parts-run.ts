@@ -61,6 +61,8 @@ export class PartsRun {
   /** Parts are sent, and run here, one after the other. */
   #sending: Promise<unknown> = Promise.resolve();
   #local: Promise<unknown> = Promise.resolve();
+  /** What is in the store, by its memory and its place there. */
+  readonly #sent = new Map<ArrayBufferLike, Map<string, BlobName>>();
   readonly #durations: number[] = [];
   #done = 0;
   #jobs = 0;
@@ -154,7 +156,7 @@ export class PartsRun {
       try {
         const name = await this.#inTurn(async () => {
           signal.throwIfAborted();
-          const envelope = await seal(task, (bytes) => blobs.put(bytes));
+          const envelope = await seal(task, (bytes) => this.#put(bytes));
           return blobs.put(envelope);
         });
         const { result } = await this.#wait(name, signal);
@@ -165,11 +167,24 @@ export class PartsRun {
         signal.throwIfAborted();
         const kind = kindOf(error as Error);
         if (kind === 'full') throw storeFull();
-        if (kind === 'missing' && sends < MOST_SENDS) continue;
+        if (kind === 'missing' && sends < MOST_SENDS) {
+          this.#sent.clear();
+          continue;
+        }
         if (kind === 'other') throw error;
         return this.#runHere(task, signal);
       }
     }
+  }
+
+  /** What several parts have is hashed and sent once. */
+  async #put(bytes: Uint8Array): Promise<BlobName> {
+    const of = this.#sent.get(bytes.buffer) ?? new Map<string, BlobName>();
+    this.#sent.set(bytes.buffer, of);
+    const place = `${bytes.byteOffset} ${bytes.length}`;
+    const name = of.get(place) ?? (await this.home.blobs.put(bytes));
+    of.set(place, name);
+    return name;
   }
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
