@@ -1,6 +1,7 @@
 /** Which of all kernels computes a problem, and why. */
 import type { Job } from '../../workers/job.js';
 import { exactWork } from '../../workers/kernels/exact/cost.js';
+import { leastWork } from '../../workers/kernels/sampled/cost.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import {
   type Choice,
@@ -20,6 +21,10 @@ type Layer = AttentionLayer & Partial<AttentionProblem>;
 
 /** Below this length near keys are most of all keys. */
 const SHORT_FOR_SAMPLED = 2048;
+/** Below this tolerance draws were never cheaper than exact on a trained model. */
+const LEAST_TOLERANCE = 0.03;
+/** Of the exact kernel's work, what the cheapest plan may take to be worth making. */
+const WORTH_A_PLAN = 0.75;
 
 /** Why nothing is drawn; null: a plan says whether it pays. */
 function whyNotSampled(layer: Layer, options: ChooseOptions): string | null {
@@ -31,7 +36,11 @@ function whyNotSampled(layer: Layer, options: ChooseOptions): string | null {
   const exact = exactWork(layer, needsOf(layer, options), rates.pairs) / rates.exact;
   const { queryLength, keyLength } = layer.dims;
   const short = Math.max(queryLength, keyLength) < SHORT_FOR_SAMPLED;
-  return short || exact < NOT_WORTH_A_PLAN ? 'Not worth a plan.' : null;
+  if (short || exact < NOT_WORTH_A_PLAN || options.tolerance < LEAST_TOLERANCE) {
+    return 'Not worth a plan.';
+  }
+  const least = leastWork(layer, needsOf(layer, options)) / rates.exact;
+  return least > WORTH_A_PLAN * exact ? 'Not worth a plan.' : null;
 }
 
 /** Which kernels may have to run; `dryRun`: for a plan alone. */

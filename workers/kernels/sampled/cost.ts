@@ -2,7 +2,7 @@
 import type { AttentionLayer, AttentionProblem } from '../../problem.js';
 import { allPairs, exactFlops, type Needs, PAIR_OVERHEAD, projectionFlops } from '../exact/cost.js';
 import { ROWS } from '../inner/block.js';
-import { looksAt } from './plan.js';
+import { COORDINATES, looksAt, NEAR } from './plan.js';
 
 /** Powers of two and the draw of a pair of a row and a far key, beside its products. */
 const PROXY_OVERHEAD = 80;
@@ -36,4 +36,17 @@ export function rowCost(layer: AttentionLayer & Partial<AttentionProblem>, needs
       passes * (seen - near) * (2 * (c + 2) + PROXY_OVERHEAD),
     fixed: projections + projectionFlops(layer) + looks * keyLength * LOOK_FLOPS,
   };
+}
+
+/** Drawn keys of a plan that pays, at least. */
+const FEWEST_DRAWN = 64;
+
+/** Flops that no plan goes below, its own making included. */
+export function leastWork(layer: AttentionLayer & Partial<AttentionProblem>, needs: Needs): number {
+  const { batch, heads, queryLength } = layer.dims;
+  const { fixed, sampled } = rowCost(layer, needs);
+  const seen = allPairs(layer) / (batch * queryLength);
+  const near = Math.min(1.5 * NEAR, seen);
+  const row = sampled({ near, drawn: FEWEST_DRAWN, seen }, COORDINATES[0]);
+  return fixed + batch * heads * queryLength * row;
 }
