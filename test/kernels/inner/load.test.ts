@@ -77,7 +77,8 @@ function broken(wasm: Wasm, name: OperationName): Wasm {
     const at = all.findLastIndex((one) => one.kind === 'array' && one.access !== 'read');
     if (at >= 0) {
       const { type } = all[at] as { type: 'f32' | 'f64' };
-      wasm[type](args[at]!, 1)[0]! += 0.01;
+      const x = wasm[type](args[at]!, 1);
+      x[0]! += 0.01 * Math.max(1, Math.abs(x[0]!));
     } else if (result === undefined) {
       // The passes over the tiles: their maximum, weights, dP or dS.
       const field = name === 'scores' ? 'max' : 'e';
