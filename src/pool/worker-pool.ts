@@ -1,4 +1,5 @@
 /** The executor on worker threads of this process: Piscina runs the threads, the turns are ours. */
+import { setMaxListeners } from 'node:events';
 import { Piscina } from 'piscina';
 import type { Job, Stage, Task } from '../../workers/job.js';
 import { type Kernels, relaxedSimd } from '../../workers/kernels/inner/builds.js';
@@ -231,6 +232,8 @@ export class WorkerPool implements Executor {
 }
 
 const NEVER = new AbortController().signal;
+// One for each thread listens at the same time, on a machine of any size.
+setMaxListeners(0, NEVER);
 
 function* calibrateJob(): Job<Rates> {
   const task: CalibrateTask = { kernel: 'calibrate' };
