@@ -1,5 +1,4 @@
 /** The executor on worker threads of this process: Piscina runs the threads, the turns are ours. */
-import { setMaxListeners } from 'node:events';
 import { Piscina } from 'piscina';
 import type { Job, Stage, Task } from '../../workers/job.js';
 import { type Kernels, relaxedSimd } from '../../workers/kernels/inner/builds.js';
@@ -153,7 +152,9 @@ export class WorkerPool implements Executor {
   #onEachThread(name: string, task: Task): Promise<TurnOutcome[]> {
     return Promise.all(
       this.#piscina.threads.map(() => {
-        const run = new StageRun({ name, tasks: [task] }, { signal: NEVER });
+        // Nobody cancels it. A signal that all shared would keep every one of them.
+        const { signal } = new AbortController();
+        const run = new StageRun({ name, tasks: [task] }, { signal });
         return this.#piscina.run(run.begin() as Turn);
       }),
     );
@@ -230,10 +231,6 @@ export class WorkerPool implements Executor {
     return { status: 'lost', message: hung ? 'it hung' : message };
   }
 }
-
-const NEVER = new AbortController().signal;
-// One for each thread listens at the same time, on a machine of any size.
-setMaxListeners(0, NEVER);
 
 function* calibrateJob(): Job<Rates> {
   const task: CalibrateTask = { kernel: 'calibrate' };
