@@ -6,7 +6,7 @@ import { Gauge, Registry } from 'prom-client';
 import { type SumsPart, sumsOf } from '../workers/kernels/exact/gradient.js';
 import { PartWorker } from './cluster/part-worker.js';
 import { poolOptions, queueOptions, readConfig } from './config.js';
-import { loggerOptions } from './http/logging.js';
+import { loggerOptions } from './http/observability/logging.js';
 import { WorkerPool } from './pool/worker-pool.js';
 import { packageVersion } from './version.js';
 

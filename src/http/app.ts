@@ -16,7 +16,7 @@ import { TensorStore } from '../store/tensor-store.js';
 import { ApiKeys } from './access/api-keys.js';
 import { readTls, renewTls, type TlsFiles } from './access/tls.js';
 import { clientErrorHandler } from './broken-requests.js';
-import { loggerOptions } from './logging.js';
+import { loggerOptions } from './observability/logging.js';
 import accounting, { watchAnswer } from './plugins/accounting.js';
 import answers from './plugins/answers.js';
 import contentCodings from './plugins/content-codings.js';
@@ -46,8 +46,8 @@ import jobsRoute from './routes/jobs.js';
 import limitsRoute from './routes/limits.js';
 import metricsRoute, { metricsPort } from './routes/metrics.js';
 import openapiRoute from './routes/openapi.js';
-import type { RouteOptions } from './routes/options.js';
 import planRoute from './routes/plan.js';
+import type { RouteOptions } from './routes/shared/options.js';
 import siteRoutes from './routes/site.js';
 import tensorsRoute from './routes/tensors.js';
 

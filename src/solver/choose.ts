@@ -1,7 +1,7 @@
 /** Which of all kernels computes a problem, and why. */
 import type { Job } from '../../workers/job.js';
 import { exactWork } from '../../workers/kernels/exact/cost.js';
-import { leastWork } from '../../workers/kernels/sampled/cost.js';
+import { leastWork } from '../../workers/kernels/sampled/plan/cost.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import {
   type Choice,

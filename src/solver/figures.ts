@@ -1,7 +1,7 @@
 /** The plan as the answer shows it. */
 import { exactFlops, exactWork } from '../../workers/kernels/exact/cost.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
-import type { SampledPlan } from '../../workers/kernels/sampled/plan.js';
+import type { SampledPlan } from '../../workers/kernels/sampled/plan/plan.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import { type ChooseOptions, needsOf } from './choose-low-rank.js';
 

@@ -3,7 +3,7 @@ import { type Job, NumericError } from '../../workers/job.js';
 import type { ErrorEstimate } from '../../workers/kernels/estimate/estimate.js';
 import { exactWork } from '../../workers/kernels/exact/cost.js';
 import { type Planned, planSampled, sampledJob } from '../../workers/kernels/sampled/job.js';
-import { mostKeys, type SampledPlan } from '../../workers/kernels/sampled/plan.js';
+import { mostKeys, type SampledPlan } from '../../workers/kernels/sampled/plan/plan.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import { Problem } from '../errors.js';
 import {

@@ -2,7 +2,7 @@
 import type { Job } from '../../workers/job.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
-import type { SampledPlan } from '../../workers/kernels/sampled/plan.js';
+import type { SampledPlan } from '../../workers/kernels/sampled/plan/plan.js';
 import type { AttentionProblem, StatesName } from '../../workers/problem.js';
 import { finiteJob } from '../../workers/tasks/finite.js';
 import type { ChooseOptions } from './choose-low-rank.js';

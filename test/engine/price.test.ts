@@ -6,7 +6,7 @@ import type { AnswerForm } from '../../src/engine/messages.js';
 import { priceOf } from '../../src/engine/price.js';
 import { jobOf, type Work } from '../../src/engine/work.js';
 import { Problem } from '../../src/errors.js';
-import { solveOptions } from '../../src/http/routes/solve-options.js';
+import { solveOptions } from '../../src/http/routes/shared/solve-options.js';
 import { parseLayer } from '../../src/request/parse.js';
 import type { GradientRequest } from '../../src/request/request.js';
 import { decodeMsgpack } from '../../src/wire/msgpack.js';

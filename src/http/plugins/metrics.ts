@@ -5,8 +5,8 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 import type { Engine } from '../../engine/engine.js';
 import type { WorkKind } from '../../engine/work.js';
 import { packageVersion } from '../../version.js';
-import { answerMetrics } from '../answer-metrics.js';
-import { queueMetrics } from '../queue-metrics.js';
+import { answerMetrics } from '../observability/answer-metrics.js';
+import { queueMetrics } from '../observability/queue-metrics.js';
 
 const SECONDS = [
   0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import helmet from '@fastify/helmet';
 import fastifyStatic from '@fastify/static';
 import type { FastifyInstance } from 'fastify';
-import { pageHeaders } from '../page-headers.js';
+import { pageHeaders } from '../pages/page-headers.js';
 
 /** Nothing from elsewhere, nothing inline. */
 const POLICY = [

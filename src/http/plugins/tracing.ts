@@ -4,7 +4,7 @@
  */
 import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
-import type { RequestSpan } from '../telemetry.js';
+import type { RequestSpan } from '../observability/telemetry.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -23,7 +23,7 @@ async function tracing(app: FastifyInstance, { endpoint }: { endpoint: string })
   });
   if (endpoint === '') return;
   // Nothing of it is loaded where it is not used.
-  const { openTelemetry } = await import('../telemetry.js');
+  const { openTelemetry } = await import('../observability/telemetry.js');
   const telemetry = openTelemetry(endpoint);
   app.addHook('onRequest', async (request, reply) => {
     // Probes and scrapes say nothing worth a trace.

@@ -5,9 +5,9 @@ import type { GradientRequest } from '../../request/request.js';
 import { JOB_BEGUN, PREFER } from '../schemas/jobs.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
-import { respond } from './compute.js';
-import type { RouteOptions } from './options.js';
-import { solveOptions } from './solve-options.js';
+import { respond } from './shared/compute.js';
+import type { RouteOptions } from './shared/options.js';
+import { solveOptions } from './shared/solve-options.js';
 
 export default async function gradient(app: FastifyInstance, options: RouteOptions): Promise<void> {
   app.post<{ Body: GradientRequest }>('/gradient', {

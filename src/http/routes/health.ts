@@ -4,7 +4,7 @@ import Type from 'typebox';
 import { Problem } from '../../errors.js';
 import { shuttingDown } from '../plugins/guards/draining.js';
 import { problemResponses } from '../schemas/problem.js';
-import type { RouteOptions } from './options.js';
+import type { RouteOptions } from './shared/options.js';
 
 const Status = Type.Object(
   { status: Type.Enum(['ok'], { description: 'Always ok; a failure is a problem.' }) },

@@ -6,7 +6,7 @@ import type { KeptJob } from '../plugins/jobs.js';
 import { JobProgressSchema, jobAccepted, progressOf, retryAfter } from '../schemas/jobs.js';
 import { answerContent } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
-import { written } from './compute.js';
+import { written } from './shared/compute.js';
 
 const Params = Type.Object({
   id: Type.String({

@@ -7,7 +7,7 @@ import { MAX_FEATURES } from '../../request/request.js';
 import { MAX_LOW_RANK_HEADS, MAX_LOW_RANK_WIDTH } from '../../solver/choose-low-rank.js';
 import { DEFAULT_WIRE_LIMITS, MAX_DIMENSIONS } from '../../wire/tree/wire-limits.js';
 import { LimitsSchema } from '../schemas/limits.js';
-import type { RouteOptions } from './options.js';
+import type { RouteOptions } from './shared/options.js';
 
 export default async function limits(app: FastifyInstance, options: RouteOptions): Promise<void> {
   const { config, engine } = options;

@@ -1,7 +1,7 @@
 /** GET /openapi.json */
 import type { FastifyInstance } from 'fastify';
 import { serverUrl } from '../public-address.js';
-import type { RouteOptions } from './options.js';
+import type { RouteOptions } from './shared/options.js';
 
 export default async function openapi(
   app: FastifyInstance,

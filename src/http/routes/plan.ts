@@ -4,9 +4,9 @@ import { parseLayer } from '../../request/parse.js';
 import type { GradientRequest } from '../../request/request.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
-import { compute, written } from './compute.js';
-import type { RouteOptions } from './options.js';
-import { solveOptions } from './solve-options.js';
+import { compute, written } from './shared/compute.js';
+import type { RouteOptions } from './shared/options.js';
+import { solveOptions } from './shared/solve-options.js';
 
 export default async function plan(app: FastifyInstance, options: RouteOptions): Promise<void> {
   app.post<{ Body: GradientRequest }>('/plan', {

@@ -1,6 +1,6 @@
 /** What browsers and crawlers ask every host for: an icon, and what they may index. */
 import type { FastifyInstance } from 'fastify';
-import { ICON } from '../icon.js';
+import { ICON } from '../pages/icon.js';
 
 const DAY = 'public, max-age=86400';
 

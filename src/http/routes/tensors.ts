@@ -10,8 +10,8 @@ import { JSON_TYPE } from '../media-types.js';
 import { TENSOR_EXAMPLE_DIGEST } from '../schemas/example.js';
 import { answerContent, requestBody } from '../schemas/media.js';
 import { problemResponses, STORE_PROBLEMS } from '../schemas/problem.js';
-import { compute, written } from './compute.js';
-import type { RouteOptions } from './options.js';
+import { compute, written } from './shared/compute.js';
+import type { RouteOptions } from './shared/options.js';
 
 const Params = Type.Object({
   sha256: Type.String({

@@ -11,11 +11,11 @@ import { slice } from '../inner/operands.js';
 import { Random } from '../random.js';
 import type { Coordinates } from './coordinates.js';
 import { type Drawn, draw, worthOf } from './draw.js';
-import { type Half, Halves, type Squares } from './halves.js';
+import { type Half, Halves, type Squares } from './error/halves.js';
+import type { Tables } from './error/tables.js';
 import { Listed } from './listed.js';
-import { NEAR, type SampledPlan } from './plan.js';
+import { NEAR, type SampledPlan } from './plan/plan.js';
 import { KeyProxy } from './proxy.js';
-import type { Tables } from './tables.js';
 
 export interface SampledAttendTask extends Lanes {
   readonly kernel: 'sampled';

@@ -5,7 +5,7 @@ import type { ExactPlan, Workspace } from '../attention/plan.js';
 import type { LaneOfHead } from '../attention/task.js';
 import type { Wasm } from '../inner/instance.js';
 import { pack, slice } from '../inner/operands.js';
-import type { HeadPlan } from './plan.js';
+import type { HeadPlan } from './plan/plan.js';
 
 /** Rows (.., c + 2): c coordinates, the constant of the row, and the variance that the others leave out. */
 export interface Coordinates {

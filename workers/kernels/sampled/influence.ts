@@ -9,9 +9,9 @@ import type { Lanes, RowBlock } from '../attention/task.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { packedFloats } from '../inner/operations.js';
+import type { Role, Tables } from './error/tables.js';
 import { Listed } from './listed.js';
-import type { Name } from './scale.js';
-import type { Role, Tables } from './tables.js';
+import type { Name } from './plan/scale.js';
 
 export interface Influence {
   /** By key: the square of what it adds to dQ, dK or dV, or to X^T dQ and so on where X is known. */

@@ -26,13 +26,13 @@ import {
   sharedFloat32,
 } from '../result.js';
 import type { SampledAttendTask, SampledReport } from './attend.js';
-import type { ChoiceTask } from './choice.js';
 import { type Coordinates, type CoordinatesTask, makeCoordinates } from './coordinates.js';
-import { drawErrors } from './errors.js';
-import { type NormTask, normOf, sizesOf } from './norms.js';
-import type { Pilot, PilotTask } from './pilot.js';
-import type { HeadPlan, SampledPlan } from './plan.js';
-import { type Role, type Tables, type TableTask, tableTasks } from './tables.js';
+import { drawErrors } from './error/errors.js';
+import { type NormTask, normOf, sizesOf } from './error/norms.js';
+import { type Role, type Tables, type TableTask, tableTasks } from './error/tables.js';
+import type { ChoiceTask } from './plan/choice.js';
+import type { Pilot, PilotTask } from './plan/pilot.js';
+import type { HeadPlan, SampledPlan } from './plan/plan.js';
 
 export type SampledTask =
   | SumsTask

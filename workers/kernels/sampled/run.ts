@@ -3,12 +3,12 @@ import { type Cancelled, checkpoint as poll, withNumericFailure } from '../../jo
 import { runExactTask } from '../exact/run.js';
 import type { Wasm } from '../inner/instance.js';
 import { runSampledAttend } from './attend.js';
-import { runChoice } from './choice.js';
 import { runCoordinates } from './coordinates.js';
+import { runNorm } from './error/norms.js';
+import { runTable } from './error/tables.js';
 import type { SampledTask } from './job.js';
-import { runNorm } from './norms.js';
-import { runPilot } from './pilot.js';
-import { runTable } from './tables.js';
+import { runChoice } from './plan/choice.js';
+import { runPilot } from './plan/pilot.js';
 
 /** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
 export function runSampledTask(task: SampledTask, wasm: Wasm, cancelled: Cancelled): unknown {

@@ -2,13 +2,13 @@
  * Inputs of a projection, narrowed: X Omega with random signs, whose products with an error keep its Frobenius norm on
  * average, and X A^T of the adapter.
  */
-import type { Task } from '../../job.js';
-import { type AttentionProblem, PROJECTIONS } from '../../problem.js';
-import type { Tensor } from '../../tensor/tensor.js';
-import type { Wasm } from '../inner/instance.js';
-import { packTransposed, rowsOf } from '../inner/operands.js';
-import { Random } from '../random.js';
-import { ROLES, sharedFloat32 } from '../result.js';
+import type { Task } from '../../../job.js';
+import { type AttentionProblem, PROJECTIONS } from '../../../problem.js';
+import type { Tensor } from '../../../tensor/tensor.js';
+import type { Wasm } from '../../inner/instance.js';
+import { packTransposed, rowsOf } from '../../inner/operands.js';
+import { Random } from '../../random.js';
+import { ROLES, sharedFloat32 } from '../../result.js';
 
 export type Role = (typeof ROLES)[keyof typeof ROLES];
 

@@ -1,13 +1,13 @@
 /** The coordinates in which few numbers make most of a logit, from some rows of a head. */
-import { shared } from '../../tensor/shared-memory.js';
-import type { ExactPlan, Workspace } from '../attention/plan.js';
-import type { LaneOfHead } from '../attention/task.js';
-import { keyInputs } from '../estimate/row-of-head.js';
-import type { Wasm } from '../inner/instance.js';
-import { slice } from '../inner/operands.js';
-import { Arithmetic } from '../low-rank/arithmetic/arithmetic.js';
-import { balance } from '../low-rank/features/balance.js';
-import { Random } from '../random.js';
+import { shared } from '../../../tensor/shared-memory.js';
+import type { ExactPlan, Workspace } from '../../attention/plan.js';
+import type { LaneOfHead } from '../../attention/task.js';
+import { keyInputs } from '../../estimate/row-of-head.js';
+import type { Wasm } from '../../inner/instance.js';
+import { slice } from '../../inner/operands.js';
+import { Arithmetic } from '../../low-rank/arithmetic/arithmetic.js';
+import { balance } from '../../low-rank/features/balance.js';
+import { Random } from '../../random.js';
 import type { Basis } from './plan.js';
 
 /** Rows and keys of a head whose covariances are balanced. */

@@ -1,7 +1,13 @@
 /** What sampled gradients cost, in the flops of the exact kernel: over its rate that is the time. */
-import type { AttentionLayer, AttentionProblem } from '../../problem.js';
-import { allPairs, exactFlops, type Needs, PAIR_OVERHEAD, projectionFlops } from '../exact/cost.js';
-import { ROWS } from '../inner/block.js';
+import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
+import {
+  allPairs,
+  exactFlops,
+  type Needs,
+  PAIR_OVERHEAD,
+  projectionFlops,
+} from '../../exact/cost.js';
+import { ROWS } from '../../inner/block.js';
 import { COORDINATES, looksAt, NEAR } from './plan.js';
 
 /** Powers of two and the draw of a pair of a row and a far key, beside its products. */

@@ -1,7 +1,7 @@
 /** The log: for people where it ends on a terminal, JSON lines for machines everywhere else. */
 import type { LoggerOptions } from 'pino';
 import pretty from 'pino-pretty';
-import type { Config } from '../config.js';
+import type { Config } from '../../config.js';
 
 export function loggerOptions({
   LOG_LEVEL,

@@ -1,9 +1,9 @@
 /** Coordinates of each head and one scale for all draws: the cheapest that are expected to keep a tolerance. */
-import type { Task } from '../../job.js';
-import type { AttentionLayer, AttentionProblem } from '../../problem.js';
-import { shared } from '../../tensor/shared-memory.js';
-import type { Needs } from '../exact/cost.js';
-import { ROWS } from '../inner/block.js';
+import type { Task } from '../../../job.js';
+import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
+import { shared } from '../../../tensor/shared-memory.js';
+import type { Needs } from '../../exact/cost.js';
+import { ROWS } from '../../inner/block.js';
 import { type RowCost, rowCost } from './cost.js';
 import type { Pilot } from './pilot.js';
 import type { SampledPlan } from './plan.js';

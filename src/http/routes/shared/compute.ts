@@ -1,15 +1,15 @@
 /** What the computing routes share: have a request's work done, give it up when nobody waits. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import type { AttentionLayer } from '../../../workers/problem.js';
-import type { Engine } from '../../engine/engine.js';
-import type { AnswerForm, Done } from '../../engine/messages.js';
-import { priceOf } from '../../engine/price.js';
-import type { Answers, Work, WorkKind } from '../../engine/work.js';
-import type { Problem } from '../../errors.js';
-import type { PhaseTimes } from '../../solver/phases.js';
-import { JSON_TYPE } from '../media-types.js';
-import { publicPrefix } from '../public-address.js';
-import { progressOf, retryAfter } from '../schemas/jobs.js';
+import type { AttentionLayer } from '../../../../workers/problem.js';
+import type { Engine } from '../../../engine/engine.js';
+import type { AnswerForm, Done } from '../../../engine/messages.js';
+import { priceOf } from '../../../engine/price.js';
+import type { Answers, Work, WorkKind } from '../../../engine/work.js';
+import type { Problem } from '../../../errors.js';
+import type { PhaseTimes } from '../../../solver/phases.js';
+import { JSON_TYPE } from '../../media-types.js';
+import { publicPrefix } from '../../public-address.js';
+import { progressOf, retryAfter } from '../../schemas/jobs.js';
 import type { RouteOptions } from './options.js';
 
 /**

@@ -5,7 +5,7 @@ import { ICON } from './icon.js';
 
 /** From dist/src/http. */
 const read = (name: string) =>
-  readFileSync(new URL(`../../../openapi/page/${name}`, import.meta.url), 'utf8');
+  readFileSync(new URL(`../../../../openapi/page/${name}`, import.meta.url), 'utf8');
 
 export function docsTheme(): NonNullable<FastifySwaggerUiOptions['theme']> {
   return {

@@ -1,6 +1,6 @@
 /** What a sampled gradient is made by: a basis and a number of coordinates for each head, one scale for all draws. */
-import type { Dimensions } from '../../problem.js';
-import type { TensorData } from '../../tensor/tensor.js';
+import type { Dimensions } from '../../../problem.js';
+import type { TensorData } from '../../../tensor/tensor.js';
 
 /** Coordinates of a proxy. */
 export const COORDINATES = [16, 32, 64] as const;

@@ -3,17 +3,17 @@
  * with twice the weights, and a quarter of the square of the difference between the two contributions is the variance
  * of the block's own. Blocks are drawn independently, so that those of a share of them say what all add up to.
  */
-import type { AttentionProblem, ProjectionName, Rotary } from '../../problem.js';
-import type { AttentionMemory } from '../attention/memory.js';
-import type { RightSums } from '../attention/right.js';
-import { sinkGradients } from '../attention/rows.js';
-import type { Lanes, RowBlock } from '../attention/task.js';
-import { ROWS } from '../inner/block.js';
-import type { Wasm } from '../inner/instance.js';
-import { type Floats, pack, slice } from '../inner/operands.js';
-import { ROLES } from '../result.js';
-import { rotateBack } from '../rotary.js';
-import type { Listed } from './listed.js';
+import type { AttentionProblem, ProjectionName, Rotary } from '../../../problem.js';
+import type { AttentionMemory } from '../../attention/memory.js';
+import type { RightSums } from '../../attention/right.js';
+import { sinkGradients } from '../../attention/rows.js';
+import type { Lanes, RowBlock } from '../../attention/task.js';
+import { ROWS } from '../../inner/block.js';
+import type { Wasm } from '../../inner/instance.js';
+import { type Floats, pack, slice } from '../../inner/operands.js';
+import { ROLES } from '../../result.js';
+import { rotateBack } from '../../rotary.js';
+import type { Listed } from '../listed.js';
 import type { Role, Table, Tables } from './tables.js';
 
 /** Keys, and how many each stands for. */

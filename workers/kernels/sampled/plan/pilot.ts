@@ -2,22 +2,22 @@
  * What the plan knows of a head: some blocks over all their keys, against what proxies of several numbers of
  * coordinates say of these.
  */
-import type { Task } from '../../job.js';
-import { prepareMemory } from '../attention/memory.js';
-import type { LaneOfHead, Lanes } from '../attention/task.js';
-import { spreadRows } from '../estimate/rows.js';
-import { ROWS } from '../inner/block.js';
-import type { Wasm } from '../inner/instance.js';
-import { slice } from '../inner/operands.js';
-import { splitKeys } from './attend.js';
+import type { Task } from '../../../job.js';
+import { prepareMemory } from '../../attention/memory.js';
+import type { LaneOfHead, Lanes } from '../../attention/task.js';
+import { spreadRows } from '../../estimate/rows.js';
+import { ROWS } from '../../inner/block.js';
+import type { Wasm } from '../../inner/instance.js';
+import { slice } from '../../inner/operands.js';
+import { splitKeys } from '../attend.js';
+import { type Coordinates, mapHead, spreadOf } from '../coordinates.js';
+import { worthOf } from '../draw.js';
+import type { Tables } from '../error/tables.js';
+import { Influences } from '../influence.js';
+import { KeyProxy } from '../proxy.js';
 import { basisOf } from './basis.js';
-import { type Coordinates, mapHead, spreadOf } from './coordinates.js';
-import { worthOf } from './draw.js';
-import { Influences } from './influence.js';
 import { type Basis, COORDINATES, looksAt } from './plan.js';
-import { KeyProxy } from './proxy.js';
 import { addKeys, type KeySums, makeKeySums, NAMES, type Name } from './scale.js';
-import type { Tables } from './tables.js';
 
 export interface PilotTask extends Task<Pilot>, Pick<Lanes, 'plan' | 'workspace' | 'wave'> {
   readonly kernel: 'sampled';

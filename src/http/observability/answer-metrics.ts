@@ -1,6 +1,6 @@
 /** What an operator sees of the answers: which kernel, on which side of the threshold, how large the errors. */
 import { Counter, Histogram, type Registry } from 'prom-client';
-import type { Answers, WorkKind } from '../engine/work.js';
+import type { Answers, WorkKind } from '../../engine/work.js';
 
 /** Relative errors, from float32 rounding to none of the digits right. */
 const RATIOS = [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1];

@@ -1,9 +1,9 @@
 /** Norms of X^T dQ, X^T dK and X^T dV, of attention states whose inputs are known: by narrowed inputs, head by head. */
-import type { Task } from '../../job.js';
-import type { AttentionProblem } from '../../problem.js';
-import type { Wasm } from '../inner/instance.js';
-import { pack } from '../inner/operands.js';
-import { rotateBack } from '../rotary.js';
+import type { Task } from '../../../job.js';
+import type { AttentionProblem } from '../../../problem.js';
+import type { Wasm } from '../../inner/instance.js';
+import { pack } from '../../inner/operands.js';
+import { rotateBack } from '../../rotary.js';
 import type { Role, Table } from './tables.js';
 
 export interface NormTask extends Task<Float64Array> {

@@ -14,8 +14,8 @@ import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http';
 import { resourceFromAttributes } from '@opentelemetry/resources';
 import { BatchSpanProcessor, TracerProvider } from '@opentelemetry/sdk-trace';
 import type { FastifyRequest } from 'fastify';
-import type { Interval } from '../engine/messages.js';
-import { packageVersion } from '../version.js';
+import type { Interval } from '../../engine/messages.js';
+import { packageVersion } from '../../version.js';
 
 /** The span of one request. */
 export class RequestSpan {

@@ -1,9 +1,9 @@
 /** From the request to the options of the planner and the solver. */
-import type { Rates } from '../../../workers/kernels/low-rank/plan/cost.js';
-import { Problem } from '../../errors.js';
-import type { ParsedLayer } from '../../request/parse.js';
-import { DEFAULT_TOLERANCE, type GradientRequest, type METHODS } from '../../request/request.js';
-import type { SolveOptions } from '../../solver/solution.js';
+import type { Rates } from '../../../../workers/kernels/low-rank/plan/cost.js';
+import { Problem } from '../../../errors.js';
+import type { ParsedLayer } from '../../../request/parse.js';
+import { DEFAULT_TOLERANCE, type GradientRequest, type METHODS } from '../../../request/request.js';
+import type { SolveOptions } from '../../../solver/solution.js';
 
 type Method = (typeof METHODS)[number];
 

@@ -1,6 +1,6 @@
 /** What an API node knows of its queue, for Prometheus. */
 import { Gauge, type Registry } from 'prom-client';
-import type { QueueFigures } from '../cluster/queue-executor.js';
+import type { QueueFigures } from '../../cluster/queue-executor.js';
 
 const HELP: Readonly<Record<keyof QueueFigures, readonly [name: string, help: string]>> = {
   workers: ['loragrad_queue_workers', 'Workers of the queue'],

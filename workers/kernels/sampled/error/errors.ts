@@ -1,14 +1,14 @@
 /** From the variances of the draws to the figures in the answer. */
-import type { ExactPlan } from '../attention/plan.js';
-import { type ErrorEstimate, frobenius } from '../estimate/estimate.js';
-import { DEVIATIONS } from '../estimate/mean.js';
+import type { ExactPlan } from '../../attention/plan.js';
+import { type ErrorEstimate, frobenius } from '../../estimate/estimate.js';
+import { DEVIATIONS } from '../../estimate/mean.js';
 import {
   type ErrorEstimates,
   roundingError,
   tensorsOf,
   vanishes,
-} from '../exact/error/estimate.js';
-import type { ParameterGradients } from '../result.js';
+} from '../../exact/error/estimate.js';
+import type { ParameterGradients } from '../../result.js';
 
 /** What was measured while the gradients were made. */
 export interface Measured {
