@@ -75,6 +75,18 @@ async function addWorker(): Promise<WorkerProcess> {
 const here = (problem: AttentionProblem, inputGradients?: 'attention') =>
   node.pool.run(jobOf(problem, inputGradients), { signal });
 
+/** Resolves when a worker has a part of it, or when it was done before that was seen. */
+async function underWay(run: Promise<unknown>): Promise<void> {
+  let over = false;
+  const end = () => {
+    over = true;
+  };
+  run.then(end, end);
+  while (!over && node.figures().active === 0) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
 test('1 and 2 workers: the same answer as without, bit by bit', { skip }, async () => {
   for (const count of [1, 2]) {
     while (workers.length < count) await addWorker();
@@ -114,7 +126,7 @@ test('what is given up stops on other machines too, and leaves no job', {
     onStart: () => tasks++,
   });
   const failed = assert.rejects(run, /given up/);
-  while (node.figures().active === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  await underWay(run);
   controller.abort(new Error('given up'));
   await failed;
   while ((await node.queue.getActiveCount()) > 0)
@@ -126,7 +138,7 @@ test('what is given up stops on other machines too, and leaves no job', {
 test('a worker that is killed: its part is done by another', { skip }, async () => {
   const problem = randomProblem(LONG);
   const run = node.run(jobOf(problem), { signal });
-  while (node.figures().active === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  await underWay(run);
   workers[0]!.child.kill('SIGKILL');
   assertSame(await run, await here(problem));
   workers.shift();
@@ -136,7 +148,7 @@ test('a worker that is asked to end finishes its part first', { skip }, async ()
   await addWorker();
   const problem = randomProblem(LONG);
   const run = node.run(jobOf(problem), { signal });
-  while (node.figures().active === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  await underWay(run);
   assert.equal(await workers.shift()!.end(), 0);
   assertSame(await run, await here(problem));
 });
@@ -144,7 +156,7 @@ test('a worker that is asked to end finishes its part first', { skip }, async ()
 test('a store that loses all it has, and comes back: the same answer', { skip }, async () => {
   const problem = randomProblem(LONG);
   const run = node.run(jobOf(problem), { signal });
-  while (node.figures().active === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  await underWay(run);
   await store.kill();
   await store.start();
   assertSame(await run, await here(problem));
@@ -154,7 +166,7 @@ test('a store that stays away: the node computes by itself', { skip }, async () 
   const problem = randomProblem(LONG);
   await knows(node, workers.length);
   const run = node.run(jobOf(problem), { signal });
-  while (node.figures().active === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  await underWay(run);
   await store.kill();
   assertSame(await run, await here(problem));
   await store.start();
