@@ -71,7 +71,7 @@ test('SIGTERM: the request in flight is answered, then the process ends with 0',
 
 test('a request longer than the drain is answered with 503 before the process ends', async () => {
   const service = await start({ LORAGRAD_DRAIN_MS: '50' });
-  const answer = post(service.url, 16_384);
+  const answer = post(service.url, 65_536);
   while (!(await busy(service.url))) await new Promise((resolve) => setTimeout(resolve, 2));
   service.child.kill('SIGTERM');
   assert.equal((await answer).status, 503);
