@@ -7,6 +7,10 @@ import { usableCpus, usableMemory } from './machine/resources.js';
 const GIB = 1024 ** 3;
 const MIB = 1024 ** 2;
 
+/** A time, at most what a timer of Node can wait. */
+const milliseconds = (byDefault: number, minimum: number, description: string) =>
+  Type.Integer({ default: byDefault, minimum, maximum: 2 ** 31 - 1, description });
+
 export const ConfigSchema = Type.Object({
   PORT: Type.Integer({
     default: 3000,
@@ -76,25 +80,21 @@ export const ConfigSchema = Type.Object({
     description:
       'Memory for the tensors that PUT /tensors keeps, bytes; the least recently used make room. 0 means 1 GiB, or an eighth of the memory that the process may use if that is less',
   }),
-  LORAGRAD_DEADLINE_MS: Type.Integer({
-    default: 600_000,
-    minimum: 1,
-    maximum: 2 ** 31 - 1,
-    description:
-      'Longest time from the head of a request to its answer, ms; then the work is stopped and 504 answered',
-  }),
-  LORAGRAD_JOB_DEADLINE_MS: Type.Integer({
-    default: 14_400_000,
-    minimum: 1,
-    maximum: 2 ** 31 - 1,
-    description: 'The same for a request with Prefer: respond-async, ms',
-  }),
-  LORAGRAD_JOB_TTL_MS: Type.Integer({
-    default: 600_000,
-    minimum: 1,
-    maximum: 2 ** 31 - 1,
-    description: 'How long the answer to such a request waits to be fetched, ms',
-  }),
+  LORAGRAD_DEADLINE_MS: milliseconds(
+    600_000,
+    1,
+    'Longest time from the head of a request to its answer, ms; then the work is stopped and 504 answered',
+  ),
+  LORAGRAD_JOB_DEADLINE_MS: milliseconds(
+    14_400_000,
+    1,
+    'The same for a request with Prefer: respond-async, ms',
+  ),
+  LORAGRAD_JOB_TTL_MS: milliseconds(
+    600_000,
+    1,
+    'How long the answer to such a request waits to be fetched, ms',
+  ),
   LORAGRAD_MAX_JOBS: Type.Integer({
     default: 1024,
     minimum: 0,
@@ -102,51 +102,42 @@ export const ConfigSchema = Type.Object({
     description:
       'Such requests that are computed or whose answers are kept; more get 429. Their answers count as not yet read',
   }),
-  LORAGRAD_BODY_TIMEOUT_MS: Type.Integer({
-    default: 300_000,
-    minimum: 1,
-    maximum: 2 ** 31 - 1,
-    description:
-      'Longest time for a request to arrive whole, ms; then the connection is closed with 408',
-  }),
+  LORAGRAD_BODY_TIMEOUT_MS: milliseconds(
+    300_000,
+    1,
+    'Longest time for a request to arrive whole, ms; then the connection is closed with 408',
+  ),
   LORAGRAD_MIN_RATE: Type.Integer({
     default: 1024,
     minimum: 1,
     description:
       'Least bytes a second that a client sends of a body, and reads of an answer, on average; who is slower is cut off',
   }),
-  LORAGRAD_PATIENCE_MS: Type.Integer({
-    default: 10_000,
-    minimum: 10,
-    maximum: 2 ** 31 - 1,
-    description: 'Longest pause in a body or in the reading of an answer, ms',
-  }),
-  LORAGRAD_LAME_DUCK_MS: Type.Integer({
-    default: 3000,
-    minimum: 0,
-    maximum: 2 ** 31 - 1,
-    description:
-      'How long the service serves on after SIGTERM while it says that it is not ready, ms: time for a load balancer to see it',
-  }),
-  LORAGRAD_DRAIN_MS: Type.Integer({
-    default: 30_000,
-    minimum: 1,
-    maximum: 2 ** 31 - 1,
-    description:
-      'Longest time for requests in flight to finish after SIGTERM, ms; then the process ends',
-  }),
-  LORAGRAD_HUNG_MS: Type.Integer({
-    default: 60_000,
-    minimum: 100,
-    maximum: 2 ** 31 - 1,
-    description: 'A worker that shows no sign of life for so long is replaced, ms',
-  }),
-  LORAGRAD_WARMUP_MS: Type.Integer({
-    default: 30_000,
-    minimum: 1,
-    maximum: 2 ** 31 - 1,
-    description: 'Longest time for every worker to run its warm-up task, ms; then start fails',
-  }),
+  LORAGRAD_PATIENCE_MS: milliseconds(
+    10_000,
+    10,
+    'Longest pause in a body or in the reading of an answer, ms',
+  ),
+  LORAGRAD_LAME_DUCK_MS: milliseconds(
+    3000,
+    0,
+    'How long the service serves on after SIGTERM while it says that it is not ready, ms: time for a load balancer to see it',
+  ),
+  LORAGRAD_DRAIN_MS: milliseconds(
+    30_000,
+    1,
+    'Longest time for requests in flight to finish after SIGTERM, ms; then the process ends',
+  ),
+  LORAGRAD_HUNG_MS: milliseconds(
+    60_000,
+    100,
+    'A worker that shows no sign of life for so long is replaced, ms',
+  ),
+  LORAGRAD_WARMUP_MS: milliseconds(
+    30_000,
+    1,
+    'Longest time for every worker to run its warm-up task, ms; then start fails',
+  ),
   LORAGRAD_BASE_PATH: Type.String({
     default: '',
     pattern: '^(/[A-Za-z0-9._~-]+)*$',
@@ -199,12 +190,11 @@ export const ConfigSchema = Type.Object({
     description:
       'Valkey or Redis that hands parts of large problems to machines that run loragrad worker: redis://user:password@host:6379, rediss:// for TLS. Empty: all is computed here',
   }),
-  LORAGRAD_QUEUE_TTL_MS: Type.Integer({
-    default: 600_000,
-    minimum: 1000,
-    maximum: 2 ** 31 - 1,
-    description: 'How long tensors and results stay there after their last use, ms',
-  }),
+  LORAGRAD_QUEUE_TTL_MS: milliseconds(
+    600_000,
+    1000,
+    'How long tensors and results stay there after their last use, ms',
+  ),
   LORAGRAD_CORS_ORIGINS: Type.String({
     default: '',
     description:

@@ -101,5 +101,18 @@ export function allocateInputGradients<Data extends Float32Array | Float64Array>
   return gradients;
 }
 
+/** Zeroed memory for all that a float32 kernel answers. */
+export function allocateOutputs(problem: AttentionProblem, outputs: GradientOutputs) {
+  const { batch, queryLength, heads, valueDim } = problem.dims;
+  return {
+    totals: allocateGradients(problem),
+    inputGradients: allocateInputGradients(problem, outputs.inputGradients, sharedFloat32),
+    /** (B, Lq, H dv) */
+    attentionOutput: outputs.attentionOutput
+      ? sharedFloat32(batch * queryLength * heads * valueDim)
+      : null,
+  };
+}
+
 /** Which of the inputs a projection is applied to. */
 export const ROLES = { q_proj: 'query', k_proj: 'key', v_proj: 'value' } as const;

@@ -15,7 +15,7 @@ import { keysOfRows } from '../../mask.js';
 import type { Contradiction } from '../../problem.js';
 import { type Block, KEYS, ROWS, writeBlock } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
-import { slice } from '../inner/operands.js';
+import { type Floats, slice } from '../inner/operands.js';
 import { attendInOneCall, hasRowOfOneKey } from './in-one-call.js';
 import { type AttentionMemory, type KeyWindow, loadWindow, prepareMemory } from './memory.js';
 import { type ExactPlan, TILES_AT_ONCE } from './plan.js';
@@ -67,15 +67,23 @@ function attendLane(
 }
 
 /** Left products of a lane go where a window of keys is, and back. */
-export const sumsOfLane = (
+export function sumsOfLane(
   task: Lanes,
   wasm: Wasm,
-  memory: AttentionMemory,
+  { fields }: AttentionMemory,
   lane: LaneOfHead,
-): Required<WindowVisitor> => ({
-  begin: (window) => takeSums(task, wasm, memory, lane, window),
-  end: (window) => giveSums(task, wasm, memory, lane, window),
-});
+): Required<WindowVisitor> {
+  const each = ({ first, count }: KeyWindow, move: (inMemory: Floats, kept: Floats) => void) => {
+    for (const { field, width, kept } of leftSums(task, lane)) {
+      const rows = kept.subarray(first * width, (first + count) * width);
+      move(wasm.f32(fields[field], rows.length), rows);
+    }
+  };
+  return {
+    begin: (window) => each(window, (inMemory, kept) => inMemory.set(kept)),
+    end: (window) => each(window, (inMemory, kept) => kept.set(inMemory)),
+  };
+}
 
 /** Where it has not: its passes one by one, on copies of the keys. */
 function attendByPasses(
@@ -246,29 +254,4 @@ export function clearSums(task: Lanes, lane: LaneOfHead): void {
   slice(workspace.outK, number, plan.problem.dims.headDim * plan.thin.rk).fill(0);
   slice(workspace.outV, number, plan.problem.dims.valueDim * plan.thin.rv).fill(0);
   workspace.sinks[number] = 0;
-}
-
-function takeSums(
-  task: Lanes,
-  wasm: Wasm,
-  { fields }: AttentionMemory,
-  lane: LaneOfHead,
-  { first, count }: KeyWindow,
-): void {
-  for (const { field, width, kept } of leftSums(task, lane)) {
-    const rows = kept.subarray(first * width, (first + count) * width);
-    wasm.f32(fields[field], rows.length).set(rows);
-  }
-}
-
-function giveSums(
-  task: Lanes,
-  wasm: Wasm,
-  { fields }: AttentionMemory,
-  lane: LaneOfHead,
-  { first, count }: KeyWindow,
-): void {
-  for (const { field, width, kept } of leftSums(task, lane)) {
-    kept.set(wasm.f32(fields[field], count * width), first * width);
-  }
 }

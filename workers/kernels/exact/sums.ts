@@ -22,13 +22,11 @@ import type { AttendTask } from '../attention/task.js';
 import { makeErrorSums } from '../estimate/estimate.js';
 import type { ComposedNorms } from '../norms.js';
 import {
-  allocateGradients,
-  allocateInputGradients,
+  allocateOutputs,
   type GradientOutputs,
   type InputGradients,
   type ParameterGradients,
   ROLES,
-  sharedFloat32,
 } from '../result.js';
 import type { ContractTask } from './contract.js';
 import { largestLogit, roundingError, type Samples, tensorsOf } from './error/estimate.js';
@@ -99,12 +97,8 @@ function* sumsOfWaves(
   workspace: Workspace,
   memory: Lease,
 ): Job<ExactSums, SumsTask> {
-  const { batch, queryLength, heads, valueDim } = problem.dims;
-  const totals = allocateGradients(problem);
-  const inputGradients = allocateInputGradients(problem, options.inputGradients, sharedFloat32);
-  const attentionOutput = options.attentionOutput
-    ? sharedFloat32(batch * queryLength * heads * valueDim)
-    : null;
+  const { batch } = problem.dims;
+  const { totals, inputGradients, attentionOutput } = allocateOutputs(problem, options);
   const isStates = hasAttentionStates(problem) && options.inputGradients !== undefined;
   const states = (isStates && options.estimate) || null;
   const wanted = tensorsOf(totals).length > 0 || inputGradients !== null;
@@ -186,7 +180,7 @@ export function contractStages(
   workspace: Workspace,
   units: readonly Unit[],
   kind: AttentionKind | undefined,
-  inputGradients: ReturnType<typeof allocateInputGradients<Float32Array>>,
+  inputGradients: InputGradients<Float32Array> | null,
   memory: Lease,
 ): (ContractTask | FullTask)[][] {
   const thin = contractTasks(plan, workspace, units, memory);

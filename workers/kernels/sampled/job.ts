@@ -17,13 +17,11 @@ import { attendTasks, headsOfWave, projectTasks } from '../exact/tasks.js';
 import { composedNorms } from '../exact/wave.js';
 import { ROWS } from '../inner/block.js';
 import {
-  allocateGradients,
-  allocateInputGradients,
+  allocateOutputs,
   type GradientOutputs,
   type GradientResult,
   type InputGradients,
   ROLES,
-  sharedFloat32,
 } from '../result.js';
 import type { SampledAttendTask, SampledReport } from './attend.js';
 import { type Coordinates, type CoordinatesTask, makeCoordinates } from './coordinates.js';
@@ -82,12 +80,8 @@ function* stages(
   coordinates: Coordinates,
   memory: Lease,
 ): Job<SampledResult, SampledTask> {
-  const { batch, queryLength, heads, valueDim } = problem.dims;
-  const totals = allocateGradients(problem);
-  const inputGradients = allocateInputGradients(problem, options.inputGradients, sharedFloat32);
-  const attentionOutput = options.attentionOutput
-    ? sharedFloat32(batch * queryLength * heads * valueDim)
-    : null;
+  const { batch, heads } = problem.dims;
+  const { totals, inputGradients, attentionOutput } = allocateOutputs(problem, options);
   const projectionNorms: ProjectionNorms[] = [];
   const { tables, tasks } = tableTasks(problem, options.seed);
   yield* stage('project', tasks);

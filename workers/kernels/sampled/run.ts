@@ -1,5 +1,5 @@
 /** Runs a task of the sampled kernel. */
-import { type Cancelled, checkpoint as poll, withNumericFailure } from '../../job.js';
+import { type Cancelled, checkpointOf, withNumericFailure } from '../../job.js';
 import { runExactTask } from '../exact/run.js';
 import type { Wasm } from '../inner/instance.js';
 import { runSampledAttend } from './attend.js';
@@ -13,7 +13,7 @@ import { runPilot } from './plan/pilot.js';
 /** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
 export function runSampledTask(task: SampledTask, wasm: Wasm, cancelled: Cancelled): unknown {
   if (task.kernel === 'exact') return runExactTask(task, wasm, cancelled);
-  const checkpoint = () => poll(cancelled);
+  const checkpoint = checkpointOf(cancelled);
   switch (task.step) {
     case 'coordinates':
       return runCoordinates(task, wasm, checkpoint);

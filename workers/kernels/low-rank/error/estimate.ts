@@ -11,7 +11,7 @@ import { tensorOffset, tensorScale } from '../head/tensors.js';
 import { openWorkspace } from '../head/workspace.js';
 import type { Draw, Draws } from './sampled-rows/draw-rows.js';
 import { squaredTerms } from './sampled-rows/rounding.js';
-import { outerProducts } from './sampled-rows/row-products.js';
+import { type OuterProduct, outerProducts } from './sampled-rows/row-products.js';
 import { type SampledRun, sampledGradient } from './sampled-rows/sampled-run.js';
 import { type Estimates, meanOf, normLimit } from './statistics.js';
 
@@ -44,18 +44,12 @@ export function estimateTensor(
   t: number,
   size: number,
 ): TensorEstimate {
-  const terms = carriedTerms(arithmetic, runs, draws, t);
-  const rows = (drawn: boolean): Estimates => ({
-    count: draws.length,
-    values: rowContributions(arithmetic, runs, draws, t, size, drawn),
-  });
-  const whole = rows(false);
+  const { whole, normalisation, terms } = rowContributions(arithmetic, runs, draws, t, size);
   if (complete) return { ...meanOf(whole, size), standardError: 0, limit: 0, terms };
-  if (!runs.some(({ normalisation }) => normalisation)) {
+  if (!normalisation) {
     const { norm, mean, standardError, deviation, unseen } = meanOf(whole, size);
     return { norm, mean, standardError, limit: deviation + unseen, terms };
   }
-  const normalisation = rows(true);
   const ofRows = meanOf(normalisation, size);
   const ofFeatures = meanOf({ count: DRAWN_GROUPS, values: drawnFeatures }, size);
   // What each row says of the features that were left out, less what those that were drawn say.
@@ -78,77 +72,91 @@ export function estimateTensor(
   };
 }
 
-/** The root of the estimated sum over rows; heads are rounded apart from each other. */
-function carriedTerms(
-  arithmetic: Arithmetic,
-  runs: readonly SampledRun[],
-  draws: readonly Draw[],
-  t: number,
-): number {
-  let sum = 0;
-  for (const sampled of runs) {
-    const { head, plan } = sampled.run;
-    const mark = arithmetic.mark();
-    const space = openWorkspace(arithmetic, head, plan);
-    const squares = squaredTerms(space, sampled.terms, sampledGradient(space, sampled), t);
-    const scale = tensorScale(head, t) ** 2 / draws.length;
-    for (const { batch, position, probability } of draws) {
-      if (batch === head.batch) sum += (scale * squares[position]) / probability;
-    }
-    arithmetic.release(mark);
-  }
-  return Math.sqrt(sum);
-}
-
-/** Delta_i / p_i of all draws (draws, size); `drawn`: without what the features tell. */
+/**
+ * Delta_i / p_i of all draws (draws, size): all of it and, where features are drawn, without what these tell; and the root
+ * of the estimated sum over rows of the squares of what they carry: heads are rounded apart from each other.
+ */
 function rowContributions(
   arithmetic: Arithmetic,
   runs: readonly SampledRun[],
   draws: readonly Draw[],
   t: number,
   size: number,
-  drawn: boolean,
-): Float64Array {
-  const n = draws.length;
-  const contributions = new Float64Array(n * size);
+): { whole: Estimates; normalisation: Estimates | null; terms: number } {
+  const count = draws.length;
+  const open = (): Estimates => ({ count, values: new Float64Array(count * size) });
+  const whole = open();
+  const normalisation = runs.some((sampled) => sampled.normalisation) ? open() : null;
+  let squares = 0;
   // Errors that heads of a batch item have in common count once.
   const added = new Set<number>();
   for (const sampled of runs) {
     const { head, plan } = sampled.run;
     const mark = arithmetic.mark();
+    const space = openWorkspace(arithmetic, head, plan);
+    const state = sampledGradient(space, sampled);
+    squares += sumOfSquares(head, draws, t, squaredTerms(space, sampled.terms, state, t));
     if (sampled.keyErrors && (t === 2 || t === 3)) {
       const { lowA, lowB } = sampled.keyErrors;
       if (t === 3 || !added.has(head.batch)) {
         const errors = t === 2 ? lowA : lowB;
-        addRows(errors, sampled.run.sampled.length, head, draws, t, size, contributions);
+        addRows(errors, sampled.run.sampled.length, head, draws, t, size, whole.values);
       }
       added.add(head.batch);
-      arithmetic.release(mark);
-      continue;
-    }
-    const space = openWorkspace(arithmetic, head, plan);
-    const state = sampledGradient(space, sampled);
-    const terms = outerProducts(space, sampled, state, t, drawn);
-    const offset = tensorOffset(head, t);
-    const scale = tensorScale(head, t);
-    draws.forEach((draw, k) => {
-      if (draw.batch !== head.batch) return;
-      const to = k * size + offset;
-      for (const { left, leftWidth, right, rightWidth, transposed } of terms) {
-        const rows = transposed ? rightWidth : leftWidth;
-        const columns = transposed ? leftWidth : rightWidth;
-        const [a, b] = transposed ? [right, left] : [left, right];
-        for (let x = 0; x < rows; x++) {
-          const factor = (scale / draw.probability) * a[draw.position * rows + x];
-          for (let y = 0; y < columns; y++) {
-            contributions[to + x * columns + y] += factor * b[draw.position * columns + y];
-          }
-        }
+    } else {
+      for (const [{ values }, drawn] of [
+        [whole, false],
+        ...(normalisation ? [[normalisation, true] as const] : []),
+      ] as const) {
+        const products = outerProducts(space, sampled, state, t, drawn);
+        addProducts(products, head, draws, t, size, values);
       }
-    });
+    }
     arithmetic.release(mark);
   }
-  return contributions;
+  return { whole, normalisation, terms: Math.sqrt(squares) };
+}
+
+/** The estimated sum over all rows of a head, in the scale of tensor t. */
+function sumOfSquares(
+  head: Head,
+  draws: readonly Draw[],
+  t: number,
+  squares: Float64Array,
+): number {
+  const scale = tensorScale(head, t) ** 2 / draws.length;
+  let sum = 0;
+  for (const { batch, position, probability } of draws) {
+    if (batch === head.batch) sum += (scale * squares[position]) / probability;
+  }
+  return sum;
+}
+
+function addProducts(
+  products: readonly OuterProduct[],
+  head: Head,
+  draws: readonly Draw[],
+  t: number,
+  size: number,
+  contributions: Float64Array,
+): void {
+  const offset = tensorOffset(head, t);
+  const scale = tensorScale(head, t);
+  draws.forEach((draw, k) => {
+    if (draw.batch !== head.batch) return;
+    const to = k * size + offset;
+    for (const { left, leftWidth, right, rightWidth, transposed } of products) {
+      const rows = transposed ? rightWidth : leftWidth;
+      const columns = transposed ? leftWidth : rightWidth;
+      const [a, b] = transposed ? [right, left] : [left, right];
+      for (let x = 0; x < rows; x++) {
+        const factor = (scale / draw.probability) * a[draw.position * rows + x];
+        for (let y = 0; y < columns; y++) {
+          contributions[to + x * columns + y] += factor * b[draw.position * columns + y];
+        }
+      }
+    }
+  });
 }
 
 /** What each group of drawn features would add to the six tensors (groups, size), of all heads. */

@@ -86,7 +86,7 @@ export function scoreColumns(
   at: Layout,
   keys: KeyRows,
   width: number,
-  minusCentre: Real,
+  minusCentre: Real | null,
   right: Real,
 ): void {
   const { arithmetic, head } = space;
@@ -101,7 +101,7 @@ export function scoreColumns(
   }
   if (key.rank > 0) {
     const { inputs } = key.effective;
-    arithmetic.addRow(count, inputs, minusCentre, keys.xk);
+    if (minusCentre) arithmetic.addRow(count, inputs, minusCentre, keys.xk);
     arithmetic.copyColumns(count, inputs, keys.xk, inputs, 0, right, width, to);
     to += inputs;
   }

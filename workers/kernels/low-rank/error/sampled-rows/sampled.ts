@@ -71,7 +71,7 @@ export function sampledErrorPass(
 ): void {
   const { arithmetic, head, plan } = space;
   const { run } = sampled;
-  const { d, dv, key } = head;
+  const { d, dv } = head;
   const at = layout(head);
   const { from, to } = run.segments[s];
   const widths = errorColumns(run);
@@ -97,7 +97,7 @@ export function sampledErrorPass(
   };
   const ones = arithmetic.array(n).fill(1);
   const means = plan.drawnFeatures && inputMeans(run);
-  const minusCentre = minus(arithmetic, means?.xk ?? new Float64Array(key.effective.inputs));
+  const minusCentre = means && minus(arithmetic, means.xk);
   const centreValues = means && valueCentre(space, means);
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     checkpoint(cancelled);
