@@ -9,8 +9,8 @@ import type { QueueExecutor } from '../src/cluster/queue-executor.js';
 import { knows, startNode, startWorker } from '../test/cluster/nodes.js';
 import { startStore } from '../test/cluster/store.js';
 import { randomProblem } from '../test/kernels/problems.js';
-import { exactParts } from '../workers/kernels/exact/gradient.js';
-import { cutProblem, workOf } from '../workers/kernels/exact/parts/cut.js';
+import { exactWork } from '../workers/kernels/exact/cost.js';
+import { cutsOf, exactParts } from '../workers/kernels/exact/gradient.js';
 
 const LENGTH = Number(process.argv[2] ?? 12_288);
 const { signal } = new AbortController();
@@ -87,7 +87,7 @@ const node = await startNode(store.url);
 const workers: Awaited<ReturnType<typeof startWorker>>[] = [];
 try {
   const problem = layer(LENGTH);
-  const parts = cutProblem(problem, OPTIONS).length;
+  const parts = cutsOf(problem, OPTIONS).length;
   const here = await seconds(() => node.pool.run(exactParts(problem, OPTIONS), { signal }));
   const rows: (string | number)[][] = [['none: the node itself', here.toFixed(1), '100 %', '0']];
   for (const count of [1, 2, 4]) {
@@ -103,7 +103,8 @@ try {
   console.log(`L ${LENGTH}, 8 heads of 64, causal, ${parts} parts\n`);
   console.log(table(['workers', 's', 'efficiency', 'MB of the API node'], rows));
   const measured = await transfer(node);
-  const rate = workOf(problem, OPTIONS) / here;
+  const needs = { output: false, gradients: true, inputGradients: false };
+  const rate = exactWork(problem, needs) / here;
   console.log(
     `\n${(measured.put / 1e9).toFixed(2)} GB/s put, ${(measured.get / 1e9).toFixed(2)} GB/s got, `,
   );

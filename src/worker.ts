@@ -3,7 +3,7 @@ import { createServer, type Server } from 'node:http';
 import closeWithGrace from 'close-with-grace';
 import { pino } from 'pino';
 import { Gauge, Registry } from 'prom-client';
-import { type SumsPart, sumsOf } from '../workers/kernels/exact/gradient.js';
+import { type AnyPart, jobOfPart } from '../workers/tasks/parts.js';
 import { PartWorker } from './cluster/part-worker.js';
 import { poolOptions, queueOptions, readConfig } from './config.js';
 import { loggerOptions } from './http/observability/logging.js';
@@ -50,7 +50,7 @@ async function main(): Promise<void> {
   });
 
   const pool = await WorkerPool.start(poolOptions(config));
-  worker = new PartWorker(pool, queue, (part) => sumsOf(part as SumsPart));
+  worker = new PartWorker(pool, queue, (part) => jobOfPart(part as AnyPart));
   const registry = metricsOf(worker, pool);
   server = createServer(async ({ url }, response) => {
     if (url === '/metrics') {

@@ -22,7 +22,7 @@ export interface Task<Result = unknown> {
 
 /** A task that is a job by itself: whoever runs it cuts it further, here or on another machine. */
 export interface LargeTask<Result = unknown> extends Task<Result> {
-  /** About so much work, as floating-point operations. */
+  /** About so much work, as floating-point operations of the exact kernel. */
   readonly flops: number;
 }
 
@@ -50,6 +50,16 @@ export function* stage<T extends Task>(
 ): Job<ResultOf<T>[], T> {
   if (tasks.length === 0) return [];
   const results = yield { name, tasks, ...(span && { span }) };
+  requireNumbers(results);
+  return results as ResultOf<T>[];
+}
+
+/** One stage of tasks that are jobs. */
+export function* parts<T extends LargeTask>(
+  tasks: readonly T[],
+  jobOf: (task: T) => Job<ResultOf<T>>,
+): Job<ResultOf<T>[], T> {
+  const results = yield { name: 'parts', tasks, jobOf, span: [0, 1] };
   requireNumbers(results);
   return results as ResultOf<T>[];
 }
@@ -108,13 +118,18 @@ export function checkpoint(cancelled: Cancelled): void {
 /** Run a job on this thread: for tests, benchmarks and tiny problems. */
 export function runJob<Result, T extends Task>(
   job: Job<Result, T>,
-  run: (task: T, cancelled: Cancelled) => unknown,
+  run: (task: Exclude<T, LargeTask>, cancelled: Cancelled) => unknown,
   cancelled: Cancelled = () => false,
 ): Result {
   try {
     let step = job.next([]);
     while (!step.done) {
-      step = job.next(step.value.tasks.map((task) => run(task, cancelled)));
+      const { tasks, jobOf } = step.value;
+      const runOne = (task: T) =>
+        jobOf
+          ? runJob(jobOf(task) as Job<unknown, T>, run, cancelled)
+          : run(task as Exclude<T, LargeTask>, cancelled);
+      step = job.next(tasks.map(runOne));
     }
     return step.value;
   } finally {

@@ -1,7 +1,7 @@
 /** A worker of the queue: runs parts of problems on its own threads. */
 import { UnrecoverableError, Worker } from 'bullmq';
 import type { Redis } from 'ioredis';
-import type { Job, Task } from '../../workers/job.js';
+import { type Job, NumericError, type NumericFailure, type Task } from '../../workers/job.js';
 import type { QueueOptions } from '../config.js';
 import type { Executor } from '../pool/executor.js';
 import { Blobs, type BlobTraffic } from './blobs.js';
@@ -121,7 +121,9 @@ export class PartWorker {
       signal.throwIfAborted();
       const envelope = await this.#blobs.get(data.task);
       const task = (await open(envelope, (name) => this.#blobs.get(name))) as Task;
-      const result = await this.pool.run(this.jobOf(task), { signal, owner: data.node });
+      const result = await this.pool
+        .run(this.jobOf(task), { signal, owner: data.node })
+        .catch(numericFailure);
       const sealed = await seal(result, (bytes) => this.#blobs.put(bytes));
       return { result: await this.#blobs.put(sealed) };
     } catch (error) {
@@ -147,4 +149,10 @@ export class PartWorker {
       if (!(await this.#store.exists(aliveKey(node)))) this.#stop((data) => data.node === node);
     }
   }
+}
+
+/** An answer too, and the same wherever the part runs. */
+function numericFailure(error: unknown): NumericFailure {
+  if (error instanceof NumericError) return { numericFailure: error.message };
+  throw error;
 }

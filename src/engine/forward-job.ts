@@ -2,9 +2,9 @@
 
 import type { Job } from '../../workers/job.js';
 import { exactForwardJob } from '../../workers/kernels/exact/forward.js';
-import { lowRankForwardJob } from '../../workers/kernels/low-rank/forward-job.js';
+import { lowRankForwardPart } from '../../workers/kernels/low-rank/part.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
-import { referenceForwardJob } from '../../workers/kernels/reference/forward.js';
+import { referenceForwardParts } from '../../workers/kernels/reference/parts.js';
 import type { ForwardResult } from '../../workers/kernels/result.js';
 import type { AttentionLayer } from '../../workers/problem.js';
 import { finiteJob } from '../../workers/tasks/finite.js';
@@ -36,7 +36,7 @@ type ForwardSolution = Pick<Solution, 'method' | 'reason' | 'fallback'> & {
 
 /** @throws {Problem} when the result is beyond float64. */
 function* inFloat64(layer: AttentionLayer): Job<Pick<ForwardSolution, 'result' | 'estimate'>> {
-  const result = yield* referenceForwardJob(layer);
+  const result = yield* referenceForwardParts(layer);
   if (yield* finiteJob([result.attentionOutput])) return { result, estimate: null };
   throw new Problem(
     'not-finite',
@@ -52,7 +52,7 @@ function* approximately(
   reason: string,
 ): Job<ForwardSolution> {
   const { seed, tolerance, features, toleranceStated } = options;
-  const { error, lostRows, ...result } = yield* lowRankForwardJob(layer, plan, { seed });
+  const { error, lostRows, ...result } = yield* lowRankForwardPart(layer, plan, seed);
   const worst = lostRows > 0 ? Number.POSITIVE_INFINITY : error.upper;
   const unchecked = features !== undefined && !toleranceStated;
   if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {

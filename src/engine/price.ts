@@ -5,7 +5,9 @@
  */
 
 import { makePlan, makeWorkspace } from '../../workers/kernels/attention/plan.js';
-import { allPairs, exactWork, projectionFlops } from '../../workers/kernels/exact/cost.js';
+import { exactWork } from '../../workers/kernels/exact/cost.js';
+import { projectionFlops } from '../../workers/kernels/flops.js';
+import { referenceFlops } from '../../workers/kernels/reference/cost.js';
 import { makeWorkspace as makeReferenceWorkspace } from '../../workers/kernels/reference/workspace.js';
 import {
   type AttentionLayer,
@@ -36,8 +38,6 @@ export const MAX_HEADS = 65_536;
 
 /** Flops per second of the float64 kernel, which is written to be read. */
 const REFERENCE_RATE = 4e8;
-/** What exp and the bookkeeping of a pair cost, in flops. */
-const PAIR_FLOPS = 16;
 /** Rows and keys are taken in blocks of these sizes, full or not. */
 const ROW_BLOCK = 8;
 const KEY_BLOCK = 8;
@@ -156,7 +156,8 @@ function layerPrice(
     seconds += (wanted.flops > 0 ? referenceFlops(layer) : projectionFlops(layer)) / REFERENCE_RATE;
   }
   // Whatever overflows float32 is computed again in float64, when the memory of the others is free.
-  const float64Bytes = tally((memory) => makeReferenceWorkspace(layer, wanted.gradients, memory));
+  const float64Bytes =
+    tally((memory) => makeReferenceWorkspace(layer, wanted.gradients, memory)) + copiedBytes(layer);
   return finished(
     BASE_BYTES +
       batch * heads * HEAD_BYTES +
@@ -301,10 +302,4 @@ function lowRankSeconds(layer: Layer, { rates, features }: ChooseOptions, runs: 
   const chain = rows * (4 * (features ?? MOST_FEATURES / 4) * (2 * width + ranks) + ROW_FLOPS);
   const flops = projectionFlops(layer) + (runs ? chain : (rows * ROW_FLOPS) / 4);
   return plan + flops / rates.lowRank;
-}
-
-function referenceFlops(layer: Layer): number {
-  const { heads, headDim, valueDim } = layer.dims;
-  const pair = 2 * (3 * headDim + 3 * valueDim) + PAIR_FLOPS;
-  return 3 * projectionFlops(layer) + heads * allPairs(layer) * pair;
 }

@@ -2,7 +2,7 @@
 import type { Job } from '../../workers/job.js';
 import { exactFlops } from '../../workers/kernels/exact/cost.js';
 import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
-import { referenceJob } from '../../workers/kernels/reference/gradient.js';
+import { referenceParts } from '../../workers/kernels/reference/parts.js';
 import type { AttentionProblem, Contradiction, StatesName } from '../../workers/problem.js';
 import { Problem } from '../errors.js';
 import { needsOf } from './choose-low-rank.js';
@@ -26,7 +26,7 @@ import {
 /** @throws {Problem} when the result is beyond float64. */
 export function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solved> {
   const { attentionOutput, inputGradients } = options;
-  const result = yield* referenceJob(problem, { attentionOutput, inputGradients });
+  const result = yield* referenceParts(problem, { attentionOutput, inputGradients });
   if (yield* overflowed(result)) {
     throw new Problem(
       'not-finite',

@@ -1,7 +1,8 @@
 /** Runs the kernel that was chosen, and another one when its answer will not do. */
 
 import type { Job } from '../../workers/job.js';
-import { type LowRankResult, lowRankJob } from '../../workers/kernels/low-rank/job.js';
+import type { LowRankResult } from '../../workers/kernels/low-rank/job.js';
+import { lowRankPart } from '../../workers/kernels/low-rank/part.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
 import { FEATURE_STEPS } from '../../workers/kernels/low-rank/plan/trial/trial.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
@@ -32,7 +33,7 @@ function* approximately(
   second = false,
 ): Job<Solution> {
   const { seed, correction, attentionOutput, inputGradients, tolerance, method } = options;
-  const run = yield* lowRankJob(problem, plan, {
+  const run = yield* lowRankPart(problem, plan, {
     ...{ seed, correction, attentionOutput, inputGradients },
     certificate: options.certificate ?? false,
   });

@@ -2,16 +2,20 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
+import { forwardParts } from '../../workers/kernels/exact/forward.js';
 import {
+  cutsOf as cutsOfGradient,
   type ExactOptions,
   exactParts,
   rowsForEstimate,
 } from '../../workers/kernels/exact/gradient.js';
-import { type Cut, cutProblem } from '../../workers/kernels/exact/parts/cut.js';
 import { runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
+import type { Cut } from '../../workers/kernels/parts/cut.js';
+import { referenceForwardParts, referenceParts } from '../../workers/kernels/reference/parts.js';
 import { NO_MASK, visiblePairs } from '../../workers/mask.js';
 import { type AttentionProblem, hasAttentionStates } from '../../workers/problem.js';
+import { runTask } from '../../workers/tasks/run.js';
 import { testSeed } from '../support/random.js';
 import { type ProblemOptions, randomProblem, randomStates, tensor } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';
@@ -135,6 +139,36 @@ test('the upper limits of problems in parts hold for at least 98 of 100 tensors'
   assert.ok(held >= 0.98 * total, `${held} of ${total}`);
 });
 
+for (const [name, options] of Object.entries(CASES)) {
+  test(`${name}: parts in float64, and of the output alone, are those of the whole`, () => {
+    const problem = randomProblem({ ...options, seed });
+    const outputs = { attentionOutput: true };
+    const truth = reference(problem);
+    for (const cuts of cutsOf(problem, false)) {
+      const job = referenceParts(problem, outputs, cuts);
+      const result = runJob(job, (task, cancelled) => runTask(task, wasm, cancelled));
+      for (const [tensorName, x] of named(result)) {
+        const whole = named(truth).get(tensorName)!;
+        assert.ok(distance(x, whole) <= 1e-12 * norm(whole), tensorName);
+      }
+      const same = (x: Float64Array | Float32Array) =>
+        distance(x, truth.attentionOutput!) <= 1e-12 * norm(truth.attentionOutput!);
+      assert.ok(same(result.attentionOutput!));
+      assert.ok(Math.abs((result.loss ?? 0) - (truth.loss ?? 0)) <= 1e-12 * (truth.loss ?? 0));
+      const output = runJob(referenceForwardParts(problem, cuts), (task, cancelled) =>
+        runTask(task, wasm, cancelled),
+      );
+      assert.ok(same(output.attentionOutput));
+      const { attentionOutput, error } = runJob(forwardParts(problem, seed, cuts), (task, stop) =>
+        runTask(task, wasm, stop),
+      );
+      const off = distance(attentionOutput, truth.attentionOutput!);
+      assert.ok(off <= error.upper * norm(truth.attentionOutput!), `${off}`);
+      assert.ok(error.upper < 1e-4);
+    }
+  });
+}
+
 test('a client that is wrong about a row is told which, wherever the row is computed', () => {
   const plain = randomStates({ ...GROUPED, queryLength: 20, objective: 'target', seed });
   const { dims } = plain;
@@ -164,13 +198,13 @@ test('small problems are not cut; large ones by items, then heads, then rows, ea
     return { ...problem, mask, dims: { ...problem.dims, ...dims } } as AttentionProblem;
   };
   const gradients = { attentionOutput: false };
-  assert.equal(cutProblem(of({}), gradients).length, 1);
+  assert.equal(cutsOfGradient(of({}), gradients).length, 1);
   const large = { queryLength: 32_768, keyLength: 32_768 };
   for (const [dims, items, heads] of [
     [{ ...large, batch: 64 }, 32, 1],
     [{ ...large, batch: 2, heads: 32, keyValueHeads: 8 }, 2, 8],
   ] as const) {
-    const cuts = cutProblem(of(dims), gradients);
+    const cuts = cutsOfGradient(of(dims), gradients);
     const count = (of: (cut: Cut) => unknown) =>
       new Set(cuts.map((cut) => JSON.stringify(of(cut)))).size;
     assert.equal(
@@ -183,7 +217,7 @@ test('small problems are not cut; large ones by items, then heads, then rows, ea
     );
   }
   const causal = of({ queryLength: 131_072, keyLength: 131_072 }, { ...NO_MASK, right: 0 });
-  const rows = cutProblem(causal, gradients).map((cut) => cut.rows);
+  const rows = cutsOfGradient(causal, gradients).map((cut) => cut.rows);
   assert.ok(rows.length > 8);
   assert.equal(rows.at(-1)!.last, 131_072);
   const pairs = rows.map(({ first, last }, k) => {

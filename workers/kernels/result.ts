@@ -29,6 +29,15 @@ export interface ParameterGradients {
   readonly sinks: Float64Array | null;
 }
 
+/** 'q_proj.lora_A' and so on, with the gradient. */
+export function tensorsOf({ gradients, sinks }: ParameterGradients): [string, Float64Array][] {
+  const adapters = Object.entries(gradients).flatMap(([projection, { lora_A, lora_B }]) => [
+    [`${projection}.lora_A`, lora_A] as [string, Float64Array],
+    [`${projection}.lora_B`, lora_B] as [string, Float64Array],
+  ]);
+  return sinks ? [...adapters, ['sinks', sinks]] : adapters;
+}
+
 /** dLoss/dX in the shape of X, by the client's name of X. */
 export type InputGradients<Data = Float32Array | Float64Array> = Partial<Record<StatesName, Data>>;
 

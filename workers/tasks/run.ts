@@ -33,6 +33,7 @@ export function runTask(task: AnyTask, wasm: Wasm, cancelled: Cancelled): unknow
       return runDigestTask(task, cancelled);
     case 'encode':
       return runEncodeTask(task);
+    case 'parts':
     case 'exact':
       return runExactTask(task, wasm, cancelled);
     case 'finite':

@@ -3,7 +3,7 @@
  * backward half. Rows are sampled and computed again in float64 to measure the rounding error.
  */
 
-import type { Job } from '../../job.js';
+import { type Job, type LargeTask, parts } from '../../job.js';
 import type { AttentionLayer } from '../../problem.js';
 import { Lease } from '../../tensor/shared-memory.js';
 import { makePlan, makeWorkspace } from '../attention/plan.js';
@@ -15,7 +15,12 @@ import { type RowError, rowErrorEstimate } from '../estimate/row-error.js';
 import type { RowOfHead } from '../estimate/row-of-head.js';
 import { ROTATED_UNITS, spreadRows } from '../estimate/rows.js';
 import type { Wasm } from '../inner/instance.js';
+import type { BlocksTask } from '../parts/blocks.js';
+import { type Cut, cutProblem } from '../parts/cut.js';
+import { joinForward, placed } from '../parts/join.js';
+import { takeParts } from '../parts/take.js';
 import { type ForwardResult, sharedFloat32 } from '../result.js';
+import { exactWork } from './cost.js';
 import type { ProjectionNorms, ProjectTask } from './project.js';
 import { fitsOneTask } from './tasks.js';
 import { attendWave, composedNorms } from './wave.js';
@@ -26,6 +31,20 @@ const ROWS_SAMPLED = 32;
 export interface ExactForwardResult extends ForwardResult {
   readonly attentionOutput: Float32Array;
   readonly error: ErrorEstimate;
+}
+
+/** What is known of an output before its error. */
+export interface ForwardSums extends ForwardResult {
+  readonly attentionOutput: Float32Array;
+  /** Its squared norm. */
+  readonly square: number;
+}
+
+/** A part of a layer, a layer by itself. It may run on another machine. */
+export interface ForwardPart extends LargeTask<ForwardSums> {
+  readonly kernel: 'exact';
+  readonly step: 'forward';
+  readonly layer: AttentionLayer;
 }
 
 export interface ForwardSampleTask {
@@ -45,7 +64,13 @@ export interface WholeForwardTask {
   readonly seed: number;
 }
 
-export type ForwardTask = ProjectTask | AttendTask | ForwardSampleTask | WholeForwardTask;
+export type ForwardTask =
+  | ProjectTask
+  | AttendTask
+  | ForwardSampleTask
+  | WholeForwardTask
+  | ForwardPart
+  | BlocksTask;
 
 const planOf = (layer: AttentionLayer) =>
   makePlan({ ...layer, objective: null }, { attentionOutput: true });
@@ -55,16 +80,47 @@ export function* exactForwardJob(
   layer: AttentionLayer,
   { seed }: { readonly seed: number },
 ): Job<ExactForwardResult, ForwardTask> {
-  if (!fitsOneTask(planOf(layer))) return yield* forwardStages(layer, seed);
+  if (!fitsOneTask(planOf(layer))) return yield* forwardParts(layer, seed);
   const whole: WholeForwardTask = { kernel: 'exact', step: 'whole_forward', layer, seed };
   const [result] = yield { name: 'whole', tasks: [whole], span: [0, 1] };
   return result as ExactForwardResult;
 }
 
+const workOf = (layer: AttentionLayer) =>
+  exactWork(layer, { output: true, gradients: false, inputGradients: false });
+
+/** The cut follows from the layer alone, as with the gradient. */
+export function* forwardParts(
+  layer: AttentionLayer,
+  seed: number,
+  cuts: readonly Cut[] = cutProblem(
+    layer,
+    { gradients: false, inputGradients: false },
+    workOf(layer),
+  ),
+): Job<ExactForwardResult, ForwardTask> {
+  const taken = yield* takeParts(layer, cuts);
+  const tasks = taken.map(
+    (part): ForwardPart => ({ kernel: 'exact', step: 'forward', layer: part, flops: workOf(part) }),
+  );
+  const sums = yield* parts(tasks, forwardOf);
+  if (sums.length === 1) return yield* measured(layer, seed, sums[0]!);
+  const joined = yield* joinForward(layer, placed(layer, cuts, sums), sharedFloat32);
+  const square = sums.reduce((sum, part) => sum + part.square, 0);
+  return yield* measured(layer, seed, { ...joined, square });
+}
+
+export const forwardOf = ({ layer }: ForwardPart) => forwardSums(layer);
+
+/** All of a layer without a cut. */
 export function* forwardStages(
   layer: AttentionLayer,
   seed: number,
-): Job<ExactForwardResult, ForwardTask> {
+): Job<ExactForwardResult, ProjectTask | AttendTask | ForwardSampleTask> {
+  return yield* measured(layer, seed, yield* forwardSums(layer));
+}
+
+function* forwardSums(layer: AttentionLayer): Job<ForwardSums, ProjectTask | AttendTask> {
   const { batch, queryLength, heads, valueDim } = layer.dims;
   const plan = planOf(layer);
   const attentionOutput = sharedFloat32(batch * queryLength * heads * valueDim);
@@ -81,13 +137,19 @@ export function* forwardStages(
   } finally {
     memory.end();
   }
-  const tasks = sampleTasks(layer, attentionOutput, seed);
+  return { attentionOutput, headNorms: composedNorms(norms, layer), square };
+}
+
+/** From an output to an answer: rows of the whole say how far it is off. */
+function* measured(
+  layer: AttentionLayer,
+  seed: number,
+  { square, ...result }: ForwardSums,
+): Job<ExactForwardResult, ForwardSampleTask> {
+  const { batch, queryLength, heads } = layer.dims;
+  const tasks = sampleTasks(layer, result.attentionOutput, seed);
   const errors = (yield { name: 'sample', tasks }) as RowError[][];
-  return {
-    attentionOutput,
-    headNorms: composedNorms(norms, layer),
-    error: rowErrorEstimate(errors.flat(), batch * heads * queryLength, square),
-  };
+  return { ...result, error: rowErrorEstimate(errors.flat(), batch * heads * queryLength, square) };
 }
 
 /** Rows drawn evenly from all heads, or from some; those of one batch item share a pass over its inputs. */

@@ -3,16 +3,17 @@
  * the problem or of the parts that a large one is cut into, then the figures of the rounding error.
  */
 
-import { type Job, type LargeTask, stage, type Task } from '../../job.js';
+import { type Job, type LargeTask, parts, stage, type Task } from '../../job.js';
 import { type AttentionProblem, type Contradiction, hasAttentionStates } from '../../problem.js';
 import { type ExactPlan, makePlan } from '../attention/plan.js';
-import type { GradientResult } from '../result.js';
-import { type ErrorEstimates, type EstimateTask, tensorsOf } from './error/estimate.js';
+import type { BlocksTask } from '../parts/blocks.js';
+import { type Cut, cutProblem } from '../parts/cut.js';
+import { seedOf, shareOf, takeParts } from '../parts/take.js';
+import { type GradientOutputs, type GradientResult, tensorsOf } from '../result.js';
+import { exactWork } from './cost.js';
+import type { ErrorEstimates, EstimateTask } from './error/estimate.js';
 import { stateErrors } from './error/sample-states.js';
-import type { BlocksTask } from './parts/blocks.js';
-import { type Cut, cutProblem, workOf } from './parts/cut.js';
-import { joinParts } from './parts/join.js';
-import { takeParts } from './parts/take.js';
+import { joinSums } from './join.js';
 import { type ExactOptions, type ExactSums, exactSums, type SumsTask } from './sums.js';
 import { fitsOneTask } from './tasks.js';
 
@@ -43,6 +44,8 @@ export interface ExactResult extends GradientResult {
   readonly contradiction: Contradiction | null;
 }
 
+/** Draws that tell how much the rows of a part scatter. */
+const LEAST_DRAWS = 4;
 /** Passes over the inputs for the keys' adapter under rotary positions: each row takes its rank of them. */
 const ROTATED_PASSES = 192;
 
@@ -69,19 +72,47 @@ export function* exactJob(
 export function* exactParts(
   problem: AttentionProblem,
   options: ExactOptions,
-  cuts: readonly Cut[] = cutProblem(problem, options),
+  cuts: readonly Cut[] = cutsOf(problem, options),
 ): Job<ExactResult, GradientTask> {
-  const parts = yield* takeParts(problem, options, cuts);
-  const tasks = parts.map(
-    (part): SumsPart => ({
-      kernel: 'exact',
-      step: 'sums',
-      ...part,
-      flops: workOf(part.problem, options),
+  // Of no use here.
+  const { projectedFrom: _, ...rest } = problem;
+  const taken = yield* takeParts(rest, cuts);
+  const tasks = taken.map(
+    (part, k): SumsPart => ({
+      ...{ kernel: 'exact', step: 'sums', problem: part },
+      options: optionsOfPart(problem, options, cuts, k),
+      flops: workOf(part, options),
     }),
   );
-  const results = (yield { name: 'parts', tasks, jobOf: sumsOf, span: [0, 1] }) as ExactSums[];
-  return yield* estimated(problem, options, yield* joinParts(problem, options, cuts, results));
+  const sums = yield* parts(tasks, sumsOf);
+  return yield* estimated(problem, options, yield* joinSums(problem, options, cuts, sums));
+}
+
+/** In flops. */
+function workOf(problem: AttentionProblem, options: GradientOutputs): number {
+  return exactWork(problem, {
+    output: options.attentionOutput || problem.objective.kind === 'target',
+    gradients: true,
+    inputGradients: options.inputGradients !== undefined,
+  });
+}
+
+export function cutsOf(problem: AttentionProblem, options: GradientOutputs): Cut[] {
+  const needs = { gradients: true, inputGradients: options.inputGradients !== undefined };
+  return cutProblem(problem, needs, workOf(problem, options));
+}
+
+/** Its share of the draws, and a seed of its own. */
+function optionsOfPart(
+  problem: AttentionProblem,
+  options: ExactOptions,
+  cuts: readonly Cut[],
+  part: number,
+): ExactOptions {
+  const { estimate } = options;
+  if (!estimate || cuts.length === 1) return options;
+  const rows = Math.max(LEAST_DRAWS, Math.ceil(estimate.rows * shareOf(problem, cuts[part]!)));
+  return { ...options, estimate: { rows, seed: seedOf(estimate.seed, part) } };
 }
 
 export const sumsOf = ({ problem, options }: SumsPart): Job<ExactSums, SumsTask> =>
@@ -92,7 +123,7 @@ export function* exactStages(
   problem: AttentionProblem,
   options: ExactOptions,
   plan?: ExactPlan,
-): Job<ExactResult, GradientTask> {
+): Job<ExactResult, SumsTask | EstimateTask> {
   return yield* estimated(problem, options, yield* exactSums(problem, options, plan));
 }
 

@@ -1,7 +1,8 @@
 /** Runs a task of the exact kernel, of any stage. */
-import { type Cancelled, checkpointOf, type Job, runJob } from '../../job.js';
+import { type Cancelled, checkpointOf, type Job, type LargeTask, runJob } from '../../job.js';
 import { runAttend } from '../attention/attend.js';
 import type { Wasm } from '../inner/instance.js';
+import { runBlocks } from '../parts/blocks.js';
 import { runContract } from './contract.js';
 import { estimateErrors } from './error/estimate.js';
 import { runSample } from './error/sample.js';
@@ -10,14 +11,14 @@ import { runFinish } from './finish.js';
 import { type ForwardTask, forwardStages, runForwardSample } from './forward.js';
 import { runFull } from './full.js';
 import { exactStages, type GradientTask } from './gradient.js';
-import { runBlocks } from './parts/blocks.js';
 import { runProject } from './project.js';
-import { exactSums } from './sums.js';
 
-export type ExactTask = GradientTask | ForwardTask;
+/** Parts are jobs, run by whoever runs the job that they are of. */
+export type ExactTask = Exclude<GradientTask | ForwardTask, LargeTask>;
 
 /** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
 export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled): unknown {
+  if (task.kernel === 'parts') return runBlocks(task, cancelled);
   const checkpoint = checkpointOf(cancelled);
   switch (task.step) {
     case 'project':
@@ -38,10 +39,6 @@ export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled):
       return runFinish(task);
     case 'estimate':
       return estimateErrors(task);
-    case 'blocks':
-      return runBlocks(task, checkpoint);
-    case 'sums':
-      return inOneTask(exactSums(task.problem, task.options), wasm, cancelled);
     case 'whole':
       return inOneTask(exactStages(task.problem, task.options), wasm, cancelled);
     case 'whole_forward':

@@ -27,9 +27,10 @@ import {
   type InputGradients,
   type ParameterGradients,
   ROLES,
+  tensorsOf,
 } from '../result.js';
 import type { ContractTask } from './contract.js';
-import { largestLogit, roundingError, type Samples, tensorsOf } from './error/estimate.js';
+import { largestLogit, roundingError, type Samples } from './error/estimate.js';
 import type { DrawnSizes, SampleTask } from './error/sample.js';
 import {
   addErrors,

@@ -23,7 +23,7 @@ import {
 import { sumErrorEstimate } from '../../estimate/row-error.js';
 import type { Sizes } from '../../estimate/state-sizes.js';
 import { ROWS } from '../../inner/block.js';
-import type { InputGradients, ParameterGradients } from '../../result.js';
+import { type InputGradients, type ParameterGradients, tensorsOf } from '../../result.js';
 import type { DrawnSizes } from './sample.js';
 import type { DrawnErrors } from './sample-states.js';
 
@@ -140,15 +140,6 @@ export function vanishes(problem: ExactProblem, name: string): boolean {
 }
 
 export type ErrorEstimates = Readonly<Record<string, ErrorEstimate>>;
-
-/** 'q_proj.lora_A' and so on, with the gradient. */
-export function tensorsOf({ gradients, sinks }: ParameterGradients): [string, Float64Array][] {
-  const adapters = Object.entries(gradients).flatMap(([projection, { lora_A, lora_B }]) => [
-    [`${projection}.lora_A`, lora_A] as [string, Float64Array],
-    [`${projection}.lora_B`, lora_B] as [string, Float64Array],
-  ]);
-  return sinks ? [...adapters, ['sinks', sinks]] : adapters;
-}
 
 /**
  * Relative error of sums of float32, as a random walk: each of n additions rounds a partial sum, which

@@ -2,13 +2,8 @@
 import type { ExactPlan } from '../../attention/plan.js';
 import { type ErrorEstimate, frobenius } from '../../estimate/estimate.js';
 import { DEVIATIONS } from '../../estimate/mean.js';
-import {
-  type ErrorEstimates,
-  roundingError,
-  tensorsOf,
-  vanishes,
-} from '../../exact/error/estimate.js';
-import type { ParameterGradients } from '../../result.js';
+import { type ErrorEstimates, roundingError, vanishes } from '../../exact/error/estimate.js';
+import { type ParameterGradients, tensorsOf } from '../../result.js';
 
 /** What was measured while the gradients were made. */
 export interface Measured {

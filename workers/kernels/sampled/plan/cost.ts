@@ -1,12 +1,7 @@
 /** What sampled gradients cost, in the flops of the exact kernel: over its rate that is the time. */
 import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
-import {
-  allPairs,
-  exactFlops,
-  type Needs,
-  PAIR_OVERHEAD,
-  projectionFlops,
-} from '../../exact/cost.js';
+import { exactFlops, type Needs, PAIR_OVERHEAD } from '../../exact/cost.js';
+import { allPairs, projectionFlops } from '../../flops.js';
 import { ROWS } from '../../inner/block.js';
 import { COORDINATES, looksAt, NEAR } from './plan.js';
 

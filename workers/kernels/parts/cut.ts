@@ -2,16 +2,21 @@
  * How a large problem is cut into smaller ones: by batch items, then by groups of heads, then by query rows.
  * The cut follows from the problem alone, never from the machines at hand, so that the answer does not either.
  */
-import { keysOfRow, type Range, visiblePairs } from '../../../mask.js';
-import { type AttentionProblem, hasAttentionStates } from '../../../problem.js';
-import type { GradientOutputs } from '../../result.js';
-import { exactWork } from '../cost.js';
+import { keysOfRow, type Range, visiblePairs } from '../../mask.js';
+import { type AttentionLayer, hasAttentionStates } from '../../problem.js';
 
 /** Of batch items, key/value heads with their query heads, and query rows: one of each, or all of the last two. */
 export interface Cut {
   readonly items: Range;
   readonly sharedHeads: Range;
   readonly rows: Range;
+}
+
+/** What is computed. */
+export interface CutNeeds {
+  /** false: the output alone. */
+  readonly gradients: boolean;
+  readonly inputGradients: boolean;
 }
 
 /** Work of a part, in flops: a second or two of a thread. */
@@ -24,26 +29,18 @@ const LEAST_ROWS = 2048;
 /** Rows whose work is taken together. */
 const ROW_STEP = 64;
 
-/** In flops. */
-export function workOf(problem: AttentionProblem, options: GradientOutputs): number {
-  return exactWork(problem, {
-    output: options.attentionOutput || problem.objective.kind === 'target',
-    gradients: true,
-    inputGradients: options.inputGradients !== undefined,
-  });
-}
-
-export function cutProblem(problem: AttentionProblem, options: GradientOutputs): Cut[] {
-  const { batch, keyValueHeads, queryLength } = problem.dims;
-  const wanted = Math.min(MOST_PARTS, Math.floor(workOf(problem, options) / PART_WORK));
+/** @param work as `LargeTask.flops` has it. */
+export function cutProblem(layer: AttentionLayer, needs: CutNeeds, work: number): Cut[] {
+  const { batch, keyValueHeads, queryLength } = layer.dims;
+  const wanted = Math.min(MOST_PARTS, Math.floor(work / PART_WORK));
   const items = evenly(batch, wanted);
-  const heads = headsAreApart(problem, options)
+  const heads = headsAreApart(layer, needs)
     ? evenly(keyValueHeads, Math.ceil(wanted / batch))
     : evenly(keyValueHeads, 1);
   const units = items.length * heads.length;
   const rows =
-    rowsAreApart(problem, options) && units === batch * keyValueHeads
-      ? rowRanges(problem, Math.ceil(wanted / units))
+    rowsAreApart(layer, needs) && units === batch * keyValueHeads
+      ? rowRanges(layer, Math.ceil(wanted / units))
       : () => [{ first: 0, last: queryLength }];
   return items.flatMap((item) =>
     heads.flatMap((sharedHeads) =>
@@ -53,8 +50,8 @@ export function cutProblem(problem: AttentionProblem, options: GradientOutputs):
 }
 
 /** Gradients of inputs that are projected are sums over heads: as large for one head as for all. */
-function headsAreApart(problem: AttentionProblem, { inputGradients }: GradientOutputs): boolean {
-  return inputGradients === undefined || hasAttentionStates(problem);
+function headsAreApart(layer: AttentionLayer, { inputGradients }: CutNeeds): boolean {
+  return !inputGradients || hasAttentionStates(layer);
 }
 
 /**
@@ -62,8 +59,8 @@ function headsAreApart(problem: AttentionProblem, { inputGradients }: GradientOu
  * hold for queries and keys alike; attention states, whose keys' gradients would be as large as the inputs for
  * every part, are cut by heads.
  */
-function rowsAreApart(problem: AttentionProblem, { inputGradients }: GradientOutputs): boolean {
-  return !problem.rotary && !hasAttentionStates(problem) && inputGradients === undefined;
+function rowsAreApart(layer: AttentionLayer, { gradients, inputGradients }: CutNeeds): boolean {
+  return !layer.rotary && !(gradients && hasAttentionStates(layer)) && !inputGradients;
 }
 
 /** Ranges of at most `parts`, as even as whole numbers are. */
@@ -74,19 +71,19 @@ function evenly(total: number, parts: number): Range[] {
 }
 
 /** Ranges of rows of a batch item with about as many keys to see in each. */
-function rowRanges(problem: AttentionProblem, wanted: number): (batchItem: number) => Range[] {
-  const { queryLength } = problem.dims;
-  const { inFeatures } = problem.projections.k_proj;
+function rowRanges(layer: AttentionLayer, wanted: number): (batchItem: number) => Range[] {
+  const { queryLength } = layer.dims;
+  const { inFeatures } = layer.projections.k_proj;
   const most = Math.floor(queryLength / Math.max(LEAST_ROWS, ROWS_OF_INPUT * inFeatures));
   const count = Math.max(1, Math.min(wanted, most));
   return (batchItem) => {
     if (count === 1) return [{ first: 0, last: queryLength }];
-    const each = visiblePairs(problem, batchItem) / count;
+    const each = visiblePairs(layer, batchItem) / count;
     const ranges: Range[] = [];
     let [first, pairs] = [0, 0];
     for (let row = 0; row < queryLength; row += ROW_STEP) {
       const last = Math.min(row + ROW_STEP, queryLength);
-      const seen = keysOfRow(problem, batchItem, (row + last) >> 1);
+      const seen = keysOfRow(layer, batchItem, (row + last) >> 1);
       pairs += (last - row) * (seen.last - seen.first);
       if (pairs < each * (ranges.length + 1) && last < queryLength) continue;
       ranges.push({ first, last });

@@ -1,6 +1,6 @@
 /** Blocks of matrices on their way into the parts of a problem and out of their results. */
-import type { Task } from '../../../job.js';
-import type { TensorData } from '../../../tensor/tensor.js';
+import { type Cancelled, checkpoint, type Task } from '../../job.js';
+import type { TensorData } from '../../tensor/tensor.js';
 
 /** A block of a row-major matrix: it begins at element `at`, its rows are `pitch` apart. */
 export interface Block {
@@ -19,7 +19,7 @@ export interface Addition {
 
 /** Additions in their order: no two tasks write to the same place. */
 export interface BlocksTask extends Task<null> {
-  readonly kernel: 'exact';
+  readonly kernel: 'parts';
   readonly step: 'blocks';
   readonly additions: readonly Addition[];
 }
@@ -27,7 +27,7 @@ export interface BlocksTask extends Task<null> {
 /** Elements between two looks at the flag that cancels: less than a millisecond. */
 const AT_ONCE = 2 ** 18;
 
-export function runBlocks({ additions }: BlocksTask, checkpoint: () => void): null {
+export function runBlocks({ additions }: BlocksTask, cancelled: Cancelled): null {
   let elements = 0;
   for (const { to, from, rows, columns } of additions) {
     for (let i = 0; i < rows; i++) {
@@ -36,14 +36,14 @@ export function runBlocks({ additions }: BlocksTask, checkpoint: () => void): nu
       elements += columns;
       if (elements < AT_ONCE) continue;
       elements = 0;
-      checkpoint();
+      checkpoint(cancelled);
     }
   }
   return null;
 }
 
 export const blocksTask = (additions: readonly Addition[]): BlocksTask => ({
-  kernel: 'exact',
+  kernel: 'parts',
   step: 'blocks',
   additions,
 });

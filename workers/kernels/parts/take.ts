@@ -1,60 +1,49 @@
 /** The part of a problem that a cut describes, as a problem of the same form. */
-import { type Job, stage } from '../../../job.js';
-import { keysOf, keysOfRows, type Mask, type Range } from '../../../mask.js';
+import { type Job, stage } from '../../job.js';
+import { keysOf, keysOfRows, type Mask, type Range } from '../../mask.js';
 import {
+  type AttentionLayer,
   type AttentionProblem,
   hasAttentionStates,
   type Projection,
   type Rotary,
-} from '../../../problem.js';
-import { elementCount, type Tensor, type TensorData } from '../../../tensor/tensor.js';
-import { sharedFloat32, sharedFloat64 } from '../../result.js';
-import type { ExactOptions } from '../sums.js';
+} from '../../problem.js';
+import { elementCount, type Tensor, type TensorData } from '../../tensor/tensor.js';
+import { sharedFloat32, sharedFloat64 } from '../result.js';
 import { type Addition, type BlocksTask, blocksTask } from './blocks.js';
 import type { Cut } from './cut.js';
 
-export interface Part {
-  readonly problem: AttentionProblem;
-  readonly options: ExactOptions;
-}
+type Layer = AttentionLayer & Partial<AttentionProblem>;
 
-/** Draws that tell how much the rows of a part scatter. */
-const LEAST_DRAWS = 4;
-/** Between the seeds of two parts; the waves of a part count on from its seed. */
+/** Between the seeds of two parts, which count on from theirs. */
 const SEEDS = 1_000_003;
+
+/** A part draws for itself. */
+export const seedOf = (seed: number, part: number): number => seed + SEEDS * part;
 
 const size = ({ first, last }: Range): number => last - first;
 
 /** Keys that the rows of a cut see, and perhaps others between them; one where they see none. */
-export function keysOfCut(problem: AttentionProblem, { items, rows }: Cut): Range {
+function keysOfCut(problem: Layer, { items, rows }: Cut): Range {
   const { queryLength, keyLength } = problem.dims;
   if (size(rows) === queryLength) return { first: 0, last: keyLength };
   const { first, last } = keysOfRows(problem, items.first, rows);
   return last > first ? { first, last } : { first: 0, last: 1 };
 }
 
-export function* takeParts(
-  problem: AttentionProblem,
-  options: ExactOptions,
+/** Of the pairs of rows and heads of a problem, those of a cut. */
+export function shareOf({ dims }: Layer, { items, sharedHeads, rows }: Cut): number {
+  const { batch, keyValueHeads, queryLength } = dims;
+  return (size(items) * size(sharedHeads) * size(rows)) / (batch * keyValueHeads * queryLength);
+}
+
+export function* takeParts<L extends Layer>(
+  problem: L,
   cuts: readonly Cut[],
-): Job<readonly Part[], BlocksTask> {
-  if (cuts.length === 1) return [{ problem, options }];
+): Job<readonly L[], BlocksTask> {
+  if (cuts.length === 1) return [problem];
   const copies: Addition[] = [];
-  const parts = cuts.map((cut, k): Part => {
-    const { estimate } = options;
-    const { batch, keyValueHeads, queryLength } = problem.dims;
-    const share =
-      (size(cut.items) * size(cut.sharedHeads) * size(cut.rows)) /
-      (batch * keyValueHeads * queryLength);
-    const rows = Math.max(LEAST_DRAWS, Math.ceil((estimate?.rows ?? 0) * share));
-    return {
-      problem: partOf(problem, cut, copies),
-      options: {
-        ...options,
-        ...(estimate && { estimate: { rows, seed: estimate.seed + SEEDS * k } }),
-      },
-    };
-  });
+  const parts = cuts.map((cut) => partOf(problem, cut, copies));
   yield* stage(
     'take',
     copies.map((copy) => blocksTask([copy])),
@@ -63,7 +52,7 @@ export function* takeParts(
 }
 
 /** @param copies gets what has to be done before the problem can be used. */
-function partOf(problem: AttentionProblem, cut: Cut, copies: Addition[]): AttentionProblem {
+function partOf<L extends Layer>(problem: L, cut: Cut, copies: Addition[]): L {
   const { dims, inputs, objective, known, projections, rotary, sinks } = problem;
   const { items, sharedHeads, rows } = cut;
   const group = dims.heads / dims.keyValueHeads;
@@ -108,7 +97,9 @@ function partOf(problem: AttentionProblem, cut: Cut, copies: Addition[]): Attent
     },
     ...(rotary && { rotary: tablesOf(rotary, items) }),
     ...(sinks && { sinks: slices(sinks, heads) }),
-    objective: { ...objective, tensor: take(objective.tensor, rows, values) },
+    ...(objective && {
+      objective: { ...objective, tensor: take(objective.tensor, rows, values) },
+    }),
     ...(known && {
       known: {
         ...(known.logSumExp && { logSumExp: headsOf(known.logSumExp, items, heads) }),
@@ -192,7 +183,7 @@ function tablesOf({ cos, sin }: Rotary, items: Range): Rotary {
 }
 
 /** Positions count from the first key that the part has. */
-function maskOf(problem: AttentionProblem, { items, rows }: Cut, keys: Range): Mask {
+function maskOf(problem: Layer, { items, rows }: Cut, keys: Range): Mask {
   const { mask } = problem;
   const shifted = (position: number) =>
     Math.min(Math.max(0, position - keys.first), keys.last - keys.first);
