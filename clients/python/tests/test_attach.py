@@ -321,11 +321,10 @@ def test_without_gradients_nobody_is_asked(contract, asked):
 
 def test_every_call_draws_with_its_own_seed(contract, asked):
     model = make_model()
-    with attach(model, contract.url, minimum_length=0, seed=7, correction=True):
+    with attach(model, contract.url, minimum_length=0, seed=7):
         train_once(model, make_batch())
         train_once(model, make_batch())
     assert len({body["seed"] for body in asked()}) == 4
-    assert all(body["correction"] for body in asked())
 
 
 def test_bytes_at_the_socket(states_url):
@@ -390,6 +389,7 @@ def test_models_that_are_refused(contract):
         ({"tolerance": -1}, ProblemError, "/tolerance"),
         ({"tolerance": float("nan")}, ProblemError, "/tolerance"),
         ({"tolerence": 0.1}, UnsupportedError, "tolerence"),
+        ({"method": "low_rank"}, UnsupportedError, "low_rank.*adapters"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

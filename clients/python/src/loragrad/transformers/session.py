@@ -26,7 +26,7 @@ MINIMUM_LENGTH = 2048
 # From here on `auto` may take the sampled method for heads of a trained model.
 SAMPLED_LENGTH = 2048
 #: Options that a request holds as they are.
-_SENT = ("method", "tolerance", "keys", "features", "correction")
+_SENT = ("method", "tolerance", "keys")
 # What the service says of an option that it does not take, whatever the tensors.
 _OPTION_PROBLEMS = ("invalid-value", "unknown-key", "missing-key", "conflicting-keys")
 
@@ -34,14 +34,12 @@ _OPTION_PROBLEMS = ("invalid-value", "unknown-key", "missing-key", "conflicting-
 class Options(TypedDict, total=False):
     """Keywords of `attach` and `register`.
 
-    method: "auto", "exact", "low_rank" or "sampled".
+    method: "auto", "exact" or "sampled"; "low_rank" is for adapters, see `loragrad.torch.attention`.
     tolerance: relative error (Frobenius) allowed for the gradients of query, key and value of every
         layer, at 99 % confidence; 0.01 when left out. With the sampled method it is about those of the
         projections' weights where they are recognised (`LayerReport.error_of`).
     keys: sampled with so many far keys on average, whatever the error if no tolerance is given.
-    features: low-rank with so many features, whatever the error if no tolerance is given.
-    correction: make low-rank gradients unbiased; every call draws with a seed of its own.
-    seed: of the rows that error estimates look at, and of corrections.
+    seed: of the keys that are drawn and the rows that error estimates look at; every call has its own.
     minimum_length: layers of fewer tokens (sqrt(Lq Lk)) are differentiated here, exactly.
     on_report: called with a `LayerReport` in each layer's backward pass.
     """
@@ -49,8 +47,6 @@ class Options(TypedDict, total=False):
     method: str
     tolerance: float
     keys: int
-    features: int
-    correction: bool
     seed: int
     minimum_length: int
     on_report: Callable[[LayerReport], None]
@@ -77,6 +73,11 @@ class Session:
             raise UnsupportedError(
                 f"There is no option {', '.join(sorted(unknown))}; the options are "
                 + ", ".join(Options.__annotations__)
+            )
+        if options.get("method") == "low_rank":
+            raise UnsupportedError(
+                'method = "low_rank" computes gradients of adapters, not of attention states; '
+                'an attached model takes "auto", "exact" or "sampled"'
             )
         self._check()
 
