@@ -147,7 +147,7 @@ export const ConfigSchema = Type.Object({
   LORAGRAD_API_KEYS: Type.String({
     default: '',
     description:
-      'Who may use the service: name:key pairs, separated by commas, each perhaps with quotas: one:KEY requests=600 bytes=1000000000 (a minute) stored=500000000. Empty, and no file: everybody. Health needs no key',
+      'Who may use the service: name:key pairs, separated by commas, each perhaps with quotas: one:KEY requests=600 bytes=1000000000 (a minute) stored=500000000. Empty, and no file: everybody. Health and pages need no key',
   }),
   LORAGRAD_API_KEYS_FILE: Type.String({
     default: '',

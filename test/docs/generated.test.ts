@@ -6,6 +6,7 @@ import { PICTURES } from '../../docs/pictures.js';
 import { TABLES, withTable } from '../../docs/tables.js';
 import { openapiDocument } from '../../openapi/generate.js';
 import { ConfigSchema } from '../../src/config.js';
+import { swaggerDocument } from '../../src/http/schemas/swagger-document.js';
 
 const root = new URL('../../../', import.meta.url);
 const read = (file: string) => readFileSync(new URL(file, root), 'utf8');
@@ -19,6 +20,16 @@ test('the OpenAPI document is valid 3.1', async () => {
   const { valid, errors } = await validator.validate(JSON.parse(read('openapi/openapi.json')));
   assert.ok(valid, JSON.stringify(errors, null, 2));
   assert.equal(validator.version, '3.1');
+});
+
+test('the document of the page is valid 3.0, and what may be null says so', async () => {
+  const document = swaggerDocument(JSON.parse(read('openapi/openapi.json')));
+  const validator = new Validator();
+  const { valid, errors } = await validator.validate({ ...document });
+  assert.ok(valid, JSON.stringify(errors, null, 2));
+  assert.equal(validator.version, '3.0');
+  assert.doesNotMatch(JSON.stringify(document), /"type":"null"/);
+  assert.match(JSON.stringify(document), /"nullable":true/);
 });
 
 /** Every schema object below a node that is a value of `properties`. */

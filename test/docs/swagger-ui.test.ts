@@ -89,6 +89,24 @@ test('Try it out, Execute: every example answers as recorded, the verdict first'
   assert.deepEqual(complaints, []);
 });
 
+test('with keys: the page opens without one, and Authorize hands it on', {
+  skip: NO_BROWSER,
+}, async () => {
+  const key = 'a-key-of-sixteen-and-more';
+  const locked = await startServer({ LORAGRAD_API_KEYS: `one:${key}` });
+  const { page } = await open(`${locked.url}/docs`);
+  await unfold(page, 'gradients', 'gradient');
+  assert.equal((await execute(page, 'gradients', 'gradient', 'exact')).status, 401);
+  await page.locator('.scheme-container').getByRole('button', { name: 'Authorize' }).click();
+  const dialog = page.locator('.dialog-ux');
+  await dialog.locator('input').fill(key);
+  await dialog.getByRole('button', { name: 'Apply credentials' }).click();
+  await dialog.getByRole('button', { name: 'Close' }).last().click();
+  assert.equal((await execute(page, 'gradients', 'gradient', 'exact')).status, 200);
+  await page.close();
+  await locked.close();
+});
+
 for (const [name, options] of [
   ['a proxy that announces its prefix', { announce: true }],
   ['a proxy that hands the whole path on', { announce: false, strip: false }],

@@ -54,7 +54,7 @@ test('a file of keys changes without a restart', (context) => {
   assert.deepEqual([nameOf(keys, TWO), keys.open], [null, false]);
 });
 
-test('with keys: none, 401; health is open; each has a store of its own', async () => {
+test('with keys: none, 401; health and pages are open; each has a store of its own', async () => {
   const server = await startServer({ LORAGRAD_API_KEYS: `one:${ONE},two:${TWO}` });
   try {
     const ask = (path: string, key?: string, init: RequestInit = {}) =>
@@ -70,7 +70,10 @@ test('with keys: none, 401; health is open; each has a store of its own', async 
       assert.match(await refused.text(), /urn:loragrad:problem:unauthorized/);
     }
     assert.equal((await ask('/metrics')).status, 401);
-    assert.equal((await ask('/health/ready')).status, 200);
+    const open = ['/health/ready', '/', '/docs/', '/docs/static/index.html', '/docs/json'];
+    for (const path of [...open, '/openapi.json', '/favicon.ico', '/robots.txt']) {
+      assert.equal((await ask(path)).status, 200, path);
+    }
     assert.equal((await ask('/gradient', ONE, { method: 'POST', body })).status, 200);
     const kept = tensor([2]);
     const at = `/tensors/${sha256(kept as never)}`;

@@ -207,6 +207,32 @@ test('this service: kernel build, workers and requests by outcome', options, asy
   await page.close();
 });
 
+test('with keys: the page opens without one, asks for it, and hands it on', options, async () => {
+  const key = 'a-key-of-sixteen-and-more';
+  const locked = await startServer({ LORAGRAD_API_KEYS: `one:${key}` });
+  const { page } = await open(locked.url);
+  const field = page.getByLabel('This service wants an API key');
+  for (const entered of ['another-key-as-long-as-it', key]) {
+    await page.getByRole('alert').filter({ hasText: 'API key' }).waitFor();
+    await page.screenshot({ path: `${SCREENSHOTS}explorer-key.png` });
+    assert.deepEqual(await seriousFindings(page), []);
+    await field.fill(entered);
+    await field.press('Enter');
+  }
+  await page.getByRole('status').filter({ hasText: 'Done in' }).waitFor({ timeout: 60_000 });
+  const gamma = page.getByRole('article', { name: 'Γ of each head' });
+  await gamma.getByText('Request', { exact: true }).click();
+  assert.match(
+    (await gamma.locator('pre').textContent()) ?? '',
+    /curl .* -H "authorization: Bearer \$LORAGRAD_API_KEY"/,
+  );
+  await page.goto(`${locked.url}/#service`);
+  await page.getByRole('article', { name: 'Now' }).waitFor();
+  assert.equal(await field.isVisible(), false);
+  await page.close();
+  await locked.close();
+});
+
 test('below a path of a proxy', options, async () => {
   const proxy = await startPrefixProxy(server.url, '/lora/grad', { announce: true });
   const { page, complaints } = await open(`${proxy.url}/`);

@@ -1,5 +1,6 @@
 /** Three panels; the address after # says which, so that it can be linked to. */
 import { useEffect, useState } from 'preact/hooks';
+import { Access } from './panels/access.js';
 import { ServicePanel } from './panels/service.js';
 import { SweepPanel } from './panels/sweep.js';
 import { TransitionPanel } from './panels/transition.js';
@@ -14,6 +15,8 @@ const panelOfAddress = () => PANELS.find(({ id }) => `#${id}` === location.hash)
 
 export function App() {
   const [shown, show] = useState(panelOfAddress);
+  /** With another key the panels begin anew. */
+  const [keys, countKeys] = useState(0);
   useEffect(() => {
     const follow = () => show(panelOfAddress());
     addEventListener('hashchange', follow);
@@ -37,9 +40,10 @@ export function App() {
         </nav>
       </header>
       <main>
+        <Access entered={() => countKeys((n) => n + 1)} />
         {PANELS.map(({ id, title, Panel }) => (
           <section key={id} hidden={id !== shown.id} aria-label={title}>
-            <Panel shown={id === shown.id} />
+            <Panel key={keys} shown={id === shown.id} />
           </section>
         ))}
       </main>

@@ -12,8 +12,10 @@ import { docsTheme } from '../pages/docs-theme.js';
 import { pageHeaders } from '../pages/page-headers.js';
 import { serverUrl } from '../public-address.js';
 import { ForwardAnswerSchema, GradientAnswerSchema, PlanAnswerSchema } from '../schemas/answers.js';
-import { addReferenceExamples, completeDocument, type Document } from '../schemas/document.js';
+import { completeDocument, type Document } from '../schemas/document.js';
 import { ProblemSchema } from '../schemas/problem.js';
+import { swaggerDocument } from '../schemas/swagger-document.js';
+import { withoutKey } from './guards/clients.js';
 
 const DESCRIPTION = `Gradients of LoRA adapters in attention layers, exact or approximate, with error bars
 and the verdict of the efficiency threshold of [arXiv 2406.03136](https://arxiv.org/abs/2406.03136).
@@ -26,6 +28,13 @@ of an adapter. Layout is that of PyTorch and PEFT: weight (out, in), lora_A (r, 
 
 **Real tensors** travel as MessagePack (\`application/vnd.msgpack\`): the same maps, with \`data\` as bin in place of
 base64. This page can send JSON only; the clients for Python and TypeScript send MessagePack.`;
+
+const API_KEY = {
+  type: 'http',
+  scheme: 'bearer',
+  description:
+    'Where the operator has given out keys (LORAGRAD_API_KEYS), all but health needs one.',
+} as const;
 
 async function docs(app: FastifyInstance, { config }: { config: Config }): Promise<void> {
   for (const schema of [
@@ -49,8 +58,9 @@ async function docs(app: FastifyInstance, { config }: { config: Config }): Promi
         description: DESCRIPTION,
         license: { name: 'MIT', identifier: 'MIT' },
       },
-      // Keys are optional: the operator says whether there are some.
-      security: [],
+      // The operator says whether there are keys.
+      security: [{}, { api_key: [] }],
+      components: { securitySchemes: { api_key: API_KEY } },
       externalDocs: {
         description: 'The paper: Computational Limits of Low-Rank Adaptation',
         url: 'https://arxiv.org/abs/2406.03136',
@@ -76,17 +86,17 @@ async function docs(app: FastifyInstance, { config }: { config: Config }): Promi
   });
   if (!config.LORAGRAD_DOCS) return;
   await app.register(async (scope) => {
+    scope.addHook('onRoute', withoutKey);
     await scope.register(helmet, pageHeaders(config.LORAGRAD_TLS_CERT_FILE !== ''));
     await scope.register(swaggerUi, {
       routePrefix: '/docs',
       // Links to the files are relative: the page works below any path.
       indexPrefix: '.',
       theme: docsTheme(),
-      transformSpecification: (document, request) => {
-        const copy = structuredClone(document);
-        addReferenceExamples(copy as Document);
-        return { ...copy, servers: [{ url: serverUrl(request, config.LORAGRAD_BASE_PATH, '..') }] };
-      },
+      transformSpecification: (document, request) => ({
+        ...swaggerDocument(document as Document),
+        servers: [{ url: serverUrl(request, config.LORAGRAD_BASE_PATH, '..') }],
+      }),
       transformSpecificationClone: false,
       uiConfig: {
         // Without the bar that asks for the address of another document.

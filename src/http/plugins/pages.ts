@@ -5,6 +5,7 @@ import helmet from '@fastify/helmet';
 import fastifyStatic from '@fastify/static';
 import type { FastifyInstance } from 'fastify';
 import { pageHeaders } from '../pages/page-headers.js';
+import { withoutKey } from './guards/clients.js';
 
 /** Nothing from elsewhere, nothing inline. */
 const POLICY = [
@@ -34,6 +35,7 @@ function cacheControl(path: string): string {
 }
 
 async function pages(app: FastifyInstance, { secure }: { secure: boolean }): Promise<void> {
+  app.addHook('onRoute', withoutKey);
   await app.register(helmet, pageHeaders(secure));
   for (const { folder, prefix, policy } of SITES) {
     const root = fileURLToPath(new URL(`../../../${folder}/`, import.meta.url));

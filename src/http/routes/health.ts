@@ -17,9 +17,10 @@ export default async function health(
 ): Promise<void> {
   app.get('/health/live', {
     logLevel: 'warn',
-    config: { open: true },
+    config: { open: 'probe' },
     schema: {
       operationId: 'live',
+      security: [],
       summary: 'The process answers',
       description: 'For a liveness probe: no answer means that the process should be started anew.',
       tags: ['service'],
@@ -30,9 +31,10 @@ export default async function health(
 
   app.get('/health/ready', {
     logLevel: 'warn',
-    config: { open: true },
+    config: { open: 'probe' },
     schema: {
       operationId: 'ready',
+      security: [],
       summary: 'Workers have answered lately, and the service is not shutting down',
       description: 'For a readiness probe: 503 means that requests should go elsewhere for now.',
       tags: ['service'],

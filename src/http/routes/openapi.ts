@@ -8,6 +8,7 @@ export default async function openapi(
   { config }: RouteOptions,
 ): Promise<void> {
   app.get('/openapi.json', {
+    config: { open: 'page' },
     schema: { hide: true },
     handler: async (request) => ({
       ...app.swagger(),

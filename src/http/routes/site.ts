@@ -7,12 +7,14 @@ const DAY = 'public, max-age=86400';
 export default async function site(app: FastifyInstance): Promise<void> {
   for (const url of ['/favicon.ico', '/favicon.svg']) {
     app.get(url, {
+      config: { open: 'page' },
       schema: { hide: true },
       handler: async (_request, reply) =>
         reply.type('image/svg+xml').header('cache-control', DAY).send(ICON),
     });
   }
   app.get('/robots.txt', {
+    config: { open: 'page' },
     schema: { hide: true },
     handler: async (_request, reply) =>
       reply

@@ -76,23 +76,6 @@ const kindsIn = (description: string) =>
 
 const isReference = ({ value }: Example) => JSON.stringify(value).includes('"$ref"');
 
-/**
- * Tools take a $ref for one of the document, wherever it stands, so that such an example can only go as text;
- * that is no value of its schema. The page shows it as it is, and so it alone gets these examples.
- */
-export function addReferenceExamples(document: Document): void {
-  for (const path of Object.values(document.paths ?? {})) {
-    for (const { operationId = '', requestBody } of Object.values(path)) {
-      for (const [name, example] of Object.entries(REQUEST_EXAMPLES[operationId] ?? {})) {
-        const { examples = {} } = requestBody?.content[JSON_TYPE] ?? {};
-        if (isReference(example)) {
-          examples[name] = { ...example, value: JSON.stringify(example.value, null, 2) };
-        }
-      }
-    }
-  }
-}
-
 function addExamples(operation: Operation, recorded: ReturnType<typeof readRecorded>): void {
   const id = operation.operationId ?? '';
   const request = operation.requestBody?.content;

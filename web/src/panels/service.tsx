@@ -4,7 +4,7 @@ import { Figure } from '../charts/figure.js';
 import { LineChart } from '../charts/line-chart.js';
 import { latestOf, parseMetrics, type Sample } from '../data/metrics.js';
 import { bytes } from '../format.js';
-import { SERVICE } from '../service.js';
+import { ask, SERVICE } from '../service.js';
 
 const METRICS = { route: 'metrics', request: null } as const;
 const EVERY_MS = 2000;
@@ -39,7 +39,7 @@ function useMoments(shown: boolean): { moments: readonly Moment[]; problem: stri
     const controller = new AbortController();
     const look = async () => {
       try {
-        const response = await fetch(new URL('metrics', SERVICE), { signal: controller.signal });
+        const response = await ask(new URL('metrics', SERVICE), { signal: controller.signal });
         if (!response.ok) throw new Error(`GET /metrics answers with ${response.status}`);
         const moment = { at: Date.now(), samples: parseMetrics(await response.text()) };
         setMoments((before) => [...before, moment].slice(-KEPT));

@@ -3,7 +3,7 @@
  * connections; those with an API key are known by its name and have a store of their own.
  */
 import { isIPv6 } from 'node:net';
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../../../errors.js';
 import { quote } from '../../../wire/tree/quote.js';
@@ -18,8 +18,11 @@ export interface ClientsOptions {
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** The route needs no key: probes have none. */
-    open?: boolean;
+    /**
+     * The route needs no key. A probe has none, and asks whatever address it likes; a page holds no data, and a
+     * browser has a key only once a page has asked for it.
+     */
+    open?: 'probe' | 'page';
   }
   interface FastifyRequest {
     /** Name of the API key, or the address: of IPv6 the network, which one host has to itself. */
@@ -30,6 +33,11 @@ declare module 'fastify' {
     /** So many bytes of its body have arrived. */
     spendBytes(amount: number): void;
   }
+}
+
+/** A hook of onRoute, for pages and their files. */
+export function withoutKey(route: RouteOptions): void {
+  route.config = { ...route.config, open: 'page' };
 }
 
 const NO_QUOTA: Quota = {};
@@ -55,14 +63,15 @@ async function clients(app: FastifyInstance, { keys, hosts }: ClientsOptions): P
   app.addHook('onRequest', async (request: FastifyRequest) => {
     request.client = addressOf(request.ip);
     request.quota = NO_QUOTA;
-    if (request.routeOptions.config?.open) return;
+    const { open, compute } = request.routeOptions.config ?? {};
+    if (open === 'probe') return;
     if (hosts.length > 0 && !hosts.includes(request.hostname)) {
       throw new Problem(
         'misdirected-request',
         `The service does not answer to ${quote(request.hostname)}.`,
       );
     }
-    if (keys.open) return;
+    if (keys.open || open === 'page') return;
     const holder = keys.holderOf(keyOf(request));
     if (holder === null) {
       throw new Problem('unauthorized', 'There is no API key, or it is not valid.', {
@@ -72,7 +81,7 @@ async function clients(app: FastifyInstance, { keys, hosts }: ClientsOptions): P
     request.client = `key ${holder.name}`;
     request.owner = holder.name;
     request.quota = holder.quota;
-    if (request.routeOptions.config?.compute) usage.begin(holder.name, holder.quota);
+    if (compute) usage.begin(holder.name, holder.quota);
   });
 }
 
