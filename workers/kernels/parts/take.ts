@@ -10,7 +10,7 @@ import {
 } from '../../problem.js';
 import { elementCount, type Tensor, type TensorData } from '../../tensor/tensor.js';
 import { sharedFloat32, sharedFloat64 } from '../result.js';
-import { type Addition, type BlocksTask, blocksTask } from './blocks.js';
+import { type Addition, type BlocksTask, blocksTask, runBlocks } from './blocks.js';
 import type { Cut } from './cut.js';
 
 type Layer = AttentionLayer & Partial<AttentionProblem>;
@@ -49,6 +49,14 @@ export function* takeParts<L extends Layer>(
     copies.map((copy) => blocksTask([copy])),
   );
   return parts;
+}
+
+/** One part, copied here and now: for a task that needs no more of a problem. */
+export function takePart<L extends Layer>(problem: L, cut: Cut): L {
+  const copies: Addition[] = [];
+  const part = partOf(problem, cut, copies);
+  runBlocks(blocksTask(copies), () => false);
+  return part;
 }
 
 /** @param copies gets what has to be done before the problem can be used. */

@@ -3,16 +3,16 @@
  * float64. A row adds to dK and dV of its key/value head and is a row of dQ by itself; heads and batch items
  * do not share entries, so what the draws of each add up to is all that the norm of the mean needs.
  */
-import { keysOfRow, type Range } from '../../../mask.js';
 import type { AttentionProblem } from '../../../problem.js';
-import type { TensorData } from '../../../tensor/tensor.js';
+import type { Tensor } from '../../../tensor/tensor.js';
 import type { ExactPlan, Unit, Workspace } from '../../attention/plan.js';
 import type { ErrorEstimate } from '../../estimate/estimate.js';
+import { exactRows } from '../../estimate/exact-rows.js';
+import { InputPasses } from '../../estimate/input-passes.js';
 import { meanError } from '../../estimate/mean.js';
-import { keyInputs } from '../../estimate/row-of-head.js';
 import { sampleRows } from '../../estimate/rows.js';
 import type { Wasm } from '../../inner/instance.js';
-import { rowSoftmax } from '../../softmax.js';
+import { takePart } from '../../parts/take.js';
 import { familiesOf, headsOfWave } from '../tasks.js';
 import type { Draw } from './kernel-rows.js';
 import { blocksOf, type KernelRow, kernelRows } from './kernel-rows.js';
@@ -80,12 +80,16 @@ export function runStateSample(
   checkpoint: () => void,
 ): DrawnErrors {
   const errors = noErrors();
+  const problem = task.plan.problem as AttentionProblem;
+  const { headDim, valueDim } = problem.dims;
   for (const unit of new Set(task.draws.map(({ lane }) => lane.unit))) {
     const draws = task.draws.filter(({ lane }) => lane.unit === unit);
     const kernel = blocksOf(task, draws).flatMap((block) =>
       kernelRows(task, wasm, block, checkpoint),
     );
-    addUnit(task.plan.problem as AttentionProblem, unit, draws, kernel, errors, checkpoint);
+    wasm.reset();
+    const passes = new InputPasses(wasm, Math.max(headDim, valueDim), checkpoint);
+    addUnit(problem, unit, draws, kernel, errors, passes);
   }
   return errors;
 }
@@ -146,25 +150,21 @@ function addUnit(
   draws: readonly Draw[],
   kernel: readonly KernelRow[],
   errors: DrawnErrors,
-  checkpoint: () => void,
+  passes: InputPasses,
 ): void {
-  const { dims, inputs, scaling: beta } = problem;
-  const { batchItem, sharedHead } = unit;
-  const { headDim: d, valueDim: dv } = dims;
-  const { keys } = keyInputs(problem, batchItem);
-  const first = batchItem * dims.keyLength;
-  const K = band(inputs.key.data, first, keys, dims.keyValueHeads, sharedHead, d);
-  const V = band(inputs.value.data, first, keys, dims.keyValueHeads, sharedHead, dv);
+  const { dims, scaling: beta } = problem;
+  const ofUnit = draws.map(({ lane, row }) => ({ batchItem: 0, head: lane.head, row }));
+  const exactly = exactRows(problemOf(problem, unit), ofUnit, passes);
   const rows = new Map<number, Float64Array>();
   const sinks = new Map<number, Float64Array>();
-  const [dK, dV] = [new Float64Array(keys * d), new Float64Array(keys * dv)];
+  const [dK, dV]: [OuterProduct[], OuterProduct[]] = [[], []];
   const book = (name: Name, square: number) => {
     errors[name].squares += square;
     errors[name].largest = Math.max(errors[name].largest, Math.sqrt(square));
   };
   draws.forEach(({ lane, row, probability }, k) => {
-    checkpoint();
-    const exact = exactRow(problem, batchItem, lane.head, row, K, V);
+    passes.checkpoint();
+    const exact = exactly[k]!;
     const { e, t, inverse, q, ws, wv, g, rights, sink } = kernel[k]!;
     const place = lane.head * dims.queryLength + row;
     const ofQuery = exact.dSK.map((x, c) => (beta * (x - rights[c]!)) / probability);
@@ -177,117 +177,101 @@ function addUnit(
     const ofValue = { exact: exact.P, used: e.map((x) => x * inverse), left: exact.g };
     book('value', addOuter(dV, ofValue, used(wv, g, exact.g), 1 / probability));
   });
-  const squareOf = (x: Float64Array) => x.reduce((sum, y) => sum + y * y, 0);
-  for (const sum of rows.values()) errors.query.square += squareOf(sum);
-  for (const sum of sinks.values()) errors.sinks.square += squareOf(sum);
-  errors.key.square += squareOf(dK);
-  errors.value.square += squareOf(dV);
+  for (const sum of rows.values()) errors.query.square += dot(sum, sum);
+  for (const sum of sinks.values()) errors.sinks.square += dot(sum, sum);
+  errors.key.square += squareOfSum(dK, passes.checkpoint);
+  errors.value.square += squareOfSum(dV, passes.checkpoint);
 }
 
-/** Rows of one head of a tensor (L, heads, width), in float64. */
-function band(
-  data: TensorData,
-  first: number,
-  rows: number,
-  heads: number,
-  head: number,
-  width: number,
-): Float64Array {
-  const out = new Float64Array(rows * width);
-  for (let i = 0; i < rows; i++) {
-    const at = ((first + i) * heads + head) * width;
-    out.set(data.subarray(at, at + width), i * width);
+/** The problem of one key/value head of one item, whose keys lie together, and of all queries of the item. */
+function problemOf(problem: AttentionProblem, { batchItem, sharedHead }: Unit): AttentionProblem {
+  const { known: _, projectedFrom: __, ...rest } = problem;
+  const { dims, inputs, projections, ...item } = takePart(rest, {
+    items: { first: batchItem, last: batchItem + 1 },
+    sharedHeads: { first: 0, last: problem.dims.keyValueHeads },
+    rows: { first: 0, last: problem.dims.queryLength },
+  });
+  const { k_proj, v_proj } = projections;
+  const one = (width: number) => ({ inFeatures: width, outFeatures: width });
+  return {
+    ...item,
+    dims: { ...dims, keyValueHeads: 1 },
+    inputs: {
+      query: inputs.query,
+      key: headOf(inputs.key, sharedHead, dims.headDim),
+      value: headOf(inputs.value, sharedHead, dims.valueDim),
+    },
+    projections: {
+      ...projections,
+      k_proj: { ...k_proj, ...one(dims.headDim) },
+      v_proj: { ...v_proj, ...one(dims.valueDim) },
+    },
+  };
+}
+
+/** Of a tensor (1, L, heads, width), copied. */
+function headOf({ dtype, shape, data }: Tensor, head: number, width: number): Tensor {
+  const length = shape[1]!;
+  const copy = data.slice(0, length * width);
+  const pitch = data.length / length;
+  for (let i = 0; i < length; i++) {
+    const at = i * pitch + head * width;
+    copy.set(data.subarray(at, at + width), i * width);
   }
-  return out;
-}
-
-/** The backward pass of one row in float64. */
-function exactRow(
-  problem: AttentionProblem,
-  batchItem: number,
-  head: number,
-  row: number,
-  K: Float64Array,
-  V: Float64Array,
-) {
-  const { dims, inputs, objective, scaling: beta, sinks } = problem;
-  const { headDim: d, valueDim: dv } = dims;
-  const token = batchItem * dims.queryLength + row;
-  const q = band(inputs.query.data, token, 1, dims.heads, head, d);
-  const given = band(objective.tensor.data, token, 1, dims.heads, head, dv);
-  const seen = keysOfRow(problem, batchItem, row);
-  const logits = times(K, q, seen).map((s) => beta * s);
-  const { P, slope, sink } = rowSoftmax(problem, logits, seen, sinks?.data[head]);
-  const g =
-    objective.kind === 'target' ? combine(P, V, dv, seen).map((o, c) => o - given[c]!) : given;
-  const dP = times(V, g, seen);
-  const mean = dP.reduce((sum, x, j) => sum + P[j]! * x, 0);
-  const dS = dP.map((x, j) => P[j]! * (x - mean) * (slope ? slope[j]! : 1));
-  return { q, g, P, dS, dSK: combine(dS, K, d, seen), sink: -sink * mean };
-}
-
-/** X y for X (n, y.length), on the rows that are seen. */
-function times(X: Float64Array, y: Float64Array, { first, last }: Range): Float64Array {
-  const out = new Float64Array(X.length / y.length);
-  for (let j = first, at = first * y.length; j < last; j++) {
-    let sum = 0;
-    for (let c = 0; c < y.length; c++, at++) sum += X[at]! * y[c]!;
-    out[j] = sum;
-  }
-  return out;
-}
-
-/** w^T X for X (w.length, width), over the rows that are seen. */
-function combine(
-  w: Float64Array,
-  X: Float64Array,
-  width: number,
-  { first, last }: Range,
-): Float64Array {
-  const out = new Float64Array(width);
-  for (let j = first, at = first * width; j < last; j++) {
-    for (let c = 0; c < width; c++, at++) out[c]! += w[j]! * X[at]!;
-  }
-  return out;
+  return { dtype, shape: [1, length, width], data: copy };
 }
 
 /** Adds x to the sum of its place. @returns |x|^2 */
 function addTo(sums: Map<number, Float64Array>, place: number, x: Float64Array): number {
   const sum = sums.get(place) ?? new Float64Array(x.length);
-  let square = 0;
-  for (let c = 0; c < x.length; c++) {
-    sum[c]! += x[c]!;
-    square += x[c]! ** 2;
-  }
+  for (let c = 0; c < x.length; c++) sum[c]! += x[c]!;
   sums.set(place, sum);
-  return square;
+  return dot(x, x);
+}
+
+/** keys (Lk) times left (width), transposed: a matrix of the size of a gradient, which is never formed. */
+interface OuterProduct {
+  readonly keys: Float64Array;
+  readonly left: Float64Array;
 }
 
 /**
- * sum += D, D = scale (exact left^T - used usedLeft^T), written without cancellation.
+ * Adds D = scale (exact left^T - used usedLeft^T) to a sum, as two products without cancellation.
  *
  * @returns |D|^2
  */
 function addOuter(
-  sum: Float64Array,
+  sum: OuterProduct[],
   { exact, used, left }: Readonly<Record<'exact' | 'used' | 'left', Float64Array>>,
   usedLeft: Float64Array,
   scale: number,
 ): number {
-  const width = left.length;
-  const off = left.map((x, c) => x - usedLeft[c]!);
+  const products = [
+    { keys: exact.map((x, j) => scale * (x - used[j]!)), left },
+    { keys: used.map((x) => scale * x), left: left.map((x, c) => x - usedLeft[c]!) },
+  ];
+  sum.push(...products);
+  return squareOfSum(products);
+}
+
+/** |sum of products|^2 from inner products of their factors; rounding may not make it less than nothing. */
+function squareOfSum(products: readonly OuterProduct[], checkpoint?: () => void): number {
   let square = 0;
-  for (let j = 0, at = 0; j < exact.length; j++) {
-    const [x, y] = [scale * (exact[j]! - used[j]!), scale * used[j]!];
-    if (x === 0 && y === 0) {
-      at += width;
-      continue;
-    }
-    for (let c = 0; c < width; c++, at++) {
-      const value = x * left[c]! + y * off[c]!;
-      sum[at]! += value;
-      square += value * value;
-    }
+  products.forEach((a, k) => {
+    checkpoint?.();
+    square += dot(a.keys, a.keys) * dot(a.left, a.left);
+    for (const b of products.slice(0, k)) square += 2 * dot(a.keys, b.keys) * dot(a.left, b.left);
+  });
+  return Math.max(0, square);
+}
+
+function dot(x: Float64Array, y: Float64Array): number {
+  let even = 0;
+  let odd = 0;
+  let k = 0;
+  for (; k + 1 < x.length; k += 2) {
+    even += x[k]! * y[k]!;
+    odd += x[k + 1]! * y[k + 1]!;
   }
-  return square;
+  return k < x.length ? even + odd + x[k]! * y[k]! : even + odd;
 }
