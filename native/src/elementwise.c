@@ -41,8 +41,6 @@ float OF_SET(largest)(int n, const float *x) {
   return s;
 }
 
-float OF_SET(max_abs)(const float *x, int n) { return OF_SET(largest)(n, x); }
-
 static float dot(const float *a, const float *b, int n) {
   vf s = zero(), t = zero();
   for (; n >= 2 * W; n -= 2 * W, a += 2 * W, b += 2 * W) {
@@ -66,10 +64,6 @@ float OF_SET(largest_norm)(int rows, int n, const float *x) {
 
 void OF_SET(row_dots)(int rows, int n, const float *a, const float *b, float *out) {
   for (int i = 0; i < rows; i++) out[i] = dot(a + (long)i * n, b + (long)i * n, n);
-}
-
-void OF_SET(axpy)(int n, float alpha, const float *restrict x, float *restrict y) {
-  for (int i = 0; i < n; i++) y[i] += alpha * x[i];
 }
 
 void OF_SET(multiply)(int n, const float *restrict x, float *restrict y) {
@@ -106,6 +100,24 @@ void OF_SET(scatter_rows)(int rows, int n, const int32_t *index, const float *re
     float *to = y + (long)index[i] * n;
     for (int c = 0; c < n; c++) to[c] += x[c];
   }
+}
+
+void OF_SET(sum_parts)(int parts, int rows, int columns, const float *x, int stride, int ldx, float *restrict out) {
+  /* Some rows of a part after the other: parts lie powers of two apart, where one cache line drives out the next. */
+  for (int first = 0; first < rows; first += 16)
+    for (int c = 0; c < columns; c += 8) {
+      const int n = least(16, rows - first), wide = least(8, columns - c);
+      double sums[16][8] = {{0}};
+      for (int p = 0; p < parts; p++) {
+        const float *from = x + (long)p * stride + (long)first * ldx + c;
+        for (int i = 0; i < n; i++, from += ldx) {
+          if (wide == 8) for (int k = 0; k < 8; k++) sums[i][k] += from[k];
+          else for (int k = 0; k < wide; k++) sums[i][k] += from[k];
+        }
+      }
+      for (int i = 0; i < n; i++)
+        for (int k = 0; k < wide; k++) out[(long)(first + i) * columns + c + k] = (float)sums[i][k];
+    }
 }
 
 void OF_SET(fold)(int n, float *restrict block, double *restrict sums) {

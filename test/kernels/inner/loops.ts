@@ -104,13 +104,15 @@ const values: Loop = (s, arrays) => {
 export const LOOPS: Readonly<Record<OperationName | StageName, Loop>> = {
   attend,
   exp: (_, { x }) => x!.set(x!.map(Math.exp)),
-  max_abs: (_, { x }) => x!.reduce((m, value) => Math.max(m, Math.abs(value)), 0),
   largest: (_, { x }) => x!.reduce((m, value) => Math.max(m, Math.abs(value)), 0),
   largest_norm: ({ rows, n }, { x }) =>
     Math.max(
       ...Array.from({ length: rows! }, (_, i) => Math.sqrt(sum(n!, (k) => x![i * n! + k]! ** 2))),
     ),
-  axpy: ({ n, alpha }, { x, y }) => each(1, n!, (_, i) => (y![i]! += alpha! * x![i]!)),
+  sum_parts: ({ parts, rows, columns, stride, ldx }, { x, out }) =>
+    each(rows!, columns!, (i, c) => {
+      out![i * columns! + c] = sum(parts!, (p) => x![p * stride! + i * ldx! + c]!);
+    }),
   multiply: ({ n }, { x, y }) => each(1, n!, (_, i) => (y![i]! *= x![i]!)),
   gather_rows: ({ rows, n }, { index, x, y }) =>
     each(rows!, n!, (i, c) => (y![i * n! + c] = x![index![i]! * n! + c]!)),

@@ -10,7 +10,8 @@
 import type { ProjectionName } from '../../problem.js';
 import { type ExactPlan, roundUp, type Unit, type Workspace } from '../attention/plan.js';
 import type { Wasm } from '../inner/instance.js';
-import { type Floats, pack, rowsOf, slice } from '../inner/operands.js';
+import { rowsOf, slice } from '../inner/operands.js';
+import { packedFloats } from '../inner/operations.js';
 
 /** Tokens in WebAssembly memory at once. */
 export const TOKENS = 256;
@@ -54,85 +55,76 @@ export function runContract(task: ContractTask, wasm: Wasm, checkpoint: () => vo
 
 function contractQueries(task: ContractTask, wasm: Wasm, first: number, n: number): void {
   const { plan, workspace, units, batchItem } = task;
-  const { queryLength } = plan.problem.dims;
   const { rq } = plan.thin;
-  const right = new Float64Array(n * rq);
-  for (const place of placesOf(units, batchItem)) {
-    for (let x = 0; x < plan.group; x++) {
-      const head = slice(workspace.rightQ, place * plan.group + x, queryLength * rq);
-      for (let k = 0; k < right.length; k++) right[k]! += head[first * rq + k]!;
-    }
-  }
-  meetInputs(task, wasm, 'q_proj', first, n, right, rq);
+  const places = placesOf(units, batchItem);
+  const heads = {
+    ...{ first: places[0]! * plan.group, count: places.length * plan.group },
+    ...{ rows: plan.problem.dims.queryLength, width: rq },
+  };
+  wasm.reset();
+  meetInputs(task, wasm, 'q_proj', first, n, sumOf(wasm, workspace.rightQ, heads, first, n), rq);
 }
 
 function contractKeys(task: ContractTask, wasm: Wasm, first: number, n: number): void {
   const { plan, workspace, units, batchItem, parts } = task;
   const { headDim: d } = plan.problem.dims;
-  const { rq, rk, rv, ls: ps, pv } = plan.thin;
-  const leftK = new Float64Array(n * rk);
-  const leftV = new Float64Array(n * rv);
-  const leftQ = new Float64Array(n * rq);
+  const { rq, rk, rv } = plan.thin;
   const places = placesOf(units, batchItem);
-  places.forEach((place, index) => {
-    for (let x = 0; x < plan.group; x++) {
-      const slot = place * plan.group + x;
-      wasm.reset();
-      const ls = addLanes(plan, wasm, workspace.ls, slot, ps, first, n);
-      addColumns(ls, 0, ps, leftK, rk, n);
-      addColumns(ls, rk, ps, leftQ.fill(0), rq, n);
-      addColumns(addLanes(plan, wasm, workspace.lv, slot, pv, first, n), 0, pv, leftV, rv, n);
-      if (parts.B.q_proj) {
-        wasm.reset();
-        const K = slice(workspace.K, place, plan.keys * d);
-        const rows = K.subarray(first * d, (first + n) * d);
-        const r8 = roundUp(rq, 8);
-        product(wasm, rows, d, leftQ, rq, n, slice(parts.B.q_proj, index * plan.group + x, d * r8));
-      }
-    }
-  });
-  meetInputs(task, wasm, 'k_proj', first, n, leftK, rk);
-  meetInputs(task, wasm, 'v_proj', first, n, leftV, rv);
+  const slot = places[0]! * plan.group;
+  const heads = places.length * plan.group;
+  for (let head = 0; parts.B.q_proj && head < heads; head++) {
+    wasm.reset();
+    const K = slice(workspace.K, Math.floor((slot + head) / plan.group), plan.keys * d);
+    const rows = K.subarray(first * d, (first + n) * d);
+    const left = sumOf(wasm, workspace.ls, lanesOf(plan, 'ls', slot + head), first, n, rk, rq);
+    product(wasm, wasm.put(rows), d, left, rq, n, slice(parts.B.q_proj, head, d * roundUp(rq, 8)));
+  }
+  const meet = (name: ProjectionName, of: 'ls' | 'lv', rank: number) => {
+    if (rank === 0) return;
+    wasm.reset();
+    const left = sumOf(wasm, workspace[of], lanesOf(plan, of, slot, heads), first, n, 0, rank);
+    meetInputs(task, wasm, name, first, n, left, rank);
+  };
+  meet('k_proj', 'ls', rk);
+  meet('v_proj', 'lv', rv);
 }
 
-/**
- * Sums (n, width) over the lanes of `heads` heads from number `slot` on, of left products (lane, keys, width) from
- * key `first` on. They lie in WebAssembly memory, until something is allocated.
- */
-export function addLanes(
-  plan: ExactPlan,
-  wasm: Wasm,
-  left: Float32Array,
+/** Matrices (rows, width) that lie one after the other: `count` of them from number `first` on. */
+interface Matrices {
+  readonly first: number;
+  readonly count: number;
+  readonly rows: number;
+  readonly width: number;
+}
+
+/** Left products of all lanes of `heads` heads from number `slot` on. */
+export const lanesOf = (
+  { lanes, keys, thin }: ExactPlan,
+  of: 'ls' | 'lv',
   slot: number,
-  width: number,
+  heads = 1,
+): Matrices => ({
+  ...{ first: slot * lanes, count: heads * lanes },
+  ...{ rows: keys, width: of === 'ls' ? thin.ls : thin.pv },
+});
+
+/** Rows [first, first + n), columns [column, column + r) of the sum of matrices: the address of (n, r). */
+export function sumOf(
+  wasm: Wasm,
+  x: Float32Array,
+  { first: from, count, rows, width }: Matrices,
   first: number,
   n: number,
-  heads = 1,
-): Float64Array {
-  const size = n * width;
-  const sums = wasm.alloc(8 * size);
-  const part = wasm.allocFloats(size);
-  wasm.f64(sums, size).fill(0);
-  for (let lane = slot * plan.lanes; lane < (slot + heads) * plan.lanes; lane++) {
-    const all = slice(left, lane, plan.keys * width);
-    wasm.f32(part, size).set(all.subarray(first * width, first * width + size));
-    wasm.fn.fold(size, part, sums);
-  }
-  return wasm.f64(sums, size);
-}
-
-/** to (n, r) += columns [c, c + r) of from (n, pitch). */
-function addColumns(
-  from: Float64Array,
-  c: number,
-  pitch: number,
-  to: Float64Array,
-  r: number,
-  n: number,
-): void {
-  for (let i = 0; i < n; i++) {
-    for (let x = 0; x < r; x++) to[i * r + x]! += from[i * pitch + c + x]!;
-  }
+  column = 0,
+  r = width,
+): number {
+  const out = wasm.allocFloats(n * r);
+  // As far apart as they are in x, or as copies of the same size come to lie.
+  const [at = 0, next = at] = Array.from({ length: count }, (_, k) =>
+    wasm.put(slice(x, from + k, rows * width).subarray(first * width, (first + n) * width)),
+  );
+  wasm.fn.sum_parts(count, n, r, at + 4 * column, (next - at) / 4, width, out);
+  return out;
 }
 
 /** lora_A^T (in, r8) += X^T thin, for n tokens. */
@@ -142,7 +134,7 @@ function meetInputs(
   name: ProjectionName,
   first: number,
   n: number,
-  thin: Float64Array,
+  thin: number,
   r: number,
 ): void {
   const to = parts.A[name];
@@ -151,25 +143,24 @@ function meetInputs(
   const columns = projections[name].inFeatures;
   const input = { q_proj: inputs.query, k_proj: inputs.key, v_proj: inputs.value }[name];
   const length = name === 'q_proj' ? dims.queryLength : dims.keyLength;
-  wasm.reset();
   const X = rowsOf(input, columns, batchItem * length + first, n);
-  product(wasm, X, columns, thin, r, n, to);
+  product(wasm, wasm.put(X), columns, thin, r, n, to);
 }
 
-/** to (m, r8) += x^T thin, for x (n, m) and thin (n, r), padded with zeros to r8 columns. */
+/** to (m, r8) += x^T thin, for the addresses of x (n, m) and thin (n, r), padded with zeros to r8 columns. */
 export function product(
   wasm: Wasm,
-  x: Floats,
+  x: number,
   m: number,
-  thin: Floats,
+  thin: number,
   r: number,
   n: number,
   to: Float32Array,
 ): void {
   const r8 = roundUp(r, 8);
-  const packed = pack(wasm, thin, n, r);
+  const packed = wasm.allocFloats(packedFloats(n, r));
+  wasm.fn.pack(n, r, thin, r, packed);
   const at = wasm.put(to);
-  const xAt = wasm.put(x);
-  wasm.fn.gemm_tn(m, r8, n, xAt, m, packed, at, r8, true);
-  to.set(wasm.f32(at, to.length));
+  wasm.fn.gemm_tn(m, r8, n, x, m, packed, at, r8, true);
+  wasm.keep(to, at);
 }

@@ -9,10 +9,10 @@
 import type { ProjectionName } from '../../problem.js';
 import { type ExactPlan, rankOf, roundUp, type Unit, type Workspace } from '../attention/plan.js';
 import type { Wasm } from '../inner/instance.js';
-import { type Floats, pack, rowsOf, slice } from '../inner/operands.js';
+import { pack, rowsOf, slice } from '../inner/operands.js';
 import { ROLES } from '../result.js';
 import { rotateBack } from '../rotary.js';
-import { addLanes, type ContractParts, placesOf, product, TOKENS } from './contract.js';
+import { type ContractParts, lanesOf, placesOf, product, sumOf, TOKENS } from './contract.js';
 import { lowRank } from './project.js';
 
 export interface FullTask {
@@ -59,10 +59,12 @@ function writeStates(
   const token = batchItem * (name === 'q_proj' ? dims.queryLength : dims.keyLength) + first;
   const scale = name === 'v_proj' ? 1 : beta;
   wasm.reset();
+  const mark = wasm.mark();
   let square = 0;
   for (const { place, slot, head } of headsOf(task)) {
     checkpoint();
-    const rows = gradientRows(task, wasm, place, slot, first, n);
+    wasm.release(mark);
+    const rows = wasm.f32(gradientRows(task, wasm, place, slot, first, n), n * width);
     for (let i = 0, at = token * inFeatures + head * width; i < n; i++, at += inFeatures) {
       for (let c = 0; c < width; c++) {
         const value = scale * rows[i * width + c]!;
@@ -93,9 +95,8 @@ function runTokens(
   const sizeB = width * roundUp(rank, 8);
 
   wasm.reset();
-  const lowAt = rank ? lowRank(wasm, projections[name], wasm.put(X), n) : 0;
-  const low = wasm.f32(lowAt, n * rank).slice();
-  wasm.reset();
+  const x = wasm.put(X);
+  const low = rank ? lowRank(wasm, projections[name], x, n) : 0;
   const up = wasm.allocFloats(n * rank);
   const dX = wasm.allocFloats(inputGradient ? n * inFeatures : 0);
   wasm.f32(up, n * rank).fill(0);
@@ -104,12 +105,11 @@ function runTokens(
   for (const { place, slot, head, index } of headsOf(task)) {
     checkpoint();
     wasm.release(mark);
-    const rows = gradientRows(task, wasm, place, slot, first, n);
-    const dY = wasm.put(rows);
+    const dY = gradientRows(task, wasm, place, slot, first, n);
     if (rank) {
       const B = pack(wasm, slice(adapter!.B.data, head, width * rank), width, rank);
       wasm.fn.gemm(n, rank, width, dY, width, B, up, rank, true);
-      product(wasm, rows, width, low, rank, n, slice(parts.B[name]!, index, sizeB));
+      product(wasm, dY, width, low, rank, n, slice(parts.B[name]!, index, sizeB));
     }
     if (inputGradient) {
       const W = pack(wasm, slice(weight!.data, head, width * inFeatures), width, inFeatures);
@@ -118,8 +118,7 @@ function runTokens(
   }
   wasm.release(mark);
   if (rank) {
-    const sums = wasm.f32(up, n * rank);
-    product(wasm, X, inFeatures, sums.slice(), rank, n, parts.A[name]!);
+    product(wasm, x, inFeatures, up, rank, n, parts.A[name]!);
     if (inputGradient) {
       const A = pack(wasm, adapter!.A.data, rank, inFeatures);
       const scaled = wasm.f32(up, n * rank);
@@ -150,7 +149,7 @@ function* headsOf({ plan, units, batchItem, projection }: FullTask) {
   }
 }
 
-/** dS K, dS^T Q or P^T G (n, width) of one head, rotated back to before rotary positions. */
+/** The address of dS K, dS^T Q or P^T G (n, width) of one head, rotated back to before rotary positions. */
 function gradientRows(
   { plan, workspace, batchItem, projection }: FullTask,
   wasm: Wasm,
@@ -158,34 +157,17 @@ function gradientRows(
   slot: number,
   first: number,
   n: number,
-): Floats {
+): number {
   const { dims, rotary } = plan.problem;
-  const { headDim: d, valueDim: dv } = dims;
-  if (projection === 'v_proj') return sumOfLanes(plan, wasm, workspace.lv, place, dv, first, n);
+  const { queryLength, headDim: d, valueDim: dv } = dims;
+  const ofUnit = (of: 'ls' | 'lv', width: number) => {
+    const lanes = lanesOf(plan, of, place * plan.group, plan.group);
+    return sumOf(wasm, workspace[of], lanes, first, n, 0, width);
+  };
+  if (projection === 'v_proj') return ofUnit('lv', dv);
+  const head = { first: slot, count: 1, rows: queryLength, width: d };
   const rows =
-    projection === 'q_proj'
-      ? slice(workspace.rightQ, slot, dims.queryLength * d).slice(first * d, (first + n) * d)
-      : sumOfLanes(plan, wasm, workspace.ls, place, d, first, n);
-  if (rotary) rotateBack(rotary, batchItem, first, rows);
-  return rows;
-}
-
-/** Left products of a unit, summed over its query heads and their lanes: (n, width). */
-function sumOfLanes(
-  plan: ExactPlan,
-  wasm: Wasm,
-  store: Float32Array,
-  place: number,
-  width: number,
-  first: number,
-  n: number,
-): Float64Array {
-  const pitch = roundUp(width, 8);
-  const mark = wasm.mark();
-  const sums = addLanes(plan, wasm, store, place * plan.group, pitch, first, n, plan.group);
-  wasm.release(mark);
-  if (pitch === width) return sums.slice();
-  const rows = new Float64Array(n * width);
-  for (let i = 0; i < n; i++) rows.set(sums.subarray(i * pitch, i * pitch + width), i * width);
+    projection === 'q_proj' ? sumOf(wasm, workspace.rightQ, head, first, n) : ofUnit('ls', d);
+  if (rotary) rotateBack(rotary, batchItem, first, wasm.f32(rows, n * d));
   return rows;
 }

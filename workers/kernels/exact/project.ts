@@ -10,7 +10,6 @@ import type { Projection, ProjectionName } from '../../problem.js';
 import {
   type ExactPlan,
   PROJECT_TOKENS,
-  roundUp,
   stretchesOf,
   type Unit,
   type Workspace,
@@ -48,7 +47,7 @@ export interface ProjectionNorms {
   readonly heads: readonly OutputNorms[];
 }
 
-/** n tokens from `first` on: their inputs X (n, in) and X A^T (n, r) in WebAssembly memory. */
+/** n tokens from `first` on: where their inputs X (n, in) and X A^T (n, r) are. */
 interface Tokens {
   readonly first: number;
   readonly n: number;
@@ -70,7 +69,12 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
   const norms = Array.from({ length: task.units.length * headsHere }, () => {
     return { frozen: 0, adapter: 0, sum: 0 };
   });
-  const save = { q_proj: saveQuery, k_proj: saveKey, v_proj: saveValue }[name];
+  const rows = isQuery ? length : plan.keys;
+  const [outputs, save] = {
+    q_proj: [task.workspace.Q, saveQuery] as const,
+    k_proj: [task.workspace.K, saveKey] as const,
+    v_proj: [task.workspace.V, saveValue] as const,
+  }[name];
 
   for (let first = task.first; first < task.last; first += PROJECT_TOKENS) {
     const n = Math.min(PROJECT_TOKENS, task.last - first);
@@ -85,11 +89,26 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
     for (const [head, ofHead] of norms.entries()) {
       checkpoint();
       wasm.release(mark);
-      const output = projectHead(wasm, projection, firstHead + head, width, tokens, turn, ofHead);
-      save(task, wasm, head, tokens, output);
+      const place = task.firstUnit * headsHere + head;
+      const output = stretch(outputs, place, rows, width, tokens);
+      const at = wasm.room(output);
+      projectHead(wasm, projection, firstHead + head, width, tokens, turn, ofHead, output, at);
+      wasm.keep(output, at);
+      save(task, wasm, head, tokens, at);
     }
   }
   return { projection: name, batchItem, firstHead, heads: norms };
+}
+
+/** Rows of `tokens` of matrix number `index` of x, all of them (rows, width). */
+function stretch(
+  x: Float32Array,
+  index: number,
+  rows: number,
+  width: number,
+  { first, n }: Pick<Tokens, 'first' | 'n'>,
+): Float32Array {
+  return slice(x, index, rows * width).subarray(first * width, (first + n) * width);
 }
 
 /** X A^T (n, r), or 0 without an adapter. */
@@ -102,7 +121,7 @@ export function lowRank(wasm: Wasm, projection: Projection, X: number, n: number
   return low;
 }
 
-/** Output (n, width) of head number `index`, row-major and rotated; raises the norms. */
+/** Output (n, width) of head number `index`, rotated, at address `output` of `to`; raises the norms. */
 function projectHead(
   wasm: Wasm,
   projection: Projection,
@@ -111,42 +130,35 @@ function projectHead(
   { n, X, low }: Tokens,
   turn: (rows: Float32Array) => void,
   norms: OutputNorms,
-): number {
+  to: Float32Array,
+  output: number,
+): void {
   const { weight, bias, adapter, inFeatures } = projection;
-  // Passes over vectors go to a multiple of 4; what lies beyond the matrix is zero.
-  const size = roundUp(n * width, 4);
-  const output = wasm.allocFloats(size);
+  const size = n * width;
   if (!weight) {
-    wasm.f32(output, size).fill(0);
     wasm.fn.copy_columns(n, width, X + 4 * index * width, inFeatures, output, width);
-    turn(wasm.f32(output, n * width));
-    norms.frozen = norms.sum = Math.max(norms.sum, wasm.fn.max_abs(output, size));
-    return output;
+    turn(wasm.view(to, output));
+    norms.frozen = norms.sum = Math.max(norms.sum, wasm.fn.largest(size, output));
+    return;
   }
   const W = packTransposed(wasm, slice(weight.data, index, width * inFeatures), width, inFeatures);
-  const values = wasm.f32(output, size).fill(0);
-  if (bias) {
-    const b = Float32Array.from(slice(bias.data, index, width));
-    for (let i = 0; i < n; i++) values.set(b, i * width);
-  }
-  wasm.fn.gemm(n, width, inFeatures, X, inFeatures, W, output, width, true);
-  turn(wasm.f32(output, n * width));
-  const frozen = wasm.fn.max_abs(output, size);
+  wasm.fn.gemm(n, width, inFeatures, X, inFeatures, W, output, width, false);
+  if (bias) wasm.fn.add_row(n, width, wasm.put(slice(bias.data, index, width)), output);
+  turn(wasm.view(to, output));
+  const frozen = wasm.fn.largest(size, output);
   norms.frozen = Math.max(norms.frozen, frozen);
   if (!adapter) {
     norms.sum = Math.max(norms.sum, frozen);
-    return output;
+    return;
   }
   const { rank, scaling } = adapter;
   const added = wasm.allocFloats(size);
   const B = packTransposed(wasm, slice(adapter.B.data, index, width * rank), width, rank, scaling);
-  wasm.f32(added, size).fill(0);
   wasm.fn.gemm(n, width, rank, low, rank, B, added, width, false);
-  turn(wasm.f32(added, n * width));
-  norms.adapter = Math.max(norms.adapter, wasm.fn.max_abs(added, size));
-  wasm.fn.axpy(size, 1, added, output);
-  norms.sum = Math.max(norms.sum, wasm.fn.max_abs(output, size));
-  return output;
+  turn(wasm.f32(added, size));
+  norms.adapter = Math.max(norms.adapter, wasm.fn.largest(size, added));
+  wasm.fn.combine(size, 1, added, 1, output);
+  norms.sum = Math.max(norms.sum, wasm.fn.largest(size, output));
 }
 
 type Save = (task: ProjectTask, wasm: Wasm, head: number, tokens: Tokens, output: number) => void;
@@ -156,60 +168,47 @@ const saveQuery: Save = (task, wasm, head, { first, n, low }, output) => {
   const { queryLength, headDim: d } = plan.problem.dims;
   const { rq } = plan.thin;
   const place = task.firstUnit * plan.group + head;
-  slice(to.Q, place, queryLength * d).set(wasm.f32(output, n * d), first * d);
   const largest = wasm.fn.largest_norm(n, d, output);
   slice(to.largestQ, place, stretchesOf(queryLength))[stretchesOf(first)] = largest;
   if (rq && head % plan.group === 0) {
-    const lowQ = slice(to.lowQ, place / plan.group, queryLength * rq);
-    lowQ.set(wasm.f32(low, n * rq), first * rq);
+    stretch(to.lowQ, place / plan.group, queryLength, rq, { first, n }).set(wasm.f32(low, n * rq));
   }
 };
 
-const saveKey: Save = (task, wasm, head, { first, n, low }, output) => {
+const saveKey: Save = (task, wasm, head, tokens, output) => {
   const { plan, workspace: to } = task;
   const { headDim: d } = plan.problem.dims;
   const { rq, rk, us: ps } = plan.thin;
+  const { first, n, low } = tokens;
   const place = task.firstUnit + head;
-  slice(to.K, place, plan.keys * d).set(wasm.f32(output, n * d), first * d);
   const largest = wasm.fn.largest_norm(n, d, output);
   slice(to.largestK, place, stretchesOf(plan.keys))[stretchesOf(first)] = largest;
   if (ps === 0) return;
   const B = plan.problem.projections.q_proj.adapter?.B.data;
-  const us = wasm.allocFloats(n * ps);
-  wasm.f32(us, n * ps).fill(0);
-  copyColumns(wasm, low, rk, us + 4 * rq, ps, n);
   for (let x = 0; x < plan.group; x++) {
+    const mark = wasm.mark();
+    const right = stretch(to.us, place * plan.group + x, plan.keys, ps, tokens);
+    const us = wasm.room(right);
+    // What fills up whole vectors is zeros.
+    wasm.view(right, us).fill(0);
+    if (rk) wasm.fn.copy_columns(n, rk, low, rk, us + 4 * rq, ps);
     if (B) {
       const queryHead = task.units[head]!.sharedHead * plan.group + x;
-      const mark = wasm.mark();
       const packed = pack(wasm, slice(B, queryHead, d * rq), d, rq);
       wasm.fn.gemm(n, rq, d, output, d, packed, us, ps, false);
-      wasm.release(mark);
     }
-    const saved = slice(to.us, place * plan.group + x, plan.keys * ps);
-    saved.set(wasm.f32(us, n * ps), first * ps);
+    wasm.keep(right, us);
+    wasm.release(mark);
   }
 };
 
-const saveValue: Save = (task, wasm, head, { first, n, low }, output) => {
+const saveValue: Save = (task, wasm, head, tokens) => {
   const { plan, workspace: to } = task;
-  const { valueDim: dv } = plan.problem.dims;
   const { rv, uv: pv } = plan.thin;
-  const place = task.firstUnit + head;
-  slice(to.V, place, plan.keys * dv).set(wasm.f32(output, n * dv), first * dv);
   if (pv === 0) return;
-  const uv = wasm.allocFloats(n * pv);
-  wasm.f32(uv, n * pv).fill(0);
-  copyColumns(wasm, low, rv, uv, pv, n);
-  slice(to.uv, place, plan.keys * pv).set(wasm.f32(uv, n * pv), first * pv);
+  const right = stretch(to.uv, task.firstUnit + head, plan.keys, pv, tokens);
+  const uv = wasm.room(right);
+  wasm.view(right, uv).fill(0);
+  wasm.fn.copy_columns(tokens.n, rv, tokens.low, rv, uv, pv);
+  wasm.keep(right, uv);
 };
-
-/** x (n, k) into the first columns of y (n, pitch). */
-function copyColumns(wasm: Wasm, x: number, k: number, y: number, pitch: number, n: number): void {
-  if (k === 0) return;
-  const from = wasm.f32(x, n * k);
-  const to = wasm.f32(y, n * pitch - (pitch - k));
-  for (let i = 0; i < n; i++) {
-    for (let c = 0; c < k; c++) to[i * pitch + c] = from[i * k + c]!;
-  }
-}

@@ -87,10 +87,35 @@ export class Wasm {
     return new Int32Array(this.buffer, at, n);
   }
 
-  /** Copies (float64 is rounded) and returns the address. */
+  /** An address with the float32 numbers of x: that of x, where operations reach it, or that of a copy. */
   put(x: Float32Array | Float64Array): number {
+    const own = this.#own(x);
+    if (own !== null) return own;
     const at = this.allocFloats(x.length);
     this.f32(at, x.length).set(x);
     return at;
+  }
+
+  /** As `put`, for what x is to become: contents undefined, until `keep` brings them to x. */
+  room(x: Float32Array): number {
+    return this.#own(x) ?? this.allocFloats(x.length);
+  }
+
+  /** The numbers at the address that `put` or `room` gave for x. */
+  view(x: Float32Array, at: number): Float32Array {
+    return at === this.#own(x) ? x : this.f32(at, x.length);
+  }
+
+  /** x as it is at that address. */
+  keep(x: Float32Array, at: number): void {
+    const numbers = this.view(x, at);
+    if (numbers !== x) x.set(numbers);
+  }
+
+  /** Where x lies, if operations reach it. Only shared memory stays in its place as long as anyone works on it. */
+  #own(x: Float32Array | Float64Array): number | null {
+    const reached =
+      this.addressOf && x instanceof Float32Array && x.buffer instanceof SharedArrayBuffer;
+    return reached ? this.addressOf(x) : null;
   }
 }

@@ -117,14 +117,10 @@ export const OPERATIONS = {
   exp: operation([update('f32', 'x', ofN, (draw) => draw.uniform(-80, 80)), size('n')], n4, {
     elementwise: true,
   }),
-  /** max |x|; n a multiple of 4 */
-  max_abs: operation([read('f32', 'x', ofN), size('n')], n4, { returns: true }),
   /** Largest Euclidean norm of the rows of x (rows, n) */
   largest_norm: operation([size('rows'), size('n'), read('f32', 'x', rowsByN)], matrix, {
     returns: true,
   }),
-  /** y += alpha x; n a multiple of 4 */
-  axpy: operation([size('n'), f32('alpha'), read('f32', 'x', ofN), update('f32', 'y', ofN)], n4),
   /** y = x y, elementwise; n a multiple of 4 */
   multiply: operation([size('n'), read('f32', 'x', ofN), update('f32', 'y', ofN)], n4),
   /** Row i of y = row index[i] of x (.., n) */
@@ -262,6 +258,22 @@ export const OPERATIONS = {
       }))(draw);
       return { ...drawn, groups, n: groups * draw.integer(1, 9) };
     },
+  ),
+  /** out (rows, columns) = the sum, in float64, of `parts` matrices that lie `stride` apart; their rows are ldx apart */
+  sum_parts: operation(
+    [
+      ...([size('parts'), size('rows'), size('columns')] as const),
+      read(
+        'f32',
+        'x',
+        ({ parts, rows, columns, ldx, stride }) => (parts - 1) * stride + pitched(rows, columns, ldx),
+      ),
+      ...([size('stride'), size('ldx'), write('f32', 'out', rowsByColumns)] as const),
+    ],
+    strided({ parts: [5], rows: [9], columns: [20] }, ({ rows, columns }) => ({
+      ldx: columns,
+      stride: rows * columns,
+    })),
   ),
   /** sums (float64) += block, block = 0; n a multiple of 4 */
   fold: operation([size('n'), update('f32', 'block', ofN), update('f64', 'sums', ofN)], n4),

@@ -35,14 +35,17 @@ export function exp(x: usize, n: i32): void {
   }
 }
 
-/** Largest |x[i]|. n a multiple of 4. */
-export function max_abs(x: usize, n: i32): f32 {
+/** Largest |x[i]|. */
+export function largest(n: i32, x: usize): f32 {
   let m = f32x4.splat(0);
-  for (const end = x + (<usize>n << 2); x < end; x += 16) m = f32x4.pmax(m, f32x4.abs(v128.load(x)));
-  return max(
+  let i = 0;
+  for (; i + 4 <= n; i += 4, x += 16) m = f32x4.pmax(m, f32x4.abs(v128.load(x)));
+  let most = max(
     max(f32x4.extract_lane(m, 0), f32x4.extract_lane(m, 1)),
     max(f32x4.extract_lane(m, 2), f32x4.extract_lane(m, 3)),
   );
+  for (; i < n; i++, x += 4) most = max(most, abs(load<f32>(x)));
+  return most;
 }
 
 /** Largest Euclidean norm of the rows of x (rows, n). */
@@ -58,14 +61,6 @@ export function largest_norm(rows: i32, n: i32, x: usize): f32 {
     largest = max(largest, sum);
   }
   return sqrt(largest);
-}
-
-/** y[i] += alpha x[i]. n a multiple of 4. */
-export function axpy(n: i32, alpha: f32, x: usize, y: usize): void {
-  const a = f32x4.splat(alpha);
-  for (const end = x + (<usize>n << 2); x < end; x += 16, y += 16) {
-    v128.store(y, madd(a, v128.load(x), v128.load(y)));
-  }
 }
 
 /** y[i] *= x[i]. n a multiple of 4. */
@@ -93,5 +88,32 @@ export function scatter_rows(rows: i32, n: i32, index: usize, x: usize, y: usize
       v128.store(to + c, f32x4.add(v128.load(to + c), v128.load(x)));
     }
     for (; c < row; c += 4, x += 4) store<f32>(to + c, load<f32>(to + c) + load<f32>(x));
+  }
+}
+
+/** out (rows, columns) = the sum, in float64, of `parts` matrices `stride` apart, rows ldx apart. */
+export function sum_parts(
+  parts: i32, rows: i32, columns: i32, x: usize, stride: i32, ldx: i32, out: usize,
+): void {
+  const whole = columns & ~3;
+  const step = <usize>stride << 2;
+  for (let i = 0; i < rows; i++, x += <usize>ldx << 2) {
+    for (let c = 0; c < whole; c += 4, out += 16) {
+      let from = x + (<usize>c << 2);
+      let low = f64x2.splat(0);
+      let high = f64x2.splat(0);
+      for (let p = 0; p < parts; p++, from += step) {
+        const four = v128.load(from);
+        low = f64x2.add(low, f64x2.promote_low_f32x4(four));
+        high = f64x2.add(high, f64x2.promote_low_f32x4(v128.shuffle<f32>(four, four, 2, 3, 2, 3)));
+      }
+      v128.store(out, v128.shuffle<f32>(f32x4.demote_f64x2_zero(low), f32x4.demote_f64x2_zero(high), 0, 1, 4, 5));
+    }
+    for (let c = whole; c < columns; c++, out += 4) {
+      let from = x + (<usize>c << 2);
+      let sum: f64 = 0;
+      for (let p = 0; p < parts; p++, from += step) sum += <f64>load<f32>(from);
+      store<f32>(out, <f32>sum);
+    }
   }
 }

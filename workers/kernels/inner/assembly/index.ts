@@ -1,11 +1,11 @@
 /** What JavaScript sees. Every function is described where it is defined. */
-export { exp, max_abs, largest_norm, axpy, multiply, gather_rows, scatter_rows } from './elementwise';
+export { exp, largest, largest_norm, multiply, gather_rows, scatter_rows, sum_parts } from './elementwise';
 export { pack, pack_transposed, gemm, gemm_tn } from './gemm';
 export { scores, weights, values, gradients } from './attention';
 export {
   running_softmax, score_gradient, outer, contract, fold, transpose,
   feature_products, feature_table, weigh_features, scale_rows, add_row, combine,
-  copy_columns, row_dots, forms, group_sums, largest, square_sums, take_centres,
+  copy_columns, row_dots, forms, group_sums, square_sums, take_centres,
 } from './low-rank';
 export { scale_columns, column_dots, rotate } from './wide';
 export { proxy_keys, proxy_rows } from './proxy';

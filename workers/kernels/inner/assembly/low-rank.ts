@@ -1,5 +1,4 @@
 /** Passes of the low-rank kernel over blocks of rows. Addresses in bytes, sizes in elements. */
-import { max_abs } from './elementwise';
 import { madd } from './tile';
 
 const LOG2E: f32 = 1.44269504;
@@ -369,13 +368,6 @@ export function copy_columns(rows: i32, columns: i32, x: usize, ldx: i32, y: usi
     for (let a = 0; a < whole; a += 4) v128.store(at(to, a), v128.load(at(from, a)));
     for (let a = whole; a < columns; a++) store<f32>(at(to, a), load<f32>(at(from, a)));
   }
-}
-
-/** Largest |x[i]|, n arbitrary. */
-export function largest(n: i32, x: usize): f32 {
-  let m = max_abs(x, n & ~3);
-  for (let i = n & ~3; i < n; i++) m = max(m, abs(load<f32>(at(x, i))));
-  return m;
 }
 
 /**
