@@ -266,7 +266,8 @@ export const OPERATIONS = {
       read(
         'f32',
         'x',
-        ({ parts, rows, columns, ldx, stride }) => (parts - 1) * stride + pitched(rows, columns, ldx),
+        ({ parts, rows, columns, ldx, stride }) =>
+          (parts - 1) * stride + pitched(rows, columns, ldx),
       ),
       ...([size('stride'), size('ldx'), write('f32', 'out', rowsByColumns)] as const),
     ],
@@ -373,7 +374,11 @@ export const OPERATIONS = {
   /** out[i] = a_i . b_i for a, b (rows, n) */
   row_dots: operation(
     [
-      ...([size('rows'), size('n'), read('f32', 'a', rowsByN), read('f32', 'b', rowsByN)] as const),
+      ...([size('rows'), size('n')] as const),
+      // Of one sign: of a single sum that cancels few digits are left in any build.
+      ...(['a', 'b'] as const).map((name) =>
+        read('f32', name, rowsByN, (draw) => draw.uniform(0, 1)),
+      ),
       write('f32', 'out', ofRows),
     ],
     matrix,
