@@ -224,3 +224,16 @@ test('HEAD, icon and robots.txt', async () => {
   assert.match((await ask('/favicon.ico')).headers.get('content-type') ?? '', /svg/);
   assert.match(await (await ask('/robots.txt')).text(), /^User-agent: \*$/m);
 });
+
+test('what a DELETE carries has no meaning, whether it could be read or not', async () => {
+  for (const body of ['{"a": 1}', '{', pack(validBody()).toString('latin1')]) {
+    for (const [path, status] of [
+      [`/tensors/${'a'.repeat(64)}`, 404],
+      ['/jobs/none', 404],
+    ] as const) {
+      const headers = { 'content-type': 'application/json' };
+      const response = await ask(path, { method: 'DELETE', headers, body });
+      assert.equal(response.status, status, await response.text());
+    }
+  }
+});

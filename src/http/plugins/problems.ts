@@ -21,13 +21,15 @@ const LINGER_MS = 2000;
 const LINGER_BYTES = 2 ** 26;
 
 /**
- * Many clients look for an answer only once they have sent everything, and do not see it when the
- * connection is closed before: for a moment the rest is received and thrown away, then it is cut off.
+ * What is left of a body that nobody wants. Many clients look for an answer only once they have sent everything, and
+ * do not see it when the connection is closed before: for a moment the rest is received and thrown away, then it is
+ * cut off.
  */
-function discardRest({ raw }: FastifyRequest): void {
+export function discardRest({ raw }: FastifyRequest): void {
   if (raw.complete) return;
   let bytes = 0;
-  const timer = setTimeout(() => raw.destroy(), LINGER_MS);
+  // What has arrived while this thread was busy is read first.
+  const timer = setTimeout(() => setImmediate(() => raw.destroy()), LINGER_MS);
   raw.on('data', (chunk: Buffer) => {
     bytes += chunk.length;
     if (bytes > LINGER_BYTES) raw.destroy();

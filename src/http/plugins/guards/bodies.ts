@@ -10,7 +10,9 @@ import type { Decoded } from '../../../wire/tree/tree.js';
 import { WireError } from '../../../wire/tree/wire-error.js';
 import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../../../wire/tree/wire-limits.js';
 import { type PaceLimits, watchPace } from '../../admission/pace.js';
+import { Turns } from '../../admission/turns.js';
 import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../../media-types.js';
+import { discardRest } from '../problems.js';
 
 export interface BodyLimits {
   readonly maxBodyBytes: number;
@@ -125,11 +127,9 @@ function tooSlow({ minBytesPerSecond, patienceMs }: PaceLimits, bytes: number): 
   );
 }
 
-function decodeWith(
-  decode: (body: Uint8Array, limits: WireLimits) => Decoded,
-  request: FastifyRequest,
-  body: Uint8Array,
-): unknown {
+type Decode = (body: Uint8Array, limits: WireLimits) => Decoded;
+
+function decodeWith(decode: Decode, request: FastifyRequest, body: Uint8Array): unknown {
   try {
     const { value, dialect } = decode(body, DEFAULT_WIRE_LIMITS);
     request.dialect = dialect;
@@ -155,22 +155,20 @@ async function bodies(app: FastifyInstance, limits: BodyLimits): Promise<void> {
   app.decorateRequest('dialect', 'tensor');
   app.decorateRequest('memory');
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser(
-    [...MSGPACK_TYPES],
-    async (request: FastifyRequest, payload: IncomingMessage) =>
-      decodeWith(
-        decodeMsgpack,
-        request,
-        await readBody(request, payload, limits.maxBodyBytes, limits.pace),
-      ),
-  );
-  app.addContentTypeParser(JSON_TYPE, async (request: FastifyRequest, payload: IncomingMessage) =>
-    decodeWith(
-      decodeJson,
-      request,
-      await readBody(request, payload, limits.maxJsonBytes, limits.pace),
-    ),
-  );
+  const turns = new Turns();
+  const parser =
+    (decode: Decode, limit: number) =>
+    async (request: FastifyRequest, payload: IncomingMessage): Promise<unknown> => {
+      // What a DELETE carries has no meaning (RFC 9110, 9.3.5).
+      if (!request.routeOptions.schema?.body) return discardRest(request);
+      const body = await readBody(request, payload, limit, limits.pace);
+      await turns.take(request.client);
+      // It may have waited for longer than anybody waits for it.
+      request.cancellation.throwIfAborted();
+      return decodeWith(decode, request, body);
+    };
+  app.addContentTypeParser([...MSGPACK_TYPES], parser(decodeMsgpack, limits.maxBodyBytes));
+  app.addContentTypeParser(JSON_TYPE, parser(decodeJson, limits.maxJsonBytes));
   app.addHook('onRequest', async (request) => {
     request.memory = new Lease();
   });
