@@ -1,117 +1,216 @@
 /**
- * node dist/bench/scaling.js [length]
+ * node dist/bench/scaling.js [share]
  *
- * One large request by 1, 2 and 4 worker processes of one thread: time, bytes, efficiency; what a part costs beside its
- * computation; and from these figures a model of many nodes. Needs valkey-server or redis-server.
+ * One large request of each method by 1, 2 and 4 worker processes of one thread: time, processor time and bytes; what a
+ * queue costs small requests; and from these figures a model of many nodes. share scales the lengths (1: some
+ * minutes). Needs Linux, and valkey-server or redis-server.
  */
-import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 import type { QueueExecutor } from '../src/cluster/queue-executor.js';
-import { knows, startNode, startWorker } from '../test/cluster/nodes.js';
+import { knows, large, startNode, startWorker, type WorkerProcess } from '../test/cluster/nodes.js';
 import { startStore } from '../test/cluster/store.js';
 import { randomProblem } from '../test/kernels/problems.js';
+import type { Job } from '../workers/job.js';
 import { exactWork } from '../workers/kernels/exact/cost.js';
-import { cutsOf, exactParts } from '../workers/kernels/exact/gradient.js';
+import { exactForwardJob } from '../workers/kernels/exact/forward.js';
+import { exactJob, exactParts } from '../workers/kernels/exact/gradient.js';
+import { lowRankPart } from '../workers/kernels/low-rank/part.js';
+import { planLowRank } from '../workers/kernels/low-rank/plan/plan.js';
+import { referenceParts } from '../workers/kernels/reference/parts.js';
+import { planSampled } from '../workers/kernels/sampled/job.js';
+import { sampledPart } from '../workers/kernels/sampled/part.js';
+import type { AttentionProblem } from '../workers/problem.js';
+import { modelOf } from './support/cluster-model.js';
+import { table } from './support/format.js';
 
-const LENGTH = Number(process.argv[2] ?? 12_288);
+const SHARE = Number(process.argv[2] ?? 1);
+const WORKERS = [1, 2, 4];
 const { signal } = new AbortController();
-const OPTIONS = { attentionOutput: false, estimate: { rows: 16, seed: 1 } };
+const SEED = 1;
+const OUTPUTS = { attentionOutput: false };
+const GRADIENTS = { output: false, gradients: true, inputGradients: false };
 
-const layer = (queryLength: number) => {
-  const size = { heads: 8, headDim: 64, inFeatures: 512, ranks: { q: 8, v: 8 }, causal: true };
-  return randomProblem({ ...size, queryLength, seed: 1 });
+function layer(length: number, heads = 8): AttentionProblem {
+  const queryLength = 64 * Math.round((SHARE * length) / 64);
+  const size = { heads, headDim: 64, inFeatures: 512, ranks: { q: 8, v: 8 }, causal: true };
+  return randomProblem({ ...size, queryLength, spread: 0.5, seed: SEED });
+}
+
+const exact = (problem: AttentionProblem) =>
+  exactJob(problem, { ...OUTPUTS, estimate: { rows: 16, seed: SEED } });
+
+interface Subject {
+  readonly length: number;
+  readonly heads?: number;
+  /** What comes before the parts, by the API node in any case. */
+  prepare(node: QueueExecutor, problem: AttentionProblem): Promise<() => Job<unknown>>;
+}
+
+const SUBJECTS: Record<string, Subject> = {
+  exact: { length: 16_384, prepare: async (_, problem) => () => exact(problem) },
+  'the output alone': {
+    length: 16_384,
+    prepare: async (_, problem) => () => exactForwardJob(problem, { seed: SEED }),
+  },
+  float64: {
+    ...{ length: 1536, heads: 4 },
+    prepare: async (_, problem) => () => referenceParts(problem, OUTPUTS),
+  },
+  sampled: {
+    length: 8192,
+    prepare: async ({ pool }, problem) => {
+      const options = { ...OUTPUTS, tolerance: 0.1, keys: 256, needs: GRADIENTS, seed: SEED };
+      const { plan } = await pool.run(planSampled(problem, options), { signal });
+      return () => sampledPart(problem, plan, { ...OUTPUTS, seed: SEED });
+    },
+  },
+  low_rank: {
+    ...{ length: 8192, heads: 4 },
+    prepare: async ({ pool, rates }, problem) => {
+      const options = { tolerance: 0.1, features: 64, seed: SEED, rates };
+      const plan = await pool.run(planLowRank(problem, options), { signal });
+      const run = { ...OUTPUTS, correction: false, certificate: false, seed: SEED };
+      return () => lowRankPart(problem, plan, run);
+    },
+  },
 };
 
-async function seconds(work: () => Promise<unknown>): Promise<number> {
-  const start = performance.now();
+/** Seconds that the processors have spent on another process. */
+function processorSeconds({ child }: WorkerProcess): number {
+  const fields = readFileSync(`/proc/${child.pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
+  // utime and stime, in hundredths.
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
+interface Cost {
+  readonly seconds: number;
+  readonly processor: number;
+}
+
+async function costOf(work: () => Promise<unknown>, workers: WorkerProcess[] = []): Promise<Cost> {
+  const spent = () => {
+    const { user, system } = process.cpuUsage();
+    return (user + system) / 1e6 + workers.reduce((sum, one) => sum + processorSeconds(one), 0);
+  };
+  const [start, before] = [performance.now(), spent()];
   await work();
-  return (performance.now() - start) / 1000;
+  return { seconds: (performance.now() - start) / 1000, processor: spent() - before };
 }
 
-const table = (head: readonly string[], rows: readonly (readonly (string | number)[])[]) =>
-  [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n');
+const percent = (x: number) => `${Math.round(100 * x)} %`;
+const megabytes = (x: number) => (x / 1e6).toFixed(1);
 
-interface Measured {
-  /** Bytes a second into the store and out of it, digests included. */
-  readonly put: number;
-  readonly get: number;
-  /** Seconds from a part that is sent to its result, without its computation. */
-  readonly message: number;
-}
-
-async function transfer(node: QueueExecutor): Promise<Measured> {
+async function transferOf(node: QueueExecutor): Promise<{ put: number; get: number }> {
   const bytes = new Uint8Array(new SharedArrayBuffer(2 ** 27));
   new DataView(bytes.buffer).setFloat64(0, performance.now());
-  const put = await seconds(() => node.blobs.put(bytes));
+  const put = await costOf(() => node.blobs.put(bytes));
   const name = await node.blobs.put(bytes);
-  const get = await seconds(() => node.blobs.get(name));
-  const channel = randomUUID();
-  const message = await seconds(async () => {
-    for (let k = 0; k < 50; k++) await node.store.set(channel, k, 'PX', 1000);
-  });
-  // A part takes a dozen commands on its way and back.
-  return { put: bytes.length / put, get: bytes.length / get, message: (12 * message) / 50 };
+  const get = await costOf(() => node.blobs.get(name));
+  return { put: bytes.length / put.seconds, get: bytes.length / get.seconds };
 }
 
-/** What nodes of `threads` threads make of a layer of `heads` heads, from what one thread does in `rate` flops a second. */
-function model(measured: Measured, rate: number): string {
-  const [length, heads, width, inputs, rank, threads, network] = [
-    32_768, 32, 128, 4096, 16, 16, 1.25e9,
-  ];
-  const work = heads * (length * length) * 0.5 * (2 * (2 * width + 4 * rank) + 100);
-  const shared = 4 * length * inputs;
-  const upload = 4 * (length * heads * width + inputs * 3 * heads * width) + shared;
-  const part = work / 32;
-  const result = 8 * 2 * rank * (2 * inputs + (4 * heads * width) / 32);
-  const rows = [1, 2, 4, 8, 16, 32, 128, 512].map((nodes) => {
-    const useful = Math.min(nodes, 32);
-    const compute = (Math.ceil(32 / useful) * part) / (rate * threads);
-    const speed = Math.min(network, measured.put);
-    const fetch = (useful * shared + upload) / Math.min(network, measured.get);
-    const latency = upload / speed + fetch + compute + (32 * result) / speed + measured.message;
-    const perSecond = Math.min(
-      (nodes * rate * threads) / work,
-      network / (nodes > 1 ? upload + shared : upload),
-    );
-    return [
-      nodes,
-      latency.toFixed(1),
-      `${Math.round((100 * work) / (rate * threads * useful * latency))} %`,
-      (60 * perSecond).toFixed(1),
+/** Seconds beyond its computation of a part that is too small to matter. */
+async function messageOf(node: QueueExecutor): Promise<number> {
+  const problem = layer(1024 / SHARE);
+  const job = () => large(exactParts(problem, OUTPUTS));
+  const times: number[] = [];
+  for (let k = 0; k < 9; k++) {
+    const [sent, here] = [
+      await costOf(() => node.run(job(), { signal })),
+      await costOf(() => node.pool.run(job(), { signal })),
     ];
-  });
-  return table(['nodes of 16 threads', 'one request, s', 'efficiency', 'requests a minute'], rows);
+    times.push(sent.seconds - here.seconds);
+  }
+  return median(times);
 }
+
+const median = (x: readonly number[]) => [...x].sort((a, b) => a - b)[x.length >> 1]!;
 
 const store = await startStore();
 const node = await startNode(store.url);
-const workers: Awaited<ReturnType<typeof startWorker>>[] = [];
+const workers: WorkerProcess[] = [];
 try {
-  const problem = layer(LENGTH);
-  const parts = cutsOf(problem, OPTIONS).length;
-  const here = await seconds(() => node.pool.run(exactParts(problem, OPTIONS), { signal }));
-  const rows: (string | number)[][] = [['none: the node itself', here.toFixed(1), '100 %', '0']];
-  for (const count of [1, 2, 4]) {
-    while (workers.length < count) workers.push(await startWorker(store.url));
-    await knows(node, count);
-    const before = node.figures();
-    const time = await seconds(() => node.run(exactParts(problem, OPTIONS), { signal }));
-    const after = node.figures();
-    const bytes = after.bytesSent - before.bytesSent + after.bytesReceived - before.bytesReceived;
-    const efficiency = `${Math.round((100 * here) / (count * time))} %`;
-    rows.push([count, time.toFixed(1), efficiency, (bytes / 1e6).toFixed(1)]);
+  while (workers.length < Math.max(...WORKERS)) workers.push(await startWorker(store.url));
+  const cores = cpus().length;
+  console.log(`${cores} cores, kernels ${node.kernels}\n`);
+  const rows: string[][] = [];
+  const measured: Record<string, Cost> = {};
+  const jobs = new Map<string, () => Job<unknown>>();
+  for (const [name, { length, heads, prepare }] of Object.entries(SUBJECTS)) {
+    const job = await prepare(node, layer(length, heads));
+    jobs.set(name, job);
+    measured[name] = await costOf(() => node.pool.run(job(), { signal }));
   }
-  console.log(`L ${LENGTH}, 8 heads of 64, causal, ${parts} parts\n`);
-  console.log(table(['workers', 's', 'efficiency', 'MB of the API node'], rows));
-  const measured = await transfer(node);
-  const needs = { output: false, gradients: true, inputGradients: false };
-  const rate = exactWork(problem, needs) / here;
+  for (const count of [...WORKERS].reverse()) {
+    await Promise.all(workers.splice(count).map((worker) => worker.end()));
+    await knows(node, count);
+    for (const [name, job] of jobs) {
+      const before = node.figures();
+      const cost = await costOf(() => node.run(job(), { signal }), workers);
+      const after = node.figures();
+      const alone = measured[name]!;
+      rows.push([
+        name,
+        String(count),
+        String(after.partsSent - before.partsSent),
+        `${alone.seconds.toFixed(1)} to ${cost.seconds.toFixed(1)}`,
+        `${alone.processor.toFixed(1)} to ${cost.processor.toFixed(1)}`,
+        percent(alone.seconds / (Math.min(cores, count) * cost.seconds)),
+        `${megabytes(after.bytesSent - before.bytesSent)}, ${megabytes(after.bytesReceived - before.bytesReceived)}`,
+      ]);
+    }
+  }
+  rows.sort(([a], [b]) => Object.keys(SUBJECTS).indexOf(a!) - Object.keys(SUBJECTS).indexOf(b!));
   console.log(
-    `\n${(measured.put / 1e9).toFixed(2)} GB/s put, ${(measured.get / 1e9).toFixed(2)} GB/s got, `,
+    table(
+      [
+        ...['request', 'workers', 'parts', 's, alone to queue', 'CPU s, alone to queue'],
+        ...['efficiency per core', 'MB put, got'],
+      ],
+      rows,
+      1,
+    ),
+  );
+  const small = layer(512 / SHARE);
+  const ratios: number[] = [];
+  for (let k = 0; k < 100; k++) {
+    const by = await costOf(() => node.run(exact(small), { signal }));
+    const without = await costOf(() => node.pool.run(exact(small), { signal }));
+    ratios.push(by.seconds / without.seconds);
+  }
+  console.log(
+    `\nsmall requests (512 rows): ${median(ratios).toFixed(3)} of the time without a queue`,
+  );
+  const rate = exactWork(layer(SUBJECTS.exact!.length), GRADIENTS) / measured.exact!.processor;
+  const figures = { ...(await transferOf(node)), message: await messageOf(node), rate };
+  console.log(
+    `${(figures.put / 1e9).toFixed(2)} GB/s put, ${(figures.get / 1e9).toFixed(2)} GB/s got, ` +
+      `${(1000 * figures.message).toFixed(0)} ms a part, ${(rate / 1e9).toFixed(0)} GFLOP/s a thread\n`,
+  );
+  const assumed = { heads: 32, headDim: 128, inFeatures: 4096, rank: 16, threads: 16 };
+  const layers = [32_768, 131_072].map((length) => ({ ...assumed, length, network: 1.25e9 }));
+  const model = layers.flatMap((one) =>
+    [1, 2, 4, 8, 16, 32, 128, 512].map((nodes) => {
+      const { latency, efficiency, perMinute, limit } = modelOf(figures, one, nodes);
+      const seconds = Object.values(latency);
+      return [
+        ...[String(one.length), String(nodes), seconds.map((x) => x.toFixed(1)).join(' + ')],
+        seconds.reduce((a, b) => a + b).toFixed(1),
+        ...[percent(efficiency), `${perMinute.toPrecision(2)} (${limit})`],
+      ];
+    }),
   );
   console.log(
-    `${(1000 * measured.message).toFixed(1)} ms a part, ${(rate / 1e9).toFixed(0)} GFLOP/s a thread\n`,
+    table(
+      [
+        ...['L', 'nodes', 'transfer + compute + join, s', 'one request, s', 'efficiency'],
+        'requests a minute (limited by)',
+      ],
+      model,
+      0,
+    ),
   );
-  console.log(model(measured, rate));
 } finally {
   await Promise.all(workers.map((worker) => worker.end()));
   await node.close();

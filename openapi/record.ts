@@ -5,7 +5,7 @@
 import { writeFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import type { FastifyInstance, InjectOptions } from 'fastify';
-import { storeFull } from '../src/cluster/parts-run.js';
+import { storeFull } from '../src/cluster/faults.js';
 import { readConfig } from '../src/config.js';
 import { type Engine, ThreadedEngine } from '../src/engine/engine.js';
 import { Problem, type ProblemDetails } from '../src/errors.js';

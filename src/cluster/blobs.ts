@@ -1,10 +1,7 @@
 /** Bytes under their digest in the store: in chunks, for a time, sent and fetched once a node. */
 import type { Redis } from 'ioredis';
 import { LRUCache } from 'lru-cache';
-import { type BlobName, blobKey, MISSING } from './names.js';
-
-/** Of one value: half of what it may be, so that other commands need not wait for it long. */
-const CHUNK_BYTES = 2 ** 25;
+import { type BlobName, blobKey, CHUNK_BYTES, MISSING } from './names.js';
 
 export interface BlobTraffic {
   readonly bytesSent: number;

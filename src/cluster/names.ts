@@ -14,6 +14,13 @@ export function queueName(kernels: KernelBuild): string {
 }
 
 export const blobKey = (digest: string, chunk: number) => `${PREFIX}:blob:${digest}:${chunk}`;
+/** A tensor of PUT /tensors, and the list of those of its owner. */
+export const tensorKey = (owner: string, name: string) => `${PREFIX}:tensor:${owner}:${name}`;
+export const tensorsKey = (owner: string) => `${PREFIX}:tensors:${owner}`;
+/** Tensors that nodes are to forget are published here. */
+export const FORGET_CHANNEL = `${PREFIX}:forget`;
+/** Of a large value: less than what other commands, such as those that cancel, would have to wait for. */
+export const CHUNK_BYTES = 2 ** 22;
 /** There as long as the API node is. */
 export const aliveKey = (node: string) => `${PREFIX}:alive:${node}`;
 /** Names of requests that were given up are published here. */

@@ -3,11 +3,11 @@ import { randomUUID } from 'node:crypto';
 import type { Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { Stage, Task } from '../../workers/job.js';
-import { Problem } from '../errors.js';
 import { type Executor, type RunContext, WorkerLostError } from '../pool/executor.js';
 import type { Blobs } from './blobs.js';
 import { timely } from './connection.js';
 import { open, seal } from './envelope.js';
+import { isAway, isFull, storeFull } from './faults.js';
 import {
   type BlobName,
   CANCEL_CHANNEL,
@@ -279,14 +279,7 @@ function failureOf(reason: string): Error {
 
 function kindOf(error: Error): 'full' | 'missing' | 'away' | 'other' {
   const { message } = error;
-  if (/\bOOM\b/.test(message)) return 'full';
+  if (isFull(error)) return 'full';
   if (message === MISSING || message === UNWANTED) return 'missing';
-  const away = /Connection is closed|max retries|ECONN|EPIPE|ETIMEDOUT|isn't writeable|LOADING/i;
-  return error instanceof NoQueueError || away.test(message) ? 'away' : 'other';
-}
-
-export function storeFull(): Problem {
-  return new Problem('store-full', 'The store of the queue is full. Try again later.', {
-    headers: { 'retry-after': '10' },
-  });
+  return error instanceof NoQueueError || isAway(error) ? 'away' : 'other';
 }

@@ -8,11 +8,12 @@ import {
   maxBodyBytes,
   maxInflightBytes,
   paceOf,
+  queueOptions,
   storeBytes,
 } from '../config.js';
 import type { Engine } from '../engine/engine.js';
 import { toProblem } from '../errors.js';
-import { TensorStore } from '../store/tensor-store.js';
+import { KnownTensors } from '../store/known-tensors.js';
 import { ApiKeys } from './access/api-keys.js';
 import { readTls, renewTls, type TlsFiles } from './access/tls.js';
 import { clientErrorHandler } from './broken-requests.js';
@@ -124,7 +125,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   await app.register(docs, { config });
   if (config.LORAGRAD_DOCS) await app.register(pages, { secure: tls !== null });
 
-  const store = new TensorStore(storeBytes(config));
+  const store = new KnownTensors(storeBytes(config), queueOptions(config));
   await app.register(storePlugin, { store });
   const options: RouteOptions = { engine, config, store };
   await app.register(gradientRoute, options);

@@ -6,6 +6,18 @@ import { Problem } from '../errors.js';
 import { TensorReference } from '../wire/tree/reference.js';
 import { appendPointer } from '../wire/tree/wire-error.js';
 
+/** Names of all references in a body. */
+export function referencesIn(body: unknown): Set<string> {
+  const names = new Set<string>();
+  const visit = (value: unknown): void => {
+    if (value instanceof TensorReference) names.add(value.name);
+    else if (typeof value !== 'object' || value === null || isEncodedTensor(value)) return;
+    else Object.values(value).forEach(visit);
+  };
+  visit(body);
+  return names;
+}
+
 /** @returns undefined when the store does not have it. */
 export type Lookup = (name: string) => Tensor | undefined;
 

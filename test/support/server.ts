@@ -1,6 +1,6 @@
 /** The service as main.ts puts it together, on a free port of this process. */
 import type { AddressInfo } from 'node:net';
-import { poolOptions, readConfig } from '../../src/config.js';
+import { poolOptions, queueOptions, readConfig } from '../../src/config.js';
 import { ThreadedEngine } from '../../src/engine/engine.js';
 import { buildApp } from '../../src/http/app.js';
 import { DIALECTS, decodeAnswer } from './dialects.js';
@@ -42,7 +42,8 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
     LORAGRAD_WORKERS: '2',
     ...settings,
   });
-  const engine = await ThreadedEngine.start({ ...poolOptions(config), rates: RATES });
+  const pool = { ...poolOptions(config), rates: RATES };
+  const engine = await ThreadedEngine.start(pool, queueOptions(config));
   const app = await buildApp(config, engine);
   await app.listen({ port: config.PORT, host: config.HOST });
   const { port } = app.server.address() as AddressInfo;

@@ -21,8 +21,8 @@ export interface Tensor {
 export type GivenTensor = EncodedTensor | Tensor;
 
 /** Bytes that its data takes on the wire. */
-export function wireBytes({ dtype, data }: Tensor): number {
-  return data.length * ITEM_SIZE[dtype];
+export function wireBytes({ dtype, shape }: Pick<Tensor, 'dtype' | 'shape'>): number {
+  return elementCount(shape) * ITEM_SIZE[dtype];
 }
 
 /** Number of elements, 1 for the empty shape of a scalar. */

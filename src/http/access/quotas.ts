@@ -1,5 +1,6 @@
 /** What the holder of an API key may use: so much a minute, with a minute's worth at once. */
 import { Problem } from '../../errors.js';
+import type { Keeper } from '../../store/known-tensors.js';
 
 export interface Quota {
   /** Requests that compute, a minute. */
@@ -8,6 +9,14 @@ export interface Quota {
   readonly bytes?: number;
   /** Bytes of tensors in the store. */
   readonly stored?: number;
+}
+
+/** Whose tensors a request means, and how many bytes of them a store of `limit` bytes keeps. */
+export function keeperOf(
+  { owner, quota }: { readonly owner: string; readonly quota: Quota },
+  limit: number,
+): Keeper {
+  return { owner, quota: Math.min(limit, quota.stored ?? limit) };
 }
 
 export const QUOTA_NAMES = ['requests', 'bytes', 'stored'] as const satisfies (keyof Quota)[];

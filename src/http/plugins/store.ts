@@ -3,10 +3,11 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Counter, Gauge } from 'prom-client';
 import { wireBytes } from '../../../workers/tensor/tensor.js';
-import { resolveReferences } from '../../store/resolve.js';
-import type { TensorStore } from '../../store/tensor-store.js';
+import type { KnownTensors } from '../../store/known-tensors.js';
+import { referencesIn, resolveReferences } from '../../store/resolve.js';
+import { keeperOf } from '../access/quotas.js';
 
-async function storePlugin(app: FastifyInstance, options: { store: TensorStore }): Promise<void> {
+async function storePlugin(app: FastifyInstance, options: { store: KnownTensors }): Promise<void> {
   const { store } = options;
   const registers = [app.metrics.registry];
   const references = new Counter({
@@ -26,7 +27,7 @@ async function storePlugin(app: FastifyInstance, options: { store: TensorStore }
     registers,
     collect() {
       this.reset();
-      this.inc(store.evicted);
+      this.inc(store.own.evicted);
     },
   });
   new Gauge({
@@ -34,7 +35,7 @@ async function storePlugin(app: FastifyInstance, options: { store: TensorStore }
     help: 'Memory of the tensors in the store',
     registers,
     collect() {
-      this.set(store.bytes);
+      this.set(store.own.bytes);
     },
   });
   new Gauge({
@@ -42,23 +43,30 @@ async function storePlugin(app: FastifyInstance, options: { store: TensorStore }
     help: 'Tensors in the store',
     registers,
     collect() {
-      this.set(store.count);
+      this.set(store.own.count);
     },
   });
 
   async function resolve(request: FastifyRequest): Promise<void> {
     let bytes = 0;
+    const keeper = keeperOf(request, store.own.limit);
+    let reserved = 0;
+    const known = await store.find(referencesIn(request.body), keeper, (forms) => {
+      reserved = forms.reduce((sum, form) => sum + wireBytes(form), 0);
+      if (reserved > 0) request.reserveMoreBytes(reserved);
+    });
     request.body = resolveReferences(request.body, (name) => {
-      const tensor = store.get(name, request.owner);
+      const tensor = known.get(name);
       references.inc({ result: tensor ? 'hit' : 'miss' });
       bytes += tensor ? wireBytes(tensor) : 0;
       return tensor;
     });
     // Kernels need as much memory for these tensors as for those in the body.
-    if (bytes > 0) request.reserveMoreBytes(bytes);
+    if (bytes > reserved) request.reserveMoreBytes(bytes - reserved);
     referenced.inc(bytes);
   }
 
+  app.addHook('onClose', () => store.close());
   app.addHook('onRoute', (route) => {
     if (route.config?.compute) route.preHandler = [resolve, ...[route.preHandler ?? []].flat()];
   });

@@ -2,10 +2,11 @@
 import type { FastifyInstance } from 'fastify';
 import Type from 'typebox';
 import type { EncodedTensor } from '../../../workers/tensor/encoded.js';
-import { type Tensor, wireBytes } from '../../../workers/tensor/tensor.js';
+import { wireBytes } from '../../../workers/tensor/tensor.js';
 import { Problem } from '../../errors.js';
 import { storedBytes } from '../../store/tensor-store.js';
 import { referenceName } from '../../wire/tree/reference.js';
+import { keeperOf } from '../access/quotas.js';
 import { JSON_TYPE } from '../media-types.js';
 import { TENSOR_EXAMPLE_DIGEST } from '../schemas/example.js';
 import { answerContent, requestBody } from '../schemas/media.js';
@@ -30,13 +31,6 @@ const MISSING = ['bad-request', 'not-found'] as const;
 export default async function tensors(app: FastifyInstance, options: RouteOptions): Promise<void> {
   const { store, engine, config } = options;
 
-  /** @throws {Problem} when the store does not have it. */
-  function stored({ sha256 }: Params, owner: string): Tensor {
-    const tensor = store.get(referenceName(sha256), owner);
-    if (tensor) return tensor;
-    throw notFound(sha256);
-  }
-
   app.put<{ Params: Params; Body: EncodedTensor }>(URL, {
     config: { compute: true },
     schema: {
@@ -57,7 +51,8 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
     handler: async (request, reply) => {
       const { sha256 } = request.params;
       const { dtype, shape } = request.body;
-      const limit = Math.min(store.limit, request.quota.stored ?? store.limit);
+      const keeper = keeperOf(request, store.own.limit);
+      const limit = keeper.quota;
       const actual = storedBytes(dtype, shape);
       if (actual > limit) {
         throw new Problem(
@@ -68,7 +63,7 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
       }
       const work = { kind: 'keep', digest: sha256, encoded: request.body } as const;
       const { answer: tensor } = await compute(app, engine, request, work, null);
-      const isNew = store.add(referenceName(sha256), tensor, request.owner, limit);
+      const isNew = await store.add(referenceName(sha256), tensor, keeper);
       Object.assign(request.notes, { dtype, shape, isNew });
       return reply.code(isNew ? 201 : 204).send();
     },
@@ -88,7 +83,9 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
       },
     },
     handler: async (request, reply) => {
-      stored(request.params, request.owner);
+      const { sha256 } = request.params;
+      const keeper = keeperOf(request, store.own.limit);
+      if (!(await store.has(referenceName(sha256), keeper))) throw notFound(sha256);
       return reply.send();
     },
   });
@@ -114,7 +111,14 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
       },
     },
     handler: async (request, reply) => {
-      const tensor = stored(request.params, request.owner);
+      const { sha256 } = request.params;
+      const name = referenceName(sha256);
+      const keeper = keeperOf(request, store.own.limit);
+      const found = await store.find([name], keeper, (forms) => {
+        for (const form of forms) request.reserveMoreBytes(wireBytes(form));
+      });
+      const tensor = found.get(name);
+      if (!tensor) throw notFound(sha256);
       const limit = config.LORAGRAD_MAX_JSON_BYTES;
       const actual = wireBytes(tensor);
       if (request.answerType === JSON_TYPE && actual > limit) {
@@ -145,7 +149,7 @@ export default async function tensors(app: FastifyInstance, options: RouteOption
     },
     handler: async (request, reply) => {
       const { sha256 } = request.params;
-      if (!store.delete(referenceName(sha256), request.owner)) throw notFound(sha256);
+      if (!(await store.delete(referenceName(sha256), request.owner))) throw notFound(sha256);
       return reply.code(204).send();
     },
   });

@@ -1,0 +1,172 @@
+/**
+ * Tensors of all API nodes of a queue, in its store: what one node keeps, the others find. A tensor is one key, a hash of
+ * its form and its chunks, which comes and goes as a whole.
+ */
+import type { Redis } from 'ioredis';
+import { elementCount, type Tensor } from '../../workers/tensor/tensor.js';
+import { connect, timely } from '../cluster/connection.js';
+import { isAway, isFull, storeFull } from '../cluster/faults.js';
+import { CHUNK_BYTES, FORGET_CHANNEL, tensorKey, tensorsKey } from '../cluster/names.js';
+import { storedBytes } from './tensor-store.js';
+
+export type TensorForm = Pick<Tensor, 'dtype' | 'shape'>;
+
+/** Of a hash: what is written last. */
+const FORM = 'form';
+
+/**
+ * Tensors of an owner by their last use, as 'name bytes'. One counts as used now; beyond the quota the others make
+ * room, those first that were not used for the longest time.
+ */
+const BOOK = `
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+local kept, bytes = redis.call('ZRANGE', KEYS[1], 0, -1), 0
+for _, tensor in ipairs(kept) do bytes = bytes + tensor:match(' (%d+)') end
+for _, tensor in ipairs(kept) do
+  if bytes <= tonumber(ARGV[2]) then break end
+  redis.call('DEL', ARGV[4] .. tensor:match('[^ ]+'))
+  redis.call('ZREM', KEYS[1], tensor)
+  bytes = bytes - tensor:match(' (%d+)')
+end`;
+
+export class SharedTensors {
+  readonly #store: Redis;
+  readonly #listener: Redis;
+  readonly #fetching = new Map<string, Promise<Tensor | undefined>>();
+
+  /** @param onForget told of what any node was asked to forget. */
+  constructor(
+    private readonly options: { readonly url: string; readonly ttlMs: number },
+    onForget: (name: string, owner: string) => void,
+  ) {
+    this.#store = connect(options.url);
+    this.#listener = connect(options.url);
+    this.#listener.subscribe(FORGET_CHANNEL).catch(() => {});
+    this.#listener.on('message', (_channel, message: string) => {
+      const [name, owner] = JSON.parse(message) as [string, string];
+      onForget(name, owner);
+    });
+  }
+
+  /**
+   * The tensor counts as used. Where the store does not answer, it is not kept.
+   *
+   * @param quota bytes of the owner, as `storedBytes` counts them: beyond it others of its tensors make room.
+   * @returns whether it was not there before.
+   * @throws {Problem} store-full
+   */
+  async add(name: string, tensor: Tensor, owner: string, quota: number): Promise<boolean> {
+    if (await this.formOf(name, owner)) return false;
+    const key = tensorKey(owner, name);
+    const { buffer, byteOffset, byteLength } = tensor.data;
+    try {
+      for (let at = 0; at < byteLength; at += CHUNK_BYTES) {
+        const length = Math.min(CHUNK_BYTES, byteLength - at);
+        const chunk = Buffer.from(buffer as ArrayBuffer, byteOffset + at, length);
+        await this.#write(key, { [at]: chunk });
+      }
+      const form: TensorForm = { dtype: tensor.dtype, shape: tensor.shape };
+      await this.#write(key, { [FORM]: JSON.stringify(form) });
+      await this.#book(name, owner, form, quota);
+    } catch (error) {
+      if (!isFull(error as Error)) return whenAway(error as Error, true);
+      await this.#store.del(key).catch(() => {});
+      throw storeFull();
+    }
+    return true;
+  }
+
+  /** What a tensor would take; it counts as used. */
+  async formOf(name: string, owner: string): Promise<TensorForm | undefined> {
+    const key = tensorKey(owner, name);
+    try {
+      const text = await timely(this.#store.hget(key, FORM));
+      if (!text) return undefined;
+      const form = JSON.parse(text) as TensorForm;
+      await timely(this.#store.pexpire(key, this.options.ttlMs));
+      await this.#book(name, owner, form).catch(whenFull);
+      return form;
+    } catch (error) {
+      return whenAway(error as Error, undefined);
+    }
+  }
+
+  /** In shared memory. Those who want the same tensor at the same time share it. */
+  get(name: string, owner: string, form: TensorForm): Promise<Tensor | undefined> {
+    const key = tensorKey(owner, name);
+    let fetching = this.#fetching.get(key);
+    if (!fetching) {
+      fetching = this.#fetch(key, form).finally(() => this.#fetching.delete(key));
+      this.#fetching.set(key, fetching);
+    }
+    return fetching;
+  }
+
+  /** @returns whether it was there. */
+  async delete(name: string, owner: string): Promise<boolean> {
+    try {
+      const form = await this.formOf(name, owner);
+      if (!form) return false;
+      await timely(this.#store.del(tensorKey(owner, name)));
+      await timely(this.#store.zrem(tensorsKey(owner), listed(name, form)));
+      await timely(this.#store.publish(FORGET_CHANNEL, JSON.stringify([name, owner])));
+      return true;
+    } catch (error) {
+      return whenAway(error as Error, false);
+    }
+  }
+
+  close(): void {
+    this.#store.disconnect();
+    this.#listener.disconnect();
+  }
+
+  async #fetch(key: string, { dtype, shape }: TensorForm): Promise<Tensor | undefined> {
+    const wide = dtype === 'float64';
+    const memory = new SharedArrayBuffer(elementCount(shape) * (wide ? 8 : 4));
+    const bytes = new Uint8Array(memory);
+    try {
+      for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
+        const chunk = await timely(this.#store.hgetBuffer(key, String(at)));
+        if (chunk?.length !== Math.min(CHUNK_BYTES, bytes.length - at)) return undefined;
+        bytes.set(chunk, at);
+      }
+    } catch (error) {
+      return whenAway(error as Error, undefined);
+    }
+    return { dtype, shape, data: wide ? new Float64Array(memory) : new Float32Array(memory) };
+  }
+
+  async #write(key: string, fields: Record<string, Buffer | string>): Promise<void> {
+    await timely(this.#store.hset(key, fields));
+    await timely(this.#store.pexpire(key, this.options.ttlMs));
+  }
+
+  async #book(
+    name: string,
+    owner: string,
+    form: TensorForm,
+    quota = Number.MAX_SAFE_INTEGER,
+  ): Promise<void> {
+    const values = [listed(name, form), quota, this.options.ttlMs, tensorKey(owner, '')];
+    await timely(this.#store.eval(BOOK, 1, tensorsKey(owner), ...values));
+  }
+}
+
+const listed = (name: string, { dtype, shape }: TensorForm) =>
+  `${name} ${storedBytes(dtype, shape)}`;
+
+/** What is answered in place of a store that does not answer. */
+function whenAway<Answer>(error: Error, answer: Answer): Answer {
+  if (isAway(error)) return answer;
+  throw error;
+}
+
+/** A full store books nothing, but lets live on what it has. */
+function whenFull(error: Error): void {
+  if (!isFull(error)) throw error;
+}
