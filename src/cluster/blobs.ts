@@ -33,11 +33,12 @@ export class Blobs {
     return this.#traffic;
   }
 
-  /** Keeps the bytes in the store; sent only if they are not there. */
-  async put(bytes: Uint8Array): Promise<BlobName> {
+  /** Keeps the bytes in the store; sent only if they are not there, and as long as the signal lets them. */
+  async put(bytes: Uint8Array, signal?: AbortSignal): Promise<BlobName> {
     const digest = await this.options.digest(bytes);
     const chunks = Math.max(1, Math.ceil(bytes.length / CHUNK_BYTES));
     for (let k = 0; k < chunks; k++) {
+      signal?.throwIfAborted();
       const key = blobKey(digest, k);
       this.#traffic.roundTrips++;
       if ((await this.store.pexpire(key, this.options.ttlMs)) === 1) continue;

@@ -119,8 +119,8 @@ export class PartWorker {
       ]);
       if (cancelled || !alive) controller.abort(new Error(UNWANTED));
       signal.throwIfAborted();
-      const envelope = await this.#blobs.get(data.task);
-      const task = (await open(envelope, (name) => this.#blobs.get(name))) as Task;
+      // What is fetched for others too goes on.
+      const task = await Promise.race([this.#fetch(data), aborted(signal)]);
       const result = await this.pool
         .run(this.jobOf(task), { signal, owner: data.node })
         .catch(numericFailure);
@@ -136,6 +136,11 @@ export class PartWorker {
     }
   }
 
+  async #fetch({ task }: PartData): Promise<Task> {
+    const envelope = await this.#blobs.get(task);
+    return (await open(envelope, (name) => this.#blobs.get(name))) as Task;
+  }
+
   #stop(whose: (data: PartData) => boolean): void {
     for (const [controller, data] of this.#running) {
       if (whose(data)) controller.abort(new Error(UNWANTED));
@@ -149,6 +154,12 @@ export class PartWorker {
       if (!(await this.#store.exists(aliveKey(node)))) this.#stop((data) => data.node === node);
     }
   }
+}
+
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+  });
 }
 
 /** An answer too, and the same wherever the part runs. */

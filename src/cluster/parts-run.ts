@@ -46,7 +46,8 @@ class NoQueueError extends Error {}
 export interface Home {
   readonly node: string;
   readonly queue: Queue;
-  readonly store: Redis;
+  /** For what must not wait behind tensors. */
+  readonly signals: Redis;
   readonly blobs: Blobs;
   readonly pool: Executor;
   readonly options: { readonly ttlMs: number };
@@ -156,7 +157,7 @@ export class PartsRun {
       try {
         const name = await this.#inTurn(async () => {
           signal.throwIfAborted();
-          const envelope = await seal(task, (bytes) => this.#put(bytes));
+          const envelope = await seal(task, (bytes) => this.#put(bytes, signal));
           return blobs.put(envelope);
         });
         const { result } = await this.#wait(name, signal);
@@ -178,11 +179,11 @@ export class PartsRun {
   }
 
   /** What several parts have is hashed and sent once. */
-  async #put(bytes: Uint8Array): Promise<BlobName> {
+  async #put(bytes: Uint8Array, signal: AbortSignal): Promise<BlobName> {
     const of = this.#sent.get(bytes.buffer) ?? new Map<string, BlobName>();
     this.#sent.set(bytes.buffer, of);
     const place = `${bytes.byteOffset} ${bytes.length}`;
-    const name = of.get(place) ?? (await this.home.blobs.put(bytes));
+    const name = of.get(place) ?? (await this.home.blobs.put(bytes, signal));
     of.set(place, name);
     return name;
   }
@@ -258,12 +259,12 @@ export class PartsRun {
   }
 
   async #cancel(reason: Error): Promise<void> {
-    const { store, options } = this.home;
+    const { signals, options } = this.home;
     for (const part of new Set(this.#waiting.values())) part.reject(reason);
     try {
       await Promise.all([
-        store.set(cancelledKey(this.#request), 1, 'PX', options.ttlMs),
-        store.publish(CANCEL_CHANNEL, this.#request),
+        signals.set(cancelledKey(this.#request), 1, 'PX', options.ttlMs),
+        signals.publish(CANCEL_CHANNEL, this.#request),
       ]);
     } catch {
       // Workers find out when they look whether this node is alive, or finish in vain.

@@ -45,6 +45,7 @@ export class QueueExecutor implements Executor, Home {
   readonly queue: Queue;
   readonly blobs: Blobs;
   readonly store: Redis;
+  readonly signals: Redis;
   readonly #events: QueueEvents;
   readonly #runs = new Set<PartsRun>();
   #timer: NodeJS.Timeout | undefined;
@@ -59,6 +60,7 @@ export class QueueExecutor implements Executor, Home {
   ) {
     const name = queueName(pool.kernels);
     this.store = connect(options.url);
+    this.signals = connect(options.url);
     this.blobs = new Blobs(this.store, { ...options, digest: digestOn(pool) });
     this.queue = new Queue(name, {
       connection: connection(options.url),
@@ -114,9 +116,10 @@ export class QueueExecutor implements Executor, Home {
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#timer);
-    const ends = [this.store.del(aliveKey(this.node)), this.#events.close(), this.queue.close()];
+    const ends = [this.signals.del(aliveKey(this.node)), this.#events.close(), this.queue.close()];
     await Promise.allSettled(ends.map((end) => timely<unknown>(end)));
     this.store.disconnect();
+    this.signals.disconnect();
     await this.pool.close();
   }
 
@@ -139,8 +142,8 @@ export class QueueExecutor implements Executor, Home {
   /** A full store takes no new key, but lets an old one live on. */
   async sayAlive(): Promise<void> {
     const key = aliveKey(this.node);
-    if ((await this.store.pexpire(key, ALIVE_MS)) === 0) {
-      await this.store.set(key, 1, 'PX', ALIVE_MS);
+    if ((await this.signals.pexpire(key, ALIVE_MS)) === 0) {
+      await this.signals.set(key, 1, 'PX', ALIVE_MS);
     }
   }
 
