@@ -26,7 +26,8 @@ import { table } from './support/format.js';
 
 const SHARE = Number(process.argv[2] ?? 1);
 const WORKERS = [1, 2, 4];
-const { signal } = new AbortController();
+/** Nobody cancels it. */
+const context = () => ({ signal: new AbortController().signal });
 const SEED = 1;
 const OUTPUTS = { attentionOutput: false };
 const GRADIENTS = { output: false, gradients: true, inputGradients: false };
@@ -48,28 +49,28 @@ interface Subject {
 }
 
 const SUBJECTS: Record<string, Subject> = {
-  exact: { length: 16_384, prepare: async (_, problem) => () => exact(problem) },
+  exact: { length: 11_264, prepare: async (_, problem) => () => exact(problem) },
   'the output alone': {
-    length: 16_384,
+    length: 11_264,
     prepare: async (_, problem) => () => exactForwardJob(problem, { seed: SEED }),
   },
   float64: {
-    ...{ length: 1536, heads: 4 },
+    ...{ length: 1280, heads: 4 },
     prepare: async (_, problem) => () => referenceParts(problem, OUTPUTS),
   },
   sampled: {
-    length: 8192,
+    length: 4096,
     prepare: async ({ pool }, problem) => {
       const options = { ...OUTPUTS, tolerance: 0.1, keys: 256, needs: GRADIENTS, seed: SEED };
-      const { plan } = await pool.run(planSampled(problem, options), { signal });
+      const { plan } = await pool.run(planSampled(problem, options), context());
       return () => sampledPart(problem, plan, { ...OUTPUTS, seed: SEED });
     },
   },
   low_rank: {
-    ...{ length: 8192, heads: 4 },
+    ...{ length: 4096, heads: 4 },
     prepare: async ({ pool, rates }, problem) => {
       const options = { tolerance: 0.1, features: 64, seed: SEED, rates };
-      const plan = await pool.run(planLowRank(problem, options), { signal });
+      const plan = await pool.run(planLowRank(problem, options), context());
       const run = { ...OUTPUTS, correction: false, certificate: false, seed: SEED };
       return () => lowRankPart(problem, plan, run);
     },
@@ -117,8 +118,8 @@ async function messageOf(node: QueueExecutor): Promise<number> {
   const times: number[] = [];
   for (let k = 0; k < 9; k++) {
     const [sent, here] = [
-      await costOf(() => node.run(job(), { signal })),
-      await costOf(() => node.pool.run(job(), { signal })),
+      await costOf(() => node.run(job(), context())),
+      await costOf(() => node.pool.run(job(), context())),
     ];
     times.push(sent.seconds - here.seconds);
   }
@@ -140,14 +141,14 @@ try {
   for (const [name, { length, heads, prepare }] of Object.entries(SUBJECTS)) {
     const job = await prepare(node, layer(length, heads));
     jobs.set(name, job);
-    measured[name] = await costOf(() => node.pool.run(job(), { signal }));
+    measured[name] = await costOf(() => node.pool.run(job(), context()));
   }
   for (const count of [...WORKERS].reverse()) {
     await Promise.all(workers.splice(count).map((worker) => worker.end()));
     await knows(node, count);
     for (const [name, job] of jobs) {
       const before = node.figures();
-      const cost = await costOf(() => node.run(job(), { signal }), workers);
+      const cost = await costOf(() => node.run(job(), context()), workers);
       const after = node.figures();
       const alone = measured[name]!;
       rows.push([
@@ -175,8 +176,8 @@ try {
   const small = layer(512 / SHARE);
   const ratios: number[] = [];
   for (let k = 0; k < 100; k++) {
-    const by = await costOf(() => node.run(exact(small), { signal }));
-    const without = await costOf(() => node.pool.run(exact(small), { signal }));
+    const by = await costOf(() => node.run(exact(small), context()));
+    const without = await costOf(() => node.pool.run(exact(small), context()));
     ratios.push(by.seconds / without.seconds);
   }
   console.log(

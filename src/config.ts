@@ -188,7 +188,7 @@ export const ConfigSchema = Type.Object({
     default: '',
     writeOnly: true,
     description:
-      'Valkey or Redis that hands parts of large problems to machines that run loragrad worker: redis://user:password@host:6379, rediss:// for TLS. Empty: all is computed here',
+      'Valkey or Redis that hands parts of large problems to machines that run loragrad worker, and shares kept tensors between services: redis://user:password@host:6379, rediss:// for TLS. Empty: all is computed here',
   }),
   LORAGRAD_QUEUE_TTL_MS: milliseconds(
     600_000,

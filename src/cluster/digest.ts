@@ -7,12 +7,12 @@ import type { Executor } from '../pool/executor.js';
 /** Less is hashed here: the way to a thread would take longer. */
 const SMALL_BYTES = 2 ** 18;
 
-const { signal } = new AbortController();
-
 export function digestOn(pool: Executor): (bytes: Uint8Array) => Promise<string> {
   return async (bytes) => {
     const encoded = encodedTensor('float32', [bytes.length], bytes);
     if (bytes.length < SMALL_BYTES) return tensorDigest(encoded);
+    // Nobody cancels it. A signal that all shared would keep every one of them.
+    const { signal } = new AbortController();
     return pool.run(digestJob(encoded), { signal, owner: 'digest' });
   };
 }

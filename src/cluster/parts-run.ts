@@ -160,7 +160,8 @@ export class PartsRun {
           const envelope = await seal(task, (bytes) => this.#put(bytes, signal));
           return blobs.put(envelope);
         });
-        const { result } = await this.#wait(name, signal);
+        signal.throwIfAborted();
+        const { result } = await this.#wait(name);
         const value = await open(await blobs.take(result), take);
         this.#advance();
         return value;
@@ -217,15 +218,14 @@ export class PartsRun {
     this.context.onProgress?.({ stage: name, tasks: 1, fraction });
   }
 
-  #wait(task: BlobName, signal: AbortSignal): Promise<PartResult> {
+  /** Until it is done, or `#cancel` rejects it. */
+  #wait(task: BlobName): Promise<PartResult> {
     return new Promise<PartResult>((resolve, reject) => {
       const data: PartData = { request: this.#request, node: this.home.node, task };
       const over = () => {
         for (const id of part.ids) this.#waiting.delete(id);
-        signal.removeEventListener('abort', onAbort);
         this.#remove(part.ids);
       };
-      const onAbort = () => part.reject(signal.reason as Error);
       const part: Waiting = {
         ids: [],
         data,
@@ -240,7 +240,6 @@ export class PartsRun {
           reject(error);
         },
       };
-      signal.addEventListener('abort', onAbort, { once: true });
       this.#add(part).catch(part.reject);
     });
   }
