@@ -6,6 +6,7 @@ import { sizedRequest } from '../../test/support/sized-request.js';
 import { httpRequest } from '../support/http-load.js';
 import { Service } from '../support/service.js';
 import { quantile } from '../support/statistics.js';
+import { probe } from './beside.js';
 import { Client } from './traffic.js';
 
 const LANES = 8;
@@ -50,7 +51,6 @@ export async function fuzz(wanted: number, seed: number): Promise<string> {
   const service = await Service.start({ workers: 2, env: { LORAGRAD_DEADLINE_MS: '10000' } });
   const statuses: Record<string, number> = {};
   const faults: string[] = [];
-  const health: number[] = [];
   let sent = 0;
   const lane = async () => {
     const client = new Client(service.port);
@@ -74,19 +74,10 @@ export async function fuzz(wanted: number, seed: number): Promise<string> {
     }
     client.close();
   };
-  const probe = async () => {
-    const client = new Client(service.port);
-    const live = httpRequest('GET', '/health/live');
-    while (sent < wanted) {
-      const start = performance.now();
-      await client.send(live);
-      health.push(performance.now() - start);
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-    client.close();
-  };
   try {
-    await Promise.all([probe(), ...Array.from({ length: LANES }, lane)]);
+    const endProbe = probe(service.port);
+    await Promise.all(Array.from({ length: LANES }, lane));
+    const health = await endProbe();
     const all = Object.entries(statuses).map(([status, n]) => `${status}: ${n}`);
     const found =
       faults.length === 0 ? 'no fault' : `faults in rounds ${faults.slice(0, 20).join('; ')}`;

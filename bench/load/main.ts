@@ -5,9 +5,12 @@
  * docs/operations.md. --short: minutes instead of hours, and nothing is written.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
-import { cpus, loadavg } from 'node:os';
+import { loadavg } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { chooseKernels } from '../../workers/kernels/inner/load.js';
+import { stagesDiffer } from '../../workers/tasks/check-stages.js';
+import { environment, environmentLine } from '../support/environment.js';
 import { deaths, terms } from './faults.js';
 import { fuzz } from './fuzz.js';
 import { fairness, overload } from './overload.js';
@@ -37,12 +40,14 @@ const TITLES: Readonly<Record<string, string>> = {
   soak: 'A steady load',
 };
 
+/** What the services of the trials choose, too. */
+const kernels = chooseKernels('auto', stagesDiffer).build;
+
 const DOCUMENT = fileURLToPath(new URL('../../../docs/operations.md', import.meta.url));
 
 /** Replaces what stands between the markers of a trial. */
-function write(name: string, text: string): void {
-  const [model] = cpus().map((cpu) => cpu.model.trim());
-  const where = `_${new Date().toISOString().slice(0, 10)}, ${model}, ${cpus().length} processors, Node ${process.versions.node}, load average ${loadavg()[0]!.toFixed(1)} with the trial._`;
+function write(name: string, text: string, before: number): void {
+  const where = `_${new Date().toISOString().slice(0, 10)}; ${environmentLine(environment(kernels, null, before))}._`;
   const document = readFileSync(DOCUMENT, 'utf8');
   const [open, close] = [`<!-- load: ${name} -->`, `<!-- /load: ${name} -->`];
   const [from, to] = [document.indexOf(open), document.indexOf(close)];
@@ -57,7 +62,8 @@ const names = positionals.length > 0 ? positionals : Object.keys(TRIALS);
 for (const name of names) {
   const trial = TRIALS[name];
   if (!trial) throw new Error(`There is no trial '${name}'; there are ${Object.keys(TRIALS)}.`);
+  const before = loadavg()[0]!;
   const text = await trial();
   console.log(`${name}\n${text}\n`);
-  if (!short) write(name, text);
+  if (!short) write(name, text, before);
 }

@@ -2,15 +2,8 @@
 import { duration, table } from '../support/format.js';
 import { Service } from '../support/service.js';
 import { quantile } from '../support/statistics.js';
-import {
-  Client,
-  closedLoop,
-  mixture,
-  openLoop,
-  politeLoop,
-  statusesOf,
-  type Tallies,
-} from './traffic.js';
+import { polite, probe } from './beside.js';
+import { Client, closedLoop, mixture, openLoop, statusesOf, type Tallies } from './traffic.js';
 
 const FACTORS = [1, 2, 3, 5, 10];
 /** Connections that are enough to keep the workers busy. */
@@ -47,7 +40,9 @@ export async function overload(seconds: number): Promise<string> {
     let best = worth(alone, ratio) / seconds;
     for (const factor of FACTORS) {
       const rate = capacity * factor;
+      const endProbe = probe(service.port);
       const all = await openLoop(client, kinds, { rate, seconds });
+      const health = await endProbe();
       const goodput = worth(all, ratio) / seconds;
       best = Math.max(best, goodput);
       rows.push([
@@ -56,6 +51,7 @@ export async function overload(seconds: number): Promise<string> {
         `${Math.round((100 * goodput) / best)} %`,
         duration(quantile(all.small!.latencies, 0.5) / 1000),
         duration(quantile(all.small!.latencies, 0.99) / 1000),
+        duration(quantile(health, 0.99) / 1000),
         told(statusesOf(all)),
         `${Math.round(service.resident() / 2 ** 20)} MiB`,
       ]);
@@ -65,7 +61,16 @@ export async function overload(seconds: number): Promise<string> {
       `goodput counts a large one as the ${ratio.toFixed(1)} small ones that take as long. ${seconds} seconds each.`,
       '',
       table(
-        ['offered', 'goodput', 'of the best', 'small, median', 'small, p99', 'answers', 'resident'],
+        [
+          'offered',
+          'goodput',
+          'of the best',
+          'small, median',
+          'p99',
+          'health, p99',
+          'answers',
+          'resident',
+        ],
         rows,
         1,
       ),
@@ -80,10 +85,8 @@ export async function fairness(seconds: number): Promise<string> {
   const service = await Service.start({ workers: 2 });
   const kinds = mixture();
   const rows: string[][] = [];
-  const polite = async (who: string, beside: Promise<Tallies> | null) => {
-    const client = new Client(service.port, '127.0.0.2');
-    const { tally, refused } = await politeLoop(client, kinds[0]!, seconds);
-    client.close();
+  const measure = async (who: string, beside: Promise<Tallies> | null) => {
+    const { tally, refused } = await polite(service.port, seconds);
     const others = beside ? statusesOf(await beside)['200'] : 0;
     rows.push([
       who,
@@ -95,13 +98,13 @@ export async function fairness(seconds: number): Promise<string> {
     ]);
   };
   try {
-    await polite('nobody', null);
+    await measure('nobody', null);
     for (const connections of GREEDY) {
       for (const kind of kinds) {
         const client = new Client(service.port);
         const all = [{ ...kind, share: 100 }];
         const greedy = closedLoop(client, all, { connections, seconds: seconds + 1 });
-        await polite(`${connections} connections, ${kind.name}`, greedy);
+        await measure(`${connections} connections, ${kind.name}`, greedy);
         client.close();
       }
     }
