@@ -79,7 +79,13 @@ function logit(s: Numbers, { q, k, bias, cap, slope }: Arrays, at: number, j: nu
   return capped + (bias!.length > 0 ? bias![j]! : 0);
 }
 
-const held = (exponent: number) => 2 ** Math.max(-100, Math.min(100, exponent));
+/** 2^x by a straight line between powers, which lies above 2^x by `OFF` on average if it is not lowered. */
+const OFF = 360710 / 2 ** 23;
+function line(exponent: number, largest: number): number {
+  const x = Math.min(exponent - OFF, largest);
+  const whole = Math.floor(x);
+  return x < -126 ? 0 : 2 ** whole * (1 + x - whole);
+}
 
 /** s and v of a row in panels and a key, as the proxies of the sampled kernel take them. */
 function proxy({ c }: Numbers, { x, z }: Arrays, i: number, j: number) {
@@ -269,13 +275,13 @@ export const LOOPS: Readonly<Record<OperationName | StageName, Loop>> = {
   proxy_rows: (s, { sums, ...arrays }) =>
     each(s.rows!, s.keys!, (i, j) => {
       const { s: score, v } = proxy(s, arrays, i, j);
-      sums![i]! += held(score + v / 2);
+      sums![i]! += line(score + v / 2, 100);
     }),
-  proxy_keys: (s, { weights, ...arrays }) =>
+  proxy_keys: (s, { weights, sizes, ...arrays }) =>
     each(s.keys!, 1, (j) => {
       weights![j] = sum(s.rows!, (i) => {
         const { s: score, v } = proxy(s, arrays, i, j);
-        return held(2 * (score + v));
+        return sizes![i]! * line(2 * (score + v), 0);
       });
     }),
   joined_row: ({ n, scale }, { low, exactly, e, weight, t, other, out }) => {

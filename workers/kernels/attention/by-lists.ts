@@ -2,17 +2,9 @@
 import type { Checkpoint } from '../../job.js';
 import type { Contradiction } from '../../problem.js';
 import type { Wasm } from '../inner/instance.js';
-import {
-  type AttendReport,
-  attendBlock,
-  attendRows,
-  clearSums,
-  rowsOf,
-  sumsOfLane,
-} from './attend.js';
+import { type AttendReport, attendBlock, clearSums, rowsOf, sumsOfLane } from './attend.js';
 import { attendInOneCall } from './in-one-call.js';
 import { type AttentionMemory, prepareMemory } from './memory.js';
-import type { RightSums } from './right.js';
 import type { LaneOfHead, Lanes, RowBlock } from './task.js';
 
 /** Keys of a block that are in memory as a list of their own, with their left products. */
@@ -22,14 +14,11 @@ export interface ListedKeys {
   /** Adds their left products to those of the lane. */
   scatter(): void;
   /** Called when the block is done. */
-  after?(again: Again): void;
+  after?(): void;
 }
 
 /** Chooses the keys of a block; null: all of them. */
 export type KeyChoice = (rows: RowBlock) => ListedKeys | null;
-
-/** All passes over keys that are in memory as a list, for a block that is done; the workspace stays as it is. */
-export type Again = (memory: AttentionMemory, listed: number) => RightSums;
 
 /** @param choose asked once for each lane; all keys of a head fit one window. */
 export function attendByLists(
@@ -56,15 +45,12 @@ export function attendByLists(
       const keys = choice(rows);
       const range = { first: block, last: block + 1, step: 1 };
       const where = keys?.memory ?? memory;
-      const taken = keys ? listed(rows, keys.count) : rows;
+      const taken = keys ? { ...rows, listed: keys.count } : rows;
       const report = wasm.fn.attend
         ? attendInOneCall(task, wasm, where, lane, range, null, checkpoint, keys?.count)
         : attendBlock(task, wasm, where, taken, checkpoint, {});
       keys?.scatter();
-      keys?.after?.((again, count) => {
-        const apart = { ...task, attentionOutput: null };
-        return attendRows(apart, wasm, again, listed(rows, count), checkpoint, {}).right;
-      });
+      keys?.after?.();
       loss += report.loss;
       contradiction ??= report.contradiction;
     }
@@ -72,5 +58,3 @@ export function attendByLists(
   }
   return { loss, contradiction };
 }
-
-export const listed = (rows: RowBlock, count: number): RowBlock => ({ ...rows, listed: count });

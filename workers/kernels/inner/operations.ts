@@ -76,7 +76,7 @@ const coordinate =
     return column === s.c! + 1 ? draw.uniform(0, 3) : draw.uniform(-0.5, 0.5);
   };
 
-const proxy = (result: ArrayArgument) =>
+const proxy = (...results: readonly ArrayArgument[]) =>
   operation(
     [
       ...([size('rows'), size('keys'), size('c')] as const),
@@ -92,7 +92,7 @@ const proxy = (result: ArrayArgument) =>
         ({ keys, c }) => keys * (c + 2),
         coordinate(({ c }, index) => index % (c! + 2)),
       ),
-      result,
+      ...results,
     ],
     sizes({ rows: [64, 16], keys: [40], c: [66] }),
   );
@@ -281,11 +281,15 @@ export const OPERATIONS = {
   /**
    * sums_i += sum_j 2^(s_ij + v_ij / 2) for rows i of x and rows j of z, with s_ij = x_i . z_j in c coordinates
    * plus number c of x_i and number c of z_j, and v_ij the product of their last numbers, 3 log2(e) at most.
-   * x in panels of 16 rows as `pack_transposed` makes them, z (keys, c + 2); exponents are held between -100 and 100
+   * x in panels of 16 rows as `pack_transposed` makes them, z (keys, c + 2); exponents are 100 at most. Mantissas of
+   * powers are a straight line between those of whole numbers: 3 % off on either side
    */
   proxy_rows: proxy(update('f32', 'sums', ofRows)),
-  /** weights_j = sum_i 2^(2 (s_ij + v_ij)) of the same */
-  proxy_keys: proxy(write('f32', 'weights', ({ keys }) => keys!)),
+  /** weights_j = sum_i sizes_i min(1, 2^(2 (s_ij + v_ij))) of the same */
+  proxy_keys: proxy(
+    read('f32', 'sizes', ofRows, (draw) => draw.uniform(0, 3)),
+    write('f32', 'weights', ({ keys }) => keys!),
+  ),
   /** b (columns, rows) = transpose of a (rows, columns) */
   transpose: operation(
     [

@@ -11,7 +11,7 @@ import { slice } from '../inner/operands.js';
 import { Random } from '../random.js';
 import type { Coordinates } from './coordinates.js';
 import { type Drawn, draw, worthOf } from './draw.js';
-import { type Half, Halves, type Squares } from './error/halves.js';
+import { Measure, type Measurements, makeMeasurements } from './error/measure.js';
 import type { Tables } from './error/tables.js';
 import { Listed } from './listed.js';
 import { NEAR, type SampledPlan } from './plan/plan.js';
@@ -24,13 +24,12 @@ export interface SampledAttendTask extends Lanes {
   readonly coordinates: Coordinates;
   readonly tables: Tables;
   readonly seed: number;
-  /** One of so many blocks is drawn in halves as well. */
-  readonly period: number;
+  /** (head, block): the probability with which a block was chosen to be measured, or 0. */
+  readonly measured: Float32Array;
 }
 
 export interface SampledReport extends AttendReport {
-  /** By tensor: of blocks that were drawn in halves, the squares of the differences. */
-  readonly squares: Squares;
+  readonly measurements: Measurements;
 }
 
 export function runSampledAttend(
@@ -38,11 +37,11 @@ export function runSampledAttend(
   wasm: Wasm,
   checkpoint: Checkpoint,
 ): SampledReport {
-  const squares: Squares = {};
+  const measurements = makeMeasurements();
   const report = attendByLists(task, wasm, checkpoint, (memory, lane) =>
-    keysOfLane(task, wasm, memory, lane, squares),
+    keysOfLane(task, wasm, memory, lane, checkpoint, measurements),
   );
-  return { ...report, squares };
+  return { ...report, measurements };
 }
 
 /** Near keys of a block, and the ranges of the others that it sees. */
@@ -72,7 +71,8 @@ function keysOfLane(
   wasm: Wasm,
   memory: AttentionMemory,
   lane: LaneOfHead,
-  squares: Squares,
+  checkpoint: Checkpoint,
+  measurements: Measurements,
 ): KeyChoice {
   const { plan, sampled, coordinates } = task;
   const head = sampled.heads[lane.unit.batchItem * plan.problem.dims.heads + lane.head]!;
@@ -82,7 +82,7 @@ function keysOfLane(
   const proxy = new KeyProxy(task, wasm, memory, lane.place, coordinates, head.coordinates);
   // A list of more than half of the keys is no cheaper than all of them.
   const listed = new Listed(wasm, memory, Math.ceil(plan.keys / 2));
-  const halves = new Halves(task, wasm, memory, listed, task.tables);
+  const measure = new Measure(task, wasm, memory, task.tables, checkpoint);
   const worth = new Float64Array(plan.keys);
   const drawn: Drawn = {
     index: new Int32Array(listed.capacity),
@@ -95,42 +95,21 @@ function keysOfLane(
     worthOf(proxy.weigh(rows, near, far), spread, far, worth);
     const random = randomOf(task, rows);
     if (!draw(worth, far, sampled.scale, random.uniform(), drawn)) return null;
-    const all = listOf(near, drawn);
-    if (all.index.length > listed.capacity) return null;
-    const measured = (rows.first / ROWS + lane.head + task.seed) % task.period === 0;
-    if (!measured) return listed.gather(all.index, all.weight);
-    return {
-      ...listed.gather(all.index, all.weight),
-      after: (again) => halves.measure(rows, split(near, drawn, random), again, squares),
-    };
+    const { index, weight } = listOf(near, drawn);
+    if (index.length > listed.capacity) return null;
+    const probability = task.measured[lane.place * plan.blocks + rows.first / ROWS]!;
+    const keys = listed.gather(index, weight);
+    if (probability === 0) return keys;
+    const end = measure.begin(rows, probability, measurements);
+    return { ...keys, after: () => end(keys.memory, index, { far, worth }) };
   };
 }
 
-/** Near keys, and the drawn ones that stand for others. */
-function listOf(near: Range, { index, probability, count }: Drawn): Half {
+/** Near keys, and the drawn ones that stand for others: each counts for so many. */
+function listOf(near: Range, { index, probability, count }: Drawn) {
   const all = sizeOf(near);
   const list = new Int32Array(all + count);
   for (let k = 0; k < all; k++) list[k] = near.first + k;
   list.set(index.subarray(0, count), all);
-  return { index: list, weight: (k) => (k < all ? 1 : 1 / probability[k - all]!) };
-}
-
-/** Every second of the keys that were drawn by chance, with twice the weight: each half is a systematic draw. */
-function split(near: Range, { index, probability, count }: Drawn, random: Random): Half[] {
-  let turn = random.integer(2);
-  const halves = [0, 1].map(() => ({
-    index: new Int32Array(count),
-    probability: new Float64Array(count),
-    count: 0,
-  }));
-  for (let k = 0; k < count; k++) {
-    const pi = probability[k]!;
-    const mine = pi < 1 ? [halves[turn]!] : halves;
-    if (pi < 1) turn = 1 - turn;
-    for (const half of mine) {
-      half.index[half.count] = index[k]!;
-      half.probability[half.count++] = pi < 1 ? pi / 2 : 1;
-    }
-  }
-  return halves.map((half) => listOf(near, half));
+  return { index: list, weight: (k: number) => (k < all ? 1 : 1 / probability[k - all]!) };
 }

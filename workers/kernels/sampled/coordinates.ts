@@ -2,10 +2,10 @@
 import type { Task } from '../../job.js';
 import type { Lease } from '../../tensor/shared-memory.js';
 import type { ExactPlan, Workspace } from '../attention/plan.js';
-import type { LaneOfHead } from '../attention/task.js';
+import type { LaneOfHead, RowBlock } from '../attention/task.js';
 import type { Wasm } from '../inner/instance.js';
 import { pack, slice } from '../inner/operands.js';
-import type { HeadPlan } from './plan/plan.js';
+import type { Basis, HeadPlan } from './plan/plan.js';
 
 /** Rows (.., c + 2): c coordinates, the constant of the row, and the variance that the others leave out. */
 export interface Coordinates {
@@ -14,6 +14,8 @@ export interface Coordinates {
   readonly keys: Float32Array;
   /** (unit, keys): |v_j - mean v|, and a share of its root mean square. */
   readonly spread: Float32Array;
+  /** (head, Lq): |G_i|^2 where it is known before O is, else 1. */
+  readonly sizes: Float32Array;
   readonly pitch: number;
 }
 
@@ -32,12 +34,14 @@ export function makeCoordinates(
   heads: readonly HeadPlan[],
   memory: Lease,
 ): Coordinates {
+  const { queryLength } = plan.problem.dims;
   const pitch = Math.max(0, ...heads.map(({ coordinates }) => coordinates)) + 2;
   const units = plan.waves[0]!.length;
   return {
-    queries: memory.float32(units * plan.group * plan.problem.dims.queryLength * pitch),
+    queries: memory.float32(units * plan.group * queryLength * pitch),
     keys: memory.float32(units * plan.group * plan.keys * pitch),
     spread: memory.float32(units * plan.keys),
+    sizes: memory.float32(units * plan.group * queryLength),
     pitch,
   };
 }
@@ -53,39 +57,59 @@ export function rowsOfHead(
   return slice(rows, place, length * pitch).subarray(0, length * (c + 2));
 }
 
-/** Rows that are in memory at once. */
-const TOKENS = 256;
-
 export function runCoordinates(task: CoordinatesTask, wasm: Wasm, checkpoint: () => void): void {
   const { plan, workspace, head, headPlan, coordinates } = task;
-  const { coordinates: c } = headPlan;
-  const { queryLength, valueDim: dv } = plan.problem.dims;
+  const { coordinates: c, basis } = headPlan;
+  const { queryLength, headDim: d, valueDim: dv } = plan.problem.dims;
+  const unit = Math.floor(head.place / plan.group);
   if (head.place % plan.group === 0) {
-    const unit = head.place / plan.group;
     const V = slice(workspace.V, unit, plan.keys * dv);
     spreadOf(V, dv, slice(coordinates.spread, unit, plan.keys));
   }
   if (c === 0) return;
+  const sizes = slice(coordinates.sizes, head.place, queryLength);
+  squaresOfUpstream(plan, head, [{ first: 0, n: queryLength }], sizes);
+  wasm.reset();
+  const Q = slice(workspace.Q, head.place, queryLength * d);
   const queries = rowsOfHead(coordinates.queries, head.place, queryLength, coordinates.pitch, c);
+  mapQueries(wasm, basis, Q, d, [{ c, rows: queries }], checkpoint);
+  const K = slice(workspace.K, unit, plan.keys * d);
   const keys = rowsOfHead(coordinates.keys, head.place, plan.keys, coordinates.pitch, c);
-  mapHead(task, wasm, headPlan, queries, keys, checkpoint);
+  mapKeys(wasm, basis, K, d, [{ c, rows: keys }], checkpoint);
 }
 
-/** Queries (Lq, c + 2) and keys (keys, c + 2) of a head in its coordinates. */
-export function mapHead(
-  { plan, workspace, head }: Pick<CoordinatesTask, 'plan' | 'workspace' | 'head'>,
+/** Rows in so many coordinates, (n, c + 2). */
+export interface Mapped {
+  readonly c: number;
+  readonly rows: Float32Array;
+}
+
+/** Queries (n, d) in all these numbers of coordinates. */
+export function mapQueries(
   wasm: Wasm,
-  { basis, coordinates: c }: HeadPlan,
-  queries: Float32Array,
-  keys: Float32Array,
+  { queryMap, queryShift }: Basis,
+  Q: Float32Array,
+  d: number,
+  to: readonly Mapped[],
   checkpoint: () => void,
 ): void {
-  const { queryLength, headDim: d } = plan.problem.dims;
-  const Q = slice(workspace.Q, head.place, queryLength * d);
-  map(wasm, Q, d, c, basis.queryMap, basis.queryShift, 1 / Math.max(1, d - c), queries, checkpoint);
-  const K = slice(workspace.K, Math.floor(head.place / plan.group), plan.keys * d);
-  map(wasm, K, d, c, basis.keyMap, basis.keyShift, Math.LN2, keys, checkpoint);
+  map(wasm, Q, d, queryMap, queryShift, (c) => 1 / Math.max(1, d - c), to, checkpoint);
 }
+
+/** Keys (n, d) in all these numbers of coordinates. */
+export function mapKeys(
+  wasm: Wasm,
+  { keyMap, keyShift }: Basis,
+  K: Float32Array,
+  d: number,
+  to: readonly Mapped[],
+  checkpoint: () => void,
+): void {
+  map(wasm, K, d, keyMap, keyShift, () => Math.LN2, to, checkpoint);
+}
+
+/** Rows that are in memory at once. */
+const TOKENS = 256;
 
 /**
  * to (n, c + 2) = the first c columns of y = rows (n, d) matrix + shift, its last one, and `rest` times the squares of
@@ -95,15 +119,14 @@ function map(
   wasm: Wasm,
   rows: Float32Array,
   d: number,
-  c: number,
   matrix: ArrayLike<number>,
   shift: ArrayLike<number>,
-  rest: number,
-  to: Float32Array,
+  rest: (c: number) => number,
+  to: readonly Mapped[],
   checkpoint: () => void,
 ): void {
   const [n, columns] = [rows.length / d, d + 1];
-  wasm.reset();
+  const mark = wasm.mark();
   const packed = pack(wasm, Float32Array.from(matrix), d, columns);
   const x = wasm.allocFloats(TOKENS * d);
   const y = wasm.allocFloats(TOKENS * columns);
@@ -115,15 +138,23 @@ function map(
     wasm.fn.gemm(count, columns, d, x, d, packed, y, columns, false);
     wasm.fn.add_row(count, columns, offset, y);
     const out = wasm.f32(y, count * columns);
-    for (let i = 0, from = 0, at = first * (c + 2); i < count; i++, from += columns, at += c + 2) {
-      for (let a = 0; a < c; a++) to[at + a] = out[from + a]!;
-      to[at + c] = out[from + d]!;
-      let left = 0;
-      for (let a = c; a < d; a++) left += out[from + a]! * out[from + a]!;
-      to[at + c + 1] = rest * left;
+    for (const { c, rows: mapped } of to) {
+      const factor = rest(c);
+      let at = first * (c + 2);
+      for (let from = 0; from < out.length; from += columns) {
+        for (let a = 0; a < c; a++) mapped[at++] = out[from + a]!;
+        mapped[at++] = out[from + d]!;
+        let left = 0;
+        for (let a = c; a < d; a++) left += out[from + a]! * out[from + a]!;
+        mapped[at++] = factor * left;
+      }
     }
   }
+  wasm.release(mark);
 }
+
+/** Squares of gradients are added up in float32. */
+const LARGEST_SQUARE = 2 ** 100;
 
 /** Of the root mean square, what every key has at least: dV takes keys whatever their value is. */
 const LEAST_SPREAD = 0.1;
@@ -142,4 +173,25 @@ export function spreadOf(V: Float32Array, dv: number, to: Float32Array): void {
   }
   const least = LEAST_SPREAD * Math.sqrt(squares);
   for (let j = 0; j < n; j++) to[j]! += least;
+}
+
+/** |G_i|^2 of rows of a head, where it is known before O is; else 1. */
+export function squaresOfUpstream(
+  { problem }: ExactPlan,
+  { unit, head }: Omit<LaneOfHead, 'lane'>,
+  blocks: readonly Pick<RowBlock, 'first' | 'n'>[],
+  to: Float32Array,
+): void {
+  const { objective, dims } = problem;
+  if (objective?.kind !== 'grad_output') return void to.fill(1);
+  const { queryLength, heads, valueDim: dv } = dims;
+  const { data } = objective.tensor;
+  for (const { first, n } of blocks) {
+    for (let i = first; i < first + n; i++) {
+      const at = ((unit.batchItem * queryLength + i) * heads + head) * dv;
+      let square = 0;
+      for (let c = at; c < at + dv; c++) square += data[c]! * data[c]!;
+      to[i] = Math.min(LARGEST_SQUARE, square);
+    }
+  }
 }

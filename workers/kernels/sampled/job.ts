@@ -7,6 +7,7 @@ import { type Job, stage } from '../../job.js';
 import { type AttentionProblem, hasAttentionStates, STATES } from '../../problem.js';
 import { Lease } from '../../tensor/shared-memory.js';
 import { type ExactPlan, makePlan, makeWorkspace, type Workspace } from '../attention/plan.js';
+import type { LaneOfHead } from '../attention/task.js';
 import type { Needs } from '../exact/cost.js';
 import { type ErrorEstimates, largestLogit } from '../exact/error/estimate.js';
 import type { FinishTask } from '../exact/finish.js';
@@ -15,7 +16,6 @@ import type { ProjectionNorms } from '../exact/project.js';
 import { contractStages, type SumsTask } from '../exact/sums.js';
 import { attendTasks, headsOfWave, projectTasks } from '../exact/tasks.js';
 import { composedNorms } from '../exact/wave.js';
-import { ROWS } from '../inner/block.js';
 import {
   allocateOutputs,
   type GradientOutputs,
@@ -25,12 +25,15 @@ import {
 } from '../result.js';
 import type { SampledAttendTask, SampledReport } from './attend.js';
 import { type Coordinates, type CoordinatesTask, makeCoordinates } from './coordinates.js';
+import { chooseMeasured, measuredOf } from './error/blocks.js';
 import { drawErrors } from './error/errors.js';
+import { makeMeasurements } from './error/measure.js';
 import { type NormTask, normOf, sizesOf } from './error/norms.js';
 import { type Role, type Tables, type TableTask, tableTasks } from './error/tables.js';
 import type { ChoiceTask } from './plan/choice.js';
 import type { Pilot, PilotTask } from './plan/pilot.js';
 import type { HeadPlan, SampledPlan } from './plan/plan.js';
+import { joinKeys } from './plan/scale.js';
 
 export type SampledTask =
   | SumsTask
@@ -49,10 +52,6 @@ export interface SampledResult extends GradientResult {
   /** By tensor, as the answer's `error` has them. */
   readonly errors: ErrorEstimates;
 }
-
-/** Blocks that are to be drawn in halves at least, where there are as many; of long inputs one in LONGEST_PERIOD. */
-const MEASURED = 96;
-const LONGEST_PERIOD = 32;
 
 export function* sampledJob(
   problem: AttentionProblem,
@@ -80,40 +79,43 @@ function* stages(
   coordinates: Coordinates,
   memory: Lease,
 ): Job<SampledResult, SampledTask> {
-  const { batch, heads } = problem.dims;
+  const { heads } = problem.dims;
   const { totals, inputGradients, attentionOutput } = allocateOutputs(problem, options);
   const projectionNorms: ProjectionNorms[] = [];
   const { tables, tasks } = tableTasks(problem, options.seed);
   yield* stage('project', tasks);
-  const blocks = batch * heads * plan.blocks;
-  const period = Math.max(1, Math.min(LONGEST_PERIOD, Math.floor(blocks / MEASURED)));
-  const variances: Record<string, number> = {};
+  const planOf = ({ unit, head }: Omit<LaneOfHead, 'lane'>) =>
+    sampled.heads[unit.batchItem * heads + head]!;
+  const drawn = plan.blocks * sampled.heads.filter(({ coordinates }) => coordinates > 0).length;
+  const measurements = makeMeasurements();
   const squares: Partial<Record<Role, number>> = {};
   let [loss, logit] = [0, 0];
   for (const [wave, units] of plan.waves.entries()) {
     const tasks = projectTasks(plan, workspace, units);
     projectionNorms.push(...((yield { name: 'project', tasks }) as ProjectionNorms[]));
     logit = Math.max(logit, largestLogit(plan, workspace));
-    const planOf = (head: { unit: { batchItem: number }; head: number }) =>
-      sampled.heads[head.unit.batchItem * heads + head.head]!;
     yield* coordinateStage(plan, workspace, coordinates, wave, planOf);
+    const heads = headsOfWave(plan, wave).filter((head) => planOf(head).coordinates > 0);
+    const share = (heads.length * plan.blocks) / Math.max(1, drawn);
+    const measured = chooseMeasured(plan, heads, coordinates.sizes, {
+      ...{ count: share * measuredOf(drawn), seed: options.seed + wave },
+    });
     const attend = attendTasks(plan, workspace, attentionOutput, wave);
-    const drawn = attend.tasks.map(
+    const tasksOfWave = attend.tasks.map(
       (task): SampledAttendTask => ({
         ...task,
-        ...{ kernel: 'sampled', sampled, coordinates, tables, period, seed: options.seed },
+        ...{ kernel: 'sampled', sampled, coordinates, tables, measured, seed: options.seed },
       }),
     );
     const span = [wave / plan.waves.length, (wave + 1) / plan.waves.length] as const;
     const reports = (yield {
       name: 'attend',
-      ...{ tasks: drawn, stride: attend.stride, span },
+      ...{ tasks: tasksOfWave, stride: attend.stride, span },
     }) as SampledReport[];
-    for (const { squares, ...report } of reports) {
+    for (const report of reports) {
       loss += report.loss;
-      for (const [name, square] of Object.entries(squares)) {
-        variances[name] = (variances[name] ?? 0) + (period * square) / 4;
-      }
+      measurements.blocks.push(...report.measurements.blocks);
+      joinKeys(measurements.keys, report.measurements.keys);
     }
     const contracted = contractStages(
       ...([plan, workspace, units, options.inputGradients, inputGradients, memory] as const),
@@ -137,7 +139,7 @@ function* stages(
   return {
     ...totals,
     errors: drawErrors(plan, totals, norms, {
-      ...{ variances, rows: Math.ceil(blocks / period) * ROWS, logit },
+      ...{ ...measurements, scale: sampled.scale, drawn, logit },
     }),
     loss: problem.objective.kind === 'target' ? loss : null,
     attentionOutput,
@@ -162,7 +164,7 @@ function* normStage(
   for (const [role, square] of Object.entries(squares) as [Role, number][]) {
     const table = tables[role];
     norms[role] = Math.sqrt(square);
-    if (!table) continue;
+    if (!table?.ofInputs) continue;
     const { heads } = sizesOf(problem, role);
     const tasks = Array.from({ length: problem.dims.batch * heads }, (_, k): NormTask => {
       const place = { batchItem: Math.floor(k / heads), head: k % heads };
@@ -179,7 +181,7 @@ function* coordinateStage(
   workspace: Workspace,
   coordinates: Coordinates,
   wave: number,
-  planOf: (head: ReturnType<typeof headsOfWave>[number]) => HeadPlan,
+  planOf: (head: Omit<LaneOfHead, 'lane'>) => HeadPlan,
 ): Job<void, SampledTask> {
   const tasks = headsOfWave(plan, wave).map(
     (head): CoordinatesTask => ({

@@ -1,11 +1,11 @@
 /**
  * How much each far key is worth to a block of rows, told from its coordinates:
  *
- *     p_j^2 = |v_j - mean v|^2 sum over rows i of |G_i|^2 exp(2 s_ij + 2 V_ij - 2 lse_i)
+ *     p_j^2 = |v_j - mean v|^2 sum over rows i of |G_i|^2 min(1, exp(2 s_ij + 2 V_ij - 2 lse_i))
  *
  * with s_ij the logit in a few coordinates and V_ij the variance that the others add to it. lse_i is the logarithm of
- * the row sum as the client knows it, or else that of the near keys' exact weights and the far keys' expected ones,
- * exp(s_ij + V_ij / 2).
+ * the row sum as the client knows it, or else that of the near keys' exact weights and some far keys' expected ones,
+ * exp(s_ij + V_ij / 2): the first ones of a range, which may be sinks, and one in STRIDE of the others.
  */
 import { keysOfRow, type Range } from '../../mask.js';
 import type { AttentionMemory } from '../attention/memory.js';
@@ -20,8 +20,9 @@ import { type Coordinates, rowsOfHead } from './coordinates.js';
 const PANEL = 16;
 /** Near keys of a block at most that are multiplied at once. */
 const NEAR_AT_ONCE = 512;
-/** Of a row that is not there: a power of two that is nothing. */
-const NOTHING = -1000;
+/** Of the far keys that row sums are estimated from. */
+const STRIDE = 8;
+const FIRST_KEYS = 16;
 
 export class KeyProxy {
   readonly #task: Lanes;
@@ -31,11 +32,13 @@ export class KeyProxy {
   /** Of the head in the coordinates. */
   readonly #place: number;
   readonly #c: number;
-  /** Coordinates of all keys of the head. */
+  /** Coordinates of all keys of the head, and of one in STRIDE where row sums are not known. */
   readonly #z: number;
+  readonly #thinned: number;
   readonly #rows: number;
   readonly #panels: number;
   readonly #sums: number;
+  readonly #sizes: number;
   readonly #q: number;
   readonly #near: number;
   /** p_j^2 / |v_j - mean v|^2 of every key. */
@@ -59,16 +62,22 @@ export class KeyProxy {
     this.#place = place;
     this.#c = c;
     const width = c + 2;
-    this.#z = wasm.allocFloats(plan.keys * width);
+    const keys = rowsOfHead(coordinates.keys, place, plan.keys, coordinates.pitch, c);
+    const some = plan.problem.known?.logSumExp ? 0 : Math.ceil(plan.keys / STRIDE);
+    const shared = wasm.addressOf?.(keys);
+    this.#z = shared ?? wasm.allocFloats(keys.length);
+    this.#thinned = wasm.allocFloats(some * width);
     this.#rows = wasm.allocFloats(ROWS * width);
     this.#panels = wasm.allocFloats(packedFloats(width, ROWS));
     this.#sums = wasm.allocFloats(ROWS);
+    this.#sizes = wasm.allocFloats(ROWS);
     this.#q = wasm.allocFloats(packedFloats(d, ROWS));
     this.#near = wasm.allocFloats(NEAR_AT_ONCE * ROWS);
     this.#weights = wasm.allocFloats(plan.keys);
     if (memory.warm) return;
-    const keys = rowsOfHead(coordinates.keys, place, plan.keys, coordinates.pitch, c);
-    wasm.f32(this.#z, keys.length).set(keys);
+    if (shared === undefined) wasm.f32(this.#z, keys.length).set(keys);
+    const thinned = wasm.f32(this.#thinned, some * width);
+    for (let k = 0; k < some; k++) thinned.set(slice(keys, k * STRIDE, width), k * width);
   }
 
   /** p_j^2 / |v_j - mean v|^2 by number of the key, of far keys. They stay until the next block. */
@@ -78,33 +87,31 @@ export class KeyProxy {
     const n = Math.ceil(rows.n / PANEL) * PANEL;
     this.#load(rows, n);
     const lse = this.#logSums(rows, near, far, n);
-    const sizes = this.#upstream(rows);
     const panels = wasm.f32(this.#panels, n * width);
-    for (let i = 0; i < n; i++) {
+    for (let i = 0; i < rows.n; i++) {
       const at = Math.floor(i / PANEL) * PANEL * width + this.#c * PANEL + (i % PANEL);
-      if (i < rows.n) panels[at]! += Math.log2(sizes[i]!) - lse[i]!;
-      // Minus infinity of a row without a gradient, too.
-      panels[at] = Math.max(panels[at]!, NOTHING);
+      panels[at]! -= lse[i]!;
     }
     for (const { first, last } of far) {
       const z = this.#z + 4 * first * width;
       const weights = this.#weights + 4 * first;
-      wasm.fn.proxy_keys(n, last - first, this.#c, this.#panels, z, weights);
+      wasm.fn.proxy_keys(n, last - first, this.#c, this.#panels, z, this.#sizes, weights);
     }
     return wasm.f32(this.#weights, this.#task.plan.keys);
   }
 
-  /** The rows' coordinates, packed; those that fill up the last panel have no weight. */
+  /** The rows' coordinates, packed, and their sizes; those that fill up the last panel have none. */
   #load({ first, n: count }: RowBlock, n: number): void {
     const wasm = this.#wasm;
     const { queryLength } = this.#task.plan.problem.dims;
-    const { queries, pitch } = this.#coordinates;
+    const { queries, pitch, sizes } = this.#coordinates;
     const width = this.#c + 2;
     const all = rowsOfHead(queries, this.#place, queryLength, pitch, this.#c);
     const rows = wasm.f32(this.#rows, n * width).fill(0);
     rows.set(all.subarray(first * width, (first + count) * width));
-    for (let i = count; i < n; i++) rows[i * width + this.#c] = NOTHING;
     wasm.fn.pack_transposed(n, width, this.#rows, width, 1, this.#panels);
+    const mine = slice(sizes, this.#place, queryLength).subarray(first, first + count);
+    wasm.f32(this.#sizes, n).fill(0).set(mine);
   }
 
   /** log2 of the sum of e^S of each row. */
@@ -116,15 +123,24 @@ export class KeyProxy {
       const at = (lane.unit.batchItem * dims.heads + lane.head) * dims.queryLength + first;
       return Float64Array.from(data.subarray(at, at + count), (x) => Math.LOG2E * x);
     }
-    const wasm = this.#wasm;
     const sums = this.#nearSums(rows, near);
-    wasm.f32(this.#sums, n).fill(0);
-    for (const { first, last } of far) {
-      const z = this.#z + 4 * first * (this.#c + 2);
-      wasm.fn.proxy_rows(n, last - first, this.#c, this.#panels, z, this.#sums);
+    for (const range of far) {
+      const start = Math.min(range.last, range.first + FIRST_KEYS);
+      this.#addRows(n, this.#z, range.first, start, 1, sums);
+      const [from, to] = [start, range.last].map((key) => Math.ceil(key / STRIDE));
+      const each = to! > from! ? (range.last - start) / (to! - from!) : 0;
+      this.#addRows(n, this.#thinned, from!, to!, each, sums);
     }
-    const ofFar = wasm.f32(this.#sums, n);
-    return sums.map((x, i) => Math.log2(x + ofFar[i]!));
+    return sums.map(Math.log2);
+  }
+
+  /** sums += `each` times the weights that some keys, rows [from, to) of z, are expected to have. */
+  #addRows(n: number, z: number, from: number, to: number, each: number, sums: Float64Array): void {
+    const wasm = this.#wasm;
+    const found = wasm.f32(this.#sums, n).fill(0);
+    const at = z + 4 * from * (this.#c + 2);
+    wasm.fn.proxy_rows(n, to - from, this.#c, this.#panels, at, this.#sums);
+    for (let i = 0; i < sums.length; i++) sums[i]! += each * found[i]!;
   }
 
   /** Sums over the near keys that each row sees, and its head's sink. */
@@ -153,20 +169,5 @@ export class KeyProxy {
       });
     }
     return sums;
-  }
-
-  /** |G_i|, where it is known before O is. */
-  #upstream({ lane, first, n }: RowBlock): Float64Array {
-    const { objective, dims } = this.#task.plan.problem;
-    const sizes = new Float64Array(n).fill(1);
-    if (objective?.kind !== 'grad_output') return sizes;
-    const { queryLength, heads, valueDim: dv } = dims;
-    const { data } = objective.tensor;
-    return sizes.map((_, i) => {
-      const at = ((lane.unit.batchItem * queryLength + first + i) * heads + lane.head) * dv;
-      let square = 0;
-      for (let c = at; c < at + dv; c++) square += data[c]! * data[c]!;
-      return Math.sqrt(square);
-    });
   }
 }

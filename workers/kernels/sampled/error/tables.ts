@@ -1,6 +1,6 @@
 /**
- * Inputs of a projection, narrowed: X Omega with random signs, whose products with an error keep its Frobenius norm on
- * average, and X A^T of the adapter.
+ * What errors are measured with. Inputs of a projection, narrowed: X Omega with random signs, whose products with an
+ * error keep its Frobenius norm on average, and X A^T of the adapter. Where no inputs are known, Omega itself.
  */
 import type { Task } from '../../../job.js';
 import { type AttentionProblem, PROJECTIONS } from '../../../problem.js';
@@ -18,6 +18,8 @@ export interface Table {
   /** Of X Omega. */
   readonly columns: number;
   readonly rank: number;
+  /** Whether there are inputs: else gradients are measured as they are. */
+  readonly ofInputs: boolean;
 }
 
 export type Tables = Partial<Record<Role, Table>>;
@@ -25,7 +27,8 @@ export type Tables = Partial<Record<Role, Table>>;
 export interface TableTask extends Task<void> {
   readonly kernel: 'sampled';
   readonly step: 'table';
-  readonly X: Tensor;
+  /** (B, L, in) or null */
+  readonly X: Tensor | null;
   /** (r, in) or null */
   readonly A: Tensor | null;
   readonly table: Table;
@@ -41,28 +44,31 @@ const COLUMNS = 32;
 const TASK_TOKENS = 4096;
 const TOKENS = 256;
 
-/** What the gradients of a role are weighed with: none where they are wanted as they are. */
-function inputOf(problem: AttentionProblem, role: Role): Tensor | null {
-  const name = PROJECTIONS.find((projection) => ROLES[projection] === role)!;
-  if (problem.projections[name].adapter) return problem.inputs[role];
-  return problem.projectedFrom?.[role] ?? null;
-}
-
 export function tableTasks(
   problem: AttentionProblem,
   seed: number,
 ): { readonly tables: Tables; readonly tasks: TableTask[] } {
   const tables: Tables = {};
   const tasks: TableTask[] = [];
+  const made = new Map<Tensor, Table>();
+  const { batch, queryLength, keyLength } = problem.dims;
   for (const name of PROJECTIONS) {
-    const X = inputOf(problem, ROLES[name]);
-    if (!X) continue;
-    const A = problem.projections[name].adapter?.A ?? null;
+    const role = ROLES[name];
+    const { adapter, weight } = problem.projections[name];
+    if (weight && !adapter) continue;
+    const A = adapter?.A ?? null;
+    const X = adapter ? problem.inputs[role] : (problem.projectedFrom?.[role] ?? null);
+    const same = X && !A ? made.get(X) : undefined;
+    if (same) {
+      tables[role] = same;
+      continue;
+    }
     const rank = A ? A.shape[0]! : 0;
-    const tokens = X.shape[0]! * X.shape[1]!;
+    const tokens = batch * (role === 'query' ? queryLength : keyLength);
     const data = sharedFloat32(tokens * (COLUMNS + rank));
-    const table = { data, columns: COLUMNS, rank };
-    tables[ROLES[name]] = table;
+    const table = { data, columns: COLUMNS, rank, ofInputs: X !== null };
+    tables[role] = table;
+    if (X && !A) made.set(X, table);
     for (let first = 0; first < tokens; first += TASK_TOKENS) {
       const last = Math.min(tokens, first + TASK_TOKENS);
       tasks.push({ kernel: 'sampled', step: 'table', X, A, table, seed, first, last });
@@ -73,12 +79,18 @@ export function tableTasks(
 
 export function runTable(task: TableTask, wasm: Wasm, checkpoint: () => void): void {
   const { X, A, table, seed, first, last } = task;
+  if (!X) {
+    signs(
+      new Random(seed + first),
+      table.columns,
+      table.data.subarray(first * table.columns, last * table.columns),
+    );
+    return;
+  }
   const inputs = X.shape[X.shape.length - 1]!;
   const width = table.columns + table.rank;
-  const random = new Random(seed);
   const right = new Float32Array(width * inputs);
-  const size = 1 / Math.sqrt(table.columns);
-  for (let k = 0; k < table.columns * inputs; k++) right[k] = random.uniform() < 0.5 ? -size : size;
+  signs(new Random(seed), table.columns, right.subarray(0, table.columns * inputs));
   if (A) right.set(A.data, table.columns * inputs);
   wasm.reset();
   const packed = packTransposed(wasm, right, width, inputs);
@@ -92,4 +104,10 @@ export function runTable(task: TableTask, wasm: Wasm, checkpoint: () => void): v
     wasm.fn.gemm(n, width, inputs, x, inputs, packed, y, width, false);
     table.data.set(wasm.f32(y, n * width), token * width);
   }
+}
+
+/** Random signs, of which a row of so many columns has the norm 1. */
+function signs(random: Random, columns: number, to: Float32Array): void {
+  const size = 1 / Math.sqrt(columns);
+  for (let k = 0; k < to.length; k++) to[k] = random.uniform() < 0.5 ? -size : size;
 }

@@ -2,22 +2,24 @@
  * What the plan knows of a head: some blocks over all their keys, against what proxies of several numbers of
  * coordinates say of these.
  */
-import type { Task } from '../../../job.js';
+import type { Checkpoint, Task } from '../../../job.js';
 import { prepareMemory } from '../../attention/memory.js';
-import type { LaneOfHead, Lanes } from '../../attention/task.js';
+import type { LaneOfHead, Lanes, RowBlock } from '../../attention/task.js';
 import { spreadRows } from '../../estimate/rows.js';
 import { ROWS } from '../../inner/block.js';
 import type { Wasm } from '../../inner/instance.js';
 import { slice } from '../../inner/operands.js';
-import { splitKeys } from '../attend.js';
-import { type Coordinates, mapHead, spreadOf } from '../coordinates.js';
+import { sizeOf, splitKeys } from '../attend.js';
+import { mapKeys, mapQueries, spreadOf, squaresOfUpstream } from '../coordinates.js';
 import { worthOf } from '../draw.js';
+import { Apart } from '../error/apart.js';
+import { Contributions } from '../error/contributions.js';
 import type { Tables } from '../error/tables.js';
-import { Influences } from '../influence.js';
+import { addFarKeys, KeySquares } from '../key-squares.js';
 import { KeyProxy } from '../proxy.js';
 import { basisOf } from './basis.js';
 import { type Basis, COORDINATES, looksAt } from './plan.js';
-import { addKeys, type KeySums, makeKeySums, NAMES, type Name } from './scale.js';
+import { type KeySums, makeKeySums, type Name } from './scale.js';
 
 export interface PilotTask extends Task<Pilot>, Pick<Lanes, 'plan' | 'workspace' | 'wave'> {
   readonly kernel: 'sampled';
@@ -43,54 +45,81 @@ export const coordinatesFor = (d: number): number[] => [
   ...new Set(COORDINATES.map((c) => Math.min(c, d))),
 ];
 
-export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: () => void): Pilot {
+export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): Pilot {
   const { plan, workspace, head, seed, tables } = task;
-  const { queryLength, headDim: d, valueDim: dv } = plan.problem.dims;
+  const { queryLength, valueDim: dv } = plan.problem.dims;
   wasm.reset();
   const basis = basisOf(task, wasm);
-  const spread = new Float32Array(plan.keys);
-  const unit = Math.floor(head.place / plan.group);
-  spreadOf(slice(workspace.V, unit, plan.keys * dv), dv, spread);
-  const tried = coordinatesFor(d).map((c) => {
-    const pitch = c + 2;
-    const coordinates: Coordinates = {
-      queries: new Float32Array(queryLength * pitch),
-      keys: new Float32Array(plan.keys * pitch),
-      ...{ spread, pitch },
-    };
-    const { queries, keys } = coordinates;
-    mapHead(task, wasm, { basis, coordinates: c }, queries, keys, checkpoint);
-    return { c, coordinates, sums: makeKeySums() };
-  });
   const lane = { ...head, lane: 0 };
+  const looks = spreadRows(plan.blocks, looksAt(plan.blocks), seed + head.head).map((block) => {
+    const first = block * ROWS;
+    return { lane, first, n: Math.min(ROWS, queryLength - first) };
+  });
+  const tried = mapped(task, wasm, basis, looks, checkpoint);
   const lanes: Lanes = { ...task, attentionOutput: null, lanes: [lane], first: 0, last: 0 };
   const memory = { ...prepareMemory(lanes, wasm, lane, checkpoint), warm: false };
-  const influences = new Influences(lanes, wasm, memory, tables);
+  const apart = new Apart(lanes, wasm, memory);
+  const contributions = new Contributions(lanes, wasm, tables);
+  const keySquares = new KeySquares(lanes, wasm, tables);
+  const unit = Math.floor(head.place / plan.group);
+  const spread = new Float32Array(plan.keys);
+  spreadOf(slice(workspace.V, unit, plan.keys * dv), dv, spread);
   const proxies = tried.map(({ c, coordinates }) => {
     return new KeyProxy(lanes, wasm, memory, 0, coordinates, c);
   });
   const worth = new Float64Array(plan.keys);
   const sizes = { query: 0, key: 0, value: 0 };
   let [near, seen] = [0, 0];
-  const blocks = spreadRows(plan.blocks, looksAt(plan.blocks), seed + head.head);
-  const each = plan.blocks / blocks.length;
-  for (const block of blocks) {
-    const first = block * ROWS;
-    const rows = { lane, first, n: Math.min(ROWS, queryLength - first) };
+  const each = plan.blocks / looks.length;
+  for (const rows of looks) {
     const split = splitKeys(lanes, rows);
-    const { squares, sizes: mine } = influences.of(rows, checkpoint);
-    for (const name of NAMES) sizes[name] += each * mine[name];
-    const index = split.far.flatMap((range) =>
-      Array.from({ length: range.last - range.first }, (_, k) => range.first + k),
-    );
-    near += (split.near.last - split.near.first) / blocks.length;
-    seen += (split.near.last - split.near.first + index.length) / blocks.length;
+    const far = split.far.reduce((sum, range) => sum + sizeOf(range), 0);
+    const products = apart.whole(rows, checkpoint);
+    const squares = keySquares.of(rows, products);
+    for (const [name, x] of Object.entries(contributions.of(rows, products).roles)) {
+      sizes[name as Name] += each * x.reduce((sum, a) => sum + a * a, 0);
+    }
+    near += sizeOf(split.near) / looks.length;
+    seen += (sizeOf(split.near) + far) / looks.length;
     proxies.forEach((proxy, k) => {
       checkpoint();
-      const n = worthOf(proxy.weigh(rows, split.near, split.far), spread, split.far, worth);
-      addKeys(tried[k]!.sums, worth, n, (name, place) => squares[name][index[place]!]!, each);
+      worthOf(proxy.weigh(rows, split.near, split.far), spread, split.far, worth);
+      addFarKeys(tried[k]!.sums, { far: split.far, worth }, squares, each);
     });
   }
   const found = tried.map(({ c, sums }) => ({ coordinates: c, keys: sums }));
   return { basis, tried: found, sizes, near, seen };
+}
+
+/** Keys, and queries of the blocks that are looked at, in each number of coordinates. */
+function mapped(
+  { plan, workspace, head }: PilotTask,
+  wasm: Wasm,
+  basis: Basis,
+  looks: readonly RowBlock[],
+  checkpoint: Checkpoint,
+) {
+  const { queryLength, headDim: d } = plan.problem.dims;
+  const sizes = new Float32Array(queryLength);
+  squaresOfUpstream(plan, head, looks, sizes);
+  const tried = coordinatesFor(d).map((c) => ({
+    c,
+    sums: makeKeySums(),
+    coordinates: {
+      queries: new Float32Array(queryLength * (c + 2)),
+      keys: new Float32Array(plan.keys * (c + 2)),
+      ...{ spread: new Float32Array(0), sizes, pitch: c + 2 },
+    },
+  }));
+  const Q = slice(workspace.Q, head.place, queryLength * d);
+  for (const { first, n } of looks) {
+    const rows = tried.map(({ c, coordinates }) => {
+      return { c, rows: coordinates.queries.subarray(first * (c + 2), (first + n) * (c + 2)) };
+    });
+    mapQueries(wasm, basis, Q.subarray(first * d, (first + n) * d), d, rows, checkpoint);
+  }
+  const K = slice(workspace.K, Math.floor(head.place / plan.group), plan.keys * d);
+  const rows = tried.map(({ c, coordinates }) => ({ c, rows: coordinates.keys }));
+  mapKeys(wasm, basis, K, d, rows, checkpoint);
+  return tried;
 }

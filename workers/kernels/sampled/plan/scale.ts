@@ -59,6 +59,19 @@ export function addKeys(
   }
 }
 
+/** Adds what other blocks say. */
+export function joinKeys(to: KeySums, from: KeySums): void {
+  const add = (x: Float64Array, y: Float64Array) => {
+    for (let k = 0; k < SIZES; k++) x[k]! += y[k]!;
+  };
+  add(to.counts, from.counts);
+  add(to.worths, from.worths);
+  for (const name of NAMES) {
+    add(to.squares[name], from.squares[name]);
+    add(to.over[name], from.over[name]);
+  }
+}
+
 /** Number of keys that are drawn: the sum of min(1, scale p_j). */
 export function keysAt({ counts, worths }: KeySums, scale: number): number {
   let total = 0;
@@ -66,12 +79,27 @@ export function keysAt({ counts, worths }: KeySums, scale: number): number {
   return total;
 }
 
-/** Variance of a gradient by the draws. */
-export function varianceAt({ squares, over }: KeySums, name: Name, scale: number): number {
+/** Variance of a gradient by the draws, of all keys or of the first `sizes` sizes. */
+export function varianceAt(
+  { squares, over }: KeySums,
+  name: Name,
+  scale: number,
+  sizes = SIZES,
+): number {
   const [a, b] = [squares[name], over[name]];
   let total = 0;
-  for (let k = 0; k < SIZES; k++) total += Math.max(0, b[k]! / scale - a[k]!);
+  for (let k = 0; k < sizes; k++) total += Math.max(0, b[k]! / scale - a[k]!);
   return total;
+}
+
+/** How many sizes, from the least likely keys on, are drawn less than `draws` times in all. */
+export function rareSizes({ counts, worths }: KeySums, scale: number, draws: number): number {
+  let total = 0;
+  for (let k = 0; k < SIZES; k++) {
+    total += Math.min(counts[k]!, scale * worths[k]!);
+    if (total >= draws) return k;
+  }
+  return SIZES;
 }
 
 /** Scales to choose from, rising. */

@@ -1,0 +1,64 @@
+/** Which blocks of rows are measured: computed with all their keys beside the drawn ones. */
+import { keysOfRows } from '../../../mask.js';
+import { type ExactPlan, roundUp } from '../../attention/plan.js';
+import type { LaneOfHead } from '../../attention/task.js';
+import { ROWS } from '../../inner/block.js';
+import { slice } from '../../inner/operands.js';
+import { Random } from '../../random.js';
+import { sharedFloat32 } from '../../result.js';
+import { NEAR } from '../plan/plan.js';
+
+/** One in so many drawn blocks is measured, within limits. */
+const SHARE = 24;
+const [FEWEST, MOST] = [24, 96];
+
+export const measuredOf = (blocks: number): number =>
+  Math.min(MOST, Math.max(FEWEST, Math.round(blocks / SHARE)));
+
+/** Of the probability of a block, the share that does not depend on its gradient G. */
+const EVEN = 0.5;
+
+/**
+ * (head, block): the probability with which a block is measured where it is, else 0. Half of them are spread evenly, half by
+ * |G|^2, systematically in the order of the blocks.
+ *
+ * @param heads that are drawn, of a wave. @param sizes (head, Lq): |G_i|^2. @param count of blocks on average.
+ */
+export function chooseMeasured(
+  plan: ExactPlan,
+  heads: readonly Omit<LaneOfHead, 'lane'>[],
+  sizes: Float32Array,
+  { count, seed }: { readonly count: number; readonly seed: number },
+): Float32Array {
+  const { queryLength } = plan.problem.dims;
+  const all = heads.flatMap(({ place, unit }) =>
+    Array.from({ length: plan.blocks }, (_, block) => ({ place, unit, block })),
+  );
+  const blocks = all.filter(({ unit, block }) => hasFarKeys(plan, unit.batchItem, block));
+  const weights = blocks.map(({ place, block }) => {
+    const rows = slice(sizes, place, queryLength).subarray(block * ROWS, (block + 1) * ROWS);
+    return rows.reduce((sum, x) => sum + x, 0);
+  });
+  const total = weights.reduce((sum, x) => sum + x, 0);
+  const places = Math.max(0, ...heads.map(({ place }) => place + 1));
+  const chosen = sharedFloat32(roundUp(places * plan.blocks, 4));
+  let sum = new Random(seed).uniform();
+  blocks.forEach(({ place, block }, k) => {
+    const share = EVEN / blocks.length + ((1 - EVEN) * weights[k]!) / total;
+    const probability = Math.min(1, count * share);
+    const before = Math.floor(sum);
+    sum += probability;
+    if (Math.floor(sum) > before) chosen[place * plan.blocks + block] = probability;
+  });
+  return chosen;
+}
+
+/** Whether a block sees keys that are not near. */
+function hasFarKeys({ problem }: ExactPlan, batchItem: number, block: number): boolean {
+  const rows = {
+    first: block * ROWS,
+    last: Math.min((block + 1) * ROWS, problem.dims.queryLength),
+  };
+  const seen = keysOfRows(problem, batchItem, rows);
+  return seen.first < rows.first - NEAR || seen.last > rows.last + NEAR;
+}

@@ -1,0 +1,194 @@
+/**
+ * What the products of a block add to each gradient, narrowed to a few numbers: by the tables of random signs for what
+ * meets the inputs, as they are otherwise. They are linear, so that differences of blocks are differences of these.
+ */
+import {
+  type AttentionProblem,
+  PROJECTIONS,
+  type ProjectionName,
+  type Rotary,
+} from '../../../problem.js';
+import type { Lanes, RowBlock } from '../../attention/task.js';
+import type { Wasm } from '../../inner/instance.js';
+import { type Floats, pack, slice } from '../../inner/operands.js';
+import { ROLES } from '../../result.js';
+import { rotateBack } from '../../rotary.js';
+import type { Products } from './apart.js';
+import type { Role, Table, Tables } from './tables.js';
+
+/** Numbers whose squares add up to about that of a contribution. */
+export type Narrowed = Float32Array;
+
+export interface Contribution {
+  /** Of a role at the width at which it meets dS or P: what the plan reckons with. */
+  readonly roles: Readonly<Partial<Record<Role, Narrowed>>>;
+  /** By name of the tensor, as the answer's `error` has it. */
+  readonly tensors: Readonly<Record<string, Narrowed>>;
+}
+
+/** Rows in memory, and the tokens they belong to; null: the first `count` ones. */
+interface Side {
+  readonly at: number;
+  readonly pitch: number;
+  readonly tokens: Int32Array | null;
+  readonly count: number;
+}
+
+const FULL = { q_proj: 'dQ', k_proj: 'dK', v_proj: 'dV' } as const;
+
+export class Contributions {
+  readonly #task: Lanes;
+  readonly #wasm: Wasm;
+  readonly #tables: Tables;
+  readonly #problem: AttentionProblem;
+
+  constructor(task: Lanes, wasm: Wasm, tables: Tables) {
+    this.#task = task;
+    this.#wasm = wasm;
+    this.#tables = tables;
+    this.#problem = task.plan.problem as AttentionProblem;
+  }
+
+  of(rows: RowBlock, products: Products): Contribution {
+    const roles: Partial<Record<Role, Narrowed>> = {};
+    const tensors: Record<string, Narrowed> = {};
+    for (const name of PROJECTIONS) {
+      const table = this.#tables[ROLES[name]];
+      if (!table) continue;
+      const mark = this.#wasm.mark();
+      const own = this.#task.plan.full[FULL[name]]
+        ? this.#full(rows, products, name, table)
+        : this.#thin(rows, products, name, table);
+      roles[ROLES[name]] = own.role;
+      const factor =
+        (this.#problem.projections[name].adapter?.scaling ?? 1) *
+        (name === 'v_proj' ? 1 : this.#problem.scaling);
+      for (const [tensor, x] of Object.entries(own.tensors)) {
+        tensors[tensor] = x.map((a) => factor * a);
+      }
+      this.#wasm.release(mark);
+    }
+    if (this.#problem.sinks) tensors.sinks = Float32Array.from(products.sinks);
+    return { roles, tensors };
+  }
+
+  /** Right products of rows, or left ones of keys: of the columns from `first` on. */
+  #side(rows: RowBlock, products: Products, role: Role, first: number): Side {
+    const { ps, pv, right } = this.#task.plan.thin;
+    const { fields } = products.memory;
+    if (role === 'query') {
+      const tokens = Int32Array.from({ length: rows.n }, (_, i) => rows.first + i);
+      return { at: this.#wasm.put(products.right), pitch: right, tokens, count: rows.n };
+    }
+    const [at, pitch] = role === 'key' ? [fields.ls, ps] : [fields.lv, pv];
+    return { at: at + 4 * first, pitch, tokens: products.index, count: products.count };
+  }
+
+  /** dQ, dK or dV: states, or an adapter behind rotary positions. */
+  #full(rows: RowBlock, products: Products, name: ProjectionName, table: Table) {
+    const wasm = this.#wasm;
+    const { headDim, valueDim, heads, keyValueHeads } = this.#problem.dims;
+    const { lane } = rows;
+    const role = ROLES[name];
+    const { adapter, weight } = this.#problem.projections[name];
+    const width = role === 'value' ? valueDim : headDim;
+    const rotary = weight ? this.#problem.rotary : this.#problem.projectedFrom?.rotary;
+    const side = this.#side(rows, products, role, 0);
+    const turned = rotary && role !== 'value' ? this.#unturned(rotary, side, width, rows) : side;
+    const columns = this.#columns(table, table.columns + table.rank, role, rows, turned);
+    const all = this.#product(columns, turned, width);
+    const narrow = all.slice(0, table.columns * width);
+    if (!weight || !adapter) return { role: narrow, tensors: { [role]: narrow } };
+    const head = role === 'query' ? lane.head : Math.floor((lane.head * keyValueHeads) / heads);
+    const r = adapter.rank;
+    const B = pack(wasm, slice(adapter.B.data, head, width * r), width, r);
+    const ofA = wasm.allocFloats(table.columns * r);
+    wasm.fn.gemm(table.columns, r, width, wasm.put(narrow), width, B, ofA, r, false);
+    return {
+      role: narrow,
+      tensors: {
+        [`${name}.lora_A`]: wasm.f32(ofA, table.columns * r).slice(),
+        [`${name}.lora_B`]: all.slice(table.columns * width),
+      },
+    };
+  }
+
+  /** The thin products of an adapter. */
+  #thin(rows: RowBlock, products: Products, name: ProjectionName, table: Table) {
+    const { plan, workspace } = this.#task;
+    const { rq, rk, rv } = plan.thin;
+    const { headDim: d } = this.#problem.dims;
+    const { lane } = rows;
+    const role = ROLES[name];
+    const r = { query: rq, key: rk, value: rv }[role];
+    const side = this.#side(rows, products, role, 0);
+    const narrow = this.#product(this.#columns(table, table.columns, role, rows, side), side, r);
+    const left = () => {
+      const keys = this.#side(rows, products, 'key', rk);
+      const K = slice(workspace.K, Math.floor(lane.place / plan.group), plan.keys * d);
+      return this.#product({ at: this.#rows(K, d, d, keys), width: d, pitch: d }, keys, r);
+    };
+    const lora_B = { query: left, key: () => products.outK, value: () => products.outV }[role]();
+    return {
+      role: narrow,
+      tensors: { [`${name}.lora_A`]: narrow, [`${name}.lora_B`]: Float32Array.from(lora_B) },
+    };
+  }
+
+  /** A copy of rows whose rotation is undone. */
+  #unturned(
+    rotary: Rotary,
+    { at, pitch, tokens, count }: Side,
+    width: number,
+    { lane }: RowBlock,
+  ): Side {
+    const wasm = this.#wasm;
+    const to = wasm.allocFloats(count * width);
+    const [from, copy] = [wasm.f32(at, count * pitch), wasm.f32(to, count * width)];
+    for (let k = 0; k < count; k++) {
+      copy.set(from.subarray(k * pitch, k * pitch + width), k * width);
+      const row = copy.subarray(k * width, (k + 1) * width);
+      rotateBack(rotary, lane.unit.batchItem, tokens ? tokens[k]! : k, row);
+    }
+    return { at: to, pitch: width, tokens, count };
+  }
+
+  /** The first columns of a table of a batch item, for the rows of a side. */
+  #columns(table: Table, width: number, role: Role, { lane }: RowBlock, side: Side) {
+    const { queryLength, keyLength } = this.#problem.dims;
+    const length = role === 'query' ? queryLength : keyLength;
+    const pitch = table.columns + table.rank;
+    const data = slice(table.data, lane.unit.batchItem, length * pitch);
+    return { at: this.#rows(data, pitch, width, side), width, pitch: width };
+  }
+
+  /** The first `count` columns of the rows of x (.., pitch) that belong to a side. */
+  #rows(x: Floats, pitch: number, count: number, side: Side): number {
+    const wasm = this.#wasm;
+    const at = wasm.allocFloats(side.count * count);
+    const to = wasm.f32(at, side.count * count);
+    // Keys that only fill up the last tile have no row.
+    const last = x.length / pitch;
+    for (let k = 0; k < side.count; k++) {
+      const row = side.tokens ? side.tokens[k]! : k;
+      if (row < last) to.set(x.subarray(row * pitch, row * pitch + count), k * count);
+      else to.fill(0, k * count, (k + 1) * count);
+    }
+    return at;
+  }
+
+  /** left^T right (width, columns) for the first columns of a side. */
+  #product(
+    left: { readonly at: number; readonly width: number; readonly pitch: number },
+    { at, pitch, count }: Side,
+    columns: number,
+  ): Narrowed {
+    const wasm = this.#wasm;
+    const { width } = left;
+    const packed = wasm.allocFloats(16 * Math.ceil(columns / 16) * count);
+    const out = wasm.allocFloats(width * columns);
+    wasm.fn.pack(count, columns, at, pitch, packed);
+    wasm.fn.gemm_tn(width, columns, count, left.at, left.pitch, packed, out, columns, false);
+    return wasm.f32(out, width * columns).slice();
+  }
+}

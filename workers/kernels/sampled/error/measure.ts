@@ -1,0 +1,112 @@
+/** A drawn block beside the same block with all its keys: how far its contributions to the gradients are off. */
+import type { Checkpoint } from '../../../job.js';
+import type { AttentionMemory } from '../../attention/memory.js';
+import type { Lanes, RowBlock } from '../../attention/task.js';
+import type { Wasm } from '../../inner/instance.js';
+import { addFarKeys, KeySquares, type Worths } from '../key-squares.js';
+import { type KeySums, makeKeySums } from '../plan/scale.js';
+import { Apart } from './apart.js';
+import { Contributions, type Narrowed } from './contributions.js';
+import type { Role, Tables } from './tables.js';
+
+/** What one block shows. */
+export interface MeasuredBlock {
+  /** With which it was chosen. */
+  readonly probability: number;
+  /** Squares of its error, by role and by tensor. */
+  readonly roles: Readonly<Partial<Record<Role, number>>>;
+  readonly tensors: Readonly<Record<string, number>>;
+  /** Of the error of each tensor: products of these are about those of the errors. */
+  readonly signatures: Readonly<Record<string, Float32Array>>;
+}
+
+export interface Measurements {
+  readonly blocks: MeasuredBlock[];
+  /** What keys add to all blocks, extrapolated. */
+  readonly keys: KeySums;
+}
+
+export const makeMeasurements = (): Measurements => ({ blocks: [], keys: makeKeySums() });
+
+export class Measure {
+  readonly #apart: Apart;
+  readonly #contributions: Contributions;
+  readonly #squares: KeySquares;
+
+  constructor(
+    task: Lanes,
+    wasm: Wasm,
+    memory: AttentionMemory,
+    tables: Tables,
+    readonly checkpoint: Checkpoint,
+  ) {
+    this.#apart = new Apart(task, wasm, memory);
+    this.#contributions = new Contributions(task, wasm, tables);
+    this.#squares = new KeySquares(task, wasm, tables);
+  }
+
+  /**
+   * Called before a block is attended to.
+   *
+   * @returns what to call after it, with the memory of its list.
+   */
+  begin(rows: RowBlock, probability: number, to: Measurements) {
+    const before = this.#apart.before(rows);
+    return (memory: AttentionMemory, index: Int32Array, worths: Worths) => {
+      const drawn = this.#contributions.of(rows, this.#apart.since(before, rows, memory, index));
+      const products = this.#apart.whole(rows, this.checkpoint);
+      addFarKeys(to.keys, worths, this.#squares.of(rows, products), 1 / probability);
+      const whole = this.#contributions.of(rows, products);
+      const less = <K extends string>(
+        x: Readonly<Partial<Record<K, Narrowed>>>,
+        y: typeof x,
+      ): [K, Narrowed][] =>
+        (Object.entries(x) as [K, Narrowed][]).map(([name, all]) => [
+          name,
+          all.map((a, k) => a - y[name]![k]!),
+        ]);
+      const errors = less(whole.tensors, drawn.tensors);
+      const { lane } = rows;
+      to.blocks.push({
+        probability,
+        roles: squaresOf(less(whole.roles, drawn.roles)),
+        tensors: squaresOf(errors),
+        signatures: Object.fromEntries(
+          errors.map(([name, x]) => [
+            name,
+            signature(x, placeOf(name, lane.unit.batchItem, lane.head)),
+          ]),
+        ),
+      });
+    };
+  }
+}
+
+const squaresOf = <K extends string>(all: readonly [K, Narrowed][]) =>
+  Object.fromEntries(
+    all.map(([name, x]) => [name, x.reduce((sum, a) => sum + a * a, 0)]),
+  ) as Record<K, number>;
+
+/** Heads of batch items whose contributions have no element in common; lora_A is one sum over all. */
+const placeOf = (tensor: string, batchItem: number, head: number) =>
+  tensor.endsWith('.lora_A')
+    ? 0
+    : tensor.endsWith('.lora_B') || tensor === 'sinks'
+      ? head
+      : 65536 * batchItem + head;
+
+/** Numbers of a signature. */
+const SIGNATURE = 128;
+
+/** Sums of x with random signs, those of the place. */
+function signature(x: Narrowed, place: number): Float32Array {
+  const out = new Float32Array(SIGNATURE);
+  let state = (0x9e3779b9 ^ Math.imul(place + 1, 0x85ebca6b)) | 1;
+  for (let k = 0; k < x.length; k++) {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    out[k % SIGNATURE]! += state & 1 ? x[k]! : -x[k]!;
+  }
+  return out;
+}
