@@ -9,7 +9,7 @@ import { sharedFloat32 } from '../../result.js';
 import { NEAR } from '../plan/plan.js';
 
 /** One in so many drawn blocks is measured, within limits. */
-const SHARE = 24;
+const SHARE = 32;
 const [FEWEST, MOST] = [24, 96];
 
 export const measuredOf = (blocks: number): number =>

@@ -12,7 +12,6 @@ import type { Lanes, RowBlock } from '../../attention/task.js';
 import type { Wasm } from '../../inner/instance.js';
 import { type Floats, pack, slice } from '../../inner/operands.js';
 import { ROLES } from '../../result.js';
-import { rotateBack } from '../../rotary.js';
 import type { Products } from './apart.js';
 import type { Role, Table, Tables } from './tables.js';
 
@@ -126,7 +125,7 @@ export class Contributions {
     const left = () => {
       const keys = this.#side(rows, products, 'key', rk);
       const K = slice(workspace.K, Math.floor(lane.place / plan.group), plan.keys * d);
-      return this.#product({ at: this.#rows(K, d, d, keys), width: d, pitch: d }, keys, r);
+      return this.#product({ ...this.#rows(K, d, d, keys), width: d }, keys, r);
     };
     const lora_B = { query: left, key: () => products.outK, value: () => products.outV }[role]();
     return {
@@ -136,21 +135,17 @@ export class Contributions {
   }
 
   /** A copy of rows whose rotation is undone. */
-  #unturned(
-    rotary: Rotary,
-    { at, pitch, tokens, count }: Side,
-    width: number,
-    { lane }: RowBlock,
-  ): Side {
+  #unturned({ cos, sin }: Rotary, side: Side, width: number, { lane }: RowBlock): Side {
     const wasm = this.#wasm;
-    const to = wasm.allocFloats(count * width);
-    const [from, copy] = [wasm.f32(at, count * pitch), wasm.f32(to, count * width)];
-    for (let k = 0; k < count; k++) {
-      copy.set(from.subarray(k * pitch, k * pitch + width), k * width);
-      const row = copy.subarray(k * width, (k + 1) * width);
-      rotateBack(rotary, lane.unit.batchItem, tokens ? tokens[k]! : k, row);
-    }
-    return { at: to, pitch: width, tokens, count };
+    const { count } = side;
+    const at = wasm.allocFloats(count * width);
+    wasm.fn.copy_columns(count, width, side.at, side.pitch, at, width);
+    const [c, s] = [cos, sin].map(({ data, shape: [items, length] }) => {
+      const item = items === 1 ? 0 : lane.unit.batchItem;
+      return this.#rows(slice(data as Floats, item, length * width), width, width, side);
+    });
+    wasm.fn.rotate(count, width, c!.at, s!.at, at, true);
+    return { ...side, at, pitch: width };
   }
 
   /** The first columns of a table of a batch item, for the rows of a side. */
@@ -159,22 +154,25 @@ export class Contributions {
     const length = role === 'query' ? queryLength : keyLength;
     const pitch = table.columns + table.rank;
     const data = slice(table.data, lane.unit.batchItem, length * pitch);
-    return { at: this.#rows(data, pitch, width, side), width, pitch: width };
+    return { ...this.#rows(data, pitch, width, side), width };
   }
 
-  /** The first `count` columns of the rows of x (.., pitch) that belong to a side. */
-  #rows(x: Floats, pitch: number, count: number, side: Side): number {
+  /** The first columns of the rows of x (.., pitch) that belong to a side: where they lie, or a copy. */
+  #rows(x: Floats, pitch: number, columns: number, { tokens, count }: Side) {
     const wasm = this.#wasm;
-    const at = wasm.allocFloats(side.count * count);
-    const to = wasm.f32(at, side.count * count);
-    // Keys that only fill up the last tile have no row.
-    const last = x.length / pitch;
-    for (let k = 0; k < side.count; k++) {
-      const row = side.tokens ? side.tokens[k]! : k;
-      if (row < last) to.set(x.subarray(row * pitch, row * pitch + count), k * count);
-      else to.fill(0, k * count, (k + 1) * count);
+    const n = x.length / pitch;
+    if (!tokens && count <= n && x instanceof Float32Array && wasm.addressOf) {
+      return { at: wasm.addressOf(x), pitch };
     }
-    return at;
+    const at = wasm.allocFloats(count * columns);
+    const to = wasm.f32(at, count * columns);
+    for (let k = 0; k < count; k++) {
+      const row = tokens ? tokens[k]! : k;
+      // Keys that only fill up the last tile have no row.
+      if (row < n) to.set(x.subarray(row * pitch, row * pitch + columns), k * columns);
+      else to.fill(0, k * columns, (k + 1) * columns);
+    }
+    return { at, pitch: columns };
   }
 
   /** left^T right (width, columns) for the first columns of a side. */

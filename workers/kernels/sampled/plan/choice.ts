@@ -22,8 +22,10 @@ export interface ChoiceTask extends Task<SampledPlan> {
   readonly keys: number | undefined;
 }
 
-/** From the root of a predicted variance to the limit that an answer will state. */
-const LIMIT = 1.8;
+/** From the root of a predicted variance to the limit that an answer will state: its degrees of freedom are many. */
+const LIMIT = 1.1;
+/** Keys of a block in the mean: fewer leave bars without meaning. */
+const FEWEST_DRAWN = 8;
 /** More coordinates are taken where they divide a head's variance by so much, when the number of keys is given. */
 const WORTH_IT = 1.5;
 
@@ -101,7 +103,7 @@ const least = (all: readonly Candidate[], size: (one: Candidate) => number): Can
 /** The cheapest draft of all scales; for one scale a price of variance decides what each head takes. */
 function cheapest(task: ChoiceTask, cost: RowCost): Draft {
   let best: Draft | null = null;
-  for (const scale of SCALES) {
+  for (const scale of sensibleScales(task)) {
     const all = candidates(task, cost, scale);
     let [low, high] = [0, 100];
     let found: Draft | null = null;
@@ -116,8 +118,25 @@ function cheapest(task: ChoiceTask, cost: RowCost): Draft {
     }
     if (found && (!best || found.cost < best.cost)) best = found;
   }
-  // All heads exact have no variance: there is always a draft.
-  return best!;
+  return best ?? allExact(task, cost);
+}
+
+/** Nothing is drawn: there is always this draft. */
+function allExact(task: ChoiceTask, cost: RowCost): Draft {
+  const scale = SCALES[0]!;
+  return draftOf(
+    scale,
+    candidates(task, cost, scale).map((all) => all.at(-1)!),
+  );
+}
+
+/** Scales that draw a few keys for a block in the mean, and not most of all keys. */
+function sensibleScales({ problem, pilots }: ChoiceTask): number[] {
+  const blocks = pilots.length * Math.ceil(problem.dims.queryLength / ROWS);
+  return SCALES.filter((scale) => {
+    const all = pilots.reduce((sum, { tried }) => sum + keysAt(tried[0]!.keys, scale), 0);
+    return all > FEWEST_DRAWN * blocks && all < 0.5 * blocks * problem.dims.keyLength;
+  });
 }
 
 /** So many keys for a block on average, with no more coordinates than pay. */

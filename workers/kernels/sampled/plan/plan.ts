@@ -6,7 +6,7 @@ import type { TensorData } from '../../../tensor/tensor.js';
 export const COORDINATES = [16, 32, 64] as const;
 
 /** One in so many blocks of a head is looked at for the plan, within limits. */
-const SHARE = 32;
+const SHARE = 64;
 const [FEWEST, MOST] = [2, 6];
 
 export const looksAt = (blocks: number): number =>
