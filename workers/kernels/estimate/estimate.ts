@@ -63,12 +63,14 @@ export function addDraw(
 ): void {
   let square = 0;
   for (let a = 0; a < rowsOf(exact); a++) {
-    const [x, xs] = rowOf(exact, a);
-    const [y, ys] = used ? rowOf(used, a) : [0, xs];
+    const xs = vectorOf(exact, a);
+    const ys = used ? vectorOf(used, a) : xs;
+    const [x, y] = [factorOf(exact, a), used ? factorOf(used, a) : 0];
+    const [over, share] = [1 / probability, 1 / draws];
     const row = exact.offset + a * xs.length;
     for (let b = 0; b < xs.length; b++) {
-      const delta = (x * xs[b]! - y * ys[b]!) / probability;
-      sums.error[row + b]! += delta / draws;
+      const delta = over * (x * xs[b]! - y * ys[b]!);
+      sums.error[row + b]! += share * delta;
       square += delta * delta;
     }
   }
@@ -95,9 +97,9 @@ function book({ totals }: ErrorSums, square: number, draws: number, rows: number
 
 const rowsOf = (x: Contribution): number => ('rows' in x ? x.rows.length : x.u.length);
 
-/** Row a of a contribution: a factor and a vector. */
-const rowOf = (x: Contribution, a: number): readonly [number, Float64Array] =>
-  'rows' in x ? [1, x.rows[a]!] : [x.u[a]!, x.v];
+/** Row a of a contribution: a factor times a vector. */
+const factorOf = (x: Contribution, a: number): number => ('rows' in x ? 1 : x.u[a]!);
+const vectorOf = (x: Contribution, a: number): Float64Array => ('rows' in x ? x.rows[a]! : x.v);
 
 /** What is known of a gradient beside the sampled rows. */
 export interface KnownError {

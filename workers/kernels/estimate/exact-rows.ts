@@ -14,7 +14,7 @@
  * K is projected and rotated once for each head that has rows here, and S_j = beta q . k_j, dS K from it.
  */
 import { keysOfRow } from '../../mask.js';
-import type { AttentionLayer, AttentionProblem } from '../../problem.js';
+import type { AttentionLayer, AttentionProblem, ProjectionName } from '../../problem.js';
 import { rotate } from '../rotary.js';
 import { rowSoftmax } from '../softmax.js';
 import { type AttendedRow, contributionsOf } from './contributions.js';
@@ -33,16 +33,33 @@ function attend(layer: AttentionLayer, rows: readonly RowOfHead[], passes: Input
   const { queryLength, heads, keyValueHeads, headDim: d, valueDim: dv } = dims;
   const { batchItem } = rows[0]!;
   const { keys: n, XK, XV } = keyInputs(layer, batchItem);
-  const all = rows.map(({ head, row }) => {
+  const weightsOf = (name: ProjectionName, width: number) => {
+    const known = new Map<number, HeadWeights>();
+    return (head: number) => {
+      const found = known.get(head) ?? new HeadWeights(projections[name], head, width);
+      known.set(head, found);
+      return found;
+    };
+  };
+  const query = weightsOf('q_proj', d);
+  const [key, value] = [weightsOf('k_proj', d), weightsOf('v_proj', dv)];
+  const placed = rows.map(({ head, row }) => {
     const shared = Math.floor((head * keyValueHeads) / heads);
-    const query = new HeadWeights(projections.q_proj, head, d);
-    const key = new HeadWeights(projections.k_proj, shared, d);
-    const value = new HeadWeights(projections.v_proj, shared, dv);
     const width = projections.q_proj.inFeatures;
     const x = slice64(inputs.query.data, (batchItem * queryLength + row) * width, width);
-    const q = query.addBias(query.apply(x));
-    if (rotary) rotate(rotary, batchItem, row, q);
-    return { batchItem, head, row, shared, query, key, value, x, q };
+    const weights = { query: query(head), key: key(shared), value: value(shared) };
+    return { batchItem, head, row, shared, ...weights, x };
+  });
+  const projected = byHead(
+    placed,
+    'query',
+    ({ x }) => x,
+    (weights, xs) => weights.apply(xs, passes),
+  );
+  const all = placed.map((one, k) => {
+    const q = one.query.addBias(projected[k]!);
+    if (rotary) rotate(rotary, batchItem, one.row, q);
+    return { ...one, q };
   });
   const rotated = new Map<number, Float64Array>();
   for (const { shared, key } of rotary ? all : []) {
@@ -54,12 +71,18 @@ function attend(layer: AttentionLayer, rows: readonly RowOfHead[], passes: Input
     : passes.dots(
         XK,
         n,
-        all.map(({ key, q }) => key.back(q)),
+        byHead(
+          all,
+          'key',
+          ({ q }) => q,
+          (weights, qs) => weights.back(qs, passes),
+        ),
       );
   const weights = all.map(({ head, row, key, q }, k) => {
     passes.checkpoint();
     const shift = rotary ? 0 : key.biasDot(q);
-    const logits = scores[k]!.map((s) => beta * (s + shift));
+    const logits = scores[k]!;
+    for (let j = 0; j < n; j++) logits[j] = beta * (logits[j]! + shift);
     return rowSoftmax(layer, logits, keysOfRow(layer, batchItem, row), sinks?.data[head]);
   });
   const PX = passes.combine(
@@ -70,14 +93,44 @@ function attend(layer: AttentionLayer, rows: readonly RowOfHead[], passes: Input
   return { all, n, XK, XV, rotated, weights, PX };
 }
 
+type RowWeights = Readonly<Record<'query' | 'key' | 'value', HeadWeights>>;
+
+/** What `product` makes of a vector of each row, with rows of the same weights together. */
+function byHead<Row extends RowWeights>(
+  rows: readonly Row[],
+  name: keyof RowWeights,
+  vectorOf: (row: Row, k: number) => Float64Array,
+  product: (weights: HeadWeights, vectors: readonly Float64Array[]) => Float64Array[],
+): Float64Array[] {
+  const out: Float64Array[] = [];
+  for (const weights of new Set(rows.map((row) => row[name]))) {
+    const mine = rows.flatMap((row, k) => (row[name] === weights ? [k] : []));
+    const found = product(
+      weights,
+      mine.map((k) => vectorOf(rows[k]!, k)),
+    );
+    for (const [x, k] of mine.entries()) out[k] = found[x]!;
+  }
+  return out;
+}
+
 /** Rows of the attention output, (dv) each; `rows` are all of one batch item. */
 export function exactOutputs(
   layer: AttentionLayer,
   rows: readonly RowOfHead[],
   passes: InputPasses,
 ): Float64Array[] {
-  const { all, PX, weights } = attend(layer, rows, passes);
-  return all.map(({ value }, k) => value.addBias(value.apply(PX[k]!), sumOf(weights[k]!.P)));
+  return outputsOf(attend(layer, rows, passes), passes);
+}
+
+function outputsOf({ all, PX, weights }: ReturnType<typeof attend>, passes: InputPasses) {
+  const O = byHead(
+    all,
+    'value',
+    (_, k) => PX[k]!,
+    (value, xs) => value.apply(xs, passes),
+  );
+  return all.map(({ value }, k) => value.addBias(O[k]!, sumOf(weights[k]!.P)));
 }
 
 /** Contributions of `rows`, all of one batch item, by tensor name; the factors s beta included. */
@@ -97,37 +150,55 @@ export function exactRows(
 ): AttendedRow[] {
   const { dims, objective, rotary } = problem;
   const { queryLength, heads, valueDim: dv } = dims;
-  const { all, n, XK, XV, rotated, weights, PX } = attend(problem, rows, passes);
-  const G = all.map(({ batchItem, head, row, value }, k) => {
+  const attended = attend(problem, rows, passes);
+  const { all, n, XK, XV, rotated, weights, PX } = attended;
+  const O = objective.kind === 'target' ? outputsOf(attended, passes) : null;
+  const G = all.map(({ batchItem, head, row }, k) => {
     const at = ((batchItem * queryLength + row) * heads + head) * dv;
     const given = slice64(objective.tensor.data, at, dv);
-    if (objective.kind === 'grad_output') return given;
-    const O = value.addBias(value.apply(PX[k]!), sumOf(weights[k]!.P));
-    return O.map((o, c) => o - given[c]!);
+    return O ? O[k]!.map((o, c) => o - given[c]!) : given;
   });
   const dS = passes.dots(
     XV,
     n,
-    all.map(({ value }, k) => value.back(G[k]!)),
+    byHead(
+      all,
+      'value',
+      (_, k) => G[k]!,
+      (value, ys) => value.back(ys, passes),
+    ),
   );
   const sinks = dS.map((t, k) => {
     passes.checkpoint();
     const { P, slope, sink } = weights[k]!;
     const shift = all[k]!.value.biasDot(G[k]!);
-    const mean = t.reduce((sum, tj, j) => sum + P[j]! * (tj + shift), 0);
+    let mean = 0;
+    for (let j = 0; j < t.length; j++) mean += P[j]! * (t[j]! + shift);
     for (let j = 0; j < t.length; j++) {
       t[j] = P[j]! * (t[j]! + shift - mean) * (slope ? slope[j]! : 1);
     }
     return -sink * mean;
   });
   const dSX = rotary ? [] : passes.combine(XK, n, dS);
+  const back = rotary
+    ? []
+    : byHead(
+        all,
+        'key',
+        (_, k) => dSX[k]!,
+        (key, xs) => key.apply(xs, passes),
+      );
   return all.map((row, k) => {
     const dSK = rotary
       ? passes.combine(rotated.get(row.shared)!, n, [dS[k]!])[0]!
-      : row.key.addBias(row.key.apply(dSX[k]!), sumOf(dS[k]!));
+      : row.key.addBias(back[k]!, sumOf(dS[k]!));
     const { P } = weights[k]!;
     return { ...row, g: G[k]!, P, dS: dS[k]!, dSK, PX: PX[k]!, dSX: dSX[k], sink: sinks[k]! };
   });
 }
 
-const sumOf = (x: Float64Array): number => x.reduce((a, b) => a + b, 0);
+function sumOf(x: Float64Array): number {
+  let sum = 0;
+  for (let j = 0; j < x.length; j++) sum += x[j]!;
+  return sum;
+}

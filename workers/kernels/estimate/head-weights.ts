@@ -1,5 +1,6 @@
 import type { Projection } from '../../problem.js';
 import type { Tensor } from '../../tensor/tensor.js';
+import type { InputPasses } from './input-passes.js';
 
 /** One head of a projection, in float64: its band of W, the bias and B. */
 export class HeadWeights {
@@ -23,16 +24,16 @@ export class HeadWeights {
     return adapter ? times(adapter.A, 0, adapter.rank, inFeatures, x) : new Float64Array(0);
   }
 
-  /** x (in) -> (W + s B A) x (width), without the bias */
-  apply(x: Float64Array): Float64Array {
-    const { weight, adapter, inFeatures } = this.#p;
-    if (!weight) return x.slice(this.#first, this.#first + this.#width);
-    const y = times(weight, this.#first, this.#width, inFeatures, x);
-    if (adapter) {
-      const added = times(adapter.B, this.#first, this.#width, adapter.rank, this.low(x));
-      for (let c = 0; c < y.length; c++) y[c]! += adapter.scaling * added[c]!;
+  /** Each x (in) -> (W + s B A) x (width), without the bias */
+  apply(xs: readonly Float64Array[], passes: InputPasses): Float64Array[] {
+    const { weight, adapter } = this.#p;
+    if (!weight) return xs.map((x) => x.slice(this.#first, this.#first + this.#width));
+    const ys = passes.dots(this.#bandOf(weight), this.#width, xs);
+    for (const [k, x] of adapter ? xs.entries() : []) {
+      const { B, rank, scaling } = adapter!;
+      add(ys[k]!, scaling, times(B, this.#first, this.#width, rank, this.low(x)));
     }
-    return y;
+    return ys;
   }
 
   /** y (width) -> B^T y (r) */
@@ -42,20 +43,28 @@ export class HeadWeights {
     return timesTransposed(adapter.B, this.#first, this.#width, adapter.rank, y);
   }
 
-  /** y (width) -> (W + s B A)^T y (in) */
-  back(y: Float64Array): Float64Array {
+  /** Each y (width) -> (W + s B A)^T y (in) */
+  back(ys: readonly Float64Array[], passes: InputPasses): Float64Array[] {
     const { weight, adapter, inFeatures } = this.#p;
     if (!weight) {
-      const x = new Float64Array(inFeatures);
-      x.set(y, this.#first);
-      return x;
+      return ys.map((y) => {
+        const x = new Float64Array(inFeatures);
+        x.set(y, this.#first);
+        return x;
+      });
     }
-    const x = timesTransposed(weight, this.#first, this.#width, inFeatures, y);
-    if (adapter) {
-      const added = timesTransposed(adapter.A, 0, adapter.rank, inFeatures, this.up(y));
-      for (let c = 0; c < x.length; c++) x[c]! += adapter.scaling * added[c]!;
+    const xs = passes.combine(this.#bandOf(weight), this.#width, ys);
+    for (const [k, y] of adapter ? ys.entries() : []) {
+      const { A, rank, scaling } = adapter!;
+      add(xs[k]!, scaling, timesTransposed(A, 0, rank, inFeatures, this.up(y)));
     }
-    return x;
+    return xs;
+  }
+
+  /** Its rows of W */
+  #bandOf({ data }: Tensor) {
+    const { inFeatures } = this.#p;
+    return data.subarray(this.#first * inFeatures, (this.#first + this.#width) * inFeatures);
   }
 
   /** Row c of W + s B A (in) */
@@ -83,6 +92,11 @@ export class HeadWeights {
     const { bias } = this.#p;
     return bias ? y.reduce((sum, yc, c) => sum + yc * bias.data[this.#first + c]!, 0) : 0;
   }
+}
+
+/** y += scale x */
+function add(y: Float64Array, scale: number, x: Float64Array): void {
+  for (let c = 0; c < y.length; c++) y[c]! += scale * x[c]!;
 }
 
 /** Rows [first, first + n) of m (.., k), times x. */

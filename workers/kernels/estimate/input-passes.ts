@@ -7,7 +7,6 @@ const TOKENS = 256;
 export class InputPasses {
   readonly #wasm: Wasm;
   readonly #block: number;
-  readonly #narrow: number;
   readonly #vector: number;
   readonly #weights: number;
 
@@ -19,7 +18,6 @@ export class InputPasses {
   ) {
     this.#wasm = wasm;
     this.#block = wasm.alloc(8 * TOKENS * widest);
-    this.#narrow = wasm.allocFloats(TOKENS * widest);
     this.#vector = wasm.alloc(8 * widest);
     this.#weights = wasm.alloc(8 * TOKENS);
   }
@@ -63,8 +61,9 @@ export class InputPasses {
       const count = Math.min(TOKENS, n - first);
       const block = X.subarray(first * k, (first + count) * k);
       if (block instanceof Float32Array) {
-        this.#wasm.f32(this.#narrow, block.length).set(block);
-        this.#wasm.fn.widen(block.length, this.#narrow, this.#block);
+        const mark = this.#wasm.mark();
+        this.#wasm.fn.widen(block.length, this.#wasm.put(block), this.#block);
+        this.#wasm.release(mark);
       } else {
         this.#wasm.f64(this.#block, block.length).set(block);
       }

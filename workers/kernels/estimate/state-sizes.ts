@@ -12,6 +12,7 @@ import { rotateBack } from '../rotary.js';
 import type { AttendedRow } from './contributions.js';
 import { frobenius } from './estimate.js';
 import type { HeadWeights } from './head-weights.js';
+import type { InputPasses } from './input-passes.js';
 
 export type Sizes = Readonly<Record<'query' | 'key' | 'value', number>>;
 
@@ -20,20 +21,23 @@ export function stateSizes(
   problem: AttentionProblem,
   exact: AttendedRow,
   used: AttendedRow,
+  passes: InputPasses,
 ): Sizes {
   const { rotary, scaling: beta } = problem;
   const { query, key, value } = exact;
   const dQ = minus(exact.dSK, used.dSK);
   if (rotary) rotateBack(rotary, exact.batchItem, exact.row, dQ);
   // Every key is rotated back by an angle of its own: then W_K^T is bounded by its norm.
-  const back = (q: Float64Array) => (rotary ? normOf(key) * frobenius(q) : frobenius(key.back(q)));
+  const normBack = (weights: HeadWeights, y: Float64Array) =>
+    frobenius(weights.back([y], passes)[0]!);
+  const back = (q: Float64Array) => (rotary ? normOf(key) * frobenius(q) : normBack(key, q));
   const ofKeys =
     frobenius(minus(exact.dS, used.dS)) * back(exact.q) +
     frobenius(used.dS) * back(minus(exact.q, used.q));
   const ofValues =
-    frobenius(minus(exact.P, used.P)) * frobenius(value.back(exact.g)) +
-    frobenius(used.P) * frobenius(value.back(minus(exact.g, used.g)));
-  return { query: beta * frobenius(query.back(dQ)), key: beta * ofKeys, value: ofValues };
+    frobenius(minus(exact.P, used.P)) * normBack(value, exact.g) +
+    frobenius(used.P) * normBack(value, minus(exact.g, used.g));
+  return { query: beta * normBack(query, dQ), key: beta * ofKeys, value: ofValues };
 }
 
 const minus = (a: Float64Array, b: Float64Array) => a.map((x, k) => x - b[k]!);

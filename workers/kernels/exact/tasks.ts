@@ -36,8 +36,8 @@ const TASKS_OF_STAGE = 32;
 const LEAST_TASK_FLOPS = 5e6;
 /** Tasks that a contraction is cut into where it is long: each keeps sums as large as the gradients. */
 const CONTRACT_TASKS = 8;
-/** Flops of a problem that is one task: two or three milliseconds. */
-const ONE_TASK_FLOPS = 1e8;
+/** Flops of a problem that is one task: two or three milliseconds, as long as four ways between threads and their waits. */
+const ONE_TASK_FLOPS = 1.5e8;
 
 /** Stretches [first, last) of at most `size` out of `total`, as even as whole numbers of `unit` are. */
 function stretches(total: number, size: number, unit = 1): { first: number; last: number }[] {

@@ -124,7 +124,7 @@ function sampleBatchItem(
   // Only gradients of the inputs take the values at full width.
   if (!task.plan.full.dV) return [];
   return draws.map(({ cluster, probability }, k) => {
-    const { query, key, value } = stateSizes(problem, exact[k]!, full[k]!);
+    const { query, key, value } = stateSizes(problem, exact[k]!, full[k]!, passes);
     const over = 1 / probability;
     return { cluster, query: over * query, key: over * key, value: over * value };
   });
