@@ -3,20 +3,15 @@
  * left behind. LORAGRAD_TEST_FAULTS says how many faults.
  */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { Redis } from 'ioredis';
-import { pack, tensor } from '../support/bodies.js';
 import { decodeAnswer } from '../support/dialects.js';
 import { testSeed, uniform } from '../support/random.js';
 import { type GradientAnswer, startServer } from '../support/server.js';
-import { startWorker, type WorkerProcess } from './nodes.js';
+import { type ApiProcess, largeBody, startApi, startWorker, type WorkerProcess } from './nodes.js';
 import { startStore, withoutStore } from './store.js';
 
-const CLI = fileURLToPath(new URL('../../src/cli.js', import.meta.url));
 const MSGPACK = 'application/vnd.msgpack';
 const FAULTS = Number(process.env.LORAGRAD_TEST_FAULTS ?? 5);
 const TTL_MS = 4000;
@@ -27,50 +22,6 @@ const HUNG_MS = 120_000;
 
 const seed = testSeed();
 
-/** A quarter of a second of one worker: worth being sent. */
-function body(k: number): Uint8Array<ArrayBuffer> {
-  const [length, width] = [5000, 32];
-  const numbers = (shape: number[], scale: number) =>
-    tensor(shape, (x) => scale * Math.sin(x * (k + 1.5)));
-  const weight = () => numbers([width, width], 0.3);
-  return new Uint8Array(
-    pack({
-      hidden_states: numbers([length, width], 1),
-      q_proj: {
-        weight: weight(),
-        lora_A: numbers([4, width], 0.2),
-        lora_B: numbers([width, 4], 0.2),
-      },
-      k_proj: { weight: weight() },
-      v_proj: { weight: weight() },
-      grad_output: numbers([length, width], 1),
-      method: 'exact',
-    }),
-  );
-}
-
-interface ApiNode {
-  child: ChildProcess;
-  url: string;
-}
-
-async function startApi(queue: string): Promise<ApiNode> {
-  const child = spawn(process.execPath, [CLI], {
-    env: {
-      ...{ ...process.env, PORT: '0', LORAGRAD_WORKERS: '1', LORAGRAD_QUEUE_URL: queue },
-      LORAGRAD_QUEUE_TTL_MS: String(TTL_MS),
-    },
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  for await (const line of child.stdout!.setEncoding('utf8')) {
-    const listening = String(line).match(/http:\/\/127\.0\.0\.1:\d+/);
-    if (!listening) continue;
-    child.stdout!.resume();
-    return { child, url: listening[0] };
-  }
-  throw new Error('The API node ended before it listened');
-}
-
 const gradientsOf = (bytes: Uint8Array) =>
   (decodeAnswer(bytes, MSGPACK) as GradientAnswer).gradients;
 
@@ -80,7 +31,7 @@ test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, 
   skip,
 }, async () => {
   const random = uniform(seed);
-  const bodies = Array.from({ length: 3 }, (_, k) => body(k));
+  const bodies = Array.from({ length: 3 }, (_, k) => largeBody(k));
   const alone = await startServer();
   const expected: unknown[] = [];
   for (const one of bodies) {
@@ -96,7 +47,7 @@ test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, 
     await startWorker(store.url, env),
     await startWorker(store.url, env),
   ];
-  const api: ApiNode[] = [await startApi(store.url)];
+  const api: ApiProcess[] = [await startApi(store.url, env)];
   let stop = false;
   const counts = { right: 0, problems: 0, cut: 0 };
 
@@ -169,7 +120,7 @@ test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, 
     'an API node is killed': async () => {
       const { child } = api[0]!;
       child.kill('SIGKILL');
-      api[0] = await startApi(store.url);
+      api[0] = await startApi(store.url, env);
     },
   };
   const names = Object.keys(faults);
@@ -202,12 +153,7 @@ test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, 
   } finally {
     stop = true;
     admin.disconnect();
-    const { child } = api[0]!;
-    if (child.exitCode === null) {
-      const gone = once(child, 'exit');
-      child.kill('SIGTERM');
-      await gone;
-    }
+    await api[0]!.end();
     await Promise.all(workers.map((worker) => worker.end()));
     await store.close();
   }

@@ -9,7 +9,6 @@ import { forwardParts } from '../../workers/kernels/exact/forward.js';
 import { type ExactResult, exactParts } from '../../workers/kernels/exact/gradient.js';
 import { lowRankForwardPart, lowRankPart } from '../../workers/kernels/low-rank/part.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
-import type { Cut } from '../../workers/kernels/parts/cut.js';
 import { referenceForwardParts, referenceParts } from '../../workers/kernels/reference/parts.js';
 import { planSampled } from '../../workers/kernels/sampled/job.js';
 import { sampledPart } from '../../workers/kernels/sampled/part.js';
@@ -17,24 +16,11 @@ import type { AttentionProblem } from '../../workers/problem.js';
 import { type ProblemOptions, randomProblem, randomStates } from '../kernels/problems.js';
 import { named } from '../kernels/run.js';
 import { testSeed } from '../support/random.js';
-import { knows, large, startNode, startWorker, type WorkerProcess } from './nodes.js';
+import { cutsOf, knows, large, startNode, startWorker, type WorkerProcess } from './nodes.js';
 import { type Store, startStore, withoutStore } from './store.js';
 
 const seed = testSeed();
 const { signal } = new AbortController();
-
-/** One part for each head of each item. */
-function cutsOf({ dims }: AttentionProblem): Cut[] {
-  const rows = { first: 0, last: dims.queryLength };
-  return Array.from({ length: dims.batch * dims.keyValueHeads }, (_, k) => {
-    const [item, head] = [Math.floor(k / dims.keyValueHeads), k % dims.keyValueHeads];
-    return {
-      items: { first: item, last: item + 1 },
-      sharedHeads: { first: head, last: head + 1 },
-      rows,
-    };
-  });
-}
 
 const jobOf = (problem: AttentionProblem, inputGradients?: 'attention') => {
   const options = { attentionOutput: true, inputGradients, estimate: { rows: 16, seed } };
