@@ -5,7 +5,7 @@ import { Service } from '../support/service.js';
 import { Client, mixture } from './traffic.js';
 
 const LANES = 12;
-const CHANCE = '0.0005';
+const CHANCE = '0.002';
 const deadly = new URL('./deadly-workers.js', import.meta.url).href;
 
 /** The gradients of an answer: the same at any time, on any thread. */

@@ -26,6 +26,7 @@ export interface PlanFigures {
     /** The part of low_rank that grows with L; the rest grows with L^2. */
     readonly low_rank_linear: number | null;
     readonly sampled: number | null;
+    readonly sampled_linear: number | null;
   };
   /** Draws of far keys; null: nothing was planned. */
   readonly sampled: {
@@ -33,6 +34,11 @@ export interface PlanFigures {
     readonly coordinates: readonly number[];
     readonly levels: 1;
     readonly predicted_error: number;
+    readonly tried: readonly {
+      readonly keys: number;
+      readonly error: number;
+      readonly ms: number;
+    }[];
   } | null;
   /** Numbers of features that the plan looked at; empty: nothing was planned. */
   readonly tried: readonly {
@@ -51,6 +57,7 @@ export function planFigures(
 ): PlanFigures {
   const needs = needsOf(problem, options);
   const flops = exactFlops(problem, needs);
+  const milliseconds = (work: number) => (1000 * work) / options.rates.exact;
   return {
     features: plan?.features ?? null,
     max_degree: plan?.maxDegree ?? null,
@@ -61,16 +68,21 @@ export function planFigures(
     break_even_length: plan?.breakEvenLength ?? null,
     predicted_error: plan?.predictedError ?? null,
     expected_ms: {
-      exact: (1000 * exactWork(problem, needs, options.rates.pairs)) / options.rates.exact,
+      exact: milliseconds(exactWork(problem, needs, options.rates.pairs)),
       low_rank: plan ? 1000 * plan.seconds.lowRank : null,
       low_rank_linear: plan ? 1000 * plan.seconds.lowRankLinear : null,
-      sampled: sampled ? (1000 * sampled.work) / options.rates.exact : null,
+      sampled: sampled && milliseconds(sampled.work),
+      sampled_linear: sampled && milliseconds(sampled.linearWork),
     },
     sampled: sampled && {
       keys: sampled.keys,
       coordinates: sampled.heads.map(({ coordinates }) => coordinates),
       levels: 1,
       predicted_error: sampled.predictedError,
+      tried: sampled.tried.map(({ keys, error, work }) => ({
+        ...{ keys, error },
+        ms: milliseconds(work),
+      })),
     },
     tried: (plan?.tried ?? []).map(({ features, error, seconds }) => ({
       features,

@@ -61,7 +61,7 @@ const LOOKS: Record<string, BrowserContextOptions> = {
 };
 for (const [look, context] of Object.entries(LOOKS)) {
   test(
-    `phase transition, ${look}: verdict, four pictures, no serious finding of axe`,
+    `phase transition, ${look}: verdict, five pictures, no serious finding of axe`,
     options,
     async () => {
       const { page, complaints } = await open(server.url, context);
@@ -70,6 +70,7 @@ for (const [look, context] of Object.entries(LOOKS)) {
         'Verdict',
         'Γ of each head',
         'Error against features',
+        'Error against drawn keys',
         'Time against length',
         'Error of each gradient',
       ]) {
@@ -84,6 +85,25 @@ for (const [look, context] of Object.entries(LOOKS)) {
     },
   );
 }
+
+test('the sampled kernel: its error against drawn keys, and its time', options, async () => {
+  const { page, complaints } = await open(server.url);
+  await page.getByRole('combobox', { name: 'Size of the logits' }).selectOption('4');
+  await page.getByRole('combobox', { name: 'Kernel' }).selectOption('sampled');
+  await page.getByRole('combobox', { name: 'Tolerance' }).selectOption('10 %');
+  await compute(page);
+  const keys = page.getByRole('article', { name: 'Error against drawn keys' });
+  await keys.getByText('Numbers').click();
+  const rows = await keys.getByRole('row').allTextContents();
+  assert.ok(rows.length > 4, `${rows.length} rows`);
+  const errors = await keys.locator('tbody td:nth-child(2)').allTextContents();
+  const falling = errors.map(Number).sort((a, b) => b - a);
+  assert.deepEqual(errors.map(Number), falling);
+  await page.getByRole('listitem').filter({ hasText: 'sampled, expected' }).waitFor();
+  await page.screenshot({ path: `${SCREENSHOTS}explorer-sampled.png`, fullPage: true });
+  assert.deepEqual(complaints, []);
+  await page.close();
+});
 
 test('by keyboard alone: choose, compute, read the numbers', options, async () => {
   const { page } = await open(server.url);

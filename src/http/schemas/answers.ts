@@ -57,6 +57,10 @@ const Plan = Type.Object(
           'The part of low_rank that grows with L; the rest grows with L^2, as exact does.',
         ),
         sampled: nullable(Type.Number(), 'Sampled kernel, ms on one thread.'),
+        sampled_linear: nullable(
+          Type.Number(),
+          'The part of sampled that grows with L; the rest grows with L^2.',
+        ),
       },
       { description: 'Time to expect on this machine.' },
     ),
@@ -73,6 +77,19 @@ const Plan = Type.Object(
         predicted_error: Type.Number({
           description: 'Upper limit of the relative error to expect.',
         }),
+        tried: Type.Array(
+          Type.Object(
+            {
+              keys: Type.Integer({
+                description: 'Mean number of far keys that are drawn for a block.',
+              }),
+              error: Type.Number({ description: 'Upper limit of the relative error to expect.' }),
+              ms: Type.Number({ description: 'Time to expect on one thread.' }),
+            },
+            { description: 'One number of drawn keys.' },
+          ),
+          { description: 'What other numbers of keys would come to, with no head exact.' },
+        ),
       }),
       'Draws of the sampled kernel; null: nothing was planned.',
     ),

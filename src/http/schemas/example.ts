@@ -83,6 +83,12 @@ const lowRank: Example = {
   description: 'The kernel and the number of features are asked for; the answer shows its error.',
   value: { ...LAYER, method: 'low_rank', features: 8 },
 };
+const sampled: Example = {
+  summary: 'Sampled, with two drawn keys',
+  description:
+    'For long sequences: near keys are taken, far keys drawn. Here all keys are near, so nothing is left to draw and the error is of rounding.',
+  value: { ...LAYER, grad_output: target, method: 'sampled', keys: 2 },
+};
 const grouped: Example = {
   summary: 'Grouped heads, rotary positions, causal',
   value: GROUPED,
@@ -139,6 +145,7 @@ export const REQUEST_EXAMPLES: Readonly<Record<string, Examples>> = {
   gradient: {
     exact: extended(exact, { target }),
     low_rank: extended(lowRank, { target }),
+    sampled,
     grouped_heads_rotary: extended(grouped, { target: target.map((row) => [...row, ...row]) }),
     padding: extended(padding, { target: [target, target] }),
     attention_states: extended(attentionStates, { target: target.map((row) => [row]) }),
@@ -157,6 +164,7 @@ export const REQUEST_EXAMPLES: Readonly<Record<string, Examples>> = {
   plan: {
     exact,
     low_rank: lowRank,
+    sampled,
     grouped_heads_rotary: grouped,
     padding,
     attention_states: attentionStates,

@@ -75,7 +75,7 @@ function nested(tensors: ReadonlyMap<string, TensorInput>): GradientRequest {
  */
 export async function requestOfFile(file: File, settings: Settings): Promise<GradientRequest> {
   const bytes = new Uint8Array(await file.arrayBuffer());
-  const asked = { tolerance: settings.tolerance, method: 'auto' as const };
+  const asked = { tolerance: settings.tolerance, method: settings.method };
   if (file.name.endsWith('.npy')) {
     const hidden_states = readNpy(bytes);
     const [L, d] = hidden_states.shape.slice(-2);

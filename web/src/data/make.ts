@@ -46,7 +46,7 @@ const rowScale = (tail: Settings['tail'], random: Random): number => {
 };
 
 export function makeRequest(settings: Settings): GradientRequest {
-  const { length: L, headDim: d, heads, tail, mask, adapters, tolerance, seed } = settings;
+  const { length: L, headDim: d, heads, tail, mask, adapters, method, tolerance, seed } = settings;
   const random = new Random(seed);
   const out = heads * d;
   const adapter = () => ({
@@ -70,6 +70,6 @@ export function makeRequest(settings: Settings): GradientRequest {
     // Rows share a direction, as gradients of a loss do.
     grad_output: tensor([L, out], (k) => random.normal() + 0.5 * common[k % out]),
     tolerance,
-    method: 'auto',
+    method,
   };
 }

@@ -1,4 +1,6 @@
 /** What the form asks for. */
+import type { GradientRequest } from 'loragrad-client';
+
 export interface Settings {
   readonly length: number;
   readonly headDim: number;
@@ -9,6 +11,7 @@ export interface Settings {
   readonly tail: 'normal' | 'student';
   readonly mask: 'none' | 'causal';
   readonly adapters: 'qv' | 'qkv';
+  readonly method: NonNullable<GradientRequest['method']>;
   readonly tolerance: number;
   readonly seed: number;
 }
@@ -22,6 +25,7 @@ export const DEFAULTS: Settings = {
   tail: 'normal',
   mask: 'none',
   adapters: 'qv',
+  method: 'auto',
   tolerance: 0.01,
   seed: 1,
 };

@@ -48,38 +48,76 @@ export function Gauge({ threshold, source }: { threshold: Threshold; source: Sou
   );
 }
 
-interface FeatureErrorsProps {
+interface TriedProps {
   readonly plan: Plan;
   readonly tolerance: number;
   readonly source: Source;
 }
 
-export function FeatureErrors({ plan, tolerance, source }: FeatureErrorsProps) {
-  const rows = plan.tried.map(({ features, error, ms }) => ({ features, error, tolerance, ms }));
-  const x = rows.map(({ features }) => features);
+export function FeatureErrors({ plan, tolerance, source }: TriedProps) {
   return (
-    <Figure
+    <Tried
       title="Error against features"
       text="What the plan tried on a sample: the limit of the error to expect of the worst head, with so many features."
       name="features"
-      {...{ rows, source }}
-    >
-      {rows.length === 0 ? (
-        <p>Nothing was tried: the low-rank kernel does not take this layer.</p>
+      colour={METHODS.low_rank.colour}
+      nothing="Nothing was tried: the low-rank kernel does not take this layer."
+      tried={plan.tried.map(({ features, ...rest }) => ({ count: features, ...rest }))}
+      {...{ tolerance, source }}
+    />
+  );
+}
+
+export function KeyErrors({ plan, tolerance, source }: TriedProps) {
+  return (
+    <Tried
+      title="Error against drawn keys"
+      text="What the plan expects from some blocks: the limit of the error, with so many far keys drawn for each block of 64 rows."
+      name="keys"
+      colour={METHODS.sampled.colour}
+      nothing="Nothing was tried: the sampled kernel would not pay for this layer, or another one was asked for."
+      tried={(plan.sampled?.tried ?? []).map(({ keys, ...rest }) => ({ count: keys, ...rest }))}
+      {...{ tolerance, source }}
+    />
+  );
+}
+
+interface TriedFigureProps {
+  readonly title: string;
+  readonly text: string;
+  /** What is counted; names the files, too. */
+  readonly name: 'features' | 'keys';
+  readonly colour: (typeof METHODS)[keyof typeof METHODS]['colour'];
+  /** Said where nothing was tried. */
+  readonly nothing: string;
+  readonly tried: readonly {
+    readonly count: number;
+    readonly error: number | null;
+    readonly ms: number;
+  }[];
+  readonly tolerance: number;
+  readonly source: Source;
+}
+
+function Tried(props: TriedFigureProps) {
+  const { title, text, name, colour, nothing, tried, tolerance, source } = props;
+  const rows = tried.map(({ count, error, ms }) => ({ [name]: count, error, tolerance, ms }));
+  return (
+    <Figure {...{ title, text, name, rows, source }}>
+      {tried.length === 0 ? (
+        <p>{nothing}</p>
       ) : (
         <LineChart
-          title="Error against features"
-          x={x}
-          xAxis={{ label: 'features', log: true, format: String }}
+          title={title}
+          x={tried.map(({ count }) => count)}
+          xAxis={{ label: name, log: true, format: String }}
           yAxis={{ label: 'relative error', log: true, format: percent }}
           lines={[
             {
-              name: 'expected limit',
-              colour: 'accent',
-              y: rows.map(({ error }) => error),
-              points: true,
+              ...{ name: 'expected limit', colour, points: true },
+              y: tried.map(({ error }) => error),
             },
-            { name: 'tolerance', colour: 'bad', y: x.map(() => tolerance), dashed: true },
+            { name: 'tolerance', colour: 'bad', y: tried.map(() => tolerance), dashed: true },
           ]}
         />
       )}
@@ -104,17 +142,21 @@ interface TimesProps {
 }
 
 export function Times({ plan, threshold, measured, source }: TimesProps) {
-  const { exact, low_rank, low_rank_linear } = plan.expected_ms;
+  const { exact, low_rank, low_rank_linear, sampled, sampled_linear } = plan.expected_ms;
   const L = threshold.sequence_length;
   const breakEven = plan.break_even_length;
   const x = [...new Set([...LENGTHS, L, ...measured.map(({ length }) => length)])].sort(
     (a, b) => a - b,
   );
-  const lowRank = (length: number) =>
-    low_rank === null || low_rank_linear === null
-      ? null
-      : low_rank_linear * (length / L) + (low_rank - low_rank_linear) * (length / L) ** 2;
-  const expected = { exact: x.map((at) => exact * (at / L) ** 2), low_rank: x.map(lowRank) };
+  const growing = (all: number | null, linear: number | null) =>
+    x.map((at) =>
+      all === null || linear === null ? null : linear * (at / L) + (all - linear) * (at / L) ** 2,
+    );
+  const expected = {
+    exact: growing(exact, 0),
+    low_rank: growing(low_rank, low_rank_linear),
+    sampled: growing(sampled, sampled_linear),
+  };
   const methods = [...new Set(measured.map(({ method }) => method))];
   const points = methods.map((method) => ({
     method,
@@ -126,6 +168,7 @@ export function Times({ plan, threshold, measured, source }: TimesProps) {
     length,
     exact_ms: expected.exact[k],
     low_rank_ms: expected.low_rank[k],
+    sampled_ms: expected.sampled[k],
     ...Object.fromEntries(points.map(({ method, y }) => [`measured_${method}_ms`, y[k]])),
     break_even_length: breakEven,
   }));
@@ -152,6 +195,9 @@ export function Times({ plan, threshold, measured, source }: TimesProps) {
         lines={[
           { name: 'exact, expected', colour: 'bad', y: expected.exact },
           { name: 'low-rank, expected', colour: 'accent', y: expected.low_rank },
+          ...(sampled === null
+            ? []
+            : [{ name: 'sampled, expected', colour: METHODS.sampled.colour, y: expected.sampled }]),
           ...points.map(({ method, y }) => ({
             name: `${METHODS[method].name}, measured`,
             colour: METHODS[method].colour,

@@ -53,6 +53,15 @@ const CHOICES: {
       ['qkv', 'queries, keys, values'],
     ],
   },
+  method: {
+    label: 'Kernel',
+    of: [
+      ['auto', 'the cheapest'],
+      ['exact', 'exact'],
+      ['low_rank', 'low-rank'],
+      ['sampled', 'sampled'],
+    ],
+  },
   tolerance: { label: 'Tolerance', of: [0.001, 0.01, 0.05, 0.1].map((x) => [x, `${100 * x} %`]) },
   seed: { label: 'Seed', of: [1, 2, 3, 4, 5].map((seed) => [seed, String(seed)]) },
 };

@@ -22,6 +22,7 @@ interface Point {
   readonly expected_error: number | null;
   readonly exact_ms: number;
   readonly low_rank_ms: number | null;
+  readonly sampled_ms: number | null;
   /** Of the gradient that was computed: all threads, and the largest limit of its error bars. */
   readonly measured_ms: number;
   readonly measured_error: number | null;
@@ -51,6 +52,7 @@ export function SweepPanel() {
       expected_error: plan.predicted_error,
       exact_ms: plan.expected_ms.exact,
       low_rank_ms: plan.expected_ms.low_rank,
+      sampled_ms: plan.expected_ms.sampled,
       measured_ms: timings_ms.plan + timings_ms.compute,
       measured_error: limits.length > 0 ? Math.max(...limits) : null,
     };
@@ -149,6 +151,7 @@ function SweepFigures({ points, tolerance, source }: FiguresProps) {
           lines={[
             { name: 'exact', colour: 'bad', y: points.map((point) => point.exact_ms) },
             { name: 'low-rank', colour: 'accent', y: points.map((point) => point.low_rank_ms) },
+            { name: 'sampled', colour: 'good', y: points.map((point) => point.sampled_ms) },
             ...measured('measured_ms'),
           ]}
         />

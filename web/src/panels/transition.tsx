@@ -6,7 +6,14 @@ import { make } from '../data/maker.js';
 import { DEFAULTS, type Settings } from '../data/settings.js';
 import { METHODS } from '../format.js';
 import { client } from '../service.js';
-import { ErrorBars, FeatureErrors, Gauge, type Measured, Times } from './answer-figures.js';
+import {
+  ErrorBars,
+  FeatureErrors,
+  Gauge,
+  KeyErrors,
+  type Measured,
+  Times,
+} from './answer-figures.js';
 import { Fields } from './form.js';
 
 interface Shown {
@@ -133,6 +140,7 @@ export function TransitionPanel({ shown: isShown }: { shown: boolean }) {
             <Verdict {...shown} />
             <Gauge threshold={shown.plan.threshold} source={planSource} />
             <FeatureErrors plan={shown.plan.plan} tolerance={tolerance} source={planSource} />
+            <KeyErrors plan={shown.plan.plan} tolerance={tolerance} source={planSource} />
             <Times {...shown.plan} measured={measured} source={planSource} />
             {shown.answer && (
               <ErrorBars

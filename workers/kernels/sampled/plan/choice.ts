@@ -29,10 +29,15 @@ const FEWEST_DRAWN = 8;
 /** More coordinates are taken where they divide a head's variance by so much, when the number of keys is given. */
 const WORTH_IT = 1.5;
 
+/** Keys of a block, of the first draft that is shown. */
+const FEWEST_SHOWN = 8;
+
 /** What a head would be with so many coordinates at some scale; 0: exact. */
 interface Candidate {
   readonly coordinates: number;
   readonly cost: number;
+  /** The part of the cost that grows with the length; the rest grows with its square. */
+  readonly linear: number;
   /** Drawn for a block. */
   readonly keys: number;
   readonly variances: Readonly<Record<Name, number>>;
@@ -44,6 +49,7 @@ interface Draft {
   readonly scale: number;
   readonly chosen: readonly Candidate[];
   readonly cost: number;
+  readonly linear: number;
   readonly error: number;
 }
 
@@ -51,16 +57,26 @@ export function runChoice(task: ChoiceTask): SampledPlan {
   const { pilots, tolerance, keys, problem, needs } = task;
   const cost = rowCost(problem, needs);
   const best = keys === undefined ? cheapest(task, cost) : withKeys(task, cost, keys);
-  const drawn = best.chosen.filter(({ coordinates }) => coordinates > 0);
-  const mean = drawn.reduce((sum, one) => sum + one.keys, 0) / Math.max(1, drawn.length);
   return shared({
-    keys: keys ?? Math.round(mean),
+    keys: keys ?? Math.round(meanKeys(best)),
     scale: best.scale,
     heads: pilots.map(({ basis }, h) => ({ basis, coordinates: best.chosen[h]!.coordinates })),
     work: cost.fixed + best.cost,
+    linearWork: cost.fixed + best.linear,
     predictedError: best.error,
     meetsTolerance: best.error <= tolerance,
+    tried: drawing(task, cost).map((draft) => ({
+      keys: Math.round(meanKeys(draft)),
+      error: draft.error,
+      work: cost.fixed + draft.cost,
+    })),
   });
+}
+
+/** Of the heads that are not computed exactly. */
+function meanKeys({ chosen }: Draft): number {
+  const drawn = chosen.filter(({ coordinates }) => coordinates > 0);
+  return drawn.reduce((sum, one) => sum + one.keys, 0) / Math.max(1, drawn.length);
 }
 
 function candidates({ problem, pilots }: ChoiceTask, cost: RowCost, scale: number): Candidate[][] {
@@ -78,11 +94,12 @@ function candidates({ problem, pilots }: ChoiceTask, cost: RowCost, scale: numbe
       return {
         ...{ coordinates, keys, variances },
         cost: rows * cost.sampled({ near, drawn: keys, seen }, coordinates),
+        linear: rows * cost.sampled({ near, drawn: keys, seen: near }, coordinates),
         variance: NAMES.reduce((sum, name) => sum + variances[name], 0),
       };
     });
     const none = { query: 0, key: 0, value: 0 };
-    const exact = { coordinates: 0, keys: 0, variances: none, variance: 0 };
+    const exact = { coordinates: 0, keys: 0, variances: none, variance: 0, linear: 0 };
     return [...all, { ...exact, cost: rows * cost.exact(seen) }];
   });
 }
@@ -93,6 +110,7 @@ function draftOf(scale: number, chosen: readonly Candidate[]): Draft {
   );
   return {
     ...{ scale, chosen, cost: chosen.reduce((sum, { cost }) => sum + cost, 0) },
+    linear: chosen.reduce((sum, { linear }) => sum + linear, 0),
     error: LIMIT * Math.sqrt(variance),
   };
 }
@@ -141,20 +159,38 @@ function sensibleScales({ problem, pilots }: ChoiceTask): number[] {
 
 /** So many keys for a block on average, with no more coordinates than pay. */
 function withKeys(task: ChoiceTask, cost: RowCost, keys: number): Draft {
-  const draft = (scale: number): Draft => {
-    const chosen = candidates(task, cost, scale).map((all) => {
-      const sampled = all.filter(({ coordinates }) => coordinates > 0);
-      return sampled.reduce((best, one) => (one.variance * WORTH_IT < best.variance ? one : best));
-    });
-    return draftOf(scale, chosen);
-  };
-  const mean = ({ chosen }: Draft) =>
-    chosen.reduce((sum, one) => sum + one.keys, 0) / chosen.length;
+  const draft = (scale: number) => draftAt(task, cost, scale);
   let [low, high] = [Math.log2(SCALES[0]!), Math.log2(SCALES.at(-1)!)];
   for (let k = 0; k < 40; k++) {
     const middle = (low + high) / 2;
-    if (mean(draft(2 ** middle)) < keys) low = middle;
+    if (meanKeys(draft(2 ** middle)) < keys) low = middle;
     else high = middle;
   }
   return draft(2 ** high);
+}
+
+/** All heads are drawn, at one scale. */
+function draftAt(task: ChoiceTask, cost: RowCost, scale: number): Draft {
+  const chosen = candidates(task, cost, scale).map((all) => {
+    const sampled = all.filter(({ coordinates }) => coordinates > 0);
+    return sampled.reduce((best, one) => (one.variance * WORTH_IT < best.variance ? one : best));
+  });
+  return draftOf(scale, chosen);
+}
+
+/** What all heads would be with more and more keys, in steps of about two: for people, who choose nothing by it. */
+function drawing(task: ChoiceTask, cost: RowCost): Draft[] {
+  const { pilots, problem } = task;
+  const { queryLength, keyLength } = problem.dims;
+  const blocks = pilots.length * Math.ceil(queryLength / ROWS);
+  const drafts: Draft[] = [];
+  let wanted = FEWEST_SHOWN;
+  for (const scale of SCALES) {
+    const keys = pilots.reduce((sum, { tried }) => sum + keysAt(tried[0]!.keys, scale), 0) / blocks;
+    if (keys > keyLength / 2) break;
+    if (keys < wanted) continue;
+    drafts.push(draftAt(task, cost, scale));
+    wanted = 2 * keys;
+  }
+  return drafts;
 }

@@ -42,9 +42,17 @@ export interface SampledPlan {
   readonly heads: readonly HeadPlan[];
   /** Flops of the exact kernel that take as long. */
   readonly work: number;
+  /** The part of them that grows with the length; the rest grows with its square. */
+  readonly linearWork: number;
   /** Upper limit of the relative error to expect. */
   readonly predictedError: number;
   readonly meetsTolerance: boolean;
+  /** What other numbers of keys would come to, rising. */
+  readonly tried: readonly {
+    readonly keys: number;
+    readonly error: number;
+    readonly work: number;
+  }[];
 }
 
 /** Bytes that the keys of a head may take in the memory of one thread, with room for half of them as a list. */
