@@ -59,7 +59,7 @@ test('the float64 contributions of all rows add up to the gradients', () => {
         ...{ batchItem, head: Math.floor(k / queryLength), row: k % queryLength },
       }));
       wasm.reset();
-      for (const row of contributions(problem, rows, new InputPasses(wasm, 24, () => {}))) {
+      for (const row of contributions(problem, rows, new InputPasses(wasm, () => {}))) {
         for (const [name, contribution] of row) {
           const total = totals.get(name)!;
           rowsOf(contribution).forEach((values, i) => {

@@ -107,6 +107,12 @@ const values: Loop = (s, arrays) => {
   });
 };
 
+const manyDots: Loop = ({ n, k, m }, { x, y, out }) =>
+  each(m!, n!, (v, j) => (out![v * n! + j] = sum(k!, (c) => x![j * k! + c]! * y![v * k! + c]!)));
+
+const manySums: Loop = ({ n, k, m }, { w, x, out }) =>
+  each(m!, k!, (v, c) => (out![v * k! + c]! += sum(n!, (j) => w![v * n! + j]! * x![j * k! + c]!)));
+
 export const LOOPS: Readonly<Record<OperationName | StageName, Loop>> = {
   attend,
   exp: (_, { x }) => x!.set(x!.map(Math.exp)),
@@ -134,11 +140,10 @@ export const LOOPS: Readonly<Record<OperationName | StageName, Loop>> = {
   },
   gemm: (s, arrays) => product(s, arrays, (i, x) => arrays.a![i * s.lda! + x]!),
   gemm_tn: (s, arrays) => product(s, arrays, (i, x) => arrays.a![x * s.lda! + i]!),
-  widen: (_, { x, y }) => y!.set(x!),
-  dots64: ({ n, k }, { x, y, out }) =>
-    each(n!, 1, (j) => (out![j] = sum(k!, (c) => x![j * k! + c]! * y![c]!))),
-  combine64: ({ n, k }, { w, x, out }) =>
-    each(n!, k!, (j, c) => (out![c]! += w![j]! * x![j * k! + c]!)),
+  dots64: manyDots,
+  dots32: manyDots,
+  combine64: manySums,
+  combine32: manySums,
 
   scores: (s, arrays) =>
     entries(s, ({ key, at, j, i }) => {

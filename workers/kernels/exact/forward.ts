@@ -187,13 +187,8 @@ export function runForwardSample(
   checkpoint: () => void,
 ): RowError[] {
   const { queryLength, heads, valueDim } = layer.dims;
-  const { q_proj, k_proj, v_proj } = layer.projections;
   wasm.reset();
-  const widest = Math.max(
-    ...[q_proj, k_proj, v_proj].map(({ inFeatures }) => inFeatures),
-    layer.dims.headDim,
-  );
-  const exact = exactOutputs(layer, rows, new InputPasses(wasm, widest, checkpoint));
+  const exact = exactOutputs(layer, rows, new InputPasses(wasm, checkpoint));
   return rows.map(({ batchItem, head, row }, k) => {
     const at = ((batchItem * queryLength + row) * heads + head) * valueDim;
     return exact[k]!.reduce((sum, o, c) => sum + (o - attentionOutput[at + c]!) ** 2, 0);

@@ -57,6 +57,29 @@ const strided =
 /** Elements of a matrix whose rows are `pitch` apart. */
 const pitched = (rows: number, columns: number, pitch: number) => (rows - 1) * pitch + columns;
 
+const VECTORS = sizes({ n: [20], k: [50], m: [9] });
+
+/** @param type of x; all others are float64 */
+const manyDots = (type: 'f32' | 'f64') =>
+  operation(
+    [
+      ...([size('n'), size('k'), size('m'), read(type, 'x', ({ n, k }) => n * k)] as const),
+      read('f64', 'y', ({ m, k }) => m * k),
+      write('f64', 'out', ({ m, n }) => m * n),
+    ],
+    VECTORS,
+  );
+
+const manySums = (type: 'f32' | 'f64') =>
+  operation(
+    [
+      ...([size('n'), size('k'), size('m'), read('f64', 'w', ({ m, n }) => m * n)] as const),
+      read(type, 'x', ({ n, k }) => n * k),
+      update('f64', 'out', ({ m, k }) => m * k),
+    ],
+    VECTORS,
+  );
+
 const product = (left: (s: Sizes) => number, strides: (s: Sizes) => Sizes) =>
   operation(
     [
@@ -163,26 +186,12 @@ export const OPERATIONS = {
     ({ m, k, lda }) => pitched(k, m, lda),
     ({ m, n }) => ({ lda: m, ldc: n }),
   ),
-  /** y (float64) = x (float32) */
-  widen: operation([size('n'), read('f32', 'x', ofN), write('f64', 'y', ofN)], sizes({ n: [70] })),
-  /** float64: out[j] = x_j . y for x (n, k) */
-  dots64: operation(
-    [
-      ...([size('n'), size('k'), read('f64', 'x', ({ n, k }) => n * k)] as const),
-      read('f64', 'y', ({ k }) => k),
-      write('f64', 'out', ofN),
-    ],
-    sizes({ n: [20], k: [50] }),
-  ),
-  /** float64: out (k) += sum_j w[j] x_j for x (n, k) */
-  combine64: operation(
-    [
-      ...([size('n'), size('k'), read('f64', 'w', ofN)] as const),
-      read('f64', 'x', ({ n, k }) => n * k),
-      update('f64', 'out', ({ k }) => k),
-    ],
-    sizes({ n: [20], k: [50] }),
-  ),
+  /** In float64: out (m, n) = y x^T for x (n, k), y (m, k) */
+  dots64: manyDots('f64'),
+  dots32: manyDots('f32'),
+  /** In float64: out (m, k) += w x for x (n, k), w (m, n) */
+  combine64: manySums('f64'),
+  combine32: manySums('f32'),
   ...PASSES,
   /**
    * A step of a running softmax over s (rows, columns): top = max(max, row of s), factor = e^(max - top),

@@ -81,15 +81,13 @@ export function runStateSample(
 ): DrawnErrors {
   const errors = noErrors();
   const problem = task.plan.problem as AttentionProblem;
-  const { headDim, valueDim } = problem.dims;
   for (const unit of new Set(task.draws.map(({ lane }) => lane.unit))) {
     const draws = task.draws.filter(({ lane }) => lane.unit === unit);
     const kernel = blocksOf(task, draws).flatMap((block) =>
       kernelRows(task, wasm, block, checkpoint),
     );
     wasm.reset();
-    const passes = new InputPasses(wasm, Math.max(headDim, valueDim), checkpoint);
-    addUnit(problem, unit, draws, kernel, errors, passes);
+    addUnit(problem, unit, draws, kernel, errors, new InputPasses(wasm, checkpoint));
   }
   return errors;
 }

@@ -100,16 +100,12 @@ function sampleBatchItem(
   checkpoint: () => void,
 ): DrawnSizes[] {
   const problem = task.plan.problem as AttentionProblem;
-  const { q_proj, k_proj, v_proj } = problem.projections;
+  const { k_proj } = problem.projections;
   const kernel = blocksOf(task, draws).flatMap((block) =>
     kernelRows(task, wasm, block, checkpoint),
   );
   wasm.reset();
-  const passes = new InputPasses(
-    wasm,
-    Math.max(q_proj.inFeatures, k_proj.inFeatures, v_proj.inFeatures, problem.dims.headDim),
-    checkpoint,
-  );
+  const passes = new InputPasses(wasm, checkpoint);
   const rows = draws.map(({ lane, row }): RowOfHead => ({ batchItem, head: lane.head, row }));
   const exact = exactRows(problem, rows, passes);
   const full = fullRows(task, draws, kernel, passes);

@@ -9,5 +9,5 @@ export {
 } from './low-rank';
 export { scale_columns, column_dots, rotate } from './wide';
 export { proxy_keys, proxy_rows } from './proxy';
-export { widen, dots64, combine64 } from './double';
+export { dots64, dots32, combine64, combine32 } from './double';
 export { joined_row, row_errors } from './trial';

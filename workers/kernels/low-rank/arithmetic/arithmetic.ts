@@ -124,9 +124,9 @@ export class Arithmetic extends Scratch {
     ]
   >(this.#fn.forms);
 
-  /** out[i] = x_i . y for x (rows, n), all float64. */
+  /** out (m, rows) = y x^T for x (rows, n), y (m, n), all float64. */
   readonly dots = bind<
-    [rows: number, n: number, x: Float64Array, y: Float64Array, out: Float64Array]
+    [rows: number, n: number, m: number, x: Float64Array, y: Float64Array, out: Float64Array]
   >(this.#fn.dots64);
 
   /** out[i] = a_i . b_i for a, b (rows, n). */

@@ -91,17 +91,16 @@ function product(
   d: number,
 ): Float64Array {
   const mark = arithmetic.mark();
-  const [left, right] = [arithmetic.sums(d * d), arithmetic.sums(d * d)];
+  const [left, right, out] = [
+    arithmetic.sums(d * d),
+    arithmetic.sums(d * d),
+    arithmetic.sums(d * d),
+  ];
   left.set(x);
   right.set(y);
-  const row = arithmetic.sums(d);
-  const out = new Float64Array(d * d);
-  for (let i = 0; i < d; i++) {
-    arithmetic.dots(d, d, right, left.subarray(i * d, (i + 1) * d), row);
-    out.set(row, i * d);
-  }
+  arithmetic.dots(d, d, d, right, left, out);
   arithmetic.release(mark);
-  return out;
+  return out.slice();
 }
 
 function transposed(x: Float64Array, d: number): Float64Array {
@@ -130,20 +129,13 @@ export function covariance(
   const n = x.length / d;
   const mark = arithmetic.mark();
   const centred = arithmetic.sums(n * d);
-  const row = arithmetic.sums(d);
+  const result = arithmetic.sums(d * d);
   for (let i = 0; i < n; i++) {
     for (let a = 0; a < d; a++) centred[a * n + i] = x[i * d + a] - centre[a];
   }
-  const result = new Float64Array(d * d);
-  for (let a = 0; a < d; a++) {
-    arithmetic.dots(a + 1, n, centred, centred.subarray(a * n, (a + 1) * n), row);
-    for (let b = 0; b <= a; b++) {
-      result[a * d + b] = row[b] / n;
-      result[b * d + a] = row[b] / n;
-    }
-  }
+  arithmetic.dots(d, n, d, centred, centred, result);
   arithmetic.release(mark);
-  return result;
+  return result.map((sum) => sum / n);
 }
 
 /** Lower Cholesky factor (d, d) of the covariance of x (n, d) about the centre. */
