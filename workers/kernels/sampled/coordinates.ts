@@ -175,22 +175,23 @@ export function spreadOf(V: Float32Array, dv: number, to: Float32Array): void {
   for (let j = 0; j < n; j++) to[j]! += least;
 }
 
-/** |G_i|^2 of rows of a head, where it is known before O is; else 1. */
+/** |G_i|^2 of rows of a head: as given, or of O - Y with O from the client; without it 1. */
 export function squaresOfUpstream(
   { problem }: ExactPlan,
   { unit, head }: Omit<LaneOfHead, 'lane'>,
   blocks: readonly Pick<RowBlock, 'first' | 'n'>[],
   to: Float32Array,
 ): void {
-  const { objective, dims } = problem;
-  if (objective?.kind !== 'grad_output') return void to.fill(1);
+  const { objective, dims, known } = problem;
   const { queryLength, heads, valueDim: dv } = dims;
+  const output = objective?.kind === 'target' ? known?.output?.data : null;
+  if (!objective || output === undefined) return void to.fill(1);
   const { data } = objective.tensor;
   for (const { first, n } of blocks) {
     for (let i = first; i < first + n; i++) {
       const at = ((unit.batchItem * queryLength + i) * heads + head) * dv;
       let square = 0;
-      for (let c = at; c < at + dv; c++) square += data[c]! * data[c]!;
+      for (let c = at; c < at + dv; c++) square += (data[c]! - (output?.[c] ?? 0)) ** 2;
       to[i] = Math.min(LARGEST_SQUARE, square);
     }
   }

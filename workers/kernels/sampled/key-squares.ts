@@ -4,6 +4,7 @@ import { inverse } from '../attention/rows.js';
 import type { Lanes, RowBlock } from '../attention/task.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
+import { slice } from '../inner/operands.js';
 import { packedFloats } from '../inner/operations.js';
 import type { Products } from './error/apart.js';
 import type { Role, Tables } from './error/tables.js';
@@ -35,12 +36,8 @@ export class KeySquares {
     const none = () => new Float32Array(count);
     return {
       query: ofQueries ? this.#queries(rows, products, ofQueries) : none(),
-      key: ofKeys
-        ? this.#weighed('key', rows, this.#rows(fields.ls, fields.ps, ofKeys, count))
-        : none(),
-      value: values
-        ? this.#weighed('value', rows, this.#rows(fields.lv, fields.pv, values, count))
-        : none(),
+      key: ofKeys ? this.#lefts('key', rows, fields.ls, fields.ps, ofKeys, count) : none(),
+      value: values ? this.#lefts('value', rows, fields.lv, fields.pv, values, count) : none(),
     };
   }
 
@@ -65,36 +62,65 @@ export class KeySquares {
     }
     wasm.fn.pack(tall, columns, left, columns, packed);
     wasm.fn.gemm(count, columns, tall, fields.t, ROWS, packed, weighted, columns, false);
-    const squares = this.#rows(weighted, columns, columns, count);
-    const right = this.#rows(fields.us, fields.ps, used, count);
+    const squares = this.#squares(weighted, columns, count);
+    const of = this.#timesDistances(squares, fields.us, fields.ps, used);
     wasm.release(mark);
-    return squares.map((x, j) => x * right[j]!);
+    return of;
   }
 
-  /** Squares of the rows of x (count, pitch), of their first columns. */
-  #rows(at: number, pitch: number, used: number, count: number): Float32Array {
+  /** |left product|^2 |x_j|^2 with the narrowed inputs x_j. */
+  #lefts(
+    role: 'key' | 'value',
+    { lane }: RowBlock,
+    at: number,
+    pitch: number,
+    used: number,
+    count: number,
+  ): Float32Array {
     const wasm = this.#wasm;
-    const mark = wasm.mark();
-    const dots = wasm.allocFloats(count);
-    const x = used === pitch ? at : wasm.allocFloats(count * used);
-    if (used !== pitch) wasm.fn.copy_columns(count, used, at, pitch, x, used);
-    wasm.fn.row_dots(count, used, x, x, dots);
-    wasm.release(mark);
-    return wasm.f32(dots, count).slice();
-  }
-
-  /** Times |x_j|^2 of the narrowed inputs. */
-  #weighed(role: 'key' | 'value', { lane }: RowBlock, squares: Float32Array): Float32Array {
     const { data, columns, rank } = this.#tables[role]!;
     const { keyLength } = this.#task.plan.problem.dims;
     const width = columns + rank;
-    const last = Math.min(squares.length, keyLength);
-    for (let j = 0, row = lane.unit.batchItem * keyLength * width; j < last; j++, row += width) {
-      let sum = 0;
-      for (let c = row; c < row + columns; c++) sum += data[c]! * data[c]!;
-      squares[j]! *= sum;
-    }
-    return squares;
+    const mark = wasm.mark();
+    const left = wasm.allocFloats(count * used);
+    wasm.fn.copy_columns(count, used, at, pitch, left, used);
+    const squares = this.#squares(left, used, count);
+    const rows = slice(data, lane.unit.batchItem, keyLength * width).subarray(0, count * width);
+    const inputs = wasm.addressOf?.(rows) ?? wasm.put(rows);
+    const of = this.#timesDistances(squares, inputs, width, columns);
+    wasm.release(mark);
+    return of;
+  }
+
+  /** |x_j|^2 of rows (count, n). */
+  #squares(x: number, n: number, count: number): Float32Array {
+    const dots = this.#wasm.allocFloats(count);
+    this.#wasm.fn.row_dots(count, n, x, x, dots);
+    return this.#wasm.f32(dots, count).slice();
+  }
+
+  /**
+   * squares_j |x_j - mean|^2 for the first columns of the rows of x (count, pitch), and their mean with these squares as
+   * weights: rows of dS add up to 0 and those of P to 1 for drawn keys too, so what all x_j share has no error.
+   */
+  #timesDistances(squares: Float32Array, x: number, pitch: number, columns: number): Float32Array {
+    const wasm = this.#wasm;
+    const count = squares.length;
+    const largest = squares.reduce((m, a) => Math.max(m, a), 0);
+    if (!(largest > 0)) return squares;
+    const rows = wasm.allocFloats(count * columns);
+    wasm.fn.copy_columns(count, columns, x, pitch, rows, columns);
+    const packed = wasm.allocFloats(packedFloats(count, columns));
+    const mean = wasm.allocFloats(columns);
+    const shares = squares.map((a) => a / largest);
+    const total = shares.reduce((sum, a) => sum + a, 0);
+    wasm.fn.pack(count, columns, rows, columns, packed);
+    wasm.fn.gemm_tn(1, columns, count, wasm.put(shares), 1, packed, mean, columns, false);
+    const minus = wasm.f32(mean, columns);
+    for (let c = 0; c < columns; c++) minus[c]! /= -total;
+    wasm.fn.add_row(count, columns, mean, rows);
+    const distances = this.#squares(rows, columns, count);
+    return squares.map((a, j) => a * distances[j]!);
   }
 }
 

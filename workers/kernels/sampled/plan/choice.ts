@@ -23,7 +23,7 @@ export interface ChoiceTask extends Task<SampledPlan> {
 }
 
 /** From the root of a predicted variance to the limit that an answer will state: its degrees of freedom are many. */
-const LIMIT = 1.2;
+const LIMIT = 1;
 /** Keys of a block in the mean: fewer leave bars without meaning. */
 const FEWEST_DRAWN = 8;
 /** More coordinates are taken where they divide a head's variance by so much, when the number of keys is given. */

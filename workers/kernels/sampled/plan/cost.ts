@@ -3,14 +3,22 @@ import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
 import { exactFlops, type Needs, PAIR_OVERHEAD } from '../../exact/cost.js';
 import { allPairs, projectionFlops } from '../../flops.js';
 import { ROWS } from '../../inner/block.js';
+import { measuredOf } from '../error/blocks.js';
 import { COORDINATES, looksAt, NEAR } from './plan.js';
 
 /** Powers of two and the draw of a pair of a row and a far key, beside its products. */
-const PROXY_OVERHEAD = 80;
-/** Gathering, scattering and drawing in halves, as a share of the passes over tiles. */
+const PROXY_OVERHEAD = 40;
+/** Gathering and scattering, as a share of the passes over tiles. */
 const LISTING = 0.6;
-/** Of the plan, for each key of each block of a head that it looks at. */
-const LOOK_FLOPS = 3e5;
+/** Row sums where the client does not know them: of some keys by proxies, of near ones exactly. */
+const SUMS = 0.2;
+/** A measured block: all its keys, and what these add to the gradients. */
+const MEASURING = 1.5;
+/** Coordinates and norms, for each token of a head. */
+const TOKEN_FLOPS = 1.5e5;
+/** Of the plan: the basis of a head, and for each key of a block that it looks at. */
+const BASIS_FLOPS = 1.3e9;
+const LOOK_FLOPS = 1.2e5;
 
 /** Flops of one row of one head. */
 export interface RowCost {
@@ -27,15 +35,17 @@ export function rowCost(layer: AttentionLayer & Partial<AttentionProblem>, needs
   const { batch, heads, queryLength, keyLength } = layer.dims;
   const projections = (needs.inputGradients ? 2 : 1) * projectionFlops(layer);
   const pair = (exactFlops(layer, needs) - projections) / (heads * allPairs(layer)) + PAIR_OVERHEAD;
-  // Row sums are a pass of their own where the client does not know them.
-  const passes = layer.known?.logSumExp ? 1 : 2;
-  const looks = batch * heads * looksAt(Math.ceil(queryLength / ROWS));
+  const all = batch * heads;
+  const blocks = Math.ceil(queryLength / ROWS);
+  const measured = (MEASURING * measuredOf(all * blocks)) / (all * blocks);
+  const passes = layer.known?.logSumExp ? 1 : 1 + SUMS;
+  const plan = BASIS_FLOPS + looksAt(blocks) * keyLength * LOOK_FLOPS;
   return {
     exact: (seen) => seen * pair,
     sampled: ({ near, drawn, seen }, c) =>
-      (near + drawn) * pair * (1 + LISTING) +
+      ((near + drawn) * (1 + LISTING) + measured * seen) * pair +
       passes * (seen - near) * (2 * (c + 2) + PROXY_OVERHEAD),
-    fixed: projections + projectionFlops(layer) + looks * keyLength * LOOK_FLOPS,
+    fixed: projections + projectionFlops(layer) + all * (plan + queryLength * TOKEN_FLOPS),
   };
 }
 
