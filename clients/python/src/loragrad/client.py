@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .capabilities import Capabilities
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _TENSOR_KEYS = ("gradients", "input_gradients", "attention_output")
 
 
-class Client:
+class Client(AbstractContextManager["Client"]):
     """A connection to a loragrad service; may be shared by threads.
 
     Processes may share it too: a child that was forked opens connections of its own, and a client that
@@ -154,15 +154,7 @@ class Client:
         """Closes idle connections. The client may be used again."""
         self._transport.close()
 
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _post(

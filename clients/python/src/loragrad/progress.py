@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
+from contextlib import AbstractContextManager
 
 _WIDTH = 24
 _REDRAW_SECONDS = 0.1
 
 
-class UploadBar:
+class UploadBar(AbstractContextManager["UploadBar"]):
     """Draws `label [#####     ] 12.3 / 64.0 MB` while `advance` is called; wipes it at the end.
 
     Shows nothing below `min_bytes`, or when stderr is not a terminal.
@@ -39,15 +39,7 @@ class UploadBar:
         sys.stderr.write(f"\r{self._label} [{bar}] {sent:.1f} / {total:.1f} MB")
         sys.stderr.flush()
 
-    def __enter__(self) -> UploadBar:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._visible:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class Handle(Session, OfOneModel):
+class Handle(Session, OfOneModel, AbstractContextManager["Handle"]):
     """Reports, and the way back: `detach()`, or leaving a `with` block."""
 
     def __init__(self, url: str | Client, options: Options):
@@ -67,15 +67,7 @@ class Handle(Session, OfOneModel):
         ROUTES.attach(model, self)
         self.watch(model)
 
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.detach()
 
 
