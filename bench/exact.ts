@@ -4,7 +4,7 @@ import type { WorkerPool } from '../src/pool/worker-pool.js';
 import { bestWay, tell, US } from './exact-report.js';
 import type { Bench, Question } from './question.js';
 import { type Measurement, type Side, takeTurns } from './support/rounds.js';
-import { exactSeconds, problems, RANK, startPool } from './support/subject.js';
+import { exactSeconds, makeProblem, problems, RANK, startPool } from './support/subject.js';
 import type { Torch } from './support/torch.js';
 
 export interface ExactSetting {
@@ -17,6 +17,8 @@ export interface ExactSetting {
 
 /** Longer ones would take their warm-up's time for nothing: by then everything is warm. */
 const LONGEST_WARM_UP = 4096;
+/** Of the shortest problem, for each pool: V8 compiles what has run some hundred times, as in a service. */
+const COMPILE_SECONDS = 2;
 /** L x L matrices in float32 that autograd holds at its peak, and the part of the memory for them. */
 const AUTOGRAD_MATRICES = 5;
 const MEMORY_PART = 0.7;
@@ -32,6 +34,11 @@ async function startPools(threads: number): Promise<Map<string, WorkerPool>> {
     } else await pool?.close();
   }
   return pools;
+}
+
+async function compile(pool: WorkerPool, setting: ExactSetting): Promise<void> {
+  const problem = makeProblem(setting);
+  for (let left = COMPILE_SECONDS; left > 0; ) left -= await exactSeconds(pool, problem);
 }
 
 function ours([name, pool]: readonly [string, WorkerPool]): Side<ExactSetting> {
@@ -76,6 +83,7 @@ async function run(bench: Bench): Promise<Measurement<ExactSetting>[]> {
   for (const threads of new Set(all.map((setting) => setting.threads))) {
     const pools = await startPools(threads);
     try {
+      for (const pool of pools.values()) await compile(pool, all[0]!);
       const sides = [...[...pools].map(ours), ...(bench.torch ? theirs(bench.torch) : [])];
       for (const setting of all.filter((one) => one.threads === threads)) {
         const rounds = {

@@ -4,7 +4,6 @@ import { keysOf, keysOfRow, keysOfRows, seesAll } from '../../mask.js';
 import type { Contradiction } from '../../problem.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
-import { type Floats, slice } from '../inner/operands.js';
 import { wordsOfAttention } from '../inner/stages.js';
 import type { AttentionMemory } from './memory.js';
 import type { ExactPlan } from './plan.js';
@@ -25,6 +24,8 @@ export interface BlockRange {
   readonly step: number;
 }
 
+type Numbers = Float32Array | Float64Array | Int32Array;
+
 const CONTRADICTIONS = [null, 'log_sum_exp', 'attention_output'] as const;
 
 /**
@@ -42,69 +43,62 @@ export function attendInOneCall(
   checkpoint: Checkpoint,
   listed?: number,
 ): { readonly loss: number; readonly contradiction: Contradiction | null } {
-  const address = wasm.addressOf!;
   const { plan, workspace } = task;
   const { problem, thin, full } = plan;
   const { dims, objective, known, softcap = 0, scaling } = problem;
   const { queryLength, heads, headDim: d } = dims;
   const { batchItem } = lane.unit;
   const number = lane.place * plan.lanes + lane.lane;
+  const unit = Math.floor(lane.place / plan.group);
   const { corner, pitch } = outputRows(task, lane);
+  const { fields } = memory;
   const mark = wasm.mark();
   const integers = (x: ArrayLike<number>) => {
     const at = wasm.alloc(4 * x.length);
     wasm.i32(at, x.length).set(x);
     return at;
   };
+  const place = (x: Numbers | undefined, index = 0) => (x ? wasm.elementAt(x, index)! : 0);
+  const ofHead = (x: Numbers, width: number) => place(x, lane.place * queryLength * width);
   // The matrix of a client, in float32 or in float64.
-  const either = (name: string, x: Floats | undefined) => ({
-    [name]: x instanceof Float32Array ? address(x) : 0,
-    [`${name}Wide`]: x instanceof Float64Array ? address(x) : 0,
-  });
-  const ofHead = (x: Floats, width: number) => address(slice(x, lane.place, queryLength * width));
-  const sums = known?.logSumExp?.data as Floats | undefined;
+  const narrow = (x: unknown, index: number) => (x instanceof Float32Array ? place(x, index) : 0);
+  const wide = (x: unknown, index: number) => (x instanceof Float64Array ? place(x, index) : 0);
+  const upstream = objective?.tensor.data;
+  const [sums, output] = [known?.logSumExp?.data, known?.output?.data];
+  const firstSum = (batchItem * heads + lane.head) * queryLength;
   const seen = integers(
     listed === undefined
       ? seenByBlocks(plan, lane, blocks, kept?.picked)
       : seenOfList(plan, blocks.first, listed),
   );
-  const picked = kept ? integers(kept.picked) : 0;
   const loss = wasm.alloc(8);
   wasm.f64(loss, 1)[0] = 0;
   const contradiction = integers([0, 0]);
   const { words } = checkpoint;
-  const { fields } = memory;
+  // One call for each lane of a head: objects that are put together from others would take as long as a tile.
+  // biome-ignore format: one line a group
   const values = {
-    ...fields,
-    ...(kept && { ls: 0, lv: 0 }),
     rows: kept?.picked.length ?? queryLength,
     keys: kept ? kept.e.length / kept.picked.length : (listed ?? keysOf(problem, batchItem).last),
-    ...{ window: plan.window, rq: thin.rq, rk: thin.rk, rvRank: thin.rv, right: thin.right },
-    ...{ fullDk: Number(full.dK), fullDv: Number(full.dV), pitch },
-    isTarget: Number(objective?.kind === 'target'),
-    ...{ scale: scaling * Math.LOG2E, sink: sinkOf(plan, lane), cap: softcap * Math.LOG2E },
-    ...{ q: ofHead(workspace.Q, d), seen, picked },
-    lowQ: address(
-      slice(workspace.lowQ, Math.floor(lane.place / plan.group), queryLength * thin.rq),
-    ),
-    ...{ bk: memory.BK, bv: memory.BV },
-    ...either('upstream', objective?.tensor.data.subarray(corner) as Floats | undefined),
-    ...either('knownSum', sums && slice(sums, batchItem * heads + lane.head, queryLength)),
-    ...either('knownOutput', known?.output?.data.subarray(corner) as Floats | undefined),
-    ...{ stop: words ? address(words.stop) : 0, beat: words ? address(words.beat) : 0 },
-    outK: address(slice(workspace.outK, number, d * thin.rk)),
-    outV: address(slice(workspace.outV, number, dims.valueDim * thin.rv)),
-    sinkGradient: address(slice(workspace.sinks, number, 1)),
-    ...{ loss, contradiction },
-    output: task.attentionOutput ? address(task.attentionOutput.subarray(corner)) : 0,
-    rightQ: ofHead(workspace.rightQ, thin.right),
-    ...{ normG: ofHead(workspace.normG, 1), normS: ofHead(workspace.normS, 1) },
-    normQs: ofHead(workspace.normQS, 1),
-    ...{ keptE: kept ? address(kept.e) : 0, keptT: kept?.t.length ? address(kept.t) : 0 },
-    ...{ qPacked: fields.q, gPacked: fields.g, qRows: memory.qRows, gRows: memory.gRows },
-    ...{ rightS: memory.rightS, rightV: memory.rightV, contracted: memory.contracted },
+    window: plan.window, rq: thin.rq, rk: thin.rk, rvRank: thin.rv, right: thin.right,
+    fullDk: Number(full.dK), fullDv: Number(full.dV), isTarget: Number(objective?.kind === 'target'), pitch,
+    scale: scaling * Math.LOG2E, sink: sinkOf(plan, lane), cap: softcap * Math.LOG2E,
+    q: ofHead(workspace.Q, d), lowQ: place(workspace.lowQ, unit * queryLength * thin.rq),
+    seen, picked: kept ? integers(kept.picked) : 0, bk: memory.BK, bv: memory.BV,
+    upstream: narrow(upstream, corner), upstreamWide: wide(upstream, corner),
+    knownSum: narrow(sums, firstSum), knownSumWide: wide(sums, firstSum),
+    knownOutput: narrow(output, corner), knownOutputWide: wide(output, corner),
+    stop: place(words?.stop), beat: place(words?.beat),
+    ls: kept ? 0 : fields.ls, lv: kept ? 0 : fields.lv,
+    outK: place(workspace.outK, number * d * thin.rk), outV: place(workspace.outV, number * dims.valueDim * thin.rv),
+    sinkGradient: place(workspace.sinks, number), loss, contradiction,
+    output: place(task.attentionOutput ?? undefined, corner), rightQ: ofHead(workspace.rightQ, thin.right),
+    normG: ofHead(workspace.normG, 1), normS: ofHead(workspace.normS, 1), normQs: ofHead(workspace.normQS, 1),
+    keptE: place(kept?.e), keptT: kept?.t.length ? place(kept.t) : 0,
+    qPacked: fields.q, gPacked: fields.g, qRows: memory.qRows, gRows: memory.gRows,
+    rightS: memory.rightS, rightV: memory.rightV, contracted: memory.contracted,
   };
-  const all = wordsOfAttention(values);
+  const all = wordsOfAttention(values, fields);
   const at = wasm.alloc(8 * all.length);
   wasm.f64(at, all.length).set(all);
   const stopped = wasm.fn.attend!(at, blocks.first, blocks.last, blocks.step);

@@ -82,13 +82,19 @@ export function prepareMemory(
   const floats = (n: number) => wasm.allocFloats(n);
   /** Rows of all keys where they lie, or room for those of a window. */
   const rows = (x: Float32Array, index: number, width: number) =>
-    wasm.addressOf?.(slice(x, index, plan.keys * width)) ?? floats(keys * width);
+    wasm.elementAt(x, index * plan.keys * width) ?? floats(keys * width);
   const entries = wasm.addressOf ? plan.keys : keys;
   const k = rows(workspace.K, unit, d);
   // dS K takes K itself where its rows are whole vectors.
   const wholeK = full.dQ && d === ps;
   const fields = {
-    ...{ bounded: Number(scoresAreBounded(task, lane)), d, dv, ps, pv, k, bias: 0 },
+    bounded: Number(scoresAreBounded(task, lane)),
+    d,
+    dv,
+    ps,
+    pv,
+    k,
+    bias: 0,
     from: masked ? floats(entries) : 0,
     to: masked ? floats(entries) : 0,
     cap: softcap ? floats(1) : 0,
@@ -187,10 +193,12 @@ export function loadWindow(
 function scoresAreBounded({ plan, workspace }: Lanes, { place, unit, head }: LaneOfHead): boolean {
   const { queryLength } = plan.problem.dims;
   const keyLength = keysOf(plan.problem, unit.batchItem).last;
-  const largest = (norms: Float32Array, index: number, length: number, used: number) =>
-    slice(norms, index, stretchesOf(length))
-      .subarray(0, stretchesOf(used))
-      .reduce((m, x) => Math.max(m, x), 0);
+  const largest = (norms: Float32Array, index: number, length: number, used: number) => {
+    const first = index * stretchesOf(length);
+    let found = 0;
+    for (let k = first; k < first + stretchesOf(used); k++) found = Math.max(found, norms[k]!);
+    return found;
+  };
   const query = largest(workspace.largestQ, place, queryLength, queryLength);
   const key = largest(workspace.largestK, Math.floor(place / plan.group), plan.keys, keyLength);
   const { scaling, softcap = Infinity, sinks } = plan.problem;

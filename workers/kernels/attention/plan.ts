@@ -24,8 +24,8 @@ const WAVE_UNITS = 256;
 const LANE_BYTES = 48 * 2 ** 20;
 /** Lanes of a wave: enough for the threads of one machine, and even over 2, 4, 8 of them. */
 const WAVE_LANES = 16;
-/** Flops of a lane that is not worth sums of its own: half a millisecond. */
-const LANE_FLOPS = 5e7;
+/** Flops of a lane that is not worth sums of its own: a millisecond. */
+const LANE_FLOPS = 1e8;
 
 /**
  * Bytes that the attention stage of one worker may take for what has a row for each key; beyond them the

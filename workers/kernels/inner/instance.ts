@@ -21,6 +21,8 @@ export class Wasm {
   owner: string | null = null;
   #top = FIRST;
   #buffer: ArrayBuffer;
+  /** Where arrays begin that were asked for: asking takes longer than what is done with most of them. */
+  readonly #begins = new WeakMap<ArrayBufferView, number>();
 
   /**
    * @param moved called when memory has grown: what works on it from outside looks it up again.
@@ -110,6 +112,14 @@ export class Wasm {
   keep(x: Float32Array, at: number): void {
     const numbers = this.view(x, at);
     if (numbers !== x) x.set(numbers);
+  }
+
+  /** Where element `index` of x lies; null: operations reach this memory only. */
+  elementAt(x: Float32Array | Float64Array | Int32Array, index = 0): number | null {
+    if (!this.addressOf) return null;
+    const begin = this.#begins.get(x) ?? this.addressOf(x);
+    this.#begins.set(x, begin);
+    return begin + index * x.BYTES_PER_ELEMENT;
   }
 
   /** Where x lies, if operations reach it. Only shared memory stays in its place as long as anyone works on it. */

@@ -223,10 +223,12 @@ export type Stages = {
   readonly [N in StageName]: Callable<(typeof STAGES)[N]>;
 };
 
-/** The words of the structure, from numbers and addresses by the names of its fields. */
-export function wordsOfAttention(values: Readonly<Record<string, number>>): number[] {
+type Values = Readonly<Record<string, number>>;
+
+/** The words of the structure, from numbers and addresses by the names of its fields. @param others what `values` lacks. */
+export function wordsOfAttention(values: Values, others: Values): number[] {
   return attention.fields.map(({ name }) => {
-    const value = values[name];
+    const value = values[name] ?? others[name];
     if (value === undefined) throw new Error(`Attention.${name} is missing`);
     return value;
   });
