@@ -17,7 +17,8 @@ export interface ExactSetting {
 
 /** Longer ones would take their warm-up's time for nothing: by then everything is warm. */
 const LONGEST_WARM_UP = 4096;
-/** Of the shortest problem, for each pool: V8 compiles what has run some hundred times, as in a service. */
+/** V8 compiles what has run some hundred times, as in a service: a problem of one task, and one of many. */
+const COMPILED_LENGTHS = [256, 1024];
 const COMPILE_SECONDS = 2;
 /** L x L matrices in float32 that autograd holds at its peak, and the part of the memory for them. */
 const AUTOGRAD_MATRICES = 5;
@@ -36,9 +37,11 @@ async function startPools(threads: number): Promise<Map<string, WorkerPool>> {
   return pools;
 }
 
-async function compile(pool: WorkerPool, setting: ExactSetting): Promise<void> {
-  const problem = makeProblem(setting);
-  for (let left = COMPILE_SECONDS; left > 0; ) left -= await exactSeconds(pool, problem);
+async function compile(pool: WorkerPool): Promise<void> {
+  for (const length of COMPILED_LENGTHS) {
+    const problem = makeProblem({ length, dim: 64, adapters: 'qv' });
+    for (let left = COMPILE_SECONDS; left > 0; ) left -= await exactSeconds(pool, problem);
+  }
 }
 
 function ours([name, pool]: readonly [string, WorkerPool]): Side<ExactSetting> {
@@ -83,7 +86,7 @@ async function run(bench: Bench): Promise<Measurement<ExactSetting>[]> {
   for (const threads of new Set(all.map((setting) => setting.threads))) {
     const pools = await startPools(threads);
     try {
-      for (const pool of pools.values()) await compile(pool, all[0]!);
+      for (const pool of pools.values()) await compile(pool);
       const sides = [...[...pools].map(ours), ...(bench.torch ? theirs(bench.torch) : [])];
       for (const setting of all.filter((one) => one.threads === threads)) {
         const rounds = {
