@@ -102,16 +102,17 @@ async function costOf(work: () => Promise<unknown>, workers: WorkerProcess[] = [
 const percent = (x: number) => `${Math.round(100 * x)} %`;
 const megabytes = (x: number) => (x / 1e6).toFixed(1);
 
+/** Bytes a second of processor time, which the network must not exceed. */
 async function transferOf(node: QueueExecutor): Promise<{ put: number; get: number }> {
   const bytes = new Uint8Array(new SharedArrayBuffer(2 ** 27));
   new DataView(bytes.buffer).setFloat64(0, performance.now());
   const put = await costOf(() => node.blobs.put(bytes));
   const name = await node.blobs.put(bytes);
   const get = await costOf(() => node.blobs.get(name));
-  return { put: bytes.length / put.seconds, get: bytes.length / get.seconds };
+  return { put: bytes.length / put.processor, get: bytes.length / get.processor };
 }
 
-/** Seconds beyond its computation of a part that is too small to matter. */
+/** Processor time of this node for a part, without its computation. */
 async function messageOf(node: QueueExecutor): Promise<number> {
   const problem = layer(1024 / SHARE);
   const job = () => large(exactParts(problem, OUTPUTS));
@@ -121,7 +122,7 @@ async function messageOf(node: QueueExecutor): Promise<number> {
       await costOf(() => node.run(job(), context())),
       await costOf(() => node.pool.run(job(), context())),
     ];
-    times.push(sent.seconds - here.seconds);
+    times.push(sent.processor - here.processor);
   }
   return median(times);
 }

@@ -1,10 +1,10 @@
 /** A model of many nodes on one store, from what was measured on one machine: transfer, compute, join. */
 
 export interface Measured {
-  /** Bytes a second of one node into the store and out of it, digests included. */
+  /** Bytes that a node puts and gets in a second of processor time, digests included. */
   readonly put: number;
   readonly get: number;
-  /** Seconds from a part that is sent to its result, without its computation and its bytes. */
+  /** Seconds of the API node for a part, without its computation. */
   readonly message: number;
   /** Flops a second of one thread of the exact kernel. */
   readonly rate: number;
@@ -51,7 +51,7 @@ export function modelOf(measured: Measured, assumed: Assumed, nodes: number): Mo
   const get = Math.min(network / useful, measured.get);
   const transfer = (shared + ofHeads) / put + (shared + ofHeads / useful) / get;
   const compute = (Math.ceil(PARTS / useful) * work) / PARTS / (measured.rate * threads);
-  const join = result / put + result / Math.min(network, measured.get) + measured.message;
+  const join = result / put + result / Math.min(network, measured.get) + PARTS * measured.message;
   const latency = transfer + compute + join;
   // With many requests at a time each worker meets each request.
   const fromStore = useful * shared + ofHeads + result;

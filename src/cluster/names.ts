@@ -19,6 +19,10 @@ export const tensorKey = (owner: string, name: string) => `${PREFIX}:tensor:${ow
 export const tensorsKey = (owner: string) => `${PREFIX}:tensors:${owner}`;
 /** Tensors that nodes are to forget are published here. */
 export const FORGET_CHANNEL = `${PREFIX}:forget`;
+/** What a job of Prefer: respond-async has come to. */
+export const jobKey = (owner: string, id: string) => `${PREFIX}:job:${owner}:${id}`;
+/** Jobs that their nodes are to forget are published here. */
+export const FORGET_JOB_CHANNEL = `${PREFIX}:forget-job`;
 /** Of a large value: less than what other commands, such as those that cancel, would have to wait for. */
 export const CHUNK_BYTES = 2 ** 22;
 /** There as long as the API node is. */

@@ -108,6 +108,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   await app.register(jobs, {
     maxJobs: config.LORAGRAD_MAX_JOBS,
     ttlMs: config.LORAGRAD_JOB_TTL_MS,
+    queueUrl: config.LORAGRAD_QUEUE_URL || null,
   });
   await app.register(cancellation, {
     deadlineMs: config.LORAGRAD_DEADLINE_MS,

@@ -6,7 +6,8 @@ import type { Redis } from 'ioredis';
 import { elementCount, type Tensor } from '../../workers/tensor/tensor.js';
 import { connect, timely } from '../cluster/connection.js';
 import { isAway, isFull, storeFull } from '../cluster/faults.js';
-import { CHUNK_BYTES, FORGET_CHANNEL, tensorKey, tensorsKey } from '../cluster/names.js';
+import { FORGET_CHANNEL, MISSING, tensorKey, tensorsKey } from '../cluster/names.js';
+import { readChunks, writeChunks, writeField } from './chunks.js';
 import { storedBytes } from './tensor-store.js';
 
 export type TensorForm = Pick<Tensor, 'dtype' | 'shape'>;
@@ -62,15 +63,11 @@ export class SharedTensors {
   async add(name: string, tensor: Tensor, owner: string, quota: number): Promise<boolean> {
     if (await this.formOf(name, owner)) return false;
     const key = tensorKey(owner, name);
-    const { buffer, byteOffset, byteLength } = tensor.data;
+    const { ttlMs } = this.options;
     try {
-      for (let at = 0; at < byteLength; at += CHUNK_BYTES) {
-        const length = Math.min(CHUNK_BYTES, byteLength - at);
-        const chunk = Buffer.from(buffer as ArrayBuffer, byteOffset + at, length);
-        await this.#write(key, { [at]: chunk });
-      }
+      await writeChunks(this.#store, key, tensor.data, ttlMs);
       const form: TensorForm = { dtype: tensor.dtype, shape: tensor.shape };
-      await this.#write(key, { [FORM]: JSON.stringify(form) });
+      await writeField(this.#store, key, FORM, JSON.stringify(form), ttlMs);
       await this.#book(name, owner, form, quota);
     } catch (error) {
       if (!isFull(error as Error)) return whenAway(error as Error, true);
@@ -129,21 +126,17 @@ export class SharedTensors {
     const wide = dtype === 'float64';
     const memory = new SharedArrayBuffer(elementCount(shape) * (wide ? 8 : 4));
     const bytes = new Uint8Array(memory);
+    let at = 0;
     try {
-      for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
-        const chunk = await timely(this.#store.hgetBuffer(key, String(at)));
-        if (chunk?.length !== Math.min(CHUNK_BYTES, bytes.length - at)) return undefined;
+      for await (const chunk of readChunks(this.#store, key, bytes.length)) {
         bytes.set(chunk, at);
+        at += chunk.length;
       }
     } catch (error) {
+      if ((error as Error).message === MISSING) return undefined;
       return whenAway(error as Error, undefined);
     }
     return { dtype, shape, data: wide ? new Float64Array(memory) : new Float32Array(memory) };
-  }
-
-  async #write(key: string, fields: Record<string, Buffer | string>): Promise<void> {
-    await timely(this.#store.hset(key, fields));
-    await timely(this.#store.pexpire(key, this.options.ttlMs));
   }
 
   async #book(

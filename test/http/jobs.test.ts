@@ -1,7 +1,7 @@
 /** Prefer: respond-async: a job computes while nobody is connected, and gives its answer once. */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { pack, tensor, validBody } from '../support/bodies.js';
+import { endlessBody, pack, tensor, validBody } from '../support/bodies.js';
 import { decodeAnswer } from '../support/dialects.js';
 import { metricIs } from '../support/held.js';
 import type { GradientAnswer, RunningServer } from '../support/server.js';
@@ -48,20 +48,6 @@ async function locationOf(response: Response): Promise<string> {
   assert.match(response.headers.get('retry-after') ?? '', /^\d+$/);
   await response.arrayBuffer();
   return response.headers.get('location') ?? '';
-}
-
-/** Minutes of float64 for one worker. */
-function endlessBody(): Uint8Array {
-  const [length, width] = [6000, 64];
-  const weight = tensor([width, width]);
-  return pack({
-    hidden_states: tensor([length, width]),
-    q_proj: { weight, lora_A: tensor([2, width]), lora_B: tensor([width, 2]) },
-    k_proj: { weight },
-    v_proj: { weight },
-    grad_output: tensor([length, width]),
-    tolerance: 1e-9,
-  });
 }
 
 test('202 with a Location; then the same answer as without, once', async () => {

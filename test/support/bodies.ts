@@ -36,3 +36,17 @@ export function spoilt(change: (body: Body) => void): Body {
   change(body);
   return body;
 }
+
+/** Minutes of float64 for one worker. */
+export function endlessBody(): Uint8Array {
+  const [length, width] = [6000, 64];
+  const weight = tensor([width, width]);
+  return pack({
+    hidden_states: tensor([length, width]),
+    q_proj: { weight, lora_A: tensor([2, width]), lora_B: tensor([width, 2]) },
+    k_proj: { weight },
+    v_proj: { weight },
+    grad_output: tensor([length, width]),
+    tolerance: 1e-9,
+  });
+}

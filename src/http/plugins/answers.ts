@@ -19,6 +19,8 @@ declare module 'fastify' {
   interface FastifyReply {
     /** Send an answer that is written already. */
     sendWritten(bytes: Uint8Array<ArrayBuffer>): FastifyReply;
+    /** The same for one that comes in parts. */
+    sendParts(parts: AsyncIterable<Uint8Array>, length: number): FastifyReply;
   }
 }
 
@@ -50,6 +52,10 @@ function* pieces(bytes: Uint8Array): Generator<Uint8Array> {
   for (let at = 0; at < bytes.length; at += PIECE) yield bytes.subarray(at, at + PIECE);
 }
 
+async function* piecesOf(parts: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  for await (const part of parts) yield* pieces(part);
+}
+
 /** Closes the connection of a client that does not read what it asked for. */
 function watchReader({ raw }: FastifyReply, pace: PaceLimits): void {
   const { socket } = raw;
@@ -60,21 +66,38 @@ function watchReader({ raw }: FastifyReply, pace: PaceLimits): void {
   raw.once('close', stop);
 }
 
+function describe(reply: FastifyReply): void {
+  const { answerType } = reply.request;
+  reply
+    .header('vary', 'accept')
+    .type(answerType === JSON_TYPE ? `${JSON_TYPE}; charset=utf-8` : answerType);
+}
+
 async function answers(app: FastifyInstance, { pace }: { pace: PaceLimits }): Promise<void> {
   app.decorateRequest('answerType', '');
   app.decorateRequest('answerForm', answerForm);
+  const stream = (
+    reply: FastifyReply,
+    from: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+    length: number,
+  ) => {
+    reply.header('content-length', length);
+    watchReader(reply, pace);
+    return reply.send(Readable.from(from, { objectMode: false, highWaterMark: PIECE }));
+  };
   app.decorateReply(
     'sendWritten',
     function (this: FastifyReply, bytes: Uint8Array<ArrayBuffer>): FastifyReply {
-      const { answerType } = this.request;
-      this.header('vary', 'accept').type(
-        answerType === JSON_TYPE ? `${JSON_TYPE}; charset=utf-8` : answerType,
-      );
-      if (bytes.length <= PIECE)
-        return this.send(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length));
-      this.header('content-length', bytes.length);
-      watchReader(this, pace);
-      return this.send(Readable.from(pieces(bytes), { objectMode: false, highWaterMark: PIECE }));
+      describe(this);
+      if (bytes.length > PIECE) return stream(this, pieces(bytes), bytes.length);
+      return this.send(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length));
+    },
+  );
+  app.decorateReply(
+    'sendParts',
+    function (this: FastifyReply, parts: AsyncIterable<Uint8Array>, length: number): FastifyReply {
+      describe(this);
+      return stream(this, piecesOf(parts), length);
     },
   );
   app.addHook('onRoute', (route) => {

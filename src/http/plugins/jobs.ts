@@ -7,12 +7,16 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Done } from '../../engine/messages.js';
 import { Problem, toProblem } from '../../errors.js';
+import { type JobState, SharedJobs } from '../../store/shared-jobs.js';
+import { progressOf } from '../schemas/jobs.js';
 
 export interface JobLimits {
   /** Jobs that run or whose answers are kept. */
   readonly maxJobs: number;
   /** How long an answer is kept, ms. */
   readonly ttlMs: number;
+  /** Of the store that tells other API nodes; null: there are none. */
+  readonly queueUrl: string | null;
 }
 
 export interface KeptJob {
@@ -21,6 +25,8 @@ export interface KeptJob {
   readonly request: FastifyRequest;
   /** null: it is not done yet. */
   readonly outcome: Done | Problem | null;
+  /** Resolves when the other API nodes know of it. */
+  readonly told: Promise<void>;
   /** Gives back all that it holds; what is still computed is stopped. */
   forget(): void;
 }
@@ -38,6 +44,8 @@ declare module 'fastify' {
       keep(request: FastifyRequest, answer: Promise<Done>): KeptJob;
       /** Jobs are seen by those alone whose API key began them. */
       find(id: string, owner: string): KeptJob | undefined;
+      /** Those of other API nodes; null: there are none. */
+      readonly elsewhere: SharedJobs | null;
     };
   }
   interface FastifyRequest {
@@ -48,8 +56,22 @@ declare module 'fastify' {
 
 const RESPOND_ASYNC = /(?:^|,)\s*respond-async\s*(?:[;,]|$)/i;
 
-async function jobsPlugin(app: FastifyInstance, { maxJobs, ttlMs }: JobLimits): Promise<void> {
+/** How often other nodes are told what a job has come to, and how long they believe it, ms. */
+const TELL_MS = 1000;
+const BELIEVED_MS = 15_000;
+
+async function jobsPlugin(
+  app: FastifyInstance,
+  { maxJobs, ttlMs, queueUrl }: JobLimits,
+): Promise<void> {
   const jobs = new Map<string, KeptJob>();
+  const find = (id: string, owner: string) => {
+    const job = jobs.get(id);
+    return job?.request.owner === owner ? job : undefined;
+  };
+  const elsewhere =
+    queueUrl === null ? null : new SharedJobs(queueUrl, (id, owner) => find(id, owner)?.forget());
+  app.addHook('onClose', () => elsewhere?.close());
 
   app.decorateRequest('wantsJob', false);
   app.addHook('onRequest', async (request) => {
@@ -75,14 +97,17 @@ async function jobsPlugin(app: FastifyInstance, { maxJobs, ttlMs }: JobLimits): 
       id,
       request,
       outcome: null,
+      told: Promise.resolve(),
       forget: () => {
         if (!jobs.delete(id)) return;
+        elsewhere?.forget(id, request.owner).catch(() => {});
         clearTimeout(timer);
         if (!job.outcome) request.cancel();
         end();
       },
     };
     jobs.set(id, job);
+    if (elsewhere) job.told = tell(job, elsewhere);
     answer.catch(toProblem).then((outcome) => {
       job.outcome = outcome;
       // Its tensors: only the answer is kept.
@@ -99,17 +124,36 @@ async function jobsPlugin(app: FastifyInstance, { maxJobs, ttlMs }: JobLimits): 
     return job;
   }
 
+  /** Tells other nodes of a job, again and again until they know its outcome or it is forgotten. */
+  async function tell(job: KeptJob, others: SharedJobs): Promise<void> {
+    const { id, request, outcome } = job;
+    if (!jobs.has(id)) return;
+    const bytes = outcome && 'bytes' in outcome ? outcome.bytes : null;
+    const state = outcome ? outcomeOf(request, outcome) : { progress: progressOf(request) };
+    const believed = outcome ? ttlMs : BELIEVED_MS;
+    const known = await others.tell(id, request.owner, state, bytes, believed).catch(() => false);
+    if (!jobs.has(id)) others.forget(id, request.owner).catch(() => {});
+    else if (!outcome || !known) setTimeout(() => tell(job, others), TELL_MS).unref();
+  }
+
   app.decorate('jobs', {
     get count() {
       return jobs.size;
     },
     requireRoom,
     keep,
-    find: (id: string, owner: string) => {
-      const job = jobs.get(id);
-      return job?.request.owner === owner ? job : undefined;
-    },
+    find,
+    elsewhere,
   });
+}
+
+function outcomeOf({ answerType }: FastifyRequest, outcome: Done | Problem): JobState {
+  if (!(outcome instanceof Problem)) {
+    const length = outcome.bytes?.length ?? 0;
+    return { answer: { length, type: answerType, timings: outcome.timings } };
+  }
+  const { cause: _, ...options } = outcome.options;
+  return { problem: { kind: outcome.kind, message: outcome.message, options } };
 }
 
 export default fp(jobsPlugin, { name: 'jobs', dependencies: ['lifetime'] });

@@ -1,9 +1,16 @@
 /** GET and DELETE /jobs/{id}: requests that were sent with Prefer: respond-async. */
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import Type from 'typebox';
-import { Problem } from '../../errors.js';
-import type { KeptJob } from '../plugins/jobs.js';
-import { JobProgressSchema, jobAccepted, progressOf, retryAfter } from '../schemas/jobs.js';
+import { Problem, type ProblemKind } from '../../errors.js';
+import type { Timings } from '../../solver/phases.js';
+import type { JobState } from '../../store/shared-jobs.js';
+import {
+  type JobProgress,
+  JobProgressSchema,
+  jobAccepted,
+  progressOf,
+  retryAfter,
+} from '../schemas/jobs.js';
 import { answerContent } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
 import { written } from './shared/compute.js';
@@ -18,17 +25,39 @@ type Params = Type.Static<typeof Params>;
 
 const URL = '/jobs/:id';
 
+const tellProgress = (reply: FastifyReply, progress: JobProgress) =>
+  reply.code(202).header('retry-after', retryAfter(progress)).send(progress);
+
 export default async function jobs(app: FastifyInstance): Promise<void> {
   app.addSchema(JobProgressSchema);
 
-  /** @throws {Problem} when there is none of this owner. */
-  function found({ id }: Params, owner: string): KeptJob {
-    const job = app.jobs.find(id, owner);
-    if (job) return job;
+  const { elsewhere } = app.jobs;
+
+  /** A job of another API node. @throws {Problem} when there is none of this owner. */
+  async function foundElsewhere({ id }: Params, owner: string): Promise<JobState> {
+    const state = await elsewhere?.find(id, owner);
+    if (state) return state;
     throw new Problem(
       'not-found',
       `There is no job ${id}: its answer was fetched, it was deleted, or its answer was not fetched in time.`,
     );
+  }
+
+  async function answerElsewhere(
+    request: FastifyRequest<{ Params: Params }>,
+    reply: FastifyReply,
+  ): Promise<FastifyReply> {
+    const { id } = request.params;
+    const { progress, answer, problem } = await foundElsewhere(request.params, request.owner);
+    if (progress) return tellProgress(reply, progress as JobProgress);
+    request.lifetime.whenOver((left) => {
+      if (!left) elsewhere?.forget(id, request.owner).catch(() => {});
+    });
+    if (problem) throw new Problem(problem.kind as ProblemKind, problem.message, problem.options);
+    const { length, type, timings } = answer!;
+    request.timings = timings as Timings;
+    request.answerType = type;
+    return reply.sendParts(elsewhere!.read(id, request.owner, length), length);
   }
 
   app.get<{ Params: Params }>(URL, {
@@ -50,12 +79,10 @@ export default async function jobs(app: FastifyInstance): Promise<void> {
       },
     },
     handler: async (request, reply) => {
-      const job = found(request.params, request.owner);
+      const job = app.jobs.find(request.params.id, request.owner);
+      if (!job) return answerElsewhere(request, reply);
       const { outcome } = job;
-      if (!outcome) {
-        const progress = progressOf(job.request);
-        return reply.code(202).header('retry-after', retryAfter(progress)).send(progress);
-      }
+      if (!outcome) return tellProgress(reply, progressOf(job.request));
       // Who lost the connection on the way may ask again.
       request.lifetime.whenOver((left) => {
         if (!left) job.forget();
@@ -79,7 +106,13 @@ export default async function jobs(app: FastifyInstance): Promise<void> {
       },
     },
     handler: async (request, reply) => {
-      found(request.params, request.owner).forget();
+      const { id } = request.params;
+      const job = app.jobs.find(id, request.owner);
+      if (job) job.forget();
+      else {
+        await foundElsewhere(request.params, request.owner);
+        await elsewhere?.forget(id, request.owner);
+      }
       return reply.code(204).send();
     },
   });

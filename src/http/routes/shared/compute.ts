@@ -107,7 +107,8 @@ export async function respond(
   if (request.wantsJob) app.jobs.requireRoom();
   const answer = compute(app, engine, request, work, request.answerForm(extra));
   if (!request.wantsJob) return reply.sendWritten(written(await answer));
-  const { id } = app.jobs.keep(request, answer);
+  const { id, told } = app.jobs.keep(request, answer);
+  await told;
   const progress = progressOf(request);
   return reply
     .code(202)

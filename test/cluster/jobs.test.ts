@@ -1,0 +1,102 @@
+/** Jobs of Prefer: respond-async at one API node are told, answered and ended by the others of its queue. */
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
+import { Redis } from 'ioredis';
+import { endlessBody, pack, validBody } from '../support/bodies.js';
+import { decodeAnswer } from '../support/dialects.js';
+import { type GradientAnswer, type RunningServer, startServer } from '../support/server.js';
+import { largeBody } from './nodes.js';
+import { type Store, startStore, withoutStore } from './store.js';
+
+const MSGPACK = 'application/vnd.msgpack';
+const [ALICE, BOB] = ['a-key-of-sixteen-and-more', 'another-key-as-long-as-it'];
+
+const skip = withoutStore;
+let store: Store;
+let nodes: RunningServer[] = [];
+before(async () => {
+  if (skip) return;
+  store = await startStore();
+  const settings = {
+    ...{ LORAGRAD_WORKERS: '1', LORAGRAD_QUEUE_URL: store.url },
+    LORAGRAD_API_KEYS: `alice:${ALICE},bob:${BOB}`,
+  };
+  nodes = [await startServer(settings), await startServer(settings)];
+});
+after(async () => {
+  if (skip) return;
+  await Promise.all(nodes.map((node) => node.close()));
+  await store.close();
+});
+
+async function begin(node: RunningServer, body: Uint8Array): Promise<string> {
+  const response = await fetch(`${node.url}/gradient`, {
+    method: 'POST',
+    headers: { 'content-type': MSGPACK, prefer: 'respond-async', 'x-api-key': ALICE },
+    body: new Uint8Array(body),
+  });
+  assert.equal(response.status, 202);
+  return response.headers.get('location')!;
+}
+
+const ask = (node: RunningServer, location: string, method = 'GET', key = ALICE) =>
+  fetch(node.url + location, { method, headers: { 'x-api-key': key } });
+
+/** The first answer that is no progress. */
+async function outcome(node: RunningServer, location: string): Promise<Response> {
+  for (;;) {
+    const response = await ask(node, location);
+    if (response.status !== 202) return response;
+    await response.arrayBuffer();
+    await pause(20);
+  }
+}
+
+test('another node gives the answer, once, and to its owner alone', { skip }, async () => {
+  const [a, b] = nodes as [RunningServer, RunningServer];
+  // The second is longer than what is sent at once.
+  for (const body of [pack(validBody()), largeBody(1)]) {
+    const location = await begin(a, body);
+    assert.equal((await ask(b, location, 'GET', BOB)).status, 404);
+    const response = await outcome(b, location);
+    assert.equal(response.status, 200);
+    const answer = decodeAnswer(new Uint8Array(await response.arrayBuffer()), MSGPACK);
+    const again = await outcome(a, await begin(a, body));
+    const expected = decodeAnswer(new Uint8Array(await again.arrayBuffer()), MSGPACK);
+    const gradients = (x: unknown) => (x as GradientAnswer).gradients;
+    assert.deepEqual(gradients(answer), gradients(expected));
+    for (const node of nodes) {
+      while ((await ask(node, location)).status !== 404) await pause(10);
+    }
+  }
+});
+
+test('another node tells progress and problems', { skip }, async () => {
+  const [a, b] = nodes as [RunningServer, RunningServer];
+  const endless = await begin(a, endlessBody());
+  const response = await ask(b, endless);
+  assert.equal(response.status, 202);
+  assert.ok(Number(response.headers.get('retry-after')) >= 1);
+  assert.equal(typeof ((await response.json()) as { fraction: number }).fraction, 'number');
+  assert.equal((await ask(b, endless, 'DELETE', BOB)).status, 404);
+  assert.equal((await ask(b, endless, 'DELETE')).status, 204);
+  const metrics = async () => (await ask(a, '/metrics')).text();
+  while (!/^loragrad_workers_busy 0$/m.test(await metrics())) await pause(20);
+  const body = { ...validBody(), method: 'low_rank', features: 4, tolerance: 1e-9 };
+  const failed = await outcome(b, await begin(a, pack(body)));
+  assert.equal(failed.status, 422);
+  const { type } = (await failed.json()) as { type: string };
+  assert.match(type, /:tolerance-missed$/);
+});
+
+test('an answer that finds the store full is told when there is room', { skip }, async () => {
+  const [a, b] = nodes as [RunningServer, RunningServer];
+  const location = await begin(a, pack(validBody()));
+  const admin = new Redis(store.url);
+  await admin.config('SET', 'maxmemory', '1mb');
+  assert.notEqual((await ask(b, location)).status, 404);
+  await admin.config('SET', 'maxmemory', '0');
+  assert.equal((await outcome(b, location)).status, 200);
+  admin.disconnect();
+});
