@@ -112,17 +112,14 @@ async function transferOf(node: QueueExecutor): Promise<{ put: number; get: numb
   return { put: bytes.length / put.processor, get: bytes.length / get.processor };
 }
 
-/** Processor time of this node for a part, without its computation. */
+/** Processor time of this node for a part, which is computed elsewhere. */
 async function messageOf(node: QueueExecutor): Promise<number> {
   const problem = layer(1024 / SHARE);
   const job = () => large(exactParts(problem, OUTPUTS));
   const times: number[] = [];
   for (let k = 0; k < 9; k++) {
-    const [sent, here] = [
-      await costOf(() => node.run(job(), context())),
-      await costOf(() => node.pool.run(job(), context())),
-    ];
-    times.push(sent.processor - here.processor);
+    const sent = await costOf(() => node.run(job(), context()));
+    times.push(sent.processor);
   }
   return median(times);
 }

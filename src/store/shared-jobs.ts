@@ -72,8 +72,12 @@ export class SharedJobs {
   }
 
   async forget(id: string, owner: string): Promise<void> {
-    await timely(this.#store.del(jobKey(owner, id)));
-    await timely(this.#store.publish(FORGET_JOB_CHANNEL, JSON.stringify([id, owner])));
+    // Both at once: the node may be about to end.
+    const commands = [
+      this.#store.del(jobKey(owner, id)),
+      this.#store.publish(FORGET_JOB_CHANNEL, JSON.stringify([id, owner])),
+    ];
+    await timely(Promise.all(commands));
   }
 
   close(): void {

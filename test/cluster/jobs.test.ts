@@ -53,6 +53,13 @@ async function outcome(node: RunningServer, location: string): Promise<Response>
   }
 }
 
+/** Resolves when no node has it: one that still had an answer would wait for somebody to fetch it. */
+async function forgotten(location: string): Promise<void> {
+  for (const node of nodes) {
+    while ((await ask(node, location)).status !== 404) await pause(10);
+  }
+}
+
 test('another node gives the answer, once, and to its owner alone', { skip }, async () => {
   const [a, b] = nodes as [RunningServer, RunningServer];
   // The second is longer than what is sent at once.
@@ -66,9 +73,7 @@ test('another node gives the answer, once, and to its owner alone', { skip }, as
     const expected = decodeAnswer(new Uint8Array(await again.arrayBuffer()), MSGPACK);
     const gradients = (x: unknown) => (x as GradientAnswer).gradients;
     assert.deepEqual(gradients(answer), gradients(expected));
-    for (const node of nodes) {
-      while ((await ask(node, location)).status !== 404) await pause(10);
-    }
+    await forgotten(location);
   }
 });
 
@@ -84,10 +89,12 @@ test('another node tells progress and problems', { skip }, async () => {
   const metrics = async () => (await ask(a, '/metrics')).text();
   while (!/^loragrad_workers_busy 0$/m.test(await metrics())) await pause(20);
   const body = { ...validBody(), method: 'low_rank', features: 4, tolerance: 1e-9 };
-  const failed = await outcome(b, await begin(a, pack(body)));
+  const failing = await begin(a, pack(body));
+  const failed = await outcome(b, failing);
   assert.equal(failed.status, 422);
   const { type } = (await failed.json()) as { type: string };
   assert.match(type, /:tolerance-missed$/);
+  await forgotten(failing);
 });
 
 test('an answer that finds the store full is told when there is room', { skip }, async () => {
@@ -97,6 +104,9 @@ test('an answer that finds the store full is told when there is room', { skip },
   await admin.config('SET', 'maxmemory', '1mb');
   assert.notEqual((await ask(b, location)).status, 404);
   await admin.config('SET', 'maxmemory', '0');
-  assert.equal((await outcome(b, location)).status, 200);
+  const response = await outcome(b, location);
+  assert.equal(response.status, 200);
+  await response.arrayBuffer();
+  await forgotten(location);
   admin.disconnect();
 });
