@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { chiSquare } from '../../workers/kernels/sampled/error/errors.js';
 import { planSampled, sampledJob } from '../../workers/kernels/sampled/job.js';
 import { runSampledTask } from '../../workers/kernels/sampled/run.js';
 import { type AttentionProblem, hasAttentionStates } from '../../workers/problem.js';
@@ -15,6 +16,8 @@ import {
   tensor,
 } from './problems.js';
 import { distance, exact, named, norm } from './run.js';
+
+type Floats = Float32Array;
 
 const wasm = loadWasm();
 const SEED = testSeed(5);
@@ -200,5 +203,59 @@ test('heads that no proxy serves are computed exactly inside the answer', () => 
     const got = named(result).get(tensor)!;
     const error = distance(x, got) / norm(got);
     assert.ok(error <= result.errors[tensor]!.upper, `${tensor}: ${error}; seed ${SEED}`);
+  }
+});
+
+/** Attention states in which something stands that proxies do not see. */
+const hidden: Record<string, (query: Floats, key: Floats, grad: Floats) => void> = {
+  'a key that every second row wants, along a channel that no other key has': (query, key) => {
+    const [wanted, last] = [200, 63];
+    for (let i = 0; i < 1100; i++) {
+      key[i * 128 + last]! *= 0.01;
+      query[i * 128 + last] = i % 2 ? 1.6 : 0;
+    }
+    key.fill(0, wanted * 128, wanted * 128 + last);
+    key[wanted * 128 + last] = 40;
+  },
+  'a few rows with a key and a large gradient of their own': (query, key, grad) => {
+    for (const row of [611, 700, 853, 990]) {
+      for (let c = 64; c < 128; c++) {
+        query[row * 128 + c] = 3 * key[(row >> 2) * 128 + c]!;
+        grad[row * 128 + c]! *= 20;
+      }
+    }
+  },
+};
+
+for (const [name, edit] of Object.entries(hidden)) {
+  test(`${name}: in the limits`, () => {
+    const shape = { ...long, spread: 1, headDim: 64, heads: 2, causal: true };
+    const states = randomStates({ ...shape, seed: SEED });
+    const { query, key } = states.inputs;
+    const grad = states.objective!.tensor;
+    edit(query.data as Floats, key.data as Floats, grad.data as Floats);
+    const exactly = truth(states);
+    for (const seed of [SEED, SEED + 1, SEED + 2]) {
+      const result = sampled(states, 40, seed);
+      const got = named(result);
+      for (const [tensor, x] of exactly) {
+        const error = distance(x, got.get(tensor)!) / norm(got.get(tensor)!);
+        const { upper } = result.errors[tensor]!;
+        assert.ok(error <= upper, `${tensor}: ${error} above ${upper}; seed ${SEED}`);
+      }
+    }
+  });
+}
+
+test('the limit of a sum of squares is that of chi^2', () => {
+  // 99 % of chi^2 over its degrees of freedom, from tables.
+  for (const [freedom, quantile] of [
+    [1, 6.635],
+    [2, 4.605],
+    [5, 3.017],
+    [20, 1.878],
+    [100, 1.358],
+  ] as const) {
+    assert.ok(Math.abs(chiSquare(freedom) / quantile - 1) < 0.02, `${freedom}`);
   }
 });
