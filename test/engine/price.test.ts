@@ -11,6 +11,7 @@ import { parseLayer } from '../../src/request/parse.js';
 import type { GradientRequest } from '../../src/request/request.js';
 import { decodeMsgpack } from '../../src/wire/msgpack.js';
 import { DEFAULT_WIRE_LIMITS } from '../../src/wire/tree/wire-limits.js';
+import { runJob } from '../../workers/job.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { giveBack } from '../../workers/tasks/rest.js';
 import { type AnyTask, runTask } from '../../workers/tasks/run.js';
@@ -71,19 +72,17 @@ function mostBytes(work: Work): number {
     collectTwice();
     most = Math.max(most, bytes() - before);
   };
-  const job = jobOf(work, { clock: () => {}, memory });
   try {
-    let step = job.next([]);
-    while (!step.done) {
-      const results = step.value.tasks.map((task) => runTask(task as AnyTask, wasm, () => false));
+    runJob(jobOf(work, { clock: () => {}, memory }), (task) => {
       look();
-      step = job.next(results);
+      const result = runTask(task as AnyTask, wasm, () => false);
       look();
-    }
+      return result;
+    });
+    look();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
   } finally {
-    job.return(undefined as never);
     memory.end();
   }
   return most + touchedBytes(wasm.buffer) - inner;
