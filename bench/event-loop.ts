@@ -11,7 +11,7 @@ import { digits, durationSpread, table } from './support/format.js';
 import type { Measurement } from './support/rounds.js';
 import { startPool } from './support/subject.js';
 
-const METHODS = ['exact', 'low_rank', 'auto', 'forward'] as const;
+const METHODS = ['exact', 'low_rank', 'sampled', 'auto', 'forward'] as const;
 
 interface LoopSetting {
   readonly [name: string]: number | string;
@@ -24,6 +24,8 @@ interface LoopSetting {
 
 const WANTED_MS = 50;
 const FEATURES = 64;
+/** Drawn for a block, on average. */
+const KEYS = 64;
 const ROUNDS = 2;
 
 /** The job of a request whose tensors are decoded. */
@@ -32,7 +34,8 @@ function job(problem: AttentionProblem, method: LoopSetting['method'], pool: Wor
     ...{ tolerance: 0.05, toleranceStated: false, seed: 1, correction: false, rates: pool.rates },
     attentionOutput: false,
     encode: { gradients: true, batched: true, outputsDtype: 'same' as const },
-    ...(method !== 'exact' && method !== 'auto' && { features: FEATURES }),
+    ...((method === 'low_rank' || method === 'forward') && { features: FEATURES }),
+    ...(method === 'sampled' && { keys: KEYS }),
   };
   const place = { clock: () => {}, memory: new Lease() };
   return method === 'forward'
@@ -89,7 +92,7 @@ function tell({ measurements }: Run<LoopSetting>): Section {
   const longest = Math.max(...measurements.map(({ details }) => details!.longestMs));
   const text = [
     `Requests of ${setting.heads} heads, ${setting.inputs} input features and ${setting.length} rows whose tensors are decoded, one at a`,
-    `time. Low-rank and forward take ${FEATURES} features. A delay is the time for which no other request could be`,
+    `time. Low-rank and forward take ${FEATURES} features, sampled draws ${KEYS} keys. A delay is the time for which no other request could be`,
     'answered, by `monitorEventLoopDelay`; it holds the millisecond of its own timer.',
     '',
     table(

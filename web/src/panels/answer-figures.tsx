@@ -61,7 +61,7 @@ export function FeatureErrors({ plan, tolerance, source }: TriedProps) {
       text="What the plan tried on a sample: the limit of the error to expect of the worst head, with so many features."
       name="features"
       colour={METHODS.low_rank.colour}
-      nothing="Nothing was tried: the low-rank kernel does not take this layer."
+      nothing="Nothing was tried: the low-rank kernel does not take this layer, or another one was asked for."
       tried={plan.tried.map(({ features, ...rest }) => ({ count: features, ...rest }))}
       {...{ tolerance, source }}
     />
@@ -173,13 +173,15 @@ export function Times({ plan, threshold, measured, source }: TimesProps) {
     break_even_length: breakEven,
   }));
   const where =
-    breakEven === null
-      ? 'Low-rank never pays for such an input.'
-      : `Low-rank pays from ${breakEven} tokens on.`;
+    breakEven !== null
+      ? ` Low-rank pays from ${breakEven} tokens on.`
+      : low_rank === null
+        ? ''
+        : ' Low-rank never pays for such an input.';
   return (
     <Figure
       title="Time against length"
-      text={`Expected on one thread of this machine, and measured here, all threads, plan included. ${where}`}
+      text={`Expected on one thread of this machine, and measured here, all threads, plan included.${where}`}
       name="times"
       {...{ rows, source }}
     >
