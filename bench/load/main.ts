@@ -23,7 +23,7 @@ const { values: options, positionals } = parseArgs({
 const { short } = options;
 
 const TRIALS: Readonly<Record<string, () => Promise<string>>> = {
-  overload: () => overload(short ? 8 : 60),
+  overload: () => overload(short ? 8 : 40),
   fairness: () => fairness(short ? 6 : 20),
   deaths: () => deaths(short ? 10 : 100),
   terms: () => terms(short ? 3 : 30),
