@@ -28,7 +28,7 @@ export class Ledger {
 
   constructor(readonly limits: LedgerLimits) {}
 
-  /** Requests that compute or wait to. */
+  /** Requests that compute or wait to, from the last byte of their bodies. */
   get requests(): number {
     return this.#working.size;
   }
@@ -69,19 +69,25 @@ export class Ledger {
     this.#held(entry.client).bytes += more;
   }
 
+  /** From now on it has a place. @throws {Problem} queue-full when there is none. */
+  seat(entry: Entry): void {
+    if (this.#working.has(entry)) return;
+    this.#requirePlace(entry.client);
+    this.#working.add(entry);
+    this.#held(entry.client).requests++;
+  }
+
   /** @throws {Problem} queue-full when there is no place, or the wait for others would be too long. */
   begin(entry: Entry): void {
-    this.#requirePlace(entry.client);
+    this.seat(entry);
     const { workers, maxWaitSeconds } = this.limits;
     // Workers take turns: nobody waits for more of another request than it has work itself.
     let wait = 0;
     for (const other of this.#working) wait += Math.min(other.seconds, entry.seconds);
-    wait /= workers;
+    wait = (wait - entry.seconds) / workers;
     if (wait > maxWaitSeconds) {
       throw this.#busy('Expected wait, seconds', maxWaitSeconds, Math.ceil(wait));
     }
-    this.#working.add(entry);
-    this.#held(entry.client).requests++;
   }
 
   end(entry: Entry): void {
@@ -160,7 +166,16 @@ export class Entry {
   }
 
   /**
-   * Its body is here and priced: from now on it has a place.
+   * Its body is here and waits to be decoded: were that no place, any number could wait.
+   *
+   * @throws {Problem} queue-full
+   */
+  arrive(): void {
+    this.ledger.seat(this);
+  }
+
+  /**
+   * Its body is priced.
    *
    * @throws {Problem} queue-full
    */
