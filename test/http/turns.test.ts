@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Turns } from '../../src/http/admission/turns.js';
 
-test('clients take turns, one body in each round of the event loop', async () => {
+test('clients take turns, and bodies have some milliseconds of each round of the event loop', async () => {
   const turns = new Turns();
   const order: string[] = [];
   let round = 0;
@@ -15,6 +15,8 @@ test('clients take turns, one body in each round of the event loop', async () =>
   const body = async (client: string) => {
     await turns.take(client);
     order.push(`${client}${round}`);
+    const end = performance.now() + 6;
+    while (performance.now() < end);
   };
   await Promise.all([...Array.from({ length: 5 }, () => body('greedy')), body('polite')]);
   over = true;

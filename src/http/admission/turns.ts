@@ -1,9 +1,12 @@
 /**
  * Turns at the thread that talks HTTP. To decode a body, check it and price it takes that thread a millisecond or more;
  * were all bodies that have arrived taken in one go, a client with many connections would hold up everybody else. So
- * one body is taken in each round of the event loop, and clients take turns; probes and answers go between two of them.
+ * some milliseconds of each round of the event loop are for bodies, and clients take turns; probes and answers go between.
  */
 import { FairQueue, type Member } from '../../pool/fair-queue.js';
+
+/** Of each round of the event loop. */
+const ROUND_MS = 5;
 
 class Waiting implements Member {
   readonly ready = true;
@@ -33,11 +36,15 @@ export class Turns {
     });
   }
 
-  // What one immediate resolves runs before the next round of the event loop.
-  readonly #next = (): void => {
-    const first = this.#queue.take();
-    first?.start();
-    this.#busy = first !== null;
-    if (first) setImmediate(this.#next);
+  readonly #next = async (): Promise<void> => {
+    const end = performance.now() + ROUND_MS;
+    let first = this.#queue.take();
+    for (; first; first = performance.now() < end ? this.#queue.take() : null) {
+      first.start();
+      // Its body is decoded before this goes on.
+      await null;
+    }
+    this.#busy = this.#queue.waiting > 0;
+    if (this.#busy) setImmediate(this.#next);
   };
 }
