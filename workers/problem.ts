@@ -97,7 +97,7 @@ export interface ProjectedFrom {
   readonly query?: Tensor;
   readonly key?: Tensor;
   readonly value?: Tensor;
-  /** Positions by which queries and keys were turned afterwards. */
+  /** Positions by which queries and keys were rotated afterwards. */
   readonly rotary?: Rotary;
 }
 

@@ -1,9 +1,14 @@
-/** What a worker thread runs: its turn at a stage, tasks of any kernel; the outcome as a value. */
+/** What a worker thread runs: its timeslice at a stage, tasks of any kernel; the outcome as a value. */
 import { Board } from './board.js';
 import { type Cancelled, CancelledError } from './job.js';
 import { giveBack, type RestTask } from './tasks/rest.js';
 import { type AnyTask, runTask } from './tasks/run.js';
-import { type TaskResult, TURN_MS, type Turn, type TurnOutcome } from './turn.js';
+import {
+  type TaskResult,
+  TIMESLICE_MS,
+  type Timeslice,
+  type TimesliceOutcome,
+} from './timeslice.js';
 import { renewWasm, wasm } from './wasm.js';
 
 function run(task: AnyTask | RestTask, cancelled: Cancelled): unknown {
@@ -12,7 +17,13 @@ function run(task: AnyTask | RestTask, cancelled: Cancelled): unknown {
   return giveBack();
 }
 
-export default function takeTurn({ tasks, first, stride, board: words, beat }: Turn): TurnOutcome {
+export default function takeTimeslice({
+  tasks,
+  first,
+  stride,
+  board: words,
+  beat,
+}: Timeslice): TimesliceOutcome {
   const board = new Board(words);
   const cancelled = Object.assign(
     () => {
@@ -21,7 +32,7 @@ export default function takeTurn({ tasks, first, stride, board: words, beat }: T
     },
     { words: { stop: board.stopWord, beat } },
   );
-  const end = performance.now() + TURN_MS;
+  const end = performance.now() + TIMESLICE_MS;
   const results: TaskResult[] = [];
   try {
     for (let index: number | null = first; index !== null; ) {

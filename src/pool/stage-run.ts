@@ -2,11 +2,11 @@
 
 import { Board } from '../../workers/board.js';
 import type { Stage } from '../../workers/job.js';
-import type { TaskResult, Turn, TurnOutcome } from '../../workers/turn.js';
+import type { TaskResult, Timeslice, TimesliceOutcome } from '../../workers/timeslice.js';
 import { type RunContext, WorkerLostError } from './executor.js';
 import type { Member } from './fair-queue.js';
 
-/** Tasks that a worker is sent for one turn, at most: what it leaves was sent in vain. */
+/** Tasks that a worker is sent for one timeslice, at most: what it leaves was sent in vain. */
 const TASKS_OF_TURN = 32;
 
 export class StageRun implements Member {
@@ -18,7 +18,7 @@ export class StageRun implements Member {
   readonly #onAbort = () => this.#stop(this.context.signal.reason as Error);
   #resolve!: (values: unknown[]) => void;
   #reject!: (error: Error) => void;
-  /** Workers that have a turn now. */
+  /** Workers that have a timeslice now. */
   #running = 0;
   #done = 0;
   #failure: Error | null = null;
@@ -55,8 +55,8 @@ export class StageRun implements Member {
     return this.#failure !== null;
   }
 
-  /** What a worker gets that begins its turn now; null: the others have just taken the last task. */
-  begin(): Turn | null {
+  /** What a worker gets that begins its timeslice now; null: the others have just taken the last task. */
+  begin(): Timeslice | null {
     const { tasks, stride = null } = this.stage;
     const first = this.#board.begin(tasks.length);
     if (first === null) return null;
@@ -67,8 +67,8 @@ export class StageRun implements Member {
     return { tasks: window, first, stride, board: this.#board.words, beat };
   }
 
-  /** A worker is through with its turn. */
-  settled(outcome: TurnOutcome): void {
+  /** A worker is through with its timeslice. */
+  settled(outcome: TimesliceOutcome): void {
     this.#running--;
     if (outcome.status === 'done') this.#collect(outcome.results);
     else if (outcome.status === 'lost') {

@@ -1,4 +1,4 @@
-/** The executor on worker threads of this process: Piscina runs the threads, the turns are ours. */
+/** The executor on worker threads of this process: Piscina runs the threads, the timeslices are ours. */
 import { Piscina } from 'piscina';
 import type { Job, Stage, Task } from '../../workers/job.js';
 import { type Kernels, relaxedSimd } from '../../workers/kernels/inner/builds.js';
@@ -9,12 +9,12 @@ import type { CalibrateTask } from '../../workers/tasks/calibrate.js';
 import { stagesDiffer } from '../../workers/tasks/check-stages.js';
 import type { RestTask } from '../../workers/tasks/rest.js';
 import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
-import { TURN_MS, type Turn, type TurnOutcome } from '../../workers/turn.js';
+import { TIMESLICE_MS, type Timeslice, type TimesliceOutcome } from '../../workers/timeslice.js';
 import type { Executor, Load, RunContext } from './executor.js';
 import { FairQueue } from './fair-queue.js';
 import { runParts } from './parts.js';
 import { StageRun } from './stage-run.js';
-import { type TurnWatch, watchTurn } from './turn-watch.js';
+import { type TimesliceWatch, watchTimeslice } from './timeslice-watch.js';
 
 const WORKER_FILE = new URL('../../workers/worker.js', import.meta.url).href;
 
@@ -33,14 +33,14 @@ export interface PoolOptions {
   readonly rates?: Rates;
 }
 
-/** After so much more than its turn a task is one that others do not wait for. */
-const OVERDUE_MS = 5 * TURN_MS;
+/** After so much more than its timeslice a task is one that others do not wait for. */
+const OVERDUE_MS = 5 * TIMESLICE_MS;
 
 export class WorkerPool implements Executor {
-  readonly #piscina: Piscina<Turn, TurnOutcome>;
+  readonly #piscina: Piscina<Timeslice, TimesliceOutcome>;
   readonly #options: PoolOptions;
   readonly #queue = new FairQueue<StageRun>();
-  /** Turns that take much too long now. */
+  /** Timeslices that take much too long now. */
   #overdue = 0;
   /** Jobs whose tasks do: they get no place but their own. */
   readonly #slow = new WeakSet<RunContext>();
@@ -57,11 +57,11 @@ export class WorkerPool implements Executor {
     const { heapMiB } = options;
     // One more than is busy: it runs where tasks that cannot be cut hold the others.
     const threads = options.workers + 1;
-    this.#piscina = new Piscina<Turn, TurnOutcome>({
+    this.#piscina = new Piscina<Timeslice, TimesliceOutcome>({
       filename: WORKER_FILE,
       minThreads: threads,
       maxThreads: threads,
-      // A turn owns its worker: whose it is, `#queue` says.
+      // A timeslice owns its worker: whose it is, `#queue` says.
       concurrentTasksPerWorker: 1,
       workerData: kernels,
       ...(heapMiB && { resourceLimits: { maxOldGenerationSizeMb: heapMiB } }),
@@ -149,13 +149,13 @@ export class WorkerPool implements Executor {
   }
 
   /** Threads that are idle get one each. */
-  #onEachThread(name: string, task: Task): Promise<TurnOutcome[]> {
+  #onEachThread(name: string, task: Task): Promise<TimesliceOutcome[]> {
     return Promise.all(
       this.#piscina.threads.map(() => {
         // Nobody cancels it. A signal that all shared would keep every one of them.
         const { signal } = new AbortController();
         const run = new StageRun({ name, tasks: [task] }, { signal });
-        return this.#piscina.run(run.begin() as Turn);
+        return this.#piscina.run(run.begin() as Timeslice);
       }),
     );
   }
@@ -177,7 +177,7 @@ export class WorkerPool implements Executor {
     return results;
   }
 
-  /** Give turns as long as a worker is free. */
+  /** Give timeslices as long as a worker is free. */
   #pump(): void {
     const { workers } = this.#options;
     for (;;) {
@@ -186,8 +186,8 @@ export class WorkerPool implements Executor {
       if (this.#busy > workers || (spare && this.#overdue === 0)) break;
       const run = this.#queue.take((member) => !spare || !this.#isSlow(member));
       if (!run) break;
-      const turn = run.begin();
-      if (turn) this.#give(run, turn);
+      const timeslice = run.begin();
+      if (timeslice) this.#give(run, timeslice);
     }
     this.#options.onLoad?.(this);
   }
@@ -196,11 +196,11 @@ export class WorkerPool implements Executor {
     return this.#slow.has(run.context);
   }
 
-  async #give(run: StageRun, turn: Turn): Promise<void> {
+  async #give(run: StageRun, timeslice: Timeslice): Promise<void> {
     this.#busy++;
     const killer = new AbortController();
-    const watch = watchTurn({
-      beat: turn.beat,
+    const watch = watchTimeslice({
+      beat: timeslice.beat,
       overdueMs: OVERDUE_MS,
       hungMs: this.#options.hungMs ?? Number.POSITIVE_INFINITY,
       stopped: () => run.stopped,
@@ -213,20 +213,20 @@ export class WorkerPool implements Executor {
       onHung: () => killer.abort(),
     });
     const outcome = await this.#piscina
-      .run(turn, { signal: killer.signal })
+      .run(timeslice, { signal: killer.signal })
       .catch((error: Error) => this.#lost(error, killer.signal.aborted));
     this.#settle(watch);
     run.settled(outcome);
     this.#pump();
   }
 
-  #settle(watch: TurnWatch): void {
+  #settle(watch: TimesliceWatch): void {
     watch.stop();
     if (watch.overdue) this.#overdue--;
     this.#busy--;
   }
 
-  #lost({ message }: Error, hung: boolean): TurnOutcome {
+  #lost({ message }: Error, hung: boolean): TimesliceOutcome {
     this.#restarts++;
     return { status: 'lost', message: hung ? 'it hung' : message };
   }

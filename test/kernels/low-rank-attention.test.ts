@@ -185,8 +185,8 @@ for (const kernels of KERNELS) {
         const size = Math.sqrt(truth[name].length);
         const [ours, theirs] = [tiles, naive].map((x) => distance(x[name], truth[name]) / size);
         // Either may be exact by chance.
-        const unit = 2 ** -24;
-        logs[n] += Math.log((ours + unit) / (theirs + unit)) / CASES;
+        const headGroup = 2 ** -24;
+        logs[n] += Math.log((ours + headGroup) / (theirs + headGroup)) / CASES;
       });
     }
     NAMES.forEach((name, n) => {

@@ -75,10 +75,10 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
     spectrum === 'flat' ? 1 : spectrum === 'harmonic' ? 1 / (a + 1) : Math.exp(-a / 4);
   let square = 0;
   for (let a = 0; a < d; a++) square += size(a) ** 2;
-  const unit = Math.sqrt(deviation / Math.sqrt(square));
+  const headGroup = Math.sqrt(deviation / Math.sqrt(square));
   const scaling = 1 / Math.sqrt(d);
   // beta q.k with q_a, k_a of deviation s_a each has deviation beta sqrt(sum s_a^4).
-  const level = (a: number) => unit * Math.sqrt(size(a)) * d ** 0.25;
+  const level = (a: number) => headGroup * Math.sqrt(size(a)) * d ** 0.25;
   const states = (length: number, huge: number) => {
     const scale = new Float64Array(batch * length).fill(1);
     if (tail === 't4') {
@@ -110,7 +110,7 @@ export function makeProblem(recipe: Recipe): AttentionProblem {
       adapter: adapted.includes(name)
         ? {
             A: tensor([rank, inputs], () => normal(random) / Math.sqrt(inputs)),
-            B: tensor([out, rank], () => (0.1 * normal(random) * unit) / Math.sqrt(rank)),
+            B: tensor([out, rank], () => (0.1 * normal(random) * headGroup) / Math.sqrt(rank)),
             rank,
             scaling: 2,
           }

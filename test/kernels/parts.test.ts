@@ -40,11 +40,15 @@ function cutsOf({ dims, ...problem }: AttentionProblem, inputGradients: boolean)
   const heads = split(dims.keyValueHeads, dims.keyValueHeads);
   const cuts = [items.map((range): Cut => ({ items: range, sharedHeads, rows }))];
   if (inputGradients && !states) return cuts;
-  const units = one.flatMap((item) => heads.map((head) => ({ items: item, sharedHeads: head })));
-  cuts.push(units.map((unit): Cut => ({ ...unit, rows })));
+  const headGroups = one.flatMap((item) =>
+    heads.map((head) => ({ items: item, sharedHeads: head })),
+  );
+  cuts.push(headGroups.map((headGroup): Cut => ({ ...headGroup, rows })));
   if (states || problem.rotary) return cuts;
   const ranges = split(dims.queryLength, 3);
-  cuts.push(units.flatMap((unit) => ranges.map((range): Cut => ({ ...unit, rows: range }))));
+  cuts.push(
+    headGroups.flatMap((headGroup) => ranges.map((range): Cut => ({ ...headGroup, rows: range }))),
+  );
   return cuts;
 }
 

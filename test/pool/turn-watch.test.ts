@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { watchTurn } from '../../src/pool/turn-watch.js';
+import { watchTimeslice } from '../../src/pool/timeslice-watch.js';
 
 const cell = () => new Int32Array(new SharedArrayBuffer(4));
 
 test('a worker without a beat is overdue first, then hung', async () => {
   const seen: string[] = [];
   await new Promise<void>((resolve) => {
-    watchTurn({
+    watchTimeslice({
       beat: cell(),
       overdueMs: 1,
       hungMs: 20,
@@ -27,7 +27,7 @@ test('a worker that beats is overdue and never hung; a turn that ends is neither
   const hung = () => assert.fail('it was alive');
   let looks = 0;
   await new Promise<void>((resolve) => {
-    const watch = watchTurn({
+    const watch = watchTimeslice({
       beat,
       overdueMs: 1,
       hungMs: 40,
@@ -45,7 +45,7 @@ test('a worker that beats is overdue and never hung; a turn that ends is neither
       onHung: hung,
     });
   });
-  const ended = watchTurn({
+  const ended = watchTimeslice({
     beat: cell(),
     overdueMs: 1,
     hungMs: 1,

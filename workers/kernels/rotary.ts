@@ -1,5 +1,5 @@
 /**
- * Rotary positions: token l of a sequence turns the channel pairs (c, c + d/2) of its queries and keys.
+ * Rotary positions: token l of a sequence rotates the channel pairs (c, c + d/2) of its queries and keys.
  *
  *     y = x cos_l + rotate_half(x) sin_l        rotate_half(x) = cat(-x2, x1)
  *     dx = dy cos_l + rotate_half^T(dy sin_l)   rotate_half^T(y) = cat(y2, -y1)

@@ -1,5 +1,5 @@
 /**
- * The attention stage: a few row blocks of some lanes, softmax and backward, in one pass over the keys.
+ * The attention stage: a few row blocks of some partitions, softmax and backward, in one pass over the keys.
  *
  *     E = exp(S) or exp(S - max),  P = E / sum,  dS = P (dP - G.O),  dP = G V^T,  G = O - Y or given
  *     right:  dS [K B_Q | X^K A_K^T],      P X^V A_V^T
@@ -29,7 +29,7 @@ import {
   sinkGradients,
   takeOutput,
 } from './rows.js';
-import type { LaneOfHead, Lanes, RowBlock } from './task.js';
+import type { PartitionOfHead, Partitions, RowBlock } from './task.js';
 
 export interface AttendReport {
   /** Of these rows, 1/2 ||O - Y||^2, or 0. */
@@ -38,14 +38,14 @@ export interface AttendReport {
   readonly contradiction: Contradiction | null;
 }
 
-export function runAttend(task: Lanes, wasm: Wasm, checkpoint: Checkpoint): AttendReport {
+export function runAttend(task: Partitions, wasm: Wasm, checkpoint: Checkpoint): AttendReport {
   let loss = 0;
   let contradiction: Contradiction | null = null;
-  for (const lane of task.lanes) {
-    const memory = prepareMemory(task, wasm, lane, checkpoint);
-    if (task.first === 0) clearSums(task, lane);
-    const attend = wasm.fn.attend ? attendLane : attendByPasses;
-    const report = attend(task, wasm, memory, lane, checkpoint);
+  for (const partition of task.partitions) {
+    const memory = prepareMemory(task, wasm, partition, checkpoint);
+    if (task.first === 0) clearSums(task, partition);
+    const attend = wasm.fn.attend ? attendPartition : attendByPasses;
+    const report = attend(task, wasm, memory, partition, checkpoint);
     loss += report.loss;
     contradiction ??= report.contradiction;
   }
@@ -53,28 +53,28 @@ export function runAttend(task: Lanes, wasm: Wasm, checkpoint: Checkpoint): Atte
 }
 
 /** Where the build has the whole stage. */
-function attendLane(
-  task: Lanes,
+function attendPartition(
+  task: Partitions,
   wasm: Wasm,
   memory: AttentionMemory,
-  lane: LaneOfHead,
+  partition: PartitionOfHead,
   checkpoint: Checkpoint,
 ): AttendReport {
-  const { lanes, blocks } = task.plan;
-  const last = Math.min(blocks, lane.lane + task.last * lanes);
-  const range = { first: lane.lane + task.first * lanes, last, step: lanes };
-  return attendInOneCall(task, wasm, memory, lane, range, null, checkpoint);
+  const { partitions, blocks } = task.plan;
+  const last = Math.min(blocks, partition.partition + task.last * partitions);
+  const range = { first: partition.partition + task.first * partitions, last, step: partitions };
+  return attendInOneCall(task, wasm, memory, partition, range, null, checkpoint);
 }
 
-/** Left products of a lane go where a window of keys is, and back. */
-export function sumsOfLane(
-  task: Lanes,
+/** Left products of a partition go where a window of keys is, and back. */
+export function sumsOfPartition(
+  task: Partitions,
   wasm: Wasm,
   { fields }: AttentionMemory,
-  lane: LaneOfHead,
+  partition: PartitionOfHead,
 ): Required<WindowVisitor> {
   const each = ({ first, count }: KeyWindow, move: (inMemory: Floats, kept: Floats) => void) => {
-    for (const { field, width, kept } of leftSums(task, lane)) {
+    for (const { field, width, kept } of leftSums(task, partition)) {
       const rows = kept.subarray(first * width, (first + count) * width);
       move(wasm.f32(fields[field], rows.length), rows);
     }
@@ -87,24 +87,24 @@ export function sumsOfLane(
 
 /** Where it has not: its passes one by one, on copies of the keys. */
 function attendByPasses(
-  task: Lanes,
+  task: Partitions,
   wasm: Wasm,
   memory: AttentionMemory,
-  lane: LaneOfHead,
+  partition: PartitionOfHead,
   checkpoint: Checkpoint,
 ): AttendReport {
   const { plan } = task;
   const { windows } = memory;
   let loss = 0;
   let contradiction: Contradiction | null = null;
-  const sums = sumsOfLane(task, wasm, memory, lane);
+  const sums = sumsOfPartition(task, wasm, memory, partition);
   // In a single window they may stay from block to block.
   const stay = windows.length === 1;
   if (stay) sums.begin(windows[0]!);
-  for (let turn = task.first; turn < task.last; turn++) {
-    const block = lane.lane + turn * plan.lanes;
+  for (let index = task.first; index < task.last; index++) {
+    const block = partition.partition + index * plan.partitions;
     if (block >= plan.blocks) break;
-    const rows = rowsOf(plan, lane, block);
+    const rows = rowsOf(plan, partition, block);
     const report = attendBlock(task, wasm, memory, rows, checkpoint, stay ? {} : sums);
     loss += report.loss;
     contradiction ??= report.contradiction;
@@ -113,24 +113,28 @@ function attendByPasses(
   return { loss, contradiction };
 }
 
-/** The rows of a block of a lane's head. */
-export const rowsOf = ({ problem }: ExactPlan, lane: LaneOfHead, block: number): RowBlock => {
+/** The rows of a block of a partition's head. */
+export const rowsOf = (
+  { problem }: ExactPlan,
+  partition: PartitionOfHead,
+  block: number,
+): RowBlock => {
   const first = block * ROWS;
-  return { lane, first, n: Math.min(ROWS, problem.dims.queryLength - first) };
+  return { partition, first, n: Math.min(ROWS, problem.dims.queryLength - first) };
 };
 
 export function attendBlock(
-  task: Lanes,
+  task: Partitions,
   wasm: Wasm,
   memory: AttentionMemory,
   rows: RowBlock,
   checkpoint: () => void,
   visitor: WindowVisitor,
 ): AttendReport {
-  const { lane } = rows;
+  const { partition } = rows;
   const { loss, right, contradiction } = attendRows(task, wasm, memory, rows, checkpoint, visitor);
   right.contract(task, memory, rows);
-  const number = lane.place * task.plan.lanes + lane.lane;
+  const number = partition.place * task.plan.partitions + partition.partition;
   for (const x of sinkGradients(task, wasm, memory, rows)) task.workspace.sinks[number]! += x;
   return { loss, contradiction };
 }
@@ -144,7 +148,7 @@ export interface WindowVisitor {
 
 /** All passes over the keys for one block of rows. */
 export function attendRows(
-  task: Lanes,
+  task: Partitions,
   wasm: Wasm,
   memory: AttentionMemory,
   rows: RowBlock,
@@ -160,7 +164,7 @@ export function attendRows(
   const { fields, windows } = memory;
   const { ps, pv } = plan.thin;
   const { fn } = wasm;
-  const { batchItem } = rows.lane.unit;
+  const { batchItem } = rows.partition.headGroup;
   const seen =
     rows.listed === undefined
       ? keysOfRows(plan.problem, batchItem, { first, last: first + n })
@@ -182,7 +186,7 @@ export function attendRows(
       const firstKey = Math.max(seen.first, window.first);
       const lastKey = Math.min(seen.last, window.first + window.count);
       if (firstKey >= lastKey) continue;
-      if (windows.length > 1) loadWindow(task, wasm, memory, rows.lane, window, checkpoint);
+      if (windows.length > 1) loadWindow(task, wasm, memory, rows.partition, window, checkpoint);
       writeBlock(wasm, memory.block, { ...block, ...change, origin: window.first / KEYS });
       begin?.(window);
       const last = Math.ceil(lastKey / KEYS);
@@ -236,10 +240,10 @@ export function attendRows(
   return { loss, right, contradiction };
 }
 
-/** The lane's partial sums of left products, (keys, width): where they are in memory and in the workspace. */
-function leftSums({ plan, workspace }: Lanes, lane: LaneOfHead) {
+/** The partition's partial sums of left products, (keys, width): where they are in memory and in the workspace. */
+function leftSums({ plan, workspace }: Partitions, partition: PartitionOfHead) {
   const { ls, pv } = plan.thin;
-  const number = lane.place * plan.lanes + lane.lane;
+  const number = partition.place * plan.partitions + partition.partition;
   return [
     { field: 'ls', width: ls, kept: slice(workspace.ls, number, plan.keys * ls) },
     { field: 'lv', width: pv, kept: slice(workspace.lv, number, plan.keys * pv) },
@@ -247,10 +251,10 @@ function leftSums({ plan, workspace }: Lanes, lane: LaneOfHead) {
 }
 
 /** The first task of a wave begins with zeros. */
-export function clearSums(task: Lanes, lane: LaneOfHead): void {
+export function clearSums(task: Partitions, partition: PartitionOfHead): void {
   const { plan, workspace } = task;
-  const number = lane.place * plan.lanes + lane.lane;
-  for (const { kept } of leftSums(task, lane)) kept.fill(0);
+  const number = partition.place * plan.partitions + partition.partition;
+  for (const { kept } of leftSums(task, partition)) kept.fill(0);
   slice(workspace.outK, number, plan.problem.dims.headDim * plan.thin.rk).fill(0);
   slice(workspace.outV, number, plan.problem.dims.valueDim * plan.thin.rv).fill(0);
   workspace.sinks[number] = 0;

@@ -2,16 +2,16 @@
 import type { Checkpoint } from '../../job.js';
 import type { Contradiction } from '../../problem.js';
 import type { Wasm } from '../inner/instance.js';
-import { type AttendReport, attendBlock, clearSums, rowsOf, sumsOfLane } from './attend.js';
+import { type AttendReport, attendBlock, clearSums, rowsOf, sumsOfPartition } from './attend.js';
 import { attendInOneCall } from './in-one-call.js';
 import { type AttentionMemory, prepareMemory } from './memory.js';
-import type { LaneOfHead, Lanes, RowBlock } from './task.js';
+import type { PartitionOfHead, Partitions, RowBlock } from './task.js';
 
 /** Keys of a block that are in memory as a list of their own, with their left products. */
 export interface ListedKeys {
   readonly memory: AttentionMemory;
   readonly count: number;
-  /** Adds their left products to those of the lane. */
+  /** Adds their left products to those of the partition. */
   scatter(): void;
   /** Called when the block is done. */
   after?(): void;
@@ -20,34 +20,34 @@ export interface ListedKeys {
 /** Chooses the keys of a block; null: all of them. */
 export type KeyChoice = (rows: RowBlock) => ListedKeys | null;
 
-/** @param choose asked once for each lane; all keys of a head fit one window. */
+/** @param choose asked once for each partition; all keys of a head fit one window. */
 export function attendByLists(
-  task: Lanes,
+  task: Partitions,
   wasm: Wasm,
   checkpoint: Checkpoint,
-  choose: (memory: AttentionMemory, lane: LaneOfHead) => KeyChoice,
+  choose: (memory: AttentionMemory, partition: PartitionOfHead) => KeyChoice,
 ): AttendReport {
   const { plan } = task;
   let loss = 0;
   let contradiction: Contradiction | null = null;
-  for (const lane of task.lanes) {
-    const memory = prepareMemory(task, wasm, lane, checkpoint);
-    if (task.first === 0) clearSums(task, lane);
-    const choice = choose(memory, lane);
-    const sums = sumsOfLane(task, wasm, memory, lane);
+  for (const partition of task.partitions) {
+    const memory = prepareMemory(task, wasm, partition, checkpoint);
+    if (task.first === 0) clearSums(task, partition);
+    const choice = choose(memory, partition);
+    const sums = sumsOfPartition(task, wasm, memory, partition);
     const all = { first: 0, count: plan.keys };
     if (!wasm.addressOf) sums.begin(all);
-    for (let turn = task.first; turn < task.last; turn++) {
-      const block = lane.lane + turn * plan.lanes;
+    for (let index = task.first; index < task.last; index++) {
+      const block = partition.partition + index * plan.partitions;
       if (block >= plan.blocks) break;
       checkpoint();
-      const rows = rowsOf(plan, lane, block);
+      const rows = rowsOf(plan, partition, block);
       const keys = choice(rows);
       const range = { first: block, last: block + 1, step: 1 };
       const where = keys?.memory ?? memory;
       const taken = keys ? { ...rows, listed: keys.count } : rows;
       const report = wasm.fn.attend
-        ? attendInOneCall(task, wasm, where, lane, range, null, checkpoint, keys?.count)
+        ? attendInOneCall(task, wasm, where, partition, range, null, checkpoint, keys?.count)
         : attendBlock(task, wasm, where, taken, checkpoint, {});
       keys?.scatter();
       keys?.after?.();

@@ -8,7 +8,7 @@ import { wordsOfAttention } from '../inner/stages.js';
 import type { AttentionMemory } from './memory.js';
 import type { ExactPlan } from './plan.js';
 import { outputRows, sinkOf } from './rows.js';
-import type { LaneOfHead, Lanes } from './task.js';
+import type { PartitionOfHead, Partitions } from './task.js';
 
 /** E and E (dP - G.O) of picked rows: (rows, keys). */
 export interface KeptRows {
@@ -34,10 +34,10 @@ const CONTRADICTIONS = [null, 'log_sum_exp', 'attention_output'] as const;
  * @throws {CancelledError}
  */
 export function attendInOneCall(
-  task: Lanes,
+  task: Partitions,
   wasm: Wasm,
   memory: AttentionMemory,
-  lane: LaneOfHead,
+  partition: PartitionOfHead,
   blocks: BlockRange,
   kept: KeptRows | null,
   checkpoint: Checkpoint,
@@ -47,10 +47,10 @@ export function attendInOneCall(
   const { problem, thin, full } = plan;
   const { dims, objective, known, softcap = 0, scaling } = problem;
   const { queryLength, heads, headDim: d } = dims;
-  const { batchItem } = lane.unit;
-  const number = lane.place * plan.lanes + lane.lane;
-  const unit = Math.floor(lane.place / plan.group);
-  const { corner, pitch } = outputRows(task, lane);
+  const { batchItem } = partition.headGroup;
+  const number = partition.place * plan.partitions + partition.partition;
+  const headGroup = Math.floor(partition.place / plan.group);
+  const { corner, pitch } = outputRows(task, partition);
   const { fields } = memory;
   const mark = wasm.mark();
   const integers = (x: ArrayLike<number>) => {
@@ -59,31 +59,31 @@ export function attendInOneCall(
     return at;
   };
   const place = (x: Numbers | undefined, index = 0) => (x ? wasm.elementAt(x, index)! : 0);
-  const ofHead = (x: Numbers, width: number) => place(x, lane.place * queryLength * width);
+  const ofHead = (x: Numbers, width: number) => place(x, partition.place * queryLength * width);
   // The matrix of a client, in float32 or in float64.
   const narrow = (x: unknown, index: number) => (x instanceof Float32Array ? place(x, index) : 0);
   const wide = (x: unknown, index: number) => (x instanceof Float64Array ? place(x, index) : 0);
   const upstream = objective?.tensor.data;
   const [sums, output] = [known?.logSumExp?.data, known?.output?.data];
-  const firstSum = (batchItem * heads + lane.head) * queryLength;
+  const firstSum = (batchItem * heads + partition.head) * queryLength;
   const seen = integers(
     listed === undefined
-      ? seenByBlocks(plan, lane, blocks, kept?.picked)
+      ? seenByBlocks(plan, partition, blocks, kept?.picked)
       : seenOfList(plan, blocks.first, listed),
   );
   const loss = wasm.alloc(8);
   wasm.f64(loss, 1)[0] = 0;
   const contradiction = integers([0, 0]);
   const { words } = checkpoint;
-  // One call for each lane of a head: objects that are put together from others would take as long as a tile.
+  // One call for each partition of a head: objects that are put together from others would take as long as a tile.
   // biome-ignore format: one line a group
   const values = {
     rows: kept?.picked.length ?? queryLength,
     keys: kept ? kept.e.length / kept.picked.length : (listed ?? keysOf(problem, batchItem).last),
     window: plan.window, rq: thin.rq, rk: thin.rk, rvRank: thin.rv, right: thin.right,
     fullDk: Number(full.dK), fullDv: Number(full.dV), isTarget: Number(objective?.kind === 'target'), pitch,
-    scale: scaling * Math.LOG2E, sink: sinkOf(plan, lane), cap: softcap * Math.LOG2E,
-    q: ofHead(workspace.Q, d), lowQ: place(workspace.lowQ, unit * queryLength * thin.rq),
+    scale: scaling * Math.LOG2E, sink: sinkOf(plan, partition), cap: softcap * Math.LOG2E,
+    q: ofHead(workspace.Q, d), lowQ: place(workspace.lowQ, headGroup * queryLength * thin.rq),
     seen, picked: kept ? integers(kept.picked) : 0, bk: memory.BK, bv: memory.BV,
     upstream: narrow(upstream, corner), upstreamWide: wide(upstream, corner),
     knownSum: narrow(sums, firstSum), knownSumWide: wide(sums, firstSum),
@@ -108,7 +108,7 @@ export function attendInOneCall(
   wasm.release(mark);
   return {
     loss: wasm.f64(loss, 1)[0]!,
-    contradiction: kind ? { name, batchItem, head: lane.head, row: row! } : null,
+    contradiction: kind ? { name, batchItem, head: partition.head, row: row! } : null,
   };
 }
 
@@ -122,7 +122,7 @@ function seenOfList({ blocks }: ExactPlan, block: number, listed: number): Int32
 /** Of each row block, from block 0 on: the first key that it sees, the one after the last, and whether a row sees one only. */
 function seenByBlocks(
   { problem, blocks: count }: ExactPlan,
-  { unit: { batchItem } }: LaneOfHead,
+  { headGroup: { batchItem } }: PartitionOfHead,
   { first, last, step }: BlockRange,
   picked: readonly number[] | undefined,
 ): Int32Array {

@@ -12,7 +12,7 @@ import type { Wasm } from '../inner/instance.js';
 import { type Floats, slice } from '../inner/operands.js';
 import { PANEL, packedFloats } from '../inner/operations.js';
 import { type ExactPlan, formsUpstream, stretchesOf } from './plan.js';
-import type { LaneOfHead, Lanes } from './task.js';
+import type { PartitionOfHead, Partitions } from './task.js';
 
 /** Floats copied between two looks at the flag that cancels. */
 const PIECE = 2 ** 20;
@@ -58,37 +58,38 @@ function windowsOf({ keys, window }: ExactPlan): KeyWindow[] {
  * there yet: the same head's previous task may have run on this thread.
  */
 export function prepareMemory(
-  task: Lanes,
+  task: Partitions,
   wasm: Wasm,
-  lane: LaneOfHead,
+  partition: PartitionOfHead,
   checkpoint: () => void,
 ): AttentionMemory {
   const { plan, workspace } = task;
   const { headDim: d, valueDim: dv } = plan.problem.dims;
   const { rk, rv, ps, pv, us, uv, ls } = plan.thin;
-  const sums = lane.place * plan.lanes + lane.lane;
+  const sums = partition.place * plan.partitions + partition.partition;
   const { full } = plan;
   const windows = windowsOf(plan);
   const keys = Math.min(plan.keys, plan.window);
-  const unit = Math.floor(lane.place / plan.group);
-  const owner = `${task.kernel}/${plan.id}/${task.wave}/${lane.place}`;
+  const headGroup = Math.floor(partition.place / plan.group);
+  const owner = `${task.kernel}/${plan.id}/${task.wave}/${partition.place}`;
   const warm = wasm.owner === owner;
   wasm.reset();
 
   const tiles = Math.ceil(keys / KEYS) * TILE_FLOATS;
   const needV = plan.formOutput || formsUpstream(plan);
-  const masked = !seesAll(plan.problem) || keysOf(plan.problem, lane.unit.batchItem).first > 0;
+  const masked =
+    !seesAll(plan.problem) || keysOf(plan.problem, partition.headGroup.batchItem).first > 0;
   const { softcap } = plan.problem;
   const floats = (n: number) => wasm.allocFloats(n);
   /** Rows of all keys where they lie, or room for those of a window. */
   const rows = (x: Float32Array, index: number, width: number) =>
     wasm.elementAt(x, index * plan.keys * width) ?? floats(keys * width);
   const entries = wasm.addressOf ? plan.keys : keys;
-  const k = rows(workspace.K, unit, d);
+  const k = rows(workspace.K, headGroup, d);
   // dS K takes K itself where its rows are whole vectors.
   const wholeK = full.dQ && d === ps;
   const fields = {
-    bounded: Number(scoresAreBounded(task, lane)),
+    bounded: Number(scoresAreBounded(task, partition)),
     d,
     dv,
     ps,
@@ -99,9 +100,15 @@ export function prepareMemory(
     to: masked ? floats(entries) : 0,
     cap: softcap ? floats(1) : 0,
     slope: softcap ? floats(tiles) : 0,
-    v: needV ? rows(workspace.V, unit, dv) : 0,
-    us: us ? rows(workspace.us, lane.place, us) : wholeK ? k : full.dQ ? floats(entries * ps) : 0,
-    uv: uv ? rows(workspace.uv, unit, uv) : 0,
+    v: needV ? rows(workspace.V, headGroup, dv) : 0,
+    us: us
+      ? rows(workspace.us, partition.place, us)
+      : wholeK
+        ? k
+        : full.dQ
+          ? floats(entries * ps)
+          : 0,
+    uv: uv ? rows(workspace.uv, headGroup, uv) : 0,
     ls: ls ? rows(workspace.ls, sums, ls) : 0,
     lv: pv ? rows(workspace.lv, sums, pv) : 0,
     e: floats(tiles),
@@ -139,27 +146,27 @@ export function prepareMemory(
   }
 
   if (softcap) wasm.f32(fields.cap, 1)[0] = softcap * Math.LOG2E;
-  packAdapter(wasm, plan.problem.projections.k_proj.adapter?.B.data, lane, d, rk, memory.BK);
-  packAdapter(wasm, plan.problem.projections.v_proj.adapter?.B.data, lane, dv, rv, memory.BV);
+  packAdapter(wasm, plan.problem.projections.k_proj.adapter?.B.data, partition, d, rk, memory.BK);
+  packAdapter(wasm, plan.problem.projections.v_proj.adapter?.B.data, partition, dv, rv, memory.BV);
   const all = { first: 0, count: plan.keys };
   if (windows.length > 1 && !wasm.addressOf) return memory;
-  loadWindow(task, wasm, memory, lane, all, checkpoint);
+  loadWindow(task, wasm, memory, partition, all, checkpoint);
   wasm.owner = owner;
   return memory;
 }
 
 /** Copies in what the window's keys have in common for all rows: K, V and the right factors. */
 export function loadWindow(
-  { plan, workspace }: Lanes,
+  { plan, workspace }: Partitions,
   wasm: Wasm,
   { fields }: AttentionMemory,
-  lane: LaneOfHead,
+  partition: PartitionOfHead,
   { first, count }: KeyWindow,
   checkpoint: () => void,
 ): void {
   const { us, uv, ps } = plan.thin;
   const { d, dv } = fields;
-  const unit = Math.floor(lane.place / plan.group);
+  const headGroup = Math.floor(partition.place / plan.group);
   const rows = (x: Floats, index: number, width: number) =>
     slice(x, index, plan.keys * width).subarray(first * width, (first + count) * width);
   const copy = (at: number, x: Floats) => {
@@ -169,18 +176,18 @@ export function loadWindow(
       wasm.f32(at + 4 * from, piece.length).set(piece);
     }
   };
-  const K = rows(workspace.K, unit, d);
+  const K = rows(workspace.K, headGroup, d);
   if (!wasm.addressOf) {
     copy(fields.k, K);
-    if (fields.v) copy(fields.v, rows(workspace.V, unit, dv));
-    copy(fields.us, rows(workspace.us, lane.place, us));
-    copy(fields.uv, rows(workspace.uv, unit, uv));
+    if (fields.v) copy(fields.v, rows(workspace.V, headGroup, dv));
+    copy(fields.us, rows(workspace.us, partition.place, us));
+    copy(fields.uv, rows(workspace.uv, headGroup, uv));
   }
   if (plan.full.dQ && fields.us !== fields.k) copyRows(wasm, K, d, fields.us, ps, count);
   if (fields.from === 0) return;
   const [from, to] = [wasm.i32(fields.from, count), wasm.i32(fields.to, count)];
   for (let j = 0; j < count; j++) {
-    const rows = rowsOfKey(plan.problem, lane.unit.batchItem, first + j);
+    const rows = rowsOfKey(plan.problem, partition.headGroup.batchItem, first + j);
     from[j] = rows.first;
     to[j] = rows.last;
   }
@@ -190,9 +197,12 @@ export function loadWindow(
  * Cauchy-Schwarz: |S_ij| <= beta log2(e) max |q_i| max |k_j|, and no cap or sink is above the limit. For the
  * whole head, so that a row's results do not depend on the block that it is in.
  */
-function scoresAreBounded({ plan, workspace }: Lanes, { place, unit, head }: LaneOfHead): boolean {
+function scoresAreBounded(
+  { plan, workspace }: Partitions,
+  { place, headGroup, head }: PartitionOfHead,
+): boolean {
   const { queryLength } = plan.problem.dims;
-  const keyLength = keysOf(plan.problem, unit.batchItem).last;
+  const keyLength = keysOf(plan.problem, headGroup.batchItem).last;
   const largest = (norms: Float32Array, index: number, length: number, used: number) => {
     const first = index * stretchesOf(length);
     let found = 0;
@@ -210,14 +220,20 @@ function scoresAreBounded({ plan, workspace }: Lanes, { place, unit, head }: Lan
 function packAdapter(
   wasm: Wasm,
   B: Floats | undefined,
-  lane: LaneOfHead,
+  partition: PartitionOfHead,
   width: number,
   rank: number,
   to: number,
 ): void {
   if (!B) return;
   const mark = wasm.mark();
-  wasm.fn.pack(width, rank, wasm.put(slice(B, lane.unit.sharedHead, width * rank)), rank, to);
+  wasm.fn.pack(
+    width,
+    rank,
+    wasm.put(slice(B, partition.headGroup.sharedHead, width * rank)),
+    rank,
+    to,
+  );
   wasm.release(mark);
 }
 

@@ -1,10 +1,10 @@
 /**
  * How the exact kernel cuts a problem into pieces, and the memory that the pieces share.
  *
- * A *unit* is one key/value head of one batch item with the query heads that use it. Units are taken
+ * A *head group* is one key/value head of one batch item with the query heads that use it. Head groups are taken
  * in *waves* whose intermediate matrices fit a budget; all waves use the same workspace. Within a
- * wave the row blocks of each query head are dealt out to *lanes*: lane l takes blocks l, l + lanes,
- * l + 2 lanes, ... and owns one set of partial sums of left products, so that lanes can run at the
+ * wave the row blocks of each query head are dealt out to *partitions*: partition l takes blocks l, l + partitions,
+ * l + 2 partitions, ... and owns one set of partial sums of left products, so that partitions can run at the
  * same time and a causal mask loads them equally.
  *
  * All of it follows from the problem alone, never from the number of threads.
@@ -16,16 +16,16 @@ import type { Lease } from '../../tensor/shared-memory.js';
 import { KEYS, ROWS } from '../inner/block.js';
 import type { GradientOutputs } from '../result.js';
 
-/** Bytes of intermediate matrices that one wave may take (one unit is always allowed). */
+/** Bytes of intermediate matrices that one wave may take (one head group is always allowed). */
 const WAVE_BYTES = 96 * 2 ** 20;
-/** Units of a wave at most: every task of a wave names them. */
-const WAVE_UNITS = 256;
-/** Bytes of partial left products that lanes may take (one lane a head is always allowed). */
-const LANE_BYTES = 48 * 2 ** 20;
-/** Lanes of a wave: enough for the threads of one machine, and even over 2, 4, 8 of them. */
-const WAVE_LANES = 16;
-/** Flops of a lane that is not worth sums of its own: a millisecond. */
-const LANE_FLOPS = 1e8;
+/** Head groups of a wave at most: every task of a wave names them. */
+const WAVE_HEAD_GROUPS = 256;
+/** Bytes of partial left products that partitions may take (one partition a head is always allowed). */
+const PARTITION_BYTES = 48 * 2 ** 20;
+/** Partitions of a wave: enough for the threads of one machine, and even over 2, 4, 8 of them. */
+const WAVE_PARTITIONS = 16;
+/** Flops of a partition that is not worth sums of its own: a millisecond. */
+const PARTITION_FLOPS = 1e8;
 
 /**
  * Bytes that the attention stage of one worker may take for what has a row for each key; beyond them the
@@ -45,7 +45,7 @@ export const PROJECT_TOKENS = 256;
 /** Number of stretches of so many tokens. */
 export const stretchesOf = (length: number): number => Math.ceil(length / PROJECT_TOKENS);
 
-export interface Unit {
+export interface HeadGroup {
   readonly batchItem: number;
   readonly sharedHead: number;
 }
@@ -84,32 +84,32 @@ export interface ThinSizes {
 }
 
 export interface Workspace {
-  /** (unit, group, Lq, d) */
+  /** (head group, group, Lq, d) */
   readonly Q: Float32Array;
-  /** (unit, keys, d) and (unit, keys, dv); keys = Lk rounded up to 8, padded with zeros. */
+  /** (head group, keys, d) and (head group, keys, dv); keys = Lk rounded up to 8, padded with zeros. */
   readonly K: Float32Array;
   readonly V: Float32Array;
-  /** Largest |q_i| (unit, group, stretch) and |k_j| (unit, stretch) of each stretch of PROJECT_TOKENS tokens. */
+  /** Largest |q_i| (head group, group, stretch) and |k_j| (head group, stretch) of each stretch of PROJECT_TOKENS tokens. */
   readonly largestQ: Float32Array;
   readonly largestK: Float32Array;
-  /** X^Q A_Q^T (unit, Lq, rq) */
+  /** X^Q A_Q^T (head group, Lq, rq) */
   readonly lowQ: Float32Array;
-  /** Right factors: [K B_Q | X^K A_K^T] (unit, group, keys, ps) and X^V A_V^T (unit, keys, pv). */
+  /** Right factors: [K B_Q | X^K A_K^T] (head group, group, keys, ps) and X^V A_V^T (head group, keys, pv). */
   readonly us: Float32Array;
   readonly uv: Float32Array;
-  /** dS K B_Q (unit, group, Lq, rq), or dS K (unit, group, Lq, d) */
+  /** dS K B_Q (head group, group, Lq, rq), or dS K (head group, group, Lq, d) */
   readonly rightQ: Float32Array;
-  /** |G_i|; what a row carries of dS, |dS_i [K B_Q | X^K A_K^T]| or |dS_i K|; and that times |q_i| (unit, group, Lq) */
+  /** |G_i|; what a row carries of dS, |dS_i [K B_Q | X^K A_K^T]| or |dS_i K|; and that times |q_i| (head group, group, Lq) */
   readonly normG: Float32Array;
   readonly normS: Float32Array;
   readonly normQS: Float32Array;
-  /** dS^T [Q B_K | X^Q A_Q^T] or dS^T Q (unit, group, lane, keys, ps); P^T G B_V or P^T G (.., pv). */
+  /** dS^T [Q B_K | X^Q A_Q^T] or dS^T Q (head group, group, partition, keys, ps); P^T G B_V or P^T G (.., pv). */
   readonly ls: Float32Array;
   readonly lv: Float32Array;
-  /** Sums over a lane of Q^T (dS X^K A_K^T) (unit, group, lane, d, rk) and G^T (P X^V A_V^T). */
+  /** Sums over a partition of Q^T (dS X^K A_K^T) (head group, group, partition, d, rk) and G^T (P X^V A_V^T). */
   readonly outK: Float64Array;
   readonly outV: Float64Array;
-  /** Sums over a lane of the gradient of its head's sink (unit, group, lane). */
+  /** Sums over a partition of the gradient of its head's sink (head group, group, partition). */
   readonly sinks: Float64Array;
 }
 
@@ -117,7 +117,7 @@ export interface ExactPlan {
   /** Names the job in the memory of worker threads. */
   readonly id: string;
   readonly problem: ExactProblem;
-  /** Query heads of a unit. */
+  /** Query heads of a head group. */
   readonly group: number;
   readonly full: FullWidth;
   readonly thin: ThinSizes;
@@ -125,13 +125,13 @@ export interface ExactPlan {
   readonly keys: number;
   /** Keys that are in WebAssembly memory at once: all of them, unless there are very many. */
   readonly window: number;
-  readonly lanes: number;
+  readonly partitions: number;
   /** Row blocks of a query head, and the flops of one over the keys that it sees, on average. */
   readonly blocks: number;
   readonly blockFlops: number;
   /** Whether O is needed: G = O - Y, or the caller wants it. */
   readonly formOutput: boolean;
-  readonly waves: readonly (readonly Unit[])[];
+  readonly waves: readonly (readonly HeadGroup[])[];
 }
 
 /** Whether dP = G V^T and G.O are needed: for dS, or for the gradient of sinks. */
@@ -195,30 +195,30 @@ export function makePlan(problem: ExactProblem, outputs: GradientOutputs): Exact
   const keys = roundUp(keyLength, 8);
   const blocks = Math.ceil(queryLength / ROWS);
 
-  const unitBytes =
+  const headGroupBytes =
     4 *
     (group * queryLength * (headDim + thin.right) +
       queryLength * thin.rq +
       keys * (headDim + valueDim + group * thin.us + thin.uv));
-  const laneBytes = 4 * group * keys * (thin.ls + thin.pv);
-  const fitting = Math.floor(WAVE_BYTES / (unitBytes + laneBytes));
-  const perWave = Math.max(1, Math.min(WAVE_UNITS, fitting));
-  const units: Unit[] = [];
+  const partitionBytes = 4 * group * keys * (thin.ls + thin.pv);
+  const fitting = Math.floor(WAVE_BYTES / (headGroupBytes + partitionBytes));
+  const perWave = Math.max(1, Math.min(WAVE_HEAD_GROUPS, fitting));
+  const headGroups: HeadGroup[] = [];
   for (let batchItem = 0; batchItem < batch; batchItem++) {
     for (let sharedHead = 0; sharedHead < keyValueHeads; sharedHead++) {
-      units.push({ batchItem, sharedHead });
+      headGroups.push({ batchItem, sharedHead });
     }
   }
-  const waves: Unit[][] = [];
-  for (let u = 0; u < units.length; u += perWave) waves.push(units.slice(u, u + perWave));
+  const waves: HeadGroup[][] = [];
+  for (let u = 0; u < headGroups.length; u += perWave) waves.push(headGroups.slice(u, u + perWave));
 
-  const unitsAtOnce = waves[0]!.length;
+  const headGroupsAtOnce = waves[0]!.length;
   const formOutput =
     outputs.attentionOutput || (problem.objective?.kind === 'target' && !problem.known?.output);
   const blockFlops = flopsOfBlock(problem, thin, formOutput);
-  const worthwhile = Math.ceil((blocks * blockFlops) / LANE_FLOPS);
-  const wanted = Math.min(worthwhile, Math.ceil(WAVE_LANES / (unitsAtOnce * group)));
-  const affordable = Math.floor(LANE_BYTES / (unitsAtOnce * laneBytes || 1));
+  const worthwhile = Math.ceil((blocks * blockFlops) / PARTITION_FLOPS);
+  const wanted = Math.min(worthwhile, Math.ceil(WAVE_PARTITIONS / (headGroupsAtOnce * group)));
+  const affordable = Math.floor(PARTITION_BYTES / (headGroupsAtOnce * partitionBytes || 1));
   return {
     id: randomUUID(),
     problem,
@@ -227,7 +227,7 @@ export function makePlan(problem: ExactProblem, outputs: GradientOutputs): Exact
     thin,
     keys,
     window: windowOf(problem.dims, thin),
-    lanes: Math.max(1, Math.min(wanted, affordable, blocks)),
+    partitions: Math.max(1, Math.min(wanted, affordable, blocks)),
     blocks,
     blockFlops,
     formOutput,
@@ -243,26 +243,26 @@ export function makeWorkspace(plan: ExactPlan, memory: Lease): Workspace {
   // Rows of keys that are padding are read, to be multiplied by a probability of 0.
   const padded = plan.keys > keyLength || plan.problem.mask.keys !== undefined;
   const rows = (n: number) => (padded ? floats(n).fill(0) : floats(n));
-  const units = plan.waves[0]!.length;
-  const heads = units * plan.group;
-  const laned = heads * plan.lanes;
+  const headGroups = plan.waves[0]!.length;
+  const heads = headGroups * plan.group;
+  const partitioned = heads * plan.partitions;
   return {
     Q: floats(heads * queryLength * headDim),
-    K: rows(units * plan.keys * headDim),
-    V: rows(units * plan.keys * valueDim),
+    K: rows(headGroups * plan.keys * headDim),
+    V: rows(headGroups * plan.keys * valueDim),
     largestQ: floats(heads * stretchesOf(queryLength)).fill(0),
-    largestK: floats(units * stretchesOf(plan.keys)).fill(0),
-    lowQ: floats(units * queryLength * rq),
+    largestK: floats(headGroups * stretchesOf(plan.keys)).fill(0),
+    lowQ: floats(headGroups * queryLength * rq),
     us: rows(heads * plan.keys * us),
-    uv: rows(units * plan.keys * uv),
+    uv: rows(headGroups * plan.keys * uv),
     rightQ: floats(heads * queryLength * right),
     normG: floats(heads * queryLength).fill(0),
     normS: floats(heads * queryLength).fill(0),
     normQS: floats(heads * queryLength).fill(0),
-    ls: floats(laned * plan.keys * ls),
-    lv: floats(laned * plan.keys * pv),
-    outK: doubles(laned * headDim * rk),
-    outV: doubles(laned * valueDim * rv),
-    sinks: doubles(laned),
+    ls: floats(partitioned * plan.keys * ls),
+    lv: floats(partitioned * plan.keys * pv),
+    outK: doubles(partitioned * headDim * rk),
+    outV: doubles(partitioned * valueDim * rv),
+    sinks: doubles(partitioned),
   };
 }

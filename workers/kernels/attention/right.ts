@@ -7,7 +7,7 @@ import { slice } from '../inner/operands.js';
 import type { AttentionMemory } from './memory.js';
 import type { ExactPlan } from './plan.js';
 import { inverse } from './rows.js';
-import type { Lanes, RowBlock } from './task.js';
+import type { Partitions, RowBlock } from './task.js';
 
 /** Norms weigh the draws of rows: a sum of them is to stay finite. */
 const LARGEST_NORM = 2 ** 100;
@@ -82,16 +82,16 @@ export class RightSums {
 
   /**
    * Keeps dS K B_Q or dS K for the contraction with X^Q, and adds Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T)
-   * to the lane's totals.
+   * to the partition's totals.
    */
-  contract(task: Lanes, memory: AttentionMemory, { lane, first, n }: RowBlock) {
+  contract(task: Partitions, memory: AttentionMemory, { partition, first, n }: RowBlock) {
     const { plan, workspace } = task;
     const { queryLength, headDim: d, valueDim: dv } = plan.problem.dims;
     const { rq, rk, rv, right } = plan.thin;
     const s = this.#s;
-    const kept = slice(workspace.rightQ, lane.place, queryLength * right);
+    const kept = slice(workspace.rightQ, partition.place, queryLength * right);
     const [normS, normQS] = [workspace.normS, workspace.normQS].map((norms) =>
-      slice(norms, lane.place, queryLength),
+      slice(norms, partition.place, queryLength),
     );
     for (let i = 0; i < n; i++) {
       const scale = this.#inverse(i);
@@ -103,7 +103,7 @@ export class RightSums {
         kept[(first + i) * right + c] = s[i * this.#ps + c]! * scale;
       }
     }
-    const number = lane.place * plan.lanes + lane.lane;
+    const number = partition.place * plan.partitions + partition.partition;
     const outK = slice(workspace.outK, number, d * rk);
     const outV = slice(workspace.outV, number, dv * rv);
     this.#contractRows(n, s.subarray(rq), this.#ps, rk, memory.qRows, d, outK);

@@ -6,7 +6,7 @@ import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { type AttentionMemory, copyRows } from './memory.js';
 import type { ExactPlan } from './plan.js';
-import { type LaneOfHead, type Lanes, type RowBlock, rowAt } from './task.js';
+import { type PartitionOfHead, type Partitions, type RowBlock, rowAt } from './task.js';
 
 /** Norms weigh the draws of rows: a sum of them is to stay finite. */
 const LARGEST_SQUARE = 2 ** 120;
@@ -16,16 +16,16 @@ export const inverse = (sum: number): number => (sum > 0 ? 1 / sum : 0);
 
 /** Q (packed, times beta log2 e, so that weights are powers of two); ws = [Q B_K | X^Q A_Q^T] or Q. */
 export function loadRows(
-  { plan, workspace }: Lanes,
+  { plan, workspace }: Partitions,
   wasm: Wasm,
   { fields, qRows, BK }: AttentionMemory,
   rows: RowBlock,
   maximaKnown: boolean,
 ): void {
-  const { lane, n } = rows;
+  const { partition, n } = rows;
   const { queryLength, headDim: d } = plan.problem.dims;
   const { rq, rk, ps, pv } = plan.thin;
-  const Q = slice(workspace.Q, lane.place, queryLength * d);
+  const Q = slice(workspace.Q, partition.place, queryLength * d);
   const q = wasm.f32(qRows, n * d);
   if (!rows.picked) q.set(Q.subarray(rows.first * d, (rows.first + n) * d));
   else rows.picked.forEach((row, i) => void q.set(slice(Q, row, d), i * d));
@@ -35,15 +35,15 @@ export function loadRows(
   if (plan.full.dK) copyRows(wasm, q, d, fields.ws, ps, n);
   if (rk) wasm.fn.gemm(n, rk, d, qRows, d, BK, fields.ws, ps, false);
   if (rq) {
-    const unit = Math.floor(lane.place / plan.group);
-    const lowQ = slice(workspace.lowQ, unit, queryLength * rq);
+    const headGroup = Math.floor(partition.place / plan.group);
+    const lowQ = slice(workspace.lowQ, headGroup, queryLength * rq);
     for (let i = 0; i < n; i++) {
       const from = rowAt(rows, i) * rq;
       for (let c = 0; c < rq; c++) ws[i * ps + rk + c] = lowQ[from + c]!;
     }
   }
-  const max = wasm.f32(fields.max, ROWS).fill(maximaKnown ? 0 : sinkOf(plan, lane));
-  for (let i = 0; maximaKnown && i < n; i++) max[i] = knownSum(plan, lane, rowAt(rows, i));
+  const max = wasm.f32(fields.max, ROWS).fill(maximaKnown ? 0 : sinkOf(plan, partition));
+  for (let i = 0; maximaKnown && i < n; i++) max[i] = knownSum(plan, partition, rowAt(rows, i));
   wasm.f64(fields.sum, ROWS).fill(0);
   wasm.f64(fields.dot, ROWS).fill(0);
   wasm.f32(fields.rs, ROWS * ps).fill(0);
@@ -52,45 +52,49 @@ export function loadRows(
 }
 
 /** log2(e) times the sink of a head; minus infinity: it has none. */
-export function sinkOf({ problem }: ExactPlan, { head }: LaneOfHead): number {
+export function sinkOf({ problem }: ExactPlan, { head }: PartitionOfHead): number {
   return problem.sinks ? problem.sinks.data[head]! * Math.LOG2E : Number.NEGATIVE_INFINITY;
 }
 
 /** The sinks' share in the row sums, in which E are weights relative to the row maxima or, bounded, to 0. */
 export function addSinks(
-  { plan }: Lanes,
+  { plan }: Partitions,
   wasm: Wasm,
   { fields }: AttentionMemory,
-  { lane, n }: RowBlock,
+  { partition, n }: RowBlock,
   bounded: boolean,
 ): void {
   if (!plan.problem.sinks) return;
   const [sum, max] = [wasm.f64(fields.sum, n), wasm.f32(fields.max, n)];
-  const sink = sinkOf(plan, lane);
+  const sink = sinkOf(plan, partition);
   for (let i = 0; i < n; i++) sum[i] = 2 ** (sink - (bounded ? 0 : max[i]!));
   if (bounded) max.fill(0);
 }
 
 /** What each row adds to the gradient of the head's sink: -P_sink G.O, or 0 without one. */
 export function sinkGradients(
-  { plan }: Lanes,
+  { plan }: Partitions,
   wasm: Wasm,
   { fields }: AttentionMemory,
-  { lane, n }: RowBlock,
+  { partition, n }: RowBlock,
 ): Float64Array {
   const gradients = new Float64Array(n);
   if (!plan.problem.sinks || !plan.problem.objective) return gradients;
   const [max, mean] = [wasm.f32(fields.max, n), wasm.f32(fields.mean, n)];
   const sum = wasm.f64(fields.sum, n);
-  const sink = sinkOf(plan, lane);
+  const sink = sinkOf(plan, partition);
   return gradients.map((_, i) => -(2 ** (sink - max[i]!) / sum[i]!) * mean[i]!);
 }
 
 /** log2 of the sum of e^S in a row, as the client knows it. */
-function knownSum({ problem }: ExactPlan, { unit, head }: LaneOfHead, row: number): number {
+function knownSum(
+  { problem }: ExactPlan,
+  { headGroup, head }: PartitionOfHead,
+  row: number,
+): number {
   const { heads, queryLength } = problem.dims;
   const { data } = problem.known!.logSumExp!;
-  return Math.LOG2E * data[(unit.batchItem * heads + head) * queryLength + row]!;
+  return Math.LOG2E * data[(headGroup.batchItem * heads + head) * queryLength + row]!;
 }
 
 /** A factor between the sums of a row: another forward pass, not one that was rounded otherwise. */
@@ -103,7 +107,7 @@ const OTHER_OUTPUT = 2 ** -5;
  * are there for all rows. Weights are divided by their own sums, so that what is accepted is not trusted either.
  */
 export function findContradiction(
-  task: Lanes,
+  task: Partitions,
   wasm: Wasm,
   { fields, gRows }: AttentionMemory,
   rows: RowBlock,
@@ -111,21 +115,26 @@ export function findContradiction(
 ): Contradiction | null {
   const { plan } = task;
   const { known, dims } = plan.problem;
-  const { lane, n } = rows;
+  const { partition, n } = rows;
   const of = (name: Contradiction['name'], i: number): Contradiction => {
-    return { name, batchItem: lane.unit.batchItem, head: lane.head, row: rowAt(rows, i) };
+    return {
+      name,
+      batchItem: partition.headGroup.batchItem,
+      head: partition.head,
+      row: rowAt(rows, i),
+    };
   };
   const sum = wasm.f64(fields.sum, n);
   const max = wasm.f32(fields.max, n);
   for (let i = 0; known?.logSumExp && i < n; i++) {
     if (sum[i] === 0) continue;
     const log = Math.log2(sum[i]!) + (bounded ? 0 : max[i]!);
-    const off = Math.abs(log - knownSum(plan, lane, rowAt(rows, i)));
+    const off = Math.abs(log - knownSum(plan, partition, rowAt(rows, i)));
     if (!(off <= Math.log2(OTHER_SUM))) return of('log_sum_exp', i);
   }
   if (!usesOutput(plan) || !fields.t) return null;
   const { valueDim: dv } = dims;
-  const { corner, pitch } = outputRows(task, rows.lane);
+  const { corner, pitch } = outputRows(task, rows.partition);
   const [G, mean] = [wasm.f32(gRows, n * dv), wasm.f32(fields.mean, n)];
   for (let i = 0; i < n; i++) {
     let [dot, gg, oo] = [0, 0, 0];
@@ -147,10 +156,16 @@ const usesOutput = ({ problem, formOutput }: ExactPlan): boolean =>
   problem.objective?.kind === 'target' && problem.known?.output !== undefined && !formOutput;
 
 /** Where rows of the head lie in matrices (B, Lq, H dv), and how far apart. */
-export function outputRows({ plan }: Lanes, lane: LaneOfHead): { corner: number; pitch: number } {
+export function outputRows(
+  { plan }: Partitions,
+  partition: PartitionOfHead,
+): { corner: number; pitch: number } {
   const { queryLength, heads, valueDim: dv } = plan.problem.dims;
   const pitch = heads * dv;
-  return { corner: lane.unit.batchItem * queryLength * pitch + lane.head * dv, pitch };
+  return {
+    corner: partition.headGroup.batchItem * queryLength * pitch + partition.head * dv,
+    pitch,
+  };
 }
 
 /**
@@ -159,7 +174,7 @@ export function outputRows({ plan }: Lanes, lane: LaneOfHead): { corner: number;
  * @returns whether it is there; the loss of these rows.
  */
 export function loadUpstream(
-  task: Lanes,
+  task: Partitions,
   wasm: Wasm,
   memory: AttentionMemory,
   rows: RowBlock,
@@ -167,7 +182,7 @@ export function loadUpstream(
   const { dims, objective, known } = task.plan.problem;
   const minus = usesOutput(task.plan);
   if (!objective || (objective.kind === 'target' && !minus)) return { loaded: false, loss: 0 };
-  const { corner, pitch } = outputRows(task, rows.lane);
+  const { corner, pitch } = outputRows(task, rows.partition);
   const dv = dims.valueDim;
   const { data } = objective.tensor;
   const G = wasm.f32(memory.gRows, rows.n * dv);
@@ -190,7 +205,7 @@ export function loadUpstream(
  * @returns the loss of these rows, 1/2 |O - Y|^2; without an objective that of Y = 0; else 0.
  */
 export function takeOutput(
-  task: Lanes,
+  task: Partitions,
   wasm: Wasm,
   memory: AttentionMemory,
   rows: RowBlock,
@@ -200,7 +215,7 @@ export function takeOutput(
   const { fields, gRows } = memory;
   const { n } = rows;
   const dv = dims.valueDim;
-  const { corner, pitch } = outputRows(task, rows.lane);
+  const { corner, pitch } = outputRows(task, rows.partition);
   const target = objective?.kind === 'target' ? objective.tensor.data : null;
   const differ = objective?.kind !== 'grad_output';
   const G = wasm.f32(gRows, n * dv);
@@ -224,16 +239,16 @@ export function takeOutput(
 }
 
 function packUpstream(
-  { plan, workspace }: Lanes,
+  { plan, workspace }: Partitions,
   wasm: Wasm,
   { fields, gRows, BV }: AttentionMemory,
   rows: RowBlock,
 ): void {
-  const { lane, n } = rows;
+  const { partition, n } = rows;
   const { queryLength, valueDim: dv } = plan.problem.dims;
   const { rv, pv } = plan.thin;
   const G = wasm.f32(gRows, n * dv);
-  const norms = slice(workspace.normG, lane.place, queryLength);
+  const norms = slice(workspace.normG, partition.place, queryLength);
   // `mean` is free until the row sums are known.
   wasm.fn.row_dots(n, dv, gRows, gRows, fields.mean);
   const squares = wasm.f32(fields.mean, n);
@@ -248,7 +263,7 @@ function packUpstream(
 
 /** G.O = sum E dP / sum E, and the left factors take the division of P = E / sum E. */
 export function divideBySums(
-  { plan }: Lanes,
+  { plan }: Partitions,
   wasm: Wasm,
   { fields }: AttentionMemory,
   { n }: RowBlock,

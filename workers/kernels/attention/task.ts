@@ -1,36 +1,36 @@
-/** What the attention stage is asked for: lanes of a wave, and the rows of a lane that are taken together. */
-import type { ExactPlan, Unit, Workspace } from './plan.js';
+/** What the attention stage is asked for: partitions of a wave, and the rows of a partition that are taken together. */
+import type { ExactPlan, HeadGroup, Workspace } from './plan.js';
 
-export interface AttendTask extends Lanes {
+export interface AttendTask extends Partitions {
   readonly kernel: 'exact';
   readonly step: 'attend';
 }
 
-/** Row blocks of some lanes of a wave. */
-export interface Lanes {
+/** Row blocks of some partitions of a wave. */
+export interface Partitions {
   readonly kernel: 'exact' | 'sampled';
   readonly plan: ExactPlan;
   readonly workspace: Workspace;
   /** (B, Lq, H dv) or null */
   readonly attentionOutput: Float32Array | null;
   readonly wave: number;
-  /** Lanes, each with its query head: place in the wave, and who that is. */
-  readonly lanes: readonly LaneOfHead[];
-  /** Turns [first, last) of each lane: turn k of lane l is row block l + k lanes. */
+  /** Partitions, each with its query head: place in the wave, and who that is. */
+  readonly partitions: readonly PartitionOfHead[];
+  /** Of each partition its row blocks number [first, last): number k of partition l is row block l + k partitions. */
   readonly first: number;
   readonly last: number;
 }
 
-export interface LaneOfHead {
+export interface PartitionOfHead {
   readonly place: number;
-  readonly unit: Unit;
+  readonly headGroup: HeadGroup;
   readonly head: number;
-  readonly lane: number;
+  readonly partition: number;
 }
 
-/** Rows of a lane's query head: `first` and the n - 1 after it, or those that `picked` lists. */
+/** Rows of a partition's query head: `first` and the n - 1 after it, or those that `picked` lists. */
 export interface RowBlock {
-  readonly lane: LaneOfHead;
+  readonly partition: PartitionOfHead;
   readonly first: number;
   readonly n: number;
   readonly picked?: readonly number[];

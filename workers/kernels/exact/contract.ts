@@ -1,5 +1,5 @@
 /**
- * Partial sums of all lanes and heads meet the inputs, a stretch of tokens a task.
+ * Partial sums of all partitions and heads meet the inputs, a stretch of tokens a task.
  *
  *     d lora_A_Q = s beta (dS K B_Q)^T X^Q       d lora_B_Q = s beta K^T (dS^T X^Q A_Q^T)
  *     d lora_A_K = s beta (dS^T Q B_K)^T X^K     d lora_B_K = s beta Q^T (dS X^K A_K^T)
@@ -8,7 +8,7 @@
  * The factors s beta come in at the very end.
  */
 import type { ProjectionName } from '../../problem.js';
-import { type ExactPlan, roundUp, type Unit, type Workspace } from '../attention/plan.js';
+import { type ExactPlan, type HeadGroup, roundUp, type Workspace } from '../attention/plan.js';
 import type { Wasm } from '../inner/instance.js';
 import { rowsOf, slice } from '../inner/operands.js';
 import { packedFloats } from '../inner/operations.js';
@@ -21,7 +21,7 @@ export interface ContractTask {
   readonly step: 'contract';
   readonly plan: ExactPlan;
   readonly workspace: Workspace;
-  readonly units: readonly Unit[];
+  readonly headGroups: readonly HeadGroup[];
   readonly batchItem: number;
   /** Whose tokens: those of X^Q, or those of X^K and X^V. */
   readonly side: 'query' | 'key';
@@ -37,9 +37,11 @@ export interface ContractParts {
   readonly B: Partial<Record<ProjectionName, Float32Array>>;
 }
 
-/** Places in the wave of the units of one batch item. */
-export function placesOf(units: readonly Unit[], batchItem: number): number[] {
-  return units.flatMap((unit, place) => (unit.batchItem === batchItem ? [place] : []));
+/** Places in the wave of the head groups of one batch item. */
+export function placesOf(headGroups: readonly HeadGroup[], batchItem: number): number[] {
+  return headGroups.flatMap((headGroup, place) =>
+    headGroup.batchItem === batchItem ? [place] : [],
+  );
 }
 
 export function runContract(task: ContractTask, wasm: Wasm, checkpoint: () => void): null {
@@ -54,9 +56,9 @@ export function runContract(task: ContractTask, wasm: Wasm, checkpoint: () => vo
 }
 
 function contractQueries(task: ContractTask, wasm: Wasm, first: number, n: number): void {
-  const { plan, workspace, units, batchItem } = task;
+  const { plan, workspace, headGroups, batchItem } = task;
   const { rq } = plan.thin;
-  const places = placesOf(units, batchItem);
+  const places = placesOf(headGroups, batchItem);
   const heads = {
     ...{ first: places[0]! * plan.group, count: places.length * plan.group },
     ...{ rows: plan.problem.dims.queryLength, width: rq },
@@ -66,23 +68,23 @@ function contractQueries(task: ContractTask, wasm: Wasm, first: number, n: numbe
 }
 
 function contractKeys(task: ContractTask, wasm: Wasm, first: number, n: number): void {
-  const { plan, workspace, units, batchItem, parts } = task;
+  const { plan, workspace, headGroups, batchItem, parts } = task;
   const { headDim: d } = plan.problem.dims;
   const { rq, rk, rv } = plan.thin;
-  const places = placesOf(units, batchItem);
+  const places = placesOf(headGroups, batchItem);
   const slot = places[0]! * plan.group;
   const heads = places.length * plan.group;
   for (let head = 0; parts.B.q_proj && head < heads; head++) {
     wasm.reset();
     const K = slice(workspace.K, Math.floor((slot + head) / plan.group), plan.keys * d);
     const rows = K.subarray(first * d, (first + n) * d);
-    const left = sumOf(wasm, workspace.ls, lanesOf(plan, 'ls', slot + head), first, n, rk, rq);
+    const left = sumOf(wasm, workspace.ls, partitionsOf(plan, 'ls', slot + head), first, n, rk, rq);
     product(wasm, wasm.put(rows), d, left, rq, n, slice(parts.B.q_proj, head, d * roundUp(rq, 8)));
   }
   const meet = (name: ProjectionName, of: 'ls' | 'lv', rank: number) => {
     if (rank === 0) return;
     wasm.reset();
-    const left = sumOf(wasm, workspace[of], lanesOf(plan, of, slot, heads), first, n, 0, rank);
+    const left = sumOf(wasm, workspace[of], partitionsOf(plan, of, slot, heads), first, n, 0, rank);
     meetInputs(task, wasm, name, first, n, left, rank);
   };
   meet('k_proj', 'ls', rk);
@@ -97,14 +99,14 @@ interface Matrices {
   readonly width: number;
 }
 
-/** Left products of all lanes of `heads` heads from number `slot` on. */
-export const lanesOf = (
-  { lanes, keys, thin }: ExactPlan,
+/** Left products of all partitions of `heads` heads from number `slot` on. */
+export const partitionsOf = (
+  { partitions, keys, thin }: ExactPlan,
   of: 'ls' | 'lv',
   slot: number,
   heads = 1,
 ): Matrices => ({
-  ...{ first: slot * lanes, count: heads * lanes },
+  ...{ first: slot * partitions, count: heads * partitions },
   ...{ rows: keys, width: of === 'ls' ? thin.ls : thin.pv },
 });
 

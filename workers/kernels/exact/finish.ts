@@ -3,7 +3,7 @@
  * wave also what its threads found of the rounding error.
  */
 import { PROJECTIONS, type ProjectionName } from '../../problem.js';
-import { type ExactPlan, roundUp, type Unit, type Workspace } from '../attention/plan.js';
+import { type ExactPlan, type HeadGroup, roundUp, type Workspace } from '../attention/plan.js';
 import { slice } from '../inner/operands.js';
 import type { ParameterGradients } from '../result.js';
 import { type ContractParts, placesOf } from './contract.js';
@@ -14,7 +14,7 @@ export interface FinishTask {
   readonly step: 'finish';
   readonly plan: ExactPlan;
   readonly workspace: Workspace;
-  readonly units: readonly Unit[];
+  readonly headGroups: readonly HeadGroup[];
   /** What the contract tasks left, and of which batch item. */
   readonly parts: readonly { readonly batchItem: number; readonly parts: ContractParts }[];
   /** Totals to add to. */
@@ -24,7 +24,7 @@ export interface FinishTask {
 }
 
 export function runFinish(task: FinishTask): null {
-  const { plan, units, workspace, totals } = task;
+  const { plan, headGroups, workspace, totals } = task;
   const { gradients, sinks } = totals;
   const { headDim: d, valueDim: dv } = plan.problem.dims;
   const { rk, rv } = plan.thin;
@@ -42,8 +42,8 @@ export function runFinish(task: FinishTask): null {
       if (part) addHeads(task, batchItem, name, part);
     }
   }
-  units.forEach(({ sharedHead }, place) => {
-    const sums = plan.group * plan.lanes;
+  headGroups.forEach(({ sharedHead }, place) => {
+    const sums = plan.group * plan.partitions;
     for (let k = place * sums; k < (place + 1) * sums; k++) {
       if (rk) {
         const to = slice(gradients.k_proj!.lora_B, sharedHead, d * rk);
@@ -55,10 +55,10 @@ export function runFinish(task: FinishTask): null {
       }
     }
   });
-  units.forEach(({ sharedHead }, place) => {
+  headGroups.forEach(({ sharedHead }, place) => {
     for (let x = 0; sinks && x < plan.group; x++) {
-      const lanes = slice(workspace.sinks, place * plan.group + x, plan.lanes);
-      sinks[sharedHead * plan.group + x]! += lanes.reduce((a, b) => a + b, 0);
+      const partitions = slice(workspace.sinks, place * plan.group + x, plan.partitions);
+      sinks[sharedHead * plan.group + x]! += partitions.reduce((a, b) => a + b, 0);
     }
   });
   mergeSums(task.sums);
@@ -67,7 +67,7 @@ export function runFinish(task: FinishTask): null {
 
 /** lora_B += part (head, width, r8), for the heads of one batch item. */
 function addHeads(
-  { plan, units, totals: { gradients } }: FinishTask,
+  { plan, headGroups, totals: { gradients } }: FinishTask,
   batchItem: number,
   name: ProjectionName,
   part: Float32Array,
@@ -78,10 +78,10 @@ function addHeads(
   const r8 = roundUp(rank, 8);
   const scale = scaleOf(plan, name);
   const each = name === 'q_proj' ? plan.group : 1;
-  placesOf(units, batchItem).forEach((place, index) => {
+  placesOf(headGroups, batchItem).forEach((place, index) => {
     for (let x = 0; x < each; x++) {
       const from = slice(part, index * each + x, width * r8);
-      const head = units[place]!.sharedHead * each + x;
+      const head = headGroups[place]!.sharedHead * each + x;
       const to = slice(gradients[name]!.lora_B, head, width * rank);
       for (let c = 0; c < width; c++) {
         for (let r = 0; r < rank; r++) to[c * rank + r]! += scale * from[c * r8 + r]!;

@@ -160,8 +160,8 @@ function sampleTasks(
 ): ForwardSampleTask[] {
   const { batch, heads, keyValueHeads, queryLength } = layer.dims;
   const group = heads / keyValueHeads;
-  const units = batch * keyValueHeads;
-  const drawn = spreadRows(units, layer.rotary ? ROTATED_UNITS : units, seed);
+  const headGroups = batch * keyValueHeads;
+  const drawn = spreadRows(headGroups, layer.rotary ? ROTATED_UNITS : headGroups, seed);
   const rows = spreadRows(drawn.length * group * queryLength, ROWS_SAMPLED, seed + 1).map(
     (index): RowOfHead => {
       const place = Math.floor(index / queryLength);

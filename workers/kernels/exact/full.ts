@@ -7,12 +7,18 @@
  * summed over heads, but for lora_B; of attention states dX is dY, head by head. The factor beta of queries and keys comes in at the very end.
  */
 import type { ProjectionName } from '../../problem.js';
-import { type ExactPlan, rankOf, roundUp, type Unit, type Workspace } from '../attention/plan.js';
+import {
+  type ExactPlan,
+  type HeadGroup,
+  rankOf,
+  roundUp,
+  type Workspace,
+} from '../attention/plan.js';
 import type { Wasm } from '../inner/instance.js';
 import { pack, rowsOf, slice } from '../inner/operands.js';
 import { ROLES } from '../result.js';
 import { rotateBack } from '../rotary.js';
-import { type ContractParts, lanesOf, placesOf, product, sumOf, TOKENS } from './contract.js';
+import { type ContractParts, partitionsOf, placesOf, product, sumOf, TOKENS } from './contract.js';
 import { lowRank } from './project.js';
 
 export interface FullTask {
@@ -20,7 +26,7 @@ export interface FullTask {
   readonly step: 'full';
   readonly plan: ExactPlan;
   readonly workspace: Workspace;
-  readonly units: readonly Unit[];
+  readonly headGroups: readonly HeadGroup[];
   readonly batchItem: number;
   readonly projection: ProjectionName;
   /** Tokens [first, last) */
@@ -133,16 +139,16 @@ function runTokens(
   for (let k = 0; k < to.length; k++) to[k]! += scale * from[k]!;
 }
 
-/** Heads of the projection in this batch item: their units' places, and their own places and numbers. */
-function* headsOf({ plan, units, batchItem, projection }: FullTask) {
+/** Heads of the projection in this batch item: their head groups' places, and their own places and numbers. */
+function* headsOf({ plan, headGroups, batchItem, projection }: FullTask) {
   const each = projection === 'q_proj' ? plan.group : 1;
   let index = 0;
-  for (const place of placesOf(units, batchItem)) {
+  for (const place of placesOf(headGroups, batchItem)) {
     for (let x = 0; x < each; x++) {
       yield {
         place,
         slot: place * each + x,
-        head: units[place]!.sharedHead * each + x,
+        head: headGroups[place]!.sharedHead * each + x,
         index: index++,
       };
     }
@@ -160,14 +166,14 @@ function gradientRows(
 ): number {
   const { dims, rotary } = plan.problem;
   const { queryLength, headDim: d, valueDim: dv } = dims;
-  const ofUnit = (of: 'ls' | 'lv', width: number) => {
-    const lanes = lanesOf(plan, of, place * plan.group, plan.group);
-    return sumOf(wasm, workspace[of], lanes, first, n, 0, width);
+  const ofHeadGroup = (of: 'ls' | 'lv', width: number) => {
+    const partitions = partitionsOf(plan, of, place * plan.group, plan.group);
+    return sumOf(wasm, workspace[of], partitions, first, n, 0, width);
   };
-  if (projection === 'v_proj') return ofUnit('lv', dv);
+  if (projection === 'v_proj') return ofHeadGroup('lv', dv);
   const head = { first: slot, count: 1, rows: queryLength, width: d };
   const rows =
-    projection === 'q_proj' ? sumOf(wasm, workspace.rightQ, head, first, n) : ofUnit('ls', d);
+    projection === 'q_proj' ? sumOf(wasm, workspace.rightQ, head, first, n) : ofHeadGroup('ls', d);
   if (rotary) rotateBack(rotary, batchItem, first, wasm.f32(rows, n * d));
   return rows;
 }

@@ -4,14 +4,14 @@
  *     frozen = X W^T + bias        adapter = s (X A^T) B^T        output = frozen + adapter
  *     us = [K B_Q | X^K A_K^T]     uv = X^V A_V^T
  *
- * Rotary positions turn queries and keys, both parts of them.
+ * Rotary positions rotate queries and keys, both parts of them.
  */
 import type { Projection, ProjectionName } from '../../problem.js';
 import {
   type ExactPlan,
+  type HeadGroup,
   PROJECT_TOKENS,
   stretchesOf,
-  type Unit,
   type Workspace,
 } from '../attention/plan.js';
 import type { Wasm } from '../inner/instance.js';
@@ -24,9 +24,9 @@ export interface ProjectTask {
   readonly plan: ExactPlan;
   readonly workspace: Workspace;
   readonly projection: ProjectionName;
-  /** Units of one batch item; the first has place `firstUnit` in its wave. */
-  readonly units: readonly Unit[];
-  readonly firstUnit: number;
+  /** Head groups of one batch item; the first has place `firstHeadGroup` in its wave. */
+  readonly headGroups: readonly HeadGroup[];
+  readonly firstHeadGroup: number;
   /** Tokens [first, last) */
   readonly first: number;
   readonly last: number;
@@ -58,7 +58,7 @@ interface Tokens {
 export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void): ProjectionNorms {
   const { plan, projection: name } = task;
   const { dims, inputs, projections, rotary } = plan.problem;
-  const { batchItem, sharedHead } = task.units[0]!;
+  const { batchItem, sharedHead } = task.headGroups[0]!;
   const projection = projections[name];
   const isQuery = name === 'q_proj';
   const length = isQuery ? dims.queryLength : dims.keyLength;
@@ -66,7 +66,7 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
   const width = name === 'v_proj' ? dims.valueDim : dims.headDim;
   const headsHere = isQuery ? plan.group : 1;
   const firstHead = sharedHead * headsHere;
-  const norms = Array.from({ length: task.units.length * headsHere }, () => {
+  const norms = Array.from({ length: task.headGroups.length * headsHere }, () => {
     return { frozen: 0, adapter: 0, sum: 0 };
   });
   const rows = isQuery ? length : plan.keys;
@@ -81,7 +81,7 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
     wasm.reset();
     const row = batchItem * length + first;
     const X = wasm.put(rowsOf(input, projection.inFeatures, row, n));
-    const turn = (rows: Float32Array) => {
+    const rotateRows = (rows: Float32Array) => {
       if (rotary && name !== 'v_proj') rotate(rotary, batchItem, first, rows);
     };
     const tokens: Tokens = { first, n, X, low: lowRank(wasm, projection, X, n) };
@@ -89,10 +89,20 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
     for (const [head, ofHead] of norms.entries()) {
       checkpoint();
       wasm.release(mark);
-      const place = task.firstUnit * headsHere + head;
+      const place = task.firstHeadGroup * headsHere + head;
       const output = stretch(outputs, place, rows, width, tokens);
       const at = wasm.room(output);
-      projectHead(wasm, projection, firstHead + head, width, tokens, turn, ofHead, output, at);
+      projectHead(
+        wasm,
+        projection,
+        firstHead + head,
+        width,
+        tokens,
+        rotateRows,
+        ofHead,
+        output,
+        at,
+      );
       wasm.keep(output, at);
       save(task, wasm, head, tokens, at);
     }
@@ -128,7 +138,7 @@ function projectHead(
   index: number,
   width: number,
   { n, X, low }: Tokens,
-  turn: (rows: Float32Array) => void,
+  rotateRows: (rows: Float32Array) => void,
   norms: OutputNorms,
   to: Float32Array,
   output: number,
@@ -137,14 +147,14 @@ function projectHead(
   const size = n * width;
   if (!weight) {
     wasm.fn.copy_columns(n, width, X + 4 * index * width, inFeatures, output, width);
-    turn(wasm.view(to, output));
+    rotateRows(wasm.view(to, output));
     norms.frozen = norms.sum = Math.max(norms.sum, wasm.fn.largest(size, output));
     return;
   }
   const W = packTransposed(wasm, slice(weight.data, index, width * inFeatures), width, inFeatures);
   wasm.fn.gemm(n, width, inFeatures, X, inFeatures, W, output, width, false);
   if (bias) wasm.fn.add_row(n, width, wasm.put(slice(bias.data, index, width)), output);
-  turn(wasm.view(to, output));
+  rotateRows(wasm.view(to, output));
   const frozen = wasm.fn.largest(size, output);
   norms.frozen = Math.max(norms.frozen, frozen);
   if (!adapter) {
@@ -155,7 +165,7 @@ function projectHead(
   const added = wasm.allocFloats(size);
   const B = packTransposed(wasm, slice(adapter.B.data, index, width * rank), width, rank, scaling);
   wasm.fn.gemm(n, width, rank, low, rank, B, added, width, false);
-  turn(wasm.f32(added, size));
+  rotateRows(wasm.f32(added, size));
   norms.adapter = Math.max(norms.adapter, wasm.fn.largest(size, added));
   wasm.fn.combine(size, 1, added, 1, output);
   norms.sum = Math.max(norms.sum, wasm.fn.largest(size, output));
@@ -167,7 +177,7 @@ const saveQuery: Save = (task, wasm, head, { first, n, low }, output) => {
   const { plan, workspace: to } = task;
   const { queryLength, headDim: d } = plan.problem.dims;
   const { rq } = plan.thin;
-  const place = task.firstUnit * plan.group + head;
+  const place = task.firstHeadGroup * plan.group + head;
   const largest = wasm.fn.largest_norm(n, d, output);
   slice(to.largestQ, place, stretchesOf(queryLength))[stretchesOf(first)] = largest;
   if (rq && head % plan.group === 0) {
@@ -180,7 +190,7 @@ const saveKey: Save = (task, wasm, head, tokens, output) => {
   const { headDim: d } = plan.problem.dims;
   const { rq, rk, us: ps } = plan.thin;
   const { first, n, low } = tokens;
-  const place = task.firstUnit + head;
+  const place = task.firstHeadGroup + head;
   const largest = wasm.fn.largest_norm(n, d, output);
   slice(to.largestK, place, stretchesOf(plan.keys))[stretchesOf(first)] = largest;
   if (ps === 0) return;
@@ -193,7 +203,7 @@ const saveKey: Save = (task, wasm, head, tokens, output) => {
     wasm.view(right, us).fill(0);
     if (rk) wasm.fn.copy_columns(n, rk, low, rk, us + 4 * rq, ps);
     if (B) {
-      const queryHead = task.units[head]!.sharedHead * plan.group + x;
+      const queryHead = task.headGroups[head]!.sharedHead * plan.group + x;
       const packed = pack(wasm, slice(B, queryHead, d * rq), d, rq);
       wasm.fn.gemm(n, rq, d, output, d, packed, us, ps, false);
     }
@@ -206,7 +216,7 @@ const saveValue: Save = (task, wasm, head, tokens) => {
   const { plan, workspace: to } = task;
   const { rv, uv: pv } = plan.thin;
   if (pv === 0) return;
-  const right = stretch(to.uv, task.firstUnit + head, plan.keys, pv, tokens);
+  const right = stretch(to.uv, task.firstHeadGroup + head, plan.keys, pv, tokens);
   const uv = wasm.room(right);
   wasm.view(right, uv).fill(0);
   wasm.fn.copy_columns(tokens.n, rv, tokens.low, rv, uv, pv);

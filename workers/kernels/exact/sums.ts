@@ -13,9 +13,9 @@ import {
 import { Lease } from '../../tensor/shared-memory.js';
 import {
   type ExactPlan,
+  type HeadGroup,
   makePlan,
   makeWorkspace,
-  type Unit,
   type Workspace,
 } from '../attention/plan.js';
 import type { AttendTask } from '../attention/task.js';
@@ -115,19 +115,19 @@ function* sumsOfWaves(
   const stateWaves: { draws: number; errors: DrawnErrors }[] = [];
   const squares: Partial<Record<'query' | 'key' | 'value' | 'sinks', number>> = {};
 
-  for (const [wave, units] of plan.waves.entries()) {
+  for (const [wave, headGroups] of plan.waves.entries()) {
     const attended = yield* attendWave(plan, workspace, attentionOutput, wave);
     norms.push(...attended.norms);
     loss += attended.loss;
     contradiction ??= attended.contradiction;
     logit = Math.max(logit, largestLogit(plan, workspace));
-    const share = units.length / (batch * problem.dims.keyValueHeads);
+    const share = headGroups.length / (batch * problem.dims.keyValueHeads);
     const draws = sampled ? Math.max(LEAST_DRAWS, Math.ceil(sampled.rows * share)) : 0;
     const samples: (SampleTask | StateSampleTask)[] = sampled
       ? sampleTasks(plan, workspace, wave, draws, sampled.seed, sums)
       : [];
     const stages = contractStages(
-      ...([plan, workspace, units, options.inputGradients, inputGradients, memory] as const),
+      ...([plan, workspace, headGroups, options.inputGradients, inputGradients, memory] as const),
     );
     if (states) {
       const count = Math.max(LEAST_DRAWS, Math.ceil(states.rows * share));
@@ -152,7 +152,7 @@ function* sumsOfWaves(
     }
     sizes.push(drawnSizes);
     const finish: FinishTask = {
-      ...{ kernel: 'exact', step: 'finish', plan, workspace, units, totals },
+      ...{ kernel: 'exact', step: 'finish', plan, workspace, headGroups, totals },
       parts: stages.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
       sums: wave === plan.waves.length - 1 ? sums : [],
     };
@@ -179,12 +179,12 @@ function* sumsOfWaves(
 export function contractStages(
   plan: ExactPlan,
   workspace: Workspace,
-  units: readonly Unit[],
+  headGroups: readonly HeadGroup[],
   kind: AttentionKind | undefined,
   inputGradients: InputGradients<Float32Array> | null,
   memory: Lease,
 ): (ContractTask | FullTask)[][] {
-  const thin = contractTasks(plan, workspace, units, memory);
-  const full = fullStages(plan, workspace, units, kind, inputGradients, memory);
+  const thin = contractTasks(plan, workspace, headGroups, memory);
+  const full = fullStages(plan, workspace, headGroups, kind, inputGradients, memory);
   return [thin, ...full].filter((tasks) => tasks.length > 0);
 }

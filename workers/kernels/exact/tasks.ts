@@ -12,13 +12,13 @@ import type { Lease } from '../../tensor/shared-memory.js';
 import {
   CONTRACT_TOKENS,
   type ExactPlan,
+  type HeadGroup,
   PROJECT_TOKENS,
   rankOf,
   roundUp,
-  type Unit,
   type Workspace,
 } from '../attention/plan.js';
-import type { AttendTask, LaneOfHead } from '../attention/task.js';
+import type { AttendTask, PartitionOfHead } from '../attention/task.js';
 import { sampleRows } from '../estimate/rows.js';
 import { type InputGradients, ROLES } from '../result.js';
 import { type ContractParts, type ContractTask, placesOf, TOKENS } from './contract.js';
@@ -39,18 +39,18 @@ const CONTRACT_TASKS = 8;
 /** Flops of a problem that is one task: two or three milliseconds, as long as four ways between threads and their waits. */
 const ONE_TASK_FLOPS = 1.5e8;
 
-/** Stretches [first, last) of at most `size` out of `total`, as even as whole numbers of `unit` are. */
-function stretches(total: number, size: number, unit = 1): { first: number; last: number }[] {
+/** Stretches [first, last) of at most `size` out of `total`, as even as whole numbers of `head group` are. */
+function stretches(total: number, size: number, headGroup = 1): { first: number; last: number }[] {
   if (total === 0) return [];
-  const even = roundUp(Math.ceil(total / Math.ceil(total / size)), unit);
+  const even = roundUp(Math.ceil(total / Math.ceil(total / size)), headGroup);
   return Array.from({ length: Math.ceil(total / even) }, (_, k) => ({
     first: k * even,
     last: Math.min((k + 1) * even, total),
   }));
 }
 
-const batchItems = (units: readonly Unit[]): number[] => [
-  ...new Set(units.map(({ batchItem }) => batchItem)),
+const batchItems = (headGroups: readonly HeadGroup[]): number[] => [
+  ...new Set(headGroups.map(({ batchItem }) => batchItem)),
 ];
 
 /** Multiply-adds for an element of a projection's output. */
@@ -59,33 +59,33 @@ const innerWidth = ({ weight, inFeatures }: Projection): number => (weight ? inF
 export function projectTasks(
   plan: ExactPlan,
   workspace: Workspace,
-  units: readonly Unit[],
+  headGroups: readonly HeadGroup[],
 ): ProjectTask[] {
   const { dims, projections } = plan.problem;
   const widths = { q_proj: plan.group * dims.headDim, k_proj: dims.headDim, v_proj: dims.valueDim };
-  /** Flops of one unit for as many tokens as are in WebAssembly memory at once. */
+  /** Flops of one head group for as many tokens as are in WebAssembly memory at once. */
   const flopsOf = (name: ProjectionName) =>
     2 * PROJECT_TOKENS * widths[name] * innerWidth(projections[name]);
   const allFlops = PROJECTIONS.reduce((sum, name) => sum + flopsOf(name), 0);
   const blocks =
-    units.length * Math.ceil(Math.max(dims.queryLength, dims.keyLength) / PROJECT_TOKENS);
+    headGroups.length * Math.ceil(Math.max(dims.queryLength, dims.keyLength) / PROJECT_TOKENS);
   const flops = Math.min(
     TASK_FLOPS,
     Math.max(LEAST_TASK_FLOPS, (allFlops * blocks) / TASKS_OF_STAGE),
   );
   return PROJECTIONS.flatMap((projection) => {
-    // As many units as the time allows, for they share the inputs in memory; then as many tokens.
+    // As many head groups as the time allows, for they share the inputs in memory; then as many tokens.
     const fitting = Math.max(1, Math.floor(flops / flopsOf(projection)));
-    return batchItems(units).flatMap((batchItem) => {
-      const places = placesOf(units, batchItem);
+    return batchItems(headGroups).flatMap((batchItem) => {
+      const places = placesOf(headGroups, batchItem);
       const together = Math.min(places.length, fitting);
       const tokens = PROJECT_TOKENS * Math.floor(fitting / together);
       const length =
         projection === 'q_proj' ? dims.queryLength : keysOf(plan.problem, batchItem).last;
       return stretches(places.length, together).flatMap(({ first, last }) => {
-        const firstUnit = places[first]!;
-        const mine = units.slice(firstUnit, firstUnit + last - first);
-        const what = { plan, workspace, projection, units: mine, firstUnit };
+        const firstHeadGroup = places[first]!;
+        const mine = headGroups.slice(firstHeadGroup, firstHeadGroup + last - first);
+        const what = { plan, workspace, projection, headGroups: mine, firstHeadGroup };
         return stretches(length, tokens, PROJECT_TOKENS).map(
           (span): ProjectTask => ({ kernel: 'exact', step: 'project', ...what, ...span }),
         );
@@ -113,18 +113,18 @@ export function fitsOneTask(plan: ExactPlan): boolean {
 }
 
 /** Query heads of a wave in the order of their places. */
-export function headsOfWave(plan: ExactPlan, wave: number): Omit<LaneOfHead, 'lane'>[] {
-  return plan.waves[wave]!.flatMap((unit, index) =>
+export function headsOfWave(plan: ExactPlan, wave: number): Omit<PartitionOfHead, 'partition'>[] {
+  return plan.waves[wave]!.flatMap((headGroup, index) =>
     Array.from({ length: plan.group }, (_, x) => ({
       place: index * plan.group + x,
-      unit,
-      head: unit.sharedHead * plan.group + x,
+      headGroup,
+      head: headGroup.sharedHead * plan.group + x,
     })),
   );
 }
 
 /**
- * The row blocks of all lanes from first to last. A lane goes on where its task before ended, which is
+ * The row blocks of all partitions from first to last. A partition goes on where its task before ended, which is
  * `stride` tasks earlier.
  */
 export function attendTasks(
@@ -134,19 +134,22 @@ export function attendTasks(
   wave: number,
 ): { readonly tasks: AttendTask[]; readonly stride: number } {
   const all = headsOfWave(plan, wave).flatMap((head) =>
-    Array.from({ length: plan.lanes }, (_, lane): LaneOfHead => ({ ...head, lane })),
+    Array.from(
+      { length: plan.partitions },
+      (_, partition): PartitionOfHead => ({ ...head, partition }),
+    ),
   );
   const flops = plan.blockFlops;
-  const turns = Math.ceil(plan.blocks / plan.lanes);
-  const turnsAtOnce = Math.min(turns, Math.max(1, Math.floor(TASK_FLOPS / flops)));
+  const blocks = Math.ceil(plan.blocks / plan.partitions);
+  const blocksAtOnce = Math.min(blocks, Math.max(1, Math.floor(TASK_FLOPS / flops)));
   // Short heads go together, but no more than leave work for several threads.
-  const fitting = Math.floor(TASK_FLOPS / (flops * turnsAtOnce) / 4);
-  const lanesAtOnce = Math.max(1, Math.min(fitting, Math.floor(all.length / 16)));
-  const groups = stretches(all.length, lanesAtOnce);
-  const tasks = stretches(turns, turnsAtOnce).flatMap(({ first, last }) =>
+  const fitting = Math.floor(TASK_FLOPS / (flops * blocksAtOnce) / 4);
+  const partitionsAtOnce = Math.max(1, Math.min(fitting, Math.floor(all.length / 16)));
+  const groups = stretches(all.length, partitionsAtOnce);
+  const tasks = stretches(blocks, blocksAtOnce).flatMap(({ first, last }) =>
     groups.map((span): AttendTask => {
-      const lanes = all.slice(span.first, span.last);
-      const what = { plan, workspace, attentionOutput, wave, lanes, first, last };
+      const partitions = all.slice(span.first, span.last);
+      const what = { plan, workspace, attentionOutput, wave, partitions, first, last };
       return { kernel: 'exact', step: 'attend', ...what };
     }),
   );
@@ -165,7 +168,7 @@ function tokenStretches(plan: ExactPlan, items: number, length: number) {
 export function contractTasks(
   plan: ExactPlan,
   workspace: Workspace,
-  units: readonly Unit[],
+  headGroups: readonly HeadGroup[],
   memory: Lease,
 ): ContractTask[] {
   const { queryLength, headDim } = plan.problem.dims;
@@ -174,12 +177,21 @@ export function contractTasks(
     const columns = plan.problem.projections[name].inFeatures;
     return rank ? { [name]: memory.float32(columns * roundUp(rank, 8)) } : {};
   };
-  const items = batchItems(units);
+  const items = batchItems(headGroups);
   return items.flatMap((batchItem) => {
-    const heads = placesOf(units, batchItem).length * plan.group;
+    const heads = placesOf(headGroups, batchItem).length * plan.group;
     const task = (side: 'query' | 'key', parts: ContractParts, span: object) =>
       ({
-        ...{ kernel: 'exact', step: 'contract', plan, workspace, units, batchItem, side, parts },
+        ...{
+          kernel: 'exact',
+          step: 'contract',
+          plan,
+          workspace,
+          headGroups,
+          batchItem,
+          side,
+          parts,
+        },
         ...span,
       }) as ContractTask;
     const queries = tokenStretches(plan, items.length, rq ? queryLength : 0).map((span) =>
@@ -201,7 +213,7 @@ export function contractTasks(
 export function* fullStages(
   plan: ExactPlan,
   workspace: Workspace,
-  units: readonly Unit[],
+  headGroups: readonly HeadGroup[],
   kind: AttentionKind | undefined,
   inputGradients: InputGradients<Float32Array> | null,
   memory: Lease,
@@ -213,15 +225,15 @@ export function* fullStages(
     const width = projection === 'v_proj' ? dims.valueDim : dims.headDim;
     const r8 = roundUp(rankOf(plan.problem, projection), 8);
     const inputGradient = (kind && inputGradients?.[STATES[kind][ROLES[projection]]]) ?? null;
-    const items = batchItems(units);
+    const items = batchItems(headGroups);
     yield items.flatMap((batchItem) => {
-      const heads = placesOf(units, batchItem).length * (isQuery ? plan.group : 1);
+      const heads = placesOf(headGroups, batchItem).length * (isQuery ? plan.group : 1);
       const length = isQuery ? dims.queryLength : keysOf(plan.problem, batchItem).last;
       return tokenStretches(plan, items.length, length).map((span): FullTask => {
         const A = { [projection]: memory.float32(projections[projection].inFeatures * r8) };
         const B = { [projection]: memory.float32(heads * width * r8) };
         const parts: ContractParts = r8 ? { A, B } : { A: {}, B: {} };
-        const what = { plan, workspace, units, batchItem, projection, parts, inputGradient };
+        const what = { plan, workspace, headGroups, batchItem, projection, parts, inputGradient };
         return { kernel: 'exact', step: 'full', ...what, ...span };
       });
     });
@@ -246,20 +258,20 @@ export function sampleTasks(
   const heads = headsOfWave(plan, wave);
   const rows = heads.length * queryLength;
   const families = familiesOf(workspace, rows);
-  const unitRows = plan.problem.rotary ? plan.group * queryLength : rows;
-  const drawn = sampleRows(families, unitRows, draws, seed + wave)
+  const headGroupRows = plan.problem.rotary ? plan.group * queryLength : rows;
+  const drawn = sampleRows(families, headGroupRows, draws, seed + wave)
     .sort((a, b) => a.index - b.index)
     .map(({ index, ...row }): Draw => {
       const head = heads[Math.floor(index / queryLength)]!;
-      return { lane: { ...head, lane: 0 }, row: index % queryLength, ...row };
+      return { partition: { ...head, partition: 0 }, row: index % queryLength, ...row };
     });
   const clusters = new Set(drawn.map(({ cluster }) => cluster)).size;
   const each = Math.ceil(drawn.length / sums.length);
-  const units = [...new Set(drawn.map(({ lane }) => lane.unit))];
+  const headGroups = [...new Set(drawn.map(({ partition }) => partition.headGroup))];
   return sums.flatMap((mine, k) => {
-    // Under rotary positions a task projects the keys of its units: none has those of another.
+    // Under rotary positions a task projects the keys of its head groups: none has those of another.
     const part = plan.problem.rotary
-      ? drawn.filter(({ lane }) => units.indexOf(lane.unit) % sums.length === k)
+      ? drawn.filter(({ partition }) => headGroups.indexOf(partition.headGroup) % sums.length === k)
       : drawn.slice(k * each, (k + 1) * each);
     if (part.length === 0) return [];
     const what = { plan, workspace, wave, draws: part, clusters, sums: mine };

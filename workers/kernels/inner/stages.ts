@@ -49,7 +49,7 @@ const panels = (rows: string, columns: string) => (s: Sizes) =>
   16 * s[rows]! * Math.ceil(s[columns]! / 16);
 
 /**
- * One query head, or some rows of it, and one lane's sums: what `attend` takes. Addresses 0: absent. The matrices of a
+ * One query head, or some rows of it, and one partition's sums: what `attend` takes. Addresses 0: absent. The matrices of a
  * client may be float32 or float64 (`Wide`), one of the two. The names are those of `Block`, `ExactPlan` and `Workspace`.
  */
 const attention: StructArgument = {
@@ -112,7 +112,7 @@ const attention: StructArgument = {
       () => 0,
     ),
     update('i32', 'beat', () => 0),
-    // The lane's sums, and what is kept by row.
+    // The partition's sums, and what is kept by row.
     update('f32', 'ls', (s) => (s.withLs ? padded(s) * s.ps! : 0)),
     update('f32', 'lv', (s) => (s.withPicked ? 0 : padded(s) * s.pv!)),
     update('f64', 'outK', ({ d, rk }) => d! * rk!),

@@ -37,10 +37,10 @@ export function cutProblem(layer: AttentionLayer, needs: CutNeeds, work: number)
   const heads = headsAreApart(layer, needs)
     ? evenly(keyValueHeads, Math.ceil(wanted / batch))
     : evenly(keyValueHeads, 1);
-  const units = items.length * heads.length;
+  const headGroups = items.length * heads.length;
   const rows =
-    rowsAreApart(layer, needs) && units === batch * keyValueHeads
-      ? rowRanges(layer, Math.ceil(wanted / units))
+    rowsAreApart(layer, needs) && headGroups === batch * keyValueHeads
+      ? rowRanges(layer, Math.ceil(wanted / headGroups))
       : () => [{ first: 0, last: queryLength }];
   return items.flatMap((item) =>
     heads.flatMap((sharedHeads) =>

@@ -4,7 +4,7 @@ import { keysOfRows, type Range } from '../../mask.js';
 import type { AttendReport } from '../attention/attend.js';
 import { attendByLists, type KeyChoice } from '../attention/by-lists.js';
 import type { AttentionMemory } from '../attention/memory.js';
-import type { LaneOfHead, Lanes, RowBlock } from '../attention/task.js';
+import type { PartitionOfHead, Partitions, RowBlock } from '../attention/task.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
@@ -17,7 +17,7 @@ import { Listed } from './listed.js';
 import { NEAR, type SampledPlan } from './plan/plan.js';
 import { KeyProxy } from './proxy.js';
 
-export interface SampledAttendTask extends Lanes {
+export interface SampledAttendTask extends Partitions {
   readonly kernel: 'sampled';
   readonly step: 'attend';
   readonly sampled: SampledPlan;
@@ -38,16 +38,16 @@ export function runSampledAttend(
   checkpoint: Checkpoint,
 ): SampledReport {
   const measurements = makeMeasurements();
-  const report = attendByLists(task, wasm, checkpoint, (memory, lane) =>
-    keysOfLane(task, wasm, memory, lane, checkpoint, measurements),
+  const report = attendByLists(task, wasm, checkpoint, (memory, partition) =>
+    keysOfPartition(task, wasm, memory, partition, checkpoint, measurements),
   );
   return { ...report, measurements };
 }
 
 /** Near keys of a block, and the ranges of the others that it sees. */
-export function splitKeys({ plan }: Lanes, { lane, first, n }: RowBlock) {
+export function splitKeys({ plan }: Partitions, { partition, first, n }: RowBlock) {
   const rows = { first, last: first + n };
-  const seen = keysOfRows(plan.problem, lane.unit.batchItem, rows);
+  const seen = keysOfRows(plan.problem, partition.headGroup.batchItem, rows);
   const held = (key: number) => Math.min(Math.max(key, seen.first), seen.last);
   const near = { first: held(first - NEAR), last: held(rows.last + NEAR) };
   const far = [
@@ -60,26 +60,28 @@ export function splitKeys({ plan }: Lanes, { lane, first, n }: RowBlock) {
 export const sizeOf = ({ first, last }: Range): number => last - first;
 
 /** A generator for each block of a head of a batch item. */
-function randomOf({ plan, seed }: SampledAttendTask, { lane, first }: RowBlock): Random {
+function randomOf({ plan, seed }: SampledAttendTask, { partition, first }: RowBlock): Random {
   const { heads } = plan.problem.dims;
-  const block = (lane.unit.batchItem * heads + lane.head) * plan.blocks + first / ROWS;
+  const block =
+    (partition.headGroup.batchItem * heads + partition.head) * plan.blocks + first / ROWS;
   return new Random(new Random(seed).integer(2 ** 32) + 2 ** 32 * (block % 2 ** 21));
 }
 
-function keysOfLane(
+function keysOfPartition(
   task: SampledAttendTask,
   wasm: Wasm,
   memory: AttentionMemory,
-  lane: LaneOfHead,
+  partition: PartitionOfHead,
   checkpoint: Checkpoint,
   measurements: Measurements,
 ): KeyChoice {
   const { plan, sampled, coordinates } = task;
-  const head = sampled.heads[lane.unit.batchItem * plan.problem.dims.heads + lane.head]!;
+  const head =
+    sampled.heads[partition.headGroup.batchItem * plan.problem.dims.heads + partition.head]!;
   if (head.coordinates === 0) return () => null;
-  const unit = Math.floor(lane.place / plan.group);
-  const spread = slice(coordinates.spread, unit, plan.keys);
-  const proxy = new KeyProxy(task, wasm, memory, lane.place, coordinates, head.coordinates);
+  const headGroup = Math.floor(partition.place / plan.group);
+  const spread = slice(coordinates.spread, headGroup, plan.keys);
+  const proxy = new KeyProxy(task, wasm, memory, partition.place, coordinates, head.coordinates);
   // A list of more than half of the keys is no cheaper than all of them.
   const listed = new Listed(wasm, memory, Math.ceil(plan.keys / 2));
   const measure = new Measure(task, wasm, memory, task.tables, checkpoint);
@@ -97,7 +99,7 @@ function keysOfLane(
     if (!draw(worth, far, sampled.scale, random.uniform(), drawn)) return null;
     const { index, weight } = listOf(near, drawn);
     if (index.length > listed.capacity) return null;
-    const probability = task.measured[lane.place * plan.blocks + rows.first / ROWS]!;
+    const probability = task.measured[partition.place * plan.blocks + rows.first / ROWS]!;
     const keys = listed.gather(index, weight);
     if (probability === 0) return keys;
     const end = measure.begin(rows, probability, measurements);

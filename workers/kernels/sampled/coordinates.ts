@@ -2,7 +2,7 @@
 import type { Task } from '../../job.js';
 import type { Lease } from '../../tensor/shared-memory.js';
 import type { ExactPlan, Workspace } from '../attention/plan.js';
-import type { LaneOfHead, RowBlock } from '../attention/task.js';
+import type { PartitionOfHead, RowBlock } from '../attention/task.js';
 import type { Wasm } from '../inner/instance.js';
 import { pack, slice } from '../inner/operands.js';
 import type { Basis, HeadPlan } from './plan/plan.js';
@@ -12,7 +12,7 @@ export interface Coordinates {
   /** (head, Lq, pitch) and (head, keys, pitch); of a head with c coordinates rows are c + 2 numbers. */
   readonly queries: Float32Array;
   readonly keys: Float32Array;
-  /** (unit, keys): |v_j - mean v|, and a share of its root mean square. */
+  /** (head group, keys): |v_j - mean v|, and a share of its root mean square. */
   readonly spread: Float32Array;
   /** (head, Lq): |G_i|^2 where it is known before O is, else 1. */
   readonly sizes: Float32Array;
@@ -25,7 +25,7 @@ export interface CoordinatesTask extends Task<void> {
   readonly plan: ExactPlan;
   readonly workspace: Workspace;
   readonly coordinates: Coordinates;
-  readonly head: Omit<LaneOfHead, 'lane'>;
+  readonly head: Omit<PartitionOfHead, 'partition'>;
   readonly headPlan: HeadPlan;
 }
 
@@ -36,12 +36,12 @@ export function makeCoordinates(
 ): Coordinates {
   const { queryLength } = plan.problem.dims;
   const pitch = Math.max(0, ...heads.map(({ coordinates }) => coordinates)) + 2;
-  const units = plan.waves[0]!.length;
+  const headGroups = plan.waves[0]!.length;
   return {
-    queries: memory.float32(units * plan.group * queryLength * pitch),
-    keys: memory.float32(units * plan.group * plan.keys * pitch),
-    spread: memory.float32(units * plan.keys),
-    sizes: memory.float32(units * plan.group * queryLength),
+    queries: memory.float32(headGroups * plan.group * queryLength * pitch),
+    keys: memory.float32(headGroups * plan.group * plan.keys * pitch),
+    spread: memory.float32(headGroups * plan.keys),
+    sizes: memory.float32(headGroups * plan.group * queryLength),
     pitch,
   };
 }
@@ -61,10 +61,10 @@ export function runCoordinates(task: CoordinatesTask, wasm: Wasm, checkpoint: ()
   const { plan, workspace, head, headPlan, coordinates } = task;
   const { coordinates: c, basis } = headPlan;
   const { queryLength, headDim: d, valueDim: dv } = plan.problem.dims;
-  const unit = Math.floor(head.place / plan.group);
+  const headGroup = Math.floor(head.place / plan.group);
   if (head.place % plan.group === 0) {
-    const V = slice(workspace.V, unit, plan.keys * dv);
-    spreadOf(V, dv, slice(coordinates.spread, unit, plan.keys));
+    const V = slice(workspace.V, headGroup, plan.keys * dv);
+    spreadOf(V, dv, slice(coordinates.spread, headGroup, plan.keys));
   }
   if (c === 0) return;
   const sizes = slice(coordinates.sizes, head.place, queryLength);
@@ -73,7 +73,7 @@ export function runCoordinates(task: CoordinatesTask, wasm: Wasm, checkpoint: ()
   const Q = slice(workspace.Q, head.place, queryLength * d);
   const queries = rowsOfHead(coordinates.queries, head.place, queryLength, coordinates.pitch, c);
   mapQueries(wasm, basis, Q, d, [{ c, rows: queries }], checkpoint);
-  const K = slice(workspace.K, unit, plan.keys * d);
+  const K = slice(workspace.K, headGroup, plan.keys * d);
   const keys = rowsOfHead(coordinates.keys, head.place, plan.keys, coordinates.pitch, c);
   mapKeys(wasm, basis, K, d, [{ c, rows: keys }], checkpoint);
 }
@@ -178,7 +178,7 @@ export function spreadOf(V: Float32Array, dv: number, to: Float32Array): void {
 /** |G_i|^2 of rows of a head: as given, or of O - Y with O from the client; without it 1. */
 export function squaresOfUpstream(
   { problem }: ExactPlan,
-  { unit, head }: Omit<LaneOfHead, 'lane'>,
+  { headGroup, head }: Omit<PartitionOfHead, 'partition'>,
   blocks: readonly Pick<RowBlock, 'first' | 'n'>[],
   to: Float32Array,
 ): void {
@@ -189,7 +189,7 @@ export function squaresOfUpstream(
   const { data } = objective.tensor;
   for (const { first, n } of blocks) {
     for (let i = first; i < first + n; i++) {
-      const at = ((unit.batchItem * queryLength + i) * heads + head) * dv;
+      const at = ((headGroup.batchItem * queryLength + i) * heads + head) * dv;
       let square = 0;
       for (let c = at; c < at + dv; c++) square += (data[c]! - (output?.[c] ?? 0)) ** 2;
       to[i] = Math.min(LARGEST_SQUARE, square);

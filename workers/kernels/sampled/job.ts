@@ -7,7 +7,7 @@ import { type Job, stage } from '../../job.js';
 import { type AttentionProblem, hasAttentionStates, STATES } from '../../problem.js';
 import { Lease } from '../../tensor/shared-memory.js';
 import { type ExactPlan, makePlan, makeWorkspace, type Workspace } from '../attention/plan.js';
-import type { LaneOfHead } from '../attention/task.js';
+import type { PartitionOfHead } from '../attention/task.js';
 import type { Needs } from '../exact/cost.js';
 import { type ErrorEstimates, largestLogit } from '../exact/error/estimate.js';
 import type { FinishTask } from '../exact/finish.js';
@@ -84,14 +84,14 @@ function* stages(
   const projectionNorms: ProjectionNorms[] = [];
   const { tables, tasks } = tableTasks(problem, options.seed);
   yield* stage('project', tasks);
-  const planOf = ({ unit, head }: Omit<LaneOfHead, 'lane'>) =>
-    sampled.heads[unit.batchItem * heads + head]!;
+  const planOf = ({ headGroup, head }: Omit<PartitionOfHead, 'partition'>) =>
+    sampled.heads[headGroup.batchItem * heads + head]!;
   const drawn = plan.blocks * sampled.heads.filter(({ coordinates }) => coordinates > 0).length;
   const measurements = makeMeasurements();
   const squares: Partial<Record<Role, number>> = {};
   let [loss, logit] = [0, 0];
-  for (const [wave, units] of plan.waves.entries()) {
-    const tasks = projectTasks(plan, workspace, units);
+  for (const [wave, headGroups] of plan.waves.entries()) {
+    const tasks = projectTasks(plan, workspace, headGroups);
     projectionNorms.push(...((yield { name: 'project', tasks }) as ProjectionNorms[]));
     logit = Math.max(logit, largestLogit(plan, workspace));
     yield* coordinateStage(plan, workspace, coordinates, wave, planOf);
@@ -118,7 +118,7 @@ function* stages(
       joinKeys(measurements.keys, report.measurements.keys);
     }
     const contracted = contractStages(
-      ...([plan, workspace, units, options.inputGradients, inputGradients, memory] as const),
+      ...([plan, workspace, headGroups, options.inputGradients, inputGradients, memory] as const),
     );
     for (const mine of contracted) {
       const results = yield { name: 'contract', tasks: mine };
@@ -129,7 +129,7 @@ function* stages(
       });
     }
     const finish: FinishTask = {
-      ...{ kernel: 'exact', step: 'finish', plan, workspace, units, totals, sums: [] },
+      ...{ kernel: 'exact', step: 'finish', plan, workspace, headGroups, totals, sums: [] },
       parts: contracted.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
     };
     yield { name: 'finish', tasks: [finish] };
@@ -181,7 +181,7 @@ function* coordinateStage(
   workspace: Workspace,
   coordinates: Coordinates,
   wave: number,
-  planOf: (head: Omit<LaneOfHead, 'lane'>) => HeadPlan,
+  planOf: (head: Omit<PartitionOfHead, 'partition'>) => HeadPlan,
 ): Job<void, SampledTask> {
   const tasks = headsOfWave(plan, wave).map(
     (head): CoordinatesTask => ({
@@ -236,8 +236,8 @@ function* pilotStages(
     const { tables, tasks } = tableTasks(problem, seed);
     yield* stage('plan', tasks);
     const pilots: Pilot[] = [];
-    for (const [wave, units] of plan.waves.entries()) {
-      yield { name: 'project', tasks: projectTasks(plan, workspace, units) };
+    for (const [wave, headGroups] of plan.waves.entries()) {
+      yield { name: 'project', tasks: projectTasks(plan, workspace, headGroups) };
       const looks = headsOfWave(plan, wave).map(
         (head): PilotTask => ({
           ...{ kernel: 'sampled', step: 'pilot', plan, workspace, wave, head, tables, seed },

@@ -1,7 +1,7 @@
 /** What each key adds to the gradients by way of one block of rows: squares, from the products over all keys. */
 import type { Range } from '../../mask.js';
 import { inverse } from '../attention/rows.js';
-import type { Lanes, RowBlock } from '../attention/task.js';
+import type { Partitions, RowBlock } from '../attention/task.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
@@ -14,11 +14,11 @@ import { addKeys, type KeySums, type Name } from './plan/scale.js';
 export type Squares = Readonly<Record<Role, Float32Array>>;
 
 export class KeySquares {
-  readonly #task: Lanes;
+  readonly #task: Partitions;
   readonly #wasm: Wasm;
   readonly #tables: Tables;
 
-  constructor(task: Lanes, wasm: Wasm, tables: Tables) {
+  constructor(task: Partitions, wasm: Wasm, tables: Tables) {
     this.#task = task;
     this.#wasm = wasm;
     this.#tables = tables;
@@ -42,7 +42,11 @@ export class KeySquares {
   }
 
   /** |sum_i dS_ij y_i|^2 |k_j|^2 with the narrowed inputs y_i. */
-  #queries({ lane, first, n }: RowBlock, { memory, count }: Products, used: number): Float32Array {
+  #queries(
+    { partition, first, n }: RowBlock,
+    { memory, count }: Products,
+    used: number,
+  ): Float32Array {
     const wasm = this.#wasm;
     const { fields } = memory;
     const { data, columns, rank } = this.#tables.query!;
@@ -57,7 +61,7 @@ export class KeySquares {
     const y = wasm.f32(left, ROWS * columns).fill(0);
     for (let i = 0; i < n; i++) {
       const over = inverse(sums[i]!);
-      const from = (lane.unit.batchItem * queryLength + first + i) * (columns + rank);
+      const from = (partition.headGroup.batchItem * queryLength + first + i) * (columns + rank);
       for (let c = 0; c < columns; c++) y[i * columns + c] = over * data[from + c]!;
     }
     wasm.fn.pack(tall, columns, left, columns, packed);
@@ -71,7 +75,7 @@ export class KeySquares {
   /** |left product|^2 |x_j|^2 with the narrowed inputs x_j. */
   #lefts(
     role: 'key' | 'value',
-    { lane }: RowBlock,
+    { partition }: RowBlock,
     at: number,
     pitch: number,
     used: number,
@@ -85,7 +89,10 @@ export class KeySquares {
     const left = wasm.allocFloats(count * used);
     wasm.fn.copy_columns(count, used, at, pitch, left, used);
     const squares = this.#squares(left, used, count);
-    const rows = slice(data, lane.unit.batchItem, keyLength * width).subarray(0, count * width);
+    const rows = slice(data, partition.headGroup.batchItem, keyLength * width).subarray(
+      0,
+      count * width,
+    );
     const inputs = wasm.addressOf?.(rows) ?? wasm.put(rows);
     const of = this.#timesDistances(squares, inputs, width, columns);
     wasm.release(mark);

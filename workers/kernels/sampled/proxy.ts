@@ -9,7 +9,7 @@
  */
 import { keysOfRow, type Range } from '../../mask.js';
 import type { AttentionMemory } from '../attention/memory.js';
-import type { Lanes, RowBlock } from '../attention/task.js';
+import type { Partitions, RowBlock } from '../attention/task.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
@@ -25,7 +25,7 @@ const STRIDE = 8;
 const FIRST_KEYS = 16;
 
 export class KeyProxy {
-  readonly #task: Lanes;
+  readonly #task: Partitions;
   readonly #wasm: Wasm;
   readonly #memory: AttentionMemory;
   readonly #coordinates: Coordinates;
@@ -46,7 +46,7 @@ export class KeyProxy {
 
   /** Allocates, and copies in the keys' coordinates where they are not there yet. */
   constructor(
-    task: Lanes,
+    task: Partitions,
     wasm: Wasm,
     memory: AttentionMemory,
     place: number,
@@ -117,10 +117,11 @@ export class KeyProxy {
   /** log2 of the sum of e^S of each row. */
   #logSums(rows: RowBlock, near: Range, far: readonly Range[], n: number): Float64Array {
     const { known, dims } = this.#task.plan.problem;
-    const { lane, first, n: count } = rows;
+    const { partition, first, n: count } = rows;
     if (known?.logSumExp) {
       const { data } = known.logSumExp;
-      const at = (lane.unit.batchItem * dims.heads + lane.head) * dims.queryLength + first;
+      const at =
+        (partition.headGroup.batchItem * dims.heads + partition.head) * dims.queryLength + first;
       return Float64Array.from(data.subarray(at, at + count), (x) => Math.LOG2E * x);
     }
     const sums = this.#nearSums(rows, near);
@@ -144,17 +145,19 @@ export class KeyProxy {
   }
 
   /** Sums over the near keys that each row sees, and its head's sink. */
-  #nearSums({ lane, first, n }: RowBlock, near: Range): Float64Array {
+  #nearSums({ partition, first, n }: RowBlock, near: Range): Float64Array {
     const wasm = this.#wasm;
     const { plan, workspace } = this.#task;
     const { problem } = plan;
     const { headDim: d, queryLength } = problem.dims;
-    const sink = problem.sinks ? Math.exp(problem.sinks.data[lane.head]!) : 0;
+    const sink = problem.sinks ? Math.exp(problem.sinks.data[partition.head]!) : 0;
     const sums = new Float64Array(n).fill(sink);
-    const Q = slice(workspace.Q, lane.place, queryLength * d);
+    const Q = slice(workspace.Q, partition.place, queryLength * d);
     wasm.f32(this.#memory.qRows, n * d).set(Q.subarray(first * d, (first + n) * d));
     wasm.fn.pack_transposed(n, d, this.#memory.qRows, d, problem.scaling, this.#q);
-    const seen = Array.from(sums, (_, i) => keysOfRow(problem, lane.unit.batchItem, first + i));
+    const seen = Array.from(sums, (_, i) =>
+      keysOfRow(problem, partition.headGroup.batchItem, first + i),
+    );
     for (let key = near.first; key < near.last; key += NEAR_AT_ONCE) {
       const count = Math.min(NEAR_AT_ONCE, near.last - key);
       const K = this.#memory.fields.k + 4 * key * d;

@@ -143,12 +143,12 @@ export type ErrorEstimates = Readonly<Record<string, ErrorEstimate>>;
 
 /**
  * Relative error of sums of float32, as a random walk: each of n additions rounds a partial sum, which
- * on average is smaller than the whole, by at most 2^-24. The longest chains are those of a lane over
+ * on average is smaller than the whole, by at most 2^-24. The longest chains are those of a partition over
  * its rows and of a contraction over its tokens; all longer sums are made in float64.
  */
 function summationError(plan: ExactPlan): number {
   const { queryLength, keyLength } = plan.problem.dims;
-  const rowsOfLane = Math.min(queryLength, ROWS * Math.ceil(plan.blocks / plan.lanes));
+  const rowsOfPartition = Math.min(queryLength, ROWS * Math.ceil(plan.blocks / plan.partitions));
   const tokens = Math.min(Math.max(queryLength, keyLength), CONTRACT_TOKENS);
-  return 2 ** -24 * Math.sqrt(Math.max(rowsOfLane, tokens) / 2);
+  return 2 ** -24 * Math.sqrt(Math.max(rowsOfPartition, tokens) / 2);
 }

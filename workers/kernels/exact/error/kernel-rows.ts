@@ -6,7 +6,7 @@ import { attendInOneCall } from '../../attention/in-one-call.js';
 import { type KeyWindow, prepareMemory } from '../../attention/memory.js';
 import { RightSums } from '../../attention/right.js';
 import { inverse, sinkGradients } from '../../attention/rows.js';
-import type { AttendTask, LaneOfHead } from '../../attention/task.js';
+import type { AttendTask, PartitionOfHead } from '../../attention/task.js';
 import { keyInputs } from '../../estimate/row-of-head.js';
 import { ROWS } from '../../inner/block.js';
 import type { Wasm } from '../../inner/instance.js';
@@ -14,7 +14,7 @@ import { slice } from '../../inner/operands.js';
 
 /** A row that is looked at twice. */
 export interface Draw {
-  readonly lane: LaneOfHead;
+  readonly partition: PartitionOfHead;
   readonly row: number;
   readonly probability: number;
   /** Draws of one cluster depend on each other, and are all in one task. */
@@ -45,7 +45,7 @@ export function blocksOf({ plan }: Pick<AttendTask, 'plan'>, draws: readonly Dra
   const blocks: Draw[][] = [];
   for (const draw of draws) {
     const open = blocks.at(-1);
-    const fits = open && open[0]!.lane.place === draw.lane.place && open.length < ROWS;
+    const fits = open && open[0]!.partition.place === draw.partition.place && open.length < ROWS;
     if (fits && seesAll(plan.problem)) open.push(draw);
     else blocks.push([draw]);
   }
@@ -59,17 +59,25 @@ export function kernelRows(
   draws: readonly Draw[],
   checkpoint: Checkpoint,
 ): KernelRow[] {
-  const { lane } = draws[0]!;
-  const what = { plan, workspace, wave, attentionOutput: null, lanes: [lane], first: 0, last: 0 };
+  const { partition } = draws[0]!;
+  const what = {
+    plan,
+    workspace,
+    wave,
+    attentionOutput: null,
+    partitions: [partition],
+    first: 0,
+    last: 0,
+  };
   const task: AttendTask = { kernel: 'exact', step: 'attend', ...what };
-  const memory = prepareMemory(task, wasm, lane, checkpoint);
+  const memory = prepareMemory(task, wasm, partition, checkpoint);
   const { headDim: d, valueDim: dv } = plan.problem.dims;
   const { rq, rk, rv, ps, pv, right: kept } = plan.thin;
-  const { batchItem } = lane.unit;
+  const { batchItem } = partition.headGroup;
   const { keys } = keyInputs(plan.problem, batchItem);
   const picked = draws.map(({ row }) => row);
   const first = picked[0]!;
-  const rows = { lane, first, n: draws.length, picked };
+  const rows = { partition, first, n: draws.length, picked };
   const { fields } = memory;
   const matrix = (columns: number) => new Float64Array(draws.length * columns);
   const [e, t] = [matrix(keys), matrix(ps ? keys : 0)];
@@ -85,7 +93,7 @@ export function kernelRows(
   };
   if (wasm.fn.attend) {
     const range = { first: 0, last: 1, step: 1 };
-    attendInOneCall(task, wasm, memory, lane, range, { picked, e, t }, checkpoint);
+    attendInOneCall(task, wasm, memory, partition, range, { picked, e, t }, checkpoint);
   } else {
     attendRows(task, wasm, memory, rows, checkpoint, {
       end: (window) => {

@@ -5,7 +5,7 @@
  */
 import type { AttentionProblem } from '../../../problem.js';
 import type { Tensor } from '../../../tensor/tensor.js';
-import type { ExactPlan, Unit, Workspace } from '../../attention/plan.js';
+import type { ExactPlan, HeadGroup, Workspace } from '../../attention/plan.js';
 import type { ErrorEstimate } from '../../estimate/estimate.js';
 import { exactRows } from '../../estimate/exact-rows.js';
 import { InputPasses } from '../../estimate/input-passes.js';
@@ -37,11 +37,11 @@ export interface StateSampleTask {
   readonly plan: ExactPlan;
   readonly workspace: Workspace;
   readonly wave: number;
-  /** All draws of some units. */
+  /** All draws of some head groups. */
   readonly draws: readonly Draw[];
 }
 
-/** Rows drawn by what they carry; the draws of a unit are in one task. */
+/** Rows drawn by what they carry; the draws of a head group are in one task. */
 export function stateSampleTasks(
   plan: ExactPlan,
   workspace: Workspace,
@@ -57,11 +57,11 @@ export function stateSampleTasks(
     .sort((a, b) => a.index - b.index)
     .map(({ index, ...row }): Draw => {
       const head = heads[Math.floor(index / queryLength)]!;
-      return { lane: { ...head, lane: 0 }, row: index % queryLength, ...row };
+      return { partition: { ...head, partition: 0 }, row: index % queryLength, ...row };
     });
-  const units = [...new Set(draws.map(({ lane }) => lane.unit))];
+  const headGroups = [...new Set(draws.map(({ partition }) => partition.headGroup))];
   return Array.from({ length: tasks }, (_, k) =>
-    draws.filter(({ lane }) => units.indexOf(lane.unit) % tasks === k),
+    draws.filter(({ partition }) => headGroups.indexOf(partition.headGroup) % tasks === k),
   )
     .filter((mine) => mine.length > 0)
     .map((mine) => ({
@@ -81,13 +81,13 @@ export function runStateSample(
 ): DrawnErrors {
   const errors = noErrors();
   const problem = task.plan.problem as AttentionProblem;
-  for (const unit of new Set(task.draws.map(({ lane }) => lane.unit))) {
-    const draws = task.draws.filter(({ lane }) => lane.unit === unit);
+  for (const headGroup of new Set(task.draws.map(({ partition }) => partition.headGroup))) {
+    const draws = task.draws.filter(({ partition }) => partition.headGroup === headGroup);
     const kernel = blocksOf(task, draws).flatMap((block) =>
       kernelRows(task, wasm, block, checkpoint),
     );
     wasm.reset();
-    addUnit(problem, unit, draws, kernel, errors, new InputPasses(wasm, checkpoint));
+    addHeadGroup(problem, headGroup, draws, kernel, errors, new InputPasses(wasm, checkpoint));
   }
   return errors;
 }
@@ -99,7 +99,7 @@ export const noErrors = (): DrawnErrors => ({
   sinks: { square: 0, squares: 0, largest: 0 },
 });
 
-/** Adds what one task found to what others did: units share no entries of a gradient. */
+/** Adds what one task found to what others did: head groups share no entries of a gradient. */
 export function addErrors(total: DrawnErrors, part: DrawnErrors): void {
   for (const name of NAMES) {
     total[name].square += part[name].square;
@@ -142,17 +142,21 @@ export function stateErrors(
 }
 
 /** All draws of one key/value head: their differences, and the norm of the sum of them. */
-function addUnit(
+function addHeadGroup(
   problem: AttentionProblem,
-  unit: Unit,
+  headGroup: HeadGroup,
   draws: readonly Draw[],
   kernel: readonly KernelRow[],
   errors: DrawnErrors,
   passes: InputPasses,
 ): void {
   const { dims, scaling: beta } = problem;
-  const ofUnit = draws.map(({ lane, row }) => ({ batchItem: 0, head: lane.head, row }));
-  const exactly = exactRows(problemOf(problem, unit), ofUnit, passes);
+  const ofHeadGroup = draws.map(({ partition, row }) => ({
+    batchItem: 0,
+    head: partition.head,
+    row,
+  }));
+  const exactly = exactRows(problemOf(problem, headGroup), ofHeadGroup, passes);
   const rows = new Map<number, Float64Array>();
   const sinks = new Map<number, Float64Array>();
   const [dK, dV]: [OuterProduct[], OuterProduct[]] = [[], []];
@@ -160,14 +164,14 @@ function addUnit(
     errors[name].squares += square;
     errors[name].largest = Math.max(errors[name].largest, Math.sqrt(square));
   };
-  draws.forEach(({ lane, row, probability }, k) => {
+  draws.forEach(({ partition, row, probability }, k) => {
     passes.checkpoint();
     const exact = exactly[k]!;
     const { e, t, inverse, q, ws, wv, g, rights, sink } = kernel[k]!;
-    const place = lane.head * dims.queryLength + row;
+    const place = partition.head * dims.queryLength + row;
     const ofQuery = exact.dSK.map((x, c) => (beta * (x - rights[c]!)) / probability);
     book('query', addTo(rows, place, ofQuery));
-    book('sinks', addTo(sinks, lane.head, Float64Array.of((exact.sink - sink) / probability)));
+    book('sinks', addTo(sinks, partition.head, Float64Array.of((exact.sink - sink) / probability)));
     const used = (x: Float64Array, y: Float64Array, whole: Float64Array) =>
       inverse > 0 ? whole.map((_, c) => x[c]! / inverse) : y;
     const ofKey = { exact: exact.dS, used: t.map((x) => x * inverse), left: exact.q };
@@ -182,7 +186,10 @@ function addUnit(
 }
 
 /** The problem of one key/value head of one item, whose keys lie together, and of all queries of the item. */
-function problemOf(problem: AttentionProblem, { batchItem, sharedHead }: Unit): AttentionProblem {
+function problemOf(
+  problem: AttentionProblem,
+  { batchItem, sharedHead }: HeadGroup,
+): AttentionProblem {
   const { known: _, projectedFrom: __, ...rest } = problem;
   const { dims, inputs, projections, ...item } = takePart(rest, {
     items: { first: batchItem, last: batchItem + 1 },

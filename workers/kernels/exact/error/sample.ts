@@ -48,8 +48,10 @@ export interface DrawnSizes extends Sizes {
 export function runSample(task: SampleTask, wasm: Wasm, checkpoint: () => void): DrawnSizes[] {
   const books = new Books(task);
   const sizes: DrawnSizes[] = [];
-  for (const batchItem of new Set(task.draws.map(({ lane }) => lane.unit.batchItem))) {
-    const draws = task.draws.filter(({ lane }) => lane.unit.batchItem === batchItem);
+  for (const batchItem of new Set(
+    task.draws.map(({ partition }) => partition.headGroup.batchItem),
+  )) {
+    const draws = task.draws.filter(({ partition }) => partition.headGroup.batchItem === batchItem);
     sizes.push(...sampleBatchItem(task, draws, batchItem, books, wasm, checkpoint));
   }
   books.close();
@@ -106,7 +108,9 @@ function sampleBatchItem(
   );
   wasm.reset();
   const passes = new InputPasses(wasm, checkpoint);
-  const rows = draws.map(({ lane, row }): RowOfHead => ({ batchItem, head: lane.head, row }));
+  const rows = draws.map(
+    ({ partition, row }): RowOfHead => ({ batchItem, head: partition.head, row }),
+  );
   const exact = exactRows(problem, rows, passes);
   const full = fullRows(task, draws, kernel, passes);
   const thin = thinContributions(task, draws, kernel, passes);
@@ -116,7 +120,7 @@ function sampleBatchItem(
       books.add(draw, name, contribution, used.get(name)!);
     }
   });
-  if (problem.rotary && k_proj.adapter) sampleTurnedKeys(task, draws, exact, full, books, passes);
+  if (problem.rotary && k_proj.adapter) sampleRotatedKeys(task, draws, exact, full, books, passes);
   // Only gradients of the inputs take the values at full width.
   if (!task.plan.full.dV) return [];
   return draws.map(({ cluster, probability }, k) => {
@@ -127,7 +131,7 @@ function sampleBatchItem(
 }
 
 /** The adapter of the keys under rotary positions: differences between the rows, head by head. */
-function sampleTurnedKeys(
+function sampleRotatedKeys(
   task: SampleTask,
   draws: readonly Draw[],
   exact: readonly AttendedRow[],
@@ -163,18 +167,18 @@ function thinContributions(
   const { dims, inputs, projections, scaling: beta } = plan.problem;
   const { queryLength, headDim: d, valueDim: dv } = dims;
   const { rq, rk, rv } = plan.thin;
-  const { batchItem } = draws[0]!.lane.unit;
+  const { batchItem } = draws[0]!.partition.headGroup;
   const { keys, XK, XV } = keyInputs(plan.problem, batchItem);
   const [t, e] = [kernel.map((row) => row.t), kernel.map((row) => row.e)];
   const tX = rk ? passes.combine(XK, keys, t) : [];
   const eX = rv ? passes.combine(XV, keys, e) : [];
   const tK = rq ? keySums(plan, workspace, draws, t, passes) : [];
 
-  return draws.map(({ lane, row }, k) => {
+  return draws.map(({ partition, row }, k) => {
     const { ws, wv, q, g, rights, rightv, sink } = kernel[k]!;
     const out = new Map<string, RankOne>();
     if (plan.problem.sinks) {
-      out.set('sinks', { u: Float64Array.of(sink), v: Float64Array.of(1), offset: lane.head });
+      out.set('sinks', { u: Float64Array.of(sink), v: Float64Array.of(1), offset: partition.head });
     }
     if (rq) {
       const width = projections.q_proj.inFeatures;
@@ -183,27 +187,27 @@ function thinContributions(
       const u = rights.subarray(0, rq).map((y) => scale * y);
       out.set('q_proj.lora_A', { u, v: Float64Array.from(x), offset: 0 });
       const lows = ws.subarray(rk, rk + rq).map((y) => scale * y);
-      out.set('q_proj.lora_B', { u: tK[k]!, v: lows, offset: lane.head * d * rq });
+      out.set('q_proj.lora_B', { u: tK[k]!, v: lows, offset: partition.head * d * rq });
     }
     if (rk) {
       const scale = beta * projections.k_proj.adapter!.scaling;
       const u = ws.subarray(0, rk).map((y) => scale * y);
       out.set('k_proj.lora_A', { u, v: tX[k]!, offset: 0 });
       const low = rights.subarray(rq).map((y) => scale * y);
-      out.set('k_proj.lora_B', { u: q, v: low, offset: lane.unit.sharedHead * d * rk });
+      out.set('k_proj.lora_B', { u: q, v: low, offset: partition.headGroup.sharedHead * d * rk });
     }
     if (rv) {
       const scale = projections.v_proj.adapter!.scaling;
       const u = wv.subarray(0, rv).map((y) => scale * y);
       out.set('v_proj.lora_A', { u, v: eX[k]!, offset: 0 });
       const low = rightv.map((y) => scale * y);
-      out.set('v_proj.lora_B', { u: g, v: low, offset: lane.unit.sharedHead * dv * rv });
+      out.set('v_proj.lora_B', { u: g, v: low, offset: partition.headGroup.sharedHead * dv * rv });
     }
     return out;
   });
 }
 
-/** t K of each draw, with one pass over the keys of each unit. */
+/** t K of each draw, with one pass over the keys of each head group. */
 function keySums(
   plan: ExactPlan,
   workspace: Workspace,
@@ -213,11 +217,11 @@ function keySums(
 ): Float64Array[] {
   const sums: Float64Array[] = [];
   const size = plan.keys * plan.problem.dims.headDim;
-  const unitOf = ({ lane }: Draw) => Math.floor(lane.place / plan.group);
-  for (const unit of new Set(draws.map(unitOf))) {
-    const mine = draws.flatMap((draw, k) => (unitOf(draw) === unit ? [k] : []));
+  const headGroupOf = ({ partition }: Draw) => Math.floor(partition.place / plan.group);
+  for (const headGroup of new Set(draws.map(headGroupOf))) {
+    const mine = draws.flatMap((draw, k) => (headGroupOf(draw) === headGroup ? [k] : []));
     const n = t[mine[0]!]!.length;
-    const K = slice(workspace.K, unit, size).subarray(0, n * plan.problem.dims.headDim);
+    const K = slice(workspace.K, headGroup, size).subarray(0, n * plan.problem.dims.headDim);
     const found = passes.combine(
       K,
       n,
@@ -242,21 +246,21 @@ function fullRows(
   if (!dQ && !dK && !dV) return [];
   const problem = plan.problem as AttentionProblem;
   const { dims, projections, inputs, rotary } = problem;
-  const { batchItem } = draws[0]!.lane.unit;
+  const { batchItem } = draws[0]!.partition.headGroup;
   const { keys, XK, XV } = keyInputs(problem, batchItem);
   const P = kernel.map(({ e, inverse }) => e.map((x) => x * inverse));
   const dS = kernel.map(({ t, inverse }) => t.map((x) => x * inverse));
   const PX = passes.combine(XV, keys, P);
   const dSX = rotary ? [] : passes.combine(XK, keys, dS);
-  return draws.map(({ lane, row }, k) => {
-    const { head, unit } = lane;
+  return draws.map(({ partition, row }, k) => {
+    const { head, headGroup } = partition;
     const width = projections.q_proj.inFeatures;
     const { q, g, rights, sink } = kernel[k]!;
     return {
-      ...{ batchItem, head, row, shared: unit.sharedHead, q, g, sink },
+      ...{ batchItem, head, row, shared: headGroup.sharedHead, q, g, sink },
       query: new HeadWeights(projections.q_proj, head, dims.headDim),
-      key: new HeadWeights(projections.k_proj, unit.sharedHead, dims.headDim),
-      value: new HeadWeights(projections.v_proj, unit.sharedHead, dims.valueDim),
+      key: new HeadWeights(projections.k_proj, headGroup.sharedHead, dims.headDim),
+      value: new HeadWeights(projections.v_proj, headGroup.sharedHead, dims.valueDim),
       x: Float64Array.from(slice(inputs.query.data, batchItem * dims.queryLength + row, width)),
       ...{ P: P[k]!, dS: dS[k]!, dSK: rights, PX: PX[k]!, dSX: dSX[k] },
     };

@@ -23,9 +23,9 @@ export function composedNorms(
 ): ComposedNorms {
   const norms = { ...ZERO_NORMS };
   const root = Math.sqrt(head.beta);
-  const turn = rotation(arithmetic, head, BLOCK);
-  const query = largestEntries(arithmetic, head.query, turn);
-  const key = largestEntries(arithmetic, head.key, turn);
+  const rotary = rotation(arithmetic, head, BLOCK);
+  const query = largestEntries(arithmetic, head.query, rotary);
+  const key = largestEntries(arithmetic, head.key, rotary);
   const value = largestEntries(arithmetic, { ...head.value, rank: 0 }, null);
   for (let start = from; start < to; start += BLOCK) {
     checkpoint(cancelled);
@@ -52,7 +52,7 @@ export function composedNorms(
 function largestEntries(
   arithmetic: Arithmetic,
   { rows, rank, adapterScaling, down, up, effective }: HeadProjection,
-  turn: Rotation | null,
+  rotary: Rotation | null,
 ) {
   const { inputs, outputs } = effective;
   const whole = load(arithmetic, inputs, outputs, effective.weight, effective.bias);
@@ -66,13 +66,13 @@ function largestEntries(
     const size = count * outputs;
     x.set(rows.subarray(start * inputs, (start + count) * inputs));
     apply(arithmetic, count, whole, x, y);
-    turn?.load((r) => start + r, count);
-    turn?.forwards(count, y);
+    rotary?.load((r) => start + r, count);
+    rotary?.forwards(count, y);
     const sum = arithmetic.largest(size, y);
     if (rank === 0) return { sum, frozen: sum, adapter: 0 };
     apply(arithmetic, count, toLow, x, low);
     apply(arithmetic, count, toAdapter, low, adapter);
-    turn?.forwards(count, adapter);
+    rotary?.forwards(count, adapter);
     const added = Math.abs(adapterScaling) * arithmetic.largest(size, adapter);
     arithmetic.combine(size, 1, y, -adapterScaling, adapter);
     return { sum, frozen: arithmetic.largest(size, adapter), adapter: added };

@@ -61,9 +61,9 @@ export function sampleBasis(
     [q, queryList],
     [k, keyList],
   ] as const) {
-    const turn = rotation(arithmetic, head, list.length);
-    turn?.load((r) => list[r], list.length);
-    turn?.forwards(list.length, x);
+    const rotary = rotation(arithmetic, head, list.length);
+    rotary?.load((r) => list[r], list.length);
+    rotary?.forwards(list.length, x);
   }
   const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
   const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);

@@ -4,12 +4,12 @@ import { keysOfRows } from '../../../mask.js';
 import { attendBlock } from '../../attention/attend.js';
 import { attendInOneCall } from '../../attention/in-one-call.js';
 import type { AttentionMemory } from '../../attention/memory.js';
-import type { LaneOfHead, Lanes, RowBlock } from '../../attention/task.js';
+import type { PartitionOfHead, Partitions, RowBlock } from '../../attention/task.js';
 import { ROWS } from '../../inner/block.js';
 import type { Wasm } from '../../inner/instance.js';
 import { slice } from '../../inner/operands.js';
 
-/** What the workspace holds of the rows of a block, and of its lane. */
+/** What the workspace holds of the rows of a block, and of its partition. */
 interface Sums {
   /** (n, right) */
   readonly right: Float32Array;
@@ -27,11 +27,15 @@ export interface Products extends Sums {
   readonly count: number;
 }
 
-function sumsOf({ plan, workspace }: Lanes, lane: LaneOfHead, { first, n }: RowBlock): Sums {
+function sumsOf(
+  { plan, workspace }: Partitions,
+  partition: PartitionOfHead,
+  { first, n }: RowBlock,
+): Sums {
   const { queryLength, headDim, valueDim } = plan.problem.dims;
   const { right, rk, rv } = plan.thin;
-  const number = lane.place * plan.lanes + lane.lane;
-  const rows = slice(workspace.rightQ, lane.place, queryLength * right);
+  const number = partition.place * plan.partitions + partition.partition;
+  const rows = slice(workspace.rightQ, partition.place, queryLength * right);
   return {
     right: rows.subarray(first * right, (first + n) * right),
     outK: slice(workspace.outK, number, headDim * rk),
@@ -45,11 +49,11 @@ const copyOf = ({ right, outK, outV, sinks }: Sums): Sums => ({
 });
 
 export class Apart {
-  readonly #task: Lanes;
+  readonly #task: Partitions;
   readonly #wasm: Wasm;
   readonly #memory: AttentionMemory;
 
-  constructor(task: Lanes, wasm: Wasm, memory: AttentionMemory) {
+  constructor(task: Partitions, wasm: Wasm, memory: AttentionMemory) {
     const { ls, ps, pv } = task.plan.thin;
     this.#task = { ...task, attentionOutput: null };
     this.#wasm = wasm;
@@ -62,7 +66,7 @@ export class Apart {
 
   /** The sums before a block is attended: what it adds is what they gain. */
   before(rows: RowBlock): Sums {
-    return copyOf(sumsOf(this.#task, rows.lane, rows));
+    return copyOf(sumsOf(this.#task, rows.partition, rows));
   }
 
   /** What a block has added since, with its left products in a list of its own. */
@@ -73,18 +77,21 @@ export class Apart {
   /** What the block adds with all keys that it sees. The workspace stays as it is. */
   whole(rows: RowBlock, checkpoint: Checkpoint): Products {
     const { plan } = this.#task;
-    const { lane, first, n } = rows;
+    const { partition, first, n } = rows;
     const { ps, pv } = plan.thin;
     const { fields } = this.#memory;
-    const { last } = keysOfRows(plan.problem, lane.unit.batchItem, { first, last: first + n });
+    const { last } = keysOfRows(plan.problem, partition.headGroup.batchItem, {
+      first,
+      last: first + n,
+    });
     if (fields.ls) this.#wasm.f32(fields.ls, last * ps).fill(0);
     if (fields.lv) this.#wasm.f32(fields.lv, last * pv).fill(0);
-    const sums = sumsOf(this.#task, lane, rows);
+    const sums = sumsOf(this.#task, partition, rows);
     const before = copyOf(sums);
     const block = first / ROWS;
     const range = { first: block, last: block + 1, step: 1 };
     if (this.#wasm.fn.attend) {
-      attendInOneCall(this.#task, this.#wasm, this.#memory, lane, range, null, checkpoint);
+      attendInOneCall(this.#task, this.#wasm, this.#memory, partition, range, null, checkpoint);
     } else attendBlock(this.#task, this.#wasm, this.#memory, rows, checkpoint, {});
     const gain = this.#gain(before, rows);
     for (const name of ['right', 'outK', 'outV', 'sinks'] as const) {
@@ -94,7 +101,7 @@ export class Apart {
   }
 
   #gain(before: Sums, rows: RowBlock): Sums {
-    const { right, outK, outV, sinks } = copyOf(sumsOf(this.#task, rows.lane, rows));
+    const { right, outK, outV, sinks } = copyOf(sumsOf(this.#task, rows.partition, rows));
     const less = (x: Float64Array, y: Float64Array) => x.map((a, k) => a - y[k]!);
     return {
       right,

@@ -1,7 +1,7 @@
 /** Which blocks of rows are measured: computed with all their keys beside the drawn ones. */
 import { keysOfRows } from '../../../mask.js';
 import { type ExactPlan, roundUp } from '../../attention/plan.js';
-import type { LaneOfHead } from '../../attention/task.js';
+import type { PartitionOfHead } from '../../attention/task.js';
 import { ROWS } from '../../inner/block.js';
 import { slice } from '../../inner/operands.js';
 import { Random } from '../../random.js';
@@ -26,15 +26,15 @@ const EVEN = 0.5;
  */
 export function chooseMeasured(
   plan: ExactPlan,
-  heads: readonly Omit<LaneOfHead, 'lane'>[],
+  heads: readonly Omit<PartitionOfHead, 'partition'>[],
   sizes: Float32Array,
   { count, seed }: { readonly count: number; readonly seed: number },
 ): Float32Array {
   const { queryLength } = plan.problem.dims;
-  const all = heads.flatMap(({ place, unit }) =>
-    Array.from({ length: plan.blocks }, (_, block) => ({ place, unit, block })),
+  const all = heads.flatMap(({ place, headGroup }) =>
+    Array.from({ length: plan.blocks }, (_, block) => ({ place, headGroup, block })),
   );
-  const blocks = all.filter(({ unit, block }) => hasFarKeys(plan, unit.batchItem, block));
+  const blocks = all.filter(({ headGroup, block }) => hasFarKeys(plan, headGroup.batchItem, block));
   const weights = blocks.map(({ place, block }) => {
     const rows = slice(sizes, place, queryLength).subarray(block * ROWS, (block + 1) * ROWS);
     return rows.reduce((sum, x) => sum + x, 0);

@@ -8,7 +8,7 @@ import {
   type ProjectionName,
   type Rotary,
 } from '../../../problem.js';
-import type { Lanes, RowBlock } from '../../attention/task.js';
+import type { Partitions, RowBlock } from '../../attention/task.js';
 import type { Wasm } from '../../inner/instance.js';
 import { type Floats, pack, slice } from '../../inner/operands.js';
 import { ROLES } from '../../result.js';
@@ -36,12 +36,12 @@ interface Side {
 const FULL = { q_proj: 'dQ', k_proj: 'dK', v_proj: 'dV' } as const;
 
 export class Contributions {
-  readonly #task: Lanes;
+  readonly #task: Partitions;
   readonly #wasm: Wasm;
   readonly #tables: Tables;
   readonly #problem: AttentionProblem;
 
-  constructor(task: Lanes, wasm: Wasm, tables: Tables) {
+  constructor(task: Partitions, wasm: Wasm, tables: Tables) {
     this.#task = task;
     this.#wasm = wasm;
     this.#tables = tables;
@@ -87,18 +87,19 @@ export class Contributions {
   #full(rows: RowBlock, products: Products, name: ProjectionName, table: Table) {
     const wasm = this.#wasm;
     const { headDim, valueDim, heads, keyValueHeads } = this.#problem.dims;
-    const { lane } = rows;
+    const { partition } = rows;
     const role = ROLES[name];
     const { adapter, weight } = this.#problem.projections[name];
     const width = role === 'value' ? valueDim : headDim;
     const rotary = weight ? this.#problem.rotary : this.#problem.projectedFrom?.rotary;
     const side = this.#side(rows, products, role, 0);
-    const turned = rotary && role !== 'value' ? this.#unturned(rotary, side, width, rows) : side;
-    const columns = this.#columns(table, table.columns + table.rank, role, rows, turned);
-    const all = this.#product(columns, turned, width);
+    const rotated = rotary && role !== 'value' ? this.#unrotated(rotary, side, width, rows) : side;
+    const columns = this.#columns(table, table.columns + table.rank, role, rows, rotated);
+    const all = this.#product(columns, rotated, width);
     const narrow = all.slice(0, table.columns * width);
     if (!weight || !adapter) return { role: narrow, tensors: { [role]: narrow } };
-    const head = role === 'query' ? lane.head : Math.floor((lane.head * keyValueHeads) / heads);
+    const head =
+      role === 'query' ? partition.head : Math.floor((partition.head * keyValueHeads) / heads);
     const r = adapter.rank;
     const B = pack(wasm, slice(adapter.B.data, head, width * r), width, r);
     const ofA = wasm.allocFloats(table.columns * r);
@@ -117,14 +118,14 @@ export class Contributions {
     const { plan, workspace } = this.#task;
     const { rq, rk, rv } = plan.thin;
     const { headDim: d } = this.#problem.dims;
-    const { lane } = rows;
+    const { partition } = rows;
     const role = ROLES[name];
     const r = { query: rq, key: rk, value: rv }[role];
     const side = this.#side(rows, products, role, 0);
     const narrow = this.#product(this.#columns(table, table.columns, role, rows, side), side, r);
     const left = () => {
       const keys = this.#side(rows, products, 'key', rk);
-      const K = slice(workspace.K, Math.floor(lane.place / plan.group), plan.keys * d);
+      const K = slice(workspace.K, Math.floor(partition.place / plan.group), plan.keys * d);
       return this.#product({ ...this.#rows(K, d, d, keys), width: d }, keys, r);
     };
     const lora_B = { query: left, key: () => products.outK, value: () => products.outV }[role]();
@@ -135,13 +136,13 @@ export class Contributions {
   }
 
   /** A copy of rows whose rotation is undone. */
-  #unturned({ cos, sin }: Rotary, side: Side, width: number, { lane }: RowBlock): Side {
+  #unrotated({ cos, sin }: Rotary, side: Side, width: number, { partition }: RowBlock): Side {
     const wasm = this.#wasm;
     const { count } = side;
     const at = wasm.allocFloats(count * width);
     wasm.fn.copy_columns(count, width, side.at, side.pitch, at, width);
     const [c, s] = [cos, sin].map(({ data, shape: [items, length] }) => {
-      const item = items === 1 ? 0 : lane.unit.batchItem;
+      const item = items === 1 ? 0 : partition.headGroup.batchItem;
       return this.#rows(slice(data as Floats, item, length * width), width, width, side);
     });
     wasm.fn.rotate(count, width, c!.at, s!.at, at, true);
@@ -149,11 +150,11 @@ export class Contributions {
   }
 
   /** The first columns of a table of a batch item, for the rows of a side. */
-  #columns(table: Table, width: number, role: Role, { lane }: RowBlock, side: Side) {
+  #columns(table: Table, width: number, role: Role, { partition }: RowBlock, side: Side) {
     const { queryLength, keyLength } = this.#problem.dims;
     const length = role === 'query' ? queryLength : keyLength;
     const pitch = table.columns + table.rank;
-    const data = slice(table.data, lane.unit.batchItem, length * pitch);
+    const data = slice(table.data, partition.headGroup.batchItem, length * pitch);
     return { ...this.#rows(data, pitch, width, side), width };
   }
 

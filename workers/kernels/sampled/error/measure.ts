@@ -1,7 +1,7 @@
 /** A drawn block beside the same block with all its keys: how far its contributions to the gradients are off. */
 import type { Checkpoint } from '../../../job.js';
 import type { AttentionMemory } from '../../attention/memory.js';
-import type { Lanes, RowBlock } from '../../attention/task.js';
+import type { Partitions, RowBlock } from '../../attention/task.js';
 import type { Wasm } from '../../inner/instance.js';
 import { addFarKeys, KeySquares, type Worths } from '../key-squares.js';
 import { type KeySums, makeKeySums } from '../plan/scale.js';
@@ -34,7 +34,7 @@ export class Measure {
   readonly #squares: KeySquares;
 
   constructor(
-    task: Lanes,
+    task: Partitions,
     wasm: Wasm,
     memory: AttentionMemory,
     tables: Tables,
@@ -66,7 +66,7 @@ export class Measure {
           all.map((a, k) => a - y[name]![k]!),
         ]);
       const errors = less(whole.tensors, drawn.tensors);
-      const { lane } = rows;
+      const { partition } = rows;
       to.blocks.push({
         probability,
         roles: squaresOf(less(whole.roles, drawn.roles)),
@@ -74,7 +74,7 @@ export class Measure {
         signatures: Object.fromEntries(
           errors.map(([name, x]) => [
             name,
-            signature(x, placeOf(name, lane.unit.batchItem, lane.head)),
+            signature(x, placeOf(name, partition.headGroup.batchItem, partition.head)),
           ]),
         ),
       });

@@ -1,7 +1,7 @@
 /** The coordinates in which few numbers make most of a logit, from some rows of a head. */
 import { shared } from '../../../tensor/shared-memory.js';
 import type { ExactPlan, Workspace } from '../../attention/plan.js';
-import type { LaneOfHead } from '../../attention/task.js';
+import type { PartitionOfHead } from '../../attention/task.js';
 import { keyInputs } from '../../estimate/row-of-head.js';
 import type { Wasm } from '../../inner/instance.js';
 import { slice } from '../../inner/operands.js';
@@ -16,7 +16,7 @@ const ROWS_BALANCED = 512;
 export interface BasisOf {
   readonly plan: ExactPlan;
   readonly workspace: Workspace;
-  readonly head: Omit<LaneOfHead, 'lane'>;
+  readonly head: Omit<PartitionOfHead, 'partition'>;
   readonly seed: number;
 }
 
@@ -33,10 +33,10 @@ export function basisOf({ plan, workspace, head, seed }: BasisOf, wasm: Wasm): B
     });
     return out;
   };
-  const { keys } = keyInputs(problem, head.unit.batchItem);
+  const { keys } = keyInputs(problem, head.headGroup.batchItem);
   const Q = some(slice(workspace.Q, head.place, queryLength * d), queryLength);
-  const unit = Math.floor(head.place / group);
-  const K = some(slice(workspace.K, unit, plan.keys * d), keys);
+  const headGroup = Math.floor(head.place / group);
+  const K = some(slice(workspace.K, headGroup, plan.keys * d), keys);
   const beta = problem.scaling;
   const { transformQ, transformK, sigma, centreQ, centreK } = balance(
     new Arithmetic(wasm),

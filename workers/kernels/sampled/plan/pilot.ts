@@ -4,7 +4,7 @@
  */
 import type { Checkpoint, Task } from '../../../job.js';
 import { prepareMemory } from '../../attention/memory.js';
-import type { LaneOfHead, Lanes, RowBlock } from '../../attention/task.js';
+import type { PartitionOfHead, Partitions, RowBlock } from '../../attention/task.js';
 import { spreadRows } from '../../estimate/rows.js';
 import { ROWS } from '../../inner/block.js';
 import type { Wasm } from '../../inner/instance.js';
@@ -21,10 +21,10 @@ import { basisOf } from './basis.js';
 import { type Basis, COORDINATES, looksAt } from './plan.js';
 import { type KeySums, makeKeySums, type Name } from './scale.js';
 
-export interface PilotTask extends Task<Pilot>, Pick<Lanes, 'plan' | 'workspace' | 'wave'> {
+export interface PilotTask extends Task<Pilot>, Pick<Partitions, 'plan' | 'workspace' | 'wave'> {
   readonly kernel: 'sampled';
   readonly step: 'pilot';
-  readonly head: Omit<LaneOfHead, 'lane'>;
+  readonly head: Omit<PartitionOfHead, 'partition'>;
   readonly tables: Tables;
   readonly seed: number;
 }
@@ -50,29 +50,35 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
   const { queryLength, valueDim: dv } = plan.problem.dims;
   wasm.reset();
   const basis = basisOf(task, wasm);
-  const lane = { ...head, lane: 0 };
+  const partition = { ...head, partition: 0 };
   const looks = spreadRows(plan.blocks, looksAt(plan.blocks), seed + head.head).map((block) => {
     const first = block * ROWS;
-    return { lane, first, n: Math.min(ROWS, queryLength - first) };
+    return { partition, first, n: Math.min(ROWS, queryLength - first) };
   });
   const tried = mapped(task, wasm, basis, looks, checkpoint);
-  const lanes: Lanes = { ...task, attentionOutput: null, lanes: [lane], first: 0, last: 0 };
-  const memory = { ...prepareMemory(lanes, wasm, lane, checkpoint), warm: false };
-  const apart = new Apart(lanes, wasm, memory);
-  const contributions = new Contributions(lanes, wasm, tables);
-  const keySquares = new KeySquares(lanes, wasm, tables);
-  const unit = Math.floor(head.place / plan.group);
+  const partitions: Partitions = {
+    ...task,
+    attentionOutput: null,
+    partitions: [partition],
+    first: 0,
+    last: 0,
+  };
+  const memory = { ...prepareMemory(partitions, wasm, partition, checkpoint), warm: false };
+  const apart = new Apart(partitions, wasm, memory);
+  const contributions = new Contributions(partitions, wasm, tables);
+  const keySquares = new KeySquares(partitions, wasm, tables);
+  const headGroup = Math.floor(head.place / plan.group);
   const spread = new Float32Array(plan.keys);
-  spreadOf(slice(workspace.V, unit, plan.keys * dv), dv, spread);
+  spreadOf(slice(workspace.V, headGroup, plan.keys * dv), dv, spread);
   const proxies = tried.map(({ c, coordinates }) => {
-    return new KeyProxy(lanes, wasm, memory, 0, coordinates, c);
+    return new KeyProxy(partitions, wasm, memory, 0, coordinates, c);
   });
   const worth = new Float64Array(plan.keys);
   const sizes = { query: 0, key: 0, value: 0 };
   let [near, seen] = [0, 0];
   const each = plan.blocks / looks.length;
   for (const rows of looks) {
-    const split = splitKeys(lanes, rows);
+    const split = splitKeys(partitions, rows);
     const far = split.far.reduce((sum, range) => sum + sizeOf(range), 0);
     const products = apart.whole(rows, checkpoint);
     const squares = keySquares.of(rows, products);

@@ -85,10 +85,10 @@ export function judgedRows(space: Workspace, side: Side, capacity: number) {
   const found = coordinates(space, side, capacity);
   const index = new Int32Array(capacity);
   const x = arithmetic.array(capacity * width);
-  const turn = rotation(arithmetic, head, capacity);
-  const project = turn && load(arithmetic, width, d, effective.weight, effective.bias);
+  const rotary = rotation(arithmetic, head, capacity);
+  const project = rotary && load(arithmetic, width, d, effective.weight, effective.bias);
   const centreInputs = side === 'key' ? keyCentre(space) : null;
-  const projected = turn && arithmetic.array(capacity * d);
+  const projected = rotary && arithmetic.array(capacity * d);
   const minusCentre = arithmetic.array(d);
   if (side === 'key') minusCentre.set(plan.balance.centreK.map((c) => -c));
   return {
@@ -100,10 +100,10 @@ export function judgedRows(space: Workspace, side: Side, capacity: number) {
       for (let r = 0; r < count; r++) index[r] = rows(r);
       gather(source, width, rows, count, x);
       centreInputs?.(count, x);
-      if (turn) {
+      if (rotary) {
         apply(arithmetic, count, project!, x, projected!);
-        turn.load(rows, count);
-        turn.forwards(count, projected!);
+        rotary.load(rows, count);
+        rotary.forwards(count, projected!);
         arithmetic.addRow(count, d, minusCentre, projected!);
       }
       found.load(index, count, x, projected);

@@ -1,7 +1,7 @@
 /**
  * What all keys have in common is taken from X^K before it is projected. Rows of P do not feel it, and rows of dS add up
  * to zero, so neither do the gradients; but a channel that is large in every row would cost float32 its digits.
- * Under rotary positions every token turns it by another angle: there it stays.
+ * Under rotary positions every token is rotated by another angle: there it stays.
  */
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { minus } from '../affine.js';

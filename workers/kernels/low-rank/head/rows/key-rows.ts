@@ -34,7 +34,7 @@ export interface KeyRows {
   readonly low: Real;
   /** X^V A_V' (capacity, r_v). */
   readonly va: Real;
-  /** Of these rows, for those who turn gradients back. */
+  /** Of these rows, for those who rotate gradients back. */
   readonly rotation: Rotation | null;
   /** log w_j, the weight beside the features; -infinity for outliers. */
   readonly logWeight: Float64Array;
@@ -52,7 +52,7 @@ export function keyRows(space: Workspace, capacity: number, parts: KeyParts = 'a
   const { d, dv, key, value } = head;
   const { balance } = plan;
   const [inK, inV] = [key.effective.inputs, value.effective.inputs];
-  const turn = rotation(arithmetic, head, capacity);
+  const rotary = rotation(arithmetic, head, capacity);
   const minusCentre = minus(arithmetic, balance.centreK);
   const centreInputs = keyCentre(space);
   const toK = load(arithmetic, inK, d, key.effective.weight, keyBias(head));
@@ -75,7 +75,7 @@ export function keyRows(space: Workspace, capacity: number, parts: KeyParts = 'a
     u: factors.u,
     low: factors.low,
     va: arithmetic.array(capacity * value.rank),
-    rotation: turn,
+    rotation: rotary,
     logWeight: judged.logs,
     load(rows, count) {
       block.count = count;
@@ -84,9 +84,9 @@ export function keyRows(space: Workspace, capacity: number, parts: KeyParts = 'a
       gather(value.rows, inV, rows, count, block.xv);
       centreInputs(count, block.xk);
       if (fromK) apply(arithmetic, count, toK, block.xk, block.k);
-      if (turn) {
-        turn.load(rows, count);
-        turn.forwards(count, block.k);
+      if (rotary) {
+        rotary.load(rows, count);
+        rotary.forwards(count, block.k);
       }
       if (fromK) arithmetic.addRow(count, d, minusCentre, block.k);
       arithmetic.combine(count * inV, 1, block.xv, 0, centredV);

@@ -36,7 +36,7 @@ export function queryRows(space: Workspace, capacity: number, wanted = true): Qu
   const { arithmetic, head } = space;
   const { d, dv, query, beta } = head;
   const inQ = query.effective.inputs;
-  const turn = rotation(arithmetic, head, capacity);
+  const rotary = rotation(arithmetic, head, capacity);
   const toQ = load(arithmetic, inQ, d, query.effective.weight, query.effective.bias);
   const factors = queryFactors(space, capacity);
   const judged = coordinates(space, 'query', capacity);
@@ -49,7 +49,7 @@ export function queryRows(space: Workspace, capacity: number, wanted = true): Qu
     x: judged.rows,
     l: factors.l,
     low: factors.low,
-    rotation: turn,
+    rotation: rotary,
     objective: arithmetic.array(capacity * dv),
     logScale: judged.logs,
     load(rows, count) {
@@ -68,8 +68,8 @@ export function queryRows(space: Workspace, capacity: number, wanted = true): Qu
       );
       if (wanted) {
         apply(arithmetic, count, toQ, block.xq, block.q);
-        turn?.load(rows, count);
-        turn?.forwards(count, block.q);
+        rotary?.load(rows, count);
+        rotary?.forwards(count, block.q);
         arithmetic.combine(count * d, beta, block.q, 0, block.scaled);
       }
       judged.load(block.index, count, block.xq, block.q);

@@ -5,7 +5,7 @@ import type { Head } from '../head.js';
 export interface Rotation {
   /** Takes the tables of these rows. */
   load(rows: (r: number) => number, count: number): void;
-  /** Turns x (count, d) in place: rows of Q or K as projected. */
+  /** Rotates x (count, d) in place: rows of Q or K as projected. */
   forwards(count: number, x: Real): void;
   /** The transpose: from gradients of the rotated rows to those of the rows before. */
   back(count: number, x: Real): void;

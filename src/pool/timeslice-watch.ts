@@ -1,4 +1,4 @@
-/** Whether a worker is through with its turn in time, and whether it is alive at all. */
+/** Whether a worker is through with its timeslice in time, and whether it is alive at all. */
 
 export interface WatchOptions {
   /** The worker counts it up as long as it lives: whenever it asks whether it is to stop. */
@@ -6,13 +6,13 @@ export interface WatchOptions {
   readonly overdueMs: number;
   /** Longest time without a beat. */
   readonly hungMs: number;
-  /** Whether the turn was given up. */
+  /** Whether the timeslice was given up. */
   readonly stopped: () => boolean;
   readonly onOverdue: () => void;
   readonly onHung: () => void;
 }
 
-export interface TurnWatch {
+export interface TimesliceWatch {
   readonly overdue: boolean;
   stop(): void;
 }
@@ -21,7 +21,7 @@ export interface TurnWatch {
 const STOPPED_MS = 5000;
 const LOOK_MS = 1000;
 
-export function watchTurn(options: WatchOptions): TurnWatch {
+export function watchTimeslice(options: WatchOptions): TimesliceWatch {
   const { beat, overdueMs, hungMs, stopped, onOverdue, onHung } = options;
   let overdue = false;
   let ended = false;

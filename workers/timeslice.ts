@@ -2,11 +2,11 @@
 import type { Task } from './job.js';
 
 /**
- * One worker's turn at a stage: it runs the first of `tasks`, which nobody else has begun, and then takes
- * more of them from the board until TURN_MS have passed. So a stage of many short tasks costs few
+ * One worker's timeslice at a stage: it runs the first of `tasks`, which nobody else has begun, and then takes
+ * more of them from the board until TIMESLICE_MS have passed. So a stage of many short tasks costs few
  * messages, and its workers are busy until the last task has been begun.
  */
-export interface Turn {
+export interface Timeslice {
   readonly tasks: readonly Task[];
   /** Index in the stage of the first of them. */
   readonly first: number;
@@ -18,10 +18,10 @@ export interface Turn {
   readonly beat: Int32Array;
 }
 
-/** A turn ends with the first task that is done after this time; then it is another job's turn. */
-export const TURN_MS = 10;
+/** A timeslice ends with the first task that is done after this time; then it is another job's. */
+export const TIMESLICE_MS = 10;
 
-export type TurnOutcome =
+export type TimesliceOutcome =
   | { readonly status: 'done'; readonly results: readonly TaskResult[] }
   | { readonly status: 'cancelled' }
   /** The worker ended; said by the pool. */
