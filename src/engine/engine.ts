@@ -156,8 +156,9 @@ export class ThreadedEngine implements Engine {
 
   async close(): Promise<void> {
     this.#closing = true;
+    const ended = new Promise((resolve) => this.#thread.once('exit', resolve));
     this.#say({ type: 'close' });
-    await once(this.#thread, 'exit');
+    await ended;
   }
 
   #say(message: ToEngine): void {

@@ -132,7 +132,8 @@ export class WorkerPool implements Executor {
 
   async rest(): Promise<void> {
     const task: RestTask = { kernel: 'rest' };
-    await this.#onEachThread('rest', task);
+    // Who closes the pool meanwhile ends its threads, and nothing is lost.
+    await this.#onEachThread('rest', task).catch(() => {});
   }
 
   async close(): Promise<void> {

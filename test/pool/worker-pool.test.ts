@@ -209,3 +209,9 @@ test('a worker that runs out of memory fails its job, is replaced, and the other
     await narrow.close();
   }
 });
+
+test('a pool that is closed while its threads rest ends without a failure', async () => {
+  const rates = { exact: 1e9, lowRank: 1e9 };
+  const other = await WorkerPool.start({ workers: 1, warmUpMs: 30_000, rates });
+  await Promise.all([other.rest(), other.close()]);
+});

@@ -43,9 +43,10 @@ function drawMark(plot: uPlot, { x, name }: NonNullable<Props['mark']>, theme: T
   ctx.lineTo(at, bbox.top + bbox.height);
   ctx.stroke();
   ctx.font = `${12 * devicePixelRatio}px system-ui`;
-  ctx.textAlign = 'left';
+  // On the side where there is room.
+  ctx.textAlign = at > bbox.left + bbox.width / 2 ? 'right' : 'left';
   ctx.textBaseline = 'top';
-  ctx.fillText(` ${name} ${x}`, at, bbox.top);
+  ctx.fillText(` ${name} ${x} `, at, bbox.top);
   ctx.restore();
 }
 
