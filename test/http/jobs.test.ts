@@ -101,7 +101,8 @@ test('a problem of the request itself is answered at once', async () => {
 
 test('progress while it computes, for its owner only; DELETE stops it', async () => {
   const location = await locationOf(await begin(endlessBody()));
-  await metricIsFor('loragrad_workers_busy', 2);
+  // Its one head is computed in float64 by one worker.
+  await metricIsFor('loragrad_workers_busy', 1);
   const response = await ask(location);
   assert.equal(response.status, 202);
   const progress = (await response.json()) as { status: string; elapsed_ms: number };
