@@ -18,8 +18,8 @@ import { exactJob, exactParts } from '../workers/kernels/exact/gradient.js';
 import { lowRankPart } from '../workers/kernels/low-rank/part.js';
 import { planLowRank } from '../workers/kernels/low-rank/plan/plan.js';
 import { referenceParts } from '../workers/kernels/reference/parts.js';
-import { planSampled } from '../workers/kernels/sampled/job.js';
-import { sampledPart } from '../workers/kernels/sampled/part.js';
+import { sampledParts } from '../workers/kernels/sampled/job.js';
+import { planSampled } from '../workers/kernels/sampled/plan/stages.js';
 import type { AttentionProblem } from '../workers/problem.js';
 import { modelOf } from './support/cluster-model.js';
 import { table } from './support/format.js';
@@ -63,7 +63,7 @@ const SUBJECTS: Record<string, Subject> = {
     prepare: async ({ pool }, problem) => {
       const options = { ...OUTPUTS, tolerance: 0.1, keys: 256, needs: GRADIENTS, seed: SEED };
       const { plan } = await pool.run(planSampled(problem, options), context());
-      return () => sampledPart(problem, plan, { ...OUTPUTS, seed: SEED });
+      return () => sampledParts(problem, plan, { ...OUTPUTS, seed: SEED });
     },
   },
   low_rank: {

@@ -7,7 +7,7 @@ import {
   mostFullWidthFeatures,
   planLowRank,
 } from '../../workers/kernels/low-rank/plan/plan.js';
-import type { Planned } from '../../workers/kernels/sampled/job.js';
+import type { Planned } from '../../workers/kernels/sampled/plan/stages.js';
 import { seesAll } from '../../workers/mask.js';
 import {
   type AttentionKind,

@@ -2,9 +2,9 @@
 import { type Job, NumericError } from '../../workers/job.js';
 import type { ErrorEstimate } from '../../workers/kernels/estimate/estimate.js';
 import { exactWork } from '../../workers/kernels/exact/cost.js';
-import { type Planned, planSampled } from '../../workers/kernels/sampled/job.js';
-import { sampledPart } from '../../workers/kernels/sampled/part.js';
+import { sampledParts } from '../../workers/kernels/sampled/job.js';
 import { mostKeys, type SampledPlan } from '../../workers/kernels/sampled/plan/plan.js';
+import { type Planned, planSampled } from '../../workers/kernels/sampled/plan/stages.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import { Problem } from '../errors.js';
 import {
@@ -96,7 +96,7 @@ export function* bySampling(
 ): Job<Solution> {
   const { plan } = planned;
   const { seed, attentionOutput, inputGradients, tolerance, method, keys } = options;
-  const run = yield* sampledPart(problem, plan, { seed, attentionOutput, inputGradients });
+  const run = yield* sampledParts(problem, plan, { seed, attentionOutput, inputGradients });
   const { errors, ...result } = run;
   const broken = yield* overflowed(result);
   const solved = broken ? null : yield* sentRun(problem, result, errors, options);

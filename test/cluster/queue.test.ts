@@ -10,8 +10,8 @@ import { type ExactResult, exactParts } from '../../workers/kernels/exact/gradie
 import { lowRankForwardPart, lowRankPart } from '../../workers/kernels/low-rank/part.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { referenceForwardParts, referenceParts } from '../../workers/kernels/reference/parts.js';
-import { planSampled } from '../../workers/kernels/sampled/job.js';
-import { sampledPart } from '../../workers/kernels/sampled/part.js';
+import { sampledParts } from '../../workers/kernels/sampled/job.js';
+import { planSampled } from '../../workers/kernels/sampled/plan/stages.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import { type ProblemOptions, randomProblem, randomStates } from '../kernels/problems.js';
 import { named } from '../kernels/run.js';
@@ -115,7 +115,7 @@ const METHODS: Record<string, (problem: AttentionProblem) => Promise<() => Job<u
     const needs = { output: false, gradients: true, inputGradients: false };
     const options = { tolerance: 0.1, keys: 64, needs, seed, attentionOutput: true };
     const { plan } = await node.pool.run(planSampled(problem, options), { signal });
-    return () => sampledPart(problem, plan, { seed, attentionOutput: true });
+    return () => sampledParts(problem, plan, { seed, attentionOutput: true }, cutsOf(problem));
   },
   float64: async (problem) => () =>
     referenceParts(problem, { attentionOutput: true }, cutsOf(problem)),
@@ -135,7 +135,7 @@ for (const [name, make] of Object.entries(METHODS)) {
       await node.run(large(job()), { signal }),
       await node.pool.run(job(), { signal }),
     );
-    const parts = name.startsWith('low_rank') || name === 'sampled' ? 1 : 4;
+    const parts = name.startsWith('low_rank') ? 1 : 4;
     assert.equal(node.figures().partsSent, partsSent + parts);
   });
 }

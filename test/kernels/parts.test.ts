@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
 import { forwardParts } from '../../workers/kernels/exact/forward.js';
 import {
-  cutsOf as cutsOfGradient,
+  cutsOf,
   type ExactOptions,
   exactParts,
   rowsForEstimate,
@@ -14,43 +14,15 @@ import { loadWasm } from '../../workers/kernels/inner/load.js';
 import type { Cut } from '../../workers/kernels/parts/cut.js';
 import { referenceForwardParts, referenceParts } from '../../workers/kernels/reference/parts.js';
 import { NO_MASK, visiblePairs } from '../../workers/mask.js';
-import { type AttentionProblem, hasAttentionStates } from '../../workers/problem.js';
+import type { AttentionProblem } from '../../workers/problem.js';
 import { runTask } from '../../workers/tasks/run.js';
 import { testSeed } from '../support/random.js';
+import { everyCut } from './cuts.js';
 import { type ProblemOptions, randomProblem, randomStates, tensor } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';
 
 const wasm = loadWasm();
 const seed = testSeed();
-
-const split = (total: number, parts: number) =>
-  Array.from({ length: parts }, (_, k) => ({
-    first: Math.floor((k * total) / parts),
-    last: Math.floor(((k + 1) * total) / parts),
-  }));
-
-/** Every cut that may be made: items alone, heads of each item, rows of each head. */
-function cutsOf({ dims, ...problem }: AttentionProblem, inputGradients: boolean): Cut[][] {
-  const all = (n: number) => ({ first: 0, last: n });
-  const states = hasAttentionStates({ dims, ...problem });
-  const rows = all(dims.queryLength);
-  const sharedHeads = all(dims.keyValueHeads);
-  const items = split(dims.batch, Math.min(2, dims.batch));
-  const one = split(dims.batch, dims.batch);
-  const heads = split(dims.keyValueHeads, dims.keyValueHeads);
-  const cuts = [items.map((range): Cut => ({ items: range, sharedHeads, rows }))];
-  if (inputGradients && !states) return cuts;
-  const headGroups = one.flatMap((item) =>
-    heads.map((head) => ({ items: item, sharedHeads: head })),
-  );
-  cuts.push(headGroups.map((headGroup): Cut => ({ ...headGroup, rows })));
-  if (states || problem.rotary) return cuts;
-  const ranges = split(dims.queryLength, 3);
-  cuts.push(
-    headGroups.flatMap((headGroup) => ranges.map((range): Cut => ({ ...headGroup, rows: range }))),
-  );
-  return cuts;
-}
 
 function inParts(problem: AttentionProblem, cuts: readonly Cut[], options: ExactOptions) {
   return runJob(exactParts(problem, options, cuts), (task, cancelled) =>
@@ -92,7 +64,7 @@ for (const [name, options] of Object.entries(CASES)) {
       const outputs = { attentionOutput: true, inputGradients };
       const truth = reference(problem, inputGradients);
       const whole = exact(problem, wasm, true, inputGradients);
-      for (const cuts of cutsOf(problem, inputGradients !== undefined)) {
+      for (const cuts of everyCut(problem, inputGradients !== undefined)) {
         const result = inParts(problem, cuts, {
           ...outputs,
           estimate: { rows: rowsForEstimate(problem), seed },
@@ -129,7 +101,7 @@ test('the upper limits of problems in parts hold for at least 98 of 100 tensors'
   );
   for (const problem of problems) {
     const truth = named(reference(problem));
-    for (const cuts of cutsOf(problem, false)) {
+    for (const cuts of everyCut(problem, false)) {
       const estimate = { rows: rowsForEstimate(problem), seed };
       const result = inParts(problem, cuts, { attentionOutput: false, estimate });
       for (const [name, x] of named(result)) {
@@ -148,7 +120,7 @@ for (const [name, options] of Object.entries(CASES)) {
     const problem = randomProblem({ ...options, seed });
     const outputs = { attentionOutput: true };
     const truth = reference(problem);
-    for (const cuts of cutsOf(problem, false)) {
+    for (const cuts of everyCut(problem, false)) {
       const job = referenceParts(problem, outputs, cuts);
       const result = runJob(job, (task, cancelled) => runTask(task, wasm, cancelled));
       for (const [tensorName, x] of named(result)) {
@@ -187,7 +159,7 @@ test('a client that is wrong about a row is told which, wherever the row is comp
     },
   );
   const problem: AttentionProblem = { ...plain, known: { output: wrong } };
-  for (const cuts of cutsOf(problem, true)) {
+  for (const cuts of everyCut(problem, true)) {
     const { contradiction } = inParts(problem, cuts, {
       attentionOutput: false,
       inputGradients: 'attention',
@@ -202,13 +174,13 @@ test('small problems are not cut; large ones by items, then heads, then rows, ea
     return { ...problem, mask, dims: { ...problem.dims, ...dims } } as AttentionProblem;
   };
   const gradients = { attentionOutput: false };
-  assert.equal(cutsOfGradient(of({}), gradients).length, 1);
+  assert.equal(cutsOf(of({}), gradients).length, 1);
   const large = { queryLength: 32_768, keyLength: 32_768 };
   for (const [dims, items, heads] of [
     [{ ...large, batch: 64 }, 32, 1],
     [{ ...large, batch: 2, heads: 32, keyValueHeads: 8 }, 2, 8],
   ] as const) {
-    const cuts = cutsOfGradient(of(dims), gradients);
+    const cuts = cutsOf(of(dims), gradients);
     const count = (of: (cut: Cut) => unknown) =>
       new Set(cuts.map((cut) => JSON.stringify(of(cut)))).size;
     assert.equal(
@@ -221,7 +193,7 @@ test('small problems are not cut; large ones by items, then heads, then rows, ea
     );
   }
   const causal = of({ queryLength: 131_072, keyLength: 131_072 }, { ...NO_MASK, right: 0 });
-  const rows = cutsOfGradient(causal, gradients).map((cut) => cut.rows);
+  const rows = cutsOf(causal, gradients).map((cut) => cut.rows);
   assert.ok(rows.length > 8);
   assert.equal(rows.at(-1)!.last, 131_072);
   const pairs = rows.map(({ first, last }, k) => {

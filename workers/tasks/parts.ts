@@ -14,7 +14,7 @@ import {
   referenceForwardOf,
   referenceOf,
 } from '../kernels/reference/parts.js';
-import { type SampledPart, sampledOf } from '../kernels/sampled/part.js';
+import { type SampledPart, sampledOf } from '../kernels/sampled/job.js';
 
 export type AnyPart =
   | SumsPart

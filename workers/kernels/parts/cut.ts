@@ -17,6 +17,8 @@ export interface CutNeeds {
   /** false: the output alone. */
   readonly gradients: boolean;
   readonly inputGradients: boolean;
+  /** A row needs what others make of the keys: rows stay together. */
+  readonly rowsTogether?: boolean;
 }
 
 /** Work of a part, in flops: a second or two of a thread. */
@@ -59,8 +61,10 @@ function headsAreApart(layer: AttentionLayer, { inputGradients }: CutNeeds): boo
  * hold for queries and keys alike; attention states, whose keys' gradients would be as large as the inputs for
  * every part, are cut by heads.
  */
-function rowsAreApart(layer: AttentionLayer, { gradients, inputGradients }: CutNeeds): boolean {
-  return !layer.rotary && !(gradients && hasAttentionStates(layer)) && !inputGradients;
+function rowsAreApart(layer: AttentionLayer, needs: CutNeeds): boolean {
+  const { gradients, inputGradients, rowsTogether = false } = needs;
+  const ofStates = gradients && hasAttentionStates(layer);
+  return !layer.rotary && !ofStates && !inputGradients && !rowsTogether;
 }
 
 /** Ranges of at most `parts`, as even as whole numbers are. */

@@ -5,6 +5,7 @@ import {
   type AttentionLayer,
   type AttentionProblem,
   hasAttentionStates,
+  type ProjectedFrom,
   type Projection,
   type Rotary,
 } from '../../problem.js';
@@ -37,6 +38,14 @@ export function shareOf({ dims }: Layer, { items, sharedHeads, rows }: Cut): num
   return (size(items) * size(sharedHeads) * size(rows)) / (batch * keyValueHeads * queryLength);
 }
 
+/** Of what every query head of every batch item has, that of the heads of a cut, in their order. */
+export function ofHeads<T>({ dims }: Layer, { items, sharedHeads }: Cut, all: readonly T[]): T[] {
+  const group = dims.heads / dims.keyValueHeads;
+  return Array.from({ length: size(items) }, (_, k) => (items.first + k) * dims.heads).flatMap(
+    (first) => all.slice(first + sharedHeads.first * group, first + sharedHeads.last * group),
+  );
+}
+
 export function* takeParts<L extends Layer>(
   problem: L,
   cuts: readonly Cut[],
@@ -61,7 +70,7 @@ export function takePart<L extends Layer>(problem: L, cut: Cut): L {
 
 /** @param copies gets what has to be done before the problem can be used. */
 function partOf<L extends Layer>(problem: L, cut: Cut, copies: Addition[]): L {
-  const { dims, inputs, objective, known, projections, rotary, sinks } = problem;
+  const { dims, inputs, objective, known, projectedFrom, projections, rotary, sinks } = problem;
   const { items, sharedHeads, rows } = cut;
   const group = dims.heads / dims.keyValueHeads;
   const heads = { first: sharedHeads.first * group, last: sharedHeads.last * group };
@@ -104,6 +113,7 @@ function partOf<L extends Layer>(problem: L, cut: Cut, copies: Addition[]): L {
       v_proj: outputsOf(projections.v_proj, sharedHeads, dims.valueDim),
     },
     ...(rotary && { rotary: tablesOf(rotary, items) }),
+    ...(projectedFrom && { projectedFrom: sourcesOf(projectedFrom, items) }),
     ...(sinks && { sinks: slices(sinks, heads) }),
     ...(objective && {
       objective: { ...objective, tensor: take(objective.tensor, rows, values) },
@@ -188,6 +198,16 @@ function outputsOf(projection: Projection, heads: Range, width: number): Project
 function tablesOf({ cos, sin }: Rotary, items: Range): Rotary {
   const of = (table: Tensor) => (table.shape[0] === 1 ? table : slices(table, items));
   return { cos: of(cos), sin: of(sin) };
+}
+
+/** All heads were projected from the same rows, which are never cut apart. */
+function sourcesOf({ query, key, value, rotary }: ProjectedFrom, items: Range): ProjectedFrom {
+  return {
+    ...(query && { query: slices(query, items) }),
+    ...(key && { key: slices(key, items) }),
+    ...(value && { value: slices(value, items) }),
+    ...(rotary && { rotary: tablesOf(rotary, items) }),
+  };
 }
 
 /** Positions count from the first key that the part has. */

@@ -1,6 +1,6 @@
 /** The attention stage of sampled gradients: near keys as they are, and drawn ones in place of all far ones. */
 import type { Checkpoint } from '../../job.js';
-import { keysOfRows, type Range } from '../../mask.js';
+import { keysOfRows, type Masked, type Range } from '../../mask.js';
 import type { AttendReport } from '../attention/attend.js';
 import { attendByLists, type KeyChoice } from '../attention/by-lists.js';
 import type { AttentionMemory } from '../attention/memory.js';
@@ -17,6 +17,16 @@ import { Listed } from './listed.js';
 import { NEAR, type SampledPlan } from './plan/plan.js';
 import { KeyProxy } from './proxy.js';
 
+/** Where a problem stands in the one that it is a part of, whose blocks have a number each. */
+export interface Origin {
+  readonly batchItem: number;
+  readonly head: number;
+  readonly block: number;
+  /** Query heads and blocks of the whole. */
+  readonly heads: number;
+  readonly blocks: number;
+}
+
 export interface SampledAttendTask extends Partitions {
   readonly kernel: 'sampled';
   readonly step: 'attend';
@@ -24,6 +34,7 @@ export interface SampledAttendTask extends Partitions {
   readonly coordinates: Coordinates;
   readonly tables: Tables;
   readonly seed: number;
+  readonly origin: Origin;
   /** (head, block): the probability with which a block was chosen to be measured, or 0. */
   readonly measured: Float32Array;
 }
@@ -44,12 +55,12 @@ export function runSampledAttend(
   return { ...report, measurements };
 }
 
-/** Near keys of a block, and the ranges of the others that it sees. */
-export function splitKeys({ plan }: Partitions, { partition, first, n }: RowBlock) {
-  const rows = { first, last: first + n };
-  const seen = keysOfRows(plan.problem, partition.headGroup.batchItem, rows);
+/** Near keys of rows, and the ranges of the others that they see. */
+export function splitKeys(problem: Masked, batchItem: number, rows: Range) {
+  const seen = keysOfRows(problem, batchItem, rows);
   const held = (key: number) => Math.min(Math.max(key, seen.first), seen.last);
-  const near = { first: held(first - NEAR), last: held(rows.last + NEAR) };
+  const offset = problem.mask.offset ?? 0;
+  const near = { first: held(offset + rows.first - NEAR), last: held(offset + rows.last + NEAR) };
   const far = [
     { first: seen.first, last: near.first },
     { first: near.last, last: seen.last },
@@ -59,11 +70,11 @@ export function splitKeys({ plan }: Partitions, { partition, first, n }: RowBloc
 
 export const sizeOf = ({ first, last }: Range): number => last - first;
 
-/** A generator for each block of a head of a batch item. */
-function randomOf({ plan, seed }: SampledAttendTask, { partition, first }: RowBlock): Random {
-  const { heads } = plan.problem.dims;
-  const block =
-    (partition.headGroup.batchItem * heads + partition.head) * plan.blocks + first / ROWS;
+/** A generator for each block of a head of a batch item, whatever part it is computed in. */
+function randomOf({ origin, seed }: SampledAttendTask, { partition, first }: RowBlock): Random {
+  const item = origin.batchItem + partition.headGroup.batchItem;
+  const head = item * origin.heads + origin.head + partition.head;
+  const block = head * origin.blocks + origin.block + first / ROWS;
   return new Random(new Random(seed).integer(2 ** 32) + 2 ** 32 * (block % 2 ** 21));
 }
 
@@ -84,7 +95,7 @@ function keysOfPartition(
   const proxy = new KeyProxy(task, wasm, memory, partition.place, coordinates, head.coordinates);
   // A list of more than half of the keys is no cheaper than all of them.
   const listed = new Listed(wasm, memory, Math.ceil(plan.keys / 2));
-  const measure = new Measure(task, wasm, memory, task.tables, checkpoint);
+  const measure = new Measure(task, wasm, memory, checkpoint);
   const worth = new Float64Array(plan.keys);
   const drawn: Drawn = {
     index: new Int32Array(listed.capacity),
@@ -92,7 +103,9 @@ function keysOfPartition(
     count: 0,
   };
   return (rows) => {
-    const { near, far } = splitKeys(task, rows);
+    const { first, n } = rows;
+    const { batchItem } = partition.headGroup;
+    const { near, far } = splitKeys(plan.problem, batchItem, { first, last: first + n });
     if (far.length === 0) return null;
     worthOf(proxy.weigh(rows, near, far), spread, far, worth);
     const random = randomOf(task, rows);

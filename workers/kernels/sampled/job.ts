@@ -1,48 +1,21 @@
-/**
- * LoRA gradients with drawn far keys, as a job. Each block of 64 query rows meets its near keys as they are and, of
- * the others, a few that are drawn: key j with probability pi_j, which adds -ln pi_j to its logit. Everything else is
- * that of the exact kernel, on the rows of these keys.
- */
-import { type Job, stage } from '../../job.js';
-import { type AttentionProblem, hasAttentionStates, STATES } from '../../problem.js';
-import { Lease } from '../../tensor/shared-memory.js';
-import { type ExactPlan, makePlan, makeWorkspace, type Workspace } from '../attention/plan.js';
-import type { PartitionOfHead } from '../attention/task.js';
-import type { Needs } from '../exact/cost.js';
-import { type ErrorEstimates, largestLogit } from '../exact/error/estimate.js';
-import type { FinishTask } from '../exact/finish.js';
-
-import type { ProjectionNorms } from '../exact/project.js';
-import { contractStages, type SumsTask } from '../exact/sums.js';
-import { attendTasks, headsOfWave, projectTasks } from '../exact/tasks.js';
-import { composedNorms } from '../exact/wave.js';
-import {
-  allocateOutputs,
-  type GradientOutputs,
-  type GradientResult,
-  type InputGradients,
-  ROLES,
-} from '../result.js';
-import type { SampledAttendTask, SampledReport } from './attend.js';
-import { type Coordinates, type CoordinatesTask, makeCoordinates } from './coordinates.js';
-import { chooseMeasured, measuredOf } from './error/blocks.js';
+/** LoRA gradients with drawn far keys, as a job: sums over the parts of a problem, then the figures of its error. */
+import { type Job, type LargeTask, parts } from '../../job.js';
+import type { AttentionProblem } from '../../problem.js';
+import type { ErrorEstimates } from '../exact/error/estimate.js';
+import { ROWS } from '../inner/block.js';
+import type { BlocksTask } from '../parts/blocks.js';
+import { type Cut, cutProblem } from '../parts/cut.js';
+import { joinGradients, placed } from '../parts/join.js';
+import { ofHeads, seedOf, shareOf, takeParts } from '../parts/take.js';
+import { type GradientOutputs, type GradientResult, sharedFloat32 } from '../result.js';
+import { measuredOf } from './error/blocks.js';
 import { drawErrors } from './error/errors.js';
 import { makeMeasurements } from './error/measure.js';
-import { type NormTask, normOf, sizesOf } from './error/norms.js';
-import { type Role, type Tables, type TableTask, tableTasks } from './error/tables.js';
-import type { ChoiceTask } from './plan/choice.js';
-import type { Pilot, PilotTask } from './plan/pilot.js';
-import type { HeadPlan, SampledPlan } from './plan/plan.js';
+import { normOf } from './error/norms.js';
+import type { Role } from './error/tables.js';
+import type { SampledPlan } from './plan/plan.js';
 import { joinKeys } from './plan/scale.js';
-
-export type SampledTask =
-  | SumsTask
-  | TableTask
-  | ChoiceTask
-  | NormTask
-  | CoordinatesTask
-  | PilotTask
-  | SampledAttendTask;
+import { type SampledSums, type SampledTask, type SumsOptions, sampledSums } from './sums.js';
 
 export interface SampledOptions extends GradientOutputs {
   readonly seed: number;
@@ -53,200 +26,122 @@ export interface SampledResult extends GradientResult {
   readonly errors: ErrorEstimates;
 }
 
+/** A part of a problem with the plan of its heads. It may run on another machine. */
+export interface SampledPart extends LargeTask<SampledSums> {
+  readonly kernel: 'sampled';
+  readonly step: 'sums';
+  readonly problem: AttentionProblem;
+  readonly plan: SampledPlan;
+  readonly options: SumsOptions;
+}
+
+export const sampledOf = ({ problem, plan, options }: SampledPart): Job<SampledSums, SampledTask> =>
+  sampledSums(problem, plan, options);
+
+const ofAll = ({ dims }: AttentionProblem): Cut => ({
+  items: { first: 0, last: dims.batch },
+  sharedHeads: { first: 0, last: dims.keyValueHeads },
+  rows: { first: 0, last: dims.queryLength },
+});
+
+/** All of a problem without a cut. */
 export function* sampledJob(
   problem: AttentionProblem,
-  sampled: SampledPlan,
+  plan: SampledPlan,
   options: SampledOptions,
 ): Job<SampledResult, SampledTask> {
-  const [memory, ofWave] = [new Lease(), new Lease()];
-  try {
-    const plan = makePlan(problem, options);
-    const workspace = makeWorkspace(plan, memory);
-    const coordinates = makeCoordinates(plan, sampled.heads, memory);
-    return yield* stages(problem, sampled, options, plan, workspace, coordinates, ofWave);
-  } finally {
-    memory.end();
-    ofWave.end();
-  }
+  const wanted = optionsOfPart(problem, plan, options, ofAll(problem), 0);
+  return measured(problem, plan, yield* sampledSums(problem, plan, wanted));
 }
 
-function* stages(
+/** The cut follows from the problem and its plan alone: the answer is the same wherever the parts run. */
+export function* sampledParts(
   problem: AttentionProblem,
-  sampled: SampledPlan,
+  plan: SampledPlan,
   options: SampledOptions,
-  plan: ExactPlan,
-  workspace: Workspace,
-  coordinates: Coordinates,
-  memory: Lease,
-): Job<SampledResult, SampledTask> {
-  const { heads } = problem.dims;
-  const { totals, inputGradients, attentionOutput } = allocateOutputs(problem, options);
-  const projectionNorms: ProjectionNorms[] = [];
-  const { tables, tasks } = tableTasks(problem, options.seed);
-  yield* stage('project', tasks);
-  const planOf = ({ headGroup, head }: Omit<PartitionOfHead, 'partition'>) =>
-    sampled.heads[headGroup.batchItem * heads + head]!;
-  const drawn = plan.blocks * sampled.heads.filter(({ coordinates }) => coordinates > 0).length;
-  const measurements = makeMeasurements();
-  const squares: Partial<Record<Role, number>> = {};
-  let [loss, logit] = [0, 0];
-  for (const [wave, headGroups] of plan.waves.entries()) {
-    const tasks = projectTasks(plan, workspace, headGroups);
-    projectionNorms.push(...((yield { name: 'project', tasks }) as ProjectionNorms[]));
-    logit = Math.max(logit, largestLogit(plan, workspace));
-    yield* coordinateStage(plan, workspace, coordinates, wave, planOf);
-    const heads = headsOfWave(plan, wave).filter((head) => planOf(head).coordinates > 0);
-    const share = (heads.length * plan.blocks) / Math.max(1, drawn);
-    const measured = chooseMeasured(plan, heads, coordinates.sizes, {
-      ...{ count: share * measuredOf(drawn), seed: options.seed + wave },
-    });
-    const attend = attendTasks(plan, workspace, attentionOutput, wave);
-    const tasksOfWave = attend.tasks.map(
-      (task): SampledAttendTask => ({
-        ...task,
-        ...{ kernel: 'sampled', sampled, coordinates, tables, measured, seed: options.seed },
-      }),
-    );
-    const span = [wave / plan.waves.length, (wave + 1) / plan.waves.length] as const;
-    const reports = (yield {
-      name: 'attend',
-      ...{ tasks: tasksOfWave, stride: attend.stride, span },
-    }) as SampledReport[];
-    for (const report of reports) {
-      loss += report.loss;
-      measurements.blocks.push(...report.measurements.blocks);
-      joinKeys(measurements.keys, report.measurements.keys);
-    }
-    const contracted = contractStages(
-      ...([plan, workspace, headGroups, options.inputGradients, inputGradients, memory] as const),
-    );
-    for (const mine of contracted) {
-      const results = yield { name: 'contract', tasks: mine };
-      mine.forEach((task, k) => {
-        if (task.step !== 'full') return;
-        const role = ROLES[task.projection];
-        squares[role] = (squares[role] ?? 0) + (results[k] as number);
-      });
-    }
-    const finish: FinishTask = {
-      ...{ kernel: 'exact', step: 'finish', plan, workspace, headGroups, totals, sums: [] },
-      parts: contracted.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
+  cuts: readonly Cut[] = cutProblem(
+    problem,
+    { gradients: true, inputGradients: options.inputGradients !== undefined },
+    plan.work,
+  ),
+): Job<SampledResult, SampledPart | BlocksTask> {
+  const taken = yield* takeParts(problem, cuts);
+  const tasks = taken.map((part, k): SampledPart => {
+    const cut = cuts[k]!;
+    return {
+      ...{ kernel: 'sampled', step: 'sums', problem: part },
+      plan: { ...plan, heads: ofHeads(problem, cut, plan.heads) },
+      options: optionsOfPart(problem, plan, options, cut, k),
+      flops: plan.work * shareOf(problem, cut),
     };
-    yield { name: 'finish', tasks: [finish] };
-    memory.end();
-  }
-  const norms = yield* normStage(problem, tables, inputGradients, squares);
-  return {
-    ...totals,
-    errors: drawErrors(plan, totals, norms, {
-      ...{ ...measurements, scale: sampled.scale, drawn, logit },
-    }),
-    loss: problem.objective.kind === 'target' ? loss : null,
-    attentionOutput,
-    inputGradients,
-    headNorms: composedNorms(projectionNorms, problem),
-  };
+  });
+  const sums = yield* parts(tasks, sampledOf);
+  return measured(problem, plan, yield* joinSums(problem, options, cuts, sums));
 }
 
-/**
- * Norms of the gradients of attention states, by name: their own, or those of the weights' gradients.
- *
- * @param squares of the gradients as they are.
- */
-function* normStage(
+/** Blocks that are drawn, or might be. */
+function drawnBlocks({ dims }: AttentionProblem, { heads }: SampledPlan): number {
+  const drawn = heads.filter(({ coordinates }) => coordinates > 0);
+  return Math.ceil(dims.queryLength / ROWS) * drawn.length;
+}
+
+/** A part draws what the whole would draw, and measures its share of the blocks. */
+function optionsOfPart(
   problem: AttentionProblem,
-  tables: Tables,
-  inputGradients: InputGradients<Float32Array> | null,
-  squares: Readonly<Partial<Record<Role, number>>>,
-): Job<Readonly<Record<string, number>>, SampledTask> {
-  if (!hasAttentionStates(problem) || !inputGradients) return {};
-  const norms: Record<string, number> = {};
-  for (const [role, square] of Object.entries(squares) as [Role, number][]) {
-    const table = tables[role];
-    norms[role] = Math.sqrt(square);
-    if (!table?.ofInputs) continue;
-    const { heads } = sizesOf(problem, role);
-    const tasks = Array.from({ length: problem.dims.batch * heads }, (_, k): NormTask => {
-      const place = { batchItem: Math.floor(k / heads), head: k % heads };
-      const gradient = inputGradients[STATES.attention[role]]!;
-      return { kernel: 'sampled', step: 'norm', problem, role, table, gradient, ...place };
-    });
-    norms[role] = normOf(yield* stage('contract', tasks), table.columns);
-  }
-  return norms;
-}
-
-function* coordinateStage(
-  plan: ExactPlan,
-  workspace: Workspace,
-  coordinates: Coordinates,
-  wave: number,
-  planOf: (head: Omit<PartitionOfHead, 'partition'>) => HeadPlan,
-): Job<void, SampledTask> {
-  const tasks = headsOfWave(plan, wave).map(
-    (head): CoordinatesTask => ({
-      ...{ kernel: 'sampled', step: 'coordinates', plan, workspace, coordinates },
-      ...{ head, headPlan: planOf(head) },
-    }),
-  );
-  yield { name: 'coordinates', tasks };
-}
-
-export interface PlanOptions extends GradientOutputs {
-  /** Of the upper limit of every gradient. */
-  readonly tolerance: number;
-  /** Mean number of drawn keys; absent: as many as keep the tolerance. */
-  readonly keys?: number | undefined;
-  readonly needs: Needs;
-  readonly seed: number;
-}
-
-/** A plan, and what it was chosen from: a stricter one needs no second look at the input. */
-export interface Planned {
-  readonly plan: SampledPlan;
-  stricter(tolerance: number): Job<SampledPlan, SampledTask>;
-}
-
-/** @throws {NumericError} when rows are too large for the algebra. */
-export function* planSampled(
-  problem: AttentionProblem,
-  options: PlanOptions,
-): Job<Planned, SampledTask> {
-  const pilots = yield* pilotStages(problem, options);
-  const { tolerance, keys, needs } = options;
-  const what = { kernel: 'sampled', step: 'choose', problem, pilots, needs } as const;
-  const [plan] = yield* stage<ChoiceTask>('plan', [{ ...what, tolerance, keys }]);
+  plan: SampledPlan,
+  { seed, ...outputs }: SampledOptions,
+  { items, sharedHeads, rows }: Cut,
+  part: number,
+): SumsOptions {
+  const { heads, keyValueHeads, queryLength } = problem.dims;
+  const drawn = drawnBlocks(problem, plan);
   return {
-    plan: plan!,
-    *stricter(tolerance) {
-      const task: ChoiceTask = { ...what, tolerance, keys: undefined };
-      return (yield* stage<ChoiceTask>('plan', [task]))[0]!;
+    ...outputs,
+    seed,
+    origin: {
+      batchItem: items.first,
+      head: (sharedHeads.first * heads) / keyValueHeads,
+      block: Math.floor(rows.first / ROWS),
+      heads,
+      blocks: Math.ceil(queryLength / ROWS),
     },
+    measure: { share: measuredOf(drawn) / Math.max(1, drawn), seed: seedOf(seed, part) },
   };
 }
 
-function* pilotStages(
+function* joinSums(
   problem: AttentionProblem,
-  { seed, ...outputs }: PlanOptions,
-): Job<Pilot[], SampledTask> {
-  const memory = new Lease();
-  try {
-    const plan = makePlan(problem, outputs);
-    const workspace = makeWorkspace(plan, memory);
-    const { tables, tasks } = tableTasks(problem, seed);
-    yield* stage('plan', tasks);
-    const pilots: Pilot[] = [];
-    for (const [wave, headGroups] of plan.waves.entries()) {
-      yield { name: 'project', tasks: projectTasks(plan, workspace, headGroups) };
-      const looks = headsOfWave(plan, wave).map(
-        (head): PilotTask => ({
-          ...{ kernel: 'sampled', step: 'pilot', plan, workspace, wave, head, tables, seed },
-        }),
-      );
-      pilots.push(...(yield* stage<PilotTask>('plan', looks)));
+  outputs: GradientOutputs,
+  cuts: readonly Cut[],
+  sums: readonly SampledSums[],
+): Job<SampledSums, BlocksTask> {
+  if (sums.length === 1) return sums[0]!;
+  const joined = yield* joinGradients(problem, outputs, placed(problem, cuts, sums), sharedFloat32);
+  const measurements = makeMeasurements();
+  const squares: Partial<Record<Role, Float64Array>> = {};
+  for (const part of sums) {
+    measurements.blocks.push(...part.measurements.blocks);
+    joinKeys(measurements.keys, part.measurements.keys);
+    for (const [role, more] of Object.entries(part.squares) as [Role, Float64Array][]) {
+      const before = squares[role];
+      squares[role] = before ? before.map((x, c) => x + more[c]!) : more;
     }
-    return pilots;
-  } finally {
-    memory.end();
   }
+  const rounding = Math.max(...sums.map((part) => part.rounding));
+  return { ...joined, measurements, squares, rounding };
+}
+
+/** From sums to an answer: what the measured blocks say about each gradient. */
+function measured(
+  problem: AttentionProblem,
+  plan: SampledPlan,
+  { measurements, squares, rounding, loss, ...sums }: SampledSums,
+): SampledResult {
+  const norms = Object.fromEntries(
+    Object.entries(squares).map(([role, ofColumns]) => [role, normOf(ofColumns)]),
+  );
+  const errors = drawErrors(problem, sums, norms, {
+    ...{ ...measurements, rounding, scale: plan.scale, drawn: drawnBlocks(problem, plan) },
+  });
+  return { ...sums, errors, loss: problem.objective.kind === 'target' ? loss : null };
 }

@@ -6,9 +6,12 @@ import { runSampledAttend } from './attend.js';
 import { runCoordinates } from './coordinates.js';
 import { runNorm } from './error/norms.js';
 import { runTable } from './error/tables.js';
-import type { SampledTask } from './job.js';
 import { runChoice } from './plan/choice.js';
 import { runPilot } from './plan/pilot.js';
+import type { PlanTask } from './plan/stages.js';
+import type { SampledTask as SumsTask } from './sums.js';
+
+export type SampledTask = PlanTask | SumsTask;
 
 /** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
 export function runSampledTask(task: SampledTask, wasm: Wasm, cancelled: Cancelled): unknown {

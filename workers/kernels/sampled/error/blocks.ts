@@ -1,12 +1,11 @@
 /** Which blocks of rows are measured: computed with all their keys beside the drawn ones. */
-import { keysOfRows } from '../../../mask.js';
 import { type ExactPlan, roundUp } from '../../attention/plan.js';
 import type { PartitionOfHead } from '../../attention/task.js';
 import { ROWS } from '../../inner/block.js';
 import { slice } from '../../inner/operands.js';
 import { Random } from '../../random.js';
 import { sharedFloat32 } from '../../result.js';
-import { NEAR } from '../plan/plan.js';
+import { splitKeys } from '../attend.js';
 
 /** One in so many drawn blocks is measured, within limits. */
 const SHARE = 32;
@@ -55,10 +54,6 @@ export function chooseMeasured(
 
 /** Whether a block sees keys that are not near. */
 function hasFarKeys({ problem }: ExactPlan, batchItem: number, block: number): boolean {
-  const rows = {
-    first: block * ROWS,
-    last: Math.min((block + 1) * ROWS, problem.dims.queryLength),
-  };
-  const seen = keysOfRows(problem, batchItem, rows);
-  return seen.first < rows.first - NEAR || seen.last > rows.last + NEAR;
+  const last = Math.min((block + 1) * ROWS, problem.dims.queryLength);
+  return splitKeys(problem, batchItem, { first: block * ROWS, last }).far.length > 0;
 }

@@ -10,9 +10,9 @@
  * What the measured blocks cannot show are keys so unlikely that they were hardly drawn there: their variance is reckoned
  * by the design, sum (1 / pi_j - 1) a_j, from what these keys would have added.
  */
-import type { ExactPlan } from '../../attention/plan.js';
+import type { AttentionProblem } from '../../../problem.js';
 import { type ErrorEstimate, frobenius } from '../../estimate/estimate.js';
-import { type ErrorEstimates, roundingError, vanishes } from '../../exact/error/estimate.js';
+import { type ErrorEstimates, vanishes } from '../../exact/error/estimate.js';
 import { ROWS } from '../../inner/block.js';
 import { type ParameterGradients, ROLES, tensorsOf } from '../../result.js';
 import { rareSizes, varianceAt } from '../plan/scale.js';
@@ -25,8 +25,8 @@ export interface Measured extends Measurements {
   readonly scale: number;
   /** Blocks that were drawn, or might have been. */
   readonly drawn: number;
-  /** No logit exceeds it. */
-  readonly logit: number;
+  /** Relative error by rounding. */
+  readonly rounding: number;
 }
 
 /** Draws that a class of keys must have in the measured blocks to show itself there. */
@@ -34,13 +34,12 @@ const SHOWN = 30;
 
 /** @param norms of the gradients of attention states, in the space in which they are measured, by name. */
 export function drawErrors(
-  plan: ExactPlan,
+  problem: AttentionProblem,
   gradients: ParameterGradients,
   norms: Readonly<Record<string, number>>,
   measured: Measured,
 ): ErrorEstimates {
-  const rounding = roundingError(plan, measured.logit);
-  const { blocks } = measured;
+  const { blocks, rounding } = measured;
   const unseen = unseenShares(measured);
   const figures = { confidence: 0.99, rows_sampled: blocks.length * ROWS } as const;
   const estimate = (name: string, norm: number, isZero: () => boolean): ErrorEstimate => {
@@ -55,8 +54,7 @@ export function drawErrors(
     return { relative, upper, standard_error: relative, ...figures };
   };
   const parameters = tensorsOf(gradients).map(
-    ([name, x]) =>
-      [name, estimate(name, frobenius(x), () => vanishes(plan.problem, name))] as const,
+    ([name, x]) => [name, estimate(name, frobenius(x), () => vanishes(problem, name))] as const,
   );
   const states = Object.entries(norms).map(
     ([name, norm]) =>

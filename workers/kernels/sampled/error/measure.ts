@@ -28,18 +28,24 @@ export interface Measurements {
 
 export const makeMeasurements = (): Measurements => ({ blocks: [], keys: makeKeySums() });
 
+/** What is measured: a part of a problem. */
+interface Measured extends Partitions {
+  readonly tables: Tables;
+  readonly origin: { readonly batchItem: number; readonly head: number };
+}
+
 export class Measure {
   readonly #apart: Apart;
   readonly #contributions: Contributions;
   readonly #squares: KeySquares;
 
   constructor(
-    task: Partitions,
+    readonly task: Measured,
     wasm: Wasm,
     memory: AttentionMemory,
-    tables: Tables,
     readonly checkpoint: Checkpoint,
   ) {
+    const { tables } = task;
     this.#apart = new Apart(task, wasm, memory);
     this.#contributions = new Contributions(task, wasm, tables);
     this.#squares = new KeySquares(task, wasm, tables);
@@ -66,16 +72,15 @@ export class Measure {
           all.map((a, k) => a - y[name]![k]!),
         ]);
       const errors = less(whole.tensors, drawn.tensors);
-      const { partition } = rows;
+      const { origin } = this.task;
+      const item = origin.batchItem + rows.partition.headGroup.batchItem;
+      const head = origin.head + rows.partition.head;
       to.blocks.push({
         probability,
         roles: squaresOf(less(whole.roles, drawn.roles)),
         tensors: squaresOf(errors),
         signatures: Object.fromEntries(
-          errors.map(([name, x]) => [
-            name,
-            signature(x, placeOf(name, partition.headGroup.batchItem, partition.head)),
-          ]),
+          errors.map(([name, x]) => [name, signature(x, placeOf(name, item, head))]),
         ),
       });
     };

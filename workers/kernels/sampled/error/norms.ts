@@ -62,17 +62,22 @@ export function runNorm(task: NormTask, wasm: Wasm, checkpoint: () => void): Flo
 /** Of a mean of squares of columns: how many standard errors its lower limit lies below it. */
 const DEVIATIONS = 2;
 
-/**
- * A lower limit of the norm of a matrix from its products with random signs, (columns, width) of each batch item and
- * head: each column by itself has the square of the norm as its mean, over the number of columns.
- */
-export function normOf(parts: readonly Float64Array[], columns: number): number {
-  const squares = Array.from({ length: columns }, (_, c) =>
-    parts.reduce((sum, part) => {
-      const width = part.length / columns;
-      return part.subarray(c * width, (c + 1) * width).reduce((s, x) => s + x * x, sum);
+/** Squares of the columns of products (columns, width), of each batch item and head. */
+export function columnSquares(products: readonly Float64Array[], columns: number): Float64Array {
+  return Float64Array.from({ length: columns }, (_, c) =>
+    products.reduce((sum, product) => {
+      const width = product.length / columns;
+      return product.subarray(c * width, (c + 1) * width).reduce((s, x) => s + x * x, sum);
     }, 0),
   );
+}
+
+/**
+ * A lower limit of the norm of a matrix from its products with random signs: each column by itself has the square of
+ * the norm as its mean, over the number of columns. One column is the matrix itself.
+ */
+export function normOf(squares: Float64Array): number {
+  const columns = squares.length;
   const total = squares.reduce((a, b) => a + b, 0);
   const mean = total / columns;
   const scatter = squares.reduce((sum, x) => sum + (x - mean) ** 2, 0);

@@ -78,7 +78,9 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
   let [near, seen] = [0, 0];
   const each = plan.blocks / looks.length;
   for (const rows of looks) {
-    const split = splitKeys(partitions, rows);
+    const { first, n } = rows;
+    const { batchItem } = head.headGroup;
+    const split = splitKeys(plan.problem, batchItem, { first, last: first + n });
     const far = split.far.reduce((sum, range) => sum + sizeOf(range), 0);
     const products = apart.whole(rows, checkpoint);
     const squares = keySquares.of(rows, products);

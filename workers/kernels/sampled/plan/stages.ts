@@ -1,0 +1,74 @@
+/** The plan of a sampled run: a look at some blocks of every head, and the choice among what they show. */
+import { type Job, stage } from '../../../job.js';
+import type { AttentionProblem } from '../../../problem.js';
+import { Lease } from '../../../tensor/shared-memory.js';
+import { makePlan, makeWorkspace } from '../../attention/plan.js';
+import type { Needs } from '../../exact/cost.js';
+import type { ProjectTask } from '../../exact/project.js';
+import { headsOfWave, projectTasks } from '../../exact/tasks.js';
+import type { GradientOutputs } from '../../result.js';
+import { type TableTask, tableTasks } from '../error/tables.js';
+import type { ChoiceTask } from './choice.js';
+import type { Pilot, PilotTask } from './pilot.js';
+import type { SampledPlan } from './plan.js';
+
+export type PlanTask = ProjectTask | TableTask | PilotTask | ChoiceTask;
+
+export interface PlanOptions extends GradientOutputs {
+  /** Of the upper limit of every gradient. */
+  readonly tolerance: number;
+  /** Mean number of drawn keys; absent: as many as keep the tolerance. */
+  readonly keys?: number | undefined;
+  readonly needs: Needs;
+  readonly seed: number;
+}
+
+/** A plan, and what it was chosen from: a stricter one needs no second look at the input. */
+export interface Planned {
+  readonly plan: SampledPlan;
+  stricter(tolerance: number): Job<SampledPlan, PlanTask>;
+}
+
+/** @throws {NumericError} when rows are too large for the algebra. */
+export function* planSampled(
+  problem: AttentionProblem,
+  options: PlanOptions,
+): Job<Planned, PlanTask> {
+  const pilots = yield* pilotStages(problem, options);
+  const { tolerance, keys, needs } = options;
+  const what = { kernel: 'sampled', step: 'choose', problem, pilots, needs } as const;
+  const [plan] = yield* stage<ChoiceTask>('plan', [{ ...what, tolerance, keys }]);
+  return {
+    plan: plan!,
+    *stricter(tolerance) {
+      const task: ChoiceTask = { ...what, tolerance, keys: undefined };
+      return (yield* stage<ChoiceTask>('plan', [task]))[0]!;
+    },
+  };
+}
+
+function* pilotStages(
+  problem: AttentionProblem,
+  { seed, ...outputs }: PlanOptions,
+): Job<Pilot[], PlanTask> {
+  const memory = new Lease();
+  try {
+    const plan = makePlan(problem, outputs);
+    const workspace = makeWorkspace(plan, memory);
+    const { tables, tasks } = tableTasks(problem, seed);
+    yield* stage('plan', tasks);
+    const pilots: Pilot[] = [];
+    for (const [wave, headGroups] of plan.waves.entries()) {
+      yield { name: 'project', tasks: projectTasks(plan, workspace, headGroups) };
+      const looks = headsOfWave(plan, wave).map(
+        (head): PilotTask => ({
+          ...{ kernel: 'sampled', step: 'pilot', plan, workspace, wave, head, tables, seed },
+        }),
+      );
+      pilots.push(...(yield* stage<PilotTask>('plan', looks)));
+    }
+    return pilots;
+  } finally {
+    memory.end();
+  }
+}

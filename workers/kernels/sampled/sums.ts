@@ -1,0 +1,191 @@
+/**
+ * LoRA gradients with drawn far keys: sums over the rows of a problem, or of a part of one. Each block of 64 query rows
+ * meets its near keys as they are and, of the others, a few that are drawn: key j with probability pi_j, which adds
+ * -ln pi_j to its logit. Everything else is that of the exact kernel, on the rows of these keys.
+ */
+import { type Job, stage } from '../../job.js';
+import { type AttentionProblem, hasAttentionStates, STATES } from '../../problem.js';
+import { Lease } from '../../tensor/shared-memory.js';
+import { type ExactPlan, makePlan, makeWorkspace, type Workspace } from '../attention/plan.js';
+import type { PartitionOfHead } from '../attention/task.js';
+import { largestLogit, roundingError } from '../exact/error/estimate.js';
+import type { FinishTask } from '../exact/finish.js';
+import type { ProjectionNorms } from '../exact/project.js';
+import { contractStages, type SumsTask } from '../exact/sums.js';
+import { attendTasks, headsOfWave, projectTasks } from '../exact/tasks.js';
+import { composedNorms } from '../exact/wave.js';
+import {
+  allocateOutputs,
+  type GradientOutputs,
+  type HeadNorms,
+  type InputGradients,
+  type ParameterGradients,
+  ROLES,
+} from '../result.js';
+import type { Origin, SampledAttendTask, SampledReport } from './attend.js';
+import { type Coordinates, type CoordinatesTask, makeCoordinates } from './coordinates.js';
+import { chooseMeasured } from './error/blocks.js';
+import { type Measurements, makeMeasurements } from './error/measure.js';
+import { columnSquares, type NormTask, sizesOf } from './error/norms.js';
+import { type Role, type Tables, type TableTask, tableTasks } from './error/tables.js';
+import type { HeadPlan, SampledPlan } from './plan/plan.js';
+import { joinKeys } from './plan/scale.js';
+
+export type SampledTask = SumsTask | TableTask | NormTask | CoordinatesTask | SampledAttendTask;
+
+export interface SumsOptions extends GradientOutputs {
+  /** Of the draws of the whole problem. */
+  readonly seed: number;
+  readonly origin: Origin;
+  /** The share of its blocks that is measured, and the seed of their choice. */
+  readonly measure: { readonly share: number; readonly seed: number };
+}
+
+/** What is known after the last row. Parts of a problem add up to it or stand beside each other. */
+export interface SampledSums extends ParameterGradients {
+  /** 1/2 ||O - Y||_F^2; 0 when the upstream gradient was given. */
+  readonly loss: number;
+  readonly attentionOutput: Float32Array | null;
+  readonly inputGradients: InputGradients<Float32Array> | null;
+  readonly headNorms: HeadNorms;
+  readonly measurements: Measurements;
+  /** Of the gradients of attention states, in the space in which they are measured, by role. */
+  readonly squares: Readonly<Partial<Record<Role, Float64Array>>>;
+  /** Relative error by rounding. */
+  readonly rounding: number;
+}
+
+export function* sampledSums(
+  problem: AttentionProblem,
+  sampled: SampledPlan,
+  options: SumsOptions,
+): Job<SampledSums, SampledTask> {
+  const [memory, ofWave] = [new Lease(), new Lease()];
+  try {
+    const plan = makePlan(problem, options);
+    const workspace = makeWorkspace(plan, memory);
+    const coordinates = makeCoordinates(plan, sampled.heads, memory);
+    return yield* stages(problem, sampled, options, plan, workspace, coordinates, ofWave);
+  } finally {
+    memory.end();
+    ofWave.end();
+  }
+}
+
+function* stages(
+  problem: AttentionProblem,
+  sampled: SampledPlan,
+  options: SumsOptions,
+  plan: ExactPlan,
+  workspace: Workspace,
+  coordinates: Coordinates,
+  memory: Lease,
+): Job<SampledSums, SampledTask> {
+  const { heads } = problem.dims;
+  const { seed, origin, measure } = options;
+  const { totals, inputGradients, attentionOutput } = allocateOutputs(problem, options);
+  const projectionNorms: ProjectionNorms[] = [];
+  const { tables, tasks } = tableTasks(problem, seed);
+  yield* stage('project', tasks);
+  const planOf = ({ headGroup, head }: Omit<PartitionOfHead, 'partition'>) =>
+    sampled.heads[headGroup.batchItem * heads + head]!;
+  const measurements = makeMeasurements();
+  const squares: Partial<Record<Role, number>> = {};
+  let [loss, logit] = [0, 0];
+  for (const [wave, headGroups] of plan.waves.entries()) {
+    const tasks = projectTasks(plan, workspace, headGroups);
+    projectionNorms.push(...((yield { name: 'project', tasks }) as ProjectionNorms[]));
+    logit = Math.max(logit, largestLogit(plan, workspace));
+    yield* coordinateStage(plan, workspace, coordinates, wave, planOf);
+    const heads = headsOfWave(plan, wave).filter((head) => planOf(head).coordinates > 0);
+    const measured = chooseMeasured(plan, heads, coordinates.sizes, {
+      ...{ count: heads.length * plan.blocks * measure.share, seed: measure.seed + wave },
+    });
+    const attend = attendTasks(plan, workspace, attentionOutput, wave);
+    const tasksOfWave = attend.tasks.map(
+      (task): SampledAttendTask => ({
+        ...task,
+        ...{ kernel: 'sampled', sampled, coordinates, tables, measured, seed, origin },
+      }),
+    );
+    const span = [wave / plan.waves.length, (wave + 1) / plan.waves.length] as const;
+    const reports = (yield {
+      name: 'attend',
+      ...{ tasks: tasksOfWave, stride: attend.stride, span },
+    }) as SampledReport[];
+    for (const report of reports) {
+      loss += report.loss;
+      measurements.blocks.push(...report.measurements.blocks);
+      joinKeys(measurements.keys, report.measurements.keys);
+    }
+    const contracted = contractStages(
+      ...([plan, workspace, headGroups, options.inputGradients, inputGradients, memory] as const),
+    );
+    for (const mine of contracted) {
+      const results = yield { name: 'contract', tasks: mine };
+      mine.forEach((task, k) => {
+        if (task.step !== 'full') return;
+        const role = ROLES[task.projection];
+        squares[role] = (squares[role] ?? 0) + (results[k] as number);
+      });
+    }
+    const finish: FinishTask = {
+      ...{ kernel: 'exact', step: 'finish', plan, workspace, headGroups, totals, sums: [] },
+      parts: contracted.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
+    };
+    yield { name: 'finish', tasks: [finish] };
+    memory.end();
+  }
+  return {
+    ...totals,
+    ...{ measurements, loss, attentionOutput, inputGradients },
+    squares: yield* stateSquares(problem, tables, inputGradients, squares),
+    rounding: roundingError(plan, logit),
+    headNorms: composedNorms(projectionNorms, problem),
+  };
+}
+
+/**
+ * Squares of the gradients of attention states, by role: of themselves, or of the columns of what stands for the weights'
+ * gradients.
+ *
+ * @param squares of the gradients as they are.
+ */
+function* stateSquares(
+  problem: AttentionProblem,
+  tables: Tables,
+  inputGradients: InputGradients<Float32Array> | null,
+  squares: Readonly<Partial<Record<Role, number>>>,
+): Job<SampledSums['squares'], SampledTask> {
+  if (!hasAttentionStates(problem) || !inputGradients) return {};
+  const found: Partial<Record<Role, Float64Array>> = {};
+  for (const [role, square] of Object.entries(squares) as [Role, number][]) {
+    const table = tables[role];
+    found[role] = Float64Array.of(square);
+    if (!table?.ofInputs) continue;
+    const { heads } = sizesOf(problem, role);
+    const tasks = Array.from({ length: problem.dims.batch * heads }, (_, k): NormTask => {
+      const place = { batchItem: Math.floor(k / heads), head: k % heads };
+      const gradient = inputGradients[STATES.attention[role]]!;
+      return { kernel: 'sampled', step: 'norm', problem, role, table, gradient, ...place };
+    });
+    found[role] = columnSquares(yield* stage('contract', tasks), table.columns);
+  }
+  return found;
+}
+
+function* coordinateStage(
+  plan: ExactPlan,
+  workspace: Workspace,
+  coordinates: Coordinates,
+  wave: number,
+  planOf: (head: Omit<PartitionOfHead, 'partition'>) => HeadPlan,
+): Job<void, SampledTask> {
+  const tasks = headsOfWave(plan, wave).map(
+    (head): CoordinatesTask => ({
+      ...{ kernel: 'sampled', step: 'coordinates', plan, workspace, coordinates },
+      ...{ head, headPlan: planOf(head) },
+    }),
+  );
+  yield { name: 'coordinates', tasks };
+}
