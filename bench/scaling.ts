@@ -15,7 +15,7 @@ import type { Job } from '../workers/job.js';
 import { exactWork } from '../workers/kernels/exact/cost.js';
 import { exactForwardJob } from '../workers/kernels/exact/forward.js';
 import { exactJob, exactParts } from '../workers/kernels/exact/gradient.js';
-import { lowRankPart } from '../workers/kernels/low-rank/part.js';
+import { lowRankParts } from '../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../workers/kernels/low-rank/plan/plan.js';
 import { referenceParts } from '../workers/kernels/reference/parts.js';
 import { sampledParts } from '../workers/kernels/sampled/job.js';
@@ -72,7 +72,7 @@ const SUBJECTS: Record<string, Subject> = {
       const options = { tolerance: 0.1, features: 64, seed: SEED, rates };
       const plan = await pool.run(planLowRank(problem, options), context());
       const run = { ...OUTPUTS, correction: false, certificate: false, seed: SEED };
-      return () => lowRankPart(problem, plan, run);
+      return () => lowRankParts(problem, plan, run);
     },
   },
 };

@@ -2,7 +2,7 @@
 
 import type { Job } from '../../workers/job.js';
 import { exactForwardJob } from '../../workers/kernels/exact/forward.js';
-import { lowRankForwardPart } from '../../workers/kernels/low-rank/part.js';
+import { lowRankForwardParts } from '../../workers/kernels/low-rank/forward-job.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
 import { referenceForwardParts } from '../../workers/kernels/reference/parts.js';
 import type { ForwardResult } from '../../workers/kernels/result.js';
@@ -52,7 +52,7 @@ function* approximately(
   reason: string,
 ): Job<ForwardSolution> {
   const { seed, tolerance, features, toleranceStated } = options;
-  const { error, lostRows, ...result } = yield* lowRankForwardPart(layer, plan, seed);
+  const { error, lostRows, ...result } = yield* lowRankForwardParts(layer, plan, seed);
   const worst = lostRows > 0 ? Number.POSITIVE_INFINITY : error.upper;
   const unchecked = features !== undefined && !toleranceStated;
   if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {

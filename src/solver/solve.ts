@@ -1,8 +1,7 @@
 /** Runs the kernel that was chosen, and another one when its answer will not do. */
 
 import type { Job } from '../../workers/job.js';
-import type { LowRankResult } from '../../workers/kernels/low-rank/job.js';
-import { lowRankPart } from '../../workers/kernels/low-rank/part.js';
+import { type LowRankResult, lowRankParts } from '../../workers/kernels/low-rank/job.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
 import { FEATURE_STEPS } from '../../workers/kernels/low-rank/plan/trial/trial.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
@@ -33,7 +32,7 @@ function* approximately(
   second = false,
 ): Job<Solution> {
   const { seed, correction, attentionOutput, inputGradients, tolerance, method } = options;
-  const run = yield* lowRankPart(problem, plan, {
+  const run = yield* lowRankParts(problem, plan, {
     ...{ seed, correction, attentionOutput, inputGradients },
     certificate: options.certificate ?? false,
   });

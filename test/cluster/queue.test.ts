@@ -7,7 +7,8 @@ import type { Problem } from '../../src/errors.js';
 import type { Job } from '../../workers/job.js';
 import { forwardParts } from '../../workers/kernels/exact/forward.js';
 import { type ExactResult, exactParts } from '../../workers/kernels/exact/gradient.js';
-import { lowRankForwardPart, lowRankPart } from '../../workers/kernels/low-rank/part.js';
+import { lowRankForwardParts } from '../../workers/kernels/low-rank/forward-job.js';
+import { lowRankParts } from '../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { referenceForwardParts, referenceParts } from '../../workers/kernels/reference/parts.js';
 import { sampledParts } from '../../workers/kernels/sampled/job.js';
@@ -103,13 +104,13 @@ const METHODS: Record<string, (problem: AttentionProblem) => Promise<() => Job<u
     const planning = planLowRank(problem, { seed, tolerance: 0.1, rates, features: 40 });
     const plan = await node.pool.run(planning, { signal });
     const options = { seed, correction: false, certificate: true, attentionOutput: true };
-    return () => lowRankPart(problem, plan, options);
+    return () => lowRankParts(problem, plan, options, cutsOf(problem));
   },
   'low_rank, the output alone': async (problem) => {
     const { rates } = node;
     const options = { seed, tolerance: 0.1, rates, features: 40, outputOnly: true };
     const plan = await node.pool.run(planLowRank(problem, options), { signal });
-    return () => lowRankForwardPart(problem, plan, seed);
+    return () => lowRankForwardParts(problem, plan, seed, cutsOf(problem));
   },
   sampled: async (problem) => {
     const needs = { output: false, gradients: true, inputGradients: false };
@@ -135,8 +136,7 @@ for (const [name, make] of Object.entries(METHODS)) {
       await node.run(large(job()), { signal }),
       await node.pool.run(job(), { signal }),
     );
-    const parts = name.startsWith('low_rank') ? 1 : 4;
-    assert.equal(node.figures().partsSent, partsSent + parts);
+    assert.equal(node.figures().partsSent, partsSent + 4);
   });
 }
 

@@ -21,8 +21,8 @@ import {
 import { mehlerRho, selectFeatures } from '../../workers/kernels/low-rank/features/features.js';
 import { DRAWN_GROUPS, type DrawnFeatures } from '../../workers/kernels/low-rank/head/plan.js';
 import { emptyGradients, TENSORS } from '../../workers/kernels/low-rank/head/tensors.js';
-import type { RunTask } from '../../workers/kernels/low-rank/job.js';
 import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
+import type { RunTask } from '../../workers/kernels/low-rank/sums.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
 import type { EstimateTask } from '../../workers/kernels/low-rank/tensor-error.js';
 import { Random } from '../../workers/kernels/random.js';

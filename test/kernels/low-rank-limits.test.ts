@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { mixture } from '../../workers/kernels/estimate/draw.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { Arithmetic } from '../../workers/kernels/low-rank/arithmetic/arithmetic.js';
-import { meanOf, normLimit } from '../../workers/kernels/low-rank/error/statistics.js';
+import { limitOfNorm, meanOf, squareOf } from '../../workers/kernels/low-rank/error/statistics.js';
 import { Random } from '../../workers/kernels/random.js';
 import { testSeed } from '../support/random.js';
 import { norm, normal } from './low-rank-support.js';
@@ -38,7 +38,7 @@ test('both limits cover a norm far below the noise of the sample', (t) => {
     const mean = meanOf(estimates, size);
     const distance = norm(mean.mean.map((x, i) => x - error[i]));
     if (distance <= mean.deviation + mean.unseen) byMean++;
-    const limit = normLimit(arithmetic, estimates, size);
+    const limit = limitOfNorm(squareOf(arithmetic, estimates, size));
     arithmetic.release(mark);
     if (norm(error) <= limit) byPairs++;
     if (limit < mean.norm) tighter++;

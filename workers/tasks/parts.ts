@@ -2,12 +2,8 @@
 import type { Job } from '../job.js';
 import { type ForwardPart, forwardOf } from '../kernels/exact/forward.js';
 import { type SumsPart, sumsOf } from '../kernels/exact/gradient.js';
-import {
-  type LowRankForwardPart,
-  type LowRankPart,
-  lowRankForwardOf,
-  lowRankOf,
-} from '../kernels/low-rank/part.js';
+import { type LowRankForwardPart, lowRankForwardOf } from '../kernels/low-rank/forward-job.js';
+import { type LowRankPart, lowRankOf } from '../kernels/low-rank/job.js';
 import {
   type ReferenceForwardPart,
   type ReferencePart,
@@ -32,7 +28,7 @@ export function jobOfPart(part: AnyPart): Job<unknown> {
     case 'reference':
       return part.step === 'gradient' ? referenceOf(part) : referenceForwardOf(part);
     case 'low_rank':
-      return part.step === 'gradient' ? lowRankOf(part) : lowRankForwardOf(part);
+      return part.step === 'sums' ? lowRankOf(part) : lowRankForwardOf(part);
     case 'sampled':
       return sampledOf(part);
   }

@@ -1,13 +1,17 @@
-/** The attention output alone: the first two passes of the chain, and the error of rows drawn afresh. */
+/** The attention output alone: the first two passes of the chain over each part, and the error of rows drawn afresh. */
 
-import { type Job, stage, type Task, within } from '../../job.js';
+import { type Job, type LargeTask, parts, stage, type Task, within } from '../../job.js';
 import type { AttentionLayer } from '../../problem.js';
 import type { Lease } from '../../tensor/shared-memory.js';
 import { proportional } from '../estimate/draw.js';
 import type { ErrorEstimate } from '../estimate/estimate.js';
 import { type RowError, rowErrorEstimate } from '../estimate/row-error.js';
+import type { BlocksTask } from '../parts/blocks.js';
+import type { Cut } from '../parts/cut.js';
+import { joinForward, placed } from '../parts/join.js';
+import { seedOf, takeParts } from '../parts/take.js';
 import { Random } from '../random.js';
-import type { ForwardResult } from '../result.js';
+import { type ForwardResult, sharedFloat32 } from '../result.js';
 import { ROUNDOFF } from './arithmetic/arithmetic.js';
 import { mergeRows } from './chain/keys.js';
 import { openRun, recordWidth } from './chain/run.js';
@@ -17,14 +21,40 @@ import { openSampledRun, type SampledRun } from './error/sampled-rows/sampled-ru
 import { outputHead } from './head/head.js';
 import type { HeadPlan } from './head/plan.js';
 import type { Workspace } from './head/workspace.js';
-import type { SampledTask } from './job.js';
+import { cutByPlan, headsOfPart, type PartPlan, planOfPart } from './part.js';
 import { outputRows } from './plan/cost.js';
 import type { LowRankPlan } from './plan/plan.js';
+import type { RunPlan, SampledTask } from './sums.js';
 
 export interface LowRankForwardResult extends ForwardResult {
   readonly attentionOutput: Float32Array;
   readonly error: ErrorEstimate;
   /** Rows whose row sum the features lost. Not zero: output and error are void. */
+  readonly lostRows: number;
+}
+
+/** Heads of a layer with their plans. They may run on another machine. */
+export interface LowRankForwardPart extends LargeTask<LowRankForwardSums> {
+  readonly kernel: 'low_rank';
+  readonly step: 'forward';
+  readonly layer: AttentionLayer;
+  readonly plan: PartPlan;
+  readonly draws: OutputDraws;
+}
+
+/** Of each head. */
+interface OutputDraws {
+  readonly count: number;
+  readonly seed: number;
+}
+
+/** What is known after the last head. Parts stand beside each other. */
+interface LowRankForwardSums extends ForwardResult {
+  readonly attentionOutput: Float32Array;
+  /** Of drawn rows, as many of each head. */
+  readonly errors: readonly RowError[];
+  /** |O|^2 */
+  readonly square: number;
   readonly lostRows: number;
 }
 
@@ -61,16 +91,77 @@ interface HeadDraws {
   readonly list: Int32Array;
 }
 
-/** @param plan of the output, or of the gradient: both of a step then have one output. */
+/**
+ * All of a layer without a cut.
+ *
+ * @param plan of the output, or of the gradient: both of a step then have one output.
+ */
 export function* lowRankForwardJob(
   layer: AttentionLayer,
   plan: LowRankPlan,
   { seed }: { readonly seed: number },
 ): Job<LowRankForwardResult, ForwardTask> {
+  const draws = { seed, count: outputRows(plan.heads.length) };
+  return measured(layer, yield* forwardSums(layer, plan, draws));
+}
+
+/** The cut follows from the layer and its plan alone, as with the gradient. */
+export function* lowRankForwardParts(
+  layer: AttentionLayer,
+  plan: LowRankPlan,
+  seed: number,
+  cuts: readonly Cut[] = cutByPlan(layer, plan, { gradients: false, inputGradients: false }),
+): Job<LowRankForwardResult, LowRankForwardPart | BlocksTask> {
+  const count = outputRows(plan.heads.length);
+  const taken = yield* takeParts(layer, cuts);
+  const tasks = taken.map(
+    (part, k): LowRankForwardPart => ({
+      ...{ kernel: 'low_rank', step: 'forward', layer: part },
+      ...planOfPart(layer, plan, cuts, k),
+      draws: { seed: seedOf(seed, k), count },
+    }),
+  );
+  const sums = yield* parts(tasks, lowRankForwardOf);
+  if (sums.length === 1) return measured(layer, sums[0]!);
+  const joined = yield* joinForward(layer, placed(layer, cuts, sums), sharedFloat32);
+  const total = (of: (part: LowRankForwardSums) => number) =>
+    sums.reduce((sum, part) => sum + of(part), 0);
+  return measured(layer, {
+    ...joined,
+    errors: sums.flatMap(({ errors }) => errors),
+    square: total(({ square }) => square),
+    lostRows: total(({ lostRows }) => lostRows),
+  });
+}
+
+export function* lowRankForwardOf(part: LowRankForwardPart): Job<LowRankForwardSums> {
+  const { layer, plan, draws } = part;
+  const heads = yield* headsOfPart(layer, plan, false);
+  return yield* forwardSums(layer, { ...plan, heads }, draws);
+}
+
+/** From an output to an answer: what the drawn rows say about it. */
+function measured(
+  { dims }: AttentionLayer,
+  { errors, square, lostRows, ...result }: LowRankForwardSums,
+): LowRankForwardResult {
+  const rows = dims.batch * dims.heads * dims.queryLength;
+  const { upper, ...estimate } = rowErrorEstimate(errors, rows, square);
+  return {
+    ...result,
+    error: { ...estimate, upper: upper + (square > 0 ? ROUNDING : 0) },
+    lostRows: Number.isFinite(square) ? lostRows : Math.max(1, lostRows),
+  };
+}
+
+function* forwardSums(
+  layer: AttentionLayer,
+  plan: RunPlan,
+  { count, seed }: OutputDraws,
+): Job<LowRankForwardSums, ForwardTask> {
   const { batch, queryLength, heads: headCount, valueDim } = layer.dims;
   const size = queryLength * headCount * valueDim;
-  const output = new Float32Array(new SharedArrayBuffer(4 * batch * size));
-  const count = outputRows(plan.heads.length);
+  const output = sharedFloat32(batch * size);
   const draws = yield* stage(
     'draw',
     plan.headPlans.map(({ residual }, h): OutputDrawTask => {
@@ -120,13 +211,7 @@ export function* lowRankForwardJob(
     first += runs.length;
   });
   yield* within([0.05, 1], chain);
-  const { upper, ...estimate } = rowErrorEstimate(errors, plan.heads.length * queryLength, square);
-  return {
-    attentionOutput: output,
-    headNorms: plan.headNorms,
-    error: { ...estimate, upper: upper + (square > 0 ? ROUNDING : 0) },
-    lostRows: Number.isFinite(square) ? lostRows : Math.max(1, lostRows),
-  };
+  return { attentionOutput: output, headNorms: plan.headNorms, errors, square, lostRows };
 }
 
 /** Half of the draws even, half by the square of what the features leave out of a row. */

@@ -1,51 +1,20 @@
-/** A low-rank run as a job: the chain, the error estimate on fresh rows, the certificate, the correction. */
-
-import { type Job, stage, type Task, within } from '../../job.js';
-import {
-  type AttentionKind,
-  type AttentionProblem,
-  PROJECTIONS,
-  type ProjectionName,
-} from '../../problem.js';
-import { Lease } from '../../tensor/shared-memory.js';
-import { allocateInputGradients, type GradientResult, sharedFloat32 } from '../result.js';
-import { type InputsTask, inputTasks } from './chain/inputs.js';
-import { type HeadRun, openRun } from './chain/run.js';
-import { type ChainTask, chainJob } from './chain-job.js';
-import { openDrawnGradients } from './error/estimate.js';
-import {
-  type Draws,
-  type DrawTask,
-  drawRows,
-  type WeightsTask,
-} from './error/sampled-rows/draw-rows.js';
-import { rangesOf, type SampledRange } from './error/sampled-rows/sampled-keys.js';
-import {
-  openKeyErrors,
-  openSampledRun,
-  type SampledRun,
-} from './error/sampled-rows/sampled-run.js';
-import { emptyGradients, TENSORS, type TensorName } from './head/tensors.js';
+/** LoRA gradients by features, as a job: runs of the parts of a problem, then the figures of its error. */
+import { type Job, type LargeTask, parts, stage } from '../../job.js';
+import type { AttentionProblem } from '../../problem.js';
+import { frobenius } from '../estimate/estimate.js';
+import type { BlocksTask } from '../parts/blocks.js';
+import type { Cut } from '../parts/cut.js';
+import { joinGradients, joinTensor, type Placed, placed } from '../parts/join.js';
+import { seedOf, takeParts } from '../parts/take.js';
+import { type GradientResult, sharedFloat32, sharedFloat64, tensorsOf } from '../result.js';
+import { joinEstimates } from './error/tensor-estimate.js';
+import { TENSORS, type TensorName } from './head/tensors.js';
+import { cutByPlan, headsOfPart, type PartPlan, planOfPart } from './part.js';
 import type { LowRankPlan } from './plan/plan.js';
-import {
-  type EstimateTask,
-  type TensorError,
-  tensorError,
-  withoutCertificate,
-} from './tensor-error.js';
+import { type LowRankOptions, type LowRankSums, lowRankSums, type RunTask } from './sums.js';
+import { type TensorError, tensorError, withoutCertificate } from './tensor-error.js';
 
 export type { TensorError };
-
-export interface LowRankOptions {
-  readonly seed: number;
-  /** Add the estimated error: no bias, at the price of its standard error. */
-  readonly correction: boolean;
-  /** Compute the certificate. A corrected gradient has none. */
-  readonly certificate: boolean;
-  readonly attentionOutput: boolean;
-  /** Whose gradients are wanted beside those of the adapters; the plan was made for it. */
-  readonly inputGradients?: AttentionKind | undefined;
-}
 
 export interface LowRankResult extends GradientResult {
   readonly errors: Partial<Record<TensorName, TensorError>>;
@@ -53,168 +22,113 @@ export interface LowRankResult extends GradientResult {
   readonly lostRows: number;
 }
 
-export interface SampledTask<Step = 'sampled_exact' | 'sampled_errors'> extends Task<void> {
+/** A part of a problem with the plan of its heads. It may run on another machine. */
+export interface LowRankPart extends LargeTask<LowRankSums> {
   readonly kernel: 'low_rank';
-  readonly step: Step;
-  readonly sampled: SampledRun;
-  readonly segment: number;
+  readonly step: 'sums';
+  readonly problem: AttentionProblem;
+  readonly plan: PartPlan;
+  readonly options: LowRankOptions;
 }
 
-export interface SampledKeysTask extends Task<void> {
-  readonly kernel: 'low_rank';
-  readonly step: 'sampled_keys';
-  /** Heads of one batch item. */
-  readonly sampled: readonly SampledRun[];
-  readonly range: SampledRange;
+export function* lowRankOf({ problem, plan, options }: LowRankPart): Job<LowRankSums> {
+  const wanted = options.inputGradients !== undefined;
+  const heads = yield* headsOfPart(problem, plan, wanted);
+  return yield* lowRankSums(problem, { ...plan, heads }, options);
 }
 
-/** What a worker does for a run. */
-export type RunTask =
-  | WeightsTask
-  | DrawTask
-  | ChainTask
-  | InputsTask
-  | SampledTask<'sampled_exact'>
-  | SampledTask<'sampled_errors'>
-  | SampledKeysTask
-  | EstimateTask;
-
+/** All of a problem without a cut. */
 export function* lowRankJob(
   problem: AttentionProblem,
   plan: LowRankPlan,
   options: LowRankOptions,
 ): Job<LowRankResult, RunTask> {
-  const memory = new Lease();
-  try {
-    return yield* stages(problem, plan, options, memory);
-  } finally {
-    memory.end();
-  }
+  return measured(plan, options, yield* lowRankSums(problem, plan, options));
 }
 
-function* stages(
+/** The cut follows from the problem and its plan alone: the answer is the same wherever the parts run. */
+export function* lowRankParts(
   problem: AttentionProblem,
   plan: LowRankPlan,
   options: LowRankOptions,
-  memory: Lease,
-): Job<LowRankResult, RunTask> {
-  const draws = yield* within([0, 0.05], drawRows(problem, plan, options, memory));
-  const uncertified = withoutCertificate(plan, options);
-  const sampledRuns: SampledRun[] = [];
-  const outputs = options.attentionOutput ? allocateOutput(problem) : null;
-  const { batch } = problem.dims;
-  const item = (b: number) =>
-    outputs?.subarray((b * outputs.length) / batch, ((b + 1) * outputs.length) / batch) ?? null;
-  const inputGradients = allocateInputGradients(problem, options.inputGradients, sharedFloat32);
-  const keyErrors = draws.lists.map((list) => openKeyErrors(plan.heads[0], list.length));
-  const sizes = Object.values(emptyGradients(problem)).map(({ length }) => length);
-  const drawnFeatures = openDrawnGradients(plan.sampledFeatures > 0 ? sizes : sizes.map(() => 0));
-  let loss = 0;
-  let lostRows = 0;
-  const open = (h: number, memory: Lease) => {
-    const head = plan.heads[h];
-    return openRun(head, plan.headPlans[h], draws.lists[head.batch], item(head.batch), memory);
+  cuts: readonly Cut[] = cutByPlan(problem, plan, {
+    gradients: true,
+    inputGradients: options.inputGradients !== undefined,
+  }),
+): Job<LowRankResult, LowRankPart | BlocksTask> {
+  const taken = yield* takeParts(problem, cuts);
+  const tasks = taken.map(
+    (part, k): LowRankPart => ({
+      ...{ kernel: 'low_rank', step: 'sums', problem: part },
+      ...planOfPart(problem, plan, cuts, k),
+      options: { ...options, seed: seedOf(options.seed, k) },
+    }),
+  );
+  const sums = yield* parts(tasks, lowRankOf);
+  return measured(plan, options, yield* joinSums(problem, options, cuts, sums));
+}
+
+function* joinSums(
+  problem: AttentionProblem,
+  options: LowRankOptions,
+  cuts: readonly Cut[],
+  sums: readonly LowRankSums[],
+): Job<LowRankSums, BlocksTask> {
+  if (sums.length === 1) return sums[0]!;
+  const all = placed(problem, cuts, sums);
+  const joined = yield* joinGradients(problem, options, all, sharedFloat32);
+  return {
+    ...joined,
+    estimates: yield* joinErrors(problem, joined, all),
+    // Parts follow each other as their heads do.
+    certificates: sums.flatMap(({ certificates }) => certificates),
+    draws: sums.reduce((n, { draws }) => n + draws, 0),
+    lostRows: sums.reduce((n, { lostRows }) => n + lostRows, 0),
   };
-  const chain = chainJob(
-    problem,
-    plan.heads.length,
-    open,
-    { certified: uncertified === null, drawnFeatures },
-    function* (runs: readonly HeadRun[]): Job<void, RunTask> {
-      for (const run of runs) {
-        for (const part of run.loss) loss += part;
-        for (const part of run.lostRows) lostRows += part;
-      }
-      if (inputGradients) {
-        const tasks = inputTasks(problem, runs, options.inputGradients!, inputGradients);
-        yield* stage('inputs', tasks, [0, 0.2]);
-      }
-      const opened = runs.map((run) => openSampledRun(run, keyErrors[run.head.batch], memory));
-      yield* sampleStages(opened, draws);
-      // Only what the estimate reads is kept: the memory of the chain goes to the next heads.
-      for (const { run, ...rest } of opened) {
-        const none = new Float64Array(0);
-        sampledRuns.push({
-          ...rest,
-          run: {
-            ...run,
-            ...{ keySums: [], querySums: [], keyTotal: none, queryTotal: none },
-            ...{ outlierRows: [], joinedRows: none, outlierLeft: [], joinedLeft: none },
-            ...{ outlierRight: [], drawnGradients: [], causal: null, inputs: null },
-            ...{ queryGradients: [], keyGradients: [] },
-          },
-        });
-      }
-    },
-  );
-  const { gradients, certificates } = yield* within([0.05, 0.95], chain);
-  const tensors = TENSORS.map((name, t) => ({ name, t })).filter(
-    ({ name }) => gradients[name].length > 0,
-  );
-  const estimates = yield* stage(
-    'estimate',
-    tensors.map(
-      ({ name, t }): EstimateTask => ({
-        ...{ kernel: 'low_rank', step: 'estimate', sampled: sampledRuns, draws },
-        ...{ drawnFeatures: drawnFeatures[t], tensor: t, gradient: gradients[name] },
-        correction: options.correction,
-      }),
-    ),
-    [0.95, 1],
-  );
-  // A gradient that overflowed has no error figure either.
-  if (!estimates.every(({ size }) => Number.isFinite(size))) lostRows = Math.max(lostRows, 1);
+}
+
+/** The estimated errors of the parts add up as their gradients do. */
+function* joinErrors(
+  problem: AttentionProblem,
+  totals: GradientResult,
+  all: readonly Placed<LowRankSums>[],
+): Job<LowRankSums['estimates'], BlocksTask> {
+  const found: LowRankSums['estimates'] = {};
+  const tasks = tensorsOf(totals).map(([name, total]) => {
+    const of = ({ estimates }: LowRankSums) => estimates[name as TensorName]!;
+    const mean = sharedFloat64(total.length);
+    const estimates = all.map(({ result }) => of(result));
+    found[name as TensorName] = joinEstimates(estimates, mean);
+    return joinTensor(problem, name, mean, all, (sums) => of(sums).mean);
+  });
+  yield* stage('join', tasks);
+  return found;
+}
+
+/** From sums to an answer: what the draws say about each gradient. */
+function measured(
+  plan: LowRankPlan,
+  options: LowRankOptions,
+  { estimates, certificates, draws, lostRows, loss, ...result }: LowRankSums,
+): LowRankResult {
   const circumstances = {
-    ...{ rows: draws.draws.length, correction: options.correction, uncertified },
+    ...{ rows: draws, correction: options.correction },
+    uncertified: withoutCertificate(plan, options),
   };
   const errors: LowRankResult['errors'] = {};
-  tensors.forEach(({ name, t }, i) => {
-    const bounds = certificates.map((ofHead) => ofHead[t]);
-    errors[name] = tensorError(plan, t, estimates[i], bounds, circumstances);
-  });
-  const of = (name: ProjectionName) => ({
-    lora_A: gradients[`${name}.lora_A`],
-    lora_B: gradients[`${name}.lora_B`],
-  });
+  let finite = true;
+  for (const [name, gradient] of tensorsOf(result) as [TensorName, Float64Array][]) {
+    const t = TENSORS.indexOf(name);
+    const bounds = certificates.map((ofHead) => ofHead[t]!);
+    const size = frobenius(gradient);
+    finite &&= Number.isFinite(size);
+    errors[name] = tensorError(plan, t, size, estimates[name]!, bounds, circumstances);
+  }
   return {
-    gradients: Object.fromEntries(
-      PROJECTIONS.filter((name) => problem.projections[name].adapter).map((name) => [
-        name,
-        of(name),
-      ]),
-    ),
-    sinks: null,
-    loss: problem.objective.kind === 'target' ? loss : null,
-    attentionOutput: outputs,
-    inputGradients,
-    headNorms: plan.headNorms,
+    ...result,
+    loss: plan.heads[0]!.kind === 'target' ? loss : null,
     errors,
-    lostRows,
+    // A gradient that overflowed has no error figure either.
+    lostRows: finite ? lostRows : Math.max(lostRows, 1),
   };
-}
-
-/** The drawn rows of some heads: exactly, and what the features make of them. */
-function* sampleStages(sampled: readonly SampledRun[], draws: Draws): Job<void, RunTask> {
-  const perSegment = <Step extends SampledTask['step']>(step: Step) =>
-    sampled.flatMap((one) =>
-      one.run.segments.map((_, segment): SampledTask<Step> => {
-        return { kernel: 'low_rank', step, sampled: one, segment };
-      }),
-    );
-  yield* stage('sampled_exact', perSegment('sampled_exact'), [0.2, 0.5]);
-  yield* stage('sampled_errors', perSegment('sampled_errors'), [0.5, 0.8]);
-  // Heads of a batch item share rows of their errors: a task has all heads of some rows.
-  const wideKeys = sampled.filter(({ keyErrors }) => keyErrors);
-  const tasks = draws.lists.flatMap((list, b) => {
-    const mine = wideKeys.filter(({ run }) => run.head.batch === b);
-    if (mine.length === 0) return [];
-    return rangesOf(list.length).map((range): SampledKeysTask => {
-      return { kernel: 'low_rank', step: 'sampled_keys', sampled: mine, range };
-    });
-  });
-  yield* stage('sampled_keys', tasks, [0.8, 1]);
-}
-
-function allocateOutput({ dims }: AttentionProblem): Float32Array {
-  return sharedFloat32(dims.batch * dims.queryLength * dims.heads * dims.valueDim);
 }

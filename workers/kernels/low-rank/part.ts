@@ -1,53 +1,63 @@
-/**
- * A low-rank run as one part: another machine may have it, but it is not cut. The draws of its error estimate are shared
- * out over all heads and batch items by what these carry.
- */
-import { type Job, type LargeTask, parts } from '../../job.js';
-import type { AttentionLayer, AttentionProblem } from '../../problem.js';
-import { type LowRankForwardResult, lowRankForwardJob } from './forward-job.js';
-import { type LowRankOptions, type LowRankResult, lowRankJob } from './job.js';
+/** What a part of a problem takes of the plan of the whole. */
+import type { Job } from '../../job.js';
+import { type AttentionLayer, type AttentionProblem, hasAttentionStates } from '../../problem.js';
+import { type Cut, type CutNeeds, cutProblem } from '../parts/cut.js';
+import { ofHeads, shareOf } from '../parts/take.js';
+import type { Head } from './head/head.js';
+import type { HeadPlan } from './head/plan.js';
+import { type SplitTask, splitHeads } from './head/split.js';
 import type { LowRankPlan } from './plan/plan.js';
+import type { RunPlan } from './sums.js';
 
-export interface LowRankPart extends LargeTask<LowRankResult> {
-  readonly kernel: 'low_rank';
-  readonly step: 'gradient';
-  readonly problem: AttentionProblem;
-  readonly plan: LowRankPlan;
-  readonly options: LowRankOptions;
-}
+/** heads null: they are split from the part again, which is less than to send them. */
+export type PartPlan = Omit<RunPlan, 'heads'> & { readonly heads: readonly Head[] | null };
 
-export interface LowRankForwardPart extends LargeTask<LowRankForwardResult> {
-  readonly kernel: 'low_rank';
-  readonly step: 'forward';
-  readonly layer: AttentionLayer;
-  readonly plan: LowRankPlan;
-  readonly seed: number;
-}
+/** Draws that tell how much the rows of a part scatter. */
+const LEAST_DRAWS = 8;
 
-export const lowRankOf = ({ problem, plan, options }: LowRankPart) =>
-  lowRankJob(problem, plan, options);
-export const lowRankForwardOf = ({ layer, plan, seed }: LowRankForwardPart) =>
-  lowRankForwardJob(layer, plan, { seed });
+/** By items and heads: a row needs what all rows make of the keys. */
+export const cutByPlan = (layer: AttentionLayer, { flops }: LowRankPlan, needs: CutNeeds): Cut[] =>
+  cutProblem(layer, { ...needs, rowsTogether: true }, flops);
 
-export function* lowRankPart(
-  problem: AttentionProblem,
-  plan: LowRankPlan,
-  options: LowRankOptions,
-): Job<LowRankResult> {
-  const task = { kernel: 'low_rank', step: 'gradient', problem, plan, options } as const;
-  const [result] = yield* parts<LowRankPart>([{ ...task, flops: plan.flops }], lowRankOf);
-  return result!;
-}
-
-export function* lowRankForwardPart(
+/** The rows that a part draws are its items' share: every head that is computed has as many as in the whole. */
+export function planOfPart(
   layer: AttentionLayer,
   plan: LowRankPlan,
-  seed: number,
-): Job<LowRankForwardResult> {
-  const task = { kernel: 'low_rank', step: 'forward', layer, plan, seed } as const;
-  const [result] = yield* parts<LowRankForwardPart>(
-    [{ ...task, flops: plan.flops }],
-    lowRankForwardOf,
-  );
-  return result!;
+  cuts: readonly Cut[],
+  part: number,
+): { readonly plan: PartPlan; readonly flops: number } {
+  const cut = cuts[part]!;
+  const { items } = cut;
+  const share = (items.last - items.first) / layer.dims.batch;
+  return {
+    plan: {
+      heads: cuts.length > 1 ? null : plan.heads,
+      headPlans: ofHeads(layer, cut, plan.headPlans).map((head) => withInputs(layer, cut, head)),
+      headNorms: ofHeads(layer, cut, plan.headNorms),
+      sampledRows: Math.max(LEAST_DRAWS, Math.ceil(plan.sampledRows * share)),
+      sampledFeatures: plan.sampledFeatures,
+    },
+    flops: plan.flops * shareOf(layer, cut),
+  };
+}
+
+/** Centres of inputs are as wide as these. A part has all of their columns, but for states: those of its heads. */
+function withInputs(layer: AttentionLayer, { sharedHeads }: Cut, head: HeadPlan): HeadPlan {
+  if (!hasAttentionStates(layer)) return head;
+  const { headDim, valueDim } = layer.dims;
+  const of = (centre: Float64Array, width: number) =>
+    centre.subarray(sharedHeads.first * width, sharedHeads.last * width);
+  return {
+    ...head,
+    centreXK: of(head.centreXK, headDim),
+    centreXV: of(head.centreXV, valueDim),
+  };
+}
+
+export function* headsOfPart(
+  layer: AttentionLayer & Partial<AttentionProblem>,
+  { heads }: PartPlan,
+  inputGradients: boolean,
+): Job<readonly Head[], SplitTask> {
+  return heads ?? (yield* splitHeads(layer, inputGradients));
 }

@@ -21,13 +21,13 @@ import { drawOutputs, type ForwardTask, outputErrors } from './forward-job.js';
 import { composedNorms } from './head/composed-norms.js';
 import { splitHead } from './head/split.js';
 import { openWorkspace, type Workspace } from './head/workspace.js';
-import type { RunTask } from './job.js';
 import { finishPlan } from './plan/aside.js';
 import { draft } from './plan/draft.js';
 import type { PlanTask } from './plan/plan.js';
 import { scanRows } from './plan/scan.js';
 import { longestRows } from './plan/trial/sample.js';
 import { tryShares } from './plan/trial/trial.js';
+import type { RunTask } from './sums.js';
 import { estimate } from './tensor-error.js';
 
 export type LowRankTask = PlanTask | RunTask | ForwardTask;

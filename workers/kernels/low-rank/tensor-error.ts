@@ -1,10 +1,12 @@
 /** The error figures of a low-rank gradient, as the answer shows them. */
 import { type Cancelled, checkpoint, type Task } from '../../job.js';
+import { shared } from '../../tensor/shared-memory.js';
 import { frobenius } from '../estimate/estimate.js';
 import { type Arithmetic, ROUNDOFF } from './arithmetic/arithmetic.js';
-import { estimateTensor, type TensorEstimate } from './error/estimate.js';
+import { estimateTensor } from './error/estimate.js';
 import type { Draws } from './error/sampled-rows/draw-rows.js';
 import type { SampledRun } from './error/sampled-rows/sampled-run.js';
+import { distanceOf, type TensorEstimate } from './error/tensor-estimate.js';
 import { fullWidth } from './head/head.js';
 import { tensorOffset } from './head/tensors.js';
 import type { LowRankPlan } from './plan/plan.js';
@@ -22,7 +24,7 @@ export interface TensorError {
   readonly certificate_reason?: string;
 }
 
-export interface EstimateTask extends Task<Estimated> {
+export interface EstimateTask extends Task<TensorEstimate> {
   readonly kernel: 'low_rank';
   readonly step: 'estimate';
   readonly sampled: readonly SampledRun[];
@@ -35,21 +37,15 @@ export interface EstimateTask extends Task<Estimated> {
   readonly correction: boolean;
 }
 
-export interface Estimated extends Omit<TensorEstimate, 'mean'> {
-  /** Norm of the gradient, corrected if that was asked for; not finite where the gradient is not. */
-  readonly size: number;
-}
-
 export function estimate(
   arithmetic: Arithmetic,
   { sampled, draws, drawnFeatures, tensor, gradient, correction }: EstimateTask,
   cancelled: Cancelled,
-): Estimated {
+): TensorEstimate {
   checkpoint(cancelled);
   const found = estimateTensor(arithmetic, sampled, draws, drawnFeatures, tensor, gradient.length);
-  const { mean, ...figures } = found;
-  for (let i = 0; correction && i < gradient.length; i++) gradient[i] += mean[i];
-  return { ...figures, size: frobenius(gradient) };
+  for (let i = 0; correction && i < gradient.length; i++) gradient[i] += found.mean[i];
+  return shared(found);
 }
 
 /**
@@ -70,14 +66,17 @@ export interface Circumstances {
   readonly uncertified: string | null;
 }
 
-/** @param certificates of the heads; null: none. */
+/** @param size norm of the gradient. @param certificates of the heads; null: none. */
 export function tensorError(
   plan: LowRankPlan,
   t: number,
-  { size, norm, standardError, limit, terms }: Estimated,
+  size: number,
+  { mean, terms, ...scatter }: TensorEstimate,
   certificates: readonly (number | null)[],
   { rows, correction, uncertified }: Circumstances,
 ): TensorError {
+  const norm = frobenius(mean);
+  const { standardError, limit } = distanceOf(scatter);
   const rounding =
     (plan.outlierQueries > 0 ? ROUNDING_ASIDE : ROUNDING) * size +
     ROUNDOFF * (ROUNDING_OF_TERMS * terms + largestLogit(plan) * Math.max(terms, size));
@@ -107,7 +106,7 @@ const VOID = 'The worst case is beyond any bound: the features could lose the su
 
 /** Why a run computes no certificate; null: it does. */
 export function withoutCertificate(
-  plan: LowRankPlan,
+  plan: Pick<LowRankPlan, 'heads'>,
   options: { readonly certificate: boolean; readonly correction: boolean },
 ): string | null {
   if (!options.certificate) return 'It was not asked for: certificate is false.';

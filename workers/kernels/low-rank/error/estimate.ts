@@ -2,8 +2,6 @@
  * The statistical error estimate: rows drawn at random, their exact contribution minus their
  * approximate one, divided by their probability. The mean estimates the error matrix without bias.
  */
-import { frobenius } from '../../estimate/estimate.js';
-import { DEVIATIONS } from '../../estimate/mean.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import type { Head } from '../head/head.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
@@ -13,23 +11,11 @@ import type { Draw, Draws } from './sampled-rows/draw-rows.js';
 import { squaredTerms } from './sampled-rows/rounding.js';
 import { type OuterProduct, outerProducts } from './sampled-rows/row-products.js';
 import { type SampledRun, sampledGradient } from './sampled-rows/sampled-run.js';
-import { type Estimates, meanOf, normLimit } from './statistics.js';
-
-export interface TensorEstimate {
-  /** Frobenius norm of the estimated error matrix. */
-  readonly norm: number;
-  /** Its standard error: root mean square distance from the error matrix itself. */
-  readonly standardError: number;
-  /** 99 % limit of that distance, at least 2.58 standard errors. */
-  readonly limit: number;
-  /** Root of the sum over all rows of the squares of what they carry before it cancels: rounding.ts. */
-  readonly terms: number;
-  /** The estimated error matrix, to be added by those who want no bias. */
-  readonly mean: Float64Array;
-}
+import { type Estimates, meanOf, squareOf } from './statistics.js';
+import { NO_SCATTER, scatterOf, type TensorEstimate } from './tensor-estimate.js';
 
 /**
- * What the draws say about the error of tensor t; |mean| + limit is what the error does not exceed.
+ * What the draws say about the error of tensor t.
  *
  * Where features are drawn, the estimate is what they would add, and from the rows what normalisation does. How far
  * the drawn features are from all features is measured twice: by their own scatter, which knows nothing of
@@ -45,30 +31,28 @@ export function estimateTensor(
   size: number,
 ): TensorEstimate {
   const { whole, normalisation, terms } = rowContributions(arithmetic, runs, draws, t, size);
-  if (complete) return { ...meanOf(whole, size), standardError: 0, limit: 0, terms };
+  const count = draws.length;
+  if (complete) return { mean: meanOf(whole, size).mean, rows: NO_SCATTER, features: null, terms };
   if (!normalisation) {
-    const { norm, mean, standardError, deviation, unseen } = meanOf(whole, size);
-    return { norm, mean, standardError, limit: deviation + unseen, terms };
+    const found = meanOf(whole, size);
+    return { mean: found.mean, rows: scatterOf(found, count), features: null, terms };
   }
   const ofRows = meanOf(normalisation, size);
   const ofFeatures = meanOf({ count: DRAWN_GROUPS, values: drawnFeatures }, size);
   // What each row says of the features that were left out, less what those that were drawn say.
-  for (let k = 0; k < draws.length; k++) {
+  for (let k = 0; k < count; k++) {
     for (let i = 0, at = k * size; i < size; i++, at++) {
       whole.values[at] -= normalisation.values[at] + ofFeatures.mean[i];
     }
   }
-  const distance = Math.max(ofFeatures.deviation, normLimit(arithmetic, whole, size));
-  const mean = ofRows.mean.map((x, i) => x + ofFeatures.mean[i]);
   return {
-    norm: frobenius(mean),
-    mean,
+    mean: ofRows.mean.map((x, i) => x + ofFeatures.mean[i]),
+    rows: scatterOf(ofRows, count),
+    features: {
+      scatter: scatterOf(ofFeatures, DRAWN_GROUPS),
+      left: squareOf(arithmetic, whole, size),
+    },
     terms,
-    standardError: Math.hypot(
-      ofRows.standardError,
-      Math.max(ofFeatures.standardError, distance / DEVIATIONS),
-    ),
-    limit: Math.hypot(ofRows.deviation + ofRows.unseen, distance),
   };
 }
 

@@ -38,21 +38,32 @@ const UNEVEN_DEVIATIONS = 6;
 /** Draws from which a variance can be had. */
 const FEWEST = 3;
 
+/** |E|^2 of a matrix E: an estimate without bias, its standard deviation, and how many of these lie below its limit. */
+export interface SquareEstimate {
+  readonly square: number;
+  readonly deviation: number;
+  readonly deviations: number;
+}
+
+/** 99 % limit of |E|. */
+export const limitOfNorm = ({ square, deviation, deviations }: SquareEstimate): number =>
+  Math.sqrt(Math.max(0, square) + deviations * deviation);
+
 /**
- * 99 % limit of the norm of the matrix E that the draws D_k estimate. |mean|^2 is |E|^2 plus the noise of the mean,
+ * The square of the norm of the matrix E that the draws D_k estimate. |mean|^2 is |E|^2 plus the noise of the mean,
  * which for a small sample is most of it. The mean U of D_k.D_l over k != l has no such bias, and its variance by
  * Hoeffding's decomposition,
  *
  *     4 zeta_1 / n  +  2 zeta_2 / (n (n - 1)),
  *
- * zeta_1 of the means over all others and zeta_2 of the products, is taken from the same products: |E|^2 <= U + c
- * deviations.
+ * zeta_1 of the means over all others and zeta_2 of the products, is taken from the same products: with
+ * 99 % confidence |E|^2 <= U + c deviations.
  */
-export function normLimit(arithmetic: Arithmetic, draws: Estimates, size: number): number {
+export function squareOf(arithmetic: Arithmetic, draws: Estimates, size: number): SquareEstimate {
   const { count: n, values } = draws;
-  if (n < FEWEST) return Number.POSITIVE_INFINITY;
+  if (n < FEWEST) return { square: Number.POSITIVE_INFINITY, deviation: 0, deviations: 0 };
   const scale = values.reduce((largest, x) => Math.max(largest, Math.abs(x)), 0);
-  if (scale === 0) return 0;
+  if (scale === 0) return { square: 0, deviation: 0, deviations: 0 };
   const gram = gramMatrix(arithmetic, draws, size, scale);
   const means = new Float64Array(n);
   let [statistic, products, squares, fourth] = [0, 0, 0, 0];
@@ -78,8 +89,9 @@ export function normLimit(arithmetic: Arithmetic, draws: Estimates, size: number
   const variance = (4 * zeta1) / n + (2 * zeta2) / pairs;
   // The number of draws that would weigh as much if all were alike, as a share of n.
   const even = fourth > 0 ? (squares * squares) / (n * fourth) : 1;
+  const deviation = scale ** 2 * Math.sqrt(variance);
   const deviations = DEVIATIONS + UNEVEN_DEVIATIONS * (1 - even);
-  return scale * Math.sqrt(Math.max(0, statistic) + deviations * Math.sqrt(variance));
+  return { square: scale ** 2 * statistic, deviation, deviations };
 }
 
 /** All products of the estimates over `scale` (count, count). */
