@@ -257,17 +257,16 @@ export class PartsRun {
     for (const id of ids) this.home.queue.remove(id).catch(() => {});
   }
 
+  /** Told to all workers first: what runs stops, whatever becomes of what waits. */
   async #cancel(reason: Error): Promise<void> {
     const { signals, options } = this.home;
+    const told = Promise.all([
+      signals.set(cancelledKey(this.#request), 1, 'PX', options.ttlMs),
+      signals.publish(CANCEL_CHANNEL, this.#request),
+    ]);
     for (const part of new Set(this.#waiting.values())) part.reject(reason);
-    try {
-      await Promise.all([
-        signals.set(cancelledKey(this.#request), 1, 'PX', options.ttlMs),
-        signals.publish(CANCEL_CHANNEL, this.#request),
-      ]);
-    } catch {
-      // Workers find out when they look whether this node is alive, or finish in vain.
-    }
+    // Workers find out when they look whether this node is alive, or finish in vain.
+    await told.catch(() => {});
   }
 }
 

@@ -38,7 +38,7 @@ test('both limits cover a norm far below the noise of the sample', (t) => {
     const mean = meanOf(estimates, size);
     const distance = norm(mean.mean.map((x, i) => x - error[i]));
     if (distance <= mean.deviation + mean.unseen) byMean++;
-    const limit = limitOfNorm(squareOf(arithmetic, estimates, size));
+    const limit = limitOfNorm(squareOf(arithmetic, estimates, size, () => false));
     arithmetic.release(mark);
     if (norm(error) <= limit) byPairs++;
     if (limit < mean.norm) tighter++;

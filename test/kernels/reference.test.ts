@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { runJob } from '../../workers/job.js';
+import { CancelledError, runJob } from '../../workers/job.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import { runReferenceTask } from '../../workers/kernels/reference/operations.js';
 import type { AttentionProblem } from '../../workers/problem.js';
@@ -119,4 +119,19 @@ test('with lora_B at zero the gradient of lora_A is exactly zero', () => {
 test('no adapter, no gradient', () => {
   const { gradients } = solve(randomProblem(6, { adapted: ['v_proj'] }));
   assert.deepEqual(Object.keys(gradients), ['v_proj']);
+});
+
+test('a task stops at once, and asks with every row of its products', () => {
+  const problem = layerProblem({ queryLength: 300, headDim: 64, inFeatures: 700, seed: 3 });
+  let [polls, tasks] = [0, 0];
+  runJob(referenceJob(problem, { attentionOutput: true }), (task) => {
+    assert.throws(() => runReferenceTask(task, () => true), CancelledError);
+    tasks++;
+    runReferenceTask(task, () => {
+      polls++;
+      return false;
+    });
+  });
+  // Q, K and V take a row of products at a time, of 64 columns and 256 inputs at most.
+  assert.ok(polls > 3 * 300 * (700 / 256) + tasks, `${polls} polls in ${tasks} tasks`);
 });

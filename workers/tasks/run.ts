@@ -40,7 +40,7 @@ export function runTask(task: AnyTask, wasm: Wasm, cancelled: Cancelled): unknow
     case 'low_rank':
       return runLowRankTask(task, wasm, cancelled);
     case 'reference':
-      return runReferenceTask(task);
+      return runReferenceTask(task, cancelled);
     case 'sampled':
       return runSampledTask(task, wasm, cancelled);
     case 'calibrate':

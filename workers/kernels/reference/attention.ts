@@ -13,6 +13,7 @@
  * The tiles of a row come one after the other: forward they keep the largest logit so far and the sum of
  * e^(S - largest), by which O is divided in the last of them; backward finds P by both.
  */
+import type { Checkpoint } from '../../job.js';
 import type { Range } from '../../mask.js';
 import { addProduct, clear, type Matrix, matrix, rowsOf, transposed } from './matrix.js';
 
@@ -58,11 +59,11 @@ export interface Tile {
 }
 
 /** S, and the slope of the cap, of all rows and keys of a tile. */
-function logits(head: Head, { rows, keys }: Tile) {
+function logits(head: Head, { rows, keys }: Tile, checkpoint: Checkpoint) {
   const { Q, K, scaling: beta, softcap: c } = head;
   const [n, m] = [rows.last - rows.first, keys.last - keys.first];
   const S = new Float64Array(n * m);
-  addProduct(matrix(S, n, m), rowsOf(Q, rows), transposed(rowsOf(K, keys)), beta);
+  addProduct(matrix(S, n, m), rowsOf(Q, rows), transposed(rowsOf(K, keys)), beta, checkpoint);
   if (c === undefined) return { S, slope: null };
   const tanh = S.map((s) => Math.tanh(s / c));
   return { S: tanh.map((t) => c * t), slope: tanh.map((t) => 1 - t * t) };
@@ -75,11 +76,11 @@ function seenBy({ seen }: Head, row: number, { first, last }: Range): Range {
 }
 
 /** O += P V, and what the sum of the row has come to. */
-export function forward(head: Head, tile: Tile): void {
+export function forward(head: Head, tile: Tile, checkpoint: Checkpoint): void {
   const { O, V, largest, sum, sink } = head;
   const { rows, keys, isFirst, isLast } = tile;
   const m = keys.last - keys.first;
-  const { S } = logits(head, tile);
+  const { S } = logits(head, tile, checkpoint);
   const P = new Float64Array(S.length);
   if (isFirst) {
     clear(rowsOf(O, rows));
@@ -102,7 +103,7 @@ export function forward(head: Head, tile: Tile): void {
     }
     for (let j = first; j < last; j++) sum[row]! += P[at + j] = Math.exp(S[at + j]! - top);
   }
-  addProduct(rowsOf(O, rows), matrix(P, rows.last - rows.first, m), rowsOf(V, keys), 1);
+  addProduct(rowsOf(O, rows), matrix(P, rows.last - rows.first, m), rowsOf(V, keys), 1, checkpoint);
   for (let row = rows.first; isLast && row < rows.last; row++) {
     if (sum[row] !== 0) scale(row, 1 / sum[row]!);
   }
@@ -127,16 +128,21 @@ function upstream({ O }: Head, { objective }: HeadGradient, { first, last }: Ran
 }
 
 /** dQ, dK and dV of a tile; loss and dsink with the first of its rows. All tiles of the rows went forward. */
-export function backward(head: Head, gradient: HeadGradient, tile: Tile): void {
+export function backward(
+  head: Head,
+  gradient: HeadGradient,
+  tile: Tile,
+  checkpoint: Checkpoint,
+): void {
   const { Q, K, V, largest, sum, sink, scaling: beta } = head;
   const { objective, dQ, dK, dV, loss, dsink } = gradient;
   const { rows, keys, isFirst } = tile;
   const [n, m] = [rows.last - rows.first, keys.last - keys.first];
   const { G, means } = upstream(head, gradient, rows);
-  const { S, slope } = logits(head, tile);
+  const { S, slope } = logits(head, tile, checkpoint);
   const P = new Float64Array(n * m);
   const dS = new Float64Array(n * m);
-  addProduct(matrix(dS, n, m), G, transposed(rowsOf(V, keys)), 1);
+  addProduct(matrix(dS, n, m), G, transposed(rowsOf(V, keys)), 1, checkpoint);
   for (let i = 0; i < n; i++) {
     const row = rows.first + i;
     const { first, last } = seenBy(head, row, keys);
@@ -150,9 +156,9 @@ export function backward(head: Head, gradient: HeadGradient, tile: Tile): void {
       dsink[0]! -= (Math.exp(sink! - largest[row]!) / sum[row]!) * means[i]!;
     }
   }
-  addProduct(rowsOf(dQ, rows), matrix(dS, n, m), rowsOf(K, keys), beta);
-  addProduct(rowsOf(dK, keys), transposed(matrix(dS, n, m)), rowsOf(Q, rows), beta);
-  addProduct(rowsOf(dV, keys), transposed(matrix(P, n, m)), G, 1);
+  addProduct(rowsOf(dQ, rows), matrix(dS, n, m), rowsOf(K, keys), beta, checkpoint);
+  addProduct(rowsOf(dK, keys), transposed(matrix(dS, n, m)), rowsOf(Q, rows), beta, checkpoint);
+  addProduct(rowsOf(dV, keys), transposed(matrix(P, n, m)), G, 1, checkpoint);
   if (!isFirst || objective.kind !== 'target') return;
   for (const g of G.data) loss[0]! += 0.5 * g * g;
 }

@@ -1,4 +1,5 @@
 /** Matrices as views of shared memory, and the product that the float64 kernel is made of. */
+import type { Checkpoint } from '../../job.js';
 import type { Range } from '../../mask.js';
 
 export interface Matrix {
@@ -43,8 +44,14 @@ export function rowsOf(M: Matrix, rows: Range): Matrix {
 /** Rows of the right factor that are read together, one after the other for each row of the left one. */
 const INNER = 256;
 
-/** target += factor left right; sums in float64, always in the same order. */
-export function addProduct(target: Matrix, left: Matrix, right: Matrix, factor: number): void {
+/** target += factor left right; sums in float64, always in the same order. @param checkpoint asked row by row. */
+export function addProduct(
+  target: Matrix,
+  left: Matrix,
+  right: Matrix,
+  factor: number,
+  checkpoint: Checkpoint,
+): void {
   const { rows, columns } = target;
   const packed = new Float64Array(Math.min(INNER, left.columns) * columns);
   const sums = new Float64Array(columns);
@@ -55,6 +62,7 @@ export function addProduct(target: Matrix, left: Matrix, right: Matrix, factor: 
       for (let j = 0; j < columns; j++) packed[k * columns + j] = right.data[at + j * right.right]!;
     }
     for (let i = 0; i < rows; i++) {
+      checkpoint();
       sums.fill(0);
       const row = left.at + i * left.down + from * left.right;
       for (let k = 0; k < inner; k++) {

@@ -2,7 +2,7 @@
  * A float64 computation is a chain of operations on shared memory, each after the one before it. Cut into
  * pieces of a few milliseconds, it takes turns with other jobs like everything else.
  */
-import type { Job, Task } from '../../job.js';
+import { type Cancelled, type Checkpoint, checkpointOf, type Job, type Task } from '../../job.js';
 import type { Range } from '../../mask.js';
 import type { Rotary } from '../../problem.js';
 import { rotateBack } from '../rotary.js';
@@ -45,18 +45,25 @@ export interface ReferenceTask extends Task<void> {
   readonly operations: readonly Operation[];
 }
 
-export function runReferenceTask({ operations }: ReferenceTask): void {
-  for (const operation of operations) run(operation);
+/** @throws {CancelledError} within a millisecond of `cancelled` answering true. */
+export function runReferenceTask({ operations }: ReferenceTask, cancelled: Cancelled): void {
+  const checkpoint = checkpointOf(cancelled);
+  for (const operation of operations) {
+    checkpoint();
+    run(operation, checkpoint);
+  }
 }
 
-function run(operation: Operation): void {
+function run(operation: Operation, checkpoint: Checkpoint): void {
   switch (operation.kind) {
     case 'clear':
       return clear(operation.target);
     case 'add':
       return add(operation.target, operation.term);
-    case 'product':
-      return addProduct(operation.target, operation.left, operation.right, operation.factor);
+    case 'product': {
+      const { target, left, right, factor } = operation;
+      return addProduct(target, left, right, factor, checkpoint);
+    }
     case 'compose':
       return compose(operation);
     case 'rotate_back': {
@@ -65,9 +72,9 @@ function run(operation: Operation): void {
       return rotateBack(rotary, batchItem, first, data.subarray(at, at + rows * columns));
     }
     case 'forward':
-      return forward(operation.head, operation.tile);
+      return forward(operation.head, operation.tile, checkpoint);
     case 'backward':
-      return backward(operation.head, operation.gradient, operation.tile);
+      return backward(operation.head, operation.gradient, operation.tile, checkpoint);
   }
 }
 

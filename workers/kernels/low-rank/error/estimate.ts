@@ -2,6 +2,7 @@
  * The statistical error estimate: rows drawn at random, their exact contribution minus their
  * approximate one, divided by their probability. The mean estimates the error matrix without bias.
  */
+import { type Cancelled, checkpoint } from '../../../job.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import type { Head } from '../head/head.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
@@ -29,8 +30,16 @@ export function estimateTensor(
   drawnFeatures: Float64Array,
   t: number,
   size: number,
+  cancelled: Cancelled,
 ): TensorEstimate {
-  const { whole, normalisation, terms } = rowContributions(arithmetic, runs, draws, t, size);
+  const { whole, normalisation, terms } = rowContributions(
+    arithmetic,
+    runs,
+    draws,
+    t,
+    size,
+    cancelled,
+  );
   const count = draws.length;
   if (complete) return { mean: meanOf(whole, size).mean, rows: NO_SCATTER, features: null, terms };
   if (!normalisation) {
@@ -41,6 +50,7 @@ export function estimateTensor(
   const ofFeatures = meanOf({ count: DRAWN_GROUPS, values: drawnFeatures }, size);
   // What each row says of the features that were left out, less what those that were drawn say.
   for (let k = 0; k < count; k++) {
+    checkpoint(cancelled);
     for (let i = 0, at = k * size; i < size; i++, at++) {
       whole.values[at] -= normalisation.values[at] + ofFeatures.mean[i];
     }
@@ -50,7 +60,7 @@ export function estimateTensor(
     rows: scatterOf(ofRows, count),
     features: {
       scatter: scatterOf(ofFeatures, DRAWN_GROUPS),
-      left: squareOf(arithmetic, whole, size),
+      left: squareOf(arithmetic, whole, size, cancelled),
     },
     terms,
   };
@@ -66,6 +76,7 @@ function rowContributions(
   draws: readonly Draw[],
   t: number,
   size: number,
+  cancelled: Cancelled,
 ): { whole: Estimates; normalisation: Estimates | null; terms: number } {
   const count = draws.length;
   const open = (): Estimates => ({ count, values: new Float64Array(count * size) });
@@ -84,7 +95,7 @@ function rowContributions(
       const { lowA, lowB } = sampled.keyErrors;
       if (t === 3 || !added.has(head.batch)) {
         const errors = t === 2 ? lowA : lowB;
-        addRows(errors, sampled.run.sampled.length, head, draws, t, size, whole.values);
+        addRows(errors, sampled.run.sampled.length, head, draws, t, size, whole.values, cancelled);
       }
       added.add(head.batch);
     } else {
@@ -93,7 +104,7 @@ function rowContributions(
         ...(normalisation ? [[normalisation, true] as const] : []),
       ] as const) {
         const products = outerProducts(space, sampled, state, t, drawn);
-        addProducts(products, head, draws, t, size, values);
+        addProducts(products, head, draws, t, size, values, cancelled);
       }
     }
     arithmetic.release(mark);
@@ -123,10 +134,12 @@ function addProducts(
   t: number,
   size: number,
   contributions: Float64Array,
+  cancelled: Cancelled,
 ): void {
   const offset = tensorOffset(head, t);
   const scale = tensorScale(head, t);
   draws.forEach((draw, k) => {
+    checkpoint(cancelled);
     if (draw.batch !== head.batch) return;
     const to = k * size + offset;
     for (const { left, leftWidth, right, rightWidth, transposed } of products) {
@@ -157,10 +170,12 @@ function addRows(
   t: number,
   size: number,
   contributions: Float64Array,
+  cancelled: Cancelled,
 ): void {
   const width = rows.length / n;
   const offset = tensorOffset(head, t);
   draws.forEach((draw, k) => {
+    checkpoint(cancelled);
     if (draw.batch !== head.batch) return;
     const factor = tensorScale(head, t) / draw.probability;
     const [to, from] = [k * size + offset, draw.position * width];
