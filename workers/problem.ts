@@ -35,9 +35,9 @@ export interface Projection {
   readonly inFeatures: number;
 }
 
-/** Rotary positions: queries and keys of token l are rotated by row l of the tables. */
+/** Rotary positions: the first r channels of queries and keys of token l are rotated by row l of the tables. */
 export interface Rotary {
-  /** (B, L, d), or (1, L, d) for all items of a batch. */
+  /** (B, L, r), or (1, L, r) for all items of a batch. */
   readonly cos: Tensor;
   readonly sin: Tensor;
 }
@@ -73,7 +73,7 @@ export interface AttentionLayer extends Attention {
    */
   readonly inputs: { readonly query: Tensor; readonly key: Tensor; readonly value: Tensor };
   readonly projections: Readonly<Record<ProjectionName, Projection>>;
-  /** Applied to queries and keys between projection and scores; needs Lq = Lk and an even d. */
+  /** Applied to queries and keys between projection and scores; needs Lq = Lk and an even r. */
   readonly rotary?: Rotary;
 }
 

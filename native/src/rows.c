@@ -116,9 +116,10 @@ void OF_SET(transpose)(int rows, int columns, const float *restrict a, float *re
     for (int j = 0; j < columns; j++) b[(long)j * rows + i] = a[(long)i * columns + j];
 }
 
-void OF_SET(rotate)(int rows, int d, const float *cos, const float *sin, float *x, int back) {
-  const int half = d / 2;
-  for (int i = 0; i < rows; i++, cos += d, sin += d, x += d) {
+void OF_SET(rotate)(int rows, int d, int width, const float *cos, const float *sin, float *x,
+                    int back) {
+  const int half = width / 2;
+  for (int i = 0; i < rows; i++, cos += width, sin += width, x += d) {
     float *restrict a = x, *restrict b = x + half;
     for (int e = 0; e < half; e++) {
       const float u = a[e], v = b[e];

@@ -107,7 +107,7 @@ const LAYER = {
   ),
   cos: Type.Optional(
     Tensor(
-      'Rotary positions, with sin: shape (L, d), (1, L, d) or (B, L, d), as Transformers computes them. Queries and keys become x cos + rotate_half(x) sin, rotate_half(x) = cat(-x2, x1), before the scores. Needs Lq = Lk and an even d.',
+      'Rotary positions, with sin: shape (L, r), (1, L, r) or (B, L, r), as Transformers computes them. The first r channels x of every query and key become x cos + rotate_half(x) sin, rotate_half(x) = cat(-x2, x1), before the scores; r = d, or less for partial rotary positions. Needs Lq = Lk and an even r.',
     ),
   ),
   sin: Type.Optional(Tensor('Rotary positions, with cos and of its shapes.')),
@@ -227,7 +227,7 @@ export const GradientRequest = Type.Object(
           ),
           cos: Type.Optional(
             Tensor(
-              'With sin: the positions by which queries and keys were turned, shape (L, d), (1, L, d) or (B, L, d).',
+              'With sin: the positions by which queries and keys were turned, shape (L, r), (1, L, r) or (B, L, r), r up to d.',
             ),
           ),
           sin: Type.Optional(Tensor('With cos and of its shapes.')),

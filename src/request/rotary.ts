@@ -5,7 +5,7 @@ import type { GivenTensor, Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
 import type { Intake } from './intake.js';
 import type { ForwardRequest } from './request.js';
-import { formatShape, shapeMismatch } from './shapes.js';
+import { shapeMismatch } from './shapes.js';
 
 const TABLES = ['cos', 'sin'] as const;
 
@@ -15,16 +15,17 @@ function parseTable(
   { batch, queryLength, headDim }: Dimensions,
   intake: Intake,
 ): Tensor {
-  const row = [queryLength, headDim];
-  const allowed = [row, [1, ...row], [batch, ...row]];
-  if (!allowed.some((shape) => shape.join() === given.shape.join())) {
+  const shape = given.shape.length === 2 ? [1, ...given.shape] : given.shape;
+  const [items, length, width = 0] = shape;
+  const fits =
+    shape.length === 3 && (items === 1 || items === batch) && length === queryLength && width > 0;
+  if (!fits || width > headDim || width % 2 !== 0) {
     throw shapeMismatch(
       pointer,
       given,
-      `it must be (L, d) = ${formatShape(row)}, or that with a leading 1 or B = ${batch}.`,
+      `it must be (L, r) with L = ${queryLength} and an even r of at most d = ${headDim}, or that with a leading 1 or B = ${batch}.`,
     );
   }
-  const shape = given.shape.length === 2 ? [1, ...given.shape] : given.shape;
   return intake.take(pointer, given, shape);
 }
 
@@ -49,7 +50,7 @@ export function parseTables(
       pointer,
     });
   }
-  const { queryLength, keyLength, headDim } = dims;
+  const { queryLength, keyLength } = dims;
   if (queryLength !== keyLength) {
     throw new Problem(
       'shape-mismatch',
@@ -57,15 +58,15 @@ export function parseTables(
       { pointer: `${pointer}/cos` },
     );
   }
-  if (headDim % 2 !== 0) {
-    throw new Problem(
-      'shape-mismatch',
-      `cos and sin turn pairs of channels, but d = ${headDim} is odd (d from q_proj.weight).`,
-      { pointer: `${pointer}/cos` },
-    );
-  }
   const [cos, sin] = TABLES.map((name) =>
     parseTable(`${pointer}/${name}`, holder[name] as GivenTensor, dims, intake),
   );
+  if (cos.shape[2] !== sin.shape[2]) {
+    throw new Problem(
+      'shape-mismatch',
+      `cos turns ${cos.shape[2]} channels of each head, but sin ${sin.shape[2]}.`,
+      { pointer: `${pointer}/sin` },
+    );
+  }
   return { cos, sin };
 }

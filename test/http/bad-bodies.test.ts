@@ -390,7 +390,25 @@ const CASES: Record<string, Case> = {
 
   // Rotary positions and padding.
   'cos without sin': map(set('cos', tensor([4, 2])), 'missing-key', '', /sin is missing/),
-  'cos of another length': map(rotary([3, 2], [4, 2]), 'shape-mismatch', '/cos', /\(4, 2\)/),
+  'cos of another length': map(rotary([3, 2], [4, 2]), 'shape-mismatch', '/cos', /L = 4/),
+  'cos and sin of two widths': map(
+    (body) => {
+      for (const name of ['q_proj', 'k_proj', 'v_proj']) {
+        body[name] = { weight: tensor([4, 4]), lora_A: tensor([1, 4]), lora_B: tensor([4, 1]) };
+      }
+      body.target = tensor([4, 4]);
+      rotary([4, 2], [4, 4])(body);
+    },
+    'shape-mismatch',
+    '/sin',
+    /2 channels of each head, but sin 4/,
+  ),
+  'more rotary channels than a head has': map(
+    rotary([4, 6], [4, 6]),
+    'shape-mismatch',
+    '/cos',
+    /at most d = /,
+  ),
   'sin of another batch': map(rotary([4, 2], [2, 4, 2]), 'shape-mismatch', '/sin'),
   'rotary positions on an odd width': map(
     (body) => {
@@ -402,7 +420,7 @@ const CASES: Record<string, Case> = {
     },
     'shape-mismatch',
     '/cos',
-    /odd/,
+    /an even r/,
   ),
   'rotary positions on other keys': map(
     (body) => {

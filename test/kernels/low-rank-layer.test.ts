@@ -48,8 +48,8 @@ const cases: Readonly<Record<string, Options>> = {
   'rotary, q and v only': { rotary: true, ranks: { q: 8, v: 8 }, queryLength: 150 },
   'rotary, k only': { rotary: true, ranks: { k: 8 }, queryLength: 150, objective: 'target' },
   'rotary, v only': { rotary: true, ranks: { v: 3 }, queryLength: 90 },
-  'rotary, causal, grouped heads, batch': {
-    ...{ rotary: true, causal: true, heads: 4, keyValueHeads: 2, batch: 2, queryLength: 330 },
+  'partial rotary, causal, grouped heads, batch': {
+    ...{ rotary: 4, causal: true, heads: 4, keyValueHeads: 2, batch: 2, queryLength: 330 },
     ...{ bias: true, headDim: 6 },
   },
   'input gradients': { inputs: 'self' },
@@ -188,7 +188,7 @@ test('random layers: the estimate covers the error, the certificate always', (t)
   for (let round = 0; round < 50; round++) {
     const [keyValueHeads, batch] = [integer(1, 2), integer(1, 2)];
     const queryLength = integer(1, 400);
-    const rotary = maybe();
+    const rotary = maybe() && (maybe() || 4);
     const keyLength = rotary || maybe() ? queryLength : integer(1, 400);
     const kind = maybe() ? undefined : keyLength === queryLength && maybe() ? 'self' : 'cross';
     const options = {

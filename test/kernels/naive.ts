@@ -79,14 +79,15 @@ function project(X: Matrix, p: Projection, head: number, width: number): Matrix 
 /** Rows of batch item b, rotated by their positions, or with `back` by the transpose. */
 function turn(x: Matrix, rotary: Rotary | undefined, b: number, back = false): Matrix {
   if (!rotary) return x;
-  const out = zeros(x.rows, x.columns);
-  const [, length, d] = rotary.cos.shape as [number, number, number];
+  const d = x.columns;
+  const out: Matrix = { ...x, data: x.data.slice() };
+  const [, length, width] = rotary.cos.shape as [number, number, number];
   const item = rotary.cos.shape[0] === 1 ? 0 : b;
-  const half = d / 2;
+  const half = width / 2;
   for (let l = 0; l < x.rows; l++) {
-    for (let c = 0; c < d; c++) {
-      const pair = (c + half) % d;
-      const table = (item * length + l) * d;
+    for (let c = 0; c < width; c++) {
+      const pair = (c + half) % width;
+      const table = (item * length + l) * width;
       const sign = c < half === back ? 1 : -1;
       const sin = rotary.sin.data[table + (back ? pair : c)]!;
       out.data[l * d + c] =

@@ -17,8 +17,8 @@ export interface ProblemOptions {
   ranks?: { q?: number; k?: number; v?: number };
   bias?: boolean;
   causal?: boolean;
-  /** Tables of rotary positions, another one for each batch item. */
-  rotary?: boolean;
+  /** true: all channels; else the first so many. */
+  rotary?: boolean | number;
   keyLengths?: number[];
   /** In place of causal and keyLengths. */
   mask?: Mask;
@@ -125,7 +125,13 @@ export function randomProblem(options: ProblemOptions): AttentionProblem {
     },
     ...(options.softcap && { softcap: options.softcap }),
     ...(options.sinks && { sinks: make([heads], 1) }),
-    ...(options.rotary && { rotary: rotaryTables(batch, queryLength, headDim, dtype) }),
+    ...(options.rotary && {
+      rotary: rotaryTables(
+        ...([batch, queryLength] as const),
+        options.rotary === true ? headDim : options.rotary,
+        dtype,
+      ),
+    }),
     objective: {
       kind: options.objective ?? 'grad_output',
       tensor: make([batch, queryLength, heads * valueDim], 1),

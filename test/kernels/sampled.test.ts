@@ -141,7 +141,7 @@ test('with the inputs of the projections errors are those of the gradients of th
   const states = randomStates({ ...long, heads: 2, causal: true, seed: SEED });
   const { queryLength: L, headDim: d } = states.dims;
   const X = randomProblem({ ...long, seed: SEED + 1 }).inputs.query;
-  const rotary = rotaryTables(1, L, d, 'float32');
+  const rotary = rotaryTables(1, L, d / 2, 'float32');
   const problem = { ...states, projectedFrom: { query: X, key: X, value: X, rotary } };
   const result = sampled(problem, 150);
   const exactly = truth(problem);
@@ -169,10 +169,11 @@ test('with the inputs of the projections errors are those of the gradients of th
   }
 });
 
-/** The transpose of x cos + rotate_half(x) sin, for one token. */
+/** The transpose of x cos + rotate_half(x) sin, of the first channels of one token. */
 function turnBack({ cos, sin }: ReturnType<typeof rotaryTables>, token: number, y: Float64Array) {
-  const half = y.length / 2;
-  const at = token * y.length;
+  const width = cos.shape[2];
+  const half = width / 2;
+  const at = token * width;
   for (let c = 0; c < half; c++) {
     const [a, b] = [y[c]!, y[c + half]!];
     y[c] = a * cos.data[at + c]! + b * sin.data[at + half + c]!;

@@ -30,7 +30,7 @@ export interface PlainProblem {
   target: Float64Array | undefined;
   gradOutput: Float64Array | undefined;
   /** (1 or B, L, d) */
-  rotary: { cos: Float64Array; sin: Float64Array } | undefined;
+  rotary: { cos: Float64Array; sin: Float64Array; width: number } | undefined;
   keyLengths: number[] | undefined;
 }
 
@@ -76,7 +76,10 @@ export function plainProblem(request: GradientRequest): PlainProblem {
     },
     target: request.target && values(request.target),
     gradOutput: request.grad_output && values(request.grad_output),
-    rotary: request.cos && { cos: values(request.cos), sin: values(request.sin!) },
+    rotary: request.cos && {
+      ...{ cos: values(request.cos), sin: values(request.sin!) },
+      width: request.cos.shape.at(-1)!,
+    },
     keyLengths: keyLengths(request.key_lengths),
   };
 }
@@ -105,15 +108,17 @@ function projectAll(problem: PlainProblem, name: keyof PlainProblem['states'], l
   return rows.map((row) => project(problem.states[name], row, problem.projections[name]));
 }
 
-/** Rotary positions: every head of row l of batch item b. */
+/** Rotary positions: the first channels of every head of row l of batch item b. */
 function turn({ rotary, queryLength: length }: PlainProblem, rows: number[][], d: number) {
   if (!rotary) return rows;
-  const items = rotary.cos.length / (length * d);
+  const { width } = rotary;
+  const items = rotary.cos.length / (length * width);
   return rows.map((row, number) => {
-    const table = (items === 1 ? number % length : number) * d;
+    const table = (items === 1 ? number % length : number) * width;
     return row.map((x, k) => {
       const c = k % d;
-      const other = c < d / 2 ? -row[k + d / 2] : row[k - d / 2];
+      if (c >= width) return x;
+      const other = c < width / 2 ? -row[k + width / 2] : row[k - width / 2];
       return x * rotary.cos[table + c] + other * rotary.sin[table + c];
     });
   });

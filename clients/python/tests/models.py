@@ -20,7 +20,7 @@ def make_model(targets=ATTENTION, dtype=torch.float32, config=None, family="Llam
         "max_position_embeddings": 64,
     }
     configuration = getattr(transformers, f"{family}Config")(**{**sizes, **(config or {})})
-    base = getattr(transformers, f"{family}ForCausalLM")(configuration).to(dtype)
+    base = transformers.AutoModelForCausalLM.from_config(configuration).to(dtype)
     model = peft.get_peft_model(
         base, peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets, **lora)
     )

@@ -559,6 +559,22 @@ def test_sums_of_the_forward_pass_are_sent_along(contract, asked):
 
 LINEAR = {"query", "key", "value"}
 ROTATED = {"cos", "sin"}
+FUSED = ("qkv_proj", "query_key_value", "c_attn")
+
+
+def weights_of(layer, heads):
+    """By state the gradient of its part of the weights, (out, in), of a layer that was trained."""
+    if hasattr(layer, "q_proj"):
+        return {name: getattr(layer, f"{name[0]}_proj").base_layer.weight.grad for name in LINEAR}
+    [fused] = [getattr(layer, name).base_layer for name in FUSED if hasattr(layer, name)]
+    gradient = fused.weight.grad if isinstance(fused, torch.nn.Linear) else fused.weight.grad.T
+    states = ("query", "key", "value")
+    if hasattr(layer, "query_key_value"):
+        parts = gradient.unflatten(0, (heads[0], 3, -1)).unbind(1)
+        return {name: part.flatten(0, 1) for name, part in zip(states, parts, strict=True)}
+    width = gradient.shape[0] // (heads[0] + 2 * heads[1])
+    rows = [width * heads[0], width * heads[1], width * heads[1]]
+    return dict(zip(states, gradient.split(rows), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -567,6 +583,10 @@ ROTATED = {"cos", "sin"}
         ("Llama", {}, LINEAR | ROTATED),
         ("Mistral", {"sliding_window": 4}, LINEAR | ROTATED),
         ("SmolLM3", {"no_rope_layers": [0], "pad_token_id": 0}, LINEAR),
+        ("StableLm", {"num_key_value_heads": 4}, LINEAR | ROTATED),
+        ("Phi3", {"pad_token_id": 0}, LINEAR | ROTATED),
+        ("GPTNeoX", {"num_key_value_heads": 4}, LINEAR | ROTATED),
+        ("GPT2", {"num_key_value_heads": 4, "attn_pdrop": 0.0}, LINEAR),
         ("Qwen3", {"head_dim": 8}, {"value"}),
         ("Cohere", {"pad_token_id": 0}, {"value"}),
     ],
@@ -576,27 +596,35 @@ def test_inputs_of_projections_give_the_gradients_of_their_weights(
     contract, asked, family, config, names
 ):
     """X^T dQ of what is sent is the gradient of the projection's weight that autograd has."""
-    model = make_model(family=family, config={"num_hidden_layers": 1, **config})
-    layer = model.base_model.model.model.layers[0].self_attn
-    weights = {name: getattr(layer, f"{name[0]}_proj").base_layer.weight for name in LINEAR}
-    for weight in weights.values():
-        weight.requires_grad_()
+    fused = {"Phi3": ["qkv_proj"], "GPTNeoX": ["query_key_value"], "GPT2": ["c_attn"]}
+    targets = fused.get(family, ATTENTION)
+    model = make_model(targets, family=family, config={"num_hidden_layers": 1, **config})
+    layer = next(m for m in model.modules() if any(hasattr(m, name) for name in targets))
+    for module in layer.children():
+        if hasattr(module, "base_layer"):
+            module.base_layer.weight.requires_grad_()
     answers = []
     answer = contract.post
     contract.post = lambda path, body: answers.append(answer(path, body)) or answers[-1]
     with attach(model, contract.url, minimum_length=0, method="sampled", tolerance=0.1):
         train_once(model, make_batch())
-    inputs = asked()[-1]["inputs"]
+    body = asked()[-1]
+    inputs = body["inputs"]
     assert inputs.keys() == names
+    heads = [body[name]["shape"][2] for name in ("query", "key")]
+    expected = weights_of(layer, heads)
     for name in names - ROTATED:
         gradient = read(answers[-1]["gradients"][name])
         if name != "value" and names >= ROTATED:
             cos, sin = (read(inputs[table])[:, :, None] for table in ("cos", "sin"))
-            first, second = (gradient * sin).chunk(2, dim=-1)
-            gradient = gradient * cos - torch.cat((-second, first), dim=-1)
+            turned, rest = gradient.split(
+                [cos.shape[-1], gradient.shape[-1] - cos.shape[-1]], dim=-1
+            )
+            first, second = (turned * sin).chunk(2, dim=-1)
+            gradient = torch.cat((turned * cos - torch.cat((-second, first), dim=-1), rest), dim=-1)
         x = read(inputs[name]).flatten(0, 1)
-        expected = weights[name].grad.double()
-        assert truth.relative(gradient.flatten(2).flatten(0, 1).T @ x, expected) < 2e-2
+        found = gradient.flatten(2).flatten(0, 1).T @ x
+        assert truth.relative(found, expected[name].double()) < 2e-2
 
 
 def test_inputs_are_sent_where_a_method_may_use_them(contract, asked):

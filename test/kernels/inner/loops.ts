@@ -252,13 +252,14 @@ export const LOOPS: Readonly<Record<OperationName | StageName, Loop>> = {
     each(rows!, 1, (i) => {
       out![i] = sum(features!, (f) => a![f * rows! + i]! * b![f * rows! + i]!);
     }),
-  rotate: ({ rows, d, back }, { cos, sin, x }) => {
-    const half = d! / 2;
+  rotate: ({ rows, d, width, back }, { cos, sin, x }) => {
+    const half = width! / 2;
     each(rows!, half, (i, e) => {
-      const [a, b] = [i * d! + e, i * d! + half + e];
-      const [u, v] = [x![a]!, x![b]!];
-      x![a] = u * cos![a]! + v * (back ? sin![b]! : -sin![a]!);
-      x![b] = v * cos![b]! + u * (back ? -sin![a]! : sin![b]!);
+      const [a, b] = [i * width! + e, i * width! + half + e];
+      const [atU, atV] = [i * d! + e, i * d! + half + e];
+      const [u, v] = [x![atU]!, x![atV]!];
+      x![atU] = u * cos![a]! + v * (back ? sin![b]! : -sin![a]!);
+      x![atV] = v * cos![b]! + u * (back ? -sin![a]! : sin![b]!);
     });
   },
   forms: ({ rows, n }, { x, linear, quadratic, out }) =>

@@ -55,7 +55,7 @@ export function contributionsOf(problem: AttentionProblem, row: AttendedRow): Ma
   };
 
   const dQ = row.dSK.slice();
-  if (rotary) rotateBack(rotary, batchItem, row.row, dQ);
+  if (rotary) rotateBack(rotary, batchItem, row.row, dQ, d);
   add('q_proj', [query.up(dQ), x], [dQ, query.low(x)], head, d);
   if (dSX) add('k_proj', [key.up(q), dSX], [q, key.low(dSX)], shared, d);
   add('v_proj', [value.up(g), PX], [g, value.low(PX)], shared, dv);

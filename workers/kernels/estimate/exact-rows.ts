@@ -58,7 +58,7 @@ function attend(layer: AttentionLayer, rows: readonly RowOfHead[], passes: Input
   );
   const all = placed.map((one, k) => {
     const q = one.query.addBias(projected[k]!);
-    if (rotary) rotate(rotary, batchItem, one.row, q);
+    if (rotary) rotate(rotary, batchItem, one.row, q, q.length);
     return { ...one, q };
   });
   const rotated = new Map<number, Float64Array>();

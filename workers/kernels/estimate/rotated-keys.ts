@@ -24,7 +24,7 @@ export function rotatedKeys(
   for (let c = 0; c < d; c++) {
     for (let j = 0; j < n; j++) K[j * d + c] = columns[c]![j]! + bias[c]!;
   }
-  if (rotary) rotate(rotary, batchItem, 0, K);
+  if (rotary) rotate(rotary, batchItem, 0, K, d);
   return K;
 }
 
@@ -82,7 +82,7 @@ export class RotatedKeyRows {
       }
     }
     passes.checkpoint();
-    rotateBack(problem.rotary, this.batchItem, 0, Z);
+    rotateBack(problem.rotary, this.batchItem, 0, Z, d);
     const byRank = passes.combine(Z, n, this.#low);
     return {
       A: { rows: passes.combine(X, n, passes.dots(Z, n, this.#B)), offset: 0 },

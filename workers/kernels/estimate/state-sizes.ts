@@ -26,7 +26,7 @@ export function stateSizes(
   const { rotary, scaling: beta } = problem;
   const { query, key, value } = exact;
   const dQ = minus(exact.dSK, used.dSK);
-  if (rotary) rotateBack(rotary, exact.batchItem, exact.row, dQ);
+  if (rotary) rotateBack(rotary, exact.batchItem, exact.row, dQ, dQ.length);
   // Every key is rotated back by an angle of its own: then W_K^T is bounded by its norm.
   const normBack = (weights: HeadWeights, y: Float64Array) =>
     frobenius(weights.back([y], passes)[0]!);

@@ -174,6 +174,6 @@ function gradientRows(
   const head = { first: slot, count: 1, rows: queryLength, width: d };
   const rows =
     projection === 'q_proj' ? sumOf(wasm, workspace.rightQ, head, first, n) : ofHeadGroup('ls', d);
-  if (rotary) rotateBack(rotary, batchItem, first, wasm.f32(rows, n * d));
+  if (rotary) rotateBack(rotary, batchItem, first, wasm.f32(rows, n * d), d);
   return rows;
 }

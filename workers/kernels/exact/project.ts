@@ -82,7 +82,7 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
     const row = batchItem * length + first;
     const X = wasm.put(rowsOf(input, projection.inFeatures, row, n));
     const rotateRows = (rows: Float32Array) => {
-      if (rotary && name !== 'v_proj') rotate(rotary, batchItem, first, rows);
+      if (rotary && name !== 'v_proj') rotate(rotary, batchItem, first, rows, width);
     };
     const tokens: Tokens = { first, n, X, low: lowRank(wasm, projection, X, n) };
     const mark = wasm.mark();

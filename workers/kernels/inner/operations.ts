@@ -357,18 +357,21 @@ export const OPERATIONS = {
     sizes({ features: [12], rows: [60, 4] }),
   ),
   /**
-   * Rotary positions of x (rows, d), in place: with x = [a | b], [a cos - b sin | b cos + a sin], and the
-   * transpose of that with `back`; cos and sin (rows, d), d even
+   * Rotary positions of x (rows, d), in place: with [a | b] its first `width` columns, [a cos - b sin | b cos + a sin],
+   * and the transpose of that with `back`; cos and sin (rows, width), width even and at most d
    */
   rotate: operation(
     [
-      ...([size('rows'), size('d')] as const),
-      read('f32', 'cos', ({ rows, d }) => rows * d),
-      read('f32', 'sin', ({ rows, d }) => rows * d),
+      ...([size('rows'), size('d'), size('width')] as const),
+      read('f32', 'cos', ({ rows, width }) => rows * width),
+      read('f32', 'sin', ({ rows, width }) => rows * width),
       update('f32', 'x', ({ rows, d }) => rows * d),
       flag('back'),
     ],
-    sizes({ rows: [9], d: [60, 2] }),
+    (draw) => {
+      const { rows, width, rest } = sizes({ rows: [9], width: [60, 2], rest: [9] })(draw);
+      return { rows, width, d: width + rest - 1 } as Sizes;
+    },
   ),
   /** out[i] (float64) = sum_a (linear[a] + quadratic[a] x[i, a]) x[i, a], in float64, for float32 x (rows, n) */
   forms: operation(

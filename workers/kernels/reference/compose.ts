@@ -34,8 +34,8 @@ export function compose(operation: Compose): void {
   const adapter = term && rowsOf(term);
   if (bias) for (let k = 0; k < output.length; k++) output[k]! += bias[k % target.columns]!;
   if (rotary) {
-    rotate(rotary, batchItem, first, output);
-    if (adapter) rotate(rotary, batchItem, first, adapter);
+    rotate(rotary, batchItem, first, output, target.columns);
+    if (adapter) rotate(rotary, batchItem, first, adapter, target.columns);
   }
   let [frozen, added, sum] = norms as unknown as [number, number, number];
   for (let k = 0; k < output.length; k++) {

@@ -69,7 +69,7 @@ function run(operation: Operation, checkpoint: Checkpoint): void {
     case 'rotate_back': {
       const { target, rotary, batchItem, first } = operation;
       const { data, at, rows, columns } = target;
-      return rotateBack(rotary, batchItem, first, data.subarray(at, at + rows * columns));
+      return rotateBack(rotary, batchItem, first, data.subarray(at, at + rows * columns), columns);
     }
     case 'forward':
       return forward(operation.head, operation.tile, checkpoint);

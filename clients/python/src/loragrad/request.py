@@ -33,7 +33,7 @@ class Projection(_Weight, total=False):
 class Inputs(TypedDict, total=False):
     """What entered the projections of attention states: rows (B, L, d_in) for each of query, key, value.
 
-    cos, sin: the rotary positions of queries and keys, (L, d) or (B, L, d).
+    cos, sin: the rotary positions of queries and keys, (L, r) or (B, L, r), r up to d.
     """
 
     query: Tensor
@@ -57,7 +57,7 @@ class Request(TypedDict, total=False):
         value_states (B, Lk, d_in).
     q_proj, k_proj, v_proj: weights (H d, d_in), (Hkv d, d_in), (Hkv dv, d_in).
     scaling: beta in softmax(beta Q K^T); 1 / sqrt(d) by default.
-    cos, sin: rotary positions (L, d) or (B, L, d), as Transformers computes them.
+    cos, sin: rotary positions (L, r) or (B, L, r), r up to d, as Transformers computes them.
     is_causal: row i sees the keys 0 to i.
     window: [left, right], row i sees the keys i - left to i + right; -1 is no limit.
     key_lengths: for each batch item how many keys count, from the first; the rest is padding.

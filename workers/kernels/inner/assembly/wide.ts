@@ -32,17 +32,25 @@ export function column_dots(features: i32, rows: i32, a: usize, b: usize, out: u
 }
 
 /**
- * Rotary positions of x (rows, d), in place: with x = [a | b], [a cos - b sin | b cos + a sin], and the
- * transpose of that with `back`. cos and sin (rows, d), d even.
+ * Rotary positions of x (rows, d), in place: with [a | b] its first `width` columns, [a cos - b sin | b cos + a sin],
+ * and the transpose of that with `back`. cos and sin (rows, width), width even and at most d.
  */
-export function rotate(rows: i32, d: i32, cos: usize, sin: usize, x: usize, back: bool): void {
-  const half = d >> 1;
+export function rotate(
+  rows: i32,
+  d: i32,
+  width: i32,
+  cos: usize,
+  sin: usize,
+  x: usize,
+  back: bool,
+): void {
+  const half = width >> 1;
   const whole = half & ~3;
   for (let i = 0; i < rows; i++) {
     const a = at(x, i * d);
     const b = at(a, half);
-    const c = at(cos, i * d);
-    const s = at(sin, i * d);
+    const c = at(cos, i * width);
+    const s = at(sin, i * width);
     for (let e = 0; e < whole; e += 4) {
       const u = v128.load(at(a, e));
       const v = v128.load(at(b, e));

@@ -107,10 +107,10 @@ export class Arithmetic extends Scratch {
     this.#fn.column_dots,
   );
 
-  /** Rotary positions of x (rows, d) in place, or back; cos, sin (rows, d). See kernels/rotary.ts. */
-  readonly rotate = bind<[rows: number, d: number, cos: Real, sin: Real, x: Real, back: boolean]>(
-    this.#fn.rotate,
-  );
+  /** Rotary positions of x (rows, d) in place, or back; cos, sin (rows, width). See kernels/rotary.ts. */
+  readonly rotate = bind<
+    [rows: number, d: number, width: number, cos: Real, sin: Real, x: Real, back: boolean]
+  >(this.#fn.rotate);
 
   /** out[i] = sum_a (linear[a] + quadratic[a] x[i, a]) x[i, a] for x (rows, n), in float64. */
   readonly forms = bind<

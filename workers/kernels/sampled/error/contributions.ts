@@ -141,11 +141,12 @@ export class Contributions {
     const { count } = side;
     const at = wasm.allocFloats(count * width);
     wasm.fn.copy_columns(count, width, side.at, side.pitch, at, width);
+    const turned = cos.shape[2];
     const [c, s] = [cos, sin].map(({ data, shape: [items, length] }) => {
       const item = items === 1 ? 0 : partition.headGroup.batchItem;
-      return this.#rows(slice(data as Floats, item, length * width), width, width, side);
+      return this.#rows(slice(data as Floats, item, length * turned), turned, turned, side);
     });
-    wasm.fn.rotate(count, width, c!.at, s!.at, at, true);
+    wasm.fn.rotate(count, width, turned, c!.at, s!.at, at, true);
     return { ...side, at, pitch: width };
   }
 

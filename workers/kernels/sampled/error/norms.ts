@@ -47,7 +47,7 @@ export function runNorm(task: NormTask, wasm: Wasm, checkpoint: () => void): Flo
       rows.set(gradient.subarray(at, at + width), i * width);
     }
     const mine = rows.subarray(0, n * width);
-    if (rotary) rotateBack(rotary, batchItem, first, mine);
+    if (rotary) rotateBack(rotary, batchItem, first, mine, width);
     const packed = pack(wasm, mine, n, width);
     const from = (batchItem * length + first) * pitch;
     const Y = wasm.put(table.data.subarray(from, from + n * pitch));

@@ -26,7 +26,7 @@ def attention_output(
     """O (.., L, H dv), in the dtype of hidden_states (.., L, d_in).
 
     :param projections: `q_proj`, `k_proj`, `v_proj`, each a `loragrad.Projection`.
-    :param cos, sin: (L, d) or (.., L, d), applied to every head of Q and K as Transformers does.
+    :param cos, sin: (L, r) or (.., L, r), r up to d, for the first channels of every head of Q and K.
     :param key_lengths: for each batch item the number of keys that are seen, from the first.
     """
     kv_heads = num_key_value_heads or num_attention_heads
@@ -90,7 +90,10 @@ def _heads(states: Tensor, heads: int) -> Tensor:
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions on (.., L, d): the halves of d are the real and imaginary parts."""
+    """Rotary positions on the first r channels of (.., L, d), by tables (.., L, r): the halves of r are
+    the real and imaginary parts.
+    """
+    states, rest = states[..., : cos.shape[-1]], states[..., cos.shape[-1] :]
     real, imaginary = states.chunk(2, dim=-1)
     turned = torch.cat((-imaginary, real), dim=-1)
-    return (states * cos + turned * sin).to(states.dtype)
+    return torch.cat(((states * cos + turned * sin).to(states.dtype), rest), dim=-1)

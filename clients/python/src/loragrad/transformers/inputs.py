@@ -3,15 +3,15 @@
 Errors of independent rows average out in X^T dQ, of which the gradients of an adapter are projections,
 and not in dQ: a tolerance on dQ asks for more than training needs. Hooks on the projections keep X until
 the attention of the layer takes it, and what was kept is compared with the states: it is sent where
-the states are the outputs of the projections, rotated or not, and nothing else. Layers that normalise
-queries and keys, rotate in another way or have fused projections go without.
+the states are the outputs of the projections or of a fused one, rotated or not, and nothing else.
+Layers that normalise queries and keys or rotate in another way go without.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ _PROJECTIONS = {
     "key": ("k_proj", "key"),
     "value": ("v_proj", "value"),
 }
+#: What one projection for all three is called.
+_FUSED = ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "qkv")
 # Rounding of half precision; another formula is farther off.
 _SAME = 2e-2
 
@@ -59,19 +61,15 @@ class ProjectionInputs:
         :param states: query, key and value (B, H, L, d) as the attention takes them
         """
         kept = self.of(layer)
-        found: dict[str, Tensor] = {}
         with torch.no_grad():
             tables = _tables(kept.pop("tables", None))
             # One pair of tables is for queries and keys alike.
-            pair = ("query", "key")
-            plain = {name for name in states if _is_output(states[name], kept.get(name), None)}
-            turned = tables and {
-                name for name in pair if _is_output(states[name], kept.get(name), tables)
-            }
-            if tables and turned and not plain.intersection(pair):
-                found |= dict(zip(("cos", "sin"), tables, strict=True))
-                plain |= turned
-            found |= {name: kept[name][0].detach() for name in plain}
+            pair = {"query", "key"}
+            found = _sources(kept, states, states.keys(), None)
+            if tables and not found.keys() & pair:
+                turned = _sources(kept, states, pair, tables)
+                if turned:
+                    found |= dict(zip(("cos", "sin"), tables, strict=True)) | turned
         kept.clear()
         return found if found.keys() & states.keys() else {}
 
@@ -118,14 +116,17 @@ class _TableKeeper(OfOneModel):
 
 
 def _projections(layer: nn.Module) -> dict[str, nn.Module]:
-    """By state the projection of a layer, where all three are known."""
-    found = {}
-    for state, names in _PROJECTIONS.items():
-        for name in names:
-            projection = getattr(layer, name, None)
-            if isinstance(projection, nn.Module):
-                found[state] = projection
-    return found if found.keys() == _PROJECTIONS.keys() else {}
+    """By state the projection of a layer, where all three are known; or the fused one."""
+
+    def named(names: tuple[str, ...]) -> list[nn.Module]:
+        found = (getattr(layer, name, None) for name in names)
+        return [module for module in found if isinstance(module, nn.Module)]
+
+    fused = named(_FUSED)
+    if fused:
+        return {"fused": fused[0]}
+    apart = {state: named(names) for state, names in _PROJECTIONS.items()}
+    return {state: found[0] for state, found in apart.items()} if all(apart.values()) else {}
 
 
 def _tables(given: Any) -> tuple[Tensor, Tensor] | None:
@@ -138,16 +139,59 @@ def _tables(given: Any) -> tuple[Tensor, Tensor] | None:
     return cos, sin
 
 
-def _is_output(
-    state: Tensor, kept: tuple[Tensor, Tensor] | None, tables: tuple[Tensor, Tensor] | None
-) -> bool:
-    """Whether a state (B, H, L, d) is what its projection gave (B, L, H d), rotated by the tables."""
-    batch, heads, length, width = state.shape
-    if kept is None or kept[1].shape != (batch, length, heads * width):
+def _sources(
+    kept: Mapping[str, tuple[Tensor, Tensor]],
+    states: Mapping[str, Tensor],
+    wanted: Iterable[str],
+    tables: tuple[Tensor, Tensor] | None,
+) -> dict[str, Tensor]:
+    """By state the input (B, L, d_in) of the projection whose output it is, rotated by the tables."""
+    found = {}
+    for name, (given, output) in kept.items():
+        readings = _fused(output, states) if name == "fused" else _alone(output, states[name], name)
+        for reading in readings:
+            for state in reading.keys() & set(wanted):
+                if _is_same(states[state], reading[state], tables):
+                    found[state] = given.detach()
+    return found
+
+
+def _alone(output: Tensor, state: Tensor, name: str) -> Iterator[dict[str, Tensor]]:
+    """How the output (B, L, H d) of a projection is read, if it may be that state (B, H, L, d)."""
+    _, heads, _, width = state.shape
+    if output.shape[-1] == heads * width:
+        yield {name: torch.unflatten(output, -1, (heads, width)).transpose(1, 2)}
+
+
+def _fused(output: Tensor, states: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """How models read query, key and value (B, H, L, d) from one output."""
+    sizes = {name: (state.shape[1], state.shape[3]) for name, state in states.items()}
+    if output.shape[-1] != sum(heads * width for heads, width in sizes.values()):
+        return
+    # One after the other: GPT-2, Phi3.
+    parts = torch.split(output, [heads * width for heads, width in sizes.values()], dim=-1)
+    yield {
+        name: torch.unflatten(part, -1, size).transpose(1, 2)
+        for (name, size), part in zip(sizes.items(), parts, strict=True)
+    }
+    heads, width = sizes["key"]
+    if sizes["value"][1] != width:
+        return
+    # Queries, key and value of each key/value head: Bloom, GPT-NeoX.
+    groups = torch.unflatten(output, -1, (heads, -1, width)).permute(0, 2, 3, 1, 4)
+    yield {
+        "query": groups[:, :, :-2].flatten(1, 2),
+        "key": groups[:, :, -2],
+        "value": groups[:, :, -1],
+    }
+
+
+def _is_same(state: Tensor, output: Tensor, tables: tuple[Tensor, Tensor] | None) -> bool:
+    """Whether a state (B, H, L, d) is an output of that shape, rotated by the tables."""
+    if output.shape != state.shape:
         return False
-    output = kept[1].reshape(batch, length, heads, width).transpose(1, 2)
     if tables is not None:
-        if tables[0].shape[1:] != (length, width):
+        if tables[0].shape[1] != state.shape[2] or tables[0].shape[2] > state.shape[3]:
             return False
         output = rotate(output, *(table.unsqueeze(1) for table in tables))
     difference = torch.linalg.vector_norm(output - state, dtype=torch.float32)

@@ -18,8 +18,9 @@ export function rotation(
   capacity: number,
 ): Rotation | null {
   if (!rotary) return null;
-  const cos = arithmetic.array(capacity * d);
-  const sin = arithmetic.array(capacity * d);
+  const width = rotary.cos.shape[2];
+  const cos = arithmetic.array(capacity * width);
+  const sin = arithmetic.array(capacity * width);
   const tables = [
     { ...rotary.cos, to: cos },
     { ...rotary.sin, to: sin },
@@ -30,12 +31,12 @@ export function rotation(
         // One table for all items of the batch, or one for each.
         const first = (shape[0] === 1 ? 0 : batch) * shape[1];
         for (let r = 0; r < count; r++) {
-          const from = (first + rows(r)) * d;
-          to.set(data.subarray(from, from + d), r * d);
+          const from = (first + rows(r)) * width;
+          to.set(data.subarray(from, from + width), r * width);
         }
       }
     },
-    forwards: (count, x) => arithmetic.rotate(count, d, cos, sin, x, false),
-    back: (count, x) => arithmetic.rotate(count, d, cos, sin, x, true),
+    forwards: (count, x) => arithmetic.rotate(count, d, width, cos, sin, x, false),
+    back: (count, x) => arithmetic.rotate(count, d, width, cos, sin, x, true),
   };
 }
