@@ -5,7 +5,8 @@
 import { once } from 'node:events';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { httpRequest } from '../support/http-load.js';
-import { Client, mixture, politeLoop, type Tally } from './traffic.js';
+import { Client } from './client.js';
+import { mixture, politeLoop, type Tally } from './traffic.js';
 
 interface Order {
   readonly what: 'probe' | 'polite';

@@ -7,7 +7,8 @@ import { httpRequest } from '../support/http-load.js';
 import { Service } from '../support/service.js';
 import { quantile } from '../support/statistics.js';
 import { probe } from './beside.js';
-import { Client } from './traffic.js';
+import { Client } from './client.js';
+import { flat, none, type TrialResult, told } from './trial.js';
 
 const LANES = 8;
 const MOST_NUMBERS = 2 ** 10;
@@ -47,15 +48,22 @@ function holdsInfinity(value: unknown): boolean {
   return Object.values(value).some(holdsInfinity);
 }
 
-export async function fuzz(wanted: number, seed: number): Promise<string> {
+const LOST = ['500', 'cut', 'truncated', 'refused', 'hangs'];
+/** How often the memory is looked at. */
+const LOOKS = 10;
+const LOOP_MS = 100;
+
+export async function fuzz(wanted: number, seed: number): Promise<TrialResult> {
   const service = await Service.start({ workers: 2, env: { LORAGRAD_DEADLINE_MS: '10000' } });
   const statuses: Record<string, number> = {};
-  const faults: string[] = [];
+  const [lost, infinite]: [string[], string[]] = [[], []];
+  const resident: number[] = [];
   let sent = 0;
   const lane = async () => {
     const client = new Client(service.port);
     while (sent < wanted) {
       const round = sent++;
+      if (round % Math.ceil(wanted / LOOKS) === 0) resident.push(service.memory().resident);
       const random = seededRandom(seed + round);
       const request = sizedRequest(random, MOST_NUMBERS);
       let { body } = request;
@@ -66,11 +74,8 @@ export async function fuzz(wanted: number, seed: number): Promise<string> {
         httpRequest('POST', `/${request.path}`, { contentType, bytes }),
       );
       statuses[answer.status] = (statuses[answer.status] ?? 0) + 1;
-      if (['500', 'cut', 'truncated', 'refused'].includes(answer.status))
-        faults.push(`${round}: ${answer.status}`);
-      if (answer.status === '200' && holdsInfinity(unpack(answer.body))) {
-        faults.push(`${round}: infinity`);
-      }
+      if (LOST.includes(answer.status)) lost.push(`${round}: ${answer.loss ?? answer.body}`);
+      if (answer.status === '200' && holdsInfinity(unpack(answer.body))) infinite.push(`${round}`);
     }
     client.close();
   };
@@ -78,10 +83,22 @@ export async function fuzz(wanted: number, seed: number): Promise<string> {
     const endProbe = probe(service.port);
     await Promise.all(Array.from({ length: LANES }, lane));
     const health = await endProbe();
-    const all = Object.entries(statuses).map(([status, n]) => `${status}: ${n}`);
-    const found =
-      faults.length === 0 ? 'no fault' : `faults in rounds ${faults.slice(0, 20).join('; ')}`;
-    return `${sent} structured bodies over HTTP (seed ${seed}): ${all.join(', ')}; ${found}; health answers in ${quantile(health, 0.99).toFixed(0)} ms (p99), resident ${Math.round(service.resident() / 2 ** 20)} MiB at the end.`;
+    const late = 1000 * (await service.metric('nodejs_eventloop_lag_p99_seconds'));
+    const p99 = quantile(health, 0.99);
+    const { peak } = service.memory();
+    return {
+      text: `${sent} structured bodies over HTTP (seed ${seed}). ${told(statuses)}; health in ${p99.toFixed(0)} ms (p99); at most ${Math.round(peak / 2 ** 20)} MiB resident.`,
+      targets: [
+        none('answers with 500, and no connection cut', lost.length, lost),
+        none('infinity in an answer', infinite.length, infinite),
+        {
+          wanted: `event loop of the HTTP thread late by at most ${LOOP_MS} ms (p99)`,
+          measured: `${late.toFixed(0)} ms`,
+          met: late <= LOOP_MS,
+        },
+        flat('resident memory', resident),
+      ],
+    };
   } finally {
     await service.stop();
   }

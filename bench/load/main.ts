@@ -2,7 +2,7 @@
  * npm run load -- [overload|fairness|deaths|terms|fuzz|soak ...] [--short] [--seed N]
  *
  * Runs the trials (all of them by default), each against a service of its own, and writes what they show into
- * docs/operations.md. --short: minutes instead of hours, and nothing is written.
+ * docs/operations.md. --short: a minute each, and nothing is written. Ends with 1 when a trial missed what it is held to.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
@@ -15,6 +15,7 @@ import { deaths, terms } from './faults.js';
 import { fuzz } from './fuzz.js';
 import { fairness, overload } from './overload.js';
 import { soak } from './soak.js';
+import type { TrialResult } from './trial.js';
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
@@ -22,7 +23,7 @@ const { values: options, positionals } = parseArgs({
 });
 const { short } = options;
 
-const TRIALS: Readonly<Record<string, () => Promise<string>>> = {
+const TRIALS: Readonly<Record<string, () => Promise<TrialResult>>> = {
   overload: () => overload(short ? 8 : 40),
   fairness: () => fairness(short ? 6 : 20),
   deaths: () => deaths(short ? 10 : 100),
@@ -63,7 +64,12 @@ for (const name of names) {
   const trial = TRIALS[name];
   if (!trial) throw new Error(`There is no trial '${name}'; there are ${Object.keys(TRIALS)}.`);
   const before = loadavg()[0]!;
-  const text = await trial();
-  console.log(`${name}\n${text}\n`);
-  if (!short) write(name, text, before);
+  const { text, targets } = await trial();
+  const verdicts = targets.map(
+    ({ wanted, measured, met }) => `* ${met ? 'met' : '**missed**'}: ${wanted}; ${measured}`,
+  );
+  const whole = `${text}\n\n${verdicts.join('\n')}`;
+  console.log(`${name}\n${whole}\n`);
+  if (targets.some(({ met }) => !met)) process.exitCode = 1;
+  if (!short) write(name, whole, before);
 }

@@ -3,12 +3,21 @@ import { duration, table } from '../support/format.js';
 import { Service } from '../support/service.js';
 import { quantile } from '../support/statistics.js';
 import { polite, probe } from './beside.js';
-import { Client, closedLoop, mixture, openLoop, statusesOf, type Tallies } from './traffic.js';
+import { Client } from './client.js';
+import { closedLoop, lossesOf, mixture, openLoop, statusesOf, type Tallies } from './traffic.js';
+import { none, otherThan, type TrialResult, told } from './trial.js';
 
 const FACTORS = [1, 2, 3, 5, 10];
 /** Connections that are enough to keep the workers busy. */
 const ENOUGH = 8;
 const GREEDY = [50, 200];
+
+/** Of the best goodput, what is left of it at the highest rate. */
+const GOODPUT_LEFT = 0.9;
+const SMALL_SECONDS = 2;
+const HEALTH_MS = 50;
+/** Of what the polite client gets alone: its one connection then waits for the turns of the others too. */
+const POLITE_SHARE = 0.25;
 
 const good = (all: Tallies, name: string) => all[name]?.statuses['200'] ?? 0;
 
@@ -17,12 +26,7 @@ function worth(all: Tallies, large: number): number {
   return good(all, 'small') + large * good(all, 'large');
 }
 
-const told = (statuses: Record<string, number>) =>
-  Object.entries(statuses)
-    .map(([status, n]) => `${status}: ${n}`)
-    .join(', ');
-
-export async function overload(seconds: number): Promise<string> {
+export async function overload(seconds: number): Promise<TrialResult> {
   const service = await Service.start({ workers: 2 });
   const client = new Client(service.port);
   const kinds = mixture();
@@ -38,6 +42,9 @@ export async function overload(seconds: number): Promise<string> {
     const capacity = (good(alone, 'small') + good(alone, 'large')) / seconds;
     const rows: string[][] = [];
     let best = worth(alone, ratio) / seconds;
+    const highest = { goodput: 0, small: 0, health: 0 };
+    const statuses: Record<string, number>[] = [];
+    const losses: string[] = [];
     for (const factor of FACTORS) {
       const rate = capacity * factor;
       const endProbe = probe(service.port);
@@ -45,18 +52,26 @@ export async function overload(seconds: number): Promise<string> {
       const health = await endProbe();
       const goodput = worth(all, ratio) / seconds;
       best = Math.max(best, goodput);
+      const p99 = quantile(all.small!.latencies, 0.99) / 1000;
+      const healthP99 = quantile(health, 0.99);
+      Object.assign(highest, { goodput, small: p99, health: Math.max(highest.health, healthP99) });
+      statuses.push(statusesOf(all));
+      losses.push(...lossesOf(all));
       rows.push([
         `${factor}x (${Math.round(rate)}/s)`,
         goodput.toFixed(0),
         `${Math.round((100 * goodput) / best)} %`,
         duration(quantile(all.small!.latencies, 0.5) / 1000),
-        duration(quantile(all.small!.latencies, 0.99) / 1000),
-        duration(quantile(health, 0.99) / 1000),
+        duration(p99),
+        duration(healthP99 / 1000),
         told(statusesOf(all)),
-        `${Math.round(service.resident() / 2 ** 20)} MiB`,
+        `${Math.round(service.memory().resident / 2 ** 20)} MiB`,
       ]);
     }
-    return [
+    const wrong = statuses.map((one) => otherThan(['200', '429', '503', '504'], one));
+    const { peak } = service.memory();
+    const promised = await promisedBytes(service);
+    const text = [
       `Nine requests of L = 128 for one of L = 2048 (d = 32, exact or low-rank as the service chooses), on two workers;`,
       `goodput counts a large one as the ${ratio.toFixed(1)} small ones that take as long. ${seconds} seconds each.`,
       '',
@@ -75,19 +90,61 @@ export async function overload(seconds: number): Promise<string> {
         1,
       ),
     ].join('\n');
+    return {
+      text,
+      targets: [
+        {
+          wanted: `at ${FACTORS.at(-1)}x at least ${100 * GOODPUT_LEFT} % of the best goodput`,
+          measured: `${Math.round((100 * highest.goodput) / best)} %`,
+          met: highest.goodput >= GOODPUT_LEFT * best,
+        },
+        {
+          wanted: `99 % of small requests that are taken at ${FACTORS.at(-1)}x within ${SMALL_SECONDS} s`,
+          measured: duration(highest.small),
+          met: highest.small <= SMALL_SECONDS,
+        },
+        {
+          wanted: `health within ${HEALTH_MS} ms (p99) at any rate`,
+          measured: `${Math.round(highest.health)} ms`,
+          met: highest.health <= HEALTH_MS,
+        },
+        none(
+          'answers but 200, 429, 503 and 504, and none cut',
+          wrong.reduce((a, b) => a + b, 0),
+          losses,
+        ),
+        {
+          wanted: `memory below the bytes in flight and of computations that /limits names`,
+          measured: `${Math.round(peak / 2 ** 20)} of ${Math.round(promised / 2 ** 20)} MiB`,
+          met: peak <= promised,
+        },
+      ],
+    };
   } finally {
     client.close();
     await service.stop();
   }
 }
 
-export async function fairness(seconds: number): Promise<string> {
+async function promisedBytes({ port }: Service): Promise<number> {
+  const limits = await (
+    await fetch(`http://127.0.0.1:${port}/limits`, { headers: { accept: 'application/json' } })
+  ).json();
+  const { max_inflight_bytes, max_compute_bytes } = limits as Record<string, number>;
+  return max_inflight_bytes! + max_compute_bytes!;
+}
+
+export async function fairness(seconds: number): Promise<TrialResult> {
   const service = await Service.start({ workers: 2 });
   const kinds = mixture();
   const rows: string[][] = [];
+  const shares: number[] = [];
+  let refusals = 0;
   const measure = async (who: string, beside: Promise<Tallies> | null) => {
     const { tally, refused } = await polite(service.port, seconds);
     const others = beside ? statusesOf(await beside)['200'] : 0;
+    shares.push(tally.latencies.length);
+    refusals += refused;
     rows.push([
       who,
       String(tally.latencies.length),
@@ -108,12 +165,25 @@ export async function fairness(seconds: number): Promise<string> {
         client.close();
       }
     }
-    return [
+    const text = [
       `A client with one connection that sends small requests and waits as Retry-After says, beside one of another`,
       `address that does not wait. ${seconds} seconds each.`,
       '',
       table(['beside', 'answered', 'refused', 'median', 'p99', 'answered to the other'], rows, 1),
     ].join('\n');
+    const [alone, ...beside] = shares;
+    const least = Math.min(...beside) / alone!;
+    return {
+      text,
+      targets: [
+        none('refusals of the polite client', refusals),
+        {
+          wanted: `the polite client gets at least ${100 * POLITE_SHARE} % of what it gets alone`,
+          measured: `${Math.round(100 * least)} %`,
+          met: least >= POLITE_SHARE,
+        },
+      ],
+    };
   } finally {
     await service.stop();
   }

@@ -1,9 +1,9 @@
 /** Requests at a rate that does not wait for answers, or as fast as answers come; every answer is counted. */
-import { connect, type Socket } from 'node:net';
 import type { Body } from '../support/body.js';
 import { messagePackBody } from '../support/body.js';
 import { httpRequest } from '../support/http-load.js';
 import { makeProblem } from '../support/subject.js';
+import type { Answer, Client } from './client.js';
 
 export interface Kind {
   readonly name: string;
@@ -13,10 +13,12 @@ export interface Kind {
 }
 
 export interface Tally {
-  /** By status; 'cut': the connection closed without an answer, 'truncated': in the middle of it. */
+  /** By status, as client.ts has it. */
   readonly statuses: Record<string, number>;
   /** Milliseconds of those that were answered with 200. */
   readonly latencies: number[];
+  /** What is known of those that got no whole answer. */
+  readonly losses: string[];
 }
 
 const body = (length: number, dim: number): Body =>
@@ -30,85 +32,7 @@ export function mixture(): Kind[] {
   ];
 }
 
-interface Answer {
-  readonly status: string;
-  readonly retryAfter: number;
-  readonly body: Buffer;
-}
-
-/** Keep-alive connections from one address: a client of the service. */
-export class Client {
-  readonly #free: Socket[] = [];
-
-  constructor(
-    private readonly port: number,
-    private readonly localAddress = '127.0.0.1',
-  ) {}
-
-  async send(request: Buffer): Promise<Answer> {
-    const socket = this.#free.pop() ?? (await this.#open());
-    if (!socket) return { status: 'refused', retryAfter: 0, body: Buffer.alloc(0) };
-    const answer = await exchange(socket, request);
-    if (answer.close) socket.destroy();
-    else this.#free.push(socket);
-    return answer;
-  }
-
-  close(): void {
-    for (const socket of this.#free) socket.destroy();
-  }
-
-  #open(): Promise<Socket | null> {
-    const { port, localAddress } = this;
-    return new Promise((resolve) => {
-      const socket = connect({ port, host: '127.0.0.1', localAddress, noDelay: true });
-      socket.once('error', () => resolve(null));
-      socket.once('connect', () => resolve(socket));
-      socket.on('close', () => {
-        const at = this.#free.indexOf(socket);
-        if (at >= 0) this.#free.splice(at, 1);
-      });
-    });
-  }
-}
-
-function exchange(socket: Socket, request: Buffer): Promise<Answer & { close: boolean }> {
-  return new Promise((resolve) => {
-    let chunks: Buffer[] = [];
-    const settle = (answer: Answer & { close: boolean }) => {
-      socket.off('data', read).off('close', cut);
-      resolve(answer);
-    };
-    // Half an answer is worse than none.
-    const cut = () =>
-      settle({
-        status: chunks.length > 0 ? 'truncated' : 'cut',
-        retryAfter: 0,
-        body: Buffer.alloc(0),
-        close: true,
-      });
-    const read = (chunk: Buffer) => {
-      chunks.push(chunk);
-      const all = Buffer.concat(chunks);
-      chunks = [all];
-      const head = all.indexOf('\r\n\r\n');
-      if (head < 0) return;
-      const text = all.toString('latin1', 0, head);
-      const length = Number(/content-length: (\d+)/i.exec(text)?.[1] ?? 0);
-      if (all.length < head + 4 + length) return;
-      settle({
-        status: text.slice(9, 12),
-        retryAfter: Number(/retry-after: (\d+)/i.exec(text)?.[1] ?? 0),
-        body: all.subarray(head + 4, head + 4 + length),
-        close: /connection: close/i.test(text),
-      });
-    };
-    socket.on('data', read).on('close', cut);
-    socket.write(request);
-  });
-}
-
-const emptyTally = (): Tally => ({ statuses: {}, latencies: [] });
+const emptyTally = (): Tally => ({ statuses: {}, latencies: [], losses: [] });
 
 export type Tallies = Readonly<Record<string, Tally>>;
 
@@ -117,11 +41,12 @@ function tallies(kinds: readonly Kind[]): Tallies {
 }
 
 async function count(client: Client, kind: Kind, all: Tallies): Promise<Answer> {
-  const { statuses, latencies } = all[kind.name] as Tally;
+  const { statuses, latencies, losses } = all[kind.name] as Tally;
   const start = performance.now();
   const answer = await client.send(kind.bytes);
   statuses[answer.status] = (statuses[answer.status] ?? 0) + 1;
   if (answer.status === '200') latencies.push(performance.now() - start);
+  if (answer.loss) losses.push(answer.loss);
   return answer;
 }
 
@@ -197,4 +122,8 @@ export function statusesOf(all: Tallies): Record<string, number> {
     for (const [status, n] of Object.entries(statuses)) sum[status] = (sum[status] ?? 0) + n;
   }
   return sum;
+}
+
+export function lossesOf(all: Tallies): string[] {
+  return Object.values(all).flatMap(({ losses }) => losses);
 }

@@ -39,10 +39,11 @@ export interface Body {
   readonly bytes: Buffer;
 }
 
-export function messagePackBody(problem: AttentionProblem): Body {
+/** @param options fields of the request beside the tensors. */
+export function messagePackBody(problem: AttentionProblem, options: object = {}): Body {
   return {
     contentType: 'application/vnd.msgpack',
-    bytes: Buffer.from(packr.pack(request(problem, bytes))),
+    bytes: Buffer.from(packr.pack({ ...request(problem, bytes), ...options })),
   };
 }
 

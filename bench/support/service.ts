@@ -1,39 +1,46 @@
 /** The service as its users run it: a process of its own with default settings, on a free port. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { freePort } from '../../test/support/free-port.js';
 
 const MAIN = fileURLToPath(new URL('../../src/main.js', import.meta.url));
 const START_MS = 120_000;
 const POLL_MS = 50;
+const LAST_LINES = 5;
 
 export class Service {
-  readonly port: number;
   readonly #child: ChildProcess;
+  /** Where its log is, as long as it runs. */
+  readonly #folder: string;
+  #port = 0;
 
-  private constructor(port: number, child: ChildProcess) {
-    this.port = port;
+  private constructor(child: ChildProcess, folder: string) {
     this.#child = child;
+    this.#folder = folder;
   }
 
   static async start(settings: { workers: number; env?: NodeJS.ProcessEnv }): Promise<Service> {
-    const port = await freePort();
+    const folder = mkdtempSync(join(tmpdir(), 'loragrad-service-'));
+    const log = openSync(join(folder, 'log'), 'w');
     const child = spawn(process.execPath, [MAIN], {
-      // It logs as it would in production, and nobody reads it.
-      stdio: 'ignore',
+      // It logs as it would in production.
+      stdio: ['ignore', log, log],
       env: {
         ...process.env,
         HOST: '127.0.0.1',
-        PORT: String(port),
+        PORT: '0',
+        LOG_LEVEL: 'info',
         LORAGRAD_WORKERS: String(settings.workers),
         ...settings.env,
       },
     });
-    const service = new Service(port, child);
+    closeSync(log);
+    const service = new Service(child, folder);
     try {
-      await service.#ready();
+      await service.#listening();
     } catch (error) {
       await service.stop();
       throw error;
@@ -41,35 +48,60 @@ export class Service {
     return service;
   }
 
+  get port(): number {
+    return this.#port;
+  }
+
   /** @returns what the process ended with: a code, or null for a signal. */
   async stop(): Promise<number | null> {
-    if (this.#child.exitCode === null && this.#child.signalCode === null) {
+    if (!this.#ended) {
       this.#child.kill('SIGTERM');
       await once(this.#child, 'exit');
     }
+    rmSync(this.#folder, { recursive: true, force: true });
     return this.#child.exitCode;
   }
 
-  /** Bytes of memory that the process has now; Linux alone tells. */
-  resident(): number {
+  /** Bytes of memory that the process has now, and the most that it ever had; Linux alone tells. */
+  memory(): { readonly resident: number; readonly peak: number } {
     const status = readFileSync(`/proc/${this.#child.pid}/status`, 'utf8');
-    return 1024 * Number(/VmRSS:\s+(\d+)/.exec(status)?.[1] ?? Number.NaN);
+    const bytes = (name: string) =>
+      1024 * Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)?.[1] ?? Number.NaN);
+    return { resident: bytes('VmRSS'), peak: bytes('VmHWM') };
   }
 
-  /** A metric without labels. */
+  /** A metric without labels. @throws {Error} when the process has ended: it says what it logged last. */
   async metric(name: string): Promise<number> {
-    const answer = await fetch(`http://127.0.0.1:${this.port}/metrics`);
+    const answer = await fetch(`http://127.0.0.1:${this.port}/metrics`).catch((error: Error) => {
+      throw new Error(this.#lastWords(), { cause: error });
+    });
     return Number(new RegExp(`^${name} (.*)$`, 'm').exec(await answer.text())?.[1]);
   }
 
-  async #ready(): Promise<void> {
-    for (let waited = 0; waited < START_MS; waited += POLL_MS) {
-      if (this.#child.exitCode !== null) break;
-      const answer = await fetch(`http://127.0.0.1:${this.port}/health/ready`).catch(() => null);
-      await answer?.arrayBuffer();
-      if (answer?.ok) return;
+  get #ended(): boolean {
+    return this.#child.exitCode !== null || this.#child.signalCode !== null;
+  }
+
+  #log(): string {
+    return readFileSync(join(this.#folder, 'log'), 'utf8');
+  }
+
+  #lastWords(): string {
+    const { exitCode, signalCode } = this.#child;
+    const state = this.#ended
+      ? `ended with ${exitCode ?? signalCode}`
+      : 'runs, and does not answer';
+    const lines = this.#log().trimEnd().split('\n').slice(-LAST_LINES);
+    return `The service ${state}. Its log ends with\n${lines.join('\n')}`;
+  }
+
+  /** Its log says on which port. */
+  async #listening(): Promise<void> {
+    for (let waited = 0; waited < START_MS && !this.#ended; waited += POLL_MS) {
+      this.#port = Number(/listens: page http:\/\/127\.0\.0\.1:(\d+)/.exec(this.#log())?.[1] ?? 0);
+      if (this.#port > 0) return;
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
-    throw new Error('The service did not start');
+    throw new Error(`The service did not start. ${this.#lastWords()}`);
   }
 }
