@@ -29,16 +29,16 @@ function noisyDraws(random: Random, error: Float64Array, n: number): Float64Arra
 test('both limits cover a norm far below the noise of the sample', (t) => {
   const random = new Random(SEED);
   const [draws, size] = [64, 200];
-  const arithmetic = new Arithmetic(loadWasm());
+  const arithmetic = new Arithmetic(loadWasm(), () => {});
   const mark = arithmetic.mark();
   let [byMean, byPairs, tighter] = [0, 0, 0];
   for (let k = 0; k < TRIALS; k++) {
     const error = Float64Array.from({ length: size }, () => normal(random));
     const estimates = { count: draws, values: noisyDraws(random, error, draws) };
-    const mean = meanOf(estimates, size);
+    const mean = meanOf(arithmetic, estimates, size);
     const distance = norm(mean.mean.map((x, i) => x - error[i]));
     if (distance <= mean.deviation + mean.unseen) byMean++;
-    const limit = limitOfNorm(squareOf(arithmetic, estimates, size, () => false));
+    const limit = limitOfNorm(squareOf(arithmetic, estimates, size));
     arithmetic.release(mark);
     if (norm(error) <= limit) byPairs++;
     if (limit < mean.norm) tighter++;
@@ -58,7 +58,11 @@ test('a limit of the mean holds for few draws with heavy tails', () => {
       const chi = Math.hypot(normal(random), normal(random), normal(random));
       return (Math.sqrt(3) * normal(random)) / chi;
     });
-    const { norm: found, deviation, unseen } = meanOf({ count: 16, values }, 1);
+    const {
+      norm: found,
+      deviation,
+      unseen,
+    } = meanOf({ checkpoint: () => {} }, { count: 16, values }, 1);
     if (found <= deviation + unseen) covered++;
   }
   assert.ok(covered >= 0.98 * TRIALS, `${covered} of ${TRIALS}`);

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CancelledError, runJob } from '../../workers/job.js';
+import { referenceForwardJob, referenceNormsJob } from '../../workers/kernels/reference/forward.js';
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import { runReferenceTask } from '../../workers/kernels/reference/operations.js';
 import type { AttentionProblem } from '../../workers/problem.js';
@@ -134,4 +135,33 @@ test('a task stops at once, and asks with every row of its products', () => {
   });
   // Q, K and V take a row of products at a time, of 64 columns and 256 inputs at most.
   assert.ok(polls > 3 * 300 * (700 / 256) + tasks, `${polls} polls in ${tasks} tasks`);
+});
+
+test('every stage tells how far the work is, from nothing to all of it', () => {
+  const problem = layerProblem({
+    seed: 3,
+    queryLength: 400,
+    heads: 4,
+    headDim: 32,
+    inFeatures: 128,
+  });
+  const jobs = {
+    gradient: referenceJob(problem, { attentionOutput: false }),
+    forward: referenceForwardJob(problem),
+    norms: referenceNormsJob(problem),
+  };
+  for (const [name, job] of Object.entries(jobs)) {
+    let reached = 0;
+    let last = 0;
+    for (let step = job.next([]); !step.done; step = job.next([])) {
+      const { span } = step.value;
+      assert.ok(span, name);
+      assert.equal(span[0], reached, name);
+      assert.ok(span[1] >= span[0], name);
+      [last, reached] = span;
+    }
+    assert.equal(reached, 1, name);
+    // What it all comes to was known: the last of few stages is not most of the work.
+    assert.ok(last > 0.5 || name === 'norms', `${name}: ${last}`);
+  }
 });

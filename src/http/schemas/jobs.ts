@@ -14,7 +14,10 @@ export const JobProgressSchema = Type.Object(
     tasks: Type.Record(Type.String(), Type.Integer(), {
       description: 'Tasks that are done, by stage.',
     }),
-    fraction: Type.Number({ description: 'Share of the work that is done, where it is known.' }),
+    fraction: Type.Number({
+      description:
+        'Share of the work that is done. It begins again when a plan is made and its kernel computes, and when another kernel has to take its place.',
+    }),
     elapsed_ms: Type.Number({ description: 'Since the request came.' }),
   },
   { $id: 'JobProgress', description: 'What a job has come to.' },

@@ -1,6 +1,6 @@
 /** The tasks of the low-rank kernel, and what a worker thread does with one. */
 
-import { type Cancelled, checkpoint, type ResultOf, withNumericFailure } from '../../job.js';
+import { type Cancelled, checkpointOf, type ResultOf, withNumericFailure } from '../../job.js';
 import { shared } from '../../tensor/shared-memory.js';
 import type { Wasm } from '../inner/instance.js';
 import { Arithmetic } from './arithmetic/arithmetic.js';
@@ -36,59 +36,55 @@ type TaskOf<S extends Step> = Extract<LowRankTask, { readonly step: S }>;
 
 /** What each step does with a task; what lies in scratch memory is gone when it is done. */
 const STEPS: {
-  readonly [S in Step]: (
-    task: TaskOf<S>,
-    arithmetic: Arithmetic,
-    cancelled: Cancelled,
-  ) => ResultOf<TaskOf<S>>;
+  readonly [S in Step]: (task: TaskOf<S>, arithmetic: Arithmetic) => ResultOf<TaskOf<S>>;
 } = {
-  split: (task, arithmetic, cancelled) => splitHead(arithmetic, task, cancelled),
-  longest: (task, arithmetic, cancelled) => longestRows(arithmetic, task, cancelled),
-  trial: (task, arithmetic, cancelled) => tryShares(arithmetic, task, cancelled),
-  norms: (task, arithmetic, cancelled) => composedNorms(arithmetic, task, cancelled),
+  split: (task, arithmetic) => splitHead(arithmetic, task),
+  longest: (task, arithmetic) => longestRows(arithmetic, task),
+  trial: (task, arithmetic) => tryShares(arithmetic, task),
+  norms: (task, arithmetic) => composedNorms(arithmetic, task),
   draft: (task) => draft(task),
-  scan: (task, arithmetic, cancelled) => scanRows(arithmetic, task, cancelled),
+  scan: (task, arithmetic) => scanRows(arithmetic, task),
   aside: (task) => finishPlan(task),
-  weights: (task, arithmetic, cancelled) => rowWeights(arithmetic, task, cancelled),
-  draw: (task) => draw(task),
+  weights: (task, arithmetic) => rowWeights(arithmetic, task),
+  draw: (task, arithmetic) => draw(arithmetic, task),
   output_draw: (task) => drawOutputs(task),
-  keys: ({ run, segment, certify }, arithmetic, cancelled) => {
+  keys: ({ run, segment, certify }, arithmetic) => {
     const space = workspace(arithmetic, run, certify);
     const certificate = certify ? new KeyCertificate(space) : null;
-    keyPass(space, run, segment, certificate, cancelled);
+    keyPass(space, run, segment, certificate);
     return certificate && shared(certificate.side);
   },
-  join: ({ run, side, certificate }) => {
-    if (side === 'key') joinKeys(run);
-    else joinQueries(run);
+  join: ({ run, side, certificate }, arithmetic) => {
+    if (side === 'key') joinKeys(arithmetic, run);
+    else joinQueries(arithmetic, run);
     return certificate.length > 0 ? shared(joinKeySides(certificate)) : null;
   },
-  queries: ({ run, segment, certificate: keys }, arithmetic, cancelled) => {
+  queries: ({ run, segment, certificate: keys }, arithmetic) => {
     const space = workspace(arithmetic, run, keys !== null);
     const certificate = keys && new QueryCertificate(space, keys);
-    queryPass(space, run, segment, certificate, drawnQuerySums, cancelled);
+    queryPass(space, run, segment, certificate, drawnQuerySums);
     return certificate && shared(certificate.side);
   },
   certificate: (task) => bounds(task),
-  left: ({ run, segment }, arithmetic, cancelled) =>
-    leftPass(workspace(arithmetic, run), run, segment, drawnKeySums, cancelled),
-  gradients: ({ run }, arithmetic, cancelled) => headGradients(arithmetic, run, cancelled),
+  left: ({ run, segment }, arithmetic) =>
+    leftPass(workspace(arithmetic, run), run, segment, drawnKeySums),
+  gradients: ({ run }, arithmetic) => headGradients(arithmetic, run),
   collect: (task) => collect(task),
-  inputs: ({ request }, arithmetic, cancelled) => addInputGradients(arithmetic, request, cancelled),
-  sampled_exact: ({ sampled, segment }, arithmetic, cancelled) =>
-    sampledExactPass(workspace(arithmetic, sampled.run), sampled, segment, cancelled),
-  sampled_errors: ({ sampled, segment }, arithmetic, cancelled) =>
-    sampledErrorPass(workspace(arithmetic, sampled.run), sampled, segment, cancelled),
-  sampled_keys: ({ sampled, range }, arithmetic, cancelled) => {
+  inputs: ({ request }, arithmetic) => addInputGradients(arithmetic, request),
+  sampled_exact: ({ sampled, segment }, arithmetic) =>
+    sampledExactPass(workspace(arithmetic, sampled.run), sampled, segment),
+  sampled_errors: ({ sampled, segment }, arithmetic) =>
+    sampledErrorPass(workspace(arithmetic, sampled.run), sampled, segment),
+  sampled_keys: ({ sampled, range }, arithmetic) => {
     for (const one of sampled) {
       const mark = arithmetic.mark();
-      sampledKeyPass(workspace(arithmetic, one.run), one, range, cancelled);
+      sampledKeyPass(workspace(arithmetic, one.run), one, range);
       arithmetic.release(mark);
     }
   },
   output_errors: ({ sampled }, arithmetic) =>
     outputErrors(workspace(arithmetic, sampled.run), sampled),
-  estimate: (task, arithmetic, cancelled) => estimate(arithmetic, task, cancelled),
+  estimate: (task, arithmetic) => estimate(arithmetic, task),
 };
 
 /** The certificate wants all features evaluated. */
@@ -102,12 +98,9 @@ function workspace(arithmetic: Arithmetic, { head, plan }: HeadRun, certified = 
  * @throws {CancelledError} within milliseconds of `cancelled` answering true.
  */
 export function runLowRankTask(task: LowRankTask, wasm: Wasm, cancelled: Cancelled): unknown {
-  checkpoint(cancelled);
+  const checkpoint = checkpointOf(cancelled);
+  checkpoint();
   wasm.reset();
-  const run = STEPS[task.step] as (
-    task: LowRankTask,
-    arithmetic: Arithmetic,
-    cancelled: Cancelled,
-  ) => unknown;
-  return withNumericFailure(() => run(task, new Arithmetic(wasm), cancelled));
+  const run = STEPS[task.step] as (task: LowRankTask, arithmetic: Arithmetic) => unknown;
+  return withNumericFailure(() => run(task, new Arithmetic(wasm, checkpoint)));
 }

@@ -1,5 +1,5 @@
 /** The error figures of a low-rank gradient, as the answer shows them. */
-import type { Cancelled, Task } from '../../job.js';
+import type { Task } from '../../job.js';
 import { shared } from '../../tensor/shared-memory.js';
 import { frobenius } from '../estimate/estimate.js';
 import { type Arithmetic, ROUNDOFF } from './arithmetic/arithmetic.js';
@@ -40,17 +40,8 @@ export interface EstimateTask extends Task<TensorEstimate> {
 export function estimate(
   arithmetic: Arithmetic,
   { sampled, draws, drawnFeatures, tensor, gradient, correction }: EstimateTask,
-  cancelled: Cancelled,
 ): TensorEstimate {
-  const found = estimateTensor(
-    arithmetic,
-    sampled,
-    draws,
-    drawnFeatures,
-    tensor,
-    gradient.length,
-    cancelled,
-  );
+  const found = estimateTensor(arithmetic, sampled, draws, drawnFeatures, tensor, gradient.length);
   for (let i = 0; correction && i < gradient.length; i++) gradient[i] += found.mean[i];
   return shared(found);
 }

@@ -7,19 +7,24 @@ import type { ComposedNorms } from '../norms.js';
 import { type ForwardResult, sharedFloat64 } from '../result.js';
 import { attend, everyHead, headOf, type Visitor } from './heads.js';
 import { matrix } from './matrix.js';
-import { chain, type ReferenceTask } from './operations.js';
+import { chain, chainFlops, type ReferenceTask } from './operations.js';
 import { makeWorkspace, normsOf, type Workspace } from './workspace.js';
 
 /** @returns the norms of every head of every batch item. */
 function* visitHeads(
   name: string,
   layer: AttentionLayer,
+  directions: 0 | 1,
   visit: (workspace: Workspace) => Visitor,
 ): Job<readonly ComposedNorms[], ReferenceTask> {
   const memory = new Lease();
   try {
     const workspace = makeWorkspace(layer, false, memory);
-    yield* chain(name, everyHead(layer, workspace, visit(workspace)));
+    yield* chain(
+      name,
+      everyHead(layer, workspace, visit(workspace)),
+      chainFlops(layer, directions),
+    );
     return normsOf(layer, workspace);
   } finally {
     memory.end();
@@ -30,7 +35,7 @@ export function* referenceForwardJob(layer: AttentionLayer): Job<ForwardResult, 
   const { batch, queryLength, heads, valueDim } = layer.dims;
   const attentionOutput = sharedFloat64(batch * queryLength * heads * valueDim);
   const width = heads * valueDim;
-  const headNorms = yield* visitHeads('reference', layer, (workspace) => ({
+  const headNorms = yield* visitHeads('reference', layer, 1, (workspace) => ({
     *head(batchItem, head) {
       yield* attend(headOf(layer, workspace, batchItem, head), null);
       const at = batchItem * queryLength * width + head * valueDim;
@@ -45,5 +50,5 @@ export function* referenceForwardJob(layer: AttentionLayer): Job<ForwardResult, 
 export function referenceNormsJob(
   layer: AttentionLayer,
 ): Job<readonly ComposedNorms[], ReferenceTask> {
-  return visitHeads('norms', layer, () => ({}));
+  return visitHeads('norms', layer, 0, () => ({}));
 }

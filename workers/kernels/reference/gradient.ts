@@ -17,7 +17,7 @@ import {
 import type { HeadGradient } from './attention.js';
 import { attend, everyHead, headOf } from './heads.js';
 import { matrix } from './matrix.js';
-import { chain, type Operation, type ReferenceTask } from './operations.js';
+import { chain, chainFlops, type Operation, type ReferenceTask } from './operations.js';
 import { projectBack } from './project.js';
 import { makeWorkspace, normsOf, rowsOfItem, type Workspace } from './workspace.js';
 
@@ -97,7 +97,11 @@ export function* referenceJob(
   const memory = new Lease();
   try {
     const workspace = makeWorkspace(problem, true, memory);
-    yield* chain('reference', operations(problem, outputs, workspace, results));
+    yield* chain(
+      'reference',
+      operations(problem, outputs, workspace, results),
+      chainFlops(problem, 2),
+    );
     return {
       ...results,
       loss: problem.objective.kind === 'target' ? workspace.loss[0]! : null,

@@ -4,7 +4,8 @@
  */
 import { type Cancelled, type Checkpoint, checkpointOf, type Job, type Task } from '../../job.js';
 import type { Range } from '../../mask.js';
-import type { Rotary } from '../../problem.js';
+import type { AttentionLayer, Rotary } from '../../problem.js';
+import { allPairs, projectionFlops } from '../flops.js';
 import { rotateBack } from '../rotary.js';
 import { backward, forward, type Head, type HeadGradient, type Tile } from './attention.js';
 import { type Compose, compose } from './compose.js';
@@ -147,6 +148,13 @@ function pairFlops(headDim: number, valueDim: number): number {
   return 6 * headDim + 4 * valueDim + 2 * ENTRY_FLOPS;
 }
 
+/** What the operations of a layer come to, about; of attention in no direction, forward, or forward and back. */
+export function chainFlops(layer: AttentionLayer, directions: 0 | 1 | 2): number {
+  const { heads, headDim, valueDim } = layer.dims;
+  const pairs = heads * allPairs(layer) * pairFlops(headDim, valueDim);
+  return directions * pairs + (1 + directions) * projectionFlops(layer);
+}
+
 /** Rows of a block of a head: so many that a square tile is a piece. */
 export function blockRows(headDim: number, valueDim: number): number {
   const entries = PIECE_FLOPS / pairFlops(headDim, valueDim);
@@ -171,14 +179,31 @@ export function tilesOf({ Q, V, seen }: Head, rows: Range): Tile[] {
   }));
 }
 
-/** Runs the operations one after the other. */
-export function* chain(name: string, operations: Iterable<Operation>): Job<void, ReferenceTask> {
+/**
+ * Runs the operations one after the other.
+ *
+ * @param total flops that they come to, about: what stages tell of the work that is done follows from it.
+ */
+export function* chain(
+  name: string,
+  operations: Iterable<Operation>,
+  total: number,
+): Job<void, ReferenceTask> {
   let tasks: ReferenceTask[] = [];
   let pieces: Operation[] = [];
   let flops = 0;
+  let done = 0;
+  let planned = 0;
+  const take = (until = Math.min(1, planned / total)) => {
+    const stage = { name, tasks, stride: 1, span: [done, until] as const };
+    tasks = [];
+    done = until;
+    return stage;
+  };
   const flush = () => {
     if (pieces.length > 0) tasks.push({ kernel: 'reference', operations: pieces });
     pieces = [];
+    planned += flops;
     flops = 0;
   };
   for (const operation of operations) {
@@ -186,12 +211,9 @@ export function* chain(name: string, operations: Iterable<Operation>): Job<void,
       pieces.push(piece);
       flops += flopsOf(piece);
       if (flops >= PIECE_FLOPS || pieces.length >= TASK_OPERATIONS) flush();
-      if (tasks.length === STAGE_TASKS) {
-        yield { name, tasks, stride: 1 };
-        tasks = [];
-      }
+      if (tasks.length === STAGE_TASKS) yield take();
     }
   }
   flush();
-  if (tasks.length > 0) yield { name, tasks, stride: 1 };
+  if (tasks.length > 0) yield take(1);
 }

@@ -1,10 +1,13 @@
 /**
  * The few block operations that the low-rank kernel is made of, each once: its parameters, and the export of
  * the inner loops that it is. All matrices are row-major and float32 but where it says float64.
+ *
+ * Before each the checkpoint is passed, and large ones are cut, so that whatever is made of them stops within
+ * milliseconds when nobody wants it any more.
  */
 import type { TensorData } from '../../../tensor/tensor.js';
 import { packedFloats } from '../../inner/operations.js';
-import { bind } from './bind.js';
+import { binder } from './bind.js';
 import { Scratch } from './scratch.js';
 
 /** Unit roundoff of a block operation. */
@@ -20,41 +23,55 @@ export interface Packed {
   readonly data: Real;
 }
 
+/** Multiplications and additions between two checkpoints, at most: about a millisecond. */
+const CUT = 2 ** 24;
+/** Rows of a cut: a multiple of these, of which the inner loops of all builds take a whole number at a time. */
+const ROWS_AT_ONCE = 48;
+
+/** Rows of a product that are computed between two checkpoints. */
+const rowsOfCut = (columns: number, inner: number) =>
+  ROWS_AT_ONCE * Math.max(1, Math.floor(CUT / (ROWS_AT_ONCE * columns * inner)));
+
 export class Arithmetic extends Scratch {
   readonly #fn = this.wasm.fn;
-  readonly #pack = bind<[inner: number, columns: number, b: Real, ldb: number, packed: Real]>(
+  readonly #bind = binder(this.checkpoint);
+  readonly #pack = this.#bind<[inner: number, columns: number, b: Real, ldb: number, packed: Real]>(
     this.#fn.pack,
   );
 
   /** b (columns, rows) = transpose of a (rows, columns). */
-  readonly transpose = bind<[rows: number, columns: number, a: Real, b: Real]>(this.#fn.transpose);
+  readonly transpose = this.#bind<[rows: number, columns: number, a: Real, b: Real]>(
+    this.#fn.transpose,
+  );
 
   /** Norm of the longest row of x (rows, n). */
-  readonly largestNorm = bind<[rows: number, n: number, x: Real], number>(this.#fn.largest_norm);
+  readonly largestNorm = this.#bind<[rows: number, n: number, x: Real], number>(
+    this.#fn.largest_norm,
+  );
 
   /** Largest |x[i]| of n elements. */
-  readonly largest = bind<[n: number, x: Real], number>(this.#fn.largest);
+  readonly largest = this.#bind<[n: number, x: Real], number>(this.#fn.largest);
 
   /**
    * One step of a running softmax over scores s (rows, columns): max grows to the row maximum,
    * factor = exp(old max - new max), s = exp(s - new max), total = factor total + row sum of s.
    */
-  readonly softmax = bind<
+  readonly softmax = this.#bind<
     [rows: number, columns: number, s: Real, max: Real, total: Real, factor: Real]
   >(this.#fn.running_softmax);
 
   /** p = p scale_i, t = p (t - shift_i): a block of P and of dS from exp(S) and G V'. */
-  readonly scoreGradient = bind<
+  readonly scoreGradient = this.#bind<
     [rows: number, columns: number, p: Real, t: Real, scale: Real, shift: Real]
   >(this.#fn.score_gradient);
 
   /** c[i, x p + y] = a[i, x] b[i, y] for a (rows, n), b (rows, p); rows of c are ldc apart. */
-  readonly outer = bind<
+  readonly outer = this.#bind<
     [rows: number, n: number, p: number, a: Real, b: Real, c: Real, ldc: number]
   >(this.#fn.outer);
 
   /** c[i, y] += sum_x a[i, x] t[i, x p + y] for a (rows, n), c (rows, p); rows of t are ldt apart. */
-  readonly contract = bind<
+  readonly contract = this.#bind<
     [rows: number, n: number, p: number, a: Real, t: Real, ldt: number, c: Real]
   >(this.#fn.contract);
 
@@ -62,7 +79,7 @@ export class Arithmetic extends Scratch {
    * out[i, k p + y] = sum of phi[f, i] t[i, f p + y] over the f of group k, for phi (n, ldphi), t (rows, n p) and
    * out (rows, groups p); the n features are dealt to the groups in their order.
    */
-  readonly groupSums = bind<
+  readonly groupSums = this.#bind<
     [
       rows: number,
       n: number,
@@ -76,12 +93,12 @@ export class Arithmetic extends Scratch {
   >(this.#fn.group_sums);
 
   /** c[i, k, y] -= c[i, k, p] x[i, y] for c (rows, groups, p + 1) and x (rows, p). */
-  readonly takeCentres = bind<[rows: number, groups: number, p: number, x: Real, c: Real]>(
+  readonly takeCentres = this.#bind<[rows: number, groups: number, p: number, x: Real, c: Real]>(
     this.#fn.take_centres,
   );
 
   /** phi[f] = phi[base[f]] table[slot[f]] for 0 < f < features, in float64: rows of `rows` numbers. */
-  readonly featureProducts = bind<
+  readonly featureProducts = this.#bind<
     [
       features: number,
       rows: number,
@@ -93,27 +110,27 @@ export class Arithmetic extends Scratch {
   >(this.#fn.feature_products);
 
   /** out[f, i] = phi[f, i] weight[i] for the first `features` rows of phi (.., rows). */
-  readonly weighFeatures = bind<
+  readonly weighFeatures = this.#bind<
     [features: number, rows: number, phi: Float64Array, weight: Float64Array, out: Real]
   >(this.#fn.weigh_features);
 
   /** out[f, i] = x[f, i] weight[i] for x, out (features, rows), rows a multiple of 4; out may be x. */
-  readonly scaleColumns = bind<[features: number, rows: number, x: Real, weight: Real, out: Real]>(
-    this.#fn.scale_columns,
-  );
+  readonly scaleColumns = this.#bind<
+    [features: number, rows: number, x: Real, weight: Real, out: Real]
+  >(this.#fn.scale_columns);
 
   /** out[i] = sum_f a[f, i] b[f, i] for a, b (features, rows), rows a multiple of 4. */
-  readonly columnDots = bind<[features: number, rows: number, a: Real, b: Real, out: Real]>(
+  readonly columnDots = this.#bind<[features: number, rows: number, a: Real, b: Real, out: Real]>(
     this.#fn.column_dots,
   );
 
   /** Rotary positions of x (rows, d) in place, or back; cos, sin (rows, width). See kernels/rotary.ts. */
-  readonly rotate = bind<
+  readonly rotate = this.#bind<
     [rows: number, d: number, width: number, cos: Real, sin: Real, x: Real, back: boolean]
   >(this.#fn.rotate);
 
   /** out[i] = sum_a (linear[a] + quadratic[a] x[i, a]) x[i, a] for x (rows, n), in float64. */
-  readonly forms = bind<
+  readonly forms = this.#bind<
     [
       rows: number,
       n: number,
@@ -124,29 +141,30 @@ export class Arithmetic extends Scratch {
     ]
   >(this.#fn.forms);
 
-  /** out (m, rows) = y x^T for x (rows, n), y (m, n), all float64. */
-  readonly dots = bind<
+  readonly #dots = this.#bind<
     [rows: number, n: number, m: number, x: Float64Array, y: Float64Array, out: Float64Array]
   >(this.#fn.dots64);
 
   /** out[i] = a_i . b_i for a, b (rows, n). */
-  readonly rowDots = bind<[rows: number, n: number, a: Real, b: Real, out: Real]>(
+  readonly rowDots = this.#bind<[rows: number, n: number, a: Real, b: Real, out: Real]>(
     this.#fn.row_dots,
   );
 
   /** x[i, :] *= weight[i] for x (rows, n). */
-  readonly scaleRows = bind<[rows: number, n: number, x: Real, weight: Real]>(this.#fn.scale_rows);
+  readonly scaleRows = this.#bind<[rows: number, n: number, x: Real, weight: Real]>(
+    this.#fn.scale_rows,
+  );
 
   /** y[i, :] += row for y (rows, n). */
-  readonly addRow = bind<[rows: number, n: number, row: Real, y: Real]>(this.#fn.add_row);
+  readonly addRow = this.#bind<[rows: number, n: number, row: Real, y: Real]>(this.#fn.add_row);
 
   /** y = alpha x + beta y, n elements. */
-  readonly combine = bind<[n: number, alpha: number, x: Real, beta: number, y: Real]>(
+  readonly combine = this.#bind<[n: number, alpha: number, x: Real, beta: number, y: Real]>(
     this.#fn.combine,
   );
 
   /** out[i] = sum_f phi[f, i]^2 for phi (features, rows), float64. */
-  readonly squareSums = bind<
+  readonly squareSums = this.#bind<
     [features: number, rows: number, phi: Float64Array, out: Float64Array]
   >(this.#fn.square_sums);
 
@@ -154,7 +172,7 @@ export class Arithmetic extends Scratch {
    * Row s + 1 of table (.., rows) = up_s x[a] row one_s - down_s row two_s for x (d, rows) and s < slots;
    * row 0 = 1. `index` lists (a, one, two) of each s, `factor` (up, down). Float64 but for x.
    */
-  readonly featureTable = bind<
+  readonly featureTable = this.#bind<
     [
       slots: number,
       rows: number,
@@ -169,7 +187,7 @@ export class Arithmetic extends Scratch {
    * A row of P as features and exact columns make it, from e and t of the row as it is:
    * row[j] = scale low[j] + exactly[j] e[j] for j < n; out = (sum_j weight[j] row[j], the same times t[j]).
    */
-  readonly joinedRow = bind<
+  readonly joinedRow = this.#bind<
     [
       n: number,
       scale: number,
@@ -188,7 +206,7 @@ export class Arithmetic extends Scratch {
    * j < n of weight[j] u[j] ds^2 and of weight[j] v[j] off^2. forScore u ds^2 and forValue v off^2 are
    * added to the columns.
    */
-  readonly rowErrors = bind<
+  readonly rowErrors = this.#bind<
     [
       n: number,
       inverse: number,
@@ -233,14 +251,42 @@ export class Arithmetic extends Scratch {
   product(rows: number, a: Real, b: Packed, c: Real, accumulate = false): void {
     const { inner, columns, data } = b;
     const [ofA, ofB, ofC] = [a.byteOffset, data.byteOffset, c.byteOffset];
-    this.#fn.gemm(rows, columns, inner, ofA, inner, ofB, ofC, columns, accumulate);
+    const step = rowsOfCut(columns, inner);
+    for (let from = 0; from < rows; from += step) {
+      const n = Math.min(step, rows - from);
+      const [atA, atC] = [ofA + 4 * from * inner, ofC + 4 * from * columns];
+      this.checkpoint();
+      this.#fn.gemm(n, columns, inner, atA, inner, ofB, atC, columns, accumulate);
+    }
   }
 
   /** c (rows, columns) = a' b for a (inner, rows). */
   transposedProduct(rows: number, a: Real, b: Packed, c: Real, accumulate = false): void {
     const { inner, columns, data } = b;
     const [ofA, ofB, ofC] = [a.byteOffset, data.byteOffset, c.byteOffset];
-    this.#fn.gemm_tn(rows, columns, inner, ofA, rows, ofB, ofC, columns, accumulate);
+    const step = rowsOfCut(columns, inner);
+    for (let from = 0; from < rows; from += step) {
+      const n = Math.min(step, rows - from);
+      const [atA, atC] = [ofA + 4 * from, ofC + 4 * from * columns];
+      this.checkpoint();
+      this.#fn.gemm_tn(n, columns, inner, atA, rows, ofB, atC, columns, accumulate);
+    }
+  }
+
+  /** out (m, rows) = y x^T for x (rows, n), y (m, n), all float64. */
+  dots(
+    rows: number,
+    n: number,
+    m: number,
+    x: Float64Array,
+    y: Float64Array,
+    out: Float64Array,
+  ): void {
+    const step = rowsOfCut(rows, n);
+    for (let from = 0; from < m; from += step) {
+      const part = Math.min(step, m - from);
+      this.#dots(rows, n, part, x, y.subarray(from * n), out.subarray(from * rows));
+    }
   }
 
   /** c (rows, columns) = a (rows, inner) b (inner, columns). */

@@ -7,12 +7,17 @@ type Export<Arguments extends readonly Argument[], Result> = (
   ...args: { [K in keyof Arguments]: Arguments[K] extends Operand ? number : Arguments[K] }
 ) => Result;
 
-/** The block operation that an export is, with its parameters in their order. */
-export function bind<Arguments extends readonly Argument[], Result = void>(
-  operation: Export<Arguments, Result>,
-): (...args: Arguments) => Result {
-  const raw = operation as (...args: (number | boolean)[]) => Result;
-  return (...args) => raw(...args.map(address));
+/** Makes block operations of exports, with their parameters in their order. @param before called before each of them. */
+export function binder(before: () => void) {
+  return <Arguments extends readonly Argument[], Result = void>(
+    operation: Export<Arguments, Result>,
+  ): ((...args: Arguments) => Result) => {
+    const raw = operation as (...args: (number | boolean)[]) => Result;
+    return (...args) => {
+      before();
+      return raw(...args.map(address));
+    };
+  };
 }
 
 function address(argument: Argument): number | boolean {

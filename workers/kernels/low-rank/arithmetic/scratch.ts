@@ -4,6 +4,7 @@
  * That memory must not grow while views of it are in use, so the whole budget is reserved once; the operating
  * system gives pages only when they are touched.
  */
+import type { Checkpoint } from '../../../job.js';
 import type { Wasm } from '../../inner/instance.js';
 
 /** Bytes of scratch that a task may use. */
@@ -12,7 +13,11 @@ export const SCRATCH_BYTES = 224 * 2 ** 20;
 export class Scratch {
   readonly #end: number;
 
-  constructor(readonly wasm: Wasm) {
+  /** @param checkpoint to be passed before all that takes a millisecond. */
+  constructor(
+    readonly wasm: Wasm,
+    readonly checkpoint: Checkpoint,
+  ) {
     const start = wasm.mark();
     wasm.alloc(SCRATCH_BYTES);
     this.#end = wasm.mark();
@@ -21,11 +26,13 @@ export class Scratch {
 
   /** Zeroed scratch of n elements, valid until an earlier mark is released. */
   array(n: number): Float32Array {
+    this.checkpoint();
     return this.wasm.f32(this.#allocate(4 * n), n).fill(0);
   }
 
   /** Zeroed float64 scratch: sums of blocks are kept in it. */
   sums(n: number): Float64Array {
+    this.checkpoint();
     return this.wasm.f64(this.#allocate(8 * n), n).fill(0);
   }
 

@@ -1,5 +1,4 @@
 /** The gradients of one head, from what its passes left in shared memory. */
-import { type Cancelled, checkpoint } from '../../../job.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import { fullWidth } from '../head/head.js';
@@ -11,12 +10,17 @@ import { outlierGradient } from './queries/outlier-queries.js';
 import { addSlots, type HeadRun } from './run.js';
 
 /** They are joined in the first slot of the queries', those of the drawn features in their own first slot. */
-export function headGradients(arithmetic: Arithmetic, run: HeadRun, cancelled: Cancelled): void {
+export function headGradients(arithmetic: Arithmetic, run: HeadRun): void {
   const { head, plan } = run;
   const at = layout(head);
   const total = new Float64Array(at.gradientTotal);
-  addSlots([...run.queryGradients, ...run.keyGradients], 0, 2 * run.segments.length, total);
-  checkpoint(cancelled);
+  addSlots(
+    arithmetic.checkpoint,
+    [...run.queryGradients, ...run.keyGradients],
+    0,
+    2 * run.segments.length,
+    total,
+  );
   const part = (all: Float64Array, t: number) =>
     all.subarray(at.gradientAt[t], at.gradientAt[t] + at.gradientSizes[t]);
   const slice = (t: number) => part(total, t);
@@ -34,7 +38,7 @@ export function headGradients(arithmetic: Arithmetic, run: HeadRun, cancelled: C
       }
     });
     const right = arithmetic.array(plan.outlierQueries.length * at.right);
-    addSlots(run.outlierRight, 0, run.segments.length, right);
+    addSlots(arithmetic.checkpoint, run.outlierRight, 0, run.segments.length, right);
     const { query, key, d, dv } = head;
     const n = rows.count;
     const full = fullWidth(head);
@@ -46,12 +50,10 @@ export function headGradients(arithmetic: Arithmetic, run: HeadRun, cancelled: C
       for (let i = 0; i < total.length; i++) total[i] += outliers[i];
     }
     if (!full.scores) {
-      checkpoint(cancelled);
       const thinKey = subColumns(n, right, at.right, query.rank, key.rank);
       addOuter(n, right, at.right, 0, query.rank, rows.xq, query.effective.inputs, slice(0));
       addOuter(n, rows.q, d, 0, d, thinKey, key.rank, slice(3));
     }
-    checkpoint(cancelled);
     addOuter(n, gradient, dv, 0, dv, va, at.rv, slice(5));
     arithmetic.release(mark);
   }
@@ -59,7 +61,13 @@ export function headGradients(arithmetic: Arithmetic, run: HeadRun, cancelled: C
   const joined = [run.queryGradients[0]];
   if (run.drawnGradients.length > 0) {
     const [drawnFeatures] = run.drawnGradients;
-    addSlots(run.drawnGradients, 0, run.drawnGradients.length, drawnFeatures);
+    addSlots(
+      arithmetic.checkpoint,
+      run.drawnGradients,
+      0,
+      run.drawnGradients.length,
+      drawnFeatures,
+    );
     for (let from = 0; from < drawnFeatures.length; from += at.gradientTotal) {
       joined.push(drawnFeatures.subarray(from, from + at.gradientTotal));
     }

@@ -1,6 +1,6 @@
 /** Gradients of the inputs: dX += dQ W_Q of every head, with W the weights including the adapter; K, V alike. */
 
-import { type Cancelled, checkpoint, type Task } from '../../../job.js';
+import type { Task } from '../../../job.js';
 import { type AttentionKind, type AttentionProblem, STATES } from '../../../problem.js';
 import type { TensorData } from '../../../tensor/tensor.js';
 import type { InputGradients } from '../../result.js';
@@ -30,7 +30,6 @@ export interface InputsTask extends Task<void> {
 export function addInputGradients(
   arithmetic: Arithmetic,
   { runs, roles, segment, to }: InputRequest,
-  cancelled: Cancelled,
 ): void {
   for (const { head, inputs: memory } of runs) {
     for (const role of roles) {
@@ -45,7 +44,6 @@ export function addInputGradients(
       // Padded keys have no gradient.
       const end = Math.min(segment.to, length);
       for (let start = segment.from; start < end; start += BLOCK) {
-        checkpoint(cancelled);
         const n = Math.min(BLOCK, end - start);
         gradient.set(rows.subarray(start * outputs, (start + n) * outputs));
         arithmetic.combine(n * outputs, scale, gradient, 0, gradient);

@@ -7,9 +7,8 @@
  * product; at full width M comes by itself, see wide.ts), and the running softmax of the outlier
  * queries, whose rows of P are exact.
  */
-import { checkpoint } from '../../../job.js';
 import { ROWS } from '../../inner/block.js';
-import type { Real } from '../arithmetic/arithmetic.js';
+import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import { Attention, fillPanels, openPanels } from '../arithmetic/attention.js';
 import { BLOCK } from '../head/block.js';
 import { fullWidth } from '../head/head.js';
@@ -34,7 +33,6 @@ export function keyPass(
   run: HeadRun,
   s: number,
   certificate: KeyObserver | null,
-  cancelled: () => boolean,
 ): void {
   const { arithmetic, head, plan } = space;
   const at = layout(head);
@@ -58,7 +56,6 @@ export function keyPass(
   const outliers =
     plan.outlierQueries.length > 0 ? exactRows(space, loadOutlierQueries(space), false) : null;
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
-    checkpoint(cancelled);
     rows.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
     keyColumns(space, at, rows, right, certificate !== null);
     weightedFeatures(space, rows.z, rows.count, (r) => Math.exp(rows.logWeight[r]), phi);
@@ -215,15 +212,11 @@ export interface MergedRows {
 }
 
 /** What the second pass needs of the first: key sums, but under a mask, and rows of outliers. */
-export function joinKeys({
-  head,
-  plan,
-  keySums,
-  keyTotal,
-  outlierRows,
-  joinedRows,
-}: HeadRun): void {
-  if (!head.causal) addSlots(keySums, 0, keySums.length, keyTotal);
+export function joinKeys(
+  { checkpoint }: Arithmetic,
+  { head, plan, keySums, keyTotal, outlierRows, joinedRows }: HeadRun,
+): void {
+  if (!head.causal) addSlots(checkpoint, keySums, 0, keySums.length, keyTotal);
   const n = plan.outlierQueries.length;
   const width = joinedRows.length / n;
   for (let from = 0; from < joinedRows.length; from += width) {
@@ -238,10 +231,10 @@ export function joinKeys({
 }
 
 /** What the third pass needs of the second. */
-export function joinQueries(run: HeadRun): void {
+export function joinQueries({ checkpoint }: Arithmetic, run: HeadRun): void {
   const { head, querySums, queryTotal, outlierLeft, joinedLeft } = run;
-  if (!head.causal) addSlots(querySums, 0, querySums.length, queryTotal);
-  addSlots(outlierLeft, 0, outlierLeft.length, joinedLeft);
+  if (!head.causal) addSlots(checkpoint, querySums, 0, querySums.length, queryTotal);
+  addSlots(checkpoint, outlierLeft, 0, outlierLeft.length, joinedLeft);
 }
 
 /** The running softmaxes of all segments joined, in their order. */
@@ -255,6 +248,7 @@ export function mergeRows(space: Workspace, slots: readonly Float64Array[], n: n
   const output = new Float64Array(n * dv);
   const va = new Float64Array(n * rv);
   for (let i = 0; i < n; i++) {
+    arithmetic.checkpoint();
     for (const slot of slots) max[i] = Math.max(max[i], slot[i * width]);
     let total = 0;
     for (const slot of slots) {

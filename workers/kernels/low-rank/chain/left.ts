@@ -6,7 +6,6 @@
  *
  * joined with the exact rows of the outlier queries, and with them the gradients that are sums over keys.
  */
-import { checkpoint } from '../../../job.js';
 import type { Real } from '../arithmetic/arithmetic.js';
 import { BLOCK } from '../head/block.js';
 import { fullWidth } from '../head/head.js';
@@ -28,7 +27,6 @@ export function leftPass(
   run: HeadRun,
   s: number,
   openDrawn: OpenDrawn<KeyRows>,
-  cancelled: () => boolean,
 ): void {
   const { arithmetic, head, plan } = space;
   const at = layout(head);
@@ -40,7 +38,8 @@ export function leftPass(
   const state = arithmetic.array(run.querySums[s].length);
   const wideState = state.subarray(all * at.queryWidth);
   const wide = wideSums(arithmetic, head, plan.hyperbolicCross.left);
-  if (head.causal) addSlots(run.querySums, s + 1, run.segments.length, state);
+  if (head.causal)
+    addSlots(arithmetic.checkpoint, run.querySums, s + 1, run.segments.length, state);
   else state.set(run.queryTotal);
   const packedState = arithmetic.pack(m, at.queryWidth, state);
   const phi = arithmetic.array(all * BLOCK);
@@ -57,7 +56,6 @@ export function leftPass(
   // A key is seen by later queries only: under a mask the sums grow from the last block to the first.
   if (head.causal) blocks.reverse();
   for (const start of blocks) {
-    checkpoint(cancelled);
     const count = Math.min(BLOCK, to - start, head.keyLength - start);
     if (count > 0) {
       rows.load((r) => start + r, count);

@@ -1,5 +1,6 @@
 /** Shared memory of the run of one head: what the stages hand to each other. */
 
+import type { Checkpoint } from '../../../job.js';
 import type { Lease } from '../../../tensor/shared-memory.js';
 import { sharedFloat32, sharedFloat64 } from '../../result.js';
 import { fullWidth, type Head } from '../head/head.js';
@@ -150,8 +151,12 @@ export function openRun(
   };
 }
 
+/** Numbers that are added between two checkpoints. */
+const ADDED = 2 ** 16;
+
 /** Sum of the slots [from, to), added to `to` in their order. */
 export function addSlots(
+  checkpoint: Checkpoint,
   slots: readonly Float64Array[],
   from: number,
   until: number,
@@ -159,9 +164,12 @@ export function addSlots(
 ): void {
   const n = slots[0].length;
   const total = new Float64Array(n);
-  for (let s = from; s < until; s++) {
-    const slot = slots[s];
-    for (let i = 0; i < n; i++) total[i] += slot[i];
+  for (const slot of slots.slice(from, until)) {
+    for (let first = 0; first < n; first += ADDED) {
+      checkpoint();
+      const last = Math.min(n, first + ADDED);
+      for (let i = first; i < last; i++) total[i] += slot[i];
+    }
   }
   sum.set(total);
 }

@@ -2,7 +2,6 @@
  * The statistical error estimate: rows drawn at random, their exact contribution minus their
  * approximate one, divided by their probability. The mean estimates the error matrix without bias.
  */
-import { type Cancelled, checkpoint } from '../../../job.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import type { Head } from '../head/head.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
@@ -30,27 +29,20 @@ export function estimateTensor(
   drawnFeatures: Float64Array,
   t: number,
   size: number,
-  cancelled: Cancelled,
 ): TensorEstimate {
-  const { whole, normalisation, terms } = rowContributions(
-    arithmetic,
-    runs,
-    draws,
-    t,
-    size,
-    cancelled,
-  );
+  const { whole, normalisation, terms } = rowContributions(arithmetic, runs, draws, t, size);
   const count = draws.length;
-  if (complete) return { mean: meanOf(whole, size).mean, rows: NO_SCATTER, features: null, terms };
+  if (complete)
+    return { mean: meanOf(arithmetic, whole, size).mean, rows: NO_SCATTER, features: null, terms };
   if (!normalisation) {
-    const found = meanOf(whole, size);
+    const found = meanOf(arithmetic, whole, size);
     return { mean: found.mean, rows: scatterOf(found, count), features: null, terms };
   }
-  const ofRows = meanOf(normalisation, size);
-  const ofFeatures = meanOf({ count: DRAWN_GROUPS, values: drawnFeatures }, size);
+  const ofRows = meanOf(arithmetic, normalisation, size);
+  const ofFeatures = meanOf(arithmetic, { count: DRAWN_GROUPS, values: drawnFeatures }, size);
   // What each row says of the features that were left out, less what those that were drawn say.
   for (let k = 0; k < count; k++) {
-    checkpoint(cancelled);
+    arithmetic.checkpoint();
     for (let i = 0, at = k * size; i < size; i++, at++) {
       whole.values[at] -= normalisation.values[at] + ofFeatures.mean[i];
     }
@@ -60,7 +52,7 @@ export function estimateTensor(
     rows: scatterOf(ofRows, count),
     features: {
       scatter: scatterOf(ofFeatures, DRAWN_GROUPS),
-      left: squareOf(arithmetic, whole, size, cancelled),
+      left: squareOf(arithmetic, whole, size),
     },
     terms,
   };
@@ -76,7 +68,6 @@ function rowContributions(
   draws: readonly Draw[],
   t: number,
   size: number,
-  cancelled: Cancelled,
 ): { whole: Estimates; normalisation: Estimates | null; terms: number } {
   const count = draws.length;
   const open = (): Estimates => ({ count, values: new Float64Array(count * size) });
@@ -95,7 +86,7 @@ function rowContributions(
       const { lowA, lowB } = sampled.keyErrors;
       if (t === 3 || !added.has(head.batch)) {
         const errors = t === 2 ? lowA : lowB;
-        addRows(errors, sampled.run.sampled.length, head, draws, t, size, whole.values, cancelled);
+        addRows(arithmetic, errors, sampled.run.sampled.length, head, draws, t, size, whole.values);
       }
       added.add(head.batch);
     } else {
@@ -104,7 +95,7 @@ function rowContributions(
         ...(normalisation ? [[normalisation, true] as const] : []),
       ] as const) {
         const products = outerProducts(space, sampled, state, t, drawn);
-        addProducts(products, head, draws, t, size, values, cancelled);
+        addProducts(arithmetic, products, head, draws, t, size, values);
       }
     }
     arithmetic.release(mark);
@@ -128,18 +119,18 @@ function sumOfSquares(
 }
 
 function addProducts(
+  { checkpoint }: Arithmetic,
   products: readonly OuterProduct[],
   head: Head,
   draws: readonly Draw[],
   t: number,
   size: number,
   contributions: Float64Array,
-  cancelled: Cancelled,
 ): void {
   const offset = tensorOffset(head, t);
   const scale = tensorScale(head, t);
   draws.forEach((draw, k) => {
-    checkpoint(cancelled);
+    checkpoint();
     if (draw.batch !== head.batch) return;
     const to = k * size + offset;
     for (const { left, leftWidth, right, rightWidth, transposed } of products) {
@@ -163,6 +154,7 @@ export function openDrawnGradients(sizes: readonly number[]): Float64Array[] {
 
 /** Contributions that are there row by row (n, ..), those of this head's part of the tensor. */
 function addRows(
+  { checkpoint }: Arithmetic,
   rows: Float32Array,
   n: number,
   head: Head,
@@ -170,12 +162,11 @@ function addRows(
   t: number,
   size: number,
   contributions: Float64Array,
-  cancelled: Cancelled,
 ): void {
   const width = rows.length / n;
   const offset = tensorOffset(head, t);
   draws.forEach((draw, k) => {
-    checkpoint(cancelled);
+    checkpoint();
     if (draw.batch !== head.batch) return;
     const factor = tensorScale(head, t) / draw.probability;
     const [to, from] = [k * size + offset, draw.position * width];

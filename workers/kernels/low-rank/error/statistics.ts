@@ -1,5 +1,4 @@
 /** What independent unbiased estimates of a matrix say about the matrix and about its norm. */
-import { type Cancelled, checkpoint } from '../../../job.js';
 import { DEVIATIONS, type MeanError, meanError } from '../../estimate/mean.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 
@@ -11,12 +10,14 @@ export interface Estimates {
 
 /** Their mean (size,), and how far it may be from what they estimate. */
 export function meanOf(
+  { checkpoint }: Pick<Arithmetic, 'checkpoint'>,
   { count, values }: Estimates,
   size: number,
 ): MeanError & { readonly mean: Float64Array } {
   const mean = new Float64Array(size);
   let [squares, largest, square] = [0, 0, 0];
   for (let k = 0; k < count; k++) {
+    checkpoint();
     let sum = 0;
     for (let i = 0; i < size; i++) {
       const x = values[k * size + i];
@@ -60,17 +61,12 @@ export const limitOfNorm = ({ square, deviation, deviations }: SquareEstimate): 
  * zeta_1 of the means over all others and zeta_2 of the products, is taken from the same products: with
  * 99 % confidence |E|^2 <= U + c deviations.
  */
-export function squareOf(
-  arithmetic: Arithmetic,
-  draws: Estimates,
-  size: number,
-  cancelled: Cancelled,
-): SquareEstimate {
+export function squareOf(arithmetic: Arithmetic, draws: Estimates, size: number): SquareEstimate {
   const { count: n, values } = draws;
   if (n < FEWEST) return { square: Number.POSITIVE_INFINITY, deviation: 0, deviations: 0 };
   const scale = values.reduce((largest, x) => Math.max(largest, Math.abs(x)), 0);
   if (scale === 0) return { square: 0, deviation: 0, deviations: 0 };
-  const gram = gramMatrix(arithmetic, draws, size, scale, cancelled);
+  const gram = gramMatrix(arithmetic, draws, size, scale);
   const means = new Float64Array(n);
   let [statistic, products, squares, fourth] = [0, 0, 0, 0];
   for (let k = 0; k < n; k++) {
@@ -106,7 +102,6 @@ function gramMatrix(
   { count: n, values }: Estimates,
   size: number,
   scale: number,
-  cancelled: Cancelled,
 ): Float64Array {
   const gram = new Float64Array(n * n);
   const mark = arithmetic.mark();
@@ -115,7 +110,6 @@ function gramMatrix(
   const transposed = arithmetic.array(width * n);
   const product = arithmetic.array(n * n);
   for (let from = 0; from < size; from += width) {
-    checkpoint(cancelled);
     const columns = Math.min(width, size - from);
     for (let k = 0; k < n; k++) {
       for (let i = 0; i < columns; i++) {

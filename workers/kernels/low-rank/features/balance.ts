@@ -5,7 +5,8 @@
 
 import type { TensorData } from '../../../tensor/tensor.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
-import { choleskyFactor, eigensystem } from './decompose.js';
+import { choleskyFactor } from './decompose.js';
+import { eigensystem } from './eigensystem.js';
 
 export interface Balance {
   readonly d: number;
@@ -53,7 +54,7 @@ export function balance(
     (x) => beta * x,
   );
   const gram = product(arithmetic, rootProduct, rootProduct, d);
-  const v = eigensystem(gram, d).vectors;
+  const v = eigensystem(gram, d, arithmetic.checkpoint).vectors;
   const scaled = product(arithmetic, transposed(rootProduct, d), transposed(v, d), d);
   arithmetic.release(mark);
   const sizes = new Float64Array(d);
@@ -73,8 +74,9 @@ export function balance(
     d,
     centreQ,
     centreK,
-    transformQ: solveTransposed(a, columns(scaled, inverse), d),
+    transformQ: solveTransposed(arithmetic, a, columns(scaled, inverse), d),
     transformK: solveTransposed(
+      arithmetic,
       b,
       columns(v, () => 1),
       d,
@@ -154,9 +156,15 @@ function factor(
 }
 
 /** X of L' X = B for lower triangular L; all row-major (d, d). */
-function solveTransposed(lower: Float64Array, b: Float64Array, d: number): Float64Array {
+function solveTransposed(
+  { checkpoint }: Arithmetic,
+  lower: Float64Array,
+  b: Float64Array,
+  d: number,
+): Float64Array {
   const x = b.slice();
   for (let i = d - 1; i >= 0; i--) {
+    checkpoint();
     for (let j = i + 1; j < d; j++) {
       const factor = lower[j * d + i];
       for (let c = 0; c < d; c++) x[i * d + c] -= factor * x[j * d + c];

@@ -4,7 +4,8 @@
  * In the principal directions of the rows of U (or L), direction c of relative size kappa_c needs only the
  * features of weight above cut / kappa_c. Features come in falling weight, so these are a prefix.
  */
-import { eigensystem } from './decompose.js';
+import type { Checkpoint } from '../../../job.js';
+import { eigensystem } from './eigensystem.js';
 import type { FeatureSet } from './features.js';
 
 /** Principal directions of a cloud of rows (n, d), the largest first. */
@@ -23,8 +24,12 @@ export interface HyperbolicCross extends Directions {
 }
 
 /** @param moments symmetric (d, d): second moments of the rows. */
-export function principalDirections(moments: Float64Array, d: number): Directions {
-  const { values, vectors: unsorted } = eigensystem(moments, d);
+export function principalDirections(
+  moments: Float64Array,
+  d: number,
+  checkpoint: Checkpoint,
+): Directions {
+  const { values, vectors: unsorted } = eigensystem(moments, d, checkpoint);
   const order = Array.from(values.keys()).sort((a, b) => values[b] - values[a]);
   const largest = Math.max(values[order[0]], Number.MIN_VALUE);
   const vectors = new Float64Array(d * d);

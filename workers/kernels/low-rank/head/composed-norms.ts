@@ -1,5 +1,5 @@
 /** The largest entries of the composed matrices Q, K and V of one head, which decide on the threshold. */
-import { type Cancelled, checkpoint, type Task } from '../../../job.js';
+import type { Task } from '../../../job.js';
 import { type ComposedNorms, ZERO_NORMS } from '../../norms.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import { apply, load, transposed } from './affine.js';
@@ -19,7 +19,6 @@ export interface NormsTask extends Task<ComposedNorms> {
 export function composedNorms(
   arithmetic: Arithmetic,
   { head, segment: { from, to } }: NormsTask,
-  cancelled: Cancelled,
 ): ComposedNorms {
   const norms = { ...ZERO_NORMS };
   const root = Math.sqrt(head.beta);
@@ -28,7 +27,6 @@ export function composedNorms(
   const key = largestEntries(arithmetic, head.key, rotary);
   const value = largestEntries(arithmetic, { ...head.value, rank: 0 }, null);
   for (let start = from; start < to; start += BLOCK) {
-    checkpoint(cancelled);
     const queries = Math.min(BLOCK, to - start, head.queryLength - start);
     if (queries > 0) {
       const { sum, frozen, adapter } = query(start, queries);

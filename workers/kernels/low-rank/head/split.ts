@@ -1,6 +1,6 @@
 /** The heads of a problem: their projections are cut out of those of the layer, with the adapters added. */
 
-import { type Cancelled, checkpoint, type Job, stage, type Task } from '../../../job.js';
+import { type Job, stage, type Task } from '../../../job.js';
 import { keysOf } from '../../../mask.js';
 import type { AttentionLayer, AttentionProblem, Projection } from '../../../problem.js';
 import type { TensorData } from '../../../tensor/tensor.js';
@@ -85,11 +85,7 @@ function openProjection(projection: Projection, width: number): Omit<HeadProject
 const COLUMNS = 1024;
 
 /** The rows [first, first + width) of a projection: weight (out, in), A (r, in), B (out, r). */
-export function splitHead(
-  arithmetic: Arithmetic,
-  { projection, first, to }: SplitTask,
-  cancelled: Cancelled,
-): void {
+export function splitHead(arithmetic: Arithmetic, { projection, first, to }: SplitTask): void {
   const { adapter, weight, bias, inFeatures } = projection;
   const { rank, adapterScaling, down, up, effective } = to;
   const width = effective.outputs;
@@ -106,7 +102,6 @@ export function splitHead(
   const columns = arithmetic.array(most * width);
   const low = arithmetic.array(most * rank);
   for (let from = 0; from < inFeatures; from += COLUMNS) {
-    checkpoint(cancelled);
     const count = Math.min(COLUMNS, inFeatures - from);
     const transposed = (data: TensorData, row: number, rows: number, result: Float32Array) => {
       for (let r = 0; r < rows; r++) {

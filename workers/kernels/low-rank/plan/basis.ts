@@ -72,7 +72,7 @@ export function sampleBasis(
     : NO_CONDITIONAL_MEAN;
   const full = fullWidth(head);
   const directions = (x: TensorData, centre: Float64Array) =>
-    principalDirections(covariance(arithmetic, x, d, centre), d);
+    principalDirections(covariance(arithmetic, x, d, centre), d, arithmetic.checkpoint);
   const right = full.query ? directions(bulk.k, result.centreK) : null;
   // Columns of dS do not add up to zero, so Q has no centre to be taken from.
   const left = full.key ? directions(bulk.q, new Float64Array(d)) : null;

@@ -1,5 +1,5 @@
 /** What the features leave out of every row, by which rows are judged. */
-import { type Cancelled, checkpoint, type Task } from '../../../job.js';
+import type { Task } from '../../../job.js';
 import { sharedFloat32 } from '../../result.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import { evaluateFeatures, logC } from '../features/evaluate.js';
@@ -40,7 +40,6 @@ export function openScan(head: Head): RowScan {
 export function scanRows(
   arithmetic: Arithmetic,
   { head, plan, segment: { from, to }, scan }: ScanTask,
-  cancelled: Cancelled,
 ): void {
   const space = openWorkspace(arithmetic, head, judging(plan));
   const residual = logResiduals(space);
@@ -51,7 +50,6 @@ export function scanRows(
   for (const { side, length, residuals, weight } of sides) {
     const rows = judgedRows(space, side, BLOCK);
     for (let start = from; start < Math.min(to, length); start += BLOCK) {
-      checkpoint(cancelled);
       const count = Math.min(BLOCK, to - start, length - start);
       rows.load((r) => start + r, count);
       const left = residual(rows.coordinates, count);

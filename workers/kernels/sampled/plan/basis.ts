@@ -1,4 +1,5 @@
 /** The coordinates in which few numbers make most of a logit, from some rows of a head. */
+import type { Checkpoint } from '../../../job.js';
 import { shared } from '../../../tensor/shared-memory.js';
 import type { ExactPlan, Workspace } from '../../attention/plan.js';
 import type { PartitionOfHead } from '../../attention/task.js';
@@ -21,7 +22,11 @@ export interface BasisOf {
 }
 
 /** @throws {NumericError} when the rows are too large for the algebra. */
-export function basisOf({ plan, workspace, head, seed }: BasisOf, wasm: Wasm): Basis {
+export function basisOf(
+  { plan, workspace, head, seed }: BasisOf,
+  wasm: Wasm,
+  checkpoint: Checkpoint,
+): Basis {
   const { problem, group } = plan;
   const { queryLength, headDim: d } = problem.dims;
   const random = new Random(seed);
@@ -39,7 +44,7 @@ export function basisOf({ plan, workspace, head, seed }: BasisOf, wasm: Wasm): B
   const K = some(slice(workspace.K, headGroup, plan.keys * d), keys);
   const beta = problem.scaling;
   const { transformQ, transformK, sigma, centreQ, centreK } = balance(
-    new Arithmetic(wasm),
+    new Arithmetic(wasm, checkpoint),
     ...([Q, K, d, beta] as const),
   );
   /** [T diag(factor) | other], and minus centre times it. */

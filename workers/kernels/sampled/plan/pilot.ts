@@ -49,7 +49,7 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
   const { plan, workspace, head, seed, tables } = task;
   const { queryLength, valueDim: dv } = plan.problem.dims;
   wasm.reset();
-  const basis = basisOf(task, wasm);
+  const basis = basisOf(task, wasm, checkpoint);
   const partition = { ...head, partition: 0 };
   const looks = spreadRows(plan.blocks, looksAt(plan.blocks), seed + head.head).map((block) => {
     const first = block * ROWS;

@@ -11,7 +11,6 @@
  * that one would be of one degree less. Under a causal mask the key sums run along with the rows, and
  * the diagonal block is exact.
  */
-import { checkpoint } from '../../../../job.js';
 import { ROWS } from '../../../inner/block.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { BLOCK } from '../../head/block.js';
@@ -59,7 +58,6 @@ export function queryPass(
   s: number,
   certificate: QueryObserver | null,
   openDrawn: OpenDrawn<QueryBlock>,
-  cancelled: () => boolean,
 ): void {
   const { arithmetic, head, plan } = space;
   const at = layout(head);
@@ -68,7 +66,7 @@ export function queryPass(
   const all = featureRows(plan);
   const block = openBlock(space, at);
   const state = arithmetic.array(run.keySums[s].length);
-  if (head.causal) addSlots(run.keySums, 0, s, state);
+  if (head.causal) addSlots(arithmetic.checkpoint, run.keySums, 0, s, state);
   else state.set(run.keyTotal);
   const packedState = arithmetic.pack(m, at.keyWidth, state);
   const wideState = state.subarray(all * at.keyWidth);
@@ -96,7 +94,6 @@ export function queryPass(
   while (run.sampled[sample] < from) sample++;
 
   for (let start = from; start < Math.min(to, head.queryLength); start += BLOCK) {
-    checkpoint(cancelled);
     const { rows } = block;
     rows.load((r) => start + r, Math.min(BLOCK, to - start, head.queryLength - start));
     weightedFeatures(space, rows.x, rows.count, () => 1, phi);

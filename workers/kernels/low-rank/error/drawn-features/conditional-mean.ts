@@ -87,9 +87,11 @@ function addProduct(
   from: number,
 ): void {
   const inner = a.length / d;
-  for (let i = 0; i < d * inner && rank > 0; i++) {
-    const to = Math.floor(i / inner) * stride + from;
-    for (let y = 0; y < rank; y++) c[to + y] += a[i] * b[(i % inner) * rank + y];
+  for (let row = 0; row < d; row++) {
+    const to = row * stride + from;
+    for (let x = 0; x < inner; x++) {
+      for (let y = 0; y < rank; y++) c[to + y] += a[row * inner + x] * b[x * rank + y];
+    }
   }
 }
 

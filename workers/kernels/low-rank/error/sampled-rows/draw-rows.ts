@@ -1,6 +1,6 @@
 /** Which query rows the error estimate looks at. */
 
-import { type Cancelled, checkpoint, type Job, stage, type Task } from '../../../../job.js';
+import { type Job, stage, type Task } from '../../../../job.js';
 import type { AttentionProblem } from '../../../../problem.js';
 import type { Lease } from '../../../../tensor/shared-memory.js';
 import { mixture } from '../../../estimate/draw.js';
@@ -65,9 +65,10 @@ interface DrawnRow {
   readonly probability: number;
 }
 
-export function draw({ families, count, seed }: DrawTask): DrawnRow[] {
+export function draw({ checkpoint }: Arithmetic, { families, count, seed }: DrawTask): DrawnRow[] {
   const sampler = mixture(families, new Random(seed));
   return Array.from({ length: count }, () => {
+    checkpoint();
     const row = sampler.draw();
     return { row, probability: sampler.probability(row) };
   });
@@ -142,7 +143,6 @@ export interface WeighedHead {
 export function rowWeights(
   arithmetic: Arithmetic,
   { heads, segment: { from, to }, weights }: WeightsTask,
-  cancelled: Cancelled,
 ): void {
   for (const family of weights) family.fill(0, from, to);
   const mark = arithmetic.mark();
@@ -156,7 +156,6 @@ export function rowWeights(
     const [xx, qq, gg] = [0, 1, 2].map(() => arithmetic.array(BLOCK));
     const minusCentre = centre && minus(arithmetic, centre);
     for (let start = from; start < to; start += BLOCK) {
-      checkpoint(cancelled);
       const count = Math.min(BLOCK, to - start);
       const row = (r: number) => start + r;
       gather(query.rows, width, row, count, x);

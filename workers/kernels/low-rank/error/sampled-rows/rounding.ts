@@ -87,7 +87,7 @@ function squaredNorm(x: ArrayLike<number>, from: number, width: number): number 
 
 /** Of each sampled row, the square of what it carries of tensor t, without the tensor's scale. */
 export function squaredTerms(
-  { head }: Workspace,
+  { head, arithmetic }: Workspace,
   slots: readonly Float64Array[],
   { rows, gradient }: { readonly rows: QueryRows; readonly gradient: Real },
   t: number,
@@ -95,7 +95,7 @@ export function squaredTerms(
   const n = rows.count;
   const { d, dv, query, key, value } = head;
   const sums = new Float64Array(n * SQUARES);
-  addSlots(slots, 0, slots.length, sums);
+  addSlots(arithmetic.checkpoint, slots, 0, slots.length, sums);
   const full = fullWidth(head).scores;
   const squareOf =
     (x: ArrayLike<number>, pitch: number, from = 0, width = pitch) =>

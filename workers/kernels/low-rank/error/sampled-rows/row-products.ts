@@ -38,7 +38,7 @@ export function outerProducts(
   const widths = errorColumns(sampled.run);
   const sum = (slots: readonly Float64Array[], width: number) => {
     const total = new Float64Array(n * width);
-    addSlots(slots, 0, slots.length, total);
+    addSlots(arithmetic.checkpoint, slots, 0, slots.length, total);
     return total;
   };
   if (t < 2 && fullWidth(head).scores) {

@@ -7,7 +7,6 @@
  * The chain's dS differs from direction to direction of Q by the number of features (hyperbolic-cross.ts): e_ij q_i is
  * a sum over the few lengths of prefixes.
  */
-import { type Cancelled, checkpoint } from '../../../../job.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { maskScores } from '../../chain/keys.js';
 import type { HyperbolicCross } from '../../features/hyperbolic-cross.js';
@@ -39,7 +38,6 @@ export function sampledKeyPass(
   space: Workspace,
   sampled: SampledRun,
   { from, to }: SampledRange,
-  cancelled: Cancelled,
 ): void {
   const { arithmetic, head, plan } = space;
   const { d, dv, key } = head;
@@ -70,7 +68,6 @@ export function sampledKeyPass(
   const [lowA, lowB] = [arithmetic.array(n * sizeA), arithmetic.array(n * sizeB)];
 
   for (let start = 0; start < head.keyLength; start += BLOCK) {
-    checkpoint(cancelled);
     const count = Math.min(BLOCK, head.keyLength - start);
     keys.load((r) => start + r, count);
     arithmetic.transpose(count, d, keys.k, keysTransposed);

@@ -84,6 +84,7 @@ export function sampledGradient(space: Workspace, sampled: SampledRun): SampledG
     const gradient = arithmetic.array(n * dv);
     const shift = arithmetic.array(n);
     for (let i = 0; i < n; i++) {
+      arithmetic.checkpoint();
       let dot = 0;
       for (let a = 0; a < dv; a++) {
         const o = output(i, a);

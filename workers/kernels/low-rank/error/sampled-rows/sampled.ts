@@ -13,7 +13,6 @@
  * sampled-keys.ts does what is of the keys.
  */
 
-import { type Cancelled, checkpoint } from '../../../../job.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { exactRows, maskScores } from '../../chain/keys.js';
 import type { HeadRun } from '../../chain/run.js';
@@ -41,12 +40,7 @@ import {
 } from './sampled-run.js';
 
 /** First pass: the exact softmax of the sampled rows over the keys of a segment. */
-export function sampledExactPass(
-  space: Workspace,
-  sampled: SampledRun,
-  s: number,
-  cancelled: Cancelled,
-): void {
+export function sampledExactPass(space: Workspace, sampled: SampledRun, s: number): void {
   const { run } = sampled;
   const { from, to } = run.segments[s];
   const { head } = space;
@@ -55,7 +49,6 @@ export function sampledExactPass(
   const rows = exactRows(space, loadSampled(space, run), maxima);
   const keys = keyRows(space, BLOCK, 'exact');
   for (let start = from; start < Math.min(to, space.head.keyLength); start += BLOCK) {
-    checkpoint(cancelled);
     keys.load((r) => start + r, Math.min(BLOCK, to - start, space.head.keyLength - start));
     rows.advance(keys);
   }
@@ -63,12 +56,7 @@ export function sampledExactPass(
 }
 
 /** Second pass: the differences of the sampled rows, multiplied out over the keys of a segment. */
-export function sampledErrorPass(
-  space: Workspace,
-  sampled: SampledRun,
-  s: number,
-  cancelled: Cancelled,
-): void {
+export function sampledErrorPass(space: Workspace, sampled: SampledRun, s: number): void {
   const { arithmetic, head, plan } = space;
   const { run } = sampled;
   const { d, dv } = head;
@@ -100,7 +88,6 @@ export function sampledErrorPass(
   const minusCentre = means && minus(arithmetic, means.xk);
   const centreValues = means && valueCentre(space, means);
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
-    checkpoint(cancelled);
     keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
     const { count } = keys;
     arithmetic.transpose(count, d, keys.k, keysTransposed);

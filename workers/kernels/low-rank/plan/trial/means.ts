@@ -13,14 +13,14 @@ export interface MeanSquares {
 }
 
 export function squaredMeans(space: Workspace, sample: TrialSample, e: Real): MeanSquares {
-  const { head, plan } = space;
+  const { arithmetic, head, plan } = space;
   const { key, inputsV } = plan.conditionalMean;
   const { weight, inputs } = head.value.effective;
   const slopes = new Float64Array((inputsV.length / inputs) * head.dv);
   for (let a = 0; a * inputs < inputsV.length; a++) {
+    arithmetic.checkpoint();
     slopes.set(times(inputsV.subarray(a * inputs, (a + 1) * inputs), weight, head.dv), a * head.dv);
   }
-  const { arithmetic } = space;
   const mark = arithmetic.mark();
   const p = rowsAndMean(arithmetic, sample, e);
   const { x, load } = conditionalMeanRows(space, sample.queries.count);
@@ -45,6 +45,7 @@ function rowsAndMean(arithmetic: Arithmetic, { queries, keyWeight }: TrialSample
   const count = keyWeight.length;
   const p = arithmetic.array((queries.count + 1) * count);
   for (let i = 0; i <= queries.count; i++) {
+    arithmetic.checkpoint();
     let total = 0;
     for (let j = 0; j < count; j++) {
       p[i * count + j] = keyWeight[j] * (i < queries.count ? e[i * count + j] : 1);
@@ -84,6 +85,7 @@ function meanSquares(
   arithmetic.rowDots(count, width, x, x, norms);
   const missing = 1 - count / head.keyLength;
   const squares = Float64Array.from({ length: n }, (_, i) => {
+    arithmetic.checkpoint();
     let [sum, scatter] = [0, 0];
     for (let a = 0; a < width; a++) {
       sum += (product[i * width + a] - product[n * width + a] - y[i * width + a]) ** 2;

@@ -1,6 +1,6 @@
 /** The few queries and keys on which plans are tried. */
 
-import { type Cancelled, checkpoint, type Task } from '../../../../job.js';
+import type { Task } from '../../../../job.js';
 import type { TensorData } from '../../../../tensor/tensor.js';
 import type { Random } from '../../../random.js';
 import type { Arithmetic } from '../../arithmetic/arithmetic.js';
@@ -147,13 +147,11 @@ export interface LongestTask extends Task<LongRows> {
 export function longestRows(
   arithmetic: Arithmetic,
   { rows, width, segment: { from, to } }: LongestTask,
-  cancelled: Cancelled,
 ): LongRows {
   const squares = new Float64Array(to - from);
   const block = arithmetic.array(BLOCK * width);
   const norms = arithmetic.array(BLOCK);
   for (let start = from; start < to; start += BLOCK) {
-    checkpoint(cancelled);
     const count = Math.min(BLOCK, to - start);
     block.set(rows.subarray(start * width, (start + count) * width));
     arithmetic.rowDots(count, width, block, block, norms);

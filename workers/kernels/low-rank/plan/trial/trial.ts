@@ -4,7 +4,7 @@
  * squares: that does not depend on how many keys stand for all.
  */
 
-import { type Cancelled, checkpoint, type Task } from '../../../../job.js';
+import type { Task } from '../../../../job.js';
 import { shared } from '../../../../tensor/shared-memory.js';
 import { Random } from '../../../random.js';
 import type { Arithmetic } from '../../arithmetic/arithmetic.js';
@@ -64,19 +64,13 @@ export interface TrialTask extends Task<Trial[]> {
   readonly request: TrialRequest;
 }
 
-export function tryShares(
-  arithmetic: Arithmetic,
-  { head, request }: TrialTask,
-  cancelled: Cancelled,
-): Trial[] {
+export function tryShares(arithmetic: Arithmetic, { head, request }: TrialTask): Trial[] {
   const { shares, without, listed, steps, enough, longest, seed } = request;
   const basis = sampleBasis(arithmetic, head, without, listed, seed);
   const plan = draftPlan(head, basis, steps[steps.length - 1], 0);
-  checkpoint(cancelled);
   const space = openWorkspace(arithmetic, head, plan, 1);
   const random = new Random(seed + 1);
   const sample = drawTrial(space, longest, random);
-  checkpoint(cancelled);
   const block = exactBlock(space, sample, random);
   const trials: Trial[] = [];
   for (const share of shares) {
@@ -84,7 +78,6 @@ export function tryShares(
     const low = lowRankBlock(space, sample, share, block);
     const rows: Omit<TrialRow, 'drawnFeatures'>[] = [];
     for (const step of steps) {
-      checkpoint(cancelled);
       const features = Math.min(step, plan.m);
       low.extend(features);
       const row = { features, ...compare(arithmetic, sample, block, low, wantsScores(head)) };
