@@ -78,6 +78,16 @@ test('a planned run keeps its tolerance', async () => {
   }
 });
 
+test('gradients of the inputs come with it, of projections without an adapter too', async () => {
+  const outputs = ['gradients', 'input_gradients'] as const;
+  const answer = await client.gradient({ ...projected, keys: 100, seed: 3, outputs });
+  assert.equal(answer.method, 'sampled');
+  const exact = await client.gradient({ ...projected, method: 'exact', outputs });
+  const [drawn, whole] = [answer, exact].map((a) => a.input_gradients!.hidden_states!);
+  // No figure says how far it is; with a tenth of the keys it is no stranger to the exact one.
+  assert.ok(distance(drawn, whole) < 0.5);
+});
+
 test('errors of attention states are those of the weights where their inputs are known', async () => {
   const answer = await client.gradient({ ...states, inputs, keys: 100 });
   assert.equal(answer.error_of, 'weights');

@@ -7,7 +7,7 @@ import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { packedFloats } from '../inner/operations.js';
 import type { Products } from './error/apart.js';
-import type { Role, Tables } from './error/tables.js';
+import type { Role, Table, Tables } from './error/tables.js';
 import { addKeys, type KeySums, type Name } from './plan/scale.js';
 
 /** By key: the square of what it adds to X^T dQ, X^T dK or X^T dV, with tables in place of X. */
@@ -34,22 +34,25 @@ export class KeySquares {
     const ofKeys = full.dK ? fields.d : thin.rk;
     const values = full.dV ? fields.dv : thin.rv;
     const none = () => new Float32Array(count);
+    const { query, key, value } = this.#tables;
+    // What has no table has no adapter: of it the gradients of inputs are made, which are not measured.
     return {
-      query: ofQueries ? this.#queries(rows, products, ofQueries) : none(),
-      key: ofKeys ? this.#lefts('key', rows, fields.ls, fields.ps, ofKeys, count) : none(),
-      value: values ? this.#lefts('value', rows, fields.lv, fields.pv, values, count) : none(),
+      query: query && ofQueries ? this.#queries(query, rows, products, ofQueries) : none(),
+      key: key && ofKeys ? this.#lefts(key, rows, fields.ls, fields.ps, ofKeys, count) : none(),
+      value:
+        value && values ? this.#lefts(value, rows, fields.lv, fields.pv, values, count) : none(),
     };
   }
 
   /** |sum_i dS_ij y_i|^2 |k_j|^2 with the narrowed inputs y_i. */
   #queries(
+    { data, columns, rank }: Table,
     { partition, first, n }: RowBlock,
     { memory, count }: Products,
     used: number,
   ): Float32Array {
     const wasm = this.#wasm;
     const { fields } = memory;
-    const { data, columns, rank } = this.#tables.query!;
     const { queryLength } = this.#task.plan.problem.dims;
     const mark = wasm.mark();
     const left = wasm.allocFloats(ROWS * columns);
@@ -74,7 +77,7 @@ export class KeySquares {
 
   /** |left product|^2 |x_j|^2 with the narrowed inputs x_j. */
   #lefts(
-    role: 'key' | 'value',
+    { data, columns, rank }: Table,
     { partition }: RowBlock,
     at: number,
     pitch: number,
@@ -82,7 +85,6 @@ export class KeySquares {
     count: number,
   ): Float32Array {
     const wasm = this.#wasm;
-    const { data, columns, rank } = this.#tables[role]!;
     const { keyLength } = this.#task.plan.problem.dims;
     const width = columns + rank;
     const mark = wasm.mark();
