@@ -13,6 +13,7 @@ import { pageHeaders } from '../pages/page-headers.js';
 import { serverUrl } from '../public-address.js';
 import { ForwardAnswerSchema, GradientAnswerSchema, PlanAnswerSchema } from '../schemas/answers.js';
 import { completeDocument, type Document } from '../schemas/document.js';
+import { JobProgressSchema } from '../schemas/jobs.js';
 import { ProblemSchema } from '../schemas/problem.js';
 import { swaggerDocument } from '../schemas/swagger-document.js';
 import { withoutKey } from './guards/clients.js';
@@ -37,6 +38,7 @@ const API_KEY = {
 } as const;
 
 async function docs(app: FastifyInstance, { config }: { config: Config }): Promise<void> {
+  // Here, where the compilers of `validation` are known: schemas of a scope of its own would bring back Fastify's.
   for (const schema of [
     TensorSchema,
     GivenTensorSchema,
@@ -45,6 +47,7 @@ async function docs(app: FastifyInstance, { config }: { config: Config }): Promi
     GradientAnswerSchema,
     ForwardAnswerSchema,
     PlanAnswerSchema,
+    JobProgressSchema,
     ProblemSchema,
   ]) {
     app.addSchema(schema);

@@ -4,13 +4,7 @@ import Type from 'typebox';
 import { Problem, type ProblemKind } from '../../errors.js';
 import type { Timings } from '../../solver/phases.js';
 import type { JobState } from '../../store/shared-jobs.js';
-import {
-  type JobProgress,
-  JobProgressSchema,
-  jobAccepted,
-  progressOf,
-  retryAfter,
-} from '../schemas/jobs.js';
+import { type JobProgress, jobAccepted, progressOf, retryAfter } from '../schemas/jobs.js';
 import { answerContent } from '../schemas/media.js';
 import { COMPUTE_PROBLEMS, problemResponses } from '../schemas/problem.js';
 import { written } from './shared/compute.js';
@@ -29,8 +23,6 @@ const tellProgress = (reply: FastifyReply, progress: JobProgress) =>
   reply.code(202).header('retry-after', retryAfter(progress)).send(progress);
 
 export default async function jobs(app: FastifyInstance): Promise<void> {
-  app.addSchema(JobProgressSchema);
-
   const { elsewhere } = app.jobs;
 
   /** A job of another API node. @throws {Problem} when there is none of this owner. */
