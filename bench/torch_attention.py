@@ -4,12 +4,12 @@
     python3 bench/torch_attention.py --length 4096 --adapters qv
 
 times each way and prints one line of JSON per way. With --serve it reads such settings as JSON, one
-object a line, and answers each with one line: that is how bench/exact.ts takes turns with it.
+object a line, and answers each with one line: that is how bench/exact/exact.ts takes turns with it.
 
     {"way": "autograd", "length": 4096, "dim": 64, "rank": 8, "adapters": "qv", "threads": 1}
     {"seconds": 0.31}
 
-For bench/coverage.ts it also computes the gradients of a given problem, in float64 by autograd: a line
+For bench/coverage/coverage.ts it also computes the gradients of a given problem, in float64 by autograd: a line
 {"problem": {...}} is answered by {"gradients": {"q_proj.lora_A": [...], ...}} (see given_gradients).
 
 What is computed is the same in each way: from hidden states X (L, dim), frozen weights, adapters

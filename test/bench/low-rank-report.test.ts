@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { CoverageSetting } from '../../bench/coverage.js';
-import { Tally } from '../../bench/coverage-count.js';
-import { tell as tellCoverage } from '../../bench/coverage-report.js';
-import { drawTrial } from '../../bench/coverage-trial.js';
-import type { GrowthSetting } from '../../bench/growth.js';
-import { tell as tellGrowth } from '../../bench/growth-report.js';
+import { Tally } from '../../bench/coverage/count.js';
+import type { CoverageSetting } from '../../bench/coverage/coverage.js';
+import { tell as tellCoverage } from '../../bench/coverage/report.js';
+import { drawTrial } from '../../bench/coverage/trial.js';
+import type { GrowthSetting } from '../../bench/growth/growth.js';
+import { tell as tellGrowth } from '../../bench/growth/report.js';
 import type { Run } from '../../bench/question.js';
 import type { Measurement } from '../../bench/support/rounds.js';
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { exact } from '../../bench/exact.js';
+import { exact } from '../../bench/exact/exact.js';
 import type { Results, Run } from '../../bench/question.js';
 import { QUESTIONS } from '../../bench/questions.js';
 import { report } from '../../bench/report.js';

@@ -1,4 +1,4 @@
-/** The short form of bench/coverage.ts: stated limits hold for problems of every structure, low-rank and exact. */
+/** The short form of bench/coverage/coverage.ts: stated limits hold for problems of every structure, low-rank and exact. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';

@@ -1,10 +1,11 @@
 /** Do the error bars hold, and does auto keep its tolerance? Random problems against the true gradients. */
-import { count, type Tally } from './coverage-count.js';
-import { tell } from './coverage-report.js';
-import { drawTrial, type Outcome, runTrial, type Scale, type Trial } from './coverage-trial.js';
-import type { Bench, Question } from './question.js';
-import type { Measurement } from './support/rounds.js';
-import { startPool } from './support/subject.js';
+
+import type { Bench, Question } from '../question.js';
+import type { Measurement } from '../support/rounds.js';
+import { startPool } from '../support/subject.js';
+import { count, type Tally } from './count.js';
+import { tell } from './report.js';
+import { drawTrial, type Outcome, runTrial, type Scale, type Trial } from './trial.js';
 
 /** One group of problems: those whose property `by` has this value. */
 export interface CoverageSetting {

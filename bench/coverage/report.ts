@@ -1,9 +1,10 @@
-/** What the numbers of bench/coverage.ts say. */
+/** What the numbers of bench/coverage/coverage.ts say. */
+
+import type { Plot, Run, Section, Target } from '../question.js';
+import { digits, table } from '../support/format.js';
+import { linePlot } from '../support/plot.js';
+import type { Measurement } from '../support/rounds.js';
 import type { CoverageSetting } from './coverage.js';
-import type { Plot, Run, Section, Target } from './question.js';
-import { digits, table } from './support/format.js';
-import { linePlot } from './support/plot.js';
-import type { Measurement } from './support/rounds.js';
 
 type Row = Measurement<CoverageSetting>;
 

@@ -1,5 +1,5 @@
 /** Counts over the problems of a group. */
-import type { Outcome } from './coverage-trial.js';
+import type { Outcome } from './trial.js';
 
 export class Tally {
   readonly #counts: Record<string, number> = {};

@@ -1,11 +1,12 @@
-/** What the numbers of bench/exact.ts say. */
+/** What the numbers of bench/exact/exact.ts say. */
+
+import type { Plot, Run, Section, Target } from '../question.js';
+import { digits, duration, plural, table, times, timesSpread } from '../support/format.js';
+import { linePlot } from '../support/plot.js';
+import type { Measurement } from '../support/rounds.js';
+import { median, pairedRatios, type Spread } from '../support/statistics.js';
+import { adapterSet, RANK } from '../support/subject.js';
 import type { ExactSetting } from './exact.js';
-import type { Plot, Run, Section, Target } from './question.js';
-import { digits, duration, plural, table, times, timesSpread } from './support/format.js';
-import { linePlot } from './support/plot.js';
-import type { Measurement } from './support/rounds.js';
-import { median, pairedRatios, type Spread } from './support/statistics.js';
-import { adapterSet, RANK } from './support/subject.js';
 
 type Row = Measurement<ExactSetting>;
 type Seconds = Row['seconds'];

@@ -1,10 +1,11 @@
-/** What the numbers of bench/accuracy.ts say. */
+/** What the numbers of bench/accuracy/accuracy.ts say. */
+
+import type { Plot, Run, Section } from '../question.js';
+import { digits, table } from '../support/format.js';
+import { percent } from '../support/low-rank.js';
+import { linePlot, type Series } from '../support/plot.js';
+import type { Measurement } from '../support/rounds.js';
 import type { AccuracySetting } from './accuracy.js';
-import type { Plot, Run, Section } from './question.js';
-import { digits, table } from './support/format.js';
-import { percent } from './support/low-rank.js';
-import { linePlot, type Series } from './support/plot.js';
-import type { Measurement } from './support/rounds.js';
 
 type Row = Measurement<AccuracySetting>;
 

@@ -1,18 +1,18 @@
 /** How does the time of the low-rank kernel grow with the length, and where are the others? */
 
-import type { WorkerPool } from '../src/pool/worker-pool.js';
-import { makeProblem } from '../test/kernels/low-rank-support.js';
-import type { GradientResult } from '../workers/kernels/result.js';
-import type { AttentionProblem } from '../workers/problem.js';
-import type { Tensor } from '../workers/tensor/tensor.js';
-import { EXACT, LOW_RANK, TOLERANCE, tell } from './growth-report.js';
-import type { Bench, Question } from './question.js';
-import { exact, type LowRankRun, lowRank, statedErrors, trueError } from './support/low-rank.js';
-import { collectGarbage, withPeakMemory } from './support/memory.js';
-import { type Measurement, type Side, takeTurns } from './support/rounds.js';
-import { median } from './support/statistics.js';
-import { startPool } from './support/subject.js';
-import type { Torch } from './support/torch.js';
+import type { WorkerPool } from '../../src/pool/worker-pool.js';
+import { makeProblem } from '../../test/kernels/low-rank-support.js';
+import type { GradientResult } from '../../workers/kernels/result.js';
+import type { AttentionProblem } from '../../workers/problem.js';
+import type { Tensor } from '../../workers/tensor/tensor.js';
+import type { Bench, Question } from '../question.js';
+import { exact, type LowRankRun, lowRank, statedErrors, trueError } from '../support/low-rank.js';
+import { collectGarbage, withPeakMemory } from '../support/memory.js';
+import { type Measurement, type Side, takeTurns } from '../support/rounds.js';
+import { median } from '../support/statistics.js';
+import { startPool } from '../support/subject.js';
+import type { Torch } from '../support/torch.js';
+import { EXACT, LOW_RANK, TOLERANCE, tell } from './report.js';
 
 export interface GrowthSetting {
   readonly [name: string]: number | string;

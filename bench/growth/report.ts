@@ -1,11 +1,12 @@
-/** What the numbers of bench/growth.ts say. */
+/** What the numbers of bench/growth/growth.ts say. */
+
+import type { Plot, Run, Section, Target } from '../question.js';
+import { duration, durationSpread, table, times } from '../support/format.js';
+import { percent } from '../support/low-rank.js';
+import { linePlot } from '../support/plot.js';
+import type { Measurement } from '../support/rounds.js';
+import { median } from '../support/statistics.js';
 import type { GrowthSetting } from './growth.js';
-import type { Plot, Run, Section, Target } from './question.js';
-import { duration, durationSpread, table, times } from './support/format.js';
-import { percent } from './support/low-rank.js';
-import { linePlot } from './support/plot.js';
-import type { Measurement } from './support/rounds.js';
-import { median } from './support/statistics.js';
 
 type Row = Measurement<GrowthSetting>;
 type Points = (readonly [length: number, seconds: number])[];

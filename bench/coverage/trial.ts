@@ -1,19 +1,23 @@
-/** One random problem of bench/coverage.ts: answered by low-rank and by auto, compared with the truth. */
-import { Problem } from '../src/errors.js';
-import type { WorkerPool } from '../src/pool/worker-pool.js';
-import { choose } from '../src/solver/choose.js';
-import { judge } from '../src/solver/choose-low-rank.js';
-import type { Solution, SolveOptions } from '../src/solver/solution.js';
-import { solve } from '../src/solver/solve.js';
-import type { Recipe } from '../test/kernels/low-rank-support.js';
-import { makeStructured, STRUCTURE_NAMES, type StructureName } from '../test/kernels/structures.js';
-import type { Job } from '../workers/job.js';
-import { planLowRank } from '../workers/kernels/low-rank/plan/plan.js';
-import { Random } from '../workers/kernels/random.js';
-import type { GradientResult } from '../workers/kernels/result.js';
-import type { AttentionProblem } from '../workers/problem.js';
-import { compare, exact, reference, run, thresholdRatio, trueError } from './support/low-rank.js';
-import type { Torch } from './support/torch.js';
+/** One random problem of bench/coverage/coverage.ts: answered by low-rank and by auto, compared with the truth. */
+import { Problem } from '../../src/errors.js';
+import type { WorkerPool } from '../../src/pool/worker-pool.js';
+import { choose } from '../../src/solver/choose.js';
+import { judge } from '../../src/solver/choose-low-rank.js';
+import type { Solution, SolveOptions } from '../../src/solver/solution.js';
+import { solve } from '../../src/solver/solve.js';
+import type { Recipe } from '../../test/kernels/low-rank-support.js';
+import {
+  makeStructured,
+  STRUCTURE_NAMES,
+  type StructureName,
+} from '../../test/kernels/structures.js';
+import type { Job } from '../../workers/job.js';
+import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
+import { Random } from '../../workers/kernels/random.js';
+import type { GradientResult } from '../../workers/kernels/result.js';
+import type { AttentionProblem } from '../../workers/problem.js';
+import { compare, exact, reference, run, thresholdRatio, trueError } from '../support/low-rank.js';
+import type { Torch } from '../support/torch.js';
 
 export type Scale = 'short' | 'long';
 

@@ -1,11 +1,11 @@
 /** How fast is the exact kernel, against each of PyTorch's ways to the same gradients? */
-import { usableMemory } from '../src/machine/resources.js';
-import type { WorkerPool } from '../src/pool/worker-pool.js';
-import { bestWay, tell, US } from './exact-report.js';
-import type { Bench, Question } from './question.js';
-import { type Measurement, type Side, takeTurns } from './support/rounds.js';
-import { exactSeconds, makeProblem, problems, RANK, startPool } from './support/subject.js';
-import type { Torch } from './support/torch.js';
+import { usableMemory } from '../../src/machine/resources.js';
+import type { WorkerPool } from '../../src/pool/worker-pool.js';
+import type { Bench, Question } from '../question.js';
+import { type Measurement, type Side, takeTurns } from '../support/rounds.js';
+import { exactSeconds, makeProblem, problems, RANK, startPool } from '../support/subject.js';
+import type { Torch } from '../support/torch.js';
+import { bestWay, tell, US } from './report.js';
 
 export interface ExactSetting {
   readonly [name: string]: number | string;

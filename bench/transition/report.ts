@@ -1,10 +1,10 @@
-/** What the numbers of bench/transition.ts say. */
-import type { Plot, Run, Section } from './question.js';
-import { digits, duration, table } from './support/format.js';
-import { percent } from './support/low-rank.js';
-import { linePlot, type Series } from './support/plot.js';
-import type { Measurement } from './support/rounds.js';
-import { median } from './support/statistics.js';
+/** What the numbers of bench/transition/transition.ts say. */
+import type { Plot, Run, Section } from '../question.js';
+import { digits, duration, table } from '../support/format.js';
+import { percent } from '../support/low-rank.js';
+import { linePlot, type Series } from '../support/plot.js';
+import type { Measurement } from '../support/rounds.js';
+import { median } from '../support/statistics.js';
 import type { TransitionSetting } from './transition.js';
 
 type Row = Measurement<TransitionSetting>;

@@ -1,10 +1,16 @@
 /** How does the error fall with the number of features, and what do the error bars say of it? */
-import { makeProblem } from '../test/kernels/low-rank-support.js';
-import { tell } from './accuracy-report.js';
-import type { Bench, Question } from './question.js';
-import { lowRank, reference, statedErrors, thresholdRatio, trueError } from './support/low-rank.js';
-import type { Measurement } from './support/rounds.js';
-import { startPool } from './support/subject.js';
+import { makeProblem } from '../../test/kernels/low-rank-support.js';
+import type { Bench, Question } from '../question.js';
+import {
+  lowRank,
+  reference,
+  statedErrors,
+  thresholdRatio,
+  trueError,
+} from '../support/low-rank.js';
+import type { Measurement } from '../support/rounds.js';
+import { startPool } from '../support/subject.js';
+import { tell } from './report.js';
 
 const SPECTRA = ['exponential', 'harmonic', 'flat'] as const;
 

@@ -1,14 +1,14 @@
 /** The phase transition: what an error of 1 % takes, the larger the logits become. */
 
-import type { WorkerPool } from '../src/pool/worker-pool.js';
-import { makeProblem } from '../test/kernels/low-rank-support.js';
-import type { GradientResult } from '../workers/kernels/result.js';
-import type { AttentionProblem } from '../workers/problem.js';
-import type { Bench, Question } from './question.js';
-import { exact, lowRank, thresholdRatio, trueError } from './support/low-rank.js';
-import type { Measurement } from './support/rounds.js';
-import { startPool } from './support/subject.js';
-import { EXACT, LOW_RANK, TOLERANCE, tell } from './transition-report.js';
+import type { WorkerPool } from '../../src/pool/worker-pool.js';
+import { makeProblem } from '../../test/kernels/low-rank-support.js';
+import type { GradientResult } from '../../workers/kernels/result.js';
+import type { AttentionProblem } from '../../workers/problem.js';
+import type { Bench, Question } from '../question.js';
+import { exact, lowRank, thresholdRatio, trueError } from '../support/low-rank.js';
+import type { Measurement } from '../support/rounds.js';
+import { startPool } from '../support/subject.js';
+import { EXACT, LOW_RANK, TOLERANCE, tell } from './report.js';
 
 export interface TransitionSetting {
   readonly [name: string]: number | string;
