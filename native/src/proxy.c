@@ -1,7 +1,10 @@
 /*
  * The proxies of the sampled kernel: logits of a block of rows with many keys in a few coordinates, and their
- * powers of two. Rows lie in panels of 16; some keys at once meet a panel in registers.
+ * powers of two. Rows lie in panels of 16; some keys at once meet a panel in registers. Then the draw of keys by what
+ * they are worth, and what each adds to the gradients.
  */
+#include <math.h>
+
 #include "operations.h"
 #include "simd.h"
 
@@ -85,4 +88,107 @@ void OF_SET(proxy_keys)(int rows, int keys, int c, const float *x, const float *
   for (; j + KEYS_AT_ONCE <= keys; j += KEYS_AT_ONCE)
     weigh_keys(KEYS_AT_ONCE, rows, c, x, z + j * width, sizes, weights + j);
   for (; j < keys; j++) weigh_keys(1, rows, c, x, z + j * width, sizes, weights + j);
+}
+
+static float square_of(int n, const float *x) {
+  vf s = zero();
+  for (; n >= W; n -= W, x += W) s += load(x) * load(x);
+  float sum = sum_of(s);
+  for (; n; n--, x++) sum += *x * *x;
+  return sum;
+}
+
+void OF_SET(proxy_coordinates)(int rows, int d, int c, float rest, const float *x, float *out) {
+  for (int i = 0; i < rows; i++, x += d + 1, out += c + 2) {
+    memcpy(out, x, 4L * c);
+    out[c] = x[d];
+    out[c + 1] = rest * square_of(d - c, x + c);
+  }
+}
+
+float OF_SET(key_worths)(int n, const float *restrict squares, const float *restrict spread, double *restrict worth) {
+  double total = 0;
+  for (int j = 0; j < n; j++) {
+    worth[j] = spread[j] * sqrtf(squares[j]);
+    total += worth[j];
+  }
+  return (float)total;
+}
+
+float OF_SET(draw_keys)(int n, int room, double share, double even, double scale, double least, double u, const double *worth,
+                        int32_t *index, double *probability) {
+  int count = 0;
+  /* What is left to the next whole number: sums of many keys would lose its digits. */
+  for (int k = 0; k < n; k++) {
+    double pi = scale * (share * worth[k] + even);
+    pi = pi < least ? least : pi < 1 ? pi : 1;
+    u += pi;
+    if (u < 1) continue;
+    u -= 1;
+    if (count < room) {
+      index[count] = k;
+      probability[count] = pi;
+    }
+    count++;
+  }
+  return (float)count;
+}
+
+/* |x - m|^2 */
+static float distance(int n, const float *x, const float *m) {
+  vf s = zero();
+  for (; n >= W; n -= W, x += W, m += W) {
+    const vf off = load(x) - load(m);
+    s += off * off;
+  }
+  float sum = sum_of(s);
+  for (; n; n--, x++, m++) sum += (*x - *m) * (*x - *m);
+  return sum;
+}
+
+void OF_SET(key_squares)(int keys, int n, const float *a, int lda, int p, const float *x, int ldx, float *mean,
+                         float *out) {
+  float largest = 0;
+  for (int j = 0; j < keys; j++) {
+    out[j] = square_of(n, a + (long)j * lda);
+    largest = out[j] > largest ? out[j] : largest;
+  }
+  if (!(largest > 0)) return;
+  double total = 0;
+  memset(mean, 0, 4L * p);
+  for (int j = 0; j < keys; j++) {
+    const float weight = out[j] / largest, *row = x + (long)j * ldx;
+    total += weight;
+    for (int c = 0; c < p; c++) mean[c] += weight * row[c];
+  }
+  for (int c = 0; c < p; c++) mean[c] = (float)(mean[c] / total);
+  for (int j = 0; j < keys; j++) out[j] *= distance(p, x + (long)j * ldx, mean);
+}
+
+enum { SUMS_OF_SIZE = 8, LEAST_OCTAVE = -100, SIZES = 280 };
+
+/* The half octave that p > 0 is in, from 2^LEAST_OCTAVE on: by its exponent, and whether the rest is above sqrt(2). */
+static int size_of(double p) {
+  int64_t bits;
+  memcpy(&bits, &p, 8);
+  const int64_t root_of_2 = 0x6a09e667f3bcd;
+  const int size = 2 * ((int)(bits >> 52) - 1023 - LEAST_OCTAVE) + ((bits & 0xfffffffffffff) >= root_of_2);
+  return most(0, least(SIZES - 1, size));
+}
+
+void OF_SET(add_keys)(int n, double each, double share, double even, const double *worth, const float *a, const float *b,
+                      const float *c, double *sums) {
+  for (int k = 0; k < n; k++) {
+    const double p = share * worth[k] + even, over = each / p;
+    if (!(p > 0)) continue;
+    double *to = sums + SUMS_OF_SIZE * size_of(p);
+    to[0] += each;
+    to[1] += each * p;
+    to[2] += each * a[k];
+    to[3] += each * b[k];
+    to[4] += each * c[k];
+    to[5] += over * a[k];
+    to[6] += over * b[k];
+    to[7] += over * c[k];
+  }
 }

@@ -6,21 +6,11 @@ import { KEYS, ROWS, TILE_FLOATS } from '../../../workers/kernels/inner/block.js
 import type { OperationName } from '../../../workers/kernels/inner/operations.js';
 import type { StageName } from '../../../workers/kernels/inner/stages.js';
 import { attend } from './attend-loop.js';
+import { each, type Loop, panelAt, sum } from './loop.js';
+import { PROXY_LOOPS } from './proxy-loops.js';
 
-type Arrays = Readonly<Record<string, Float64Array>>;
-type Numbers = Readonly<Record<string, number>>;
-type Loop = (numbers: Numbers, arrays: Arrays) => unknown;
-
-/** For i and j in their order. */
-function each(rows: number, columns: number, visit: (i: number, j: number) => void): void {
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) visit(i, j);
-}
-const sum = (n: number, term: (k: number) => number): number => {
-  let total = 0;
-  for (let k = 0; k < n; k++) total += term(k);
-  return total;
-};
-const panelAt = (k: number, i: number, j: number) => (Math.floor(j / 16) * k + i) * 16 + (j % 16);
+type Arrays = Parameters<Loop>[1];
+type Numbers = Parameters<Loop>[0];
 
 function product(
   { m, n, k, ldc, accumulate }: Numbers,
@@ -77,22 +67,6 @@ function logit(s: Numbers, { q, k, bias, cap, slope }: Arrays, at: number, j: nu
   const capped = c ? c * Math.tanh(plain / c) : plain;
   if (c) slope![at] = 1 - Math.tanh(plain / c) ** 2;
   return capped + (bias!.length > 0 ? bias![j]! : 0);
-}
-
-/** 2^x by a straight line between powers, which lies above 2^x by `OFF` on average if it is not lowered. */
-const OFF = 360710 / 2 ** 23;
-function line(exponent: number, largest: number): number {
-  const x = Math.min(exponent - OFF, largest);
-  const whole = Math.floor(x);
-  return x < -126 ? 0 : 2 ** whole * (1 + x - whole);
-}
-
-/** s and v of a row in panels and a key, as the proxies of the sampled kernel take them. */
-function proxy({ c }: Numbers, { x, z }: Arrays, i: number, j: number) {
-  const row = (k: number) => x![panelAt(c! + 2, k, i)]!;
-  const key = (k: number) => z![j * (c! + 2) + k]!;
-  const s = sum(c!, (k) => row(k) * key(k)) + row(c!) + key(c!);
-  return { s, v: Math.min(row(c! + 1) * key(c! + 1), 3 * Math.LOG2E) };
 }
 
 /** r_i . a_j for r in panels of 16 rows. */
@@ -278,18 +252,7 @@ export const LOOPS: Readonly<Record<OperationName | StageName, Loop>> = {
     each(n!, 1, (i) => (y![i] = alpha! * x![i]! + beta! * y![i]!)),
   copy_columns: ({ rows, columns, ldx, ldy }, { x, y }) =>
     each(rows!, columns!, (i, c) => (y![i * ldy! + c] = x![i * ldx! + c]!)),
-  proxy_rows: (s, { sums, ...arrays }) =>
-    each(s.rows!, s.keys!, (i, j) => {
-      const { s: score, v } = proxy(s, arrays, i, j);
-      sums![i]! += line(score + v / 2, 100);
-    }),
-  proxy_keys: (s, { weights, sizes, ...arrays }) =>
-    each(s.keys!, 1, (j) => {
-      weights![j] = sum(s.rows!, (i) => {
-        const { s: score, v } = proxy(s, arrays, i, j);
-        return sizes![i]! * line(2 * (score + v), 0);
-      });
-    }),
+  ...PROXY_LOOPS,
   joined_row: ({ n, scale }, { low, exactly, e, weight, t, other, out }) => {
     each(n!, 1, (j) => (other![j] = scale! * low![j]! + exactly![j]! * e![j]!));
     out![0] = sum(n!, (j) => weight![j]! * other![j]!);

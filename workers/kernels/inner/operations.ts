@@ -5,7 +5,6 @@
  */
 
 import {
-  type ArrayArgument,
   type Callable,
   type Draw,
   f32,
@@ -19,6 +18,7 @@ import {
   write,
 } from './operation.js';
 import { PASSES } from './passes.js';
+import { PROXIES } from './proxies.js';
 
 /** Columns of a panel of a packed operand. */
 export const PANEL = 16;
@@ -89,35 +89,6 @@ const product = (left: (s: Sizes) => number, strides: (s: Sizes) => Sizes) =>
       ...([size('ldc'), flag('accumulate')] as const),
     ],
     strided({ m: [40], n: [70], k: [300] }, strides),
-  );
-
-/** The last two numbers of a row: a constant of either sign, and one that is not negative. */
-const coordinate =
-  (width: (s: Sizes, index: number) => number) =>
-  (draw: Draw, s: Sizes, index: number): number => {
-    const column = width(s, index);
-    return column === s.c! + 1 ? draw.uniform(0, 3) : draw.uniform(-0.5, 0.5);
-  };
-
-const proxy = (...results: readonly ArrayArgument[]) =>
-  operation(
-    [
-      ...([size('rows'), size('keys'), size('c')] as const),
-      read(
-        'f32',
-        'x',
-        ({ rows, c }) => (c + 2) * rows,
-        coordinate(({ c }, index) => Math.floor(index / PANEL) % (c! + 2)),
-      ),
-      read(
-        'f32',
-        'z',
-        ({ keys, c }) => keys * (c + 2),
-        coordinate(({ c }, index) => index % (c! + 2)),
-      ),
-      ...results,
-    ],
-    sizes({ rows: [64, 16], keys: [40], c: [66] }),
   );
 
 const n4 = sizes({ n: [90, 4] });
@@ -193,6 +164,7 @@ export const OPERATIONS = {
   combine64: manySums('f64'),
   combine32: manySums('f32'),
   ...PASSES,
+  ...PROXIES,
   /**
    * A step of a running softmax over s (rows, columns): top = max(max, row of s), factor = e^(max - top),
    * s = e^(s - top), total = factor total + sum of s, max = top
@@ -287,18 +259,6 @@ export const OPERATIONS = {
   ),
   /** sums (float64) += block, block = 0; n a multiple of 4 */
   fold: operation([size('n'), update('f32', 'block', ofN), update('f64', 'sums', ofN)], n4),
-  /**
-   * sums_i += sum_j 2^(s_ij + v_ij / 2) for rows i of x and rows j of z, with s_ij = x_i . z_j in c coordinates
-   * plus number c of x_i and number c of z_j, and v_ij the product of their last numbers, 3 log2(e) at most.
-   * x in panels of 16 rows as `pack_transposed` makes them, z (keys, c + 2); exponents are 100 at most. Mantissas of
-   * powers are a straight line between those of whole numbers: 3 % off on either side
-   */
-  proxy_rows: proxy(update('f32', 'sums', ofRows)),
-  /** weights_j = sum_i sizes_i min(1, 2^(2 (s_ij + v_ij))) of the same */
-  proxy_keys: proxy(
-    read('f32', 'sizes', ofRows, (draw) => draw.uniform(0, 3)),
-    write('f32', 'weights', ({ keys }) => keys!),
-  ),
   /** b (columns, rows) = transpose of a (rows, columns) */
   transpose: operation(
     [

@@ -10,7 +10,7 @@ import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { Random } from '../random.js';
 import type { Coordinates } from './coordinates.js';
-import { type Drawn, draw, worthOf } from './draw.js';
+import { KeyDraw, sizeOf } from './draw.js';
 import { Measure, type Measurements, makeMeasurements } from './error/measure.js';
 import type { Tables } from './error/tables.js';
 import { Listed } from './listed.js';
@@ -68,8 +68,6 @@ export function splitKeys(problem: Masked, batchItem: number, rows: Range) {
   return { near, far };
 }
 
-export const sizeOf = ({ first, last }: Range): number => last - first;
-
 /** A generator for each block of a head of a batch item, whatever part it is computed in. */
 function randomOf({ origin, seed }: SampledAttendTask, { partition, first }: RowBlock): Random {
   const item = origin.batchItem + partition.headGroup.batchItem;
@@ -95,36 +93,21 @@ function keysOfPartition(
   const proxy = new KeyProxy(task, wasm, memory, partition.place, coordinates, head.coordinates);
   // A list of more than half of the keys is no cheaper than all of them.
   const listed = new Listed(wasm, memory, Math.ceil(plan.keys / 2));
+  const keyDraw = new KeyDraw(wasm, spread, listed.capacity);
   const measure = new Measure(task, wasm, memory, checkpoint);
-  const worth = new Float64Array(plan.keys);
-  const drawn: Drawn = {
-    index: new Int32Array(listed.capacity),
-    probability: new Float64Array(listed.capacity),
-    count: 0,
-  };
   return (rows) => {
     const { first, n } = rows;
     const { batchItem } = partition.headGroup;
     const { near, far } = splitKeys(plan.problem, batchItem, { first, last: first + n });
     if (far.length === 0) return null;
-    worthOf(proxy.weigh(rows, near, far), spread, far, worth);
-    const random = randomOf(task, rows);
-    if (!draw(worth, far, sampled.scale, random.uniform(), drawn)) return null;
-    const { index, weight } = listOf(near, drawn);
-    if (index.length > listed.capacity) return null;
+    const worths = keyDraw.weigh(proxy.weigh(rows, near, far), far);
+    const drawn = keyDraw.draw(worths, sampled.scale, randomOf(task, rows).uniform());
+    if (!drawn || sizeOf(near) + drawn.places.length > listed.capacity) return null;
+    const keys = listed.gather(near, far, drawn);
     const probability = task.measured[partition.place * plan.blocks + rows.first / ROWS]!;
-    const keys = listed.gather(index, weight);
     if (probability === 0) return keys;
     const end = measure.begin(rows, probability, measurements);
-    return { ...keys, after: () => end(keys.memory, index, { far, worth }) };
+    const index = keys.index.slice();
+    return { ...keys, after: () => end(keys.memory, index, worths) };
   };
-}
-
-/** Near keys, and the drawn ones that stand for others: each counts for so many. */
-function listOf(near: Range, { index, probability, count }: Drawn) {
-  const all = sizeOf(near);
-  const list = new Int32Array(all + count);
-  for (let k = 0; k < all; k++) list[k] = near.first + k;
-  list.set(index.subarray(0, count), all);
-  return { index: list, weight: (k: number) => (k < all ? 1 : 1 / probability[k - all]!) };
 }

@@ -4,7 +4,7 @@ import type { Lease } from '../../tensor/shared-memory.js';
 import type { ExactPlan, Workspace } from '../attention/plan.js';
 import type { PartitionOfHead, RowBlock } from '../attention/task.js';
 import type { Wasm } from '../inner/instance.js';
-import { pack, slice } from '../inner/operands.js';
+import { type Floats, pack, slice } from '../inner/operands.js';
 import type { Basis, HeadPlan } from './plan/plan.js';
 
 /** Rows (.., c + 2): c coordinates, the constant of the row, and the variance that the others leave out. */
@@ -64,12 +64,13 @@ export function runCoordinates(task: CoordinatesTask, wasm: Wasm, checkpoint: ()
   const headGroup = Math.floor(head.place / plan.group);
   if (head.place % plan.group === 0) {
     const V = slice(workspace.V, headGroup, plan.keys * dv);
-    spreadOf(V, dv, slice(coordinates.spread, headGroup, plan.keys));
+    wasm.reset();
+    spreadOf(wasm, V, dv, slice(coordinates.spread, headGroup, plan.keys));
   }
   if (c === 0) return;
   const sizes = slice(coordinates.sizes, head.place, queryLength);
-  squaresOfUpstream(plan, head, [{ first: 0, n: queryLength }], sizes);
   wasm.reset();
+  squaresOfUpstream(wasm, plan, head, [{ first: 0, n: queryLength }], sizes);
   const Q = slice(workspace.Q, head.place, queryLength * d);
   const queries = rowsOfHead(coordinates.queries, head.place, queryLength, coordinates.pitch, c);
   mapQueries(wasm, basis, Q, d, [{ c, rows: queries }], checkpoint);
@@ -128,26 +129,21 @@ function map(
   const [n, columns] = [rows.length / d, d + 1];
   const mark = wasm.mark();
   const packed = pack(wasm, Float32Array.from(matrix), d, columns);
-  const x = wasm.allocFloats(TOKENS * d);
   const y = wasm.allocFloats(TOKENS * columns);
   const offset = wasm.put(Float32Array.from(shift));
+  const piece = wasm.mark();
   for (let first = 0; first < n; first += TOKENS) {
     checkpoint();
+    wasm.release(piece);
     const count = Math.min(TOKENS, n - first);
-    wasm.f32(x, count * d).set(rows.subarray(first * d, (first + count) * d));
+    const x = wasm.put(rows.subarray(first * d, (first + count) * d));
     wasm.fn.gemm(count, columns, d, x, d, packed, y, columns, false);
     wasm.fn.add_row(count, columns, offset, y);
-    const out = wasm.f32(y, count * columns);
     for (const { c, rows: mapped } of to) {
-      const factor = rest(c);
-      let at = first * (c + 2);
-      for (let from = 0; from < out.length; from += columns) {
-        for (let a = 0; a < c; a++) mapped[at++] = out[from + a]!;
-        mapped[at++] = out[from + d]!;
-        let left = 0;
-        for (let a = c; a < d; a++) left += out[from + a]! * out[from + a]!;
-        mapped[at++] = factor * left;
-      }
+      const mine = mapped.subarray(first * (c + 2), (first + count) * (c + 2));
+      const out = wasm.room(mine);
+      wasm.fn.proxy_coordinates(count, d, c, rest(c), y, out);
+      wasm.keep(mine, out);
     }
   }
   wasm.release(mark);
@@ -160,23 +156,37 @@ const LARGEST_SQUARE = 2 ** 100;
 const LEAST_SPREAD = 0.1;
 
 /** |v_j - mean v| of the rows of V (n, dv), and a share of its root mean square. */
-export function spreadOf(V: Float32Array, dv: number, to: Float32Array): void {
+export function spreadOf(wasm: Wasm, V: Float32Array, dv: number, to: Float32Array): void {
   const n = V.length / dv;
-  const mean = new Float64Array(dv);
-  for (let j = 0, at = 0; j < n; j++) for (let c = 0; c < dv; c++, at++) mean[c]! += V[at]! / n;
-  let squares = 0;
-  for (let j = 0, at = 0; j < n; j++) {
-    let square = 0;
-    for (let c = 0; c < dv; c++, at++) square += (V[at]! - mean[c]!) ** 2;
+  const mark = wasm.mark();
+  const x = wasm.put(V);
+  const numbers = wasm.alloc(8 * n);
+  const mean = wasm.alloc(8 * dv);
+  const ones = wasm.alloc(8 * dv);
+  wasm.f64(numbers, n).fill(1 / n);
+  wasm.f64(mean, dv).fill(0);
+  wasm.f64(ones, dv).fill(1);
+  wasm.fn.combine32(n, dv, 1, numbers, x, mean);
+  // |v - m|^2 = sum (v - 2 m) v + |m|^2, in float64.
+  const means = wasm.f64(mean, dv);
+  const constant = means.reduce((sum, a) => sum + a * a, 0);
+  for (let c = 0; c < dv; c++) means[c]! *= -2;
+  wasm.fn.forms(n, dv, x, mean, ones, numbers);
+  const squares = wasm.f64(numbers, n);
+  let total = 0;
+  for (let j = 0; j < n; j++) {
+    const square = Math.max(0, squares[j]! + constant);
     to[j] = Math.sqrt(square);
-    squares += square / n;
+    total += square;
   }
-  const least = LEAST_SPREAD * Math.sqrt(squares);
+  const least = LEAST_SPREAD * Math.sqrt(total / n);
   for (let j = 0; j < n; j++) to[j]! += least;
+  wasm.release(mark);
 }
 
 /** |G_i|^2 of rows of a head: as given, or of O - Y with O from the client; without it 1. */
 export function squaresOfUpstream(
+  wasm: Wasm,
   { problem }: ExactPlan,
   { headGroup, head }: Omit<PartitionOfHead, 'partition'>,
   blocks: readonly Pick<RowBlock, 'first' | 'n'>[],
@@ -186,13 +196,30 @@ export function squaresOfUpstream(
   const { queryLength, heads, valueDim: dv } = dims;
   const output = objective?.kind === 'target' ? known?.output?.data : null;
   if (!objective || output === undefined) return void to.fill(1);
-  const { data } = objective.tensor;
-  for (const { first, n } of blocks) {
-    for (let i = first; i < first + n; i++) {
-      const at = ((headGroup.batchItem * queryLength + i) * heads + head) * dv;
-      let square = 0;
-      for (let c = at; c < at + dv; c++) square += (data[c]! - (output?.[c] ?? 0)) ** 2;
-      to[i] = Math.min(LARGEST_SQUARE, square);
+  const pitch = heads * dv;
+  const mark = wasm.mark();
+  const squares = wasm.allocFloats(TOKENS);
+  const [G, O] = [wasm.allocFloats(TOKENS * dv), wasm.allocFloats(TOKENS * dv)];
+  const piece = wasm.mark();
+  for (const block of blocks) {
+    const end = block.first + block.n;
+    for (let first = block.first; first < end; first += TOKENS) {
+      wasm.release(piece);
+      const n = Math.min(TOKENS, end - first);
+      const from = (headGroup.batchItem * queryLength + first) * pitch + head * dv;
+      const load = (x: Floats, at: number) => {
+        const rows = wasm.put(x.subarray(from, from + (n - 1) * pitch + dv));
+        wasm.fn.copy_columns(n, dv, rows, pitch, at, dv);
+      };
+      load(objective.tensor.data, G);
+      if (output) {
+        load(output, O);
+        wasm.fn.combine(n * dv, -1, O, 1, G);
+      }
+      wasm.fn.row_dots(n, dv, G, G, squares);
+      const found = wasm.f32(squares, n);
+      for (let i = 0; i < n; i++) to[first + i] = Math.min(LARGEST_SQUARE, found[i]!);
     }
   }
+  wasm.release(mark);
 }

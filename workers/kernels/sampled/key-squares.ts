@@ -1,47 +1,70 @@
 /** What each key adds to the gradients by way of one block of rows: squares, from the products over all keys. */
-import type { Range } from '../../mask.js';
 import { inverse } from '../attention/rows.js';
 import type { Partitions, RowBlock } from '../attention/task.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { packedFloats } from '../inner/operations.js';
+import { sizeOf, type Worths } from './draw.js';
 import type { Products } from './error/apart.js';
-import type { Role, Table, Tables } from './error/tables.js';
-import { addKeys, type KeySums, type Name } from './plan/scale.js';
-
-/** By key: the square of what it adds to X^T dQ, X^T dK or X^T dV, with tables in place of X. */
-export type Squares = Readonly<Record<Role, Float32Array>>;
+import type { Table, Tables } from './error/tables.js';
+import { type KeySums, NAMES, type Name } from './plan/scale.js';
 
 export class KeySquares {
   readonly #task: Partitions;
   readonly #wasm: Wasm;
   readonly #tables: Tables;
+  /** By key: the square of what it adds to X^T dQ, X^T dK or X^T dV, with tables in place of X. */
+  readonly #squares: Readonly<Record<Name, number>>;
 
   constructor(task: Partitions, wasm: Wasm, tables: Tables) {
     this.#task = task;
     this.#wasm = wasm;
     this.#tables = tables;
+    const [query, key, value] = NAMES.map(() => wasm.allocFloats(task.plan.keys));
+    this.#squares = { query: query!, key: key!, value: value! };
   }
 
   /** @param products of all keys that the block sees; E and dS are still in memory. */
-  of(rows: RowBlock, products: Products): Squares {
+  load(rows: RowBlock, products: Products): void {
+    const wasm = this.#wasm;
     const { thin, full } = this.#task.plan;
     const { fields } = products.memory;
-    const { count } = products;
     // Thin factors: [dS^T Q B_K | dS^T X^Q A_Q^T], and what stands on the right of dS for queries.
-    const ofQueries = full.dQ ? fields.d : thin.rq;
-    const ofKeys = full.dK ? fields.d : thin.rk;
-    const values = full.dV ? fields.dv : thin.rv;
-    const none = () => new Float32Array(count);
-    const { query, key, value } = this.#tables;
-    // What has no table has no adapter: of it the gradients of inputs are made, which are not measured.
-    return {
-      query: query && ofQueries ? this.#queries(query, rows, products, ofQueries) : none(),
-      key: key && ofKeys ? this.#lefts(key, rows, fields.ls, fields.ps, ofKeys, count) : none(),
-      value:
-        value && values ? this.#lefts(value, rows, fields.lv, fields.pv, values, count) : none(),
+    const used = {
+      query: full.dQ ? fields.d : thin.rq,
+      key: full.dK ? fields.d : thin.rk,
+      value: full.dV ? fields.dv : thin.rv,
     };
+    const mark = wasm.mark();
+    for (const name of NAMES) {
+      const table = this.#tables[name];
+      // What has no table has no adapter: of it the gradients of inputs are made, which are not measured.
+      if (!table || used[name] === 0) wasm.f32(this.#squares[name], products.count).fill(0);
+      else if (name === 'query') this.#queries(table, rows, products, used.query);
+      else this.#lefts(name, table, rows, products, used[name]);
+    }
+    wasm.release(mark);
+  }
+
+  /** Adds the far keys of the block that was loaded, which stands for `each`. */
+  addTo(to: KeySums, { far, worth, share, even }: Worths, each: number): void {
+    const wasm = this.#wasm;
+    const { query, key, value } = this.#squares;
+    const mark = wasm.mark();
+    const sums = wasm.alloc(to.byteLength);
+    wasm.f64(sums, to.length).set(to);
+    let from = 0;
+    for (const range of far) {
+      const [a, b, c] = [query, key, value].map((squares) => squares + 4 * range.first);
+      wasm.fn.add_keys(
+        ...([sizeOf(range), each, share, even, worth + 8 * from] as const),
+        ...([a!, b!, c!, sums] as const),
+      );
+      from += sizeOf(range);
+    }
+    to.set(wasm.f64(sums, to.length));
+    wasm.release(mark);
   }
 
   /** |sum_i dS_ij y_i|^2 |k_j|^2 with the narrowed inputs y_i. */
@@ -50,11 +73,10 @@ export class KeySquares {
     { partition, first, n }: RowBlock,
     { memory, count }: Products,
     used: number,
-  ): Float32Array {
+  ): void {
     const wasm = this.#wasm;
     const { fields } = memory;
     const { queryLength } = this.#task.plan.problem.dims;
-    const mark = wasm.mark();
     const left = wasm.allocFloats(ROWS * columns);
     // Rows of the tiles come in sixteens.
     const tall = 16 * Math.ceil(n / 16);
@@ -69,82 +91,37 @@ export class KeySquares {
     }
     wasm.fn.pack(tall, columns, left, columns, packed);
     wasm.fn.gemm(count, columns, tall, fields.t, ROWS, packed, weighted, columns, false);
-    const squares = this.#squares(weighted, columns, count);
-    const of = this.#timesDistances(squares, fields.us, fields.ps, used);
-    wasm.release(mark);
-    return of;
+    this.#of('query', count, [weighted, columns, columns], [fields.us, fields.ps, used]);
   }
 
   /** |left product|^2 |x_j|^2 with the narrowed inputs x_j. */
   #lefts(
+    role: 'key' | 'value',
     { data, columns, rank }: Table,
     { partition }: RowBlock,
-    at: number,
-    pitch: number,
+    { memory: { fields }, count }: Products,
     used: number,
-    count: number,
-  ): Float32Array {
-    const wasm = this.#wasm;
+  ): void {
     const { keyLength } = this.#task.plan.problem.dims;
     const width = columns + rank;
-    const mark = wasm.mark();
-    const left = wasm.allocFloats(count * used);
-    wasm.fn.copy_columns(count, used, at, pitch, left, used);
-    const squares = this.#squares(left, used, count);
-    const rows = slice(data, partition.headGroup.batchItem, keyLength * width).subarray(
-      0,
-      count * width,
+    const inputs = this.#wasm.put(
+      slice(data, partition.headGroup.batchItem, keyLength * width).subarray(0, count * width),
     );
-    const inputs = wasm.addressOf?.(rows) ?? wasm.put(rows);
-    const of = this.#timesDistances(squares, inputs, width, columns);
-    wasm.release(mark);
-    return of;
-  }
-
-  /** |x_j|^2 of rows (count, n). */
-  #squares(x: number, n: number, count: number): Float32Array {
-    const dots = this.#wasm.allocFloats(count);
-    this.#wasm.fn.row_dots(count, n, x, x, dots);
-    return this.#wasm.f32(dots, count).slice();
+    const [at, pitch] = role === 'key' ? [fields.ls, fields.ps] : [fields.lv, fields.pv];
+    this.#of(role, count, [at, pitch, used], [inputs, width, columns]);
   }
 
   /**
-   * squares_j |x_j - mean|^2 for the first columns of the rows of x (count, pitch), and their mean with these squares as
-   * weights: rows of dS add up to 0 and those of P to 1 for drawn keys too, so what all x_j share has no error.
+   * |a_j|^2 |x_j - mean|^2, and their mean with these squares as weights: rows of dS add up to 0 and those of P to 1
+   * for drawn keys too, so what all x_j share has no error.
    */
-  #timesDistances(squares: Float32Array, x: number, pitch: number, columns: number): Float32Array {
-    const wasm = this.#wasm;
-    const count = squares.length;
-    const largest = squares.reduce((m, a) => Math.max(m, a), 0);
-    if (!(largest > 0)) return squares;
-    const rows = wasm.allocFloats(count * columns);
-    wasm.fn.copy_columns(count, columns, x, pitch, rows, columns);
-    const packed = wasm.allocFloats(packedFloats(count, columns));
-    const mean = wasm.allocFloats(columns);
-    const shares = squares.map((a) => a / largest);
-    const total = shares.reduce((sum, a) => sum + a, 0);
-    wasm.fn.pack(count, columns, rows, columns, packed);
-    wasm.fn.gemm_tn(1, columns, count, wasm.put(shares), 1, packed, mean, columns, false);
-    const minus = wasm.f32(mean, columns);
-    for (let c = 0; c < columns; c++) minus[c]! /= -total;
-    wasm.fn.add_row(count, columns, mean, rows);
-    const distances = this.#squares(rows, columns, count);
-    return squares.map((a, j) => a * distances[j]!);
-  }
-}
-
-/** Far keys of a block one after the other, and what each is worth. */
-export interface Worths {
-  readonly far: readonly Range[];
-  readonly worth: Float64Array;
-}
-
-/** Adds the far keys of a block, which stands for `each`. */
-export function addFarKeys(to: KeySums, { far, worth }: Worths, squares: Squares, each: number) {
-  let from = 0;
-  for (const { first, last } of far) {
-    const square = (name: Name, k: number) => squares[name][first + k]!;
-    addKeys(to, worth.subarray(from), last - first, square, each);
-    from += last - first;
+  #of(
+    name: Name,
+    count: number,
+    [a, lda, n]: readonly [at: number, pitch: number, columns: number],
+    [x, ldx, p]: readonly [at: number, pitch: number, columns: number],
+  ): void {
+    const mean = this.#wasm.allocFloats(p);
+    this.#wasm.fn.key_squares(count, n, a, lda, p, x, ldx, mean, this.#squares[name]);
   }
 }

@@ -1,14 +1,24 @@
 /** Keys of a list in memory of their own, as the passes over tiles take them. */
+import type { Range } from '../../mask.js';
 import type { ListedKeys } from '../attention/by-lists.js';
 import type { AttentionMemory } from '../attention/memory.js';
 import type { Wasm } from '../inner/instance.js';
+import { type Drawn, sizeOf } from './draw.js';
 
 /** Tiles end with whole vectors: so many keys must exist. */
 const PADDED = 8;
 const padded = (n: number) => PADDED * Math.ceil(n / PADDED);
 
-/** What has an entry for each key, by name of the field; width in words. */
-type Gathered = readonly (readonly [name: 'k' | 'v' | 'us' | 'uv', width: number])[];
+/** What has an entry for each key, by name of the field; width in words of four bytes, of whatever type. */
+type Gathered = readonly (readonly [
+  name: 'k' | 'v' | 'us' | 'uv' | 'from' | 'to',
+  width: number,
+])[];
+
+export interface DrawnList extends ListedKeys {
+  /** The keys, in memory that the next allocation may move. */
+  readonly index: Int32Array;
+}
 
 export class Listed {
   readonly #wasm: Wasm;
@@ -53,6 +63,8 @@ export class Listed {
       ['v', dv],
       ['us', same ? 0 : ps],
       ['uv', pv],
+      ['from', 1],
+      ['to', 1],
     ];
     this.#gathered = all.filter(([name, width]) => fields[name] && width);
     const left = [
@@ -62,28 +74,32 @@ export class Listed {
     this.#scattered = left.filter(([name, width]) => fields[name] && width);
   }
 
-  /** @param index keys of the list. @param weight each counts for so many: log2(weight) is added to its logits. */
-  gather(index: Int32Array, weight: (k: number) => number): ListedKeys {
+  /** Near keys, and the drawn ones that stand for others: log2 of how many is added to their logits. */
+  gather(near: Range, far: readonly Range[], { places, probability }: Drawn): DrawnList {
     const wasm = this.#wasm;
     const { fields } = this.#memory;
     const own = this.#own;
-    const count = index.length;
-    const all = padded(count);
-    wasm.i32(this.#index, count).set(index);
+    const all = sizeOf(near);
+    const count = all + places.length;
+    const rows = padded(count);
+    const index = wasm.i32(this.#index, count);
+    const bias = wasm.f32(own.bias, rows).fill(0);
+    for (let k = 0; k < all; k++) index[k] = near.first + k;
+    const [before, after] = far;
+    const split = sizeOf(before!);
+    for (let k = 0; k < places.length; k++) {
+      const place = places[k]!;
+      index[all + k] = place < split ? before!.first + place : after!.first + place - split;
+      bias[all + k] = -Math.log2(probability[k]!);
+    }
     for (const [name, width] of this.#gathered) {
       wasm.fn.gather_rows(count, width, this.#index, fields[name], own[name]);
-      wasm.f32(own[name], all * width).fill(0, count * width);
+      wasm.f32(own[name] + 4 * count * width, (rows - count) * width).fill(0);
     }
-    const bias = wasm.f32(own.bias, all).fill(0, count);
-    for (let k = 0; k < count; k++) bias[k] = Math.log2(weight(k));
-    for (const name of own.from ? (['from', 'to'] as const) : []) {
-      const ofAll = new Int32Array(wasm.buffer, fields[name]);
-      const mine = wasm.i32(own[name], count);
-      for (let k = 0; k < count; k++) mine[k] = ofAll[index[k]!]!;
-    }
-    for (const [name, width] of this.#scattered) wasm.f32(own[name], all * width).fill(0);
+    for (const [name, width] of this.#scattered) wasm.f32(own[name], rows * width).fill(0);
     return {
       memory: { ...this.#memory, fields: own, windows: [{ first: 0, count }] },
+      index,
       count,
       scatter: () => {
         for (const [name, width] of this.#scattered) {

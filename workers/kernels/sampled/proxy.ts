@@ -41,7 +41,7 @@ export class KeyProxy {
   readonly #sizes: number;
   readonly #q: number;
   readonly #near: number;
-  /** p_j^2 / |v_j - mean v|^2 of every key. */
+  /** p_j^2 / |v_j - mean v|^2 of far keys. */
   readonly #weights: number;
 
   /** Allocates, and copies in the keys' coordinates where they are not there yet. */
@@ -80,8 +80,8 @@ export class KeyProxy {
     for (let k = 0; k < some; k++) thinned.set(slice(keys, k * STRIDE, width), k * width);
   }
 
-  /** p_j^2 / |v_j - mean v|^2 by number of the key, of far keys. They stay until the next block. */
-  weigh(rows: RowBlock, near: Range, far: readonly Range[]): Float32Array {
+  /** Address of p_j^2 / |v_j - mean v|^2 of far keys one after the other. They stay until the next block. */
+  weigh(rows: RowBlock, near: Range, far: readonly Range[]): number {
     const wasm = this.#wasm;
     const width = this.#c + 2;
     const n = Math.ceil(rows.n / PANEL) * PANEL;
@@ -92,12 +92,13 @@ export class KeyProxy {
       const at = Math.floor(i / PANEL) * PANEL * width + this.#c * PANEL + (i % PANEL);
       panels[at]! -= lse[i]!;
     }
+    let weights = this.#weights;
     for (const { first, last } of far) {
       const z = this.#z + 4 * first * width;
-      const weights = this.#weights + 4 * first;
       wasm.fn.proxy_keys(n, last - first, this.#c, this.#panels, z, this.#sizes, weights);
+      weights += 4 * (last - first);
     }
-    return wasm.f32(this.#weights, this.#task.plan.keys);
+    return this.#weights;
   }
 
   /** The rows' coordinates, packed, and their sizes; those that fill up the last panel have none. */

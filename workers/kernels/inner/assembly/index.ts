@@ -8,6 +8,8 @@ export {
   copy_columns, row_dots, forms, group_sums, square_sums, take_centres,
 } from './low-rank';
 export { scale_columns, column_dots, rotate } from './wide';
-export { proxy_keys, proxy_rows } from './proxy';
+export {
+  add_keys, draw_keys, key_squares, key_worths, proxy_coordinates, proxy_keys, proxy_rows,
+} from './proxy';
 export { dots64, dots32, combine64, combine32 } from './double';
 export { joined_row, row_errors } from './trial';

@@ -1,6 +1,7 @@
 /**
  * The proxies of the sampled kernel: logits of a block of rows with many keys in a few coordinates, and their
- * powers of two. Rows lie in panels of 16, four vectors of which meet a key at once.
+ * powers of two. Rows lie in panels of 16, four vectors of which meet a key at once. Then the draw of keys by what they
+ * are worth, and what each adds to the gradients.
  */
 import { madd } from './tile';
 
@@ -91,5 +92,121 @@ export function proxy_keys(
     t = f32x4.add(t, v128.shuffle<f32>(t, t, 2, 3, 0, 1));
     t = f32x4.add(t, v128.shuffle<f32>(t, t, 1, 0, 3, 2));
     store<f32>(weights, f32x4.extract_lane(t, 0));
+  }
+}
+
+function squareOf(n: i32, x: usize): f32 {
+  let s: f32 = 0;
+  for (const end = x + (<usize>n << 2); x < end; x += 4) s += load<f32>(x) * load<f32>(x);
+  return s;
+}
+
+/** out (rows, c + 2) = the first c columns of x (rows, d + 1), its last one, and `rest` times the squares of the others */
+export function proxy_coordinates(rows: i32, d: i32, c: i32, rest: f32, x: usize, out: usize): void {
+  const narrow = <usize>c << 2, wide = <usize>d << 2;
+  for (let i = 0; i < rows; i++, x += wide + 4, out += narrow + 8) {
+    memory.copy(out, x, narrow);
+    store<f32>(out + narrow, load<f32>(x + wide));
+    store<f32>(out + narrow, rest * squareOf(d - c, x + narrow), 4);
+  }
+}
+
+/** worth_j = spread_j sqrt(squares_j), in float64; returns their sum */
+export function key_worths(n: i32, squares: usize, spread: usize, worth: usize): f32 {
+  let total: f64 = 0;
+  for (let j = 0; j < n; j++, squares += 4, spread += 4, worth += 8) {
+    const p = <f64>(load<f32>(spread) * sqrt<f32>(load<f32>(squares)));
+    store<f64>(worth, p);
+    total += p;
+  }
+  return <f32>total;
+}
+
+/** A systematic draw with probabilities min(1, max(least, scale (share worth + even))); how many there are. */
+export function draw_keys(
+  n: i32, room: i32, share: f64, even: f64, scale: f64, least: f64, u: f64, worth: usize, index: usize,
+  probability: usize,
+): f32 {
+  let count = 0;
+  for (let k = 0; k < n; k++, worth += 8) {
+    const p = share * load<f64>(worth) + even;
+    const pi = min<f64>(1, max<f64>(least, scale * p));
+    u += pi;
+    if (u < 1) continue;
+    u -= 1;
+    if (count < room) {
+      store<i32>(index + (<usize>count << 2), k);
+      store<f64>(probability + (<usize>count << 3), pi);
+    }
+    count++;
+  }
+  return <f32>count;
+}
+
+/** out_j = |a_j|^2 |x_j - m|^2, m the mean of the x_j by the weights |a_j|^2 */
+export function key_squares(
+  keys: i32, n: i32, a: usize, lda: i32, p: i32, x: usize, ldx: i32, mean: usize, out: usize,
+): void {
+  const left = <usize>lda << 2, right = <usize>ldx << 2, columns = <usize>p << 2;
+  let largest: f32 = 0;
+  for (let j: usize = 0; j < <usize>keys; j++) {
+    const square = squareOf(n, a + j * left);
+    store<f32>(out + (j << 2), square);
+    if (square > largest) largest = square;
+  }
+  if (!(largest > 0)) return;
+  let total: f64 = 0;
+  memory.fill(mean, 0, columns);
+  for (let j: usize = 0; j < <usize>keys; j++) {
+    const weight = load<f32>(out + (j << 2)) / largest;
+    total += weight;
+    for (let c: usize = 0; c < columns; c += 4) {
+      store<f32>(mean + c, load<f32>(mean + c) + weight * load<f32>(x + j * right + c));
+    }
+  }
+  for (let c: usize = 0; c < columns; c += 4) {
+    store<f32>(mean + c, <f32>(load<f32>(mean + c) / total));
+  }
+  for (let j: usize = 0; j < <usize>keys; j++) {
+    let s: f32 = 0;
+    for (let c: usize = 0; c < columns; c += 4) {
+      const off = load<f32>(x + j * right + c) - load<f32>(mean + c);
+      s += off * off;
+    }
+    store<f32>(out + (j << 2), load<f32>(out + (j << 2)) * s);
+  }
+}
+
+/** Numbers of a size of keys, half octaves from 2^LEAST_OCTAVE on. */
+const SUMS_OF_SIZE: i32 = 8;
+const LEAST_OCTAVE: i32 = -100;
+const SIZES: i32 = 280;
+
+/** The half octave that p > 0 is in: by its exponent, and whether the rest is above sqrt(2). */
+function sizeOf(p: f64): i32 {
+  const bits = reinterpret<i64>(p);
+  const above = <i32>((bits & 0xfffffffffffff) >= 0x6a09e667f3bcd);
+  const size = 2 * (<i32>(bits >> 52) - 1023 - LEAST_OCTAVE) + above;
+  return max(0, min(SIZES - 1, size));
+}
+
+/** Adds `each` times (1, p, a, b, c, a / p, b / p, c / p) of each key, p = share worth + even, to the sums of its size. */
+export function add_keys(
+  n: i32, each: f64, share: f64, even: f64, worth: usize, a: usize, b: usize, c: usize, sums: usize,
+): void {
+  for (let k = 0; k < n; k++, worth += 8, a += 4, b += 4, c += 4) {
+    const p = share * load<f64>(worth) + even;
+    if (!(p > 0)) continue;
+    const to = sums + (<usize>(SUMS_OF_SIZE * sizeOf(p)) << 3);
+    const over = each / p;
+    const x = <f64>load<f32>(a), y = <f64>load<f32>(b), z = <f64>load<f32>(c);
+    store<f64>(to, load<f64>(to) + each);
+    store<f64>(to, load<f64>(to, 8) + each * p, 8);
+    store<f64>(to, load<f64>(to, 16) + each * x, 16);
+    store<f64>(to, load<f64>(to, 24) + each * y, 24);
+    store<f64>(to, load<f64>(to, 32) + each * z, 32);
+    store<f64>(to, load<f64>(to, 40) + over * x, 40);
+    store<f64>(to, load<f64>(to, 48) + over * y, 48);
+    store<f64>(to, load<f64>(to, 56) + over * z, 56);
   }
 }

@@ -7,12 +7,10 @@ import { Random } from '../../random.js';
 import { sharedFloat32 } from '../../result.js';
 import { splitKeys } from '../attend.js';
 
-/** One in so many drawn blocks is measured, within limits. */
-const SHARE = 32;
-const [FEWEST, MOST] = [24, 96];
+/** Blocks that are measured: how well they tell the error does not depend on how many others there are. */
+const MEASURED = 28;
 
-export const measuredOf = (blocks: number): number =>
-  Math.min(MOST, Math.max(FEWEST, Math.round(blocks / SHARE)));
+export const measuredOf = (blocks: number): number => Math.min(MEASURED, blocks);
 
 /** Of the probability of a block, the share that does not depend on its gradient G. */
 const EVEN = 0.5;

@@ -25,11 +25,12 @@ export interface Contribution {
   readonly tensors: Readonly<Record<string, Narrowed>>;
 }
 
-/** Rows in memory, and the tokens they belong to; null: the first `count` ones. */
+/** Rows in memory, and the tokens they belong to: these, or `count` ones from `first` on. */
 interface Side {
   readonly at: number;
   readonly pitch: number;
   readonly tokens: Int32Array | null;
+  readonly first: number;
   readonly count: number;
 }
 
@@ -76,11 +77,12 @@ export class Contributions {
     const { ps, pv, right } = this.#task.plan.thin;
     const { fields } = products.memory;
     if (role === 'query') {
-      const tokens = Int32Array.from({ length: rows.n }, (_, i) => rows.first + i);
-      return { at: this.#wasm.put(products.right), pitch: right, tokens, count: rows.n };
+      const at = this.#wasm.put(products.right);
+      return { at, pitch: right, tokens: null, first: rows.first, count: rows.n };
     }
     const [at, pitch] = role === 'key' ? [fields.ls, ps] : [fields.lv, pv];
-    return { at: at + 4 * first, pitch, tokens: products.index, count: products.count };
+    const { index, count } = products;
+    return { at: at + 4 * first, pitch, tokens: index, first: 0, count };
   }
 
   /** dQ, dK or dV: states, or an adapter behind rotary positions. */
@@ -126,7 +128,7 @@ export class Contributions {
     const left = () => {
       const keys = this.#side(rows, products, 'key', rk);
       const K = slice(workspace.K, Math.floor(partition.place / plan.group), plan.keys * d);
-      return this.#product({ ...this.#rows(K, d, d, keys), width: d }, keys, r);
+      return this.#product({ ...this.#rows(K, d, keys), width: d }, keys, r);
     };
     const lora_B = { query: left, key: () => products.outK, value: () => products.outV }[role]();
     return {
@@ -144,7 +146,7 @@ export class Contributions {
     const turned = cos.shape[2];
     const [c, s] = [cos, sin].map(({ data, shape: [items, length] }) => {
       const item = items === 1 ? 0 : partition.headGroup.batchItem;
-      return this.#rows(slice(data as Floats, item, length * turned), turned, turned, side);
+      return this.#rows(slice(data as Floats, item, length! * turned), turned, side);
     });
     wasm.fn.rotate(count, width, turned, c!.at, s!.at, at, true);
     return { ...side, at, pitch: width };
@@ -156,25 +158,18 @@ export class Contributions {
     const length = role === 'query' ? queryLength : keyLength;
     const pitch = table.columns + table.rank;
     const data = slice(table.data, partition.headGroup.batchItem, length * pitch);
-    return { ...this.#rows(data, pitch, width, side), width };
+    return { ...this.#rows(data, pitch, side), width };
   }
 
-  /** The first columns of the rows of x (.., pitch) that belong to a side: where they lie, or a copy. */
-  #rows(x: Floats, pitch: number, columns: number, { tokens, count }: Side) {
+  /** The rows of x (.., pitch) that belong to a side: where they lie, or a copy. */
+  #rows(x: Floats, pitch: number, { tokens, first, count }: Side) {
     const wasm = this.#wasm;
-    const n = x.length / pitch;
-    if (!tokens && count <= n && x instanceof Float32Array && wasm.addressOf) {
-      return { at: wasm.addressOf(x), pitch };
-    }
-    const at = wasm.allocFloats(count * columns);
-    const to = wasm.f32(at, count * columns);
-    for (let k = 0; k < count; k++) {
-      const row = tokens ? tokens[k]! : k;
-      // Keys that only fill up the last tile have no row.
-      if (row < n) to.set(x.subarray(row * pitch, row * pitch + columns), k * columns);
-      else to.fill(0, k * columns, (k + 1) * columns);
-    }
-    return { at, pitch: columns };
+    if (!tokens) return { at: wasm.put(x.subarray(first * pitch, (first + count) * pitch)), pitch };
+    const at = wasm.allocFloats(count * pitch);
+    const index = wasm.alloc(4 * count);
+    wasm.i32(index, count).set(tokens);
+    wasm.fn.gather_rows(count, pitch, index, wasm.put(x), at);
+    return { at, pitch };
   }
 
   /** left^T right (width, columns) for the first columns of a side. */

@@ -15,7 +15,7 @@ import { type ErrorEstimate, frobenius } from '../../estimate/estimate.js';
 import { type ErrorEstimates, vanishes } from '../../exact/error/estimate.js';
 import { ROWS } from '../../inner/block.js';
 import { type ParameterGradients, ROLES, tensorsOf } from '../../result.js';
-import { rareSizes, varianceAt } from '../plan/scale.js';
+import { rareSizes, runningSums, varianceAt } from '../plan/scale.js';
 import type { MeasuredBlock, Measurements } from './measure.js';
 import type { Role } from './tables.js';
 
@@ -74,11 +74,12 @@ function roleOf(name: string): Role {
 
 /** By role: the variance of keys that measured blocks hardly draw, over that of what these show. */
 function unseenShares({ blocks, keys, scale, drawn }: Measured): Partial<Record<Role, number>> {
-  const rare = rareSizes(keys, scale, (SHOWN * drawn) / Math.max(1, blocks.length));
+  const sums = runningSums(keys);
+  const rare = rareSizes(sums, scale, (SHOWN * drawn) / Math.max(1, blocks.length));
   const shares: Partial<Record<Role, number>> = {};
   for (const role of Object.values(ROLES)) {
     const shown = blocks.reduce((sum, b) => sum + (b.roles[role] ?? 0) / b.probability, 0);
-    if (shown > 0) shares[role] = varianceAt(keys, role, scale, rare) / shown;
+    if (shown > 0) shares[role] = varianceAt(sums, role, scale, rare) / shown;
   }
   return shares;
 }

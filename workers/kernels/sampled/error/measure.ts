@@ -3,7 +3,8 @@ import type { Checkpoint } from '../../../job.js';
 import type { AttentionMemory } from '../../attention/memory.js';
 import type { Partitions, RowBlock } from '../../attention/task.js';
 import type { Wasm } from '../../inner/instance.js';
-import { addFarKeys, KeySquares, type Worths } from '../key-squares.js';
+import type { Worths } from '../draw.js';
+import { KeySquares } from '../key-squares.js';
 import { type KeySums, makeKeySums } from '../plan/scale.js';
 import { Apart } from './apart.js';
 import { Contributions, type Narrowed } from './contributions.js';
@@ -61,7 +62,8 @@ export class Measure {
     return (memory: AttentionMemory, index: Int32Array, worths: Worths) => {
       const drawn = this.#contributions.of(rows, this.#apart.since(before, rows, memory, index));
       const products = this.#apart.whole(rows, this.checkpoint);
-      addFarKeys(to.keys, worths, this.#squares.of(rows, products), 1 / probability);
+      this.#squares.load(rows, products);
+      this.#squares.addTo(to.keys, worths, 1 / probability);
       const whole = this.#contributions.of(rows, products);
       const less = <K extends string>(
         x: Readonly<Partial<Record<K, Narrowed>>>,

@@ -2,8 +2,7 @@
 import type { Task } from '../../../job.js';
 import type { AttentionProblem } from '../../../problem.js';
 import type { Wasm } from '../../inner/instance.js';
-import { pack } from '../../inner/operands.js';
-import { rotateBack } from '../../rotary.js';
+import { packedFloats } from '../../inner/operations.js';
 import type { Role, Table } from './tables.js';
 
 export interface NormTask extends Task<Float64Array> {
@@ -37,20 +36,27 @@ export function runNorm(task: NormTask, wasm: Wasm, checkpoint: () => void): Flo
   const rotary = role === 'value' ? undefined : problem.projectedFrom?.rotary;
   const pitch = table.columns + table.rank;
   const out = new Float64Array(table.columns * width);
-  const rows = new Float32Array(TOKENS * width);
+  const all = heads * width;
   for (let first = 0; first < length; first += TOKENS) {
     checkpoint();
     wasm.reset();
     const n = Math.min(TOKENS, length - first);
-    for (let i = 0; i < n; i++) {
-      const at = ((batchItem * length + first + i) * heads + head) * width;
-      rows.set(gradient.subarray(at, at + width), i * width);
+    const token = batchItem * length + first;
+    const at = token * all + head * width;
+    const dY = wasm.put(gradient.subarray(at, at + (n - 1) * all + width));
+    const rows = wasm.allocFloats(n * width);
+    wasm.fn.copy_columns(n, width, dY, all, rows, width);
+    if (rotary) {
+      const turned = rotary.cos.shape[2];
+      const [cos, sin] = [rotary.cos, rotary.sin].map(({ data, shape: [items] }) => {
+        const from = (items === 1 ? first : token) * turned;
+        return wasm.put(data.subarray(from, from + n * turned));
+      });
+      wasm.fn.rotate(n, width, turned, cos!, sin!, rows, true);
     }
-    const mine = rows.subarray(0, n * width);
-    if (rotary) rotateBack(rotary, batchItem, first, mine, width);
-    const packed = pack(wasm, mine, n, width);
-    const from = (batchItem * length + first) * pitch;
-    const Y = wasm.put(table.data.subarray(from, from + n * pitch));
+    const packed = wasm.allocFloats(packedFloats(n, width));
+    wasm.fn.pack(n, width, rows, width, packed);
+    const Y = wasm.put(table.data.subarray(token * pitch, (token + n) * pitch));
     const to = wasm.allocFloats(table.columns * width);
     wasm.fn.gemm_tn(table.columns, width, n, Y, pitch, packed, to, width, false);
     const product = wasm.f32(to, out.length);

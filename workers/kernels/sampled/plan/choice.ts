@@ -22,7 +22,7 @@ export interface ChoiceTask extends Task<SampledPlan> {
   readonly keys: number | undefined;
 }
 
-/** From the root of a predicted variance to the limit that an answer will state: its degrees of freedom are many. */
+/** From the root of a predicted variance to the limit that an answer will state, over what blocks of one sign add to the gradients. */
 const LIMIT = 1;
 /** Keys of a block in the mean: fewer leave bars without meaning. */
 const FEWEST_DRAWN = 8;
@@ -31,6 +31,9 @@ const WORTH_IT = 1.5;
 
 /** Keys of a block, of the first draft that is shown. */
 const FEWEST_SHOWN = 8;
+
+/** Octaves from the best of all scales to those that are tried beside it. */
+const FINE_STEPS = [-3 / 8, -2 / 8, -1 / 8, 1 / 8, 2 / 8, 3 / 8];
 
 /** What a head would be with so many coordinates at some scale; 0: exact. */
 interface Candidate {
@@ -56,7 +59,9 @@ interface Draft {
 export function runChoice(task: ChoiceTask): SampledPlan {
   const { pilots, tolerance, keys, problem, needs } = task;
   const cost = rowCost(problem, needs);
-  const best = keys === undefined ? cheapest(task, cost) : withKeys(task, cost, keys);
+  const totals = squaresOfGradients(pilots);
+  const at: Candidates = (scale) => candidates(task, cost, totals, scale);
+  const best = keys === undefined ? cheapest(task, at) : withKeys(at, keys);
   return shared({
     keys: keys ?? Math.round(meanKeys(best)),
     scale: best.scale,
@@ -65,12 +70,21 @@ export function runChoice(task: ChoiceTask): SampledPlan {
     linearWork: cost.fixed + best.linear,
     predictedError: best.error,
     meetsTolerance: best.error <= tolerance,
-    tried: drawing(task, cost).map((draft) => ({
+    tried: drawing(task, at).map((draft) => ({
       keys: Math.round(meanKeys(draft)),
       error: draft.error,
       work: cost.fixed + draft.cost,
     })),
   });
+}
+
+/** Head by head, what may be chosen at a scale. */
+type Candidates = (scale: number) => Candidate[][];
+
+/** Squares of the gradients, as those of unrelated blocks: that they add up is not known before. */
+function squaresOfGradients(pilots: readonly Pilot[]): Record<Name, number> {
+  const of = (name: Name) => pilots.reduce((sum, { sizes }) => sum + sizes[name], 0);
+  return { query: of('query'), key: of('key'), value: of('value') };
 }
 
 /** Of the heads that are not computed exactly. */
@@ -79,12 +93,14 @@ function meanKeys({ chosen }: Draft): number {
   return drawn.reduce((sum, one) => sum + one.keys, 0) / Math.max(1, drawn.length);
 }
 
-function candidates({ problem, pilots }: ChoiceTask, cost: RowCost, scale: number): Candidate[][] {
+function candidates(
+  { problem, pilots }: ChoiceTask,
+  cost: RowCost,
+  totals: Readonly<Record<Name, number>>,
+  scale: number,
+): Candidate[][] {
   const rows = problem.dims.queryLength;
   const blocks = Math.ceil(rows / ROWS);
-  const totals = Object.fromEntries(
-    NAMES.map((name) => [name, pilots.reduce((sum, { sizes }) => sum + sizes[name], 0)]),
-  ) as Record<Name, number>;
   return pilots.map(({ tried, near, seen }) => {
     const all = tried.map(({ coordinates, keys: sums }): Candidate => {
       const keys = keysAt(sums, scale) / blocks;
@@ -118,33 +134,51 @@ function draftOf(scale: number, chosen: readonly Candidate[]): Draft {
 const least = (all: readonly Candidate[], size: (one: Candidate) => number): Candidate =>
   all.reduce((best, one) => (size(one) < size(best) ? one : best));
 
-/** The cheapest draft of all scales; for one scale a price of variance decides what each head takes. */
-function cheapest(task: ChoiceTask, cost: RowCost): Draft {
-  let best: Draft | null = null;
-  for (const scale of sensibleScales(task)) {
-    const all = candidates(task, cost, scale);
-    let [low, high] = [0, 100];
-    let found: Draft | null = null;
-    for (let k = 0; k < 24; k++) {
-      const price = 2 ** ((low + high) / 2);
-      const chosen = all.map((mine) => least(mine, (one) => one.cost + price * one.variance));
-      const draft = draftOf(scale, chosen);
-      if (draft.error <= task.tolerance) {
-        found = draft;
-        high = (low + high) / 2;
-      } else low = (low + high) / 2;
-    }
-    if (found && (!best || found.cost < best.cost)) best = found;
+/** The cheapest draft of all scales. */
+function cheapest(task: ChoiceTask, at: Candidates): Draft {
+  const coarse = sensibleScales(task).reduce(
+    (best: Draft | null, scale) => cheaper(task, at, scale, best),
+    null,
+  );
+  if (!coarse) return allExact(at);
+  const between = FINE_STEPS.map((step) => coarse.scale * 2 ** step);
+  return between.reduce((best, scale) => cheaper(task, at, scale, best) ?? best, coarse);
+}
+
+/** The cheapest draft of one scale, if it is cheaper than the best so far; a price of variance decides what each head takes. */
+function cheaper(
+  { tolerance }: ChoiceTask,
+  at: Candidates,
+  scale: number,
+  best: Draft | null,
+): Draft | null {
+  const all = at(scale);
+  const draft = (price: number) =>
+    draftOf(
+      scale,
+      all.map((mine) => least(mine, (one) => one.cost + price * one.variance)),
+    );
+  // What costs least is seldom good enough.
+  let found: Draft | null = null;
+  let [low, high] = [0, 100];
+  if (best && draft(0).cost >= best.cost) return best;
+  for (let k = 0; k < 14; k++) {
+    const middle = (low + high) / 2;
+    const tried = draft(2 ** middle);
+    if (tried.error <= tolerance) {
+      found = tried;
+      high = middle;
+    } else low = middle;
   }
-  return best ?? allExact(task, cost);
+  return found && (!best || found.cost < best.cost) ? found : best;
 }
 
 /** Nothing is drawn: there is always this draft. */
-function allExact(task: ChoiceTask, cost: RowCost): Draft {
+function allExact(at: Candidates): Draft {
   const scale = SCALES[0]!;
   return draftOf(
     scale,
-    candidates(task, cost, scale).map((all) => all.at(-1)!),
+    at(scale).map((all) => all.at(-1)!),
   );
 }
 
@@ -158,8 +192,8 @@ function sensibleScales({ problem, pilots }: ChoiceTask): number[] {
 }
 
 /** So many keys for a block on average, with no more coordinates than pay. */
-function withKeys(task: ChoiceTask, cost: RowCost, keys: number): Draft {
-  const draft = (scale: number) => draftAt(task, cost, scale);
+function withKeys(at: Candidates, keys: number): Draft {
+  const draft = (scale: number) => draftAt(at, scale);
   let [low, high] = [Math.log2(SCALES[0]!), Math.log2(SCALES.at(-1)!)];
   for (let k = 0; k < 40; k++) {
     const middle = (low + high) / 2;
@@ -170,8 +204,8 @@ function withKeys(task: ChoiceTask, cost: RowCost, keys: number): Draft {
 }
 
 /** All heads are drawn, at one scale. */
-function draftAt(task: ChoiceTask, cost: RowCost, scale: number): Draft {
-  const chosen = candidates(task, cost, scale).map((all) => {
+function draftAt(at: Candidates, scale: number): Draft {
+  const chosen = at(scale).map((all) => {
     const sampled = all.filter(({ coordinates }) => coordinates > 0);
     return sampled.reduce((best, one) => (one.variance * WORTH_IT < best.variance ? one : best));
   });
@@ -179,8 +213,7 @@ function draftAt(task: ChoiceTask, cost: RowCost, scale: number): Draft {
 }
 
 /** What all heads would be with more and more keys, in steps of about two: for people, who choose nothing by it. */
-function drawing(task: ChoiceTask, cost: RowCost): Draft[] {
-  const { pilots, problem } = task;
+function drawing({ pilots, problem }: ChoiceTask, at: Candidates): Draft[] {
   const { queryLength, keyLength } = problem.dims;
   const blocks = pilots.length * Math.ceil(queryLength / ROWS);
   const drafts: Draft[] = [];
@@ -189,7 +222,7 @@ function drawing(task: ChoiceTask, cost: RowCost): Draft[] {
     const keys = pilots.reduce((sum, { tried }) => sum + keysAt(tried[0]!.keys, scale), 0) / blocks;
     if (keys > keyLength / 2) break;
     if (keys < wanted) continue;
-    drafts.push(draftAt(task, cost, scale));
+    drafts.push(draftAt(at, scale));
     wanted = 2 * keys;
   }
   return drafts;

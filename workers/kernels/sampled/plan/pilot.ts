@@ -9,17 +9,17 @@ import { spreadRows } from '../../estimate/rows.js';
 import { ROWS } from '../../inner/block.js';
 import type { Wasm } from '../../inner/instance.js';
 import { slice } from '../../inner/operands.js';
-import { sizeOf, splitKeys } from '../attend.js';
+import { splitKeys } from '../attend.js';
 import { mapKeys, mapQueries, spreadOf, squaresOfUpstream } from '../coordinates.js';
-import { worthOf } from '../draw.js';
+import { KeyDraw, sizeOf } from '../draw.js';
 import { Apart } from '../error/apart.js';
 import { Contributions } from '../error/contributions.js';
 import type { Tables } from '../error/tables.js';
-import { addFarKeys, KeySquares } from '../key-squares.js';
+import { KeySquares } from '../key-squares.js';
 import { KeyProxy } from '../proxy.js';
 import { basisOf } from './basis.js';
 import { type Basis, COORDINATES, looksAt } from './plan.js';
-import { type KeySums, makeKeySums, type Name } from './scale.js';
+import { makeKeySums, type Name, type RunningSums, runningSums } from './scale.js';
 
 export interface PilotTask extends Task<Pilot>, Pick<Partitions, 'plan' | 'workspace' | 'wave'> {
   readonly kernel: 'sampled';
@@ -32,7 +32,7 @@ export interface PilotTask extends Task<Pilot>, Pick<Partitions, 'plan' | 'works
 /** Sums are those of all blocks of the head, extrapolated. */
 export interface Pilot {
   readonly basis: Basis;
-  readonly tried: readonly { readonly coordinates: number; readonly keys: KeySums }[];
+  readonly tried: readonly { readonly coordinates: number; readonly keys: RunningSums }[];
   /** Squares of what the head's blocks add to the gradients: their sum is that of unrelated ones. */
   readonly sizes: Readonly<Record<Name, number>>;
   /** Mean number of near keys of a block, and of all that it sees. */
@@ -69,11 +69,11 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
   const keySquares = new KeySquares(partitions, wasm, tables);
   const headGroup = Math.floor(head.place / plan.group);
   const spread = new Float32Array(plan.keys);
-  spreadOf(slice(workspace.V, headGroup, plan.keys * dv), dv, spread);
+  spreadOf(wasm, slice(workspace.V, headGroup, plan.keys * dv), dv, spread);
+  const keyDraw = new KeyDraw(wasm, spread, 0);
   const proxies = tried.map(({ c, coordinates }) => {
     return new KeyProxy(partitions, wasm, memory, 0, coordinates, c);
   });
-  const worth = new Float64Array(plan.keys);
   const sizes = { query: 0, key: 0, value: 0 };
   let [near, seen] = [0, 0];
   const each = plan.blocks / looks.length;
@@ -83,7 +83,7 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
     const split = splitKeys(plan.problem, batchItem, { first, last: first + n });
     const far = split.far.reduce((sum, range) => sum + sizeOf(range), 0);
     const products = apart.whole(rows, checkpoint);
-    const squares = keySquares.of(rows, products);
+    keySquares.load(rows, products);
     for (const [name, x] of Object.entries(contributions.of(rows, products).roles)) {
       sizes[name as Name] += each * x.reduce((sum, a) => sum + a * a, 0);
     }
@@ -91,11 +91,11 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
     seen += (sizeOf(split.near) + far) / looks.length;
     proxies.forEach((proxy, k) => {
       checkpoint();
-      worthOf(proxy.weigh(rows, split.near, split.far), spread, split.far, worth);
-      addFarKeys(tried[k]!.sums, { far: split.far, worth }, squares, each);
+      const worths = keyDraw.weigh(proxy.weigh(rows, split.near, split.far), split.far);
+      keySquares.addTo(tried[k]!.sums, worths, each);
     });
   }
-  const found = tried.map(({ c, sums }) => ({ coordinates: c, keys: sums }));
+  const found = tried.map(({ c, sums }) => ({ coordinates: c, keys: runningSums(sums) }));
   return { basis, tried: found, sizes, near, seen };
 }
 
@@ -109,7 +109,7 @@ function mapped(
 ) {
   const { queryLength, headDim: d } = plan.problem.dims;
   const sizes = new Float32Array(queryLength);
-  squaresOfUpstream(plan, head, looks, sizes);
+  squaresOfUpstream(wasm, plan, head, looks, sizes);
   const tried = coordinatesFor(d).map((c) => ({
     c,
     sums: makeKeySums(),
