@@ -155,14 +155,16 @@ function sameBytes(a: Elements, b: Elements): boolean {
 /** Of sums of some hundred terms, in units of the largest element. */
 const SINGLE = 100 * 2 ** -24;
 const DOUBLE = 1000 * 2 ** -53;
+const ROUGH = 2 ** -15;
 
 /** How two outcomes of a call differ by more than rounding; null: they do not. */
 export function difference(call: Call, a: Outcome, b: Pick<Outcome, 'arrays' | 'returned'>) {
   const operation = DECLARED[call.name];
-  const { single, elementwise } = operation;
+  const { single, elementwise, rough } = operation;
+  const narrow = rough ? ROUGH : SINGLE;
   if (a.damaged.length > 0) return `${call.name} writes where it should not: ${a.damaged}`;
   const compare = (name: string, type: string, x: ArrayLike<number>, y: ArrayLike<number>) => {
-    const unit = type === 'f64' && !single ? DOUBLE : SINGLE;
+    const unit = type === 'f64' && !single ? DOUBLE : narrow;
     const finite = Array.from(y, (value) => (Number.isFinite(value) ? Math.abs(value) : 0));
     const largest = finite.reduce((m, value) => Math.max(m, value), 0);
     for (let i = 0; i < x.length; i++) {

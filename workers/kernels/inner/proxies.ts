@@ -45,6 +45,7 @@ const proxy = (...results: readonly ArrayArgument[]) =>
     (draw) => ({
       ...{ rows: PANEL * draw.integer(1, 4), keys: draw.integer(1, 40), c: draw.integer(1, 66) },
     }),
+    { rough: true },
   );
 
 const positive = (draw: Draw) => draw.uniform(0, 3);
@@ -134,7 +135,8 @@ export const PROXIES = {
     (draw) => {
       const [n, p] = [draw.integer(1, 40), draw.integer(1, 40)];
       const pitches = { lda: n + draw.integer(0, 5), ldx: p + draw.integer(0, 5) };
-      return { keys: draw.integer(1, 40), n, p, ...pitches };
+      // Of a single key, which is its own mean, nothing is left but rounding.
+      return { keys: draw.integer(3, 40), n, p, ...pitches };
     },
   ),
   /**
