@@ -1,34 +1,21 @@
 /** Jobs of Prefer: respond-async at one API node are told, answered and ended by the others of its queue. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { endlessBody, pack, validBody } from '../support/bodies.js';
 import { decodeAnswer } from '../support/dialects.js';
-import { type GradientAnswer, type RunningServer, startServer } from '../support/server.js';
+import type { GradientAnswer, RunningServer } from '../support/server.js';
+import { ALICE, apiNodes, BOB } from './api-nodes.js';
 import { largeBody } from './nodes.js';
-import { type Store, startStore, withoutStore } from './store.js';
+import { withoutStore } from './store.js';
 
 const MSGPACK = 'application/vnd.msgpack';
-const [ALICE, BOB] = ['a-key-of-sixteen-and-more', 'another-key-as-long-as-it'];
 
 const skip = withoutStore;
-let store: Store;
-let nodes: RunningServer[] = [];
-before(async () => {
-  if (skip) return;
-  store = await startStore();
-  const settings = {
-    ...{ LORAGRAD_WORKERS: '1', LORAGRAD_QUEUE_URL: store.url },
-    LORAGRAD_API_KEYS: `alice:${ALICE},bob:${BOB}`,
-  };
-  nodes = [await startServer(settings), await startServer(settings)];
-});
-after(async () => {
-  if (skip) return;
-  await Promise.all(nodes.map((node) => node.close()));
-  await store.close();
-});
+const settings = { LORAGRAD_API_KEYS: `alice:${ALICE},bob:${BOB}` };
+const cluster = apiNodes(settings, settings);
+const { nodes } = cluster;
 
 async function begin(node: RunningServer, body: Uint8Array): Promise<string> {
   const response = await fetch(`${node.url}/gradient`, {
@@ -100,7 +87,7 @@ test('another node tells progress and problems', { skip }, async () => {
 test('an answer that finds the store full is told when there is room', { skip }, async () => {
   const [a, b] = nodes as [RunningServer, RunningServer];
   const location = await begin(a, pack(validBody()));
-  const admin = new Redis(store.url);
+  const admin = new Redis(cluster.store.url);
   await admin.config('SET', 'maxmemory', '1mb');
   assert.notEqual((await ask(b, location)).status, 404);
   await admin.config('SET', 'maxmemory', '0');
@@ -109,4 +96,23 @@ test('an answer that finds the store full is told when there is room', { skip },
   await response.arrayBuffer();
   await forgotten(location);
   admin.disconnect();
+});
+
+test('a node that ends leaves its answers to the others', { skip }, async () => {
+  const [a] = nodes as [RunningServer, RunningServer];
+  const leaving = await cluster.add(settings);
+  const location = await begin(leaving, pack(validBody()));
+  const admin = new Redis(cluster.store.url);
+  const state = async () => {
+    const [key] = await admin.keys(`*${location.replace('/jobs/', '')}`);
+    return (key && (await admin.hget(key, 'state'))) ?? '';
+  };
+  while (!(await state()).includes('"answer"')) await pause(10);
+  admin.disconnect();
+  await leaving.close();
+  const response = await outcome(a, location);
+  assert.equal(response.status, 200);
+  const answer = decodeAnswer(new Uint8Array(await response.arrayBuffer()), MSGPACK);
+  assert.ok((answer as GradientAnswer).gradients);
+  await forgotten(location);
 });

@@ -1,46 +1,29 @@
 /** Tensors of PUT /tensors at one API node are known to the others of its queue, within quotas and for their time. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { tensor } from '../support/bodies.js';
 import { DIALECTS } from '../support/dialects.js';
 import { type GradientRequest, loadFixtures } from '../support/fixtures.js';
 import { putTensors, sha256, withReferences } from '../support/references.js';
-import { type RunningServer, startServer } from '../support/server.js';
+import type { RunningServer } from '../support/server.js';
 import type { WireTensor } from '../support/wire-tensor.js';
-import { type Store, startStore, withoutStore } from './store.js';
+import { ALICE, apiNodes, BOB } from './api-nodes.js';
+import { withoutStore } from './store.js';
 
-const [ALICE, BOB] = ['a-key-of-sixteen-and-more', 'another-key-as-long-as-it'];
 const TTL_MS = 2000;
 /** Bytes of a tensor of 1024 numbers in the store, and so many of Bob's are kept. */
 const SIZE = 4 * 1024 + 1024;
 const BOBS = 3;
 
 const skip = withoutStore;
-let store: Store;
-let nodes: RunningServer[] = [];
-before(async () => {
-  if (skip) return;
-  store = await startStore();
-  const settings = {
-    LORAGRAD_WORKERS: '1',
-    LORAGRAD_QUEUE_URL: store.url,
-    LORAGRAD_QUEUE_TTL_MS: String(TTL_MS),
-  };
-  const keys = `alice:${ALICE},bob:${BOB} stored=${BOBS * SIZE}`;
-  nodes = [
-    await startServer(settings),
-    await startServer(settings),
-    await startServer({ ...settings, LORAGRAD_API_KEYS: keys }),
-    await startServer({ ...settings, LORAGRAD_API_KEYS: keys }),
-  ];
-});
-after(async () => {
-  if (skip) return;
-  await Promise.all(nodes.map((node) => node.close()));
-  await store.close();
-});
+const settings = { LORAGRAD_QUEUE_TTL_MS: String(TTL_MS) };
+const keys = { LORAGRAD_API_KEYS: `alice:${ALICE},bob:${BOB} stored=${BOBS * SIZE}` };
+const cluster = apiNodes(
+  ...[settings, settings, { ...settings, ...keys }, { ...settings, ...keys }],
+);
+const { nodes } = cluster;
 
 const numbers = (from: number, length = 1024): WireTensor =>
   tensor([length], (k) => from + k) as unknown as WireTensor;
@@ -126,7 +109,7 @@ test('a full store: 503 with Retry-After, and what it has is not lost', { skip }
   const [a, b] = nodes as [RunningServer, RunningServer];
   const kept = numbers(200);
   await put(a, kept);
-  const admin = new Redis(store.url);
+  const admin = new Redis(cluster.store.url);
   await admin.config('SET', 'maxmemory', '2mb');
   const refused = numbers(201, 2_000_000);
   const response = await put(a, refused);
@@ -142,9 +125,9 @@ test('a full store: 503 with Retry-After, and what it has is not lost', { skip }
 
 test('without the store a node has what it was sent', { skip }, async () => {
   const [a] = nodes as [RunningServer];
-  await store.kill();
+  await cluster.store.kill();
   const one = numbers(300);
   assert.equal((await put(a, one)).status, 201);
   assert.equal((await ask(a, one)).status, 200);
-  await store.start();
+  await cluster.store.start();
 });

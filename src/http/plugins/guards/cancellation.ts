@@ -37,6 +37,8 @@ async function cancellation(app: FastifyInstance, deadlines: Deadlines): Promise
       const detail = `There was no answer after ${limit} ms.`;
       controller.abort(new Problem('deadline-exceeded', detail, { limit }));
     }, limit);
+    // A kept job has no connection: a service that is closed is not held up by its deadline.
+    timer.unref();
     const gone = () =>
       controller.abort(new Problem('client-gone', 'The client closed the connection.'));
     waiting.add(controller);
