@@ -70,7 +70,12 @@ type Length = ArrayArgument['length'];
 type Value = ArrayArgument['value'];
 
 function array(access: ArrayArgument['access']) {
-  return (type: ElementType, name: string, length: Length, value?: Value): ArrayArgument => ({
+  return <const T extends ElementType>(
+    type: T,
+    name: string,
+    length: Length,
+    value?: Value,
+  ): ArrayArgument & { readonly type: T } => ({
     ...{ kind: 'array', name, type, access, length },
     ...(value ? { value } : {}),
   });
@@ -96,6 +101,22 @@ type Passed<T> = T extends { kind: 'flag' } ? boolean : number;
 export type Callable<O> =
   O extends Operation<infer A, infer R>
     ? (...args: { [I in keyof A]: Passed<A[I]> }) => R extends true ? number : void
+    : never;
+
+interface ArrayTypes {
+  f32: Float32Array;
+  f64: Float64Array;
+  i32: Int32Array;
+}
+
+type Given<T> = T extends { kind: 'array'; type: infer E extends ElementType }
+  ? ArrayTypes[E]
+  : Passed<T>;
+
+/** The same for those who have arrays in place of their addresses. */
+export type OnArrays<O> =
+  O extends Operation<infer A, infer R>
+    ? (...args: { [I in keyof A]: Given<A[I]> }) => R extends true ? number : void
     : never;
 
 /** Numbers and arrays of an operation, those inside a structure included. */

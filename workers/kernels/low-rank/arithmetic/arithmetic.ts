@@ -34,198 +34,95 @@ const rowsOfCut = (columns: number, inner: number) =>
 
 export class Arithmetic extends Scratch {
   readonly #fn = this.wasm.fn;
-  readonly #bind = binder(this.checkpoint);
-  readonly #pack = this.#bind<[inner: number, columns: number, b: Real, ldb: number, packed: Real]>(
-    this.#fn.pack,
-  );
+  readonly #bind = binder(this.wasm.fn, this.checkpoint);
+  readonly #pack = this.#bind('pack');
 
   /** b (columns, rows) = transpose of a (rows, columns). */
-  readonly transpose = this.#bind<[rows: number, columns: number, a: Real, b: Real]>(
-    this.#fn.transpose,
-  );
+  readonly transpose = this.#bind('transpose');
 
   /** Norm of the longest row of x (rows, n). */
-  readonly largestNorm = this.#bind<[rows: number, n: number, x: Real], number>(
-    this.#fn.largest_norm,
-  );
+  readonly largestNorm = this.#bind('largest_norm');
 
   /** Largest |x[i]| of n elements. */
-  readonly largest = this.#bind<[n: number, x: Real], number>(this.#fn.largest);
+  readonly largest = this.#bind('largest');
 
   /**
    * One step of a running softmax over scores s (rows, columns): max grows to the row maximum,
    * factor = exp(old max - new max), s = exp(s - new max), total = factor total + row sum of s.
    */
-  readonly softmax = this.#bind<
-    [rows: number, columns: number, s: Real, max: Real, total: Real, factor: Real]
-  >(this.#fn.running_softmax);
+  readonly softmax = this.#bind('running_softmax');
 
   /** p = p scale_i, t = p (t - shift_i): a block of P and of dS from exp(S) and G V'. */
-  readonly scoreGradient = this.#bind<
-    [rows: number, columns: number, p: Real, t: Real, scale: Real, shift: Real]
-  >(this.#fn.score_gradient);
+  readonly scoreGradient = this.#bind('score_gradient');
 
   /** c[i, x p + y] = a[i, x] b[i, y] for a (rows, n), b (rows, p); rows of c are ldc apart. */
-  readonly outer = this.#bind<
-    [rows: number, n: number, p: number, a: Real, b: Real, c: Real, ldc: number]
-  >(this.#fn.outer);
+  readonly outer = this.#bind('outer');
 
   /** c[i, y] += sum_x a[i, x] t[i, x p + y] for a (rows, n), c (rows, p); rows of t are ldt apart. */
-  readonly contract = this.#bind<
-    [rows: number, n: number, p: number, a: Real, t: Real, ldt: number, c: Real]
-  >(this.#fn.contract);
+  readonly contract = this.#bind('contract');
 
   /**
    * out[i, k p + y] = sum of phi[f, i] t[i, f p + y] over the f of group k, for phi (n, ldphi), t (rows, n p) and
    * out (rows, groups p); the n features are dealt to the groups in their order.
    */
-  readonly groupSums = this.#bind<
-    [
-      rows: number,
-      n: number,
-      p: number,
-      groups: number,
-      phi: Real,
-      ldphi: number,
-      t: Real,
-      out: Real,
-    ]
-  >(this.#fn.group_sums);
+  readonly groupSums = this.#bind('group_sums');
 
   /** c[i, k, y] -= c[i, k, p] x[i, y] for c (rows, groups, p + 1) and x (rows, p). */
-  readonly takeCentres = this.#bind<[rows: number, groups: number, p: number, x: Real, c: Real]>(
-    this.#fn.take_centres,
-  );
+  readonly takeCentres = this.#bind('take_centres');
 
   /** phi[f] = phi[base[f]] table[slot[f]] for 0 < f < features, in float64: rows of `rows` numbers. */
-  readonly featureProducts = this.#bind<
-    [
-      features: number,
-      rows: number,
-      base: Int32Array,
-      slot: Int32Array,
-      table: Float64Array,
-      phi: Float64Array,
-    ]
-  >(this.#fn.feature_products);
+  readonly featureProducts = this.#bind('feature_products');
 
   /** out[f, i] = phi[f, i] weight[i] for the first `features` rows of phi (.., rows). */
-  readonly weighFeatures = this.#bind<
-    [features: number, rows: number, phi: Float64Array, weight: Float64Array, out: Real]
-  >(this.#fn.weigh_features);
+  readonly weighFeatures = this.#bind('weigh_features');
 
   /** out[f, i] = x[f, i] weight[i] for x, out (features, rows), rows a multiple of 4; out may be x. */
-  readonly scaleColumns = this.#bind<
-    [features: number, rows: number, x: Real, weight: Real, out: Real]
-  >(this.#fn.scale_columns);
+  readonly scaleColumns = this.#bind('scale_columns');
 
   /** out[i] = sum_f a[f, i] b[f, i] for a, b (features, rows), rows a multiple of 4. */
-  readonly columnDots = this.#bind<[features: number, rows: number, a: Real, b: Real, out: Real]>(
-    this.#fn.column_dots,
-  );
+  readonly columnDots = this.#bind('column_dots');
 
   /** Rotary positions of x (rows, d) in place, or back; cos, sin (rows, width). See kernels/rotary.ts. */
-  readonly rotate = this.#bind<
-    [rows: number, d: number, width: number, cos: Real, sin: Real, x: Real, back: boolean]
-  >(this.#fn.rotate);
+  readonly rotate = this.#bind('rotate');
 
   /** out[i] = sum_a (linear[a] + quadratic[a] x[i, a]) x[i, a] for x (rows, n), in float64. */
-  readonly forms = this.#bind<
-    [
-      rows: number,
-      n: number,
-      x: Real,
-      linear: Float64Array,
-      quadratic: Float64Array,
-      out: Float64Array,
-    ]
-  >(this.#fn.forms);
+  readonly forms = this.#bind('forms');
 
-  readonly #dots = this.#bind<
-    [rows: number, n: number, m: number, x: Float64Array, y: Float64Array, out: Float64Array]
-  >(this.#fn.dots64);
+  readonly #dots = this.#bind('dots64');
 
   /** out[i] = a_i . b_i for a, b (rows, n). */
-  readonly rowDots = this.#bind<[rows: number, n: number, a: Real, b: Real, out: Real]>(
-    this.#fn.row_dots,
-  );
+  readonly rowDots = this.#bind('row_dots');
 
   /** x[i, :] *= weight[i] for x (rows, n). */
-  readonly scaleRows = this.#bind<[rows: number, n: number, x: Real, weight: Real]>(
-    this.#fn.scale_rows,
-  );
+  readonly scaleRows = this.#bind('scale_rows');
 
   /** y[i, :] += row for y (rows, n). */
-  readonly addRow = this.#bind<[rows: number, n: number, row: Real, y: Real]>(this.#fn.add_row);
+  readonly addRow = this.#bind('add_row');
 
   /** y = alpha x + beta y, n elements. */
-  readonly combine = this.#bind<[n: number, alpha: number, x: Real, beta: number, y: Real]>(
-    this.#fn.combine,
-  );
+  readonly combine = this.#bind('combine');
 
   /** out[i] = sum_f phi[f, i]^2 for phi (features, rows), float64. */
-  readonly squareSums = this.#bind<
-    [features: number, rows: number, phi: Float64Array, out: Float64Array]
-  >(this.#fn.square_sums);
+  readonly squareSums = this.#bind('square_sums');
 
   /**
    * Row s + 1 of table (.., rows) = up_s x[a] row one_s - down_s row two_s for x (d, rows) and s < slots;
    * row 0 = 1. `index` lists (a, one, two) of each s, `factor` (up, down). Float64 but for x.
    */
-  readonly featureTable = this.#bind<
-    [
-      slots: number,
-      rows: number,
-      index: Int32Array,
-      factor: Float64Array,
-      x: Real,
-      table: Float64Array,
-    ]
-  >(this.#fn.feature_table);
+  readonly featureTable = this.#bind('feature_table');
 
   /**
    * A row of P as features and exact columns make it, from e and t of the row as it is:
    * row[j] = scale low[j] + exactly[j] e[j] for j < n; out = (sum_j weight[j] row[j], the same times t[j]).
    */
-  readonly joinedRow = this.#bind<
-    [
-      n: number,
-      scale: number,
-      low: Real,
-      exactly: Float64Array,
-      e: Real,
-      weight: Float64Array,
-      t: Real,
-      row: Float64Array,
-      out: Float64Array,
-    ]
-  >(this.#fn.joined_row);
+  readonly joinedRow = this.#bind('joined_row');
 
   /**
    * With p = inverse e, off = p - otherInverse row and ds = off (t - mean) + p shift: out = sums over
    * j < n of weight[j] u[j] ds^2 and of weight[j] v[j] off^2. forScore u ds^2 and forValue v off^2 are
    * added to the columns.
    */
-  readonly rowErrors = this.#bind<
-    [
-      n: number,
-      inverse: number,
-      otherInverse: number,
-      mean: number,
-      shift: number,
-      forScore: number,
-      forValue: number,
-      e: Real,
-      t: Real,
-      row: Float64Array,
-      weight: Float64Array,
-      u: Float64Array,
-      v: Float64Array,
-      scoreColumns: Float64Array,
-      valueColumns: Float64Array,
-      out: Float64Array,
-    ]
-  >(this.#fn.row_errors);
+  readonly rowErrors = this.#bind('row_errors');
 
   /** b (inner, columns), copied: b may change afterwards, and may lie anywhere. */
   pack(inner: number, columns: number, b: TensorData): Packed {

@@ -1,25 +1,19 @@
-/** Operands of a block operation lie in the scratch memory. */
-export type Operand = Float32Array | Float64Array | Int32Array;
-type Argument = number | boolean | Operand;
+/** The inner loops on arrays: an operation takes an address where its caller has an array of the scratch memory. */
+import type { OnArrays } from '../../inner/operation.js';
+import type { OPERATIONS, OperationName, Operations } from '../../inner/operations.js';
 
-/** An export of the inner loops takes an address wherever a block operation takes an array. */
-type Export<Arguments extends readonly Argument[], Result> = (
-  ...args: { [K in keyof Arguments]: Arguments[K] extends Operand ? number : Arguments[K] }
-) => Result;
-
-/** Makes block operations of exports, with their parameters in their order. @param before called before each of them. */
-export function binder(before: () => void) {
-  return <Arguments extends readonly Argument[], Result = void>(
-    operation: Export<Arguments, Result>,
-  ): ((...args: Arguments) => Result) => {
-    const raw = operation as (...args: (number | boolean)[]) => Result;
-    return (...args) => {
+/** Finds operations by name, with their parameters in their order. @param before called before each of them. */
+export function binder(fn: Operations, before: () => void) {
+  return <Name extends OperationName>(name: Name): OnArrays<(typeof OPERATIONS)[Name]> => {
+    const operation = fn[name] as (...args: (number | boolean)[]) => unknown;
+    const onArrays = (...args: (number | boolean | ArrayBufferView)[]) => {
       before();
-      return raw(...args.map(address));
+      return operation(...args.map(address));
     };
+    return onArrays as OnArrays<(typeof OPERATIONS)[Name]>;
   };
 }
 
-function address(argument: Argument): number | boolean {
+function address(argument: number | boolean | ArrayBufferView): number | boolean {
   return typeof argument === 'object' ? argument.byteOffset : argument;
 }
