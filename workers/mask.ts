@@ -117,8 +117,11 @@ function endsOf({ mask, dims }: Masked, batchItem: number): readonly number[] {
   return sequenceEnds[sequenceEnds.length === 1 ? 0 : batchItem]!;
 }
 
+const EVERYWHERE: Range = { first: 0, last: Number.POSITIVE_INFINITY };
+
 /** The packed sequence that holds a position. */
 function sequenceOf(layer: Masked, batchItem: number, position: number): Range {
+  if (!layer.mask.sequenceEnds) return EVERYWHERE;
   const ends = endsOf(layer, batchItem);
   let [low, high] = [0, ends.length - 1];
   while (low < high) {

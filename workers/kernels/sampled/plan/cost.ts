@@ -6,19 +6,19 @@ import { ROWS } from '../../inner/block.js';
 import { measuredOf } from '../error/blocks.js';
 import { COORDINATES, looksAt, NEAR } from './plan.js';
 
-/** Powers of two and the draw of a pair of a row and a far key, beside its products. */
-const PROXY_OVERHEAD = 40;
-/** Gathering and scattering, as a share of the passes over tiles. */
-const LISTING = 0.6;
+/** Powers of two of a pair of a row and a far key, beside its products. */
+const PROXY_OVERHEAD = 10;
+/** Draws, gathering and scattering, as a share of the passes over tiles. */
+const LISTING = 1;
 /** Row sums where the client does not know them: of some keys by proxies, of near ones exactly. */
 const SUMS = 0.2;
 /** A measured block: all its keys, and what these add to the gradients. */
-const MEASURING = 1.5;
+const MEASURING = 1.9;
 /** Coordinates and norms, for each token of a head. */
-const TOKEN_FLOPS = 1.5e5;
+const TOKEN_FLOPS = 7e4;
 /** Of the plan: the basis of a head, and for each key of a block that it looks at. */
-const BASIS_FLOPS = 1.3e9;
-const LOOK_FLOPS = 1.2e5;
+const BASIS_FLOPS = 8e8;
+const LOOK_FLOPS = 7e4;
 
 /** Flops of one row of one head. */
 export interface RowCost {
