@@ -16,6 +16,12 @@ import { packageVersion } from './version.js';
 /** After the drain: time for the cancelled requests to get their 503. */
 const LAST_WORDS_MS = 2000;
 
+/**
+ * Connections that may wait to be taken up; the system may allow fewer. Beyond them it keeps none in mind, and resets
+ * some that their clients think they have.
+ */
+const BACKLOG = 2 ** 16 - 1;
+
 async function main(): Promise<void> {
   const config = readConfig(process.env);
   let app: FastifyInstance | undefined;
@@ -48,7 +54,7 @@ async function main(): Promise<void> {
   const listenTextResolver = (address: string) =>
     `loragrad ${packageVersion()} listens: page ${address}/, API ${address}/docs`;
   await app
-    .listen({ port: config.PORT, host: config.HOST, listenTextResolver })
+    .listen({ port: config.PORT, host: config.HOST, backlog: BACKLOG, listenTextResolver })
     .catch((error: Error) => {
       throw startError(error, config);
     });

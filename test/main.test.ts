@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { pack, tensor } from './support/bodies.js';
@@ -53,6 +55,15 @@ const post = (url: string, length = 8192) =>
     headers: { 'content-type': 'application/vnd.msgpack' },
     body: slowBody(length),
   });
+
+/** Connections that the system lets wait to be taken up; 0: it does not say. */
+const longestQueue = (): number => {
+  try {
+    return Number(readFileSync('/proc/sys/net/core/somaxconn', 'utf8'));
+  } catch {
+    return 0;
+  }
+};
 
 const busy = async (url: string) => {
   const metrics = await (await fetch(`${url}/metrics`)).text();
@@ -140,4 +151,29 @@ test('a port that is taken ends the process, not only the listener', async () =>
   assert.equal(code, 1);
   first.child.kill('SIGTERM');
   assert.equal(await exitCode(first), 0);
+});
+
+test('of many connections that come while the service is held up, none is lost', {
+  skip: longestQueue() < 1500,
+}, async () => {
+  const service = await start();
+  try {
+    const { port } = new URL(service.url);
+    service.child.kill('SIGSTOP');
+    // More than Node lets wait by default; none of them gets through beyond what may wait.
+    const sockets = Array.from({ length: 1000 }, () => connect(Number(port), '127.0.0.1'));
+    await Promise.all(sockets.map((socket) => once(socket, 'connect')));
+    const answers = sockets.map(async (socket) => {
+      socket.write('GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
+      const [answer] = await once(socket, 'data');
+      socket.destroy();
+      return String(answer).slice(9, 12);
+    });
+    service.child.kill('SIGCONT');
+    assert.ok((await Promise.all(answers)).every((status) => status === '200'));
+    service.child.kill('SIGINT');
+    assert.equal(await exitCode(service), 0);
+  } finally {
+    service.child.kill('SIGKILL');
+  }
 });
