@@ -33,6 +33,7 @@ export class Service {
         HOST: '127.0.0.1',
         PORT: '0',
         LOG_LEVEL: 'info',
+        LORAGRAD_WARMUP_MS: String(START_MS),
         LORAGRAD_WORKERS: String(settings.workers),
         ...settings.env,
       },
