@@ -4,15 +4,7 @@ import { after, before, test } from 'node:test';
 import { Redis } from 'ioredis';
 import type { QueueExecutor } from '../../src/cluster/queue-executor.js';
 import type { Problem } from '../../src/errors.js';
-import type { Job } from '../../workers/job.js';
-import { forwardParts } from '../../workers/kernels/exact/forward.js';
 import { type ExactResult, exactParts } from '../../workers/kernels/exact/gradient.js';
-import { lowRankForwardParts } from '../../workers/kernels/low-rank/forward-job.js';
-import { lowRankParts } from '../../workers/kernels/low-rank/job.js';
-import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
-import { referenceForwardParts, referenceParts } from '../../workers/kernels/reference/parts.js';
-import { sampledParts } from '../../workers/kernels/sampled/job.js';
-import { planSampled } from '../../workers/kernels/sampled/plan/stages.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import { type ProblemOptions, randomProblem, randomStates } from '../kernels/problems.js';
 import { named } from '../kernels/run.js';
@@ -96,49 +88,6 @@ test('1 and 2 workers: the same answer as without, bit by bit', { skip }, async 
     assertSame(found, await here(states, 'attention'));
   }
 });
-
-/** Of a problem and its cuts, without the parts being sent. */
-const METHODS: Record<string, (problem: AttentionProblem) => Promise<() => Job<unknown>>> = {
-  low_rank: async (problem) => {
-    const rates = node.rates;
-    const planning = planLowRank(problem, { seed, tolerance: 0.1, rates, features: 40 });
-    const plan = await node.pool.run(planning, { signal });
-    const options = { seed, correction: false, certificate: true, attentionOutput: true };
-    return () => lowRankParts(problem, plan, options, cutsOf(problem));
-  },
-  'low_rank, the output alone': async (problem) => {
-    const { rates } = node;
-    const options = { seed, tolerance: 0.1, rates, features: 40, outputOnly: true };
-    const plan = await node.pool.run(planLowRank(problem, options), { signal });
-    return () => lowRankForwardParts(problem, plan, seed, cutsOf(problem));
-  },
-  sampled: async (problem) => {
-    const needs = { output: false, gradients: true, inputGradients: false };
-    const options = { tolerance: 0.1, keys: 64, needs, seed, attentionOutput: true };
-    const { plan } = await node.pool.run(planSampled(problem, options), { signal });
-    return () => sampledParts(problem, plan, { seed, attentionOutput: true }, cutsOf(problem));
-  },
-  float64: async (problem) => () =>
-    referenceParts(problem, { attentionOutput: true }, cutsOf(problem)),
-  'float64, the output alone': async (problem) => () =>
-    referenceForwardParts(problem, cutsOf(problem)),
-  'the output alone': async (problem) => () => forwardParts(problem, seed, cutsOf(problem)),
-};
-
-for (const [name, make] of Object.entries(METHODS)) {
-  test(`${name}: sent to workers, and the same answer as without, bit by bit`, {
-    skip,
-  }, async () => {
-    const problem = randomProblem({ ...GROUPED, queryLength: 700, seed });
-    const job = await make(problem);
-    const { partsSent } = node.figures();
-    assert.deepEqual(
-      await node.run(large(job()), { signal }),
-      await node.pool.run(job(), { signal }),
-    );
-    assert.equal(node.figures().partsSent, partsSent + 4);
-  });
-}
 
 test('a tensor that all parts share is sent once, and not again by the next request', {
   skip,
