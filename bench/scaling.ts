@@ -59,7 +59,7 @@ const SUBJECTS: Record<string, Subject> = {
     prepare: async (_, problem) => () => referenceParts(problem, OUTPUTS),
   },
   sampled: {
-    length: 4096,
+    length: 24_576,
     prepare: async ({ pool }, problem) => {
       const options = { ...OUTPUTS, tolerance: 0.1, keys: 256, needs: GRADIENTS, seed: SEED };
       const { plan } = await pool.run(planSampled(problem, options), context());
@@ -67,7 +67,7 @@ const SUBJECTS: Record<string, Subject> = {
     },
   },
   low_rank: {
-    ...{ length: 4096, heads: 4 },
+    length: 24_576,
     prepare: async ({ pool, rates }, problem) => {
       const options = { tolerance: 0.1, features: 64, seed: SEED, rates };
       const plan = await pool.run(planLowRank(problem, options), context());
