@@ -52,7 +52,11 @@ async function start(
 ): Promise<{ node: NodeProcess; found: string }> {
   const [command, ...rest] = [...inside, process.execPath, CLI, ...args] as [string, ...string[]];
   const child = spawn(command, rest, {
-    env: { ...process.env, PORT: '0', LORAGRAD_WORKERS: '1', LORAGRAD_QUEUE_URL: url, ...env },
+    env: {
+      ...{ ...process.env, PORT: '0', LORAGRAD_WORKERS: '1', LORAGRAD_QUEUE_URL: url },
+      // However busy the machine is.
+      ...{ LORAGRAD_WARMUP_MS: '120000', ...env },
+    },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   let found: string | undefined;

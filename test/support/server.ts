@@ -40,6 +40,8 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
     PORT: '0',
     LOG_LEVEL: 'silent',
     LORAGRAD_WORKERS: '2',
+    // However busy the machine is.
+    LORAGRAD_WARMUP_MS: '120000',
     ...settings,
   });
   const pool = { ...poolOptions(config), rates: RATES };
