@@ -36,8 +36,11 @@ function spoil(body: Body, random: ReturnType<typeof seededRandom>): Body {
   const dice = random.uniform();
   if (dice < 0.2) delete copy[key];
   else if (dice < 0.6 || typeof value !== 'object' || value === null) copy[key] = one(STRANGE);
-  else if (dice < 0.8 && 'shape' in value) {
-    copy[key] = { ...value, shape: value.shape.map(() => one([0, 1, 2, 3, 7, 2 ** 31])) };
+  else if (dice < 0.8 && Array.isArray(value.shape)) {
+    copy[key] = {
+      ...value,
+      shape: (value.shape as unknown[]).map(() => one([0, 1, 2, 3, 7, 2 ** 31])),
+    };
   } else copy[key] = { ...value, [one(Object.keys(value))]: one(STRANGE) };
   return copy;
 }
