@@ -80,6 +80,30 @@ test('SIGTERM: the request in flight is answered, then the process ends with 0',
   await assert.rejects(fetch(`${service.url}/health/live`));
 });
 
+test('SIGTERM: a large answer that is being read is delivered whole', async () => {
+  const service = await start();
+  const [length, width] = [4096, 2048];
+  const body = pack({
+    hidden_states: tensor([length, 4]),
+    q_proj: { weight: tensor([2, 4]) },
+    k_proj: { weight: tensor([2, 4]) },
+    v_proj: { weight: tensor([width, 4]) },
+  });
+  const socket = connect(Number(new URL(service.url).port), '127.0.0.1');
+  socket.write(
+    `POST /forward HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.msgpack\r\nContent-Length: ${body.length}\r\n\r\n`,
+  );
+  socket.write(body);
+  let bytes = 0;
+  for await (const chunk of socket) {
+    // The first bytes of it are here, and the rest does not fit between the two ends.
+    if (bytes === 0) service.child.kill('SIGTERM');
+    bytes += chunk.length;
+  }
+  assert.ok(bytes > 4 * length * width, `${bytes} bytes`);
+  assert.equal(await exitCode(service), 0);
+});
+
 test('a request longer than the drain is answered with 503 before the process ends', async () => {
   const service = await start({ LORAGRAD_DRAIN_MS: '50' });
   const answer = post(service.url, 65_536);

@@ -3,9 +3,11 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { after, before, test } from 'node:test';
 import type { ProblemDetails } from '../../src/errors.js';
-import { pack, validBody } from '../support/bodies.js';
+import { pack, tensor, validBody } from '../support/bodies.js';
 import { longRequest, metricIs, unfinishedRequest } from '../support/held.js';
+import { putTensor, sha256 } from '../support/references.js';
 import { type RunningServer, startServer } from '../support/server.js';
+import type { WireTensor } from '../support/wire-tensor.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 const LIMIT = 8_000_000;
@@ -94,6 +96,19 @@ test('the rest of a refused body is not read for ever', async () => {
   const [answer] = await once(socket, 'data');
   assert.match(String(answer), /^HTTP\/1.1 413 /);
   await once(socket, 'close');
+});
+
+test('an answer that nobody reads is not kept for ever', async () => {
+  // More than what fits between the two ends of a connection.
+  const numbers = tensor([1_500_000]) as WireTensor;
+  const put = await putTensor(server.url, numbers);
+  assert.equal(put.status, 201);
+  const socket = connect(Number(new URL(server.url).port), '127.0.0.1');
+  socket.pause();
+  socket.write(`GET /tensors/${sha256(numbers)} HTTP/1.1\r\nhost: x\r\n\r\n`);
+  await until('loragrad_inflight_bytes', numbers.data.length);
+  await until('loragrad_inflight_bytes', 0);
+  socket.destroy();
 });
 
 test('what does not compute is never refused', async () => {
