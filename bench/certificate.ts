@@ -1,5 +1,5 @@
 /** In the regime of the theorem, d about ln L and small norms: can a tolerance be met by the certificate? */
-import { makeProblem } from '../test/kernels/low-rank-support.js';
+import { makeProblem } from '../test/kernels/low-rank/support.js';
 import type { Bench, Question, Run, Section } from './question.js';
 import { digits, duration, table } from './support/format.js';
 import {

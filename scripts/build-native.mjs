@@ -21,6 +21,7 @@ import { ROOT, upToDate } from './make.mjs';
 import { operationsHeader } from './native-header.mjs';
 
 const SOURCES = join(ROOT, 'native/src');
+const INCLUDE = join(ROOT, 'native/include');
 const FOLDER = join(ROOT, 'dist/native');
 const HEADER = 'dist/native/operations.h';
 const OUTPUT = 'dist/native/kernels.node';
@@ -50,7 +51,8 @@ function run(compiler, args) {
 
 /** Writes operations.h where it is not there already. */
 export async function writeHeader() {
-  const compiled = (name) => pathToFileURL(join(ROOT, `dist/workers/kernels/inner/${name}.js`));
+  const compiled = (name) =>
+    pathToFileURL(join(ROOT, `dist/workers/kernels/inner/operations/${name}.js`));
   const { OPERATIONS } = await import(compiled('operations'));
   const { STAGES } = await import(compiled('stages'));
   const text = operationsHeader({ ...OPERATIONS, ...STAGES });
@@ -70,7 +72,7 @@ export function compileAddon({ compiler, arch, platform, output, flags = [], lin
   const objects = [];
   const compile = (file, name, more) => {
     const object = join(folder, `${name}.o`);
-    const includes = [`-I${FOLDER}`, '-isystem', include];
+    const includes = [`-I${INCLUDE}`, `-I${FOLDER}`, '-isystem', include];
     run(compiler, [
       ...FLAGS,
       ...flags,
@@ -111,7 +113,7 @@ function buildsIn(path) {
 /** @returns a sentence about what came of it; null: it was there already. */
 export async function buildNative() {
   await writeHeader();
-  const inputs = ['native/src', HEADER, 'scripts/build-native.mjs'];
+  const inputs = ['native/src', 'native/include', HEADER, 'scripts/build-native.mjs'];
   if (upToDate(OUTPUT, inputs)) return null;
   const { arch, platform } = process;
   if (!SETS[arch] || platform === 'win32')

@@ -1,4 +1,4 @@
-/** operations.h: the C declarations of the operations of workers/kernels/inner/operations.ts and stages.ts. */
+/** operations.h: the C declarations of the operations of workers/kernels/inner/operations/. */
 
 const C_TYPES = { f32: 'float', f64: 'double', i32: 'int32_t' };
 
@@ -48,7 +48,7 @@ export function operationsHeader(operations) {
     const call = list.map(reader).join(', ');
     return `  OPERATION(${name}, ${list.length}, ${returns ? 'float' : 'void'}, (${parameters}), (${call}))`;
   });
-  return `/* Made by scripts/native-header.mjs of workers/kernels/inner/operations.ts and stages.ts; do not edit. */
+  return `/* Made by scripts/native-header.mjs of workers/kernels/inner/operations/; do not edit. */
 #pragma once
 #include <stdint.h>
 

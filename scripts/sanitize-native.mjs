@@ -10,8 +10,8 @@ import { join } from 'node:path';
 import { LOOPS } from '../dist/test/kernels/inner/loops.js';
 import { difference, drawCall, drawFrom } from '../dist/workers/kernels/inner/call.js';
 import { nativeFiles } from '../dist/workers/kernels/inner/native.js';
-import { OPERATIONS } from '../dist/workers/kernels/inner/operations.js';
-import { STAGES } from '../dist/workers/kernels/inner/stages.js';
+import { OPERATIONS } from '../dist/workers/kernels/inner/operations/operations.js';
+import { STAGES } from '../dist/workers/kernels/inner/operations/stages.js';
 import { Random } from '../dist/workers/kernels/random.js';
 import { FLAGS, SETS } from './build-native.mjs';
 import { ROOT } from './make.mjs';
@@ -71,7 +71,7 @@ function check(set, folder, seed) {
   );
   const files = [...sources.map((file) => `native/src/${file}`), 'native/test/replay.c'];
   const program = join(folder, `replay-${set}`);
-  const includes = ['-Inative/src', '-Idist/native'];
+  const includes = ['-Inative/include', '-Idist/native'];
   const [compiler, ...first] = (process.env.CC ?? 'cc').split(' ');
   const flags = [...FLAGS, ...SANITIZE, ...SETS[process.arch][set], `-DSUFFIX=_${set}`];
   execFileSync(compiler, [...first, ...flags, ...includes, ...files, '-o', program, '-lm'], {

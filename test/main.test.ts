@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { pack, tensor } from './support/bodies.js';
+import { pack, tensor } from './support/wire/bodies.js';
 
 const MAIN = fileURLToPath(new URL('../src/main.js', import.meta.url));
 

@@ -1,5 +1,5 @@
 /** How does the error fall with the number of features, and what do the error bars say of it? */
-import { makeProblem } from '../../test/kernels/low-rank-support.js';
+import { makeProblem } from '../../test/kernels/low-rank/support.js';
 import type { Bench, Question } from '../question.js';
 import {
   lowRank,

@@ -5,7 +5,7 @@ import { choose } from '../../src/solver/choose.js';
 import { judge } from '../../src/solver/choose-low-rank.js';
 import type { Solution, SolveOptions } from '../../src/solver/solution.js';
 import { solve } from '../../src/solver/solve.js';
-import type { Recipe } from '../../test/kernels/low-rank-support.js';
+import type { Recipe } from '../../test/kernels/low-rank/support.js';
 import {
   makeStructured,
   STRUCTURE_NAMES,

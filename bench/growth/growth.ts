@@ -1,7 +1,7 @@
 /** How does the time of the low-rank kernel grow with the length, and where are the others? */
 
 import type { WorkerPool } from '../../src/pool/worker-pool.js';
-import { makeProblem } from '../../test/kernels/low-rank-support.js';
+import { makeProblem } from '../../test/kernels/low-rank/support.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';

@@ -2,7 +2,7 @@
 import { Packr } from 'msgpackr/pack';
 import { unpack } from 'msgpackr/unpack';
 import { seededRandom } from '../../test/support/random.js';
-import { sizedRequest } from '../../test/support/sized-request.js';
+import { sizedRequest } from '../../test/support/wire/sized-request.js';
 import { httpRequest } from '../support/http-load.js';
 import { Service } from '../support/service.js';
 import { quantile } from '../support/statistics.js';

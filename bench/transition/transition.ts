@@ -1,7 +1,7 @@
 /** The phase transition: what an error of 1 % takes, the larger the logits become. */
 
 import type { WorkerPool } from '../../src/pool/worker-pool.js';
-import { makeProblem } from '../../test/kernels/low-rank-support.js';
+import { makeProblem } from '../../test/kernels/low-rank/support.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import type { Bench, Question } from '../question.js';

@@ -12,9 +12,9 @@ import {
   ServiceUnreachableError,
 } from 'loragrad-client';
 import { randomLayer, randomTensor } from '../support/client-problem.js';
-import { metricIs } from '../support/held.js';
-import { type RunningServer, startServer } from '../support/server.js';
-import { values } from '../support/wire-tensor.js';
+import { metricIs } from '../support/processes/held.js';
+import { type RunningServer, startServer } from '../support/processes/server.js';
+import { values } from '../support/wire/wire-tensor.js';
 
 let server: RunningServer;
 let client: Client;

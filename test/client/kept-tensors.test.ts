@@ -8,8 +8,8 @@ import {
   ServiceUnreachableError,
 } from 'loragrad-client';
 import { randomLayer } from '../support/client-problem.js';
-import { countingProxy } from '../support/counting-proxy.js';
-import { type RunningServer, startServer } from '../support/server.js';
+import { countingProxy } from '../support/processes/counting-proxy.js';
+import { type RunningServer, startServer } from '../support/processes/server.js';
 
 const WIDTH = 32;
 const { weights, step } = randomLayer(16, WIDTH);

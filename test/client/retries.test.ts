@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Client, ProblemError } from 'loragrad-client';
 import { randomLayer } from '../support/client-problem.js';
-import { longRequest, metricIs } from '../support/held.js';
-import { type RunningServer, startServer } from '../support/server.js';
+import { longRequest, metricIs } from '../support/processes/held.js';
+import { type RunningServer, startServer } from '../support/processes/server.js';
 
 let server: RunningServer;
 before(async () => {

@@ -11,8 +11,8 @@ import { promisify } from 'node:util';
 import { finiteDifferences } from '../support/finite-differences.js';
 import type { GradientRequest } from '../support/fixtures.js';
 import { plainLoss, plainProblem } from '../support/plain-loss.js';
-import { type RunningServer, startServer } from '../support/server.js';
-import { encodeValues, relativeError } from '../support/wire-tensor.js';
+import { type RunningServer, startServer } from '../support/processes/server.js';
+import { encodeValues, relativeError } from '../support/wire/wire-tensor.js';
 
 const run = promisify(execFile);
 const FOLDER = fileURLToPath(new URL('../../../test/clients/', import.meta.url));

@@ -1,6 +1,6 @@
 /** API nodes of one queue, in this process, for all tests of a file. */
 import { after, before } from 'node:test';
-import { type RunningServer, startServer } from '../support/server.js';
+import { type RunningServer, startServer } from '../support/processes/server.js';
 import { type Store, startStore, withoutStore } from './store.js';
 
 export const [ALICE, BOB] = ['a-key-of-sixteen-and-more', 'another-key-as-long-as-it'];

@@ -6,9 +6,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Redis } from 'ioredis';
-import { decodeAnswer } from '../support/dialects.js';
+import { type GradientAnswer, startServer } from '../support/processes/server.js';
 import { testSeed, uniform } from '../support/random.js';
-import { type GradientAnswer, startServer } from '../support/server.js';
+import { decodeAnswer } from '../support/wire/dialects.js';
 import { type ApiProcess, largeBody, startApi, startWorker, type WorkerProcess } from './nodes.js';
 import { startStore, withoutStore } from './store.js';
 

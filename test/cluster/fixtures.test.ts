@@ -11,9 +11,9 @@ import { exactParts } from '../../workers/kernels/exact/gradient.js';
 import { sharedFloat32, sharedFloat64 } from '../../workers/kernels/result.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import { named } from '../kernels/run.js';
-import { DIALECTS } from '../support/dialects.js';
 import { type Fixture, loadFixtures } from '../support/fixtures.js';
-import { relativeError, values, type WireTensor } from '../support/wire-tensor.js';
+import { DIALECTS } from '../support/wire/dialects.js';
+import { relativeError, values, type WireTensor } from '../support/wire/wire-tensor.js';
 import { cutsOf, knows, large, startNode, startWorker, type WorkerProcess } from './nodes.js';
 import { type Store, startStore, withoutStore } from './store.js';
 

@@ -7,7 +7,7 @@ import { WorkerPool } from '../../src/pool/worker-pool.js';
 import type { Job, LargeTask, Task } from '../../workers/job.js';
 import type { Cut } from '../../workers/kernels/parts/cut.js';
 import type { AttentionProblem } from '../../workers/problem.js';
-import { pack, tensor } from '../support/bodies.js';
+import { pack, tensor } from '../support/wire/bodies.js';
 
 const CLI = fileURLToPath(new URL('../../src/cli.js', import.meta.url));
 

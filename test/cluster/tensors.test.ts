@@ -3,12 +3,12 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Redis } from 'ioredis';
-import { tensor } from '../support/bodies.js';
-import { DIALECTS } from '../support/dialects.js';
 import { type GradientRequest, loadFixtures } from '../support/fixtures.js';
+import type { RunningServer } from '../support/processes/server.js';
 import { putTensors, sha256, withReferences } from '../support/references.js';
-import type { RunningServer } from '../support/server.js';
-import type { WireTensor } from '../support/wire-tensor.js';
+import { tensor } from '../support/wire/bodies.js';
+import { DIALECTS } from '../support/wire/dialects.js';
+import type { WireTensor } from '../support/wire/wire-tensor.js';
 import { ALICE, apiNodes, BOB } from './api-nodes.js';
 import { withoutStore } from './store.js';
 

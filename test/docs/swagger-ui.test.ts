@@ -5,10 +5,10 @@ import { fileURLToPath } from 'node:url';
 import type { Browser, Page } from 'playwright-core';
 import { REQUEST_EXAMPLES } from '../../src/http/schemas/example.js';
 import { readRecorded } from '../../src/http/schemas/recorded.js';
-import { seriousFindings } from '../support/accessibility.js';
-import { launchBrowser, NO_BROWSER } from '../support/browser.js';
-import { type PrefixProxy, startPrefixProxy } from '../support/prefix-proxy.js';
-import { type RunningServer, startServer } from '../support/server.js';
+import { seriousFindings } from '../support/browser/accessibility.js';
+import { launchBrowser, NO_BROWSER } from '../support/browser/browser.js';
+import { type PrefixProxy, startPrefixProxy } from '../support/processes/prefix-proxy.js';
+import { type RunningServer, startServer } from '../support/processes/server.js';
 
 const SCREENSHOTS = fileURLToPath(new URL('../../screenshots/', import.meta.url));
 const PREFIX = '/loragrad';

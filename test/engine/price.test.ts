@@ -16,9 +16,9 @@ import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { giveBack } from '../../workers/tasks/rest.js';
 import { type AnyTask, runTask } from '../../workers/tasks/run.js';
 import { Lease } from '../../workers/tensor/shared-memory.js';
-import { pack } from '../support/bodies.js';
 import { seededRandom, testSeed } from '../support/random.js';
-import { type SizedRequest, sizedRequest } from '../support/sized-request.js';
+import { pack } from '../support/wire/bodies.js';
+import { type SizedRequest, sizedRequest } from '../support/wire/sized-request.js';
 
 const RATES = { exact: 1e10, lowRank: 5e9 };
 const FORM: AnswerForm = { json: false, dialect: 'tensor', extra: {} };

@@ -1,7 +1,7 @@
 /** Attention states and masks in requests: what is refused, and where; what is answered is in fixtures.test.ts. */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { type RunningServer, startServer } from '../support/server.js';
+import { type RunningServer, startServer } from '../support/processes/server.js';
 
 let server: RunningServer;
 before(async () => {

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { ProblemDetails, ProblemKind } from '../../src/errors.js';
-import { type Body, pack, spoilt, tensor, validBody } from '../support/bodies.js';
-import { type RunningServer, startServer } from '../support/server.js';
+import { type RunningServer, startServer } from '../support/processes/server.js';
+import { type Body, pack, spoilt, tensor, validBody } from '../support/wire/bodies.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 const JSON_TYPE = 'application/json';

@@ -5,8 +5,8 @@ import { get } from 'node:http';
 import { after, before, test } from 'node:test';
 import zlib from 'node:zlib';
 import type { ProblemDetails } from '../../src/errors.js';
-import { pack, tensor, validBody } from '../support/bodies.js';
-import { type RunningServer, startServer } from '../support/server.js';
+import { type RunningServer, startServer } from '../support/processes/server.js';
+import { pack, tensor, validBody } from '../support/wire/bodies.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 const LIMIT = 1_000_000;

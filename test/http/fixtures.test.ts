@@ -16,8 +16,12 @@ import {
   type StatesName,
 } from '../support/fixtures.js';
 import { plainProblem } from '../support/plain-loss.js';
-import { type GradientAnswer, type RunningServer, startServer } from '../support/server.js';
-import { relativeError, values, type WireTensor } from '../support/wire-tensor.js';
+import {
+  type GradientAnswer,
+  type RunningServer,
+  startServer,
+} from '../support/processes/server.js';
+import { relativeError, values, type WireTensor } from '../support/wire/wire-tensor.js';
 
 const TIMES_NAIVE = 3;
 const FLOAT32_ULP = 2 ** -23;

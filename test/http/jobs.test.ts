@@ -1,11 +1,11 @@
 /** Prefer: respond-async: a job computes while nobody is connected, and gives its answer once. */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { endlessBody, pack, tensor, validBody } from '../support/bodies.js';
-import { decodeAnswer } from '../support/dialects.js';
-import { metricIs } from '../support/held.js';
-import type { GradientAnswer, RunningServer } from '../support/server.js';
-import { startServer } from '../support/server.js';
+import { metricIs } from '../support/processes/held.js';
+import type { GradientAnswer, RunningServer } from '../support/processes/server.js';
+import { startServer } from '../support/processes/server.js';
+import { endlessBody, pack, tensor, validBody } from '../support/wire/bodies.js';
+import { decodeAnswer } from '../support/wire/dialects.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 const KEYS = { one: 'first-key-of-sixteen-letters', two: 'second-key-of-sixteen-letters' };

@@ -4,8 +4,8 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { after, before, test } from 'node:test';
 import type { ProblemDetails, ProblemKind } from '../../src/errors.js';
-import { pack, validBody } from '../support/bodies.js';
-import { type RunningServer, startServer } from '../support/server.js';
+import { type RunningServer, startServer } from '../support/processes/server.js';
+import { pack, validBody } from '../support/wire/bodies.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 const body = new Uint8Array(pack(validBody()));

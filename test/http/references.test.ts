@@ -3,13 +3,17 @@ import assert from 'node:assert/strict';
 import type { Socket } from 'node:net';
 import { after, before, test } from 'node:test';
 import type { ProblemDetails } from '../../src/errors.js';
-import { DIALECTS, decodeAnswer, mapTensors } from '../support/dialects.js';
 import { type GradientRequest, loadFixtures } from '../support/fixtures.js';
-import { metricIs, unfinishedRequest } from '../support/held.js';
-import { encodeMsgpack } from '../support/msgpack-encode.js';
+import { metricIs, unfinishedRequest } from '../support/processes/held.js';
+import {
+  type GradientAnswer,
+  type RunningServer,
+  startServer,
+} from '../support/processes/server.js';
 import { putTensor, putTensors, sha256, withReferences } from '../support/references.js';
-import { type GradientAnswer, type RunningServer, startServer } from '../support/server.js';
-import type { WireTensor } from '../support/wire-tensor.js';
+import { DIALECTS, decodeAnswer, mapTensors } from '../support/wire/dialects.js';
+import { encodeMsgpack } from '../support/wire/msgpack-encode.js';
+import type { WireTensor } from '../support/wire/wire-tensor.js';
 
 const FIXTURES = loadFixtures();
 const request = (name: string): GradientRequest => {

@@ -5,6 +5,14 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import fc from 'fast-check';
+import type { GradientRequest } from '../support/fixtures.js';
+import {
+  type GradientAnswer,
+  type RunningServer,
+  startServer,
+} from '../support/processes/server.js';
+import { testSeed } from '../support/random.js';
+import { randomProblem } from '../support/random-problem.js';
 import {
   type AnswerTensor,
   DIALECTS,
@@ -14,12 +22,8 @@ import {
   JSON_TYPE,
   MSGPACK,
   mapTensors,
-} from '../support/dialects.js';
-import type { GradientRequest } from '../support/fixtures.js';
-import { testSeed } from '../support/random.js';
-import { randomProblem } from '../support/random-problem.js';
-import { type GradientAnswer, type RunningServer, startServer } from '../support/server.js';
-import { encodeValues, values } from '../support/wire-tensor.js';
+} from '../support/wire/dialects.js';
+import { encodeValues, values } from '../support/wire/wire-tensor.js';
 
 const RUNS = 60;
 const ACCEPTED = [MSGPACK, JSON_TYPE];

@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { ProblemDetails } from '../../src/errors.js';
-import { type AnswerTensor, DIALECTS, decodeAnswer, JSON_TYPE } from '../support/dialects.js';
+import { type RunningServer, startServer } from '../support/processes/server.js';
 import { putTensor, reference, sha256 } from '../support/references.js';
-import { type RunningServer, startServer } from '../support/server.js';
-import { encodeValues, type WireTensor } from '../support/wire-tensor.js';
+import { type AnswerTensor, DIALECTS, decodeAnswer, JSON_TYPE } from '../support/wire/dialects.js';
+import { encodeValues, type WireTensor } from '../support/wire/wire-tensor.js';
 
 const STORE_BYTES = 64 * 1024;
 

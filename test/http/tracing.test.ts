@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
-import { pack, validBody } from '../support/bodies.js';
-import { startServer } from '../support/server.js';
+import { startServer } from '../support/processes/server.js';
+import { pack, validBody } from '../support/wire/bodies.js';
 
 interface ExportedSpan {
   readonly traceId: string;

@@ -8,7 +8,7 @@ import type { Dtype } from '../../workers/tensor/dtype.js';
 import { encodedTensor } from '../../workers/tensor/encoded.js';
 import { narrowTensor, widenEncoded } from '../../workers/tensor/narrow.js';
 import type { Tensor, TensorData } from '../../workers/tensor/tensor.js';
-import { makeProblem, normal, type Recipe } from './low-rank-support.js';
+import { makeProblem, normal, type Recipe } from './low-rank/support.js';
 
 /** Rows of a tensor (.., rows, width) of one batch item after the other. */
 function eachRow({ data, shape }: Tensor, visit: (row: Float32Array, i: number) => void): void {

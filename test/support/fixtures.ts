@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { unpack } from 'msgpackr/unpack';
-import type { WireTensor } from './wire-tensor.js';
+import type { WireTensor } from './wire/wire-tensor.js';
 
 export interface ProjectionFields {
   weight: WireTensor;

@@ -3,7 +3,7 @@
  * logits at once. For finite differences on tiny problems; shares no code with the service.
  */
 import type { GradientRequest, ProjectionFields } from './fixtures.js';
-import { values, type WireTensor } from './wire-tensor.js';
+import { values, type WireTensor } from './wire/wire-tensor.js';
 
 /** A projection as plain numbers; `lora_A` and `lora_B` can be changed in place between two losses. */
 export interface PlainProjection {

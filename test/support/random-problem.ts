@@ -1,7 +1,7 @@
 /** Valid problems of random shape, for fast-check. */
 import fc from 'fast-check';
 import type { GradientRequest, ProjectionFields } from './fixtures.js';
-import { encodeValues, type WireTensor } from './wire-tensor.js';
+import { encodeValues, type WireTensor } from './wire/wire-tensor.js';
 
 const size = (max: number) => fc.integer({ min: 1, max });
 /** An index into the palette of the problem. */

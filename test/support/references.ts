@@ -1,8 +1,8 @@
 /** The client's side of the tensor store, written apart from src on purpose. */
 import { createHash } from 'node:crypto';
-import { DIALECTS, type Dialect, mapTensors } from './dialects.js';
 import type { GradientRequest } from './fixtures.js';
-import type { WireTensor } from './wire-tensor.js';
+import { DIALECTS, type Dialect, mapTensors } from './wire/dialects.js';
+import type { WireTensor } from './wire/wire-tensor.js';
 
 /** As docs say: SHA-256 of "{dtype}\n{shape}\n" and the data. */
 export function sha256({ dtype, shape, data }: WireTensor): string {

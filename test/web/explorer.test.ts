@@ -6,10 +6,10 @@ import { get, type IncomingMessage } from 'node:http';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
-import { seriousFindings } from '../support/accessibility.js';
-import { launchBrowser, NO_BROWSER } from '../support/browser.js';
-import { startPrefixProxy } from '../support/prefix-proxy.js';
-import { type RunningServer, startServer } from '../support/server.js';
+import { seriousFindings } from '../support/browser/accessibility.js';
+import { launchBrowser, NO_BROWSER } from '../support/browser/browser.js';
+import { startPrefixProxy } from '../support/processes/prefix-proxy.js';
+import { type RunningServer, startServer } from '../support/processes/server.js';
 
 const SCREENSHOTS = fileURLToPath(new URL('../../screenshots/', import.meta.url));
 const options = { skip: NO_BROWSER };

@@ -9,7 +9,10 @@ import { FIELD_AT } from '../../../workers/kernels/inner/block.js';
 import { portableKernels } from '../../../workers/kernels/inner/builds.js';
 import { Wasm, type WasmExports } from '../../../workers/kernels/inner/instance.js';
 import { chooseKernels, loadWasm } from '../../../workers/kernels/inner/load.js';
-import { OPERATIONS, type OperationName } from '../../../workers/kernels/inner/operations.js';
+import {
+  OPERATIONS,
+  type OperationName,
+} from '../../../workers/kernels/inner/operations/operations.js';
 import { selfCheck } from '../../../workers/kernels/inner/selfcheck.js';
 import { stagesDiffer } from '../../../workers/tasks/check-stages.js';
 import { KERNELS } from '../builds.js';

@@ -3,8 +3,8 @@
  * returned counts where the operation has a result.
  */
 import { KEYS, ROWS, TILE_FLOATS } from '../../../workers/kernels/inner/block.js';
-import type { OperationName } from '../../../workers/kernels/inner/operations.js';
-import type { StageName } from '../../../workers/kernels/inner/stages.js';
+import type { OperationName } from '../../../workers/kernels/inner/operations/operations.js';
+import type { StageName } from '../../../workers/kernels/inner/operations/stages.js';
 import { attend } from './attend-loop.js';
 import { each, type Loop, panelAt, sum } from './loop.js';
 import { PROXY_LOOPS } from './proxy-loops.js';

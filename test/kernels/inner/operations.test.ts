@@ -12,8 +12,8 @@ import {
   drawFrom,
   runCall,
 } from '../../../workers/kernels/inner/call.js';
-import { OPERATIONS } from '../../../workers/kernels/inner/operations.js';
-import { STAGES } from '../../../workers/kernels/inner/stages.js';
+import { OPERATIONS } from '../../../workers/kernels/inner/operations/operations.js';
+import { STAGES } from '../../../workers/kernels/inner/operations/stages.js';
 import { Random } from '../../../workers/kernels/random.js';
 import { LOOPS } from './loops.js';
 

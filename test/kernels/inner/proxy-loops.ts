@@ -1,5 +1,5 @@
 /** The loops of the operations of the sampled kernel. */
-import type { PROXIES } from '../../../workers/kernels/inner/proxies.js';
+import type { PROXIES } from '../../../workers/kernels/inner/operations/proxies.js';
 import { type Arrays, each, type Loop, type Numbers, panelAt, sum } from './loop.js';
 
 /** 2^x by a straight line between powers, which lies above 2^x by `OFF` on average if it is not lowered. */

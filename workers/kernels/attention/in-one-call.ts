@@ -4,7 +4,7 @@ import { keysOf, keysOfRow, keysOfRows, seesAll } from '../../mask.js';
 import type { Contradiction } from '../../problem.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
-import { wordsOfAttention } from '../inner/stages.js';
+import { wordsOfAttention } from '../inner/operations/stages.js';
 import type { AttentionMemory } from './memory.js';
 import type { ExactPlan } from './plan.js';
 import { outputRows, sinkOf } from './rows.js';

@@ -7,9 +7,9 @@ import {
   type Operation,
   operands,
   type Sizes,
-} from './operation.js';
-import { OPERATIONS, type OperationName } from './operations.js';
-import { STAGES, type StageName } from './stages.js';
+} from './operations/operation.js';
+import { OPERATIONS, type OperationName } from './operations/operations.js';
+import { STAGES, type StageName } from './operations/stages.js';
 
 export type Elements = Float32Array | Float64Array | Int32Array;
 

@@ -1,6 +1,6 @@
 /** The operations of one build, and the memory that they work on as one stack of allocations. */
-import type { Operations } from './operations.js';
-import type { Stages } from './stages.js';
+import type { Operations } from './operations/operations.js';
+import type { Stages } from './operations/stages.js';
 
 /** Which build: of C for an instruction set, or of AssemblyScript with or without fused multiply-add. */
 export type KernelBuild = 'avx512' | 'avx2' | 'neon' | 'wasm-relaxed' | 'wasm-plain';

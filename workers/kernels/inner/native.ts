@@ -6,8 +6,8 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { type KernelBuild, Wasm } from './instance.js';
-import type { Operations } from './operations.js';
-import type { Stages } from './stages.js';
+import type { Operations } from './operations/operations.js';
+import type { Stages } from './operations/stages.js';
 
 export type NativeBuild = Exclude<KernelBuild, `wasm-${string}`>;
 

@@ -5,7 +5,7 @@
 import { Random } from '../random.js';
 import { difference, drawCall, drawFrom, runCall } from './call.js';
 import type { Wasm } from './instance.js';
-import { OPERATIONS, type OperationName } from './operations.js';
+import { OPERATIONS, type OperationName } from './operations/operations.js';
 
 const SEED = 20261126;
 const ROUNDS = 3;

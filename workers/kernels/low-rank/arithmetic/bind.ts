@@ -1,6 +1,6 @@
 /** The inner loops on arrays: an operation takes an address where its caller has an array of the scratch memory. */
-import type { OnArrays } from '../../inner/operation.js';
-import type { OPERATIONS, OperationName, Operations } from '../../inner/operations.js';
+import type { OnArrays } from '../../inner/operations/operation.js';
+import type { OPERATIONS, OperationName, Operations } from '../../inner/operations/operations.js';
 
 /** Finds operations by name, with their parameters in their order. @param before called before each of them. */
 export function binder(fn: Operations, before: () => void) {

@@ -4,7 +4,12 @@
  * With pi_j = min(1, c p_j) the variance of a gradient is, to first order, the sum over far keys of (1 / pi_j - 1) a_j,
  * a_j the square of what the key adds to it. Keys of about the same p_j go together: sums by size, for any c at once.
  */
-import { LEAST_OCTAVE, SIZES, SIZES_OF_OCTAVE, SUMS_OF_SIZE } from '../../inner/proxies.js';
+import {
+  LEAST_OCTAVE,
+  SIZES,
+  SIZES_OF_OCTAVE,
+  SUMS_OF_SIZE,
+} from '../../inner/operations/proxies.js';
 
 export const NAMES = ['query', 'key', 'value'] as const;
 export type Name = (typeof NAMES)[number];

@@ -1,0 +1,136 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { after, before, test } from 'node:test';
+import type { ProblemDetails } from '../../../src/errors.js';
+import { longRequest, metricIs, unfinishedRequest } from '../../support/processes/held.js';
+import { type RunningServer, startServer } from '../../support/processes/server.js';
+import { putTensor, sha256 } from '../../support/references.js';
+import { pack, tensor, validBody } from '../../support/wire/bodies.js';
+import type { WireTensor } from '../../support/wire/wire-tensor.js';
+
+const MSGPACK = 'application/vnd.msgpack';
+const LIMIT = 8_000_000;
+const body = pack(validBody());
+
+let server: RunningServer;
+before(async () => {
+  server = await startServer({
+    LORAGRAD_MAX_REQUESTS: '2',
+    LORAGRAD_MAX_INFLIGHT_BYTES: String(LIMIT),
+    LORAGRAD_PATIENCE_MS: '2000',
+  });
+});
+after(() => server.close());
+
+const post = (bytes: Uint8Array) => server.post('/gradient', bytes, MSGPACK, '*/*');
+const until = (name: string, value: number) => metricIs(server.url, name, value);
+const figuresOf = async (response: Response) => {
+  const { limit, actual } = (await response.json()) as ProblemDetails;
+  return [limit, actual];
+};
+
+test('too many requests: 429 with Retry-After, before the body is read, and room again afterwards', async () => {
+  const held = [longRequest(server.url), longRequest(server.url)];
+  await until('loragrad_inflight_requests', 2);
+  const refused = await post(body);
+  assert.equal(refused.status, 429);
+  assert.ok(Number(refused.headers.get('retry-after')) > 1, 'the work ahead takes longer');
+  assert.deepEqual(await figuresOf(refused), [2, 3]);
+  for (const socket of held) socket.destroy();
+  await until('loragrad_inflight_requests', 0);
+  assert.equal((await post(body)).status, 200);
+});
+
+test('too many bytes: 429 that names both figures', async () => {
+  const held = unfinishedRequest(server.url, LIMIT - 1000);
+  await until('loragrad_inflight_bytes', LIMIT - 1000);
+  const refused = await post(Buffer.alloc(2000));
+  assert.equal(refused.status, 429);
+  assert.deepEqual(await figuresOf(refused), [LIMIT, LIMIT + 1000]);
+  held.destroy();
+  await until('loragrad_inflight_bytes', 0);
+});
+
+test('nothing is held on a promise: bodies that were announced and do not come keep nobody out', async () => {
+  const { port } = new URL(server.url);
+  const silent = Array.from({ length: 8 }, () => {
+    const socket = connect(Number(port), '127.0.0.1');
+    socket.on('error', () => {});
+    socket.write(
+      `POST /gradient HTTP/1.1\r\nhost: x\r\ncontent-type: ${MSGPACK}\r\ncontent-length: ${LIMIT / 2}\r\n\r\nx`,
+    );
+    return socket;
+  });
+  const answers = silent.map((socket) => once(socket, 'data'));
+  assert.equal((await post(body)).status, 200);
+  // And they are cut off, with an answer.
+  for (const [answer] of await Promise.all(answers)) {
+    assert.match(String(answer), /^HTTP\/1.1 408 .*request-timeout/s);
+  }
+  await until('loragrad_inflight_bytes', 0);
+});
+
+test('a body that could never be let in is too large, not too much for now', async () => {
+  const response = await post(Buffer.alloc(2 * LIMIT));
+  assert.equal(response.status, 413);
+  assert.deepEqual((await figuresOf(response))[0], LIMIT);
+});
+
+test('a refused body is received for a moment: clients that send first and listen then get the answer', async () => {
+  const { port } = new URL(server.url);
+  const socket = connect(Number(port), '127.0.0.1');
+  const head = `POST /gradient HTTP/1.1\r\nhost: x\r\ncontent-type: ${MSGPACK}\r\ncontent-length: 20000000\r\n\r\n`;
+  socket.write(head);
+  await new Promise((resolve, reject) => {
+    socket.on('error', reject);
+    socket.write(Buffer.alloc(20_000_000), resolve);
+  });
+  const [answer] = await once(socket, 'data');
+  assert.match(String(answer), /^HTTP\/1.1 413 /);
+  socket.destroy();
+});
+
+test('the rest of a refused body is not read for ever', async () => {
+  const socket = unfinishedRequest(server.url, 3 * LIMIT);
+  const [answer] = await once(socket, 'data');
+  assert.match(String(answer), /^HTTP\/1.1 413 /);
+  await once(socket, 'close');
+});
+
+test('an answer that nobody reads is not kept for ever', async () => {
+  // More than what fits between the two ends of a connection.
+  const numbers = tensor([1_500_000]) as WireTensor;
+  const put = await putTensor(server.url, numbers);
+  assert.equal(put.status, 201);
+  const socket = connect(Number(new URL(server.url).port), '127.0.0.1');
+  socket.pause();
+  socket.write(`GET /tensors/${sha256(numbers)} HTTP/1.1\r\nhost: x\r\n\r\n`);
+  await until('loragrad_inflight_bytes', numbers.data.length);
+  await until('loragrad_inflight_bytes', 0);
+  socket.destroy();
+});
+
+test('what does not compute is never refused', async () => {
+  const held = [longRequest(server.url), longRequest(server.url)];
+  await until('loragrad_inflight_requests', 2);
+  assert.equal((await fetch(`${server.url}/health/ready`)).status, 200);
+  assert.equal((await fetch(`${server.url}/limits`)).status, 200);
+  for (const socket of held) socket.destroy();
+  await until('loragrad_inflight_requests', 0);
+});
+
+test('without Content-Length (chunked) the bytes are counted as they come', async () => {
+  const chunks = async function* () {
+    yield new Uint8Array(body.subarray(0, 100));
+    yield new Uint8Array(body.subarray(100));
+  };
+  const response = await fetch(`${server.url}/gradient`, {
+    method: 'POST',
+    headers: { 'content-type': MSGPACK },
+    // biome-ignore lint/suspicious/noExplicitAny: a generator is a body to Node, the DOM types lag
+    body: chunks() as any,
+    duplex: 'half',
+  } as RequestInit);
+  assert.equal(response.status, 200);
+});

@@ -1,0 +1,70 @@
+/** A computation lasts no longer than somebody waits for its answer. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { GradientRequest } from '../../support/fixtures.js';
+import { startServer } from '../../support/processes/server.js';
+import { DIALECTS } from '../../support/wire/dialects.js';
+import { encodeValues, type WireTensor } from '../../support/wire/wire-tensor.js';
+
+/** Seconds of work for one worker. */
+function longProblem(): GradientRequest {
+  const length = 6000;
+  const width = 64;
+  const tensor = (rows: number, columns: number): WireTensor => {
+    const numbers = Float64Array.from({ length: rows * columns }, (_, k) => Math.sin(k));
+    return encodeValues('float32', [rows, columns], numbers);
+  };
+  return {
+    hidden_states: tensor(length, width),
+    q_proj: { weight: tensor(width, width), lora_A: tensor(2, width), lora_B: tensor(width, 2) },
+    k_proj: { weight: tensor(width, width) },
+    v_proj: { weight: tensor(width, width) },
+    grad_output: tensor(length, width),
+    // Computed in float64: too long for any machine to be through before it is given up.
+    tolerance: 1e-9,
+  };
+}
+
+const { contentType, encode } = DIALECTS.tensors;
+const body = new Uint8Array(encode(longProblem()));
+
+async function cancelled(url: string, reason: string): Promise<boolean> {
+  const metrics = await (await fetch(`${url}/metrics`)).text();
+  const counted = metrics.match(new RegExp(`cancelled_total{reason="${reason}"} (\\d+)`));
+  return Number(counted?.[1] ?? 0) === 1;
+}
+
+test('past the deadline the answer is 504', async () => {
+  const server = await startServer({ LORAGRAD_DEADLINE_MS: '200' });
+  try {
+    const response = await server.post('/gradient', body, contentType, contentType);
+    assert.equal(response.status, 504);
+    const problem = (await response.json()) as { type: string; limit: number };
+    assert.match(problem.type, /deadline-exceeded$/);
+    assert.equal(problem.limit, 200);
+    assert.ok(await cancelled(server.url, 'deadline-exceeded'));
+  } finally {
+    await server.close();
+  }
+});
+
+test('when the client goes away the computation is given up', async () => {
+  const server = await startServer();
+  try {
+    const client = new AbortController();
+    const answer = fetch(`${server.url}/gradient`, {
+      method: 'POST',
+      headers: { 'content-type': contentType },
+      body,
+      signal: client.signal,
+    });
+    setTimeout(() => client.abort(), 300);
+    await assert.rejects(answer, { name: 'AbortError' });
+    // If the computation went on this would last until the test is timed out.
+    while (!(await cancelled(server.url, 'client-gone'))) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  } finally {
+    await server.close();
+  }
+});

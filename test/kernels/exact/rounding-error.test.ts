@@ -1,0 +1,176 @@
+/** The error figures of an exact answer, against errors that are known. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { runJob } from '../../../workers/job.js';
+import { contributionsOf } from '../../../workers/kernels/estimate/contributions.js';
+import type { Contribution } from '../../../workers/kernels/estimate/estimate.js';
+import { exactContributions, exactRows } from '../../../workers/kernels/estimate/exact-rows.js';
+import { InputPasses } from '../../../workers/kernels/estimate/input-passes.js';
+import { RotatedKeyRows } from '../../../workers/kernels/estimate/rotated-keys.js';
+import { keyInputs, type RowOfHead } from '../../../workers/kernels/estimate/row-of-head.js';
+import { sampleRows } from '../../../workers/kernels/estimate/rows.js';
+import { exactForwardJob } from '../../../workers/kernels/exact/forward.js';
+import { exactJob, rowsForEstimate } from '../../../workers/kernels/exact/gradient.js';
+import { runExactTask } from '../../../workers/kernels/exact/run.js';
+import { loadWasm } from '../../../workers/kernels/inner/load.js';
+import { referenceForwardJob } from '../../../workers/kernels/reference/forward.js';
+import { runReferenceTask } from '../../../workers/kernels/reference/operations.js';
+import type { AttentionProblem } from '../../../workers/problem.js';
+import { testSeed } from '../../support/random.js';
+import { assertNorms } from '../norms.js';
+import { type ProblemOptions, randomProblem } from '../problems.js';
+import { distance, named, norm, reference } from '../run.js';
+
+const wasm = loadWasm();
+
+const rowsOf = (x: Contribution): readonly Float64Array[] =>
+  'rows' in x ? x.rows : Array.from(x.u, (a) => x.v.map((b) => a * b));
+
+/** Those of the keys under rotary positions, too. */
+function contributions(
+  problem: AttentionProblem,
+  rows: readonly RowOfHead[],
+  passes: InputPasses,
+): ReadonlyMap<string, Contribution>[] {
+  const { rotary } = problem;
+  if (!rotary) return exactContributions(problem, rows, passes);
+  return exactRows(problem, rows, passes).map((row) => {
+    const { XK } = keyInputs(problem, row.batchItem);
+    const keys = new RotatedKeyRows({ ...problem, rotary }, row.batchItem, row.shared, XK, passes);
+    const { A, B } = keys.of(row);
+    const others = contributionsOf(problem, row);
+    return new Map<string, Contribution>([...others, ['k_proj.lora_A', A], ['k_proj.lora_B', B]]);
+  });
+}
+
+test('the float64 contributions of all rows add up to the gradients', () => {
+  for (const options of [
+    { batch: 2, heads: 4, keyValueHeads: 2, bias: true, objective: 'target' as const },
+    { keyLength: 37, causal: true, valueDim: 9 },
+    { batch: 2, keyLength: 37, keyLengths: [30, 5], bias: true },
+    { heads: 4, keyValueHeads: 2, bias: true, rotary: true, causal: true, keyLengths: [17] },
+  ]) {
+    const problem = randomProblem({ seed: 11, queryLength: 21, dtype: 'float64', ...options });
+    const { batch, heads, queryLength } = problem.dims;
+    const expected = named(reference(problem));
+    const totals = new Map([...expected].map(([name, x]) => [name, new Float64Array(x.length)]));
+    for (let batchItem = 0; batchItem < batch; batchItem++) {
+      const rows = Array.from({ length: heads * queryLength }, (_, k) => ({
+        ...{ batchItem, head: Math.floor(k / queryLength), row: k % queryLength },
+      }));
+      wasm.reset();
+      for (const row of contributions(problem, rows, new InputPasses(wasm, () => {}))) {
+        for (const [name, contribution] of row) {
+          const total = totals.get(name)!;
+          rowsOf(contribution).forEach((values, i) => {
+            const at = contribution.offset + i * values.length;
+            for (let c = 0; c < values.length; c++) total[at + c]! += values[c]!;
+          });
+        }
+      }
+    }
+    for (const [name, total] of totals) {
+      assert.ok(distance(total, expected.get(name)!) <= 1e-12 * norm(total), name);
+    }
+  }
+});
+
+test('rows are drawn with the probabilities that they state', () => {
+  const weights = Float64Array.from([0, 1, 2, 7]);
+  const counts = [0, 0, 0, 0];
+  const draws = sampleRows([weights], weights.length, 40000, 5);
+  for (const { index } of draws) counts[index]!++;
+  for (const { index, probability } of draws.slice(0, 50)) {
+    assert.ok(Math.abs(counts[index]! / 40000 - probability) < 0.01);
+  }
+});
+
+test('the upper limit holds for at least 98 of 100 tensors', () => {
+  const seed = testSeed();
+  const variants: Omit<ProblemOptions, 'seed'>[] = [
+    { queryLength: 150 },
+    { queryLength: 400, headDim: 32, objective: 'target' },
+    { queryLength: 130, causal: true, heads: 4, keyValueHeads: 2, spread: 4 },
+    { queryLength: 90, keyLength: 300, batch: 2, bias: true, dtype: 'float64', spread: 10 },
+    { queryLength: 180, rotary: true, heads: 4, keyValueHeads: 2, causal: true, spread: 4 },
+    { queryLength: 200, rotary: true, bias: true, keyLengths: [150], objective: 'target' },
+  ];
+  let [held, total] = [0, 0];
+  for (let round = 0; round < 32; round++) {
+    const problem = randomProblem({ seed: seed + round, ...variants[round % variants.length] });
+    const estimate = { rows: rowsForEstimate(problem), seed };
+    const job = exactJob(problem, { attentionOutput: false, estimate });
+    const answer = runJob(job, (task, cancelled) => runExactTask(task, wasm, cancelled));
+    const truth = named(reference(problem));
+    for (const [name, gradient] of named(answer)) {
+      const relative = distance(gradient, truth.get(name)!) / norm(truth.get(name)!);
+      const { upper, rows_sampled } = answer.errors![name]!;
+      assert.ok(rows_sampled >= 8 && upper < 1e-3, `${name}: ${upper} from ${rows_sampled} rows`);
+      total++;
+      if (relative <= upper) held++;
+    }
+  }
+  assert.ok(held >= 0.98 * total, `${held} of ${total}`);
+});
+
+test('the limits of input gradients hold: self-attention, cross-attention, rotary positions', () => {
+  const seed = testSeed();
+  const variants: Omit<ProblemOptions, 'seed'>[] = [
+    { queryLength: 150, bias: true },
+    { queryLength: 90, keyLength: 200, batch: 2, dtype: 'float64', spread: 10 },
+    { queryLength: 130, causal: true, heads: 4, keyValueHeads: 2, spread: 4 },
+    { queryLength: 120, rotary: true, heads: 4, keyValueHeads: 2, causal: true },
+  ];
+  let checked = 0;
+  for (let round = 0; round < 16; round++) {
+    const problem = randomProblem({ seed: seed + round, ...variants[round % variants.length] });
+    const inputGradients = round % variants.length === 1 ? 'cross' : 'self';
+    const estimate = { rows: rowsForEstimate(problem), seed };
+    const job = exactJob(problem, { attentionOutput: false, inputGradients, estimate });
+    const answer = runJob(job, (task, cancelled) => runExactTask(task, wasm, cancelled));
+    const truth = reference(problem, inputGradients).inputGradients!;
+    for (const [name, expected] of Object.entries(truth)) {
+      const found = answer.inputGradients![name as keyof typeof truth]!;
+      const relative = distance(found, expected) / norm(expected);
+      const { upper } = answer.errors![name]!;
+      assert.ok(relative <= upper && upper < 1e-3, `${name}: ${relative}, stated ${upper}`);
+      checked++;
+    }
+  }
+  assert.ok(checked >= 16);
+});
+
+test('forward: the upper limit holds for at least 98 of 100 outputs', () => {
+  const seed = testSeed();
+  const variants: Omit<ProblemOptions, 'seed'>[] = [
+    { queryLength: 150 },
+    { queryLength: 400, headDim: 32, keyLengths: [333] },
+    { queryLength: 130, causal: true, heads: 4, keyValueHeads: 2, spread: 4 },
+    { queryLength: 90, keyLength: 300, batch: 2, bias: true, dtype: 'float64', spread: 10 },
+    { queryLength: 180, rotary: true, heads: 8, causal: true, spread: 4 },
+    { queryLength: 20, headDim: 4, inFeatures: 6, rotary: true, bias: true },
+  ];
+  let held = 0;
+  const rounds = 120;
+  for (let round = 0; round < rounds; round++) {
+    const problem = randomProblem({ seed: seed + round, ...variants[round % variants.length] });
+    const job = exactForwardJob(problem, { seed });
+    const { error, ...answer } = runJob(job, (task, c) => runExactTask(task, wasm, c));
+    const truth = runJob(referenceForwardJob(problem), runReferenceTask);
+    const { attentionOutput: expected } = truth;
+    const relative = distance(answer.attentionOutput, expected) / norm(expected);
+    assert.ok(error.rows_sampled >= 20 && error.upper < 1e-4, `${error.upper}`);
+    if (relative <= error.upper) held++;
+    assertNorms(answer.headNorms, truth.headNorms, `seed ${seed + round}`);
+  }
+  assert.ok(held >= 0.97 * rounds, `${held} of ${rounds}`);
+});
+
+test('a gradient that vanishes has no error', () => {
+  const problem = randomProblem({ seed: 6, queryLength: 100 });
+  for (const { adapter } of Object.values(problem.projections)) adapter?.B.data.fill(0);
+  const job = exactJob(problem, { attentionOutput: false, estimate: { rows: 8, seed: 1 } });
+  const { errors } = runJob(job, (task, cancelled) => runExactTask(task, wasm, cancelled));
+  assert.equal(errors!['q_proj.lora_A']!.upper, 0);
+  assert.ok(errors!['q_proj.lora_B']!.upper > 0);
+});

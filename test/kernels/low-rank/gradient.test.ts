@@ -1,0 +1,189 @@
+/** The low-rank kernel against exact float64 gradients: values, error bars, order of tasks. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { type Job, runJob } from '../../../workers/job.js';
+import { loadWasm } from '../../../workers/kernels/inner/load.js';
+import { TENSORS } from '../../../workers/kernels/low-rank/head/tensors.js';
+import { type LowRankResult, lowRankJob } from '../../../workers/kernels/low-rank/job.js';
+import { planLowRank } from '../../../workers/kernels/low-rank/plan/plan.js';
+import { type LowRankTask, runLowRankTask } from '../../../workers/kernels/low-rank/task.js';
+import { testSeed } from '../../support/random.js';
+import { distance, exactGradients, makeProblem, norm, type Recipe } from './support.js';
+
+const wasm = loadWasm();
+const rates = { exact: 30e9, lowRank: 30e9 };
+type Run = (task: LowRankTask) => unknown;
+const run: Run = (task) => runLowRankTask(task, wasm, () => false);
+
+interface Settings {
+  readonly features?: number;
+  readonly tolerance?: number;
+  readonly correction?: boolean;
+  readonly seed?: number;
+}
+
+function solve(recipe: Recipe, settings: Settings, drive = runJob) {
+  const { features, tolerance = 0.02, correction = false, seed = recipe.seed } = settings;
+  const problem = makeProblem(recipe);
+  const plan = drive(
+    planLowRank(problem, {
+      tolerance,
+      seed,
+      rates,
+      ...(features === undefined ? {} : { features }),
+    }),
+    run,
+  );
+  const options = { seed, correction, certificate: true, attentionOutput: true };
+  const result = drive(lowRankJob(problem, plan, options), run);
+  return { problem, plan, result };
+}
+
+function gradientOf(
+  result: LowRankResult,
+  name: (typeof TENSORS)[number],
+): Float64Array | undefined {
+  const [projection, part] = name.split('.') as ['q_proj', 'lora_A'];
+  return result.gradients[projection]?.[part];
+}
+
+const base: Recipe = { seed: 11, queryLength: 300, d: 8, deviation: 0.1 };
+const cases: Readonly<Record<string, Partial<Recipe>>> = {
+  plain: {},
+  'a target': { kind: 'target' },
+  causal: { causal: true, queryLength: 520 },
+  'causal with a target': { causal: true, kind: 'target', tail: 'few huge rows' },
+  'more keys than queries, causal': { causal: true, keyLength: 470 },
+  'fewer keys than queries, causal': { causal: true, keyLength: 170 },
+  'cross-attention, other value width': { keyLength: 410, dv: 12, inputs: 20 },
+  'a batch, grouped heads': { batch: 2, heads: 4, keyValueHeads: 2, inputs: 24, kind: 'target' },
+  'only q': { adapted: 'q' },
+  'only k': { adapted: 'k' },
+  'only v': { adapted: 'v', kind: 'target' },
+  'one huge key': { tail: 'one huge key', adapted: 'qv' },
+  'heavy tails': { tail: 't4' },
+  'one direction': { d: 4, spectrum: 'exponential', deviation: 1 },
+};
+
+for (const [name, part] of Object.entries(cases)) {
+  test(`converges to the exact gradient: ${name}`, () => {
+    const recipe = { ...base, ...part };
+    const exact = exactGradients(makeProblem(recipe));
+    const { result } = solve(recipe, { features: 512 });
+    for (const tensor of TENSORS) {
+      const gradient = gradientOf(result, tensor);
+      assert.equal(gradient?.length ?? 0, exact[tensor].length);
+      if (!gradient) continue;
+      const error = distance(gradient, exact[tensor]) / norm(exact[tensor]);
+      assert.ok(error < 0.02, `${tensor}: ${error}`);
+    }
+  });
+}
+
+test('with nothing left out the gradient is exact to float32 rounding', () => {
+  const recipe: Recipe = {
+    ...{ ...base, d: 3, deviation: 0.1, spectrum: 'flat', rank: 1 },
+    ...{ causal: true, kind: 'target', tail: 'few huge rows' },
+  };
+  const exact = exactGradients(makeProblem(recipe));
+  const { result } = solve(recipe, { features: 512 });
+  for (const tensor of TENSORS) {
+    const error = distance(gradientOf(result, tensor)!, exact[tensor]) / norm(exact[tensor]);
+    assert.ok(error < 2 ** -24 * 100, `${tensor}: ${error}`);
+  }
+});
+
+test('the answer does not depend on the order of tasks', () => {
+  const backwards = <R>(job: Job<R, LowRankTask>, run: Run): R => {
+    let step = job.next([]);
+    while (!step.done) {
+      const results: unknown[] = [];
+      for (let i = step.value.tasks.length - 1; i >= 0; i--) results[i] = run(step.value.tasks[i]);
+      step = job.next(results);
+    }
+    return step.value;
+  };
+  const recipe: Recipe = { ...base, queryLength: 2600, tail: 'few huge rows', kind: 'target' };
+  const forward = solve(recipe, { features: 32 });
+  const backward = solve(recipe, { features: 32 }, backwards as typeof runJob);
+  assert.deepEqual(forward.result, backward.result);
+});
+
+test('the estimate covers the error, the certificate always', () => {
+  const seed = testSeed(1);
+  const tails = ['normal', 't4', 'few huge rows', 'one huge key'] as const;
+  const spectra = ['flat', 'harmonic', 'exponential'] as const;
+  let [covered, checked, certified, lost] = [0, 0, 0, 0];
+  for (let k = 0; k < 120; k++) {
+    const recipe: Recipe = {
+      seed: 1000 * seed + k,
+      queryLength: 200 + (k % 3) * 150,
+      d: [4, 8, 16, 32][k % 4],
+      deviation: [0.02, 0.1, 0.3, 1, 3][k % 5],
+      tail: tails[(k >> 2) % 4],
+      spectrum: spectra[k % 3],
+      causal: k % 7 === 0,
+      kind: k % 2 ? 'target' : 'grad_output',
+    };
+    const { problem, result } = solve(recipe, { features: [16, 64, 128][k % 3] });
+    if (result.lostRows > 0) {
+      lost++;
+      continue;
+    }
+    const exact = exactGradients(problem);
+    for (const tensor of TENSORS) {
+      const gradient = gradientOf(result, tensor)!;
+      const error = distance(gradient, exact[tensor]);
+      const { estimate, certificate } = result.errors[tensor]!;
+      checked++;
+      if (error <= estimate.upper * norm(gradient)) covered++;
+      else console.log(tensor, error / norm(exact[tensor]), estimate.upper, JSON.stringify(recipe));
+      if (certificate) {
+        certified++;
+        assert.ok(error <= certificate.frobenius, `${tensor} of ${JSON.stringify(recipe)}`);
+      }
+    }
+  }
+  console.log(
+    `covered ${covered} of ${checked}, ${certified} certificates, ${lost} problems out of reach`,
+  );
+  assert.ok(covered >= 0.98 * checked, `${covered} of ${checked}`);
+  assert.ok(certified > 0);
+});
+
+test('the corrected gradient is unbiased', () => {
+  // More rows than are compared whole.
+  const recipe: Recipe = {
+    ...{ ...base, queryLength: 520, keyLength: 150, deviation: 0.6 },
+    ...{ tail: 't4', rank: 1 },
+  };
+  const exact = exactGradients(makeProblem(recipe));
+  const draws = 200;
+  const totals = TENSORS.map((tensor) => new Float64Array(exact[tensor].length));
+  const variance = TENSORS.map(() => 0);
+  for (let seed = 0; seed < draws; seed++) {
+    const { result } = solve(recipe, { features: 16, correction: true, seed });
+    TENSORS.forEach((tensor, t) => {
+      const gradient = gradientOf(result, tensor)!;
+      gradient.forEach((x, i) => {
+        totals[t][i] += x / draws;
+      });
+      variance[t] += (result.errors[tensor]!.estimate.standard_error * norm(gradient)) ** 2 / draws;
+    });
+  }
+  TENSORS.forEach((tensor, t) => {
+    const off = distance(totals[t], exact[tensor]);
+    assert.ok(off <= 3 * Math.sqrt(variance[t] / draws), `${tensor}: ${off}, ${variance[t]}`);
+  });
+});
+
+test('a smaller set of features is a prefix of a larger one', async () => {
+  const { selectFeatures } = await import('../../../workers/kernels/low-rank/features/features.js');
+  const sigma = Float64Array.from({ length: 12 }, (_, a) => 0.6 / (a + 1));
+  const [small, large] = [selectFeatures(sigma, 100), selectFeatures(sigma, 500)];
+  assert.deepEqual(small.weight, large.weight.slice(0, 100));
+  assert.deepEqual(small.base, large.base.slice(0, 100));
+  for (let f = 1; f < 500; f++) {
+    assert.ok(large.base[f] < f && large.weight[f] <= large.weight[f - 1]);
+  }
+});
