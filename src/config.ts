@@ -134,9 +134,9 @@ export const ConfigSchema = Type.Object({
     'A worker that shows no sign of life for so long is replaced, ms',
   ),
   LORAGRAD_WARMUP_MS: milliseconds(
-    30_000,
+    120_000,
     1,
-    'Longest time for every worker to run its warm-up task, ms; then start fails',
+    'Longest time for every worker to run its warm-up task, ms; then start fails. Some seconds are needed, on a busy machine a minute',
   ),
   LORAGRAD_BASE_PATH: Type.String({
     default: '',
