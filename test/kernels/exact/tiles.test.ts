@@ -9,7 +9,7 @@ import {
   writeBlock,
 } from '../../../workers/kernels/inner/block.js';
 import { loadWasm } from '../../../workers/kernels/inner/load.js';
-import { packedFloats } from '../../../workers/kernels/inner/operations/operations.js';
+import { packedFloats } from '../../../workers/kernels/inner/operations/products.js';
 import { normal, testSeed } from '../../support/random.js';
 
 const SEED = testSeed(5);

@@ -10,7 +10,7 @@ import {
 } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { type Floats, slice } from '../inner/operands.js';
-import { PANEL, packedFloats } from '../inner/operations/operations.js';
+import { PANEL, packedFloats } from '../inner/operations/products.js';
 import { type ExactPlan, formsUpstream, stretchesOf } from './plan.js';
 import type { PartitionOfHead, Partitions } from './task.js';
 

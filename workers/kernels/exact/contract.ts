@@ -11,7 +11,7 @@ import type { ProjectionName } from '../../problem.js';
 import { type ExactPlan, type HeadGroup, roundUp, type Workspace } from '../attention/plan.js';
 import type { Wasm } from '../inner/instance.js';
 import { rowsOf, slice } from '../inner/operands.js';
-import { packedFloats } from '../inner/operations/operations.js';
+import { packedFloats } from '../inner/operations/products.js';
 
 /** Tokens in WebAssembly memory at once. */
 export const TOKENS = 256;

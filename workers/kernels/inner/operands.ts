@@ -1,7 +1,7 @@
 /** Moving matrices between shared memory and that of WebAssembly. */
 import type { Tensor } from '../../tensor/tensor.js';
 import type { Wasm } from './instance.js';
-import { packedFloats } from './operations/operations.js';
+import { packedFloats } from './operations/products.js';
 
 export type Floats = Float32Array | Float64Array;
 

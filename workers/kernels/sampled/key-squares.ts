@@ -4,7 +4,7 @@ import type { Partitions, RowBlock } from '../attention/task.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
-import { packedFloats } from '../inner/operations/operations.js';
+import { packedFloats } from '../inner/operations/products.js';
 import { sizeOf, type Worths } from './draw.js';
 import type { Products } from './error/apart.js';
 import type { Table, Tables } from './error/tables.js';

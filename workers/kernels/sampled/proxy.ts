@@ -13,7 +13,7 @@ import type { Partitions, RowBlock } from '../attention/task.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
-import { packedFloats } from '../inner/operations/operations.js';
+import { packedFloats } from '../inner/operations/products.js';
 import { type Coordinates, rowsOfHead } from './coordinates.js';
 
 /** Rows of a panel. */

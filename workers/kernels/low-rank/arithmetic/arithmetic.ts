@@ -6,7 +6,7 @@
  * milliseconds when nobody wants it any more.
  */
 import type { TensorData } from '../../../tensor/tensor.js';
-import { packedFloats } from '../../inner/operations/operations.js';
+import { packedFloats } from '../../inner/operations/products.js';
 import { binder } from './bind.js';
 import { Scratch } from './scratch.js';
 

@@ -13,7 +13,7 @@ import {
   ROWS,
 } from '../../inner/block.js';
 import type { Wasm } from '../../inner/instance.js';
-import { packedFloats } from '../../inner/operations/operations.js';
+import { packedFloats } from '../../inner/operations/products.js';
 import type { Real } from './arithmetic.js';
 import type { Scratch } from './scratch.js';
 

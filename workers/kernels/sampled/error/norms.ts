@@ -2,7 +2,7 @@
 import type { Task } from '../../../job.js';
 import type { AttentionProblem } from '../../../problem.js';
 import type { Wasm } from '../../inner/instance.js';
-import { packedFloats } from '../../inner/operations/operations.js';
+import { packedFloats } from '../../inner/operations/products.js';
 import type { Role, Table } from './tables.js';
 
 export interface NormTask extends Task<Float64Array> {
