@@ -1,44 +1,71 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
-import { startServer } from '../../support/processes/server.js';
+import { after, before, test } from 'node:test';
+import type { ProblemDetails } from '../../../src/errors.js';
+import { longRequest, metricIs } from '../../support/processes/held.js';
+import { type RunningServer, startServer } from '../../support/processes/server.js';
 import { pack, tensor } from '../../support/wire/bodies.js';
 
+const MSGPACK = 'application/vnd.msgpack';
+
+let server: RunningServer;
+before(async () => {
+  server = await startServer({ LORAGRAD_WORKERS: '1', LORAGRAD_MAX_COMPUTE_SECONDS: '1000' });
+});
+after(() => server.close());
+
+const body = (length: number, width: number, more: object = {}) =>
+  pack({
+    hidden_states: tensor([length, width]),
+    q_proj: {
+      weight: tensor([width, width]),
+      lora_A: tensor([2, width]),
+      lora_B: tensor([width, 2]),
+    },
+    k_proj: { weight: tensor([width, width]) },
+    v_proj: { weight: tensor([width, width]) },
+    grad_output: tensor([length, width]),
+    ...more,
+  });
+
+const post = (bytes: Uint8Array) => server.post('/gradient', bytes, MSGPACK, MSGPACK);
+
+async function progress(): Promise<number> {
+  const metrics = await (await fetch(`${server.url}/metrics`)).text();
+  return Number(metrics.match(/^loragrad_oldest_job_progress_ratio (\S+)$/m)?.[1]);
+}
+
 test('a long computation shows how far it is, a short one is served meanwhile', async () => {
-  const server = await startServer({ LORAGRAD_WORKERS: '1' });
-  try {
-    const width = 64;
-    const body = (length: number) =>
-      pack({
-        hidden_states: tensor([length, width]),
-        q_proj: {
-          weight: tensor([width, width]),
-          lora_A: tensor([2, width]),
-          lora_B: tensor([width, 2]),
-        },
-        k_proj: { weight: tensor([width, width]) },
-        v_proj: { weight: tensor([width, width]) },
-        grad_output: tensor([length, width]),
-      });
-    const post = async (length: number) => {
-      const type = 'application/vnd.msgpack';
-      assert.equal((await server.post('/gradient', body(length), type, type)).status, 200);
-      return performance.now();
-    };
-    const long = post(16_384);
-    const seen: number[] = [];
-    while (!seen.some((fraction) => fraction > 0.2)) {
-      const metrics = await (await fetch(`${server.url}/metrics`)).text();
-      seen.push(Number(metrics.match(/^loragrad_oldest_job_progress_ratio (\S+)$/m)?.[1]));
-    }
-    const short = post(64);
-    assert.ok((await short) < (await long), 'the short one waited for the whole of the long one');
-    assert.deepEqual(
-      seen,
-      [...seen].sort((a, b) => a - b),
-      'progress went backwards',
-    );
-    assert.ok(seen.every((fraction) => fraction >= 0 && fraction <= 1));
-  } finally {
-    await server.close();
-  }
+  const done = async (length: number) => {
+    assert.equal((await post(body(length, 64))).status, 200);
+    return performance.now();
+  };
+  const long = done(16_384);
+  const seen: number[] = [];
+  while (!seen.some((fraction) => fraction > 0.2)) seen.push(await progress());
+  const short = done(64);
+  assert.ok((await short) < (await long), 'the short one waited for the whole of the long one');
+  assert.deepEqual(
+    seen,
+    [...seen].sort((a, b) => a - b),
+    'progress went backwards',
+  );
+  assert.ok(seen.every((fraction) => fraction >= 0 && fraction <= 1));
+});
+
+test('a short computation is served beside one of minutes in float64', async () => {
+  const long = longRequest(server.url);
+  await metricIs(server.url, 'loragrad_workers_busy', 1);
+  assert.equal((await post(body(64, 64))).status, 200);
+  await metricIs(server.url, 'loragrad_inflight_requests', 1);
+  long.destroy();
+  await metricIs(server.url, 'loragrad_inflight_requests', 0);
+});
+
+test('a computation that would take too long is refused before it begins', async () => {
+  const refused = await post(body(60_000, 16, { tolerance: 1e-9 }));
+  const problem = (await refused.json()) as ProblemDetails;
+  assert.equal(refused.status, 422);
+  assert.match(problem.type, /limit-exceeded$/);
+  assert.match(problem.detail, /^Seconds of one worker that this takes: \d+, the limit is 1000\.$/);
+  assert.ok(problem.actual! > problem.limit!);
 });
