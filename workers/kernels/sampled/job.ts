@@ -8,7 +8,6 @@ import { type Cut, cutProblem } from '../parts/cut.js';
 import { joinGradients, placed } from '../parts/join.js';
 import { ofHeads, seedOf, shareOf, takeParts } from '../parts/take.js';
 import { type GradientOutputs, type GradientResult, sharedFloat32 } from '../result.js';
-import { measuredOf } from './error/blocks.js';
 import { drawErrors } from './error/errors.js';
 import { makeMeasurements } from './error/measure.js';
 import { normOf } from './error/norms.js';
@@ -85,7 +84,7 @@ function drawnBlocks({ dims }: AttentionProblem, { heads }: SampledPlan): number
   return Math.ceil(dims.queryLength / ROWS) * drawn.length;
 }
 
-/** A part draws what the whole would draw, and measures its share of the blocks. */
+/** A part draws what the whole would draw, and measures as many of its blocks as the whole would. */
 function optionsOfPart(
   problem: AttentionProblem,
   plan: SampledPlan,
@@ -94,7 +93,6 @@ function optionsOfPart(
   part: number,
 ): SumsOptions {
   const { heads, keyValueHeads, queryLength } = problem.dims;
-  const drawn = drawnBlocks(problem, plan);
   return {
     ...outputs,
     seed,
@@ -105,7 +103,11 @@ function optionsOfPart(
       heads,
       blocks: Math.ceil(queryLength / ROWS),
     },
-    measure: { share: measuredOf(drawn) / Math.max(1, drawn), seed: seedOf(seed, part) },
+    measure: {
+      blocks: drawnBlocks(problem, plan),
+      variance: plan.heads.reduce((sum, { variance }) => sum + variance, 0),
+      seed: seedOf(seed, part),
+    },
   };
 }
 

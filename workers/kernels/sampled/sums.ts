@@ -24,7 +24,7 @@ import {
 } from '../result.js';
 import type { Origin, SampledAttendTask, SampledReport } from './attend.js';
 import { type Coordinates, type CoordinatesTask, makeCoordinates } from './coordinates.js';
-import { chooseMeasured } from './error/blocks.js';
+import { chooseMeasured, type MeasureOptions } from './error/blocks.js';
 import { type Measurements, makeMeasurements } from './error/measure.js';
 import { columnSquares, type NormTask, sizesOf } from './error/norms.js';
 import { type Role, type Tables, type TableTask, tableTasks } from './error/tables.js';
@@ -37,8 +37,7 @@ export interface SumsOptions extends GradientOutputs {
   /** Of the draws of the whole problem. */
   readonly seed: number;
   readonly origin: Origin;
-  /** The share of its blocks that is measured, and the seed of their choice. */
-  readonly measure: { readonly share: number; readonly seed: number };
+  readonly measure: MeasureOptions;
 }
 
 /** What is known after the last row. Parts of a problem add up to it or stand beside each other. */
@@ -97,9 +96,11 @@ function* stages(
     projectionNorms.push(...((yield { name: 'project', tasks }) as ProjectionNorms[]));
     logit = Math.max(logit, largestLogit(plan, workspace));
     yield* coordinateStage(plan, workspace, coordinates, wave, planOf);
-    const heads = headsOfWave(plan, wave).filter((head) => planOf(head).coordinates > 0);
+    const heads = headsOfWave(plan, wave)
+      .filter((head) => planOf(head).coordinates > 0)
+      .map((head) => ({ ...head, variance: planOf(head).variance }));
     const measured = chooseMeasured(plan, heads, coordinates.sizes, {
-      ...{ count: heads.length * plan.blocks * measure.share, seed: measure.seed + wave },
+      ...{ ...measure, seed: measure.seed + wave },
     });
     const attend = attendTasks(plan, workspace, attentionOutput, wave);
     const tasksOfWave = attend.tasks.map(

@@ -12,26 +12,39 @@ const MEASURED = 28;
 
 export const measuredOf = (blocks: number): number => Math.min(MEASURED, blocks);
 
-/** Of the probability of a block, the share that does not depend on its gradient G. */
-const EVEN = 0.5;
+/** A head that is drawn, and the variance that its plan expects of it. */
+export interface DrawnHead extends Omit<PartitionOfHead, 'partition'> {
+  readonly variance: number;
+}
+
+/** Of the whole problem, for all of its parts and waves. */
+export interface MeasureOptions {
+  /** Blocks that are drawn, and the sum of the variances of their heads. */
+  readonly blocks: number;
+  readonly variance: number;
+  readonly seed: number;
+}
 
 /**
- * (head, block): the probability with which a block is measured where it is, else 0. Half of them are spread evenly, half by
- * |G|^2, systematically in the order of the blocks.
+ * (head, block): the probability with which a block is measured where it is, else 0. A third of them are spread evenly, a third
+ * by |G|^2, a third by the variance that the plan expects of the head: a single head may make nearly all of the error.
+ * Systematically in the order of the blocks.
  *
- * @param heads that are drawn, of a wave. @param sizes (head, Lq): |G_i|^2. @param count of blocks on average.
+ * @param heads of a wave. @param sizes (head, Lq): |G_i|^2.
  */
 export function chooseMeasured(
   plan: ExactPlan,
-  heads: readonly Omit<PartitionOfHead, 'partition'>[],
+  heads: readonly DrawnHead[],
   sizes: Float32Array,
-  { count, seed }: { readonly count: number; readonly seed: number },
+  { blocks: ofAll, variance: ofAllHeads, seed }: MeasureOptions,
 ): Float32Array {
   const { queryLength } = plan.problem.dims;
-  const all = heads.flatMap(({ place, headGroup }) =>
-    Array.from({ length: plan.blocks }, (_, block) => ({ place, headGroup, block })),
-  );
-  const blocks = all.filter(({ headGroup, block }) => hasFarKeys(plan, headGroup.batchItem, block));
+  const blocks = heads.flatMap(({ place, headGroup, variance }) => {
+    const seen = Array.from({ length: plan.blocks }, (_, block) => block).filter((block) =>
+      hasFarKeys(plan, headGroup.batchItem, block),
+    );
+    return seen.map((block) => ({ place, block, variance: variance / seen.length }));
+  });
   const weights = blocks.map(({ place, block }) => {
     const rows = slice(sizes, place, queryLength).subarray(block * ROWS, (block + 1) * ROWS);
     return rows.reduce((sum, x) => sum + x, 0);
@@ -39,10 +52,13 @@ export function chooseMeasured(
   const total = weights.reduce((sum, x) => sum + x, 0);
   const places = Math.max(0, ...heads.map(({ place }) => place + 1));
   const chosen = sharedFloat32(roundUp(places * plan.blocks, 4));
+  const count = measuredOf(ofAll);
   let sum = new Random(seed).uniform();
-  blocks.forEach(({ place, block }, k) => {
-    const share = EVEN / blocks.length + ((1 - EVEN) * weights[k]!) / total;
-    const probability = Math.min(1, count * share);
+  blocks.forEach(({ place, block, variance }, k) => {
+    const even = 1 / ofAll;
+    const byGradient = total > 0 ? (even * blocks.length * weights[k]!) / total : even;
+    const byVariance = ofAllHeads > 0 ? variance / ofAllHeads : even;
+    const probability = Math.min(1, (count / 3) * (even + byGradient + byVariance));
     const before = Math.floor(sum);
     sum += probability;
     if (Math.floor(sum) > before) chosen[place * plan.blocks + block] = probability;

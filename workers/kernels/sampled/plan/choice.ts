@@ -65,7 +65,10 @@ export function runChoice(task: ChoiceTask): SampledPlan {
   return shared({
     keys: keys ?? Math.round(meanKeys(best)),
     scale: best.scale,
-    heads: pilots.map(({ basis }, h) => ({ basis, coordinates: best.chosen[h]!.coordinates })),
+    heads: pilots.map(({ basis }, h) => {
+      const { coordinates, variance } = best.chosen[h]!;
+      return { basis, coordinates, variance };
+    }),
     work: cost.fixed + best.cost,
     linearWork: cost.fixed + best.linear,
     predictedError: best.error,

@@ -31,6 +31,8 @@ export interface HeadPlan {
   readonly basis: Basis;
   /** Of the proxy; 0: the head is computed exactly. */
   readonly coordinates: number;
+  /** That its draws are expected to leave: sum over query, key and value, each over the square of that gradient of all heads. */
+  readonly variance: number;
 }
 
 export interface SampledPlan {
