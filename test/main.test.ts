@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { pack, tensor } from './support/wire/bodies.js';
+import { longBody, pack, tensor } from './support/wire/bodies.js';
 
 const MAIN = fileURLToPath(new URL('../src/main.js', import.meta.url));
 
@@ -33,27 +33,11 @@ const exitCode = async ({ child }: Service): Promise<number | null> => {
 };
 
 /** For one worker: a tenth of a second at length 4096, sixteen times that at four times the length. */
-function slowBody(length: number): Uint8Array<ArrayBuffer> {
-  const width = 64;
-  const body = {
-    hidden_states: tensor([length, width]),
-    q_proj: {
-      weight: tensor([width, width]),
-      lora_A: tensor([2, width]),
-      lora_B: tensor([width, 2]),
-    },
-    k_proj: { weight: tensor([width, width]) },
-    v_proj: { weight: tensor([width, width]) },
-    grad_output: tensor([length, width]),
-  };
-  return new Uint8Array(pack(body));
-}
-
 const post = (url: string, length = 8192) =>
   fetch(`${url}/gradient`, {
     method: 'POST',
     headers: { 'content-type': 'application/vnd.msgpack' },
-    body: slowBody(length),
+    body: new Uint8Array(longBody(length, 64)),
   });
 
 /** Connections that the system lets wait to be taken up; 0: it does not say. */

@@ -3,7 +3,7 @@ import { after, before, test } from 'node:test';
 import type { ProblemDetails } from '../../../src/errors.js';
 import { longRequest, metricIs } from '../../support/processes/held.js';
 import { type RunningServer, startServer } from '../../support/processes/server.js';
-import { pack, tensor } from '../../support/wire/bodies.js';
+import { FLOAT64, longBody } from '../../support/wire/bodies.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 
@@ -12,20 +12,6 @@ before(async () => {
   server = await startServer({ LORAGRAD_WORKERS: '1', LORAGRAD_MAX_COMPUTE_SECONDS: '1000' });
 });
 after(() => server.close());
-
-const body = (length: number, width: number, more: object = {}) =>
-  pack({
-    hidden_states: tensor([length, width]),
-    q_proj: {
-      weight: tensor([width, width]),
-      lora_A: tensor([2, width]),
-      lora_B: tensor([width, 2]),
-    },
-    k_proj: { weight: tensor([width, width]) },
-    v_proj: { weight: tensor([width, width]) },
-    grad_output: tensor([length, width]),
-    ...more,
-  });
 
 const post = (bytes: Uint8Array) => server.post('/gradient', bytes, MSGPACK, MSGPACK);
 
@@ -36,7 +22,7 @@ async function progress(): Promise<number> {
 
 test('a long computation shows how far it is, a short one is served meanwhile', async () => {
   const done = async (length: number) => {
-    assert.equal((await post(body(length, 64))).status, 200);
+    assert.equal((await post(longBody(length, 64))).status, 200);
     return performance.now();
   };
   const long = done(16_384);
@@ -55,14 +41,14 @@ test('a long computation shows how far it is, a short one is served meanwhile', 
 test('a short computation is served beside one of minutes in float64', async () => {
   const long = longRequest(server.url);
   await metricIs(server.url, 'loragrad_workers_busy', 1);
-  assert.equal((await post(body(64, 64))).status, 200);
+  assert.equal((await post(longBody(64, 64))).status, 200);
   await metricIs(server.url, 'loragrad_inflight_requests', 1);
   long.destroy();
   await metricIs(server.url, 'loragrad_inflight_requests', 0);
 });
 
 test('a computation that would take too long is refused before it begins', async () => {
-  const refused = await post(body(60_000, 16, { tolerance: 1e-9 }));
+  const refused = await post(longBody(60_000, 16, FLOAT64));
   const problem = (await refused.json()) as ProblemDetails;
   assert.equal(refused.status, 422);
   assert.match(problem.type, /limit-exceeded$/);

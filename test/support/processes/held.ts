@@ -1,6 +1,6 @@
 /** Requests that stay where they are until they are let go. */
 import { connect, type Socket } from 'node:net';
-import { pack, tensor } from '../wire/bodies.js';
+import { FLOAT64, longBody } from '../wire/bodies.js';
 
 function open(url: string): Socket {
   const socket = connect(Number(new URL(url).port), '127.0.0.1');
@@ -21,17 +21,7 @@ export function unfinishedRequest(url: string, bytes: number): Socket {
 /** A request that takes a place and computes for minutes, unless its socket is destroyed. */
 export function longRequest(url: string): Socket {
   const socket = open(url);
-  const [length, width] = [12_000, 16];
-  const square = () => tensor([width, width]);
-  const body = pack({
-    hidden_states: tensor([length, width]),
-    q_proj: { weight: square(), lora_A: tensor([2, width]), lora_B: tensor([width, 2]) },
-    k_proj: { weight: square() },
-    v_proj: { weight: square() },
-    grad_output: tensor([length, width]),
-    // Computed in float64.
-    tolerance: 1e-9,
-  });
+  const body = longBody(12_000, 16, FLOAT64);
   socket.write(
     `POST /gradient HTTP/1.1\r\nhost: x\r\ncontent-type: application/msgpack\r\ncontent-length: ${body.length}\r\n\r\n`,
   );

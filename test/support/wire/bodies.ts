@@ -37,9 +37,8 @@ export function spoilt(change: (body: Body) => void): Body {
   return body;
 }
 
-/** Minutes of float64 for one worker. */
-export function endlessBody(): Uint8Array {
-  const [length, width] = [6000, 64];
+/** One head of so many tokens and columns, with an adapter of rank two on q, and an upstream gradient. */
+export function longBody(length: number, width: number, more: object = {}): Buffer {
   const weight = tensor([width, width]);
   return pack({
     hidden_states: tensor([length, width]),
@@ -47,6 +46,12 @@ export function endlessBody(): Uint8Array {
     k_proj: { weight },
     v_proj: { weight },
     grad_output: tensor([length, width]),
-    tolerance: 1e-9,
+    ...more,
   });
 }
+
+/** Computed in float64. */
+export const FLOAT64 = { tolerance: 1e-9 };
+
+/** Minutes of float64 for one worker. */
+export const endlessBody = (): Uint8Array => longBody(6000, 64, FLOAT64);
