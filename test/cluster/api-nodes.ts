@@ -8,20 +8,19 @@ export const [ALICE, BOB] = ['a-key-of-sixteen-and-more', 'another-key-as-long-a
 export interface ApiNodes {
   readonly store: Store;
   readonly nodes: readonly RunningServer[];
-  /** One more, which the caller closes. */
-  add(settings: NodeJS.ProcessEnv): Promise<RunningServer>;
 }
 
 /** @param settings of each node. They are there when the tests begin, if there is a store. */
 export function apiNodes(...settings: readonly NodeJS.ProcessEnv[]): ApiNodes {
   let store: Store;
   const nodes: RunningServer[] = [];
-  const add = (own: NodeJS.ProcessEnv) =>
-    startServer({ LORAGRAD_WORKERS: '1', LORAGRAD_QUEUE_URL: store.url, ...own });
   before(async () => {
     if (withoutStore) return;
     store = await startStore();
-    for (const own of settings) nodes.push(await add(own));
+    for (const own of settings) {
+      const all = { LORAGRAD_WORKERS: '1', LORAGRAD_QUEUE_URL: store.url };
+      nodes.push(await startServer({ ...all, ...own }));
+    }
   });
   after(async () => {
     if (withoutStore) return;
@@ -30,7 +29,6 @@ export function apiNodes(...settings: readonly NodeJS.ProcessEnv[]): ApiNodes {
   });
   return {
     nodes,
-    add,
     get store() {
       return store;
     },

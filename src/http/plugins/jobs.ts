@@ -25,11 +25,17 @@ export interface KeptJob {
   readonly request: FastifyRequest;
   /** null: it is not done yet. */
   readonly outcome: Done | Problem | null;
+  /** Whether the other API nodes have its outcome. */
+  readonly known: boolean;
   /** Resolves when the other API nodes know of it. */
   readonly told: Promise<void>;
   /** Gives back all that it holds; what is still computed is stopped. */
   forget(): void;
+  /** Leaves it to the other API nodes, where they have its outcome. */
+  leave(): void;
 }
+
+type MutableJob = { -readonly [Key in keyof KeptJob]: KeptJob[Key] };
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -44,6 +50,8 @@ declare module 'fastify' {
       keep(request: FastifyRequest, answer: Promise<Done>): KeptJob;
       /** Jobs are seen by those alone whose API key began them. */
       find(id: string, owner: string): KeptJob | undefined;
+      /** This node is about to end: it keeps no answer that other nodes can give. */
+      leaveToOthers(): void;
       /** Those of other API nodes; null: there are none. */
       readonly elsewhere: SharedJobs | null;
     };
@@ -65,6 +73,7 @@ async function jobsPlugin(
   { maxJobs, ttlMs, queueUrl }: JobLimits,
 ): Promise<void> {
   const jobs = new Map<string, KeptJob>();
+  let leaving = false;
   const find = (id: string, owner: string) => {
     const job = jobs.get(id);
     return job?.request.owner === owner ? job : undefined;
@@ -93,16 +102,22 @@ async function jobsPlugin(
     const id = randomUUID();
     const end = request.lifetime.outlive();
     let timer: NodeJS.Timeout | undefined;
-    const job: { -readonly [Key in keyof KeptJob]: KeptJob[Key] } = {
+    const job: MutableJob = {
       id,
       request,
       outcome: null,
+      known: false,
       told: Promise.resolve(),
       forget: () => {
-        if (!jobs.delete(id)) return;
         elsewhere?.forget(id, request.owner).catch(() => {});
+        if (!jobs.delete(id)) return;
         clearTimeout(timer);
         if (!job.outcome) request.cancel();
+        end();
+      },
+      leave: () => {
+        if (!job.known || !jobs.delete(id)) return;
+        clearTimeout(timer);
         end();
       },
     };
@@ -125,15 +140,22 @@ async function jobsPlugin(
   }
 
   /** Tells other nodes of a job, again and again until they know its outcome or it is forgotten. */
-  async function tell(job: KeptJob, others: SharedJobs): Promise<void> {
+  async function tell(job: MutableJob, others: SharedJobs): Promise<void> {
     const { id, request, outcome } = job;
     if (!jobs.has(id)) return;
     const bytes = outcome && 'bytes' in outcome ? outcome.bytes : null;
     const state = outcome ? outcomeOf(request, outcome) : { progress: progressOf(request) };
     const believed = outcome ? ttlMs : BELIEVED_MS;
-    const known = await others.tell(id, request.owner, state, bytes, believed).catch(() => false);
+    const heard = await others.tell(id, request.owner, state, bytes, believed).catch(() => false);
+    job.known = outcome !== null && heard;
     if (!jobs.has(id)) others.forget(id, request.owner).catch(() => {});
-    else if (!outcome || !known) setTimeout(() => tell(job, others), TELL_MS).unref();
+    else if (!job.known) setTimeout(() => tell(job, others), TELL_MS).unref();
+    else if (leaving) job.leave();
+  }
+
+  function leaveToOthers(): void {
+    leaving = true;
+    for (const job of jobs.values()) job.leave();
   }
 
   app.decorate('jobs', {
@@ -143,6 +165,7 @@ async function jobsPlugin(
     requireRoom,
     keep,
     find,
+    leaveToOthers,
     elsewhere,
   });
 }

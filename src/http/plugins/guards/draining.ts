@@ -1,6 +1,6 @@
 /**
  * The end of the service: first it says that it is not ready, so that nothing new is sent to it; then it
- * refuses what comes, and waits until every answer has left, those of jobs too; then it closes the port.
+ * refuses what comes, and waits until every answer has left, or another node has it to give; then it closes the port.
  */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
@@ -74,6 +74,7 @@ async function draining(app: FastifyInstance): Promise<void> {
     leaving = true;
     await new Promise((resolve) => setTimeout(resolve, lameDuckMs));
     refusing = true;
+    app.jobs.leaveToOthers();
     if (await allSent(drainMs)) return;
     app.cancelAll(shuttingDown('The service shut down before the end.'));
     await allSent(lastWordsMs);
