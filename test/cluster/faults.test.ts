@@ -1,6 +1,6 @@
 /**
  * Faults at random moments under load: every request is answered right or with a problem, nothing hangs, and nothing is
- * left behind. LORAGRAD_TEST_FAULTS says how many faults.
+ * left behind. LORAGRAD_TEST_FAULTS says how many faults; what came of them is told at the end.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -29,7 +29,7 @@ const skip = withoutStore;
 
 test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, {
   skip,
-}, async () => {
+}, async (t) => {
   const random = uniform(seed);
   const bodies = Array.from({ length: 3 }, (_, k) => largeBody(k));
   const alone = await startServer();
@@ -49,7 +49,9 @@ test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, 
   ];
   const api: ApiProcess[] = [await startApi(store.url, env)];
   let stop = false;
-  const counts = { right: 0, problems: 0, cut: 0 };
+  const counts = { right: 0, cut: 0 };
+  const problems: Record<string, number> = {};
+  let longest = 0;
 
   const client = async (k: number): Promise<void> => {
     while (!stop) {
@@ -60,6 +62,7 @@ test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, 
         headers: { 'content-type': MSGPACK },
         body: bodies[which]!,
       };
+      const start = performance.now();
       try {
         const response = await fetch(`${url}/gradient`, {
           ...options,
@@ -71,8 +74,9 @@ test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, 
           counts.right++;
         } else {
           const { type } = JSON.parse(Buffer.from(bytes).toString()) as { type: string };
-          assert.match(type, /:(store-full|worker-lost|queue-full|shutting-down)$/);
-          counts.problems++;
+          const [, kind] = type.match(/:(store-full|worker-lost|queue-full|shutting-down)$/) ?? [];
+          assert.ok(kind, type);
+          problems[kind] = (problems[kind] ?? 0) + 1;
           await pause(100);
         }
       } catch (error) {
@@ -81,6 +85,7 @@ test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, 
         counts.cut++;
         await pause(100);
       }
+      longest = Math.max(longest, performance.now() - start);
     }
   };
 
@@ -124,13 +129,16 @@ test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, 
     },
   };
   const names = Object.keys(faults);
+  const injected = Object.fromEntries(names.map((name) => [name, 0]));
   try {
     const load = Promise.all(Array.from({ length: CLIENTS }, (_, k) => client(k)));
     const inject = async () => {
       for (let k = 0; k < FAULTS; k++) {
         await pause(1500 * random());
         // Each kind comes before any comes again.
-        await faults[names[(seed + k) % names.length]!]!();
+        const name = names[(seed + k) % names.length]!;
+        await faults[name]!();
+        injected[name]!++;
       }
     };
     await Promise.race([inject(), load]);
@@ -144,12 +152,15 @@ test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, 
     }
     stop = true;
     await load;
-    console.log(`# ${JSON.stringify(counts)}`);
+    t.diagnostic(`faults: ${JSON.stringify(injected)}`);
+    t.diagnostic(`answers: ${JSON.stringify({ ...counts, problems })}`);
+    t.diagnostic(`the longest took ${(longest / 1000).toFixed(1)} s`);
     const own = /:parts-[^:]+:(?:meta|id|events|stalled-check|pc|marker)$|:alive:/;
     for (let left = ['']; left.length > 0; ) {
       await pause(200);
       left = (await admin.keys('*')).filter((key) => !own.test(key));
     }
+    t.diagnostic('no key and no job is left in the store');
   } finally {
     stop = true;
     admin.disconnect();
