@@ -1,7 +1,7 @@
-/** Bytes under their digest in the store: in chunks, for a time, sent and fetched once a node. */
+/** Bytes under their digest in the store: in chunks, for a time, each sent and fetched once a node. */
 import type { Redis } from 'ioredis';
 import { LRUCache } from 'lru-cache';
-import { type BlobName, blobKey, CHUNK_BYTES, MISSING } from './names.js';
+import { type BlobName, type BlobPart, blobKey, CHUNK_BYTES, MISSING } from './names.js';
 
 export interface BlobTraffic {
   readonly bytesSent: number;
@@ -16,9 +16,19 @@ export interface BlobOptions {
   readonly digest: (bytes: Uint8Array) => Promise<string>;
 }
 
+/** What this node has of a blob. */
+interface Kept {
+  /** Shared. */
+  readonly memory: Uint8Array;
+  /** Those that are here, or on their way. */
+  readonly chunks: Map<number, Promise<void>>;
+  /** Who waits for some of them. */
+  readers: number;
+}
+
 export class Blobs {
-  readonly #cache: LRUCache<string, Uint8Array>;
-  readonly #fetching = new Map<string, Promise<Uint8Array>>();
+  readonly #cache: LRUCache<string, Kept>;
+  readonly #fetching = new Map<string, Kept>();
   #traffic = { bytesSent: 0, bytesReceived: 0, roundTrips: 0 };
 
   constructor(
@@ -26,7 +36,7 @@ export class Blobs {
     private readonly options: BlobOptions,
   ) {
     const maxSize = Math.max(1, options.cacheBytes);
-    this.#cache = new LRUCache({ maxSize, sizeCalculation: ({ length }) => length + 1 });
+    this.#cache = new LRUCache({ maxSize, sizeCalculation: ({ memory }) => memory.length + 1 });
   }
 
   get traffic(): BlobTraffic {
@@ -56,35 +66,58 @@ export class Blobs {
    *
    * @throws {Error} MISSING when the store does not have it.
    */
-  async get(name: BlobName): Promise<Uint8Array> {
-    const kept = this.#cache.get(name.digest);
-    if (kept) return kept;
-    let fetching = this.#fetching.get(name.digest);
-    if (!fetching) {
-      fetching = this.#fetch(name).finally(() => this.#fetching.delete(name.digest));
-      this.#fetching.set(name.digest, fetching);
+  async get({ digest, bytes, at, length }: BlobPart): Promise<Uint8Array> {
+    const kept = this.#cache.get(digest) ?? this.#fetching.get(digest) ?? room(bytes);
+    this.#cache.set(digest, kept);
+    this.#fetching.set(digest, kept);
+    kept.readers++;
+    try {
+      const last = Math.max(at, at + length - 1);
+      for (let k = Math.floor(at / CHUNK_BYTES); k * CHUNK_BYTES <= last; k++) {
+        let chunk = kept.chunks.get(k);
+        if (!chunk) {
+          chunk = this.#fetch(digest, k, kept.memory);
+          kept.chunks.set(k, chunk);
+          chunk.catch(() => kept.chunks.delete(k));
+        }
+        await chunk;
+      }
+    } finally {
+      kept.readers--;
+      if (kept.readers === 0) this.#fetching.delete(digest);
     }
-    return fetching;
+    return kept.memory.subarray(at, at + length);
   }
 
-  /** The bytes that were fetched are used by nobody else: results. */
-  async take(name: BlobName): Promise<Uint8Array> {
-    const bytes = await this.get(name);
-    this.#cache.delete(name.digest);
+  getAll(name: BlobName): Promise<Uint8Array> {
+    return this.get(whole(name));
+  }
+
+  /** What was fetched is used by nobody else: results. */
+  async take(part: BlobPart): Promise<Uint8Array> {
+    const bytes = await this.get(part);
+    this.#cache.delete(part.digest);
     return bytes;
   }
 
-  async #fetch({ digest, bytes }: BlobName): Promise<Uint8Array> {
-    const memory = new Uint8Array(new SharedArrayBuffer(bytes));
-    for (let k = 0, at = 0; k === 0 || at < bytes; k++) {
-      this.#traffic.roundTrips++;
-      const chunk = await this.store.getBuffer(blobKey(digest, k));
-      if (!chunk || chunk.length !== Math.min(CHUNK_BYTES, bytes - at)) throw new Error(MISSING);
-      memory.set(chunk, at);
-      at += chunk.length;
-      this.#traffic.bytesReceived += chunk.length;
-    }
-    this.#cache.set(digest, memory);
-    return memory;
+  takeAll(name: BlobName): Promise<Uint8Array> {
+    return this.take(whole(name));
+  }
+
+  async #fetch(digest: string, k: number, memory: Uint8Array): Promise<void> {
+    const [at, end] = [k * CHUNK_BYTES, Math.min((k + 1) * CHUNK_BYTES, memory.length)];
+    this.#traffic.roundTrips++;
+    const chunk = await this.store.getBuffer(blobKey(digest, k));
+    if (chunk?.length !== end - at) throw new Error(MISSING);
+    memory.set(chunk, at);
+    this.#traffic.bytesReceived += chunk.length;
   }
 }
+
+const whole = (name: BlobName): BlobPart => ({ ...name, at: 0, length: name.bytes });
+
+const room = (bytes: number): Kept => ({
+  memory: new Uint8Array(new SharedArrayBuffer(bytes)),
+  chunks: new Map(),
+  readers: 0,
+});

@@ -4,40 +4,45 @@
  */
 import { Packr } from 'msgpackr/pack';
 import { Unpackr } from 'msgpackr/unpack';
-import type { BlobName } from './names.js';
+import type { BlobName, BlobPart } from './names.js';
+import { isNumbers, type Numbers, Regions, SMALL_BYTES } from './regions.js';
 
-type Numbers = Float32Array | Float64Array | Int32Array | Uint8Array;
 const TYPES = { Float32Array, Float64Array, Int32Array, Uint8Array };
 type TypeName = keyof typeof TYPES;
 
-/** Smaller arrays stand in the envelope itself. */
-const SMALL_BYTES = 16_384;
-
 interface Stub {
   readonly $array: TypeName;
-  /** A blob, or the bytes themselves. */
-  readonly of: BlobName | Uint8Array;
+  /** Bytes of a blob, or the bytes themselves. */
+  readonly of: BlobPart | Uint8Array;
 }
 
 const packr = new Packr({ useRecords: false, encodeUndefinedAsNil: false });
 const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true });
 
-const isNumbers = (x: unknown): x is Numbers => ArrayBuffer.isView(x);
 const isStub = (x: object): x is Stub => '$array' in x;
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: Numbers) =>
   new Uint8Array(buffer, byteOffset, byteLength);
 
-/** @param put keeps bytes where the other side finds them. */
+/**
+ * @param put keeps a region where the other side finds it.
+ * @param regions of this value, and of others that are sent with it.
+ */
 export async function seal(
   value: unknown,
-  put: (bytes: Uint8Array) => Promise<BlobName>,
+  put: (region: Uint8Array) => Promise<BlobName>,
+  regions = new Regions(value),
 ): Promise<Buffer> {
+  const placed = async (x: Numbers): Promise<BlobPart> => {
+    const region = regions.around(x);
+    const { digest, bytes } = await put(region);
+    return { digest, bytes, at: x.byteOffset - region.byteOffset, length: x.byteLength };
+  };
   const stub = async (x: unknown): Promise<unknown> => {
     if (typeof x !== 'object' || x === null) return x;
     if (isNumbers(x)) {
       const bytes = bytesOf(x);
-      const of = bytes.length < SMALL_BYTES ? Buffer.from(bytes) : await put(bytes);
+      const of = bytes.length < SMALL_BYTES ? Buffer.from(bytes) : await placed(x);
       return { $array: x.constructor.name as TypeName, of } satisfies Stub;
     }
     if (Array.isArray(x)) {
@@ -54,10 +59,10 @@ export async function seal(
   return packr.pack(await stub(value)) as Buffer;
 }
 
-/** @param get finds the bytes of a blob, in shared memory. */
+/** @param get finds bytes of a blob, in shared memory. */
 export async function open(
   envelope: Uint8Array,
-  get: (name: BlobName) => Promise<Uint8Array>,
+  get: (part: BlobPart) => Promise<Uint8Array>,
 ): Promise<unknown> {
   const whole = async (x: unknown): Promise<unknown> => {
     if (typeof x !== 'object' || x === null) return x;
@@ -75,20 +80,6 @@ export async function open(
     return Object.fromEntries(await Promise.all(entries));
   };
   return whole(unpackr.unpack(envelope));
-}
-
-/** Of all large arrays in a value, each once. */
-export function bytesOfArrays(value: unknown): number {
-  const seen = new Map<string, number>();
-  const ids = new Map<ArrayBufferLike, number>();
-  const visit = (x: unknown): void => {
-    if (typeof x !== 'object' || x === null) return;
-    if (!isNumbers(x)) return Object.values(x).forEach(visit);
-    if (!ids.has(x.buffer)) ids.set(x.buffer, ids.size);
-    seen.set(`${ids.get(x.buffer)} ${x.byteOffset} ${x.byteLength}`, x.byteLength);
-  };
-  visit(value);
-  return [...seen.values()].reduce((sum, bytes) => sum + bytes, 0);
 }
 
 /** A copy that every thread can see. */

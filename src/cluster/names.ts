@@ -51,6 +51,12 @@ export interface BlobName {
   readonly bytes: number;
 }
 
+/** Some of its bytes. */
+export interface BlobPart extends BlobName {
+  readonly at: number;
+  readonly length: number;
+}
+
 /** Why a part failed that has to be sent again with all its tensors: the store has lost one. */
 export const MISSING = 'A tensor is not in the store any more';
 /** Why a part was not done: the request was given up, or the store has lost the sign of its node. */

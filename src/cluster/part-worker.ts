@@ -124,7 +124,7 @@ export class PartWorker {
       const result = await this.pool
         .run(this.jobOf(task), { signal, owner: data.node })
         .catch(numericFailure);
-      const sealed = await seal(result, (bytes) => this.#blobs.put(bytes));
+      const sealed = await seal(result, (region) => this.#blobs.put(region));
       return { result: await this.#blobs.put(sealed) };
     } catch (error) {
       // Not to be repeated.
@@ -137,8 +137,8 @@ export class PartWorker {
   }
 
   async #fetch({ task }: PartData): Promise<Task> {
-    const envelope = await this.#blobs.get(task);
-    return (await open(envelope, (name) => this.#blobs.get(name))) as Task;
+    const envelope = await this.#blobs.getAll(task);
+    return (await open(envelope, (part) => this.#blobs.get(part))) as Task;
   }
 
   #stop(whose: (data: PartData) => boolean): void {

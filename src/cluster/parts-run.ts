@@ -17,6 +17,7 @@ import {
   type PartResult,
   UNWANTED,
 } from './names.js';
+import type { Regions } from './regions.js';
 
 /** How often a part is sent again whose tensors the store has lost. */
 const MOST_SENDS = 5;
@@ -62,8 +63,8 @@ export class PartsRun {
   /** Parts are sent, and run here, one after the other. */
   #sending: Promise<unknown> = Promise.resolve();
   #local: Promise<unknown> = Promise.resolve();
-  /** What is in the store, by its memory and its place there. */
-  readonly #sent = new Map<ArrayBufferLike, Map<string, BlobName>>();
+  /** Regions that are in the store. */
+  readonly #sent = new Map<Uint8Array, BlobName>();
   readonly #durations: number[] = [];
   #done = 0;
   #jobs = 0;
@@ -75,6 +76,8 @@ export class PartsRun {
     private readonly home: Home,
     private readonly stage: Stage,
     private readonly context: RunContext,
+    /** Of the tasks. */
+    private readonly regions: Regions,
   ) {}
 
   /** In the order of the tasks. */
@@ -152,17 +155,17 @@ export class PartsRun {
 
   async #part(task: Task, signal: AbortSignal): Promise<unknown> {
     const { blobs } = this.home;
-    const take = (name: BlobName) => blobs.take(name);
     for (let sends = 1; ; sends++) {
       try {
         const name = await this.#inTurn(async () => {
           signal.throwIfAborted();
-          const envelope = await seal(task, (bytes) => this.#put(bytes, signal));
+          const put = (region: Uint8Array) => this.#put(region, signal);
+          const envelope = await seal(task, put, this.regions);
           return blobs.put(envelope);
         });
         signal.throwIfAborted();
         const { result } = await this.#wait(name);
-        const value = await open(await blobs.take(result), take);
+        const value = await open(await blobs.takeAll(result), (part) => blobs.take(part));
         this.#advance();
         return value;
       } catch (error) {
@@ -180,12 +183,9 @@ export class PartsRun {
   }
 
   /** What several parts have is hashed and sent once. */
-  async #put(bytes: Uint8Array, signal: AbortSignal): Promise<BlobName> {
-    const of = this.#sent.get(bytes.buffer) ?? new Map<string, BlobName>();
-    this.#sent.set(bytes.buffer, of);
-    const place = `${bytes.byteOffset} ${bytes.length}`;
-    const name = of.get(place) ?? (await this.home.blobs.put(bytes, signal));
-    of.set(place, name);
+  async #put(region: Uint8Array, signal: AbortSignal): Promise<BlobName> {
+    const name = this.#sent.get(region) ?? (await this.home.blobs.put(region, signal));
+    this.#sent.set(region, name);
     return name;
   }
 

@@ -15,9 +15,9 @@ import { runParts } from '../pool/parts.js';
 import { Blobs, type BlobTraffic } from './blobs.js';
 import { connect, connection, timely } from './connection.js';
 import { digestOn } from './digest.js';
-import { bytesOfArrays } from './envelope.js';
 import { aliveKey, PREFIX, queueName } from './names.js';
 import { type Home, PartsRun } from './parts-run.js';
+import { Regions } from './regions.js';
 
 /** How often parts are looked after, ms. */
 const WATCH_MS = 1000;
@@ -124,11 +124,12 @@ export class QueueExecutor implements Executor, Home {
   }
 
   async #runStage(stage: Stage, context: RunContext): Promise<unknown[]> {
-    if (!this.#pays(stage)) {
+    const regions = new Regions(stage.tasks);
+    if (!this.#pays(stage, regions.bytes)) {
       this.#parts.partsHere += stage.tasks.length;
       return runParts(stage, context, (part, of) => this.pool.run(stage.jobOf!(part), of));
     }
-    const run = new PartsRun(this, stage, context);
+    const run = new PartsRun(this, stage, context, regions);
     this.#runs.add(run);
     try {
       return await run.results();
@@ -147,12 +148,11 @@ export class QueueExecutor implements Executor, Home {
     }
   }
 
-  /** Whether there are workers, and what they are sent is less than what they do. */
-  #pays({ tasks }: Stage): boolean {
+  /** Whether there are workers, and what they are sent is less than what they do. @param bytes of all large arrays. */
+  #pays({ tasks }: Stage, bytes: number): boolean {
     if (this.#workers === 0 || this.store.status !== 'ready') return false;
     const seconds =
       tasks.reduce((sum, task) => sum + (task as LargeTask).flops, 0) / this.rates.exact;
-    const bytes = bytesOfArrays(tasks);
     return MESSAGE_SECONDS * tasks.length + bytes / TRANSFER_RATE < WORTH * seconds;
   }
 

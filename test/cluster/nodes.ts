@@ -55,7 +55,7 @@ async function start(
     env: {
       ...{ ...process.env, PORT: '0', LORAGRAD_WORKERS: '1', LORAGRAD_QUEUE_URL: url },
       // However busy the machine is.
-      ...{ LORAGRAD_WARMUP_MS: '120000', ...env },
+      ...{ LORAGRAD_WARMUP_MS: '600000', ...env },
     },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -80,7 +80,7 @@ async function start(
 }
 
 export async function startNode(url: string, ttlMs = 60_000): Promise<QueueExecutor> {
-  const pool = await WorkerPool.start({ workers: 1, warmUpMs: 120_000 });
+  const pool = await WorkerPool.start({ workers: 1, warmUpMs: 600_000 });
   return new QueueExecutor(pool, { url, ttlMs, cacheBytes: 2 ** 28 });
 }
 
