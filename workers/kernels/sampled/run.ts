@@ -23,7 +23,7 @@ export function runSampledTask(task: SampledTask, wasm: Wasm, cancelled: Cancell
     case 'pilot':
       return withNumericFailure(() => runPilot(task, wasm, checkpoint));
     case 'choose':
-      return runChoice(task);
+      return runChoice(task, checkpoint);
     case 'table':
       return runTable(task, wasm, checkpoint);
     case 'norm':

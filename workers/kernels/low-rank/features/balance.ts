@@ -152,7 +152,7 @@ function factor(
   for (let a = 0; a < d; a++) trace += entries[a * d + a];
   const ridge = trace > 0 ? (RIDGE * trace) / d : 1;
   for (let a = 0; a < d; a++) entries[a * d + a] += ridge;
-  return choleskyFactor(entries, d);
+  return choleskyFactor(entries, d, arithmetic.checkpoint);
 }
 
 /** X of L' X = B for lower triangular L; all row-major (d, d). */

@@ -1,5 +1,5 @@
 /** Coordinates of each head and one scale for all draws: the cheapest that are expected to keep a tolerance. */
-import type { Task } from '../../../job.js';
+import type { Checkpoint, Task } from '../../../job.js';
 import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
 import { shared } from '../../../tensor/shared-memory.js';
 import type { Needs } from '../../exact/cost.js';
@@ -56,11 +56,15 @@ interface Draft {
   readonly error: number;
 }
 
-export function runChoice(task: ChoiceTask): SampledPlan {
+/** @param checkpoint passed once for each scale. */
+export function runChoice(task: ChoiceTask, checkpoint: Checkpoint): SampledPlan {
   const { pilots, tolerance, keys, problem, needs } = task;
   const cost = rowCost(problem, needs);
   const totals = squaresOfGradients(pilots);
-  const at: Candidates = (scale) => candidates(task, cost, totals, scale);
+  const at: Candidates = (scale) => {
+    checkpoint();
+    return candidates(task, cost, totals, scale);
+  };
   const best = keys === undefined ? cheapest(task, at) : withKeys(at, keys);
   return shared({
     keys: keys ?? Math.round(meanKeys(best)),

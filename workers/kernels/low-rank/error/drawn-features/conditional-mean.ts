@@ -40,10 +40,25 @@ export function sampleConditionalMean(
   const inputsV = value.rank > 0 ? of(xv) : NONE;
   const p = query.rank + key.rank;
   const u = new Float64Array(d * p);
-  addProduct(ofKey, query.up, query.rank, d, u, p, 0);
-  addProduct(inputsK, key.down, key.rank, d, u, p, query.rank);
+  /** Columns [from, from + rank) of c (d, stride) = a (d, inner) b (inner, rank). */
+  const multiply = (
+    a: Float64Array,
+    { b, rank }: { readonly b: Float32Array; readonly rank: number },
+    c: Float64Array,
+    stride: number,
+    from: number,
+  ) => {
+    const inner = a.length / d;
+    for (let row = 0; row < d; row++) {
+      arithmetic.checkpoint();
+      const of = a.subarray(row * inner, (row + 1) * inner);
+      addProduct(of, b, rank, c.subarray(row * stride + from));
+    }
+  };
+  multiply(ofKey, { b: query.up, rank: query.rank }, u, p, 0);
+  multiply(inputsK, { b: key.down, rank: key.rank }, u, p, query.rank);
   const va = new Float64Array(d * value.rank);
-  addProduct(inputsV, value.down, value.rank, d, va, value.rank, 0);
+  multiply(inputsV, { b: value.down, rank: value.rank }, va, value.rank, 0);
   return { key: ofKey, inputsK, inputsV, u, va };
 }
 
@@ -71,27 +86,19 @@ function slopes(
   arithmetic.gemm(n, d, d, centred(k, d, centreK), transform, z);
   const product = arithmetic.array(d * width);
   arithmetic.transposedGemm(d, width, n, z, centred(x, width, mean), product);
-  const result = Float64Array.from(product, (c, i) => (sigma[Math.floor(i / width)] * c) / n);
+  const result = new Float64Array(product.length);
+  for (let a = 0; a < d; a++) {
+    arithmetic.checkpoint();
+    for (let i = a * width; i < (a + 1) * width; i++) result[i] = (sigma[a] * product[i]) / n;
+  }
   arithmetic.release(mark);
   return result;
 }
 
-/** Columns [from, from + rank) of c (d, stride) += a (d, inner) b (inner, rank). */
-function addProduct(
-  a: Float64Array,
-  b: Float32Array,
-  rank: number,
-  d: number,
-  c: Float64Array,
-  stride: number,
-  from: number,
-): void {
-  const inner = a.length / d;
-  for (let row = 0; row < d; row++) {
-    const to = row * stride + from;
-    for (let x = 0; x < inner; x++) {
-      for (let y = 0; y < rank; y++) c[to + y] += a[row * inner + x] * b[x * rank + y];
-    }
+/** c (rank) += a (inner) b (inner, rank). */
+function addProduct(a: Float64Array, b: Float32Array, rank: number, c: Float64Array): void {
+  for (let x = 0; x < a.length; x++) {
+    for (let y = 0; y < rank; y++) c[y] += a[x] * b[x * rank + y];
   }
 }
 
@@ -105,7 +112,7 @@ export function inputMeans({ head, inputSums: slots }: Pick<HeadRun, 'head' | 'i
   }
   const [xk, xv] = [mean.subarray(0, inK), mean.subarray(inK)];
   const va = new Float64Array(value.rank);
-  addProduct(xv, value.down, value.rank, 1, va, value.rank, 0);
+  addProduct(xv, value.down, value.rank, va);
   return { xk, xv, va };
 }
 

@@ -1,8 +1,9 @@
-/** Eigenvalues and eigenvectors of symmetric matrices, beside those of the library. */
+/** Decompositions of symmetric matrices, beside those of the library. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { EigenvalueDecomposition, Matrix } from 'ml-matrix';
+import { CholeskyDecomposition, EigenvalueDecomposition, Matrix } from 'ml-matrix';
 import { NumericError } from '../../../workers/job.js';
+import { choleskyFactor } from '../../../workers/kernels/low-rank/features/decompose.js';
 import { eigensystem } from '../../../workers/kernels/low-rank/features/eigensystem.js';
 import { Random } from '../../../workers/kernels/random.js';
 import { testSeed } from '../../support/random.js';
@@ -20,6 +21,10 @@ function gram(n: number, r: number, size = 1): Float64Array {
     return b[i].reduce((sum, x, c) => sum + size * x * b[j][c], 0);
   });
 }
+
+const stop = () => {
+  throw new Error('stopped');
+};
 
 const diagonal = (values: readonly number[]) =>
   Float64Array.from({ length: values.length ** 2 }, (_, k) => {
@@ -74,9 +79,6 @@ test('eigensystem: can be stopped at every column and every sweep', () => {
   eigensystem(gram(n, n), n, () => polls++);
   // Twice for each column, and once or more for each eigenvalue but the last.
   assert.ok(polls >= 3 * (n - 1), `${polls} polls`);
-  const stop = () => {
-    throw new Error('stopped');
-  };
   assert.throws(() => eigensystem(gram(n, n), n, stop), /stopped/);
 });
 
@@ -91,4 +93,35 @@ test('eigensystem: numbers that are too large are refused', () => {
       ),
     NumericError,
   );
+});
+
+/** B B' and something on its diagonal. */
+const definite = (n: number, size = 1) =>
+  gram(n, n, size).map((x, k) => (k % (n + 1) === 0 ? x + size : x));
+
+for (const n of [0, 1, 5, 64, 65, 150, 256]) {
+  test(`Cholesky factor of ${n} columns: that of the library, and it can be stopped at every row`, () => {
+    const matrix = definite(n);
+    let polls = 0;
+    const ours = choleskyFactor(matrix, n, () => polls++);
+    assert.ok(polls >= n - 64, `${polls} polls`);
+    const library = new CholeskyDecomposition(Matrix.from1DArray(n, n, matrix));
+    const theirs = library.lowerTriangularMatrix.to1DArray();
+    const largest = Math.max(0, ...theirs.map(Math.abs));
+    ours.forEach((x, k) => {
+      assert.ok(Math.abs(x - theirs[k]) <= 100 * n * Number.EPSILON * largest, `entry ${k}`);
+    });
+    if (n > 0) assert.throws(() => choleskyFactor(matrix, n, stop), /stopped/);
+  });
+}
+
+test('Cholesky factor: numbers that are too large, and matrices that have none, are refused', () => {
+  const infinite = definite(80, 1e308).map((x) => 1e8 * x);
+  for (const [n, matrix] of [
+    [80, infinite],
+    [3, diagonal([1, Number.NaN, 1])],
+    [100, diagonal(Array.from({ length: 100 }, (_, k) => (k === 50 ? 0 : 1))).fill(1, 0, 10_000)],
+  ] as const) {
+    assert.throws(() => choleskyFactor(matrix, n, () => {}), NumericError);
+  }
 });
