@@ -3,6 +3,7 @@
  * returned counts where the operation has a result.
  */
 import { KEYS, ROWS, TILE_FLOATS } from '../../../workers/kernels/inner/block.js';
+import type { Call } from '../../../workers/kernels/inner/call.js';
 import type { OperationName } from '../../../workers/kernels/inner/operations/operations.js';
 import type { StageName } from '../../../workers/kernels/inner/operations/stages.js';
 import { attend } from './attend-loop.js';
@@ -282,3 +283,12 @@ export const LOOPS: Readonly<Record<OperationName | StageName, Loop>> = {
     });
   },
 };
+
+/** The outcome of a call as the loops have it. */
+export function expected(call: Call) {
+  const arrays = Object.fromEntries(
+    Object.entries(call.arrays).map(([name, x]) => [name, Float64Array.from(x)]),
+  );
+  const returned = Number(LOOPS[call.name](call.numbers, arrays));
+  return { arrays, returned };
+}
