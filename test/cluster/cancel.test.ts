@@ -1,33 +1,22 @@
 /** A request that is given up ends its parts on other machines by a message, however long they would go on. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { PartWorker } from '../../src/cluster/part-worker.js';
-import type { QueueExecutor } from '../../src/cluster/queue-executor.js';
 import type { Executor, RunContext } from '../../src/pool/executor.js';
 import { type LargeTask, parts } from '../../workers/job.js';
-import { knows, large, startNode } from './nodes.js';
-import { type Store, startStore, withoutStore } from './store.js';
+import { startCluster } from './cluster.js';
+import { knows, large } from './nodes.js';
+import { withoutStore } from './store.js';
 
 const skip = withoutStore;
-let store: Store;
-let node: QueueExecutor;
-before(async () => {
-  if (skip) return;
-  store = await startStore();
-  node = await startNode(store.url);
-});
-after(async () => {
-  if (skip) return;
-  await node.close();
-  await store.close();
-});
+const cluster = startCluster();
 
 /** Runs nothing: what it is given ends when it is told to. */
 class Endless implements Executor {
   /** What runs now. */
   readonly running = new Set<RunContext>();
-  readonly kernels = node.kernels;
-  readonly rates = node.rates;
+  readonly kernels = cluster.node.kernels;
+  readonly rates = cluster.node.rates;
 
   run<Result>(_job: unknown, context: RunContext): Promise<Result> {
     const { signal } = context;
@@ -58,6 +47,7 @@ async function until(condition: () => boolean): Promise<void> {
 test('what is given up ends at once, by itself and by its deadline; other requests go on', {
   skip,
 }, async () => {
+  const { node, store } = cluster;
   const pool = new Endless();
   const worker = new PartWorker(
     pool,

@@ -1,7 +1,6 @@
 /** All fixtures through the queue, in parts by 4 workers: the gradients of PyTorch, and bit by bit those of one machine. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import type { QueueExecutor } from '../../src/cluster/queue-executor.js';
+import { test } from 'node:test';
 import { parseLayer, requireProblem } from '../../src/request/parse.js';
 import type { GradientRequest } from '../../src/request/request.js';
 import { decodePhase } from '../../src/solver/decode-phase.js';
@@ -14,30 +13,16 @@ import { named } from '../kernels/run.js';
 import { type Fixture, loadFixtures } from '../support/fixtures.js';
 import { DIALECTS } from '../support/wire/dialects.js';
 import { relativeError, values, type WireTensor } from '../support/wire/wire-tensor.js';
-import { cutsOf, knows, large, startNode, startWorker, type WorkerProcess } from './nodes.js';
-import { type Store, startStore, withoutStore } from './store.js';
+import { startCluster } from './cluster.js';
+import { cutsOf, large } from './nodes.js';
+import { withoutStore } from './store.js';
 
 const WORKERS = 4;
 const TIMES_NAIVE = 3;
 const FLOOR = 2 ** -21;
 
 const skip = withoutStore;
-let store: Store;
-let node: QueueExecutor;
-let workers: WorkerProcess[] = [];
-before(async () => {
-  if (skip) return;
-  store = await startStore();
-  node = await startNode(store.url);
-  workers = await Promise.all(Array.from({ length: WORKERS }, () => startWorker(store.url)));
-  await knows(node, WORKERS);
-});
-after(async () => {
-  if (skip) return;
-  await Promise.all(workers.map((worker) => worker.end()));
-  await node.close();
-  await store.close();
-});
+const cluster = startCluster(WORKERS);
 
 const context = () => ({ signal: new AbortController().signal });
 
@@ -48,7 +33,7 @@ async function problemOf({ request }: Fixture) {
   const { value } = decodeMsgpack(memory, DEFAULT_WIRE_LIMITS);
   const parsed = parseLayer(value as unknown as GradientRequest);
   const shared = { float32: sharedFloat32, float64: sharedFloat64 };
-  await node.pool.run(decodePhase(parsed.pending, shared), context());
+  await cluster.node.pool.run(decodePhase(parsed.pending, shared), context());
   const wanted = request.outputs ?? ['gradients'];
   const states = parsed.kind === 'attention';
   const inputGradients =
@@ -81,6 +66,7 @@ for (const fixture of skip ? [] : loadFixtures()) {
     const { problem, outputs } = await problemOf(fixture);
     const options = { ...outputs, estimate: { rows: 16, seed: 1 } };
     const job = () => large(exactParts(problem, options, cutsFor(problem, outputs)));
+    const { node } = cluster;
     const { partsHere } = node.figures();
     const sent = await node.run(job(), context());
     assert.equal(node.figures().partsHere, partsHere);

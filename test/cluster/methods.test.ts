@@ -1,7 +1,6 @@
 /** Parts of every method on 1, 2 and 4 workers: the answer of a node by itself, bit by bit. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import type { QueueExecutor } from '../../src/cluster/queue-executor.js';
+import { test } from 'node:test';
 import type { Job } from '../../workers/job.js';
 import { forwardParts } from '../../workers/kernels/exact/forward.js';
 import { exactParts } from '../../workers/kernels/exact/gradient.js';
@@ -14,8 +13,9 @@ import { planSampled } from '../../workers/kernels/sampled/plan/stages.js';
 import { everyCut } from '../kernels/cuts.js';
 import { randomProblem } from '../kernels/problems.js';
 import { testSeed } from '../support/random.js';
-import { knows, large, startNode, startWorker, type WorkerProcess } from './nodes.js';
-import { type Store, startStore, withoutStore } from './store.js';
+import { startCluster } from './cluster.js';
+import { knows, large } from './nodes.js';
+import { withoutStore } from './store.js';
 
 const seed = testSeed();
 const { signal } = new AbortController();
@@ -24,23 +24,10 @@ const problem = randomProblem({ ...size, spread: 0.5, causal: true, seed });
 const [, heads, rows] = everyCut(problem, false);
 
 const skip = withoutStore;
-let store: Store;
-let node: QueueExecutor;
-const workers: WorkerProcess[] = [];
-before(async () => {
-  if (skip) return;
-  store = await startStore();
-  node = await startNode(store.url);
-});
-after(async () => {
-  if (skip) return;
-  await Promise.all(workers.map((worker) => worker.end()));
-  await node.close();
-  await store.close();
-});
+const cluster = startCluster();
 
 const output = { attentionOutput: true };
-const planned = <Result>(job: Job<Result>) => node.pool.run(job, { signal });
+const planned = <Result>(job: Job<Result>) => cluster.node.pool.run(job, { signal });
 
 /** What is run, once there is a plan, and its parts. */
 const METHODS: Record<string, { parts: number; plan(): Promise<() => Job<unknown>> }> = {
@@ -60,7 +47,7 @@ const METHODS: Record<string, { parts: number; plan(): Promise<() => Job<unknown
   low_rank: {
     parts: 4,
     async plan() {
-      const options = { seed, tolerance: 0.1, rates: node.rates, features: 40 };
+      const options = { seed, tolerance: 0.1, rates: cluster.node.rates, features: 40 };
       const plan = await planned(planLowRank(problem, options));
       const run = { ...output, seed, correction: false, certificate: true };
       return () => lowRankParts(problem, plan, run, heads);
@@ -69,7 +56,13 @@ const METHODS: Record<string, { parts: number; plan(): Promise<() => Job<unknown
   'low_rank, the output alone': {
     parts: 4,
     async plan() {
-      const options = { seed, tolerance: 0.1, rates: node.rates, features: 40, outputOnly: true };
+      const options = {
+        seed,
+        tolerance: 0.1,
+        rates: cluster.node.rates,
+        features: 40,
+        outputOnly: true,
+      };
       const plan = await planned(planLowRank(problem, options));
       return () => lowRankForwardParts(problem, plan, seed, heads);
     },
@@ -94,8 +87,9 @@ test('every method on 1, 2 and 4 workers: the answer of a node by itself, bit by
       return { name, parts, job, expected: await planned(job()) };
     }),
   );
+  const { node, workers, addWorker } = cluster;
   for (const count of [1, 2, 4]) {
-    while (workers.length < count) workers.push(await startWorker(store.url));
+    while (workers.length < count) await addWorker();
     await knows(node, count);
     for (const { name, parts, job, expected } of subjects) {
       const { partsSent } = node.figures();

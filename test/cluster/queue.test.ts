@@ -1,16 +1,16 @@
 /** Parts of problems on other machines: the same answers bit by bit, whatever becomes of workers and store. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { Redis } from 'ioredis';
-import type { QueueExecutor } from '../../src/cluster/queue-executor.js';
 import type { Problem } from '../../src/errors.js';
 import { type ExactResult, exactParts } from '../../workers/kernels/exact/gradient.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import { type ProblemOptions, randomProblem, randomStates } from '../kernels/problems.js';
 import { named } from '../kernels/run.js';
 import { testSeed } from '../support/random.js';
-import { cutsOf, knows, large, startNode, startWorker, type WorkerProcess } from './nodes.js';
-import { type Store, startStore, withoutStore } from './store.js';
+import { startCluster } from './cluster.js';
+import { cutsOf, knows, large, startWorker } from './nodes.js';
+import { withoutStore } from './store.js';
 
 const seed = testSeed();
 const { signal } = new AbortController();
@@ -38,28 +38,10 @@ const CASES: Record<string, Omit<ProblemOptions, 'seed'>> = {
 const LONG = { batch: 2, heads: 4, headDim: 32, queryLength: 4000, seed };
 
 const skip = withoutStore;
-let store: Store;
-let node: QueueExecutor;
-const workers: WorkerProcess[] = [];
-before(async () => {
-  if (skip) return;
-  store = await startStore();
-  [node] = await Promise.all([startNode(store.url), addWorker()]);
-  await knows(node, 1);
-});
-after(async () => {
-  if (skip) return;
-  await Promise.all(workers.map((worker) => worker.end()));
-  await node.close();
-  await store.close();
-});
-async function addWorker(): Promise<WorkerProcess> {
-  const worker = await startWorker(store.url);
-  workers.push(worker);
-  return worker;
-}
+const cluster = startCluster(1);
+const { workers, addWorker } = cluster;
 const here = (problem: AttentionProblem, inputGradients?: 'attention') =>
-  node.pool.run(jobOf(problem, inputGradients), { signal });
+  cluster.node.pool.run(jobOf(problem, inputGradients), { signal });
 
 /** Resolves when a worker has a part of it, or when it was done before that was seen. */
 async function underWay(run: Promise<unknown>): Promise<void> {
@@ -68,12 +50,13 @@ async function underWay(run: Promise<unknown>): Promise<void> {
     over = true;
   };
   run.then(end, end);
-  while (!over && node.figures().active === 0) {
+  while (!over && cluster.node.figures().active === 0) {
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
 
 test('1 and 2 workers: the same answer as without, bit by bit', { skip }, async () => {
+  const { node } = cluster;
   for (const count of [1, 2]) {
     while (workers.length < count) await addWorker();
     await knows(node, count);
@@ -92,6 +75,7 @@ test('1 and 2 workers: the same answer as without, bit by bit', { skip }, async 
 test('a tensor that all parts share is sent once, and not again by the next request', {
   skip,
 }, async () => {
+  const { node } = cluster;
   const problem = randomProblem({ ...GROUPED, inFeatures: 512, seed: seed + 1 });
   const inputs = problem.inputs.query.data.byteLength;
   const before = node.figures().bytesSent;
@@ -105,6 +89,7 @@ test('a tensor that all parts share is sent once, and not again by the next requ
 test('what is given up stops on other machines too, and leaves no job', {
   skip,
 }, async () => {
+  const { node } = cluster;
   const controller = new AbortController();
   let tasks = 0;
   const run = node.run(jobOf(randomProblem(LONG)), {
@@ -122,6 +107,7 @@ test('what is given up stops on other machines too, and leaves no job', {
 });
 
 test('a worker that is killed: its part is done by another', { skip }, async () => {
+  const { node } = cluster;
   const problem = randomProblem(LONG);
   const run = node.run(jobOf(problem), { signal });
   await underWay(run);
@@ -131,6 +117,7 @@ test('a worker that is killed: its part is done by another', { skip }, async () 
 });
 
 test('a worker that is asked to end finishes its part first', { skip }, async () => {
+  const { node } = cluster;
   await addWorker();
   const problem = randomProblem(LONG);
   const run = node.run(jobOf(problem), { signal });
@@ -140,6 +127,7 @@ test('a worker that is asked to end finishes its part first', { skip }, async ()
 });
 
 test('a store that loses all it has, and comes back: the same answer', { skip }, async () => {
+  const { node, store } = cluster;
   const problem = randomProblem(LONG);
   const run = node.run(jobOf(problem), { signal });
   await underWay(run);
@@ -149,6 +137,7 @@ test('a store that loses all it has, and comes back: the same answer', { skip },
 });
 
 test('a store that stays away: the node computes by itself', { skip }, async () => {
+  const { node, store } = cluster;
   const problem = randomProblem(LONG);
   await knows(node, workers.length);
   const run = node.run(jobOf(problem), { signal });
@@ -160,6 +149,7 @@ test('a store that stays away: the node computes by itself', { skip }, async () 
 });
 
 test('a full store: 503 with Retry-After', { skip }, async () => {
+  const { node, store } = cluster;
   const admin = new Redis(store.url);
   await admin.config('SET', 'maxmemory', '2mb');
   const problem = randomProblem({ ...LONG, inFeatures: 256 });
@@ -175,6 +165,7 @@ test('a full store: 503 with Retry-After', { skip }, async () => {
 test('workers with another build of the kernels take no part: the node computes by itself', {
   skip,
 }, async () => {
+  const { node, store } = cluster;
   await Promise.all(workers.splice(0).map((worker) => worker.end()));
   workers.push(await startWorker(store.url, { LORAGRAD_KERNELS: 'wasm' }));
   await knows(node, node.kernels.startsWith('wasm') ? 1 : 0);
