@@ -3,9 +3,13 @@ export { exp, largest, largest_norm, multiply, gather_rows, scatter_rows, sum_pa
 export { pack, pack_transposed, gemm, gemm_tn } from './gemm';
 export { scores, weights, values, gradients } from './attention';
 export {
-  running_softmax, score_gradient, outer, contract, fold, transpose,
-  feature_products, feature_table, weigh_features, scale_rows, add_row, combine,
-  copy_columns, row_dots, forms, group_sums, square_sums, take_centres,
+  add_row, combine, copy_columns, fold, row_dots, scale_rows, transpose,
+} from './rows';
+export {
+  feature_products, feature_table, forms, square_sums, weigh_features,
+} from './features';
+export {
+  contract, group_sums, outer, running_softmax, score_gradient, take_centres,
 } from './low-rank';
 export { scale_columns, column_dots, rotate } from './wide';
 export {

@@ -1,11 +1,6 @@
 /** Passes of the low-rank kernel at the full width of a head. Addresses in bytes, sizes in elements. */
+import { at } from './rows';
 import { madd } from './tile';
-
-// @ts-ignore: decorator
-@inline
-function at(base: usize, i: i32): usize {
-  return base + (<usize>i << 2);
-}
 
 /** out[f, i] = x[f, i] scale[i] for x, out (features, rows), rows a multiple of 4; out may be x. */
 export function scale_columns(features: i32, rows: i32, x: usize, scale: usize, out: usize): void {
