@@ -1,12 +1,8 @@
 /** Which kernel computes a problem, and why. */
 import { type Job, NumericError } from '../../workers/job.js';
 import { exactWork, type Needs } from '../../workers/kernels/exact/cost.js';
-import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
-import {
-  type LowRankPlan,
-  mostFullWidthFeatures,
-  planLowRank,
-} from '../../workers/kernels/low-rank/plan/plan.js';
+import { mostFullWidthFeatures, type Rates } from '../../workers/kernels/low-rank/plan/cost.js';
+import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import type { Planned } from '../../workers/kernels/sampled/plan/stages.js';
 import { seesAll } from '../../workers/mask.js';
 import {

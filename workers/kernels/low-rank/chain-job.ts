@@ -7,7 +7,7 @@ import { ROUNDOFF } from './arithmetic/arithmetic.js';
 import type { HeadRun } from './chain/run.js';
 import { certificate } from './error/certificate/certificate.js';
 import type { KeySide } from './error/certificate/certificate-keys.js';
-import { joinQuerySides, type QuerySide } from './error/certificate/certificate-queries.js';
+import { joinQuerySides, type QuerySide } from './error/certificate/query-side.js';
 import { layout } from './head/layout.js';
 import { DRAWN_GROUPS } from './head/plan.js';
 import {

@@ -132,3 +132,11 @@ function visible(head: Head): number {
   const triangle = Math.min(nq, nk);
   return (triangle * (triangle + 1)) / 2 + (nq - triangle) * nk;
 }
+
+/** Numbers in the sums of one side at full width: 64 MiB in float64. */
+const WIDE_SUMS = 2 ** 23;
+
+/** Features for which the sums of a head have room at full width. */
+export function mostFullWidthFeatures(d: number, dv: number): number {
+  return Math.floor(WIDE_SUMS / (d * dv));
+}

@@ -9,7 +9,7 @@
  * with weights 1/D~_i^2.
  */
 import type { KeySide } from './certificate-keys.js';
-import type { QuerySide } from './certificate-queries.js';
+import type { QuerySide } from './query-side.js';
 
 /** Room for the rounding of the float64 sums themselves. */
 const SLACK = 1 + 2 ** -20;
