@@ -126,12 +126,15 @@ export function headsOfWave(plan: ExactPlan, wave: number): Omit<PartitionOfHead
 /**
  * The row blocks of all partitions from first to last. A partition goes on where its task before ended, which is
  * `stride` tasks earlier.
+ *
+ * @param together blocks of a partition that share what is made for them.
  */
 export function attendTasks(
   plan: ExactPlan,
   workspace: Workspace,
   attentionOutput: Float32Array | null,
   wave: number,
+  together = 1,
 ): { readonly tasks: AttendTask[]; readonly stride: number } {
   const all = headsOfWave(plan, wave).flatMap((head) =>
     Array.from(
@@ -141,7 +144,10 @@ export function attendTasks(
   );
   const flops = plan.blockFlops;
   const blocks = Math.ceil(plan.blocks / plan.partitions);
-  const blocksAtOnce = Math.min(blocks, Math.max(1, Math.floor(TASK_FLOPS / flops)));
+  const blocksAtOnce = Math.min(
+    blocks,
+    together * Math.max(1, Math.floor(TASK_FLOPS / (flops * together))),
+  );
   // Short heads go together, but no more than leave work for several threads.
   const fitting = Math.floor(TASK_FLOPS / (flops * blocksAtOnce) / 4);
   const partitionsAtOnce = Math.max(1, Math.min(fitting, Math.floor(all.length / 16)));

@@ -28,6 +28,7 @@ import { chooseMeasured, type MeasureOptions } from './error/blocks.js';
 import { type Measurements, makeMeasurements } from './error/measure.js';
 import { columnSquares, type NormTask, sizesOf } from './error/norms.js';
 import { type Role, type Tables, type TableTask, tableTasks } from './error/tables.js';
+import { GROUP } from './levels.js';
 import type { HeadPlan, SampledPlan } from './plan/plan.js';
 import { joinKeys } from './plan/scale.js';
 
@@ -102,7 +103,7 @@ function* stages(
     const measured = chooseMeasured(plan, heads, coordinates.sizes, {
       ...{ ...measure, seed: measure.seed + wave },
     });
-    const attend = attendTasks(plan, workspace, attentionOutput, wave);
+    const attend = attendTasks(plan, workspace, attentionOutput, wave, GROUP);
     const tasksOfWave = attend.tasks.map(
       (task): SampledAttendTask => ({
         ...task,

@@ -22,15 +22,17 @@ export interface ChoiceTask extends Task<SampledPlan> {
   readonly keys: number | undefined;
 }
 
-/** From the root of a predicted variance to the limit that an answer will state, over what blocks of one sign add to the gradients. */
-const LIMIT = 1;
+/** Standard errors of the limit that an answer will state, of a gradient with many elements. */
+const LIMIT = 1.3;
+/**
+ * Between what two blocks add to a gradient, as directions: the more blocks, the more its norm is above that of unrelated ones.
+ * Looks at a few blocks cannot tell it; of trained layers few have less.
+ */
+const CORRELATION = 0.006;
 /** Keys of a block in the mean: fewer leave bars without meaning. */
 const FEWEST_DRAWN = 8;
 /** More coordinates are taken where they divide a head's variance by so much, when the number of keys is given. */
 const WORTH_IT = 1.5;
-
-/** Keys of a block, of the first draft that is shown. */
-const FEWEST_SHOWN = 8;
 
 /** Octaves from the best of all scales to those that are tried beside it. */
 const FINE_STEPS = [-3 / 8, -2 / 8, -1 / 8, 1 / 8, 2 / 8, 3 / 8];
@@ -38,6 +40,7 @@ const FINE_STEPS = [-3 / 8, -2 / 8, -1 / 8, 1 / 8, 2 / 8, 3 / 8];
 /** What a head would be with so many coordinates at some scale; 0: exact. */
 interface Candidate {
   readonly coordinates: number;
+  readonly levels: 1 | 2;
   readonly cost: number;
   /** The part of the cost that grows with the length; the rest grows with its square. */
   readonly linear: number;
@@ -60,7 +63,7 @@ interface Draft {
 export function runChoice(task: ChoiceTask, checkpoint: Checkpoint): SampledPlan {
   const { pilots, tolerance, keys, problem, needs } = task;
   const cost = rowCost(problem, needs);
-  const totals = squaresOfGradients(pilots);
+  const totals = squaresOfGradients(pilots, problem);
   const at: Candidates = (scale) => {
     checkpoint();
     return candidates(task, cost, totals, scale);
@@ -70,8 +73,8 @@ export function runChoice(task: ChoiceTask, checkpoint: Checkpoint): SampledPlan
     keys: keys ?? Math.round(meanKeys(best)),
     scale: best.scale,
     heads: pilots.map(({ basis }, h) => {
-      const { coordinates, variance } = best.chosen[h]!;
-      return { basis, coordinates, variance };
+      const { coordinates, levels, variance } = best.chosen[h]!;
+      return { basis, coordinates, levels, variance };
     }),
     work: cost.fixed + best.cost,
     linearWork: cost.fixed + best.linear,
@@ -88,9 +91,13 @@ export function runChoice(task: ChoiceTask, checkpoint: Checkpoint): SampledPlan
 /** Head by head, what may be chosen at a scale. */
 type Candidates = (scale: number) => Candidate[][];
 
-/** Squares of the gradients, as those of unrelated blocks: that they add up is not known before. */
-function squaresOfGradients(pilots: readonly Pilot[]): Record<Name, number> {
-  const of = (name: Name) => pilots.reduce((sum, { sizes }) => sum + sizes[name], 0);
+/** Squares of the gradients, as those of blocks that are a little alike. */
+function squaresOfGradients(
+  pilots: readonly Pilot[],
+  { dims }: AttentionLayer,
+): Record<Name, number> {
+  const alike = 1 + CORRELATION * (Math.ceil(dims.queryLength / ROWS) - 1);
+  const of = (name: Name) => alike * pilots.reduce((sum, { sizes }) => sum + sizes[name], 0);
   return { query: of('query'), key: of('key'), value: of('value') };
 }
 
@@ -109,20 +116,27 @@ function candidates(
   const rows = problem.dims.queryLength;
   const blocks = Math.ceil(rows / ROWS);
   return pilots.map(({ tried, near, seen }) => {
-    const all = tried.map(({ coordinates, keys: sums }): Candidate => {
+    const all = tried.map(({ coordinates, levels, keys: sums }): Candidate => {
       const keys = keysAt(sums, scale) / blocks;
       const of = (name: Name) =>
         totals[name] > 0 ? varianceAt(sums, name, scale) / totals[name] : 0;
       const variances = { query: of('query'), key: of('key'), value: of('value') };
       return {
-        ...{ coordinates, keys, variances },
-        cost: rows * cost.sampled({ near, drawn: keys, seen }, coordinates),
-        linear: rows * cost.sampled({ near, drawn: keys, seen: near }, coordinates),
+        ...{ coordinates, levels, keys, variances },
+        cost: rows * cost.sampled({ near, drawn: keys, seen }, coordinates, levels),
+        linear: rows * cost.sampled({ near, drawn: keys, seen: near }, coordinates, levels),
         variance: NAMES.reduce((sum, name) => sum + variances[name], 0),
       };
     });
     const none = { query: 0, key: 0, value: 0 };
-    const exact = { coordinates: 0, keys: 0, variances: none, variance: 0, linear: 0 };
+    const exact = {
+      coordinates: 0,
+      levels: 1,
+      keys: 0,
+      variances: none,
+      variance: 0,
+      linear: 0,
+    } as const;
     return [...all, { ...exact, cost: rows * cost.exact(seen) }];
   });
 }
@@ -189,12 +203,13 @@ function allExact(at: Candidates): Draft {
   );
 }
 
-/** Scales that draw a few keys for a block in the mean, and not most of all keys. */
+/** Scales that draw a few keys for a block in the mean, and not most of those that it sees. */
 function sensibleScales({ problem, pilots }: ChoiceTask): number[] {
-  const blocks = pilots.length * Math.ceil(problem.dims.queryLength / ROWS);
+  const blocks = Math.ceil(problem.dims.queryLength / ROWS);
+  const most = 0.5 * blocks * pilots.reduce((sum, { seen }) => sum + seen, 0);
   return SCALES.filter((scale) => {
     const all = pilots.reduce((sum, { tried }) => sum + keysAt(tried[0]!.keys, scale), 0);
-    return all > FEWEST_DRAWN * blocks && all < 0.5 * blocks * problem.dims.keyLength;
+    return all > FEWEST_DRAWN * blocks * pilots.length && all < most;
   });
 }
 
@@ -220,17 +235,12 @@ function draftAt(at: Candidates, scale: number): Draft {
 }
 
 /** What all heads would be with more and more keys, in steps of about two: for people, who choose nothing by it. */
-function drawing({ pilots, problem }: ChoiceTask, at: Candidates): Draft[] {
-  const { queryLength, keyLength } = problem.dims;
-  const blocks = pilots.length * Math.ceil(queryLength / ROWS);
+function drawing(task: ChoiceTask, at: Candidates): Draft[] {
   const drafts: Draft[] = [];
-  let wanted = FEWEST_SHOWN;
-  for (const scale of SCALES) {
-    const keys = pilots.reduce((sum, { tried }) => sum + keysAt(tried[0]!.keys, scale), 0) / blocks;
-    if (keys > keyLength / 2) break;
-    if (keys < wanted) continue;
-    drafts.push(draftAt(at, scale));
-    wanted = 2 * keys;
+  for (const scale of sensibleScales(task)) {
+    const draft = draftAt(at, scale);
+    const before = drafts.at(-1);
+    if (!before || meanKeys(draft) >= 2 * meanKeys(before)) drafts.push(draft);
   }
   return drafts;
 }
