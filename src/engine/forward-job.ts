@@ -106,7 +106,8 @@ export function* forwardJob(
   given: SolveOptions,
   { clock, memory }: Workplace,
 ): Job<ForwardAnswer> {
-  const options = { ...given, outputOnly: true };
+  // Attention states have gradients, if gradients are asked for: here they are not.
+  const options = { ...given, outputOnly: true, inputGradients: undefined };
   yield* decodePhase(pending, memory);
   clock('decode');
   const choice = yield* choose(layer, options);

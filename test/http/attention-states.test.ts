@@ -1,6 +1,7 @@
 /** Attention states and masks in requests: what is refused, and where; what is answered is in fixtures.test.ts. */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
+import { Random } from '../../workers/kernels/random.js';
 import { type RunningServer, startServer } from '../support/processes/server.js';
 
 let server: RunningServer;
@@ -30,6 +31,7 @@ interface Answer {
   readonly type: string;
   readonly pointer: string;
   readonly detail: string;
+  readonly method: string;
   readonly reason: string;
   readonly attention_output: number[][];
   readonly gradients: Record<string, unknown>;
@@ -260,4 +262,16 @@ test('the plan of attention states has their norms, and the reason for exact', a
     [1, 1, 0, 0.5],
   );
   assert.match(body.reason, /no mask but/);
+});
+
+test('the output alone of attention states: auto takes low_rank where it pays, as no gradient is asked for', async () => {
+  const random = new Random(1);
+  const rows = (): number[][][] =>
+    Array.from({ length: 8192 }, () => [
+      Array.from({ length: 4 }, () => Number((random.uniform() - 0.5).toFixed(3))),
+    ]);
+  const asked = { query: rows(), key: rows(), value: rows(), tolerance: 0.05 };
+  const { status, body } = await post('/forward', asked);
+  assert.equal(status, 200);
+  assert.equal(body.method, 'low_rank', body.reason);
 });
