@@ -118,8 +118,25 @@ function sumOfSquares(
   return sum;
 }
 
-function addProducts(
+/** Visits the draws that have rows of a head. @param visit told where what the head adds to tensor t begins, and its weight. */
+function eachDraw(
   { checkpoint }: Arithmetic,
+  head: Head,
+  draws: readonly Draw[],
+  t: number,
+  size: number,
+  visit: (position: number, to: number, weight: number) => void,
+): void {
+  const offset = tensorOffset(head, t);
+  const scale = tensorScale(head, t);
+  draws.forEach(({ batch, position, probability }, k) => {
+    checkpoint();
+    if (batch === head.batch) visit(position, k * size + offset, scale / probability);
+  });
+}
+
+function addProducts(
+  arithmetic: Arithmetic,
   products: readonly OuterProduct[],
   head: Head,
   draws: readonly Draw[],
@@ -127,20 +144,15 @@ function addProducts(
   size: number,
   contributions: Float64Array,
 ): void {
-  const offset = tensorOffset(head, t);
-  const scale = tensorScale(head, t);
-  draws.forEach((draw, k) => {
-    checkpoint();
-    if (draw.batch !== head.batch) return;
-    const to = k * size + offset;
+  eachDraw(arithmetic, head, draws, t, size, (position, to, weight) => {
     for (const { left, leftWidth, right, rightWidth, transposed } of products) {
       const rows = transposed ? rightWidth : leftWidth;
       const columns = transposed ? leftWidth : rightWidth;
       const [a, b] = transposed ? [right, left] : [left, right];
       for (let x = 0; x < rows; x++) {
-        const factor = (scale / draw.probability) * a[draw.position * rows + x];
+        const factor = weight * a[position * rows + x];
         for (let y = 0; y < columns; y++) {
-          contributions[to + x * columns + y] += factor * b[draw.position * columns + y];
+          contributions[to + x * columns + y] += factor * b[position * columns + y];
         }
       }
     }
@@ -154,7 +166,7 @@ export function openDrawnGradients(sizes: readonly number[]): Float64Array[] {
 
 /** Contributions that are there row by row (n, ..), those of this head's part of the tensor. */
 function addRows(
-  { checkpoint }: Arithmetic,
+  arithmetic: Arithmetic,
   rows: Float32Array,
   n: number,
   head: Head,
@@ -164,12 +176,8 @@ function addRows(
   contributions: Float64Array,
 ): void {
   const width = rows.length / n;
-  const offset = tensorOffset(head, t);
-  draws.forEach((draw, k) => {
-    checkpoint();
-    if (draw.batch !== head.batch) return;
-    const factor = tensorScale(head, t) / draw.probability;
-    const [to, from] = [k * size + offset, draw.position * width];
-    for (let i = 0; i < width; i++) contributions[to + i] += factor * rows[from + i];
+  eachDraw(arithmetic, head, draws, t, size, (position, to, weight) => {
+    const from = position * width;
+    for (let i = 0; i < width; i++) contributions[to + i] += weight * rows[from + i];
   });
 }
