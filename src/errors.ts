@@ -245,7 +245,12 @@ export class Problem extends Error {
     message: string,
     readonly options: ProblemOptions = {},
   ) {
+    // A problem is an answer and no fault: where it was made tells nothing that it does not say, and takes
+    // as long as the rest of a refusal. A cause keeps its stack.
+    const { stackTraceLimit } = Error;
+    Error.stackTraceLimit = 0;
     super(message, { cause: options.cause });
+    Error.stackTraceLimit = stackTraceLimit;
     this.statusCode = PROBLEMS[kind].status;
   }
 

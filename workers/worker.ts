@@ -1,6 +1,7 @@
 /** What a worker thread runs: its timeslice at a stage, tasks of any kernel; the outcome as a value. */
 import { Board } from './board.js';
 import { type Cancelled, CancelledError } from './job.js';
+import { giveWay } from './priority.js';
 import { giveBack, type RestTask } from './tasks/rest.js';
 import { type AnyTask, runTask } from './tasks/run.js';
 import {
@@ -10,6 +11,8 @@ import {
   type TimesliceOutcome,
 } from './timeslice.js';
 import { renewWasm, wasm } from './wasm.js';
+
+giveWay();
 
 function run(task: AnyTask | RestTask, cancelled: Cancelled): unknown {
   if (task.kernel !== 'rest') return runTask(task, wasm, cancelled);

@@ -28,6 +28,7 @@ import cancellation from './plugins/guards/cancellation.js';
 import clients from './plugins/guards/clients.js';
 import draining from './plugins/guards/draining.js';
 import expectations from './plugins/guards/expectations.js';
+import heads from './plugins/guards/heads.js';
 import lifetime from './plugins/guards/lifetime.js';
 import quarantine from './plugins/guards/quarantine.js';
 import jobs from './plugins/jobs.js';
@@ -116,6 +117,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   });
   await app.register(progress);
   await app.register(metrics, { engine });
+  await app.register(heads);
   await app.register(bodies, {
     maxBodyBytes: maxBodyBytes(config),
     maxJsonBytes: config.LORAGRAD_MAX_JSON_BYTES,

@@ -24,9 +24,15 @@ interface Held {
 export class Ledger {
   readonly #clients = new Map<string, Held>();
   readonly #working = new Set<Entry>();
+  /** Let in, but not here with their bodies yet. */
+  readonly #coming = new Set<Entry>();
   #bytes = 0;
 
-  constructor(readonly limits: LedgerLimits) {}
+  /** @param onFree a place is free, or one that was offered is not taken. */
+  constructor(
+    readonly limits: LedgerLimits,
+    private readonly onFree: () => void,
+  ) {}
 
   /** Requests that compute or wait to, from the last byte of their bodies. */
   get requests(): number {
@@ -54,7 +60,14 @@ export class Ledger {
     const { maxInflightBytes } = this.limits;
     // What could never be let in is refused as too large when it is read, not as too much for now.
     if (announced <= maxInflightBytes) this.#requireBytes(announced);
-    return new Entry(this, client);
+    const entry = new Entry(this, client);
+    this.#coming.add(entry);
+    return entry;
+  }
+
+  /** Whether there is a place for a request of this client. */
+  hasPlace(client: string): boolean {
+    return this.requests < this.#placesFor(client);
   }
 
   /** @throws {Problem} queue-full */
@@ -73,6 +86,7 @@ export class Ledger {
   seat(entry: Entry): void {
     if (this.#working.has(entry)) return;
     this.#requirePlace(entry.client);
+    this.#coming.delete(entry);
     this.#working.add(entry);
     this.#held(entry.client).requests++;
   }
@@ -86,32 +100,39 @@ export class Ledger {
     for (const other of this.#working) wait += Math.min(other.seconds, entry.seconds);
     wait = (wait - entry.seconds) / workers;
     if (wait > maxWaitSeconds) {
-      throw this.#busy('Expected wait, seconds', maxWaitSeconds, Math.ceil(wait));
+      throw this.busy('Expected wait, seconds', maxWaitSeconds, Math.ceil(wait));
     }
   }
 
   end(entry: Entry): void {
-    if (this.#working.delete(entry)) this.#held(entry.client).requests--;
+    const worked = this.#working.delete(entry);
+    if (worked) this.#held(entry.client).requests--;
     this.#forget(entry.client);
+    if (this.#coming.delete(entry) || worked) this.onFree();
   }
 
   #requirePlace(client: string): void {
+    if (this.hasPlace(client)) return;
+    throw this.busy('Requests in flight', this.#placesFor(client), this.requests + 1);
+  }
+
+  #placesFor(client: string): number {
     const { maxRequests } = this.limits;
     const mine = this.#clients.get(client)?.requests ?? 0;
     const others = this.#clients.size - (this.#clients.has(client) ? 1 : 0);
     const share = maxRequests / (others + 1);
-    const limit = mine < share && others > 0 ? 2 * maxRequests : maxRequests;
-    if (this.requests >= limit) throw this.#busy('Requests in flight', limit, this.requests + 1);
+    return mine < share && others > 0 ? 2 * maxRequests : maxRequests;
   }
 
   #requireBytes(more: number): void {
     const { maxInflightBytes } = this.limits;
     const total = this.#bytes + more;
     if (total <= maxInflightBytes) return;
-    throw this.#busy('Bytes of all requests in flight', maxInflightBytes, total);
+    throw this.busy('Bytes of all requests in flight', maxInflightBytes, total);
   }
 
-  #busy(what: string, limit: number, actual: number): Problem {
+  /** What is said to who may come again. */
+  busy(what: string, limit: number, actual: number): Problem {
     const seconds = Math.min(600, Math.max(1, Math.ceil(this.backlog / 2)));
     return new Problem(
       'queue-full',

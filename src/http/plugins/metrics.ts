@@ -82,7 +82,11 @@ async function metrics(app: FastifyInstance, options: { engine: Engine }): Promi
     'Memory that running computations may take, as their shapes predict',
     () => app.admitted().computeBytes,
   );
-  gauge('loragrad_waiting_requests', 'Requests that wait for memory', () => app.admitted().waiting);
+  gauge(
+    'loragrad_waiting_requests',
+    'Requests that wait for memory or for a place',
+    () => app.admitted().waiting,
+  );
   gauge(
     'loragrad_backlog_seconds',
     'Time until what is accepted is done, as predicted',

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { after, before, test } from 'node:test';
+import { httpRequest } from '../../../bench/support/http-load.js';
 import type { ProblemDetails } from '../../../src/errors.js';
 import { longRequest, metricIs, unfinishedRequest } from '../../support/processes/held.js';
 import { type RunningServer, startServer } from '../../support/processes/server.js';
@@ -40,6 +41,55 @@ test('too many requests: 429 with Retry-After, before the body is read, and room
   for (const socket of held) socket.destroy();
   await until('loragrad_inflight_requests', 0);
   assert.equal((await post(body)).status, 200);
+});
+
+test('a place that becomes free within a moment goes to who waits for it', async () => {
+  const held = [longRequest(server.url), longRequest(server.url)];
+  await until('loragrad_inflight_requests', 2);
+  const waiting = post(body);
+  await until('loragrad_waiting_requests', 1);
+  for (const socket of held) socket.destroy();
+  assert.equal((await waiting).status, 200);
+  await until('loragrad_inflight_requests', 0);
+});
+
+test('who leaves the line at the door leaves nothing behind', async () => {
+  const held = [longRequest(server.url), longRequest(server.url)];
+  await until('loragrad_inflight_requests', 2);
+  const impatient = longRequest(server.url);
+  await until('loragrad_waiting_requests', 1);
+  impatient.destroy();
+  await until('loragrad_waiting_requests', 0);
+  for (const socket of held) socket.destroy();
+  await until('loragrad_inflight_requests', 0);
+});
+
+test('where too many wait for a place the next are refused at once, and their connections go on', async () => {
+  const held = [longRequest(server.url), longRequest(server.url)];
+  await until('loragrad_inflight_requests', 2);
+  const { port } = new URL(server.url);
+  const sockets = Array.from({ length: 24 }, () => connect(Number(port), '127.0.0.1'));
+  const send = async (socket: Socket, request: Buffer) => {
+    socket.write(request);
+    let answer = '';
+    while (!answer.endsWith('}')) answer += String((await once(socket, 'data'))[0]);
+    return answer;
+  };
+  const bytes = httpRequest('POST', '/gradient', { contentType: MSGPACK, bytes: body });
+  const answers = await Promise.all(sockets.map((socket) => send(socket, bytes)));
+  for (const answer of answers) {
+    assert.match(answer, /^HTTP\/1.1 429 .*queue-full/s);
+    assert.match(answer, /^retry-after: \d+\r$/m);
+    assert.match(answer, /^x-request-id: \S+\r$/m);
+  }
+  assert.ok(answers.some((answer) => /"limit":8,"actual":9/.test(answer)));
+  const limits = httpRequest('GET', '/limits', undefined, 'application/json');
+  for (const socket of sockets) {
+    assert.match(await send(socket, limits), /^HTTP\/1.1 200 /);
+    socket.destroy();
+  }
+  for (const socket of held) socket.destroy();
+  await until('loragrad_inflight_requests', 0);
 });
 
 test('too many bytes: 429 that names both figures', async () => {

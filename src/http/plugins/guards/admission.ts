@@ -1,5 +1,5 @@
 /**
- * Admission control. At the head of a request: is there a place, would its body fit. As the body arrives:
+ * Admission control. At the head of a request: is there a place, perhaps after a moment, and would its body fit. As the body arrives:
  * its bytes. When it is decoded: what it will cost, by its shapes. What is refused for now gets 429 and may
  * be sent again when Retry-After says; what could never be done here is refused for good, and says why.
  */
@@ -7,6 +7,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Price } from '../../../engine/price.js';
 import { Problem } from '../../../errors.js';
+import { Door } from '../../admission/door.js';
 import { type Entry, Ledger, type LedgerLimits } from '../../admission/ledger.js';
 import { MemoryQueue } from '../../admission/memory-queue.js';
 
@@ -26,7 +27,7 @@ export interface Admitted {
   readonly bytes: number;
   /** Bytes that running computations may take. */
   readonly computeBytes: number;
-  /** Requests that wait for such memory. */
+  /** Requests that wait for such memory, or for a place. */
   readonly waiting: number;
   /** Seconds until what is accepted is done, as expected. */
   readonly backlog: number;
@@ -40,6 +41,8 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** What is in the house now. */
     admitted(): Admitted;
+    /** Why no request of this client can even wait for a place; null: one can. */
+    turnedAway(client: string): Problem | null;
   }
   interface FastifyRequest {
     /** What it holds of the house. */
@@ -58,6 +61,9 @@ declare module 'fastify' {
   }
 }
 
+/** Requests that may wait at the door, for each that may be in the house. */
+const WAITING_FOR_EACH = 4;
+
 function exceeded(what: string, limit: number, actual: number): Problem {
   return new Problem('limit-exceeded', `${what}: ${actual}, the limit is ${limit}.`, {
     pointer: '',
@@ -67,16 +73,20 @@ function exceeded(what: string, limit: number, actual: number): Problem {
 }
 
 async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise<void> {
-  const ledger = new Ledger(limits);
+  const ledger: Ledger = new Ledger(limits, () => door.open());
+  const door = new Door(WAITING_FOR_EACH * limits.maxRequests, (client) => ledger.hasPlace(client));
   const memory = new MemoryQueue(limits.maxComputeBytes);
 
   app.decorate('admitted', () => ({
     requests: ledger.requests,
     bytes: ledger.bytes,
     computeBytes: memory.used,
-    waiting: memory.waiting,
+    waiting: memory.waiting + door.waiting,
     backlog: ledger.backlog,
   }));
+
+  const tooMany = () => ledger.busy('Requests that wait for a place', door.room, door.room + 1);
+  app.decorate('turnedAway', (client: string) => (door.isFull(client) ? tooMany() : null));
 
   app.decorateRequest('entry');
   app.decorateRequest('reserveMoreBytes', function (this: FastifyRequest, more: number) {
@@ -116,10 +126,24 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
     });
   });
 
+  async function waitAtDoor({ client, lifetime, cancellation }: FastifyRequest): Promise<void> {
+    const mayEnter = await door.wait(client, (callback) => lifetime.whenOver(callback));
+    cancellation.throwIfAborted();
+    if (!mayEnter) throw tooMany();
+  }
+
   async function enter(request: FastifyRequest): Promise<void> {
-    const entry = ledger.enter(request.client, Number(request.headers['content-length'] ?? 0));
-    request.entry = entry;
-    request.lifetime.whenOver(() => entry.leave());
+    const { client, headers } = request;
+    if (door.isClosed(client)) await waitAtDoor(request);
+    try {
+      const entry = ledger.enter(client, Number(headers['content-length'] ?? 0));
+      request.entry = entry;
+      request.lifetime.whenOver(() => entry.leave());
+    } catch (error) {
+      // The place that it waited for may be for the next.
+      door.open();
+      throw error;
+    }
   }
 
   app.addHook('onRoute', (route) => {

@@ -25,7 +25,7 @@ declare module 'fastify' {
     open?: 'probe' | 'page';
   }
   interface FastifyRequest {
-    /** Name of the API key, or the address: of IPv6 the network, which one host has to itself. */
+    /** Name of the API key, or the address. */
     client: string;
     /** Whose tensors in the store are meant: the name of the API key; '' without keys. */
     owner: string;
@@ -42,7 +42,8 @@ export function withoutKey(route: RouteOptions): void {
 
 const NO_QUOTA: Quota = {};
 
-function addressOf(ip: string): string {
+/** What clients without keys are told apart by: the address, of IPv6 the network, which one host has to itself. */
+export function addressOf(ip: string): string {
   return isIPv6(ip) && !ip.startsWith('::ffff:') ? ip.split(':').slice(0, 4).join(':') : ip;
 }
 

@@ -1,0 +1,90 @@
+/**
+ * Who finds no place waits at the door for a moment. Places become free all the time, so that a burst is served and not
+ * refused; and a client that sends again at once, whatever it is told, keeps nobody busy with refusals. Clients take
+ * turns, and what else there is of a request that waits is not read.
+ */
+
+/** How long a request waits at most, ms. */
+const WAIT_MS = 1000;
+
+interface Guest {
+  settle(mayEnter: boolean): void;
+}
+
+export class Door {
+  /** By client, in the order of their turns; the first of a line has waited longest. */
+  readonly #lines = new Map<string, Guest[]>();
+  #waiting = 0;
+
+  /**
+   * @param room requests that may wait; then the first of the longest line has to go.
+   * @param hasPlace whether there is one for this client.
+   */
+  constructor(
+    readonly room: number,
+    private readonly hasPlace: (client: string) => boolean,
+  ) {}
+
+  get waiting(): number {
+    return this.#waiting;
+  }
+
+  /** Whether a request of this client has to wait: there is no place, or others of its client wait already. */
+  isClosed(client: string): boolean {
+    return this.#lines.has(client) || !this.hasPlace(client);
+  }
+
+  /** Whether no other request of this client may wait: no line is longer. */
+  isFull(client: string): boolean {
+    return this.#waiting >= this.room && this.#lines.get(client)?.length === this.#longest().length;
+  }
+
+  /**
+   * @param onGone calls back when the client leaves.
+   * @returns whether it may try to enter: there is a place, or it has waited its time.
+   */
+  wait(client: string, onGone: (callback: () => void) => void): Promise<boolean> {
+    if (this.#waiting >= this.room) this.#longest()[0]?.settle(false);
+    return new Promise((resolve) => {
+      const guest: Guest = {
+        settle: (mayEnter) => {
+          clearTimeout(timer);
+          this.#remove(client, guest);
+          resolve(mayEnter);
+        },
+      };
+      const timer = setTimeout(guest.settle, WAIT_MS, true);
+      const line = this.#lines.get(client);
+      if (line) line.push(guest);
+      else this.#lines.set(client, [guest]);
+      this.#waiting++;
+      onGone(() => guest.settle(false));
+    });
+  }
+
+  /** A place has become free: the first client that may have it, has it. */
+  open(): void {
+    for (const [client, line] of this.#lines) {
+      if (!this.hasPlace(client)) continue;
+      this.#lines.delete(client);
+      this.#lines.set(client, line);
+      line[0]?.settle(true);
+      return;
+    }
+  }
+
+  #longest(): Guest[] {
+    let longest: Guest[] = [];
+    for (const line of this.#lines.values()) if (line.length > longest.length) longest = line;
+    return longest;
+  }
+
+  #remove(client: string, guest: Guest): void {
+    const line = this.#lines.get(client);
+    const at = line?.indexOf(guest) ?? -1;
+    if (!line || at < 0) return;
+    line.splice(at, 1);
+    this.#waiting--;
+    if (line.length === 0) this.#lines.delete(client);
+  }
+}

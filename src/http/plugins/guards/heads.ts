@@ -1,0 +1,87 @@
+/**
+ * The head of a request, before the framework sees it. Heads take turns, by address: whatever a client sends, others are heard
+ * soon, and a round of the event loop stays short. And where so many requests of a client wait for a place that no more
+ * may, the next is refused here, for a part of what its way through all hooks would cost: under overload these are
+ * most requests.
+ */
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import type { FastifyInstance } from 'fastify';
+import fp from 'fastify-plugin';
+import { PROBLEM_MEDIA_TYPE, type Problem } from '../../../errors.js';
+import { Turns } from '../../admission/turns.js';
+import { REQUEST_ID_HEADER, requestId } from '../../request-id.js';
+import { discardRest } from '../problems.js';
+import { addressOf } from './clients.js';
+
+/** Of heads that wait; each request may have sent some 64 KiB of its body. Beyond it they are looked at as they come. */
+const MOST = 1024;
+/** One line of the log tells of all requests that were refused here in that time, ms. */
+const LOG_MS = 1000;
+
+const isProbe = ({ url }: IncomingMessage) => url?.includes('/health/') ?? false;
+
+/** Neither one that waits for leave to send its body, nor one of a page elsewhere, whose answer has more headers. */
+const isPlain = ({ method, headers }: IncomingMessage) =>
+  (method === 'POST' || method === 'PUT') &&
+  headers.expect === undefined &&
+  headers.origin === undefined;
+
+function answer(problem: Problem, request: IncomingMessage, response: ServerResponse): void {
+  const id = requestId(request);
+  const body = JSON.stringify(problem.details(id));
+  discardRest({ raw: request });
+  response.writeHead(problem.statusCode, {
+    ...problem.options.headers,
+    'content-type': PROBLEM_MEDIA_TYPE,
+    'content-length': Buffer.byteLength(body),
+    [REQUEST_ID_HEADER]: id,
+  });
+  response.end(body);
+}
+
+async function heads(app: FastifyInstance): Promise<void> {
+  const turns = new Turns();
+  const [handle] = app.server.listeners('request') as [RequestListener];
+  let refused = 0;
+
+  const refuse = (problem: Problem, request: IncomingMessage, response: ServerResponse) => {
+    const start = performance.now();
+    answer(problem, request, response);
+    const { kind, statusCode: status } = problem;
+    app.metrics.problems.inc({ type: kind });
+    const labels = { method: request.method ?? '', route: 'none', status };
+    app.metrics.requests.observe(labels, (performance.now() - start) / 1000);
+    if (refused++ > 0) return;
+    const tell = () => {
+      app.log.info(
+        { status, problem: kind, refused },
+        `${refused} requests refused: ${problem.message}`,
+      );
+      refused = 0;
+    };
+    setTimeout(tell, LOG_MS).unref();
+  };
+
+  const look: RequestListener = (request, response) => {
+    const client = addressOf(request.socket.remoteAddress ?? '');
+    const problem = isPlain(request) && !app.draining() ? app.turnedAway(client) : null;
+    if (problem) refuse(problem, request, response);
+    else handle(request, response);
+  };
+
+  app.server.off('request', handle);
+  app.server.on('request', async (request, response) => {
+    const { socket } = request;
+    if (!isProbe(request) && turns.waiting < MOST) {
+      await turns.take(addressOf(socket.remoteAddress ?? ''));
+      // Its client has left meanwhile.
+      if (socket.destroyed) return;
+    }
+    look(request, response);
+  });
+}
+
+export default fp(heads, {
+  name: 'heads',
+  dependencies: ['admission', 'clients', 'draining', 'metrics', 'problems'],
+});
