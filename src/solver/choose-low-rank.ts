@@ -2,7 +2,12 @@
 import { type Job, NumericError } from '../../workers/job.js';
 import { exactWork, type Needs } from '../../workers/kernels/exact/cost.js';
 import { mostFullWidthFeatures, type Rates } from '../../workers/kernels/low-rank/plan/cost.js';
-import { type LowRankPlan, planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
+import {
+  type LowRankPlan,
+  planFirstHeads,
+  planLowRank,
+} from '../../workers/kernels/low-rank/plan/plan.js';
+import type { PlanOptions } from '../../workers/kernels/low-rank/plan/plan-options.js';
 import type { Planned } from '../../workers/kernels/sampled/plan/stages.js';
 import { seesAll } from '../../workers/mask.js';
 import {
@@ -144,18 +149,14 @@ export function toleranceOfPlan(
   return Math.max(tolerance - rounding, LEAST_SHARE * tolerance);
 }
 
-/** The plan for a gradient, or for the output alone. */
-function planOf(
-  problem: AttentionLayer & Partial<AttentionProblem>,
-  options: ChooseOptions,
-): Job<LowRankPlan> {
+/** What a plan for a gradient, or for the output alone, has to keep. */
+function planOptions(layer: AttentionLayer, options: ChooseOptions): PlanOptions {
   const { features, seed, correction, rates, inputGradients, outputOnly = false } = options;
-  const tolerance = toleranceOfPlan(problem, options);
-  return planLowRank(problem, {
-    ...{ tolerance, seed, correction, rates, outputOnly },
+  return {
+    ...{ tolerance: toleranceOfPlan(layer, options), seed, correction, rates, outputOnly },
     inputGradients: inputGradients !== undefined,
     ...(features !== undefined && { features }),
-  });
+  };
 }
 
 /** The same, or why none can be made: numbers of the input that overflow in its algebra. */
@@ -164,7 +165,7 @@ export function* tryPlan(
   options: ChooseOptions,
 ): Job<{ readonly plan: LowRankPlan } | { readonly plan: null; readonly reason: string }> {
   try {
-    return { plan: yield* planOf(problem, options) };
+    return { plan: yield* planLowRank(problem, planOptions(problem, options)) };
   } catch (error) {
     if (!(error instanceof NumericError)) throw error;
     return { plan: null, reason: `Low-rank cannot plan for this input. ${error.message}` };
@@ -196,9 +197,27 @@ export function* chooseLowRank(
   if (early) return { ...early, lowRank: null };
   const obstacle = obstacleOf(problem, options);
   if (obstacle) return { kernel: 'exact', reason: obstacle, lowRank: null };
+  const missing = yield* firstHeadsMissing(problem, options);
+  if (missing) return { ...judge(missing, options), lowRank: null };
   const tried = yield* tryPlan(problem, options);
   if (!tried.plan) return unplanned(tried.reason, options);
   return { ...judge(tried.plan, options), lowRank: tried.plan };
+}
+
+/** The plan of the first heads, if it shows that one of all heads would be in vain. */
+function* firstHeadsMissing(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  options: ChooseOptions,
+): Job<LowRankPlan | null> {
+  if (options.method !== 'auto') return null;
+  try {
+    const plan = yield* planFirstHeads(problem, planOptions(problem, options));
+    return plan?.meetsTolerance ? null : plan;
+  } catch (error) {
+    // Told by the plan of all.
+    if (error instanceof NumericError) return null;
+    throw error;
+  }
 }
 
 /** The choices that need no plan. */

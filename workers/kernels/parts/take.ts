@@ -50,7 +50,14 @@ export function* takeParts<L extends Layer>(
   problem: L,
   cuts: readonly Cut[],
 ): Job<readonly L[], BlocksTask> {
-  if (cuts.length === 1) return [problem];
+  return cuts.length === 1 ? [problem] : yield* copyParts(problem, cuts);
+}
+
+/** The same where one cut may be less than the whole. */
+export function* copyParts<L extends Layer>(
+  problem: L,
+  cuts: readonly Cut[],
+): Job<readonly L[], BlocksTask> {
   const copies: Addition[] = [];
   const parts = cuts.map((cut) => partOf(problem, cut, copies));
   yield* stage(

@@ -4,6 +4,8 @@ import { type Job, stage, within } from '../../../job.js';
 import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
 import { exactFlops, exactWork } from '../../exact/cost.js';
 import type { ComposedNorms } from '../../norms.js';
+import type { BlocksTask } from '../../parts/blocks.js';
+import { copyParts } from '../../parts/take.js';
 import type { NormsTask } from '../head/composed-norms.js';
 import { type Head, outputHead } from '../head/head.js';
 import type { HeadPlan } from '../head/plan.js';
@@ -140,6 +142,22 @@ export function* planLowRank(
     ...summary(heads, headPlans, choices, sampled, problem.dims.batch, exact, options),
     headNorms,
   };
+}
+
+/**
+ * The plan of the heads of one key/value head and batch item: where it misses the tolerance, that of all heads would,
+ * too. null: there are no others.
+ */
+export function* planFirstHeads(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  options: PlanOptions,
+): Job<LowRankPlan | null, PlanTask | BlocksTask> {
+  const { batch, keyValueHeads, queryLength } = problem.dims;
+  if (batch * keyValueHeads === 1) return null;
+  const one = { first: 0, last: 1 };
+  const cut = { items: one, sharedHeads: one, rows: { first: 0, last: queryLength } };
+  const [part] = yield* copyParts(problem, [cut]);
+  return yield* planLowRank(part, options);
 }
 
 function summary(
