@@ -86,6 +86,24 @@ test('a tensor that all parts share is sent once, and not again by the next requ
   assert.ok(node.figures().bytesSent - before - first < 0.2 * inputs);
 });
 
+test('rows that are queries of one part and keys of others are sent once', { skip }, async () => {
+  const { node } = cluster;
+  const size = { heads: 1, queryLength: 4000, inFeatures: 256, causal: true };
+  const problem = randomProblem({ ...size, seed: seed + 3 });
+  const all = { first: 0, last: 1 };
+  const cuts = [0, 1, 2, 3].map((k) => {
+    return { items: all, sharedHeads: all, rows: { first: 1000 * k, last: 1000 * (k + 1) } };
+  });
+  const job = () => large(exactParts(problem, { attentionOutput: true }, cuts));
+  const before = node.figures().bytesSent;
+  const found = await node.run(job(), { signal });
+  const { inputs, objective } = problem;
+  const least = inputs.query.data.byteLength + objective.tensor.data.byteLength;
+  const sent = node.figures().bytesSent - before;
+  assert.ok(sent >= least && sent < 1.1 * least, `${sent} bytes for ${least}`);
+  assertSame(found, await node.pool.run(job(), { signal }));
+});
+
 test('what is given up stops on other machines too, and leaves no job', {
   skip,
 }, async () => {
