@@ -1,8 +1,13 @@
 /** Gradients with drawn far keys: what they converge to, what their error figures say, and that no thread changes them. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { runJob } from '../../../workers/job.js';
+import { loadWasm } from '../../../workers/kernels/inner/load.js';
 import { chiSquare } from '../../../workers/kernels/sampled/error/errors.js';
-import type { AttentionProblem } from '../../../workers/problem.js';
+import { sampledJob } from '../../../workers/kernels/sampled/job.js';
+import { planSampled } from '../../../workers/kernels/sampled/plan/stages.js';
+import { runSampledTask } from '../../../workers/kernels/sampled/run.js';
+import { type AttentionProblem, hasAttentionStates } from '../../../workers/problem.js';
 import { testSeed } from '../../support/random.js';
 import {
   type ProblemOptions,
@@ -11,12 +16,37 @@ import {
   rotaryTables,
   tensor,
 } from '../problems.js';
-import { distance, named, norm } from '../run.js';
-import { outOfOrder, planned, sampled, sampledBy, truth } from './support.js';
+import { distance, exact, named, norm } from '../run.js';
 
 type Floats = Float32Array;
 
+const wasm = loadWasm();
 const SEED = testSeed(5);
+
+const outputs = (problem: AttentionProblem) => ({
+  attentionOutput: false,
+  inputGradients: hasAttentionStates(problem) ? ('attention' as const) : undefined,
+});
+
+function planned(problem: AttentionProblem, keys: number | undefined, tolerance = 0.1) {
+  const wanted = outputs(problem);
+  const needs = {
+    gradients: true,
+    output: false,
+    inputGradients: wanted.inputGradients !== undefined,
+  };
+  const job = planSampled(problem, { ...wanted, keys, tolerance, needs, seed: SEED });
+  return runJob(job, (task, stop) => runSampledTask(task, wasm, stop));
+}
+
+function sampled(problem: AttentionProblem, keys: number | undefined, seed = SEED) {
+  const { plan } = planned(problem, keys);
+  const job = sampledJob(problem, plan, { ...outputs(problem), seed });
+  return runJob(job, (task, stop) => runSampledTask(task, wasm, stop));
+}
+
+const truth = (problem: AttentionProblem) =>
+  named(exact(problem, wasm, false, outputs(problem).inputGradients));
 
 const long = { queryLength: 1100, headDim: 24, inFeatures: 32, spread: 3 };
 const shapes: Record<string, Omit<ProblemOptions, 'seed'>> = {
@@ -44,7 +74,7 @@ const problems: Record<string, AttentionProblem> = {
 
 for (const [name, problem] of Object.entries(problems)) {
   test(`${name}: with every key drawn the gradient is exact`, () => {
-    const got = named(sampled(problem, 10 * long.queryLength, SEED));
+    const got = named(sampled(problem, 10 * long.queryLength));
     for (const [tensor, x] of truth(problem)) {
       const error = distance(x, got.get(tensor)!) / norm(x);
       assert.ok(error < 1e-5, `${tensor}: ${error}; seed ${SEED}`);
@@ -52,7 +82,7 @@ for (const [name, problem] of Object.entries(problems)) {
   });
 
   test(`${name}: the error of drawn keys is what the figures say`, () => {
-    const result = sampled(problem, 150, SEED);
+    const result = sampled(problem, 150);
     const got = named(result);
     let largest = 0;
     for (const [tensor, x] of truth(problem)) {
@@ -71,11 +101,28 @@ for (const [name, problem] of Object.entries(problems)) {
 
 test('the answer does not depend on the order in which tasks run, or on the thread', () => {
   const problem = problems['rotary, grouped heads, causal']!;
-  const { plan } = planned(problem, 150, SEED);
-  const plain = sampledBy(problem, plan, SEED);
-  for (const [tensor, x] of named(outOfOrder(problem, plan, SEED))) {
-    assert.deepEqual(x, named(plain).get(tensor), tensor);
-  }
+  const { plan } = planned(problem, 150);
+  const instances = [loadWasm(), loadWasm(), loadWasm()];
+  const mixed = () => {
+    const job = sampledJob(problem, plan, { ...outputs(problem), seed: SEED });
+    let step = job.next([]);
+    while (!step.done) {
+      const { tasks, stride = tasks.length } = step.value;
+      const results: unknown[] = [];
+      for (let first = 0; first < tasks.length; first += stride) {
+        const last = Math.min(first + stride, tasks.length);
+        for (let k = last - 1; k >= first; k--) {
+          const task = structuredClone(tasks[k]!);
+          results[k] = runSampledTask(task, instances[k % instances.length]!, () => false);
+        }
+      }
+      step = job.next(results);
+    }
+    return named(step.value);
+  };
+  const job = sampledJob(problem, plan, { ...outputs(problem), seed: SEED });
+  const plain = named(runJob(job, (task, stop) => runSampledTask(task, wasm, stop)));
+  for (const [tensor, x] of mixed()) assert.deepEqual(x, plain.get(tensor), tensor);
 });
 
 test('the mean over seeds comes closer to the exact gradient than single draws', () => {
@@ -96,7 +143,7 @@ test('with the inputs of the projections errors are those of the gradients of th
   const X = randomProblem({ ...long, seed: SEED + 1 }).inputs.query;
   const rotary = rotaryTables(1, L, d / 2, 'float32');
   const problem = { ...states, projectedFrom: { query: X, key: X, value: X, rotary } };
-  const result = sampled(problem, 150, SEED);
+  const result = sampled(problem, 150);
   const exactly = truth(problem);
   for (const name of ['query', 'key', 'value'] as const) {
     const of = (dY: Float32Array | Float64Array) => {
@@ -149,8 +196,11 @@ test('heads that no proxy serves are computed exactly inside the answer', () => 
       ),
     },
   };
-  const { plan } = planned(problem, undefined, SEED, 0.2);
-  const result = sampledBy(problem, plan, SEED);
+  const { plan } = planned(problem, undefined, 0.2);
+  const result = runJob(
+    sampledJob(problem, plan, { ...outputs(problem), seed: SEED }),
+    (task, stop) => runSampledTask(task, wasm, stop),
+  );
   for (const [tensor, x] of truth(problem)) {
     const got = named(result).get(tensor)!;
     const error = distance(x, got) / norm(got);

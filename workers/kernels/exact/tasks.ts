@@ -127,7 +127,7 @@ export function headsOfWave(plan: ExactPlan, wave: number): Omit<PartitionOfHead
  * The row blocks of all partitions from first to last. A partition goes on where its task before ended, which is
  * `stride` tasks earlier.
  *
- * @param together blocks of a partition that share what is made for them.
+ * @param together blocks of a partition that a task takes at least.
  */
 export function attendTasks(
   plan: ExactPlan,

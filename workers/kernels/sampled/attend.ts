@@ -10,10 +10,9 @@ import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { Random } from '../random.js';
 import type { Coordinates } from './coordinates.js';
-import { sizeOf } from './draw.js';
+import { KeyDraw, sizeOf } from './draw.js';
 import { Measure, type Measurements, makeMeasurements } from './error/measure.js';
 import type { Tables } from './error/tables.js';
-import { OneLevel, TwoLevels } from './levels.js';
 import { Listed } from './listed.js';
 import { NEAR, type SampledPlan } from './plan/plan.js';
 import { KeyProxy } from './proxy.js';
@@ -91,30 +90,24 @@ function keysOfPartition(
   if (head.coordinates === 0) return () => null;
   const headGroup = Math.floor(partition.place / plan.group);
   const spread = slice(coordinates.spread, headGroup, plan.keys);
+  const proxy = new KeyProxy(task, wasm, memory, partition.place, coordinates, head.coordinates);
   // A list of more than half of the keys is no cheaper than all of them.
   const listed = new Listed(wasm, memory, Math.ceil(plan.keys / 2));
-  const room = listed.capacity;
-  const proxy = new KeyProxy(task, wasm, memory, partition, coordinates, {
-    ...{ c: head.coordinates, place: partition.place, room },
-  });
-  const { batchItem } = partition.headGroup;
-  const levels =
-    head.levels === 2
-      ? new TwoLevels(plan.problem, batchItem, wasm, proxy, spread, room)
-      : new OneLevel(wasm, proxy, spread, room);
+  const keyDraw = new KeyDraw(wasm, spread, listed.capacity);
   const measure = new Measure(task, wasm, memory, checkpoint);
   return (rows) => {
     const { first, n } = rows;
+    const { batchItem } = partition.headGroup;
     const { near, far } = splitKeys(plan.problem, batchItem, { first, last: first + n });
     if (far.length === 0) return null;
-    const block = { rows, near, far };
-    const drawn = levels.draw(block, sampled.scale, randomOf(task, rows));
+    const worths = keyDraw.weigh(proxy.weigh(rows, near, far), far);
+    const drawn = keyDraw.draw(worths, sampled.scale, randomOf(task, rows).uniform());
     if (!drawn || sizeOf(near) + drawn.places.length > listed.capacity) return null;
     const keys = listed.gather(near, far, drawn);
     const probability = task.measured[partition.place * plan.blocks + rows.first / ROWS]!;
     if (probability === 0) return keys;
     const end = measure.begin(rows, probability, measurements);
     const index = keys.index.slice();
-    return { ...keys, after: () => end(keys.memory, index, levels.worths(block)) };
+    return { ...keys, after: () => end(keys.memory, index, worths) };
   };
 }

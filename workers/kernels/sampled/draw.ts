@@ -3,7 +3,7 @@ import type { Range } from '../../mask.js';
 import type { Wasm } from '../inner/instance.js';
 
 /** Share of the probability that no proxy decides. */
-export const EVEN = 0.02;
+const EVEN = 0.02;
 /** Least probability of a key: its weight 1 / pi is to stay far from the end of float32. */
 const LEAST_PROBABILITY = 2 ** -14;
 
@@ -25,50 +25,35 @@ export interface Worths {
 
 export const sizeOf = ({ first, last }: Range): number => last - first;
 
-/** From the place of a far key to its number. */
-export function keyAt([before, after]: readonly Range[]): (place: number) => number {
-  const split = before ? sizeOf(before) : 0;
-  return (place) => (place < split ? before!.first + place : after!.first + place - split);
-}
-
 export class KeyDraw {
   readonly #wasm: Wasm;
   readonly #room: number;
-  readonly #share: number;
   readonly #spread: number;
   readonly #worth: number;
   readonly #places: number;
   readonly #probability: number;
 
-  /** @param spread of all keys. @param room for so many drawn keys. @param even share of the mean in each p_j. */
-  constructor(wasm: Wasm, spread: Float32Array, room: number, even = EVEN) {
+  /** @param spread of all keys. @param room for so many drawn keys. */
+  constructor(wasm: Wasm, spread: Float32Array, room: number) {
     this.#wasm = wasm;
     this.#room = room;
-    this.#share = 1 - even;
     this.#spread = wasm.put(spread);
     this.#worth = wasm.alloc(8 * spread.length);
     this.#places = wasm.alloc(4 * room);
     this.#probability = wasm.alloc(8 * room);
   }
 
-  /** p_j of far keys, mixed with their mean. @param squaresOf address of p_j^2 / spread_j^2 of a range, whose first key has that place. */
-  weigh(far: readonly Range[], squaresOf: (range: Range, place: number) => number): Worths {
+  /** p_j of far keys, mixed with their mean. @param squares p_j^2 / spread_j^2, one after the other. */
+  weigh(squares: number, far: readonly Range[]): Worths {
     let [total, count] = [0, 0];
     for (const range of far) {
       const [n, worth] = [sizeOf(range), this.#worth + 8 * count];
       const spread = this.#spread + 4 * range.first;
-      total += this.#wasm.fn.key_worths(n, squaresOf(range, count), spread, worth);
+      total += this.#wasm.fn.key_worths(n, squares + 4 * count, spread, worth);
       count += n;
     }
-    const even = ((1 - this.#share) * total) / Math.max(1, count);
-    return { far, count, worth: this.#worth, share: this.#share, even };
-  }
-
-  /** Worths that are known. */
-  take(worths: Float64Array): Worths {
-    const count = worths.length;
-    this.#wasm.f64(this.#worth, count).set(worths);
-    return { far: [{ first: 0, last: count }], count, worth: this.#worth, share: 1, even: 0 };
+    const even = (EVEN * total) / Math.max(1, count);
+    return { far, count, worth: this.#worth, share: 1 - EVEN, even };
   }
 
   /**

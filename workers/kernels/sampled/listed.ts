@@ -3,7 +3,7 @@ import type { Range } from '../../mask.js';
 import type { ListedKeys } from '../attention/by-lists.js';
 import type { AttentionMemory } from '../attention/memory.js';
 import type { Wasm } from '../inner/instance.js';
-import { type Drawn, keyAt, sizeOf } from './draw.js';
+import { type Drawn, sizeOf } from './draw.js';
 
 /** Tiles end with whole vectors: so many keys must exist. */
 const PADDED = 8;
@@ -85,9 +85,11 @@ export class Listed {
     const index = wasm.i32(this.#index, count);
     const bias = wasm.f32(own.bias, rows).fill(0);
     for (let k = 0; k < all; k++) index[k] = near.first + k;
-    const keyOf = keyAt(far);
+    const [before, after] = far;
+    const split = sizeOf(before!);
     for (let k = 0; k < places.length; k++) {
-      index[all + k] = keyOf(places[k]!);
+      const place = places[k]!;
+      index[all + k] = place < split ? before!.first + place : after!.first + place - split;
       bias[all + k] = -Math.log2(probability[k]!);
     }
     for (const [name, width] of this.#gathered) {

@@ -9,10 +9,10 @@
  */
 import { keysOfRow, type Range } from '../../mask.js';
 import type { AttentionMemory } from '../attention/memory.js';
-import type { PartitionOfHead, Partitions, RowBlock } from '../attention/task.js';
+import type { Partitions, RowBlock } from '../attention/task.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
-import { type Floats, slice } from '../inner/operands.js';
+import { slice } from '../inner/operands.js';
 import { packedFloats } from '../inner/operations/products.js';
 import { type Coordinates, rowsOfHead } from './coordinates.js';
 
@@ -20,8 +20,6 @@ import { type Coordinates, rowsOfHead } from './coordinates.js';
 const PANEL = 16;
 /** Near keys of a block at most that are multiplied at once. */
 const NEAR_AT_ONCE = 512;
-/** Of a sum that may be 0. */
-const logOfSum = (sum: number): number => Math.log2(Math.max(Number.MIN_VALUE, sum));
 /** Of the far keys that row sums are estimated from. */
 const STRIDE = 8;
 const FIRST_KEYS = 16;
@@ -30,7 +28,6 @@ export class KeyProxy {
   readonly #task: Partitions;
   readonly #wasm: Wasm;
   readonly #memory: AttentionMemory;
-  readonly #head: Omit<PartitionOfHead, 'partition'>;
   readonly #coordinates: Coordinates;
   /** Of the head in the coordinates. */
   readonly #place: number;
@@ -44,34 +41,24 @@ export class KeyProxy {
   readonly #sizes: number;
   readonly #q: number;
   readonly #near: number;
-  /** p_j^2 / |v_j - mean v|^2 of far keys, and coordinates of some. */
+  /** p_j^2 / |v_j - mean v|^2 of far keys. */
   readonly #weights: number;
-  readonly #some: number;
-  /** Rows that are loaded, and how many they are with those that fill up the last panel. */
-  #picked: readonly number[] = [];
-  #n = 0;
 
-  /**
-   * Allocates, and copies in the keys' coordinates where they are not there yet.
-   *
-   * @param of how many coordinates, place of the head in them, and room for so many keys that are weighed one by one.
-   */
+  /** Allocates, and copies in the keys' coordinates where they are not there yet. */
   constructor(
     task: Partitions,
     wasm: Wasm,
     memory: AttentionMemory,
-    head: Omit<PartitionOfHead, 'partition'>,
+    place: number,
     coordinates: Coordinates,
-    of: { readonly c: number; readonly place: number; readonly room: number },
+    c: number,
   ) {
-    const { c, place, room } = of;
     const { plan } = task;
     const { headDim: d } = plan.problem.dims;
     this.#task = task;
     this.#wasm = wasm;
     this.#memory = memory;
     this.#coordinates = coordinates;
-    this.#head = head;
     this.#place = place;
     this.#c = c;
     const width = c + 2;
@@ -87,112 +74,71 @@ export class KeyProxy {
     this.#q = wasm.allocFloats(packedFloats(d, ROWS));
     this.#near = wasm.allocFloats(NEAR_AT_ONCE * ROWS);
     this.#weights = wasm.allocFloats(plan.keys);
-    this.#some = wasm.allocFloats(room * width);
     if (memory.warm) return;
     if (shared === undefined) wasm.f32(this.#z, keys.length).set(keys);
     const thinned = wasm.f32(this.#thinned, some * width);
     for (let k = 0; k < some; k++) thinned.set(slice(keys, k * STRIDE, width), k * width);
   }
 
-  /** p_j^2 / |v_j - mean v|^2 of far keys: their addresses by range. They stay until the next block. */
-  weigh(rows: RowBlock, near: Range, far: readonly Range[]): (range: Range) => number {
-    this.load(rows, near, far);
-    for (const range of far) this.#weighKeys(range, this.#weights + 4 * range.first);
-    return ({ first }) => this.#weights + 4 * first;
-  }
-
-  /** The block that `weighSome` is about. */
-  load(rows: RowBlock, near: Range, far: readonly Range[]): void {
-    this.#load(Array.from({ length: rows.n }, (_, i) => rows.first + i));
-    this.#divide(this.#knownLogSums() ?? this.#logSums(rows, near, far));
-  }
-
-  /** Address of p_j^2 / |v_j - mean v|^2 of some keys for the block that was loaded. @param index their numbers. */
-  weighSome(index: number, count: number): number {
-    this.#wasm.fn.gather_rows(count, this.#c + 2, index, this.#z, this.#some);
-    this.#weighRows(count, this.#some, this.#weights);
+  /** Address of p_j^2 / |v_j - mean v|^2 of far keys one after the other. They stay until the next block. */
+  weigh(rows: RowBlock, near: Range, far: readonly Range[]): number {
+    const wasm = this.#wasm;
+    const width = this.#c + 2;
+    const n = Math.ceil(rows.n / PANEL) * PANEL;
+    this.#load(rows, n);
+    const lse = this.#logSums(rows, near, far, n);
+    const panels = wasm.f32(this.#panels, n * width);
+    for (let i = 0; i < rows.n; i++) {
+      const at = Math.floor(i / PANEL) * PANEL * width + this.#c * PANEL + (i % PANEL);
+      panels[at]! -= lse[i]!;
+    }
+    let weights = this.#weights;
+    for (const { first, last } of far) {
+      const z = this.#z + 4 * first * width;
+      wasm.fn.proxy_keys(n, last - first, this.#c, this.#panels, z, this.#sizes, weights);
+      weights += 4 * (last - first);
+    }
     return this.#weights;
   }
 
-  /** p_j^2 / |v_j - mean v|^2 of a range of keys for rows that may be far apart, ROWS at most. */
-  weighAll(picked: readonly number[], keys: Range, weights: number): void {
-    this.#load(picked);
-    this.#divide(this.#knownLogSums() ?? this.#farSums([keys]).map(logOfSum));
-    this.#weighKeys(keys, weights);
-  }
-
-  #weighKeys({ first, last }: Range, weights: number): void {
-    this.#weighRows(last - first, this.#z + 4 * first * (this.#c + 2), weights);
-  }
-
-  #weighRows(keys: number, z: number, weights: number): void {
-    this.#wasm.fn.proxy_keys(this.#n, keys, this.#c, this.#panels, z, this.#sizes, weights);
-  }
-
   /** The rows' coordinates, packed, and their sizes; those that fill up the last panel have none. */
-  #load(picked: readonly number[]): void {
+  #load({ first, n: count }: RowBlock, n: number): void {
     const wasm = this.#wasm;
     const { queryLength } = this.#task.plan.problem.dims;
     const { queries, pitch, sizes } = this.#coordinates;
     const width = this.#c + 2;
-    this.#picked = picked;
-    this.#n = Math.ceil(picked.length / PANEL) * PANEL;
     const all = rowsOfHead(queries, this.#place, queryLength, pitch, this.#c);
-    const rows = wasm.f32(this.#rows, this.#n * width).fill(0);
-    picked.forEach((row, i) => {
-      rows.set(all.subarray(row * width, (row + 1) * width), i * width);
-    });
-    wasm.fn.pack_transposed(this.#n, width, this.#rows, width, 1, this.#panels);
-    const mine = slice(sizes, this.#place, queryLength);
-    const kept = wasm.f32(this.#sizes, this.#n).fill(0);
-    picked.forEach((row, i) => {
-      kept[i] = mine[row]!;
-    });
+    const rows = wasm.f32(this.#rows, n * width).fill(0);
+    rows.set(all.subarray(first * width, (first + count) * width));
+    wasm.fn.pack_transposed(n, width, this.#rows, width, 1, this.#panels);
+    const mine = slice(sizes, this.#place, queryLength).subarray(first, first + count);
+    wasm.f32(this.#sizes, n).fill(0).set(mine);
   }
 
-  /** Takes log2 of the sum of e^S of each loaded row off its constant. */
-  #divide(logSums: ArrayLike<number>): void {
-    const width = this.#c + 2;
-    const panels = this.#wasm.f32(this.#panels, this.#n * width);
-    for (let i = 0; i < logSums.length; i++) {
-      const at = Math.floor(i / PANEL) * PANEL * width + this.#c * PANEL + (i % PANEL);
-      panels[at]! -= logSums[i]!;
-    }
-  }
-
-  /** log2 of the sum of e^S of each loaded row, from the client; null: it does not say. */
-  #knownLogSums(): Float64Array | null {
+  /** log2 of the sum of e^S of each row. */
+  #logSums(rows: RowBlock, near: Range, far: readonly Range[], n: number): Float64Array {
     const { known, dims } = this.#task.plan.problem;
-    if (!known?.logSumExp) return null;
-    const { data } = known.logSumExp;
-    const { head, headGroup } = this.#head;
-    const of = headGroup.batchItem * dims.heads + head;
-    const rows = slice(data as Floats, of, dims.queryLength);
-    return Float64Array.from(this.#picked, (row) => Math.LOG2E * rows[row]!);
-  }
-
-  #logSums(rows: RowBlock, near: Range, far: readonly Range[]): Float64Array {
-    const sums = this.#farSums(far);
-    return this.#nearSums(rows, near).map((sum, i) => Math.log2(sum + sums[i]!));
-  }
-
-  /** Expected sums of e^S of each loaded row over far keys. */
-  #farSums(far: readonly Range[]): Float64Array {
-    const sums = new Float64Array(this.#picked.length);
+    const { partition, first, n: count } = rows;
+    if (known?.logSumExp) {
+      const { data } = known.logSumExp;
+      const at =
+        (partition.headGroup.batchItem * dims.heads + partition.head) * dims.queryLength + first;
+      return Float64Array.from(data.subarray(at, at + count), (x) => Math.LOG2E * x);
+    }
+    const sums = this.#nearSums(rows, near);
     for (const range of far) {
       const start = Math.min(range.last, range.first + FIRST_KEYS);
-      this.#addRows(this.#z, range.first, start, 1, sums);
+      this.#addRows(n, this.#z, range.first, start, 1, sums);
       const [from, to] = [start, range.last].map((key) => Math.ceil(key / STRIDE));
       const each = to! > from! ? (range.last - start) / (to! - from!) : 0;
-      this.#addRows(this.#thinned, from!, to!, each, sums);
+      this.#addRows(n, this.#thinned, from!, to!, each, sums);
     }
-    return sums;
+    return sums.map(Math.log2);
   }
 
   /** sums += `each` times the weights that some keys, rows [from, to) of z, are expected to have. */
-  #addRows(z: number, from: number, to: number, each: number, sums: Float64Array): void {
+  #addRows(n: number, z: number, from: number, to: number, each: number, sums: Float64Array): void {
     const wasm = this.#wasm;
-    const n = this.#n;
     const found = wasm.f32(this.#sums, n).fill(0);
     const at = z + 4 * from * (this.#c + 2);
     wasm.fn.proxy_rows(n, to - from, this.#c, this.#panels, at, this.#sums);

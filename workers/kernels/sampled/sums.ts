@@ -28,9 +28,11 @@ import { chooseMeasured, type MeasureOptions } from './error/blocks.js';
 import { type Measurements, makeMeasurements } from './error/measure.js';
 import { columnSquares, type NormTask, sizesOf } from './error/norms.js';
 import { type Role, type Tables, type TableTask, tableTasks } from './error/tables.js';
-import { GROUP } from './levels.js';
 import type { HeadPlan, SampledPlan } from './plan/plan.js';
 import { joinKeys } from './plan/scale.js';
+
+/** Blocks of a head in one task: what it lays out for a head takes as long as one of them. */
+const BLOCKS_TOGETHER = 8;
 
 export type SampledTask = SumsTask | TableTask | NormTask | CoordinatesTask | SampledAttendTask;
 
@@ -103,7 +105,7 @@ function* stages(
     const measured = chooseMeasured(plan, heads, coordinates.sizes, {
       ...{ ...measure, seed: measure.seed + wave },
     });
-    const attend = attendTasks(plan, workspace, attentionOutput, wave, GROUP);
+    const attend = attendTasks(plan, workspace, attentionOutput, wave, BLOCKS_TOGETHER);
     const tasksOfWave = attend.tasks.map(
       (task): SampledAttendTask => ({
         ...task,

@@ -40,7 +40,6 @@ const FINE_STEPS = [-3 / 8, -2 / 8, -1 / 8, 1 / 8, 2 / 8, 3 / 8];
 /** What a head would be with so many coordinates at some scale; 0: exact. */
 interface Candidate {
   readonly coordinates: number;
-  readonly levels: 1 | 2;
   readonly cost: number;
   /** The part of the cost that grows with the length; the rest grows with its square. */
   readonly linear: number;
@@ -73,8 +72,8 @@ export function runChoice(task: ChoiceTask, checkpoint: Checkpoint): SampledPlan
     keys: keys ?? Math.round(meanKeys(best)),
     scale: best.scale,
     heads: pilots.map(({ basis }, h) => {
-      const { coordinates, levels, variance } = best.chosen[h]!;
-      return { basis, coordinates, levels, variance };
+      const { coordinates, variance } = best.chosen[h]!;
+      return { basis, coordinates, variance };
     }),
     work: cost.fixed + best.cost,
     linearWork: cost.fixed + best.linear,
@@ -116,27 +115,20 @@ function candidates(
   const rows = problem.dims.queryLength;
   const blocks = Math.ceil(rows / ROWS);
   return pilots.map(({ tried, near, seen }) => {
-    const all = tried.map(({ coordinates, levels, keys: sums }): Candidate => {
+    const all = tried.map(({ coordinates, keys: sums }): Candidate => {
       const keys = keysAt(sums, scale) / blocks;
       const of = (name: Name) =>
         totals[name] > 0 ? varianceAt(sums, name, scale) / totals[name] : 0;
       const variances = { query: of('query'), key: of('key'), value: of('value') };
       return {
-        ...{ coordinates, levels, keys, variances },
-        cost: rows * cost.sampled({ near, drawn: keys, seen }, coordinates, levels),
-        linear: rows * cost.sampled({ near, drawn: keys, seen: near }, coordinates, levels),
+        ...{ coordinates, keys, variances },
+        cost: rows * cost.sampled({ near, drawn: keys, seen }, coordinates),
+        linear: rows * cost.sampled({ near, drawn: keys, seen: near }, coordinates),
         variance: NAMES.reduce((sum, name) => sum + variances[name], 0),
       };
     });
     const none = { query: 0, key: 0, value: 0 };
-    const exact = {
-      coordinates: 0,
-      levels: 1,
-      keys: 0,
-      variances: none,
-      variance: 0,
-      linear: 0,
-    } as const;
+    const exact = { coordinates: 0, keys: 0, variances: none, variance: 0, linear: 0 };
     return [...all, { ...exact, cost: rows * cost.exact(seen) }];
   });
 }

@@ -4,8 +4,7 @@ import { exactFlops, type Needs, PAIR_OVERHEAD } from '../../exact/cost.js';
 import { allPairs, projectionFlops } from '../../flops.js';
 import { ROWS } from '../../inner/block.js';
 import { measuredOf } from '../error/blocks.js';
-import { GROUP, OVERSAMPLING } from '../levels.js';
-import { COORDINATES, levelsFor, looksAt, NEAR } from './plan.js';
+import { COORDINATES, looksAt, NEAR } from './plan.js';
 
 /** Powers of two of a pair of a row and a far key, beside its products. */
 const PROXY_OVERHEAD = 10;
@@ -27,7 +26,6 @@ export interface RowCost {
   sampled(
     of: { readonly near: number; readonly drawn: number; readonly seen: number },
     c: number,
-    levels: 1 | 2,
   ): number;
   /** Of the whole problem, whatever is drawn. */
   readonly fixed: number;
@@ -40,16 +38,13 @@ export function rowCost(layer: AttentionLayer & Partial<AttentionProblem>, needs
   const all = batch * heads;
   const blocks = Math.ceil(queryLength / ROWS);
   const measured = (MEASURING * measuredOf(all * blocks)) / (all * blocks);
-  const sums = layer.known?.logSumExp ? 0 : SUMS;
-  /** Proxies of a row over its far keys: those of its group, and those of its candidates. */
-  const looks = (far: number, drawn: number, levels: 1 | 2) =>
-    levels === 1 ? far : Math.min(far, far / GROUP + OVERSAMPLING * drawn);
+  const passes = layer.known?.logSumExp ? 1 : 1 + SUMS;
   const plan = BASIS_FLOPS + looksAt(blocks) * keyLength * LOOK_FLOPS;
   return {
     exact: (seen) => seen * pair,
-    sampled: ({ near, drawn, seen }, c, levels) =>
+    sampled: ({ near, drawn, seen }, c) =>
       ((near + drawn) * (1 + LISTING) + measured * seen) * pair +
-      (looks(seen - near, drawn, levels) + sums * (seen - near)) * (2 * (c + 2) + PROXY_OVERHEAD),
+      passes * (seen - near) * (2 * (c + 2) + PROXY_OVERHEAD),
     fixed: projections + projectionFlops(layer) + all * (plan + queryLength * TOKEN_FLOPS),
   };
 }
@@ -59,10 +54,10 @@ const FEWEST_DRAWN = 64;
 
 /** Flops that no plan goes below, its own making included. */
 export function leastWork(layer: AttentionLayer & Partial<AttentionProblem>, needs: Needs): number {
-  const { batch, heads, queryLength, keyLength } = layer.dims;
+  const { batch, heads, queryLength } = layer.dims;
   const { fixed, sampled } = rowCost(layer, needs);
   const seen = allPairs(layer) / (batch * queryLength);
   const near = Math.min(1.5 * NEAR, seen);
-  const row = sampled({ near, drawn: FEWEST_DRAWN, seen }, COORDINATES[0], levelsFor(keyLength));
+  const row = sampled({ near, drawn: FEWEST_DRAWN, seen }, COORDINATES[0]);
   return fixed + batch * heads * queryLength * row;
 }

@@ -11,15 +11,14 @@ import type { Wasm } from '../../inner/instance.js';
 import { slice } from '../../inner/operands.js';
 import { splitKeys } from '../attend.js';
 import { mapKeys, mapQueries, spreadOf, squaresOfUpstream } from '../coordinates.js';
-import { sizeOf } from '../draw.js';
+import { KeyDraw, sizeOf } from '../draw.js';
 import { Apart } from '../error/apart.js';
 import { Contributions } from '../error/contributions.js';
 import type { Tables } from '../error/tables.js';
 import { KeySquares } from '../key-squares.js';
-import { OneLevel, rowsOfGroup, TwoLevels } from '../levels.js';
 import { KeyProxy } from '../proxy.js';
 import { basisOf } from './basis.js';
-import { type Basis, COORDINATES, levelsFor, looksAt } from './plan.js';
+import { type Basis, COORDINATES, looksAt } from './plan.js';
 import { makeKeySums, type Name, type RunningSums, runningSums } from './scale.js';
 
 export interface PilotTask extends Task<Pilot>, Pick<Partitions, 'plan' | 'workspace' | 'wave'> {
@@ -33,11 +32,7 @@ export interface PilotTask extends Task<Pilot>, Pick<Partitions, 'plan' | 'works
 /** Sums are those of all blocks of the head, extrapolated. */
 export interface Pilot {
   readonly basis: Basis;
-  readonly tried: readonly {
-    readonly coordinates: number;
-    readonly levels: 1 | 2;
-    readonly keys: RunningSums;
-  }[];
+  readonly tried: readonly { readonly coordinates: number; readonly keys: RunningSums }[];
   /** Squares of what the head's blocks add to the gradients: their sum is that of unrelated ones. */
   readonly sizes: Readonly<Record<Name, number>>;
   /** Mean number of near keys of a block, and of all that it sees. */
@@ -75,18 +70,16 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
   const headGroup = Math.floor(head.place / plan.group);
   const spread = new Float32Array(plan.keys);
   spreadOf(wasm, slice(workspace.V, headGroup, plan.keys * dv), dv, spread);
-  const { batchItem } = head.headGroup;
-  const proxies = tried.map(({ c, coordinates, levels }) => {
-    const of = { c, place: 0, room: 0 };
-    const proxy = new KeyProxy(partitions, wasm, memory, head, coordinates, of);
-    const two = levels === 2 && new TwoLevels(plan.problem, batchItem, wasm, proxy, spread, 0);
-    return { one: new OneLevel(wasm, proxy, spread, 0), two };
+  const keyDraw = new KeyDraw(wasm, spread, 0);
+  const proxies = tried.map(({ c, coordinates }) => {
+    return new KeyProxy(partitions, wasm, memory, 0, coordinates, c);
   });
   const sizes = { query: 0, key: 0, value: 0 };
   let [near, seen] = [0, 0];
   const each = plan.blocks / looks.length;
   for (const rows of looks) {
     const { first, n } = rows;
+    const { batchItem } = head.headGroup;
     const split = splitKeys(plan.problem, batchItem, { first, last: first + n });
     const far = split.far.reduce((sum, range) => sum + sizeOf(range), 0);
     const products = apart.whole(rows, checkpoint);
@@ -96,24 +89,17 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
     }
     near += sizeOf(split.near) / looks.length;
     seen += (sizeOf(split.near) + far) / looks.length;
-    proxies.forEach(({ one, two }, k) => {
+    proxies.forEach((proxy, k) => {
       checkpoint();
-      const block = { rows, ...split };
-      const worths = one.worths(block);
-      keySquares.addTo(tried[k]!.sums[1], worths, each);
-      if (two) keySquares.addTo(tried[k]!.sums[2], two.limit(block, worths), each);
+      const worths = keyDraw.weigh(proxy.weigh(rows, split.near, split.far), split.far);
+      keySquares.addTo(tried[k]!.sums, worths, each);
     });
   }
-  // Two levels first: one is taken where it leaves much less.
-  const found = tried.flatMap(({ c, levels, sums }) =>
-    ([2, 1] as const)
-      .filter((level) => level <= levels)
-      .map((level) => ({ coordinates: c, levels: level, keys: runningSums(sums[level]) })),
-  );
+  const found = tried.map(({ c, sums }) => ({ coordinates: c, keys: runningSums(sums) }));
   return { basis, tried: found, sizes, near, seen };
 }
 
-/** Keys, and queries of the blocks that are looked at and of their groups, in each number of coordinates. */
+/** Keys, and queries of the blocks that are looked at, in each number of coordinates. */
 function mapped(
   { plan, workspace, head }: PilotTask,
   wasm: Wasm,
@@ -123,15 +109,10 @@ function mapped(
 ) {
   const { queryLength, headDim: d } = plan.problem.dims;
   const sizes = new Float32Array(queryLength);
-  const levels = levelsFor(plan.problem.dims.keyLength);
-  const rowsOf = looks.map(({ first, n }) => {
-    if (levels === 1) return { first, n };
-    const group = rowsOfGroup(first / ROWS, queryLength);
-    return { first: group.first, n: group.last - group.first };
-  });
-  squaresOfUpstream(wasm, plan, head, rowsOf, sizes);
+  squaresOfUpstream(wasm, plan, head, looks, sizes);
   const tried = coordinatesFor(d).map((c) => ({
-    ...{ c, levels, sums: { 1: makeKeySums(), 2: makeKeySums() } },
+    c,
+    sums: makeKeySums(),
     coordinates: {
       queries: new Float32Array(queryLength * (c + 2)),
       keys: new Float32Array(plan.keys * (c + 2)),
@@ -139,7 +120,7 @@ function mapped(
     },
   }));
   const Q = slice(workspace.Q, head.place, queryLength * d);
-  for (const { first, n } of rowsOf) {
+  for (const { first, n } of looks) {
     const rows = tried.map(({ c, coordinates }) => {
       return { c, rows: coordinates.queries.subarray(first * (c + 2), (first + n) * (c + 2)) };
     });

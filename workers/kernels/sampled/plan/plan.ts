@@ -15,12 +15,6 @@ export const looksAt = (blocks: number): number =>
 /** Keys on either side of a block that are not drawn but taken. */
 export const NEAR = 128;
 
-/** Fewer keys are drawn in one level. */
-const LONG_FOR_LEVELS = 12288;
-
-/** Levels of drawing at most. */
-export const levelsFor = (keys: number): 1 | 2 => (keys >= LONG_FOR_LEVELS ? 2 : 1);
-
 /** Logits of a head in balanced coordinates (low-rank/features/balance.ts), in powers of two. */
 export interface Basis {
   /**
@@ -37,8 +31,6 @@ export interface HeadPlan {
   readonly basis: Basis;
   /** Of the proxy; 0: the head is computed exactly. */
   readonly coordinates: number;
-  /** Of drawing: 2, first candidates and then keys among them. */
-  readonly levels: 1 | 2;
   /** That its draws are expected to leave: sum over query, key and value, each over the square of that gradient of all heads. */
   readonly variance: number;
 }
