@@ -10,6 +10,8 @@ const MAIN = fileURLToPath(new URL('../../src/main.js', import.meta.url));
 const START_MS = 120_000;
 const POLL_MS = 50;
 const LAST_LINES = 5;
+/** Of the times in /proc, on every Linux that Node runs on. */
+const TICKS_PER_SECOND = 100;
 
 export class Service {
   readonly #child: ChildProcess;
@@ -69,6 +71,13 @@ export class Service {
     const bytes = (name: string) =>
       1024 * Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)?.[1] ?? Number.NaN);
     return { resident: bytes('VmRSS'), peak: bytes('VmHWM') };
+  }
+
+  /** Seconds of CPU that the process has had, all threads together; Linux alone tells. */
+  cpuSeconds(): number {
+    const stat = readFileSync(`/proc/${this.#child.pid}/stat`, 'utf8');
+    const [user, system] = stat.slice(stat.lastIndexOf(')')).split(' ').slice(12, 14).map(Number);
+    return (user! + system!) / TICKS_PER_SECOND;
   }
 
   /** A metric without labels. @throws {Error} when the process has ended: it says what it logged last. */

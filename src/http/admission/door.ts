@@ -17,7 +17,7 @@ export class Door {
   #waiting = 0;
 
   /**
-   * @param room requests that may wait; then the first of the longest line has to go.
+   * @param room requests that may wait; then the last of the longest line has to go.
    * @param hasPlace whether there is one for this client.
    */
   constructor(
@@ -41,10 +41,11 @@ export class Door {
 
   /**
    * @param onGone calls back when the client leaves.
+   * @param ahead of the others of its client: what has been read of it would be read in vain.
    * @returns whether it may try to enter: there is a place, or it has waited its time.
    */
-  wait(client: string, onGone: (callback: () => void) => void): Promise<boolean> {
-    if (this.#waiting >= this.room) this.#longest()[0]?.settle(false);
+  wait(client: string, onGone: (callback: () => void) => void, ahead = false): Promise<boolean> {
+    if (this.#waiting >= this.room) this.#longest().at(-1)?.settle(false);
     return new Promise((resolve) => {
       const guest: Guest = {
         settle: (mayEnter) => {
@@ -54,9 +55,10 @@ export class Door {
         },
       };
       const timer = setTimeout(guest.settle, WAIT_MS, true);
-      const line = this.#lines.get(client);
-      if (line) line.push(guest);
-      else this.#lines.set(client, [guest]);
+      const line = this.#lines.get(client) ?? [];
+      if (ahead) line.unshift(guest);
+      else line.push(guest);
+      this.#lines.set(client, line);
       this.#waiting++;
       onGone(() => guest.settle(false));
     });

@@ -11,7 +11,9 @@ export const LimitsSchema = Type.Object(
     }),
     max_body_bytes: limit('Largest MessagePack body, bytes.'),
     max_json_body_bytes: limit('Largest JSON body, and longest answer in JSON, bytes.'),
-    max_requests: limit('Requests that compute or wait to, at once; more get 429.'),
+    max_requests: limit(
+      'Requests that compute or wait to, at once; more wait for a second at most, then get 429.',
+    ),
     max_inflight_bytes: limit(
       'Sum of the bodies that have arrived, of the tensors that they refer to and of answers not yet read, bytes; more get 429.',
     ),

@@ -32,14 +32,22 @@ test('places go to clients in turn, and to the first of each line', async () => 
   assert.equal(door.isClosed('a'), true, 'the places are taken');
 });
 
-test('where too many wait the first of the longest line goes', async () => {
+test('where too many wait the last of the longest line goes', async () => {
   const { told, wait } = doorWithRoom(3);
   for (const name of ['b1', 'a1', 'a2']) wait(name[0] as string, name);
   const last = wait('b', 'b2');
   await null;
   await null;
-  assert.deepEqual(told, ['a1 goes']);
+  assert.deepEqual(told, ['a2 goes']);
   void last;
+});
+
+test('whose body is here is ahead of the others of its client', async () => {
+  const { door, told, wait, give } = doorWithRoom(8);
+  wait('a', 'a1');
+  door.wait('a', stays, true).then(() => told.push('body'));
+  await give();
+  assert.deepEqual(told, ['body']);
 });
 
 test('nobody overtakes others of its client, and who has left is passed over', async () => {

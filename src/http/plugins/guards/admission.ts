@@ -48,6 +48,11 @@ declare module 'fastify' {
     /** What it holds of the house. */
     entry: Entry;
     /**
+     * Its body is here and is to be decoded.
+     * @throws {Problem} queue-full when there is no place, nor becomes free within a moment.
+     */
+    takePlace(): Promise<void>;
+    /**
      * It works on this many bytes beside its body.
      * @throws {Problem} queue-full when that is too much beside the other requests; body-too-large when
      * it is too much for one request.
@@ -126,11 +131,17 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
     });
   });
 
-  async function waitAtDoor({ client, lifetime, cancellation }: FastifyRequest): Promise<void> {
-    const mayEnter = await door.wait(client, (callback) => lifetime.whenOver(callback));
+  async function waitAtDoor(request: FastifyRequest, ahead = false): Promise<void> {
+    const { client, lifetime, cancellation } = request;
+    const mayEnter = await door.wait(client, (callback) => lifetime.whenOver(callback), ahead);
     cancellation.throwIfAborted();
     if (!mayEnter) throw tooMany();
   }
+
+  app.decorateRequest('takePlace', async function (this: FastifyRequest) {
+    if (!ledger.hasPlace(this.client)) await waitAtDoor(this, true);
+    this.entry.arrive();
+  });
 
   async function enter(request: FastifyRequest): Promise<void> {
     const { client, headers } = request;

@@ -162,7 +162,7 @@ async function bodies(app: FastifyInstance, limits: BodyLimits): Promise<void> {
       // What a DELETE carries has no meaning (RFC 9110, 9.3.5).
       if (!request.routeOptions.schema?.body) return discardRest(request);
       const body = await readBody(request, payload, limit, limits.pace);
-      request.entry.arrive();
+      await request.takePlace();
       await turns.take(request.client);
       // It may have waited for longer than anybody waits for it.
       request.cancellation.throwIfAborted();
