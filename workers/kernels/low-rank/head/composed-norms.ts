@@ -23,24 +23,20 @@ export function composedNorms(
   const norms = { ...ZERO_NORMS };
   const root = Math.sqrt(head.beta);
   const rotary = rotation(arithmetic, head, BLOCK);
-  const query = largestEntries(arithmetic, head.query, rotary);
-  const key = largestEntries(arithmetic, head.key, rotary);
+  const sides = [
+    ['query', largestEntries(arithmetic, head.query, rotary), head.queryLength],
+    ['key', largestEntries(arithmetic, head.key, rotary), head.keyLength],
+  ] as const;
   const value = largestEntries(arithmetic, { ...head.value, rank: 0 }, null);
   for (let start = from; start < to; start += BLOCK) {
-    const queries = Math.min(BLOCK, to - start, head.queryLength - start);
-    if (queries > 0) {
-      const { sum, frozen, adapter } = query(start, queries);
-      norms.query = Math.max(norms.query, root * sum);
-      norms.query_frozen = Math.max(norms.query_frozen, root * frozen);
-      norms.query_adapter = Math.max(norms.query_adapter, root * adapter);
-    }
-    const keys = Math.min(BLOCK, to - start, head.keyLength - start);
-    if (keys > 0) {
-      const { sum, frozen, adapter } = key(start, keys);
-      norms.key = Math.max(norms.key, root * sum);
-      norms.key_frozen = Math.max(norms.key_frozen, root * frozen);
-      norms.key_adapter = Math.max(norms.key_adapter, root * adapter);
-      norms.value = Math.max(norms.value, value(start, keys).sum);
+    for (const [side, entries, length] of sides) {
+      const count = Math.min(BLOCK, to - start, length - start);
+      if (count <= 0) continue;
+      const { sum, frozen, adapter } = entries(start, count);
+      norms[side] = Math.max(norms[side], root * sum);
+      norms[`${side}_frozen`] = Math.max(norms[`${side}_frozen`], root * frozen);
+      norms[`${side}_adapter`] = Math.max(norms[`${side}_adapter`], root * adapter);
+      if (side === 'key') norms.value = Math.max(norms.value, value(start, count).sum);
     }
   }
   return norms;
