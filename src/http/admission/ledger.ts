@@ -178,6 +178,7 @@ export class Entry {
 
   /** @throws {Problem} queue-full when that is too much beside the others. */
   holdMore(bytes: number): void {
+    if (this.#left) return;
     this.ledger.hold(this, bytes);
     this.#bytes += bytes;
   }
@@ -192,6 +193,8 @@ export class Entry {
    * @throws {Problem} queue-full
    */
   arrive(): void {
+    // What was read of its body may come to an end after its client has gone.
+    if (this.#left) return;
     this.ledger.seat(this);
   }
 
@@ -202,7 +205,7 @@ export class Entry {
    */
   begin(seconds: number): void {
     this.#seconds = seconds;
-    this.ledger.begin(this);
+    if (!this.#left) this.ledger.begin(this);
   }
 
   /** Nothing is computed for it any more; the body is gone and `answerBytes` wait to be read. */

@@ -7,6 +7,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../../errors.js';
 import { quote } from '../../wire/tree/quote.js';
+import { Pieces } from '../admission/pieces.js';
 import { chooseCoding, preferences } from '../negotiation.js';
 
 interface Coding {
@@ -83,10 +84,19 @@ function codingOf(request: FastifyRequest): string | null {
 async function* expand(raw: Readable, expander: Duplex, coding: string): AsyncGenerator<Buffer> {
   // `pipe` hands no error on. What was received of a body that breaks off is of no use.
   raw.once('error', (error) => expander.destroy(error));
+  const pieces = new Pieces();
+  const count = (piece: Buffer) => {
+    try {
+      pieces.add(piece.length);
+    } catch (error) {
+      expander.destroy(error as Problem);
+    }
+  };
   try {
-    yield* raw.pipe(expander);
+    yield* raw.on('data', count).pipe(expander);
   } catch (error) {
     if (raw.errored) throw raw.errored;
+    if (error instanceof Problem) throw error;
     throw new Problem(
       'malformed-body',
       `The body is not valid ${coding}: ${(error as Error).message}.`,
@@ -96,7 +106,7 @@ async function* expand(raw: Readable, expander: Duplex, coding: string): AsyncGe
     );
   } finally {
     // The rest is received and thrown away, as of any body that is refused.
-    raw.unpipe(expander).resume();
+    raw.off('data', count).unpipe(expander).resume();
     expander.destroy();
   }
 }

@@ -16,9 +16,10 @@ declare module 'fastify' {
   }
 }
 
-/** For what is left of a refused body: time, and bytes. */
+/** For what is left of a refused body: time, bytes, and pieces that they come in. */
 const LINGER_MS = 2000;
 const LINGER_BYTES = 2 ** 26;
+const LINGER_PIECES = 2 ** 14;
 
 /**
  * What is left of a body that nobody wants. Many clients look for an answer only once they have sent everything, and
@@ -27,12 +28,12 @@ const LINGER_BYTES = 2 ** 26;
  */
 export function discardRest({ raw }: Pick<FastifyRequest, 'raw'>): void {
   if (raw.complete) return;
-  let bytes = 0;
+  let [bytes, pieces] = [0, 0];
   // What has arrived while this thread was busy is read first.
   const timer = setTimeout(() => setImmediate(() => raw.destroy()), LINGER_MS);
   raw.on('data', (chunk: Buffer) => {
     bytes += chunk.length;
-    if (bytes > LINGER_BYTES) raw.destroy();
+    if (bytes > LINGER_BYTES || ++pieces > LINGER_PIECES) raw.destroy();
   });
   raw.once('close', () => clearTimeout(timer));
 }

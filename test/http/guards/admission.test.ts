@@ -184,3 +184,47 @@ test('without Content-Length (chunked) the bytes are counted as they come', asyn
   } as RequestInit);
   assert.equal(response.status, 200);
 });
+
+test('without Content-Length a body of several blocks arrives whole', async () => {
+  const numbers = tensor([1_000_000]) as WireTensor;
+  const bytes = pack(numbers as object);
+  const chunks = async function* () {
+    for (let at = 0; at < bytes.length; at += 300_000) {
+      yield new Uint8Array(bytes.subarray(at, at + 300_000));
+    }
+  };
+  const put = await fetch(`${server.url}/tensors/${sha256(numbers)}`, {
+    method: 'PUT',
+    headers: { 'content-type': MSGPACK },
+    // biome-ignore lint/suspicious/noExplicitAny: as above
+    body: chunks() as any,
+    duplex: 'half',
+  } as RequestInit);
+  assert.equal(put.status, 201, 'its digest is that of what was sent');
+});
+
+test('a body in very many tiny pieces is refused, and its connection is cut off', async () => {
+  const socket = connect(Number(new URL(server.url).port), '127.0.0.1');
+  socket.on('error', () => {});
+  socket.write(
+    `POST /gradient HTTP/1.1\r\nhost: x\r\ncontent-type: ${MSGPACK}\r\ntransfer-encoding: chunked\r\n\r\n`,
+  );
+  const closed = new Promise((resolve) => socket.once('close', resolve));
+  socket.write('1\r\nx\r\n'.repeat(5000));
+  const [answer] = await once(socket, 'data');
+  assert.match(String(answer), /^HTTP\/1.1 400 /);
+  socket.write('1\r\nx\r\n'.repeat(100_000));
+  await closed;
+  await until('loragrad_inflight_bytes', 0);
+});
+
+test('requests that follow each other on a connection (pipelining) hold nothing when it closes', async () => {
+  const socket = connect(Number(new URL(server.url).port), '127.0.0.1');
+  const bytes = httpRequest('POST', '/gradient', { contentType: MSGPACK, bytes: body });
+  socket.write(Buffer.concat(Array.from({ length: 20 }, () => bytes)));
+  await once(socket, 'data');
+  socket.destroy();
+  await until('loragrad_waiting_requests', 0);
+  await until('loragrad_inflight_requests', 0);
+  await until('loragrad_inflight_bytes', 0);
+});

@@ -10,6 +10,7 @@ import type { Decoded } from '../../../wire/tree/tree.js';
 import { WireError } from '../../../wire/tree/wire-error.js';
 import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../../../wire/tree/wire-limits.js';
 import { type PaceLimits, watchPace } from '../../admission/pace.js';
+import { Pieces } from '../../admission/pieces.js';
 import { Turns } from '../../admission/turns.js';
 import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../../media-types.js';
 import { discardRest } from '../problems.js';
@@ -38,11 +39,17 @@ function tooLarge(limit: number, actual: number): Problem {
 
 /** What is set aside for a body on the word of its head alone, bytes. */
 const ON_TRUST = 2 ** 20;
-
+/** A body of unknown length is collected in blocks of so many bytes. */
+const BLOCK = 2 ** 20;
 /** Collects a body in one SharedArrayBuffer, so that workers see the tensors in it without a copy. */
 class SharedBody {
   readonly #announced: number;
+  /** For blocks that are joined at the end. */
+  readonly #blocks = new Lease();
+  readonly #full: Uint8Array[] = [];
   #memory: Uint8Array;
+  /** Bytes of `#memory`, and of all. */
+  #used = 0;
   #length = 0;
 
   constructor(
@@ -64,19 +71,45 @@ class SharedBody {
     if (needed > this.limit) throw tooLarge(this.limit, needed);
     this.request.entry.holdMore(chunk.length);
     this.request.spendBytes(chunk.length);
-    if (needed > this.#memory.length) {
-      // Who has sent that much means it; without Content-Length (chunked transfer) it grows by doubling.
-      const size = this.#announced || Math.min(this.limit, 2 * needed);
-      const larger = this.request.memory.bytes(size);
-      larger.set(this.bytes());
-      this.#memory = larger;
+    if (this.#announced > 0 && needed > this.#memory.length) {
+      // Who has sent that much means it.
+      const whole = this.request.memory.bytes(this.#announced);
+      whole.set(this.#memory.subarray(0, this.#used));
+      this.#memory = whole;
     }
-    this.#memory.set(chunk, this.#length);
+    for (let rest = chunk; rest.length > 0; ) {
+      if (this.#used === this.#memory.length) this.#beginBlock();
+      const part = rest.subarray(0, this.#memory.length - this.#used);
+      this.#memory.set(part, this.#used);
+      this.#used += part.length;
+      rest = rest.subarray(part.length);
+    }
     this.#length = needed;
   }
 
+  /** All of it, when it has arrived. */
   bytes(): Uint8Array {
-    return this.#memory.subarray(0, this.#length);
+    const last = this.#memory.subarray(0, this.#used);
+    if (this.#full.length === 0) return last;
+    const whole = this.request.memory.bytes(this.#length);
+    let at = 0;
+    for (const block of [...this.#full, last]) {
+      whole.set(block, at);
+      at += block.length;
+    }
+    this.forget();
+    return whole;
+  }
+
+  /** Its blocks are for others. */
+  forget(): void {
+    this.#blocks.end();
+  }
+
+  #beginBlock(): void {
+    this.#full.push(this.#memory);
+    this.#memory = this.#blocks.bytes(BLOCK);
+    this.#used = 0;
   }
 }
 
@@ -88,6 +121,7 @@ function readBody(
 ): Promise<Uint8Array> {
   return new Promise((resolve, reject) => {
     const body = new SharedBody(request, limit);
+    const pieces = new Pieces();
     const stopWatching = watchPace(
       pace,
       () => body.length,
@@ -95,6 +129,7 @@ function readBody(
     );
     const fail = (error: unknown) => {
       stopWatching();
+      body.forget();
       payload.removeAllListeners('data');
       // A compressed body is expanded no further; its sender is still listened to.
       if (payload !== request.raw) payload.destroy();
@@ -103,6 +138,7 @@ function readBody(
     request.inviteBody();
     payload.on('data', (chunk: Buffer) => {
       try {
+        pieces.add(chunk.length);
         body.append(chunk);
       } catch (error) {
         fail(error);
@@ -161,12 +197,18 @@ async function bodies(app: FastifyInstance, limits: BodyLimits): Promise<void> {
     async (request: FastifyRequest, payload: IncomingMessage): Promise<unknown> => {
       // What a DELETE carries has no meaning (RFC 9110, 9.3.5).
       if (!request.routeOptions.schema?.body) return discardRest(request);
-      const body = await readBody(request, payload, limit, limits.pace);
-      await request.takePlace();
-      await turns.take(request.client);
-      // It may have waited for longer than anybody waits for it.
-      request.cancellation.throwIfAborted();
-      return decodeWith(decode, request, body);
+      try {
+        const body = await readBody(request, payload, limit, limits.pace);
+        await request.takePlace();
+        await turns.take(request.client);
+        // It may have waited for longer than anybody waits for it.
+        request.cancellation.throwIfAborted();
+        return decodeWith(decode, request, body);
+      } catch (error) {
+        // Nobody else has seen it.
+        request.memory.end();
+        throw error;
+      }
     };
   app.addContentTypeParser([...MSGPACK_TYPES], parser(decodeMsgpack, limits.maxBodyBytes));
   app.addContentTypeParser(JSON_TYPE, parser(decodeJson, limits.maxJsonBytes));
