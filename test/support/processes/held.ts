@@ -18,10 +18,10 @@ export function unfinishedRequest(url: string, bytes: number): Socket {
   return socket;
 }
 
-/** A request that takes a place and computes for minutes, unless its socket is destroyed. */
-export function longRequest(url: string): Socket {
+/** A request that takes a place and computes for a minute, or some seconds at 5000 rows, unless its socket is destroyed. */
+export function longRequest(url: string, rows = 12_000): Socket {
   const socket = open(url);
-  const body = longBody(12_000, 16, FLOAT64);
+  const body = longBody(rows, 16, FLOAT64);
   socket.write(
     `POST /gradient HTTP/1.1\r\nhost: x\r\ncontent-type: application/msgpack\r\ncontent-length: ${body.length}\r\n\r\n`,
   );
