@@ -11,7 +11,7 @@ import { slice } from '../inner/operands.js';
 import { Random } from '../random.js';
 import type { Coordinates } from './coordinates.js';
 import { KeyDraw, sizeOf } from './draw.js';
-import { Measure, type Measurements, makeMeasurements } from './error/measure.js';
+import { Measure, type Measurements, makeMeasurements, withoutError } from './error/measure.js';
 import type { Tables } from './error/tables.js';
 import { Listed } from './listed.js';
 import { NEAR, type SampledPlan } from './plan/plan.js';
@@ -102,9 +102,13 @@ function keysOfPartition(
     if (far.length === 0) return null;
     const worths = keyDraw.weigh(proxy.weigh(rows, near, far), far);
     const drawn = keyDraw.draw(worths, sampled.scale, randomOf(task, rows).uniform());
-    if (!drawn || sizeOf(near) + drawn.places.length > listed.capacity) return null;
-    const keys = listed.gather(near, far, drawn);
     const probability = task.measured[partition.place * plan.blocks + rows.first / ROWS]!;
+    if (!drawn || sizeOf(near) + drawn.places.length > listed.capacity) {
+      if (probability > 0) measurements.blocks.push(withoutError(probability));
+      return null;
+    }
+    measurements.drawn++;
+    const keys = listed.gather(near, far, drawn);
     if (probability === 0) return keys;
     const end = measure.begin(rows, probability, measurements);
     const index = keys.index.slice();

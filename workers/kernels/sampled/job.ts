@@ -9,11 +9,10 @@ import { joinGradients, placed } from '../parts/join.js';
 import { ofHeads, seedOf, shareOf, takeParts } from '../parts/take.js';
 import { type GradientOutputs, type GradientResult, sharedFloat32 } from '../result.js';
 import { drawErrors } from './error/errors.js';
-import { makeMeasurements } from './error/measure.js';
+import { joinMeasurements, makeMeasurements } from './error/measure.js';
 import { normOf } from './error/norms.js';
 import type { Role } from './error/tables.js';
 import type { SampledPlan } from './plan/plan.js';
-import { joinKeys } from './plan/scale.js';
 import { type SampledSums, type SampledTask, type SumsOptions, sampledSums } from './sums.js';
 
 export interface SampledOptions extends GradientOutputs {
@@ -122,8 +121,7 @@ function* joinSums(
   const measurements = makeMeasurements();
   const squares: Partial<Record<Role, Float64Array>> = {};
   for (const part of sums) {
-    measurements.blocks.push(...part.measurements.blocks);
-    joinKeys(measurements.keys, part.measurements.keys);
+    joinMeasurements(measurements, part.measurements);
     for (const [role, more] of Object.entries(part.squares) as [Role, Float64Array][]) {
       const before = squares[role];
       squares[role] = before ? before.map((x, c) => x + more[c]!) : more;
@@ -143,7 +141,7 @@ function measured(
     Object.entries(squares).map(([role, ofColumns]) => [role, normOf(ofColumns)]),
   );
   const errors = drawErrors(problem, sums, norms, {
-    ...{ ...measurements, rounding, scale: plan.scale, drawn: drawnBlocks(problem, plan) },
+    ...{ ...measurements, rounding, scale: plan.scale, all: drawnBlocks(problem, plan) },
   });
   return { ...sums, errors, loss: problem.objective.kind === 'target' ? loss : null };
 }

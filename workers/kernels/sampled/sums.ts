@@ -25,11 +25,10 @@ import {
 import type { Origin, SampledAttendTask, SampledReport } from './attend.js';
 import { type Coordinates, type CoordinatesTask, makeCoordinates } from './coordinates.js';
 import { chooseMeasured, type MeasureOptions } from './error/blocks.js';
-import { type Measurements, makeMeasurements } from './error/measure.js';
+import { joinMeasurements, type Measurements, makeMeasurements } from './error/measure.js';
 import { columnSquares, type NormTask, sizesOf } from './error/norms.js';
 import { type Role, type Tables, type TableTask, tableTasks } from './error/tables.js';
 import type { HeadPlan, SampledPlan } from './plan/plan.js';
-import { joinKeys } from './plan/scale.js';
 
 /** Blocks of a head in one task: what it lays out for a head takes as long as one of them. */
 const BLOCKS_TOGETHER = 8;
@@ -119,8 +118,7 @@ function* stages(
     }) as SampledReport[];
     for (const report of reports) {
       loss += report.loss;
-      measurements.blocks.push(...report.measurements.blocks);
-      joinKeys(measurements.keys, report.measurements.keys);
+      joinMeasurements(measurements, report.measurements);
     }
     const contracted = contractStages(
       ...([plan, workspace, headGroups, options.inputGradients, inputGradients, memory] as const),

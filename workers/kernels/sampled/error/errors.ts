@@ -24,7 +24,7 @@ export interface Measured extends Measurements {
   /** c of the draws. */
   readonly scale: number;
   /** Blocks that were drawn, or might have been. */
-  readonly drawn: number;
+  readonly all: number;
   /** Relative error by rounding. */
   readonly rounding: number;
 }
@@ -41,11 +41,16 @@ export function drawErrors(
 ): ErrorEstimates {
   const { blocks, rounding } = measured;
   const unseen = unseenShares(measured);
+  const shown = blocks.some(({ tensors }) => Object.keys(tensors).length > 0);
   const figures = { confidence: 0.99, rows_sampled: blocks.length * ROWS } as const;
   const estimate = (name: string, norm: number, isZero: () => boolean): ErrorEstimate => {
     if (!(norm > 0)) {
       const off = isZero() ? 0 : 1;
       return { relative: off, upper: off, standard_error: 0, ...figures };
+    }
+    // Of blocks that were drawn none was measured.
+    if (measured.drawn > 0 && !shown) {
+      return { relative: 1, upper: 1, standard_error: 1, ...figures };
     }
     const { variance, limit } = squareOfError(blocks, name);
     const more = Math.sqrt(1 + (unseen[roleOf(name)] ?? 0));
@@ -73,9 +78,9 @@ function roleOf(name: string): Role {
 }
 
 /** By role: the variance of keys that measured blocks hardly draw, over that of what these show. */
-function unseenShares({ blocks, keys, scale, drawn }: Measured): Partial<Record<Role, number>> {
+function unseenShares({ blocks, keys, scale, all }: Measured): Partial<Record<Role, number>> {
   const sums = runningSums(keys);
-  const rare = rareSizes(sums, scale, (SHOWN * drawn) / Math.max(1, blocks.length));
+  const rare = rareSizes(sums, scale, (SHOWN * all) / Math.max(1, blocks.length));
   const shares: Partial<Record<Role, number>> = {};
   for (const role of Object.values(ROLES)) {
     const shown = blocks.reduce((sum, b) => sum + (b.roles[role] ?? 0) / b.probability, 0);

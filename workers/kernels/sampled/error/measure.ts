@@ -5,12 +5,12 @@ import type { Partitions, RowBlock } from '../../attention/task.js';
 import type { Wasm } from '../../inner/instance.js';
 import type { Worths } from '../draw.js';
 import { KeySquares } from '../key-squares.js';
-import { type KeySums, makeKeySums } from '../plan/scale.js';
+import { joinKeys, type KeySums, makeKeySums } from '../plan/scale.js';
 import { Apart } from './apart.js';
 import { Contributions, type Narrowed } from './contributions.js';
 import type { Role, Tables } from './tables.js';
 
-/** What one block shows. */
+/** What one block shows; what it does not name has no error. */
 export interface MeasuredBlock {
   /** With which it was chosen. */
   readonly probability: number;
@@ -21,13 +21,20 @@ export interface MeasuredBlock {
   readonly signatures: Readonly<Record<string, Float32Array>>;
 }
 
+/** A block that has all its keys. */
+export const withoutError = (probability: number): MeasuredBlock => ({
+  ...{ probability, roles: {}, tensors: {}, signatures: {} },
+});
+
 export interface Measurements {
   readonly blocks: MeasuredBlock[];
+  /** Blocks that have not all their keys, measured or not. */
+  drawn: number;
   /** What keys add to all blocks, extrapolated. */
   readonly keys: KeySums;
 }
 
-export const makeMeasurements = (): Measurements => ({ blocks: [], keys: makeKeySums() });
+export const makeMeasurements = (): Measurements => ({ blocks: [], drawn: 0, keys: makeKeySums() });
 
 /** What is measured: a part of a problem. */
 interface Measured extends Partitions {
@@ -116,4 +123,11 @@ function signature(x: Narrowed, place: number): Float32Array {
     out[k % SIGNATURE]! += state & 1 ? x[k]! : -x[k]!;
   }
   return out;
+}
+
+/** Adds what other blocks say. */
+export function joinMeasurements(to: Measurements, from: Measurements): void {
+  to.blocks.push(...from.blocks);
+  to.drawn += from.drawn;
+  joinKeys(to.keys, from.keys);
 }
