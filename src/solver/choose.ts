@@ -100,7 +100,11 @@ function judgeSampled(
   const n = `${plan.keys} keys drawn for a block of rows`;
   if (method === 'sampled') {
     const given = keys === undefined ? '' : ', as in the request';
-    return { ...first, kernel: 'sampled', reason: `Sampled was asked for; it has ${n}${given}.` };
+    const what =
+      plan.keys > 0
+        ? `it has ${n}${given}`
+        : 'no head is expected to gain by draws: all have all keys';
+    return { ...first, kernel: 'sampled', reason: `Sampled was asked for; ${what}.` };
   }
   const cost = sampledSeconds(problem, plan, options);
   const other =
