@@ -1,7 +1,8 @@
 /** The exact kernel, and float64 where float32 does not do. */
 import type { Job } from '../../workers/job.js';
 import { exactFlops } from '../../workers/kernels/exact/cost.js';
-import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
+import { rowsForEstimate } from '../../workers/kernels/exact/error/row-samples.js';
+import { exactJob } from '../../workers/kernels/exact/gradient.js';
 import { referenceParts } from '../../workers/kernels/reference/parts.js';
 import type { AttentionProblem, Contradiction, StatesName } from '../../workers/problem.js';
 import { Problem } from '../errors.js';

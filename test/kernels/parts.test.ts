@@ -2,13 +2,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
+import { rowsForEstimate } from '../../workers/kernels/exact/error/row-samples.js';
 import { forwardParts } from '../../workers/kernels/exact/forward.js';
-import {
-  cutsOf,
-  type ExactOptions,
-  exactParts,
-  rowsForEstimate,
-} from '../../workers/kernels/exact/gradient.js';
+import { cutsOf, type ExactOptions, exactParts } from '../../workers/kernels/exact/gradient.js';
 import { runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import type { Cut } from '../../workers/kernels/parts/cut.js';

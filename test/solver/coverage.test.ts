@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../workers/job.js';
-import { exactJob, rowsForEstimate } from '../../workers/kernels/exact/gradient.js';
+import { rowsForEstimate } from '../../workers/kernels/exact/error/row-samples.js';
+import { exactJob } from '../../workers/kernels/exact/gradient.js';
 import { runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { lowRankJob } from '../../workers/kernels/low-rank/job.js';

@@ -4,14 +4,20 @@
  */
 
 import { type Job, type LargeTask, parts, stage, type Task } from '../../job.js';
-import { type AttentionProblem, type Contradiction, hasAttentionStates } from '../../problem.js';
+import {
+  type AttentionKind,
+  type AttentionProblem,
+  type Contradiction,
+  hasAttentionStates,
+} from '../../problem.js';
 import { type ExactPlan, makePlan } from '../attention/plan.js';
 import type { BlocksTask } from '../parts/blocks.js';
 import { type Cut, cutProblem } from '../parts/cut.js';
-import { seedOf, shareOf, takeParts } from '../parts/take.js';
+import { takeParts } from '../parts/take.js';
 import { type GradientOutputs, type GradientResult, tensorsOf } from '../result.js';
 import { exactWork } from './cost.js';
-import type { ErrorEstimates, EstimateTask } from './error/estimate.js';
+import type { ErrorEstimates, EstimateTask, Samples } from './error/estimate.js';
+import { drawsOfPart } from './error/row-samples.js';
 import { stateErrors } from './error/sample-states.js';
 import { joinSums } from './join.js';
 import { type ExactOptions, type ExactSums, exactSums, type SumsTask } from './sums.js';
@@ -42,19 +48,6 @@ export interface ExactResult extends GradientResult {
   readonly errors: ErrorEstimates | null;
   /** Where the client's forward pass is another one; null: nowhere. The gradients do not rest on it. */
   readonly contradiction: Contradiction | null;
-}
-
-/** Draws that tell how much the rows of a part scatter. */
-const LEAST_DRAWS = 4;
-/** Passes over the inputs for the keys' adapter under rotary positions: each row takes its rank of them. */
-const ROTATED_PASSES = 192;
-
-/** Enough rows for a figure of the right size, at a small share of the cost. */
-export function rowsForEstimate({ dims, rotary, projections }: AttentionProblem): number {
-  const all = dims.batch * dims.heads * dims.queryLength;
-  const rows = Math.min(32, Math.max(8, Math.min(16, Math.ceil(all / 32)), Math.ceil(all / 128)));
-  const rank = rotary ? (projections.k_proj.adapter?.rank ?? 0) : 0;
-  return rank ? Math.min(rows, Math.max(8, Math.floor(ROTATED_PASSES / rank))) : rows;
 }
 
 /** The same result, bit by bit, in one task or in many: a small problem is not worth the ways between threads. */
@@ -102,7 +95,6 @@ export function cutsOf(problem: AttentionProblem, options: GradientOutputs): Cut
   return cutProblem(problem, needs, workOf(problem, options));
 }
 
-/** Its share of the draws, and a seed of its own. */
 function optionsOfPart(
   problem: AttentionProblem,
   options: ExactOptions,
@@ -111,8 +103,7 @@ function optionsOfPart(
 ): ExactOptions {
   const { estimate } = options;
   if (!estimate || cuts.length === 1) return options;
-  const rows = Math.max(LEAST_DRAWS, Math.ceil(estimate.rows * shareOf(problem, cuts[part]!)));
-  return { ...options, estimate: { rows, seed: seedOf(estimate.seed, part) } };
+  return { ...options, estimate: drawsOfPart(problem, estimate, cuts[part]!, part) };
 }
 
 export const sumsOf = ({ problem, options }: SumsPart): Job<ExactSums, SumsTask> =>
@@ -133,18 +124,31 @@ function* estimated(
   options: ExactOptions,
   { samples, ...sums }: ExactSums,
 ): Job<ExactResult, EstimateTask> {
-  const { gradients, sinks, inputGradients } = sums;
-  const isStates = hasAttentionStates(problem) && inputGradients !== null;
-  const totals = { gradients, sinks };
-  let errors: ErrorEstimates | null = null;
-  if (options.estimate && isStates) {
-    errors = stateErrors(samples.states, samples.squares, samples.rounding);
-  } else if (options.estimate && (tensorsOf(totals).length > 0 || inputGradients)) {
-    const task: EstimateTask = {
-      ...{ kernel: 'exact', step: 'estimate', problem, totals, samples, inputGradients },
-      kind: options.inputGradients,
-    };
-    [errors] = yield* stage('estimate', [task]);
+  const { objective } = problem;
+  const loss = objective.kind === 'target' ? sums.loss : null;
+  const { estimate, inputGradients: kind } = options;
+  const errors = estimate ? yield* roundingErrors(problem, sums, samples, kind) : null;
+  return { ...sums, loss, errors };
+}
+
+/**
+ * What the samples say about each gradient; null: there is none.
+ *
+ * @param kind whose gradients `inputGradients` are.
+ */
+export function* roundingErrors(
+  problem: AttentionProblem,
+  { gradients, sinks, inputGradients }: Pick<ExactSums, 'gradients' | 'sinks' | 'inputGradients'>,
+  samples: Samples,
+  kind: AttentionKind | undefined,
+): Job<ErrorEstimates | null, EstimateTask> {
+  if (hasAttentionStates(problem) && inputGradients !== null) {
+    return stateErrors(samples.states, samples.squares, samples.rounding);
   }
-  return { ...sums, loss: problem.objective.kind === 'target' ? sums.loss : null, errors };
+  const totals = { gradients, sinks };
+  if (tensorsOf(totals).length === 0 && !inputGradients) return null;
+  const task: EstimateTask = {
+    ...{ kernel: 'exact', step: 'estimate', problem, totals, samples, inputGradients, kind },
+  };
+  return (yield* stage('estimate', [task]))[0]!;
 }

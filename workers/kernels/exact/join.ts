@@ -23,14 +23,36 @@ export function* joinSums(
   if (sums.length === 1) return sums[0]!;
   const parts = placed(problem, cuts, sums);
   const joined = yield* joinGradients(problem, options, parts, sharedFloat32);
-  const errors = yield* joinErrors(problem, joined, parts);
-  const samples = joinSamples(sums, errors);
-  const { sinks } = joined;
+  const samples = yield* joinSamples(problem, joined, parts);
+  return { ...joined, contradiction: firstContradiction(parts), samples };
+}
+
+/** What is looked at twice in each part. */
+interface Sampled {
+  readonly samples: Samples;
+}
+
+export function* joinSamples(
+  problem: AttentionProblem,
+  totals: ParameterGradients,
+  parts: readonly Placed<Sampled>[],
+): Job<Samples, BlocksTask> {
+  const sums = yield* joinErrors(problem, totals, parts);
+  const samples = parts.map(({ result }) => result.samples);
+  const squares: { -readonly [Name in keyof Samples['squares']]: number } = {};
+  for (const part of samples) {
+    for (const name of Object.keys(part.squares) as (keyof typeof squares)[]) {
+      squares[name] = (squares[name] ?? 0) + part.squares[name]!;
+    }
+  }
+  const { sinks } = totals;
   const ofSinks = sinks && { sinks: sinks.reduce((sum, x) => sum + x * x, 0) };
   return {
-    ...joined,
-    contradiction: firstContradiction(parts),
-    samples: { ...samples, squares: { ...samples.squares, ...ofSinks } },
+    sums,
+    sizes: samples.flatMap(({ sizes }) => sizes),
+    states: samples.flatMap(({ states }) => states),
+    squares: { ...squares, ...ofSinks },
+    rounding: Math.max(...samples.map(({ rounding }) => rounding)),
   };
 }
 
@@ -38,14 +60,14 @@ export function* joinSums(
 function* joinErrors(
   problem: AttentionProblem,
   totals: ParameterGradients,
-  parts: readonly Placed<ExactSums>[],
+  parts: readonly Placed<Sampled>[],
 ): Job<Samples['sums'], BlocksTask> {
   if (!parts.every(({ result }) => result.samples.sums.length > 0)) return [];
   const errors: Record<string, ErrorSums> = {};
   const tasks = tensorsOf(totals).map(([name, total]) => {
     const error = makeErrorSums(total.length);
     errors[name] = error;
-    const of = ({ samples }: ExactSums) => samples.sums[0]![name]!;
+    const of = ({ samples }: Sampled) => samples.sums[0]![name]!;
     for (const { result } of parts) {
       const { totals: more } = of(result);
       for (let k = 0; k < 3; k++) error.totals[k]! += more[k]!;
@@ -67,21 +89,5 @@ function firstContradiction(parts: readonly Placed<ExactSums>[]): Contradiction 
     batchItem: cut.items.first + batchItem,
     head: heads.first + head,
     row: cut.rows.first + row,
-  };
-}
-
-function joinSamples(parts: readonly ExactSums[], sums: Samples['sums']): Samples {
-  const squares: { -readonly [Name in keyof Samples['squares']]: number } = {};
-  for (const { samples } of parts) {
-    for (const name of Object.keys(samples.squares) as (keyof typeof squares)[]) {
-      squares[name] = (squares[name] ?? 0) + samples.squares[name]!;
-    }
-  }
-  return {
-    sums,
-    sizes: parts.flatMap(({ samples }) => samples.sizes),
-    states: parts.flatMap(({ samples }) => samples.states),
-    squares,
-    rounding: Math.max(...parts.map(({ samples }) => samples.rounding)),
   };
 }

@@ -4,12 +4,7 @@
  * a thread.
  */
 import type { Job } from '../../job.js';
-import {
-  type AttentionKind,
-  type AttentionProblem,
-  type Contradiction,
-  hasAttentionStates,
-} from '../../problem.js';
+import type { AttentionKind, AttentionProblem, Contradiction } from '../../problem.js';
 import { Lease } from '../../tensor/shared-memory.js';
 import {
   type ExactPlan,
@@ -19,30 +14,22 @@ import {
   type Workspace,
 } from '../attention/plan.js';
 import type { AttendTask } from '../attention/task.js';
-import { makeErrorSums } from '../estimate/estimate.js';
 import type { ComposedNorms } from '../norms.js';
 import {
   allocateOutputs,
   type GradientOutputs,
   type InputGradients,
   type ParameterGradients,
-  ROLES,
-  tensorsOf,
 } from '../result.js';
 import type { ContractTask } from './contract.js';
-import { largestLogit, roundingError, type Samples } from './error/estimate.js';
-import type { DrawnSizes, SampleTask } from './error/sample.js';
-import {
-  addErrors,
-  type DrawnErrors,
-  noErrors,
-  type StateSampleTask,
-  stateSampleTasks,
-} from './error/sample-states.js';
+import type { Samples } from './error/estimate.js';
+import { type RowDraws, RowSamples } from './error/row-samples.js';
+import type { SampleTask } from './error/sample.js';
+import type { StateSampleTask } from './error/sample-states.js';
 import type { FinishTask } from './finish.js';
 import type { FullTask } from './full.js';
 import type { ProjectionNorms, ProjectTask } from './project.js';
-import { contractTasks, fitsOneTask, fullStages, sampleTasks } from './tasks.js';
+import { contractTasks, fullStages } from './tasks.js';
 import { attendWave, composedNorms } from './wave.js';
 
 export type SumsTask =
@@ -56,7 +43,7 @@ export type SumsTask =
 
 export interface ExactOptions extends GradientOutputs {
   /** Estimate the rounding error from this many rows (see rowsForEstimate); absent: not at all. */
-  readonly estimate?: { readonly rows: number; readonly seed: number };
+  readonly estimate?: RowDraws;
 }
 
 /** What is known of a problem after its last row. Parts of a problem add up to it or stand beside each other. */
@@ -70,12 +57,6 @@ export interface ExactSums extends ParameterGradients {
   readonly contradiction: Contradiction | null;
   readonly samples: Samples;
 }
-
-/** Tasks that share the sampling of a wave, unless all is one task. Each has sums as large as the gradients. */
-const SAMPLERS = 4;
-
-/** Rows of a wave that say how much they scatter. */
-const LEAST_DRAWS = 4;
 
 export function* exactSums(
   problem: AttentionProblem,
@@ -98,68 +79,20 @@ function* sumsOfWaves(
   workspace: Workspace,
   memory: Lease,
 ): Job<ExactSums, SumsTask> {
-  const { batch } = problem.dims;
-  const { totals, inputGradients, attentionOutput } = allocateOutputs(problem, options);
-  const isStates = hasAttentionStates(problem) && options.inputGradients !== undefined;
-  const states = (isStates && options.estimate) || null;
-  const wanted = tensorsOf(totals).length > 0 || inputGradients !== null;
-  const sampled = options.estimate && !states && wanted ? options.estimate : null;
-  const samplers = fitsOneTask(plan) ? 1 : SAMPLERS;
-  const sums = Array.from({ length: sampled ? samplers : 0 }, () =>
-    Object.fromEntries(tensorsOf(totals).map(([name, x]) => [name, makeErrorSums(x.length)])),
-  );
+  const outputs = allocateOutputs(problem, options);
+  const { totals, inputGradients, attentionOutput } = outputs;
+  const rows = new RowSamples(plan, workspace, totals, inputGradients, options.estimate ?? null);
   const norms: ProjectionNorms[] = [];
-  const sizes: DrawnSizes[][] = [];
-  let [loss, logit] = [0, 0];
+  let loss = 0;
   let contradiction: Contradiction | null = null;
-  const stateWaves: { draws: number; errors: DrawnErrors }[] = [];
-  const squares: Partial<Record<'query' | 'key' | 'value' | 'sinks', number>> = {};
 
-  for (const [wave, headGroups] of plan.waves.entries()) {
+  for (const wave of plan.waves.keys()) {
     const attended = yield* attendWave(plan, workspace, attentionOutput, wave);
     norms.push(...attended.norms);
     loss += attended.loss;
     contradiction ??= attended.contradiction;
-    logit = Math.max(logit, largestLogit(plan, workspace));
-    const share = headGroups.length / (batch * problem.dims.keyValueHeads);
-    const draws = sampled ? Math.max(LEAST_DRAWS, Math.ceil(sampled.rows * share)) : 0;
-    const samples: (SampleTask | StateSampleTask)[] = sampled
-      ? sampleTasks(plan, workspace, wave, draws, sampled.seed, sums)
-      : [];
-    const stages = contractStages(
-      ...([plan, workspace, headGroups, options.inputGradients, inputGradients, memory] as const),
-    );
-    if (states) {
-      const count = Math.max(LEAST_DRAWS, Math.ceil(states.rows * share));
-      stateWaves.push({ draws: count, errors: noErrors() });
-      samples.push(...stateSampleTasks(plan, workspace, wave, count, states.seed, samplers));
-    }
-    // Samples and sums over all rows do not need each other: no thread waits in between.
-    const tasks: SumsTask[] = [...samples, ...(stages[0] ?? [])];
-    const drawnSizes: DrawnSizes[] = [];
-    for (const mine of [tasks, ...stages.slice(1)]) {
-      if (mine.length === 0) continue;
-      const results = yield { name: 'contract', tasks: mine };
-      mine.forEach((task, k) => {
-        if (task.step === 'sample') drawnSizes.push(...(results[k] as DrawnSizes[]));
-        if (task.step === 'sample_states') {
-          addErrors(stateWaves.at(-1)!.errors, results[k] as DrawnErrors);
-        }
-        if (task.step !== 'full' || !states) return;
-        const role = ROLES[task.projection];
-        squares[role] = (squares[role] ?? 0) + (results[k] as number);
-      });
-    }
-    sizes.push(drawnSizes);
-    const finish: FinishTask = {
-      ...{ kernel: 'exact', step: 'finish', plan, workspace, headGroups, totals },
-      parts: stages.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
-      sums: wave === plan.waves.length - 1 ? sums : [],
-    };
-    yield { name: 'finish', tasks: [finish] };
-    memory.end();
+    yield* contractWave(plan, workspace, wave, options.inputGradients, outputs, rows, memory);
   }
-  if (states && totals.sinks) squares.sinks = totals.sinks.reduce((sum, x) => sum + x * x, 0);
   return {
     ...totals,
     contradiction,
@@ -167,16 +100,39 @@ function* sumsOfWaves(
     attentionOutput,
     inputGradients,
     headNorms: composedNorms(norms, problem),
-    samples: {
-      sums: sums.slice(0, 1),
-      ...{ sizes, states: stateWaves, squares },
-      rounding: roundingError(plan, logit),
-    },
+    samples: rows.samples(totals),
   };
 }
 
+/** The sums of a wave meet the inputs, and some of its rows are looked at twice. */
+export function* contractWave(
+  plan: ExactPlan,
+  workspace: Workspace,
+  wave: number,
+  kind: AttentionKind | undefined,
+  { totals, inputGradients }: ReturnType<typeof allocateOutputs>,
+  rows: RowSamples,
+  memory: Lease,
+): Job<void, SumsTask> {
+  const headGroups = plan.waves[wave]!;
+  const samples = rows.tasks(wave);
+  const stages = contractStages(plan, workspace, headGroups, kind, inputGradients, memory);
+  // Samples and sums over all rows do not need each other: no thread waits in between.
+  const tasks: SumsTask[] = [...samples, ...(stages[0] ?? [])];
+  for (const mine of [tasks, ...stages.slice(1)]) {
+    if (mine.length > 0) rows.take(mine, yield { name: 'contract', tasks: mine });
+  }
+  const finish: FinishTask = {
+    ...{ kernel: 'exact', step: 'finish', plan, workspace, headGroups, totals },
+    parts: stages.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
+    sums: rows.sumsToMerge(wave),
+  };
+  yield { name: 'finish', tasks: [finish] };
+  memory.end();
+}
+
 /** What a wave has summed over keys or rows meets the inputs: thin products, then those at full width. */
-export function contractStages(
+function contractStages(
   plan: ExactPlan,
   workspace: Workspace,
   headGroups: readonly HeadGroup[],

@@ -1,7 +1,11 @@
 /** LoRA gradients with drawn far keys, as a job: sums over the parts of a problem, then the figures of its error. */
 import { type Job, type LargeTask, parts } from '../../job.js';
-import type { AttentionProblem } from '../../problem.js';
-import type { ErrorEstimates } from '../exact/error/estimate.js';
+import { type AttentionProblem, hasAttentionStates } from '../../problem.js';
+import type { ErrorEstimate } from '../estimate/estimate.js';
+import type { ErrorEstimates, EstimateTask } from '../exact/error/estimate.js';
+import { drawsOfPart, rowsForEstimate } from '../exact/error/row-samples.js';
+import { roundingErrors } from '../exact/gradient.js';
+import { joinSamples } from '../exact/join.js';
 import { ROWS } from '../inner/block.js';
 import type { BlocksTask } from '../parts/blocks.js';
 import { type Cut, cutProblem } from '../parts/cut.js';
@@ -49,7 +53,7 @@ export function* sampledJob(
   options: SampledOptions,
 ): Job<SampledResult, SampledTask> {
   const wanted = optionsOfPart(problem, plan, options, ofAll(problem), 0);
-  return measured(problem, plan, yield* sampledSums(problem, plan, wanted));
+  return yield* measured(problem, plan, options, yield* sampledSums(problem, plan, wanted));
 }
 
 /** The cut follows from the problem and its plan alone: the answer is the same wherever the parts run. */
@@ -62,7 +66,7 @@ export function* sampledParts(
     { gradients: true, inputGradients: options.inputGradients !== undefined },
     plan.work,
   ),
-): Job<SampledResult, SampledPart | BlocksTask> {
+): Job<SampledResult, SampledPart | BlocksTask | EstimateTask> {
   const taken = yield* takeParts(problem, cuts);
   const tasks = taken.map((part, k): SampledPart => {
     const cut = cuts[k]!;
@@ -74,7 +78,8 @@ export function* sampledParts(
     };
   });
   const sums = yield* parts(tasks, sampledOf);
-  return measured(problem, plan, yield* joinSums(problem, options, cuts, sums));
+  const joined = yield* joinSums(problem, options, cuts, sums);
+  return yield* measured(problem, plan, options, joined);
 }
 
 /** Blocks that are drawn, or might be. */
@@ -88,9 +93,10 @@ function optionsOfPart(
   problem: AttentionProblem,
   plan: SampledPlan,
   { seed, ...outputs }: SampledOptions,
-  { items, sharedHeads, rows }: Cut,
+  cut: Cut,
   part: number,
 ): SumsOptions {
+  const { items, sharedHeads, rows } = cut;
   const { heads, keyValueHeads, queryLength } = problem.dims;
   return {
     ...outputs,
@@ -107,6 +113,7 @@ function optionsOfPart(
       variance: plan.heads.reduce((sum, { variance }) => sum + variance, 0),
       seed: seedOf(seed, part),
     },
+    estimate: drawsOfPart(problem, { rows: rowsForEstimate(problem), seed }, cut, part),
   };
 }
 
@@ -117,31 +124,67 @@ function* joinSums(
   sums: readonly SampledSums[],
 ): Job<SampledSums, BlocksTask> {
   if (sums.length === 1) return sums[0]!;
-  const joined = yield* joinGradients(problem, outputs, placed(problem, cuts, sums), sharedFloat32);
+  const all = placed(problem, cuts, sums);
+  const joined = yield* joinGradients(problem, outputs, all, sharedFloat32);
+  const samples = yield* joinSamples(problem, joined, all);
   const measurements = makeMeasurements();
   const squares: Partial<Record<Role, Float64Array>> = {};
+  const longest: Partial<Record<Role, number>> = {};
   for (const part of sums) {
     joinMeasurements(measurements, part.measurements);
     for (const [role, more] of Object.entries(part.squares) as [Role, Float64Array][]) {
       const before = squares[role];
       squares[role] = before ? before.map((x, c) => x + more[c]!) : more;
     }
+    for (const [role, norm] of Object.entries(part.longest) as [Role, number][]) {
+      longest[role] = Math.max(longest[role] ?? 0, norm);
+    }
   }
-  const rounding = Math.max(...sums.map((part) => part.rounding));
-  return { ...joined, measurements, squares, rounding };
+  return { ...joined, measurements, squares, samples, longest };
 }
 
-/** From sums to an answer: what the measured blocks say about each gradient. */
-function measured(
+/** From sums to an answer: what the measured blocks, and rows that were looked at twice, say about each gradient. */
+function* measured(
   problem: AttentionProblem,
   plan: SampledPlan,
-  { measurements, squares, rounding, loss, ...sums }: SampledSums,
-): SampledResult {
+  { inputGradients: kind }: GradientOutputs,
+  { measurements, squares, samples, longest, loss, ...sums }: SampledSums,
+): Job<SampledResult, EstimateTask> {
   const norms = Object.fromEntries(
     Object.entries(squares).map(([role, ofColumns]) => [role, normOf(ofColumns)]),
+  );
+  // Gradients of inputs by way of projections have no figure here.
+  const states = hasAttentionStates(problem) ? sums.inputGradients : null;
+  const known = { ...sums, inputGradients: states };
+  const found = (yield* roundingErrors(problem, known, samples, kind)) ?? {};
+  const rounding = Object.fromEntries(
+    Object.entries(found).map(([name, estimate]) => {
+      const role = name as Role;
+      const row = problem.projectedFrom?.[role] ? longest[role] : undefined;
+      if (row === undefined || norms[role] === undefined) return [name, estimate];
+      return [
+        name,
+        throughInputs(estimate, (row * Math.sqrt(samples.squares[role]!)) / norms[role]),
+      ];
+    }),
   );
   const errors = drawErrors(problem, sums, norms, {
     ...{ ...measurements, rounding, scale: plan.scale, all: drawnBlocks(problem, plan) },
   });
   return { ...sums, errors, loss: problem.objective.kind === 'target' ? loss : null };
+}
+
+/**
+ * Rows are rounded apart from each other: |X^T e| is then at most about |e| times the longest row of X.
+ *
+ * @param factor that over |X^T dQ|, times |dQ|.
+ */
+function throughInputs(estimate: ErrorEstimate, factor: number): ErrorEstimate {
+  const { relative, upper, standard_error } = estimate;
+  return {
+    ...estimate,
+    relative: factor * relative,
+    upper: factor * upper,
+    standard_error: factor * standard_error,
+  };
 }

@@ -8,10 +8,10 @@ import { type AttentionProblem, hasAttentionStates, STATES } from '../../problem
 import { Lease } from '../../tensor/shared-memory.js';
 import { type ExactPlan, makePlan, makeWorkspace, type Workspace } from '../attention/plan.js';
 import type { PartitionOfHead } from '../attention/task.js';
-import { largestLogit, roundingError } from '../exact/error/estimate.js';
-import type { FinishTask } from '../exact/finish.js';
+import type { EstimateTask, Samples } from '../exact/error/estimate.js';
+import { type RowDraws, RowSamples } from '../exact/error/row-samples.js';
 import type { ProjectionNorms } from '../exact/project.js';
-import { contractStages, type SumsTask } from '../exact/sums.js';
+import { contractWave, type SumsTask } from '../exact/sums.js';
 import { attendTasks, headsOfWave, projectTasks } from '../exact/tasks.js';
 import { composedNorms } from '../exact/wave.js';
 import {
@@ -27,19 +27,26 @@ import { type Coordinates, type CoordinatesTask, makeCoordinates } from './coord
 import { chooseMeasured, type MeasureOptions } from './error/blocks.js';
 import { joinMeasurements, type Measurements, makeMeasurements } from './error/measure.js';
 import { columnSquares, type NormTask, sizesOf } from './error/norms.js';
-import { type Role, type Tables, type TableTask, tableTasks } from './error/tables.js';
+import { longestRows, type Role, type Tables, type TableTask, tableTasks } from './error/tables.js';
 import type { HeadPlan, SampledPlan } from './plan/plan.js';
 
 /** Blocks of a head in one task: what it lays out for a head takes as long as one of them. */
 const BLOCKS_TOGETHER = 8;
 
-export type SampledTask = SumsTask | TableTask | NormTask | CoordinatesTask | SampledAttendTask;
+export type SampledTask =
+  | SumsTask
+  | EstimateTask
+  | TableTask
+  | NormTask
+  | CoordinatesTask
+  | SampledAttendTask;
 
 export interface SumsOptions extends GradientOutputs {
   /** Of the draws of the whole problem. */
   readonly seed: number;
   readonly origin: Origin;
   readonly measure: MeasureOptions;
+  readonly estimate: RowDraws;
 }
 
 /** What is known after the last row. Parts of a problem add up to it or stand beside each other. */
@@ -52,8 +59,10 @@ export interface SampledSums extends ParameterGradients {
   readonly measurements: Measurements;
   /** Of the gradients of attention states, in the space in which they are measured, by role. */
   readonly squares: Readonly<Partial<Record<Role, Float64Array>>>;
-  /** Relative error by rounding. */
-  readonly rounding: number;
+  /** Rows that are looked at twice: what rounding does. */
+  readonly samples: Samples;
+  /** Largest norm of a row of the inputs of attention states, by role. */
+  readonly longest: Readonly<Partial<Record<Role, number>>>;
 }
 
 export function* sampledSums(
@@ -84,19 +93,19 @@ function* stages(
 ): Job<SampledSums, SampledTask> {
   const { heads } = problem.dims;
   const { seed, origin, measure } = options;
-  const { totals, inputGradients, attentionOutput } = allocateOutputs(problem, options);
+  const outputs = allocateOutputs(problem, options);
+  const { totals, inputGradients, attentionOutput } = outputs;
+  const rows = new RowSamples(plan, workspace, totals, inputGradients, options.estimate);
   const projectionNorms: ProjectionNorms[] = [];
   const { tables, tasks } = tableTasks(problem, seed);
-  yield* stage('project', tasks);
+  const longest = longestRows(tables, tasks, yield* stage('project', tasks));
   const planOf = ({ headGroup, head }: Omit<PartitionOfHead, 'partition'>) =>
     sampled.heads[headGroup.batchItem * heads + head]!;
   const measurements = makeMeasurements();
-  const squares: Partial<Record<Role, number>> = {};
-  let [loss, logit] = [0, 0];
+  let loss = 0;
   for (const [wave, headGroups] of plan.waves.entries()) {
     const tasks = projectTasks(plan, workspace, headGroups);
     projectionNorms.push(...((yield { name: 'project', tasks }) as ProjectionNorms[]));
-    logit = Math.max(logit, largestLogit(plan, workspace));
     yield* coordinateStage(plan, workspace, coordinates, wave, planOf);
     const heads = headsOfWave(plan, wave)
       .filter((head) => planOf(head).coordinates > 0)
@@ -120,29 +129,14 @@ function* stages(
       loss += report.loss;
       joinMeasurements(measurements, report.measurements);
     }
-    const contracted = contractStages(
-      ...([plan, workspace, headGroups, options.inputGradients, inputGradients, memory] as const),
-    );
-    for (const mine of contracted) {
-      const results = yield { name: 'contract', tasks: mine };
-      mine.forEach((task, k) => {
-        if (task.step !== 'full') return;
-        const role = ROLES[task.projection];
-        squares[role] = (squares[role] ?? 0) + (results[k] as number);
-      });
-    }
-    const finish: FinishTask = {
-      ...{ kernel: 'exact', step: 'finish', plan, workspace, headGroups, totals, sums: [] },
-      parts: contracted.flat().map(({ batchItem, parts }) => ({ batchItem, parts })),
-    };
-    yield { name: 'finish', tasks: [finish] };
-    memory.end();
+    yield* contractWave(plan, workspace, wave, options.inputGradients, outputs, rows, memory);
   }
+  const samples = rows.samples(totals);
   return {
     ...totals,
     ...{ measurements, loss, attentionOutput, inputGradients },
-    squares: yield* stateSquares(problem, tables, inputGradients, squares),
-    rounding: roundingError(plan, logit),
+    ...{ samples, longest },
+    squares: yield* stateSquares(problem, tables, inputGradients, samples.squares),
     headNorms: composedNorms(projectionNorms, problem),
   };
 }
@@ -157,11 +151,13 @@ function* stateSquares(
   problem: AttentionProblem,
   tables: Tables,
   inputGradients: InputGradients<Float32Array> | null,
-  squares: Readonly<Partial<Record<Role, number>>>,
+  squares: Samples['squares'],
 ): Job<SampledSums['squares'], SampledTask> {
   if (!hasAttentionStates(problem) || !inputGradients) return {};
   const found: Partial<Record<Role, Float64Array>> = {};
-  for (const [role, square] of Object.entries(squares) as [Role, number][]) {
+  for (const role of Object.values(ROLES)) {
+    const square = squares[role];
+    if (square === undefined) continue;
     const table = tables[role];
     found[role] = Float64Array.of(square);
     if (!table?.ofInputs) continue;

@@ -25,9 +25,12 @@ export interface Measured extends Measurements {
   readonly scale: number;
   /** Blocks that were drawn, or might have been. */
   readonly all: number;
-  /** Relative error by rounding. */
-  readonly rounding: number;
+  /** What rounding does, by tensor. */
+  readonly rounding: ErrorEstimates;
 }
+
+/** Of a tensor that no row tells of. */
+const ALL = { relative: 1, upper: 1, standard_error: 1, rows_sampled: 0 };
 
 /** Draws that a class of keys must have in the measured blocks to show itself there. */
 const SHOWN = 30;
@@ -50,13 +53,19 @@ export function drawErrors(
     }
     // Of blocks that were drawn none was measured.
     if (measured.drawn > 0 && !shown) {
-      return { relative: 1, upper: 1, standard_error: 1, ...figures };
+      return { ...ALL, ...figures };
     }
     const { variance, limit } = squareOfError(blocks, name);
     const more = Math.sqrt(1 + (unseen[roleOf(name)] ?? 0));
-    const relative = (more * Math.sqrt(variance)) / norm;
-    const upper = (more * Math.sqrt(limit)) / norm + rounding;
-    return { relative, upper, standard_error: relative, ...figures };
+    const drawn = (more * Math.sqrt(variance)) / norm;
+    const { relative, upper, standard_error, rows_sampled } = rounding[name] ?? ALL;
+    return {
+      relative: Math.hypot(drawn, relative),
+      upper: (more * Math.sqrt(limit)) / norm + upper,
+      standard_error: Math.hypot(drawn, standard_error),
+      confidence: 0.99,
+      rows_sampled: figures.rows_sampled + rows_sampled,
+    };
   };
   const parameters = tensorsOf(gradients).map(
     ([name, x]) => [name, estimate(name, frobenius(x), () => vanishes(problem, name))] as const,

@@ -6,7 +6,7 @@ import type { Task } from '../../../job.js';
 import { type AttentionProblem, PROJECTIONS } from '../../../problem.js';
 import type { Tensor } from '../../../tensor/tensor.js';
 import type { Wasm } from '../../inner/instance.js';
-import { packTransposed, rowsOf } from '../../inner/operands.js';
+import { type Floats, packTransposed, rowsOf } from '../../inner/operands.js';
 import { Random } from '../../random.js';
 import { ROLES, sharedFloat32 } from '../../result.js';
 
@@ -24,7 +24,8 @@ export interface Table {
 
 export type Tables = Partial<Record<Role, Table>>;
 
-export interface TableTask extends Task<void> {
+/** Returns the largest norm of a row of inputs, where there is no adapter. */
+export interface TableTask extends Task<number> {
   readonly kernel: 'sampled';
   readonly step: 'table';
   /** (B, L, in) or null */
@@ -77,7 +78,7 @@ export function tableTasks(
   return { tables, tasks };
 }
 
-export function runTable(task: TableTask, wasm: Wasm, checkpoint: () => void): void {
+export function runTable(task: TableTask, wasm: Wasm, checkpoint: () => void): number {
   const { X, A, table, seed, first, last } = task;
   if (!X) {
     signs(
@@ -85,7 +86,7 @@ export function runTable(task: TableTask, wasm: Wasm, checkpoint: () => void): v
       table.columns,
       table.data.subarray(first * table.columns, last * table.columns),
     );
-    return;
+    return 0;
   }
   const inputs = X.shape[X.shape.length - 1]!;
   const width = table.columns + table.rank;
@@ -95,15 +96,43 @@ export function runTable(task: TableTask, wasm: Wasm, checkpoint: () => void): v
   wasm.reset();
   const packed = packTransposed(wasm, right, width, inputs);
   const mark = wasm.mark();
+  let longest = 0;
   for (let token = first; token < last; token += TOKENS) {
     checkpoint();
     wasm.release(mark);
     const n = Math.min(TOKENS, last - token);
-    const x = wasm.put(rowsOf(X, inputs, token, n));
+    const rows = rowsOf(X, inputs, token, n);
+    if (!A) longest = Math.max(longest, longestRow(rows, inputs));
+    const x = wasm.put(rows);
     const y = wasm.allocFloats(n * width);
     wasm.fn.gemm(n, width, inputs, x, inputs, packed, y, width, false);
     table.data.set(wasm.f32(y, n * width), token * width);
   }
+  return longest;
+}
+
+function longestRow(rows: Floats, width: number): number {
+  let longest = 0;
+  for (let at = 0; at < rows.length; at += width) {
+    let square = 0;
+    for (let k = at; k < at + width; k++) square += rows[k]! * rows[k]!;
+    longest = Math.max(longest, square);
+  }
+  return Math.sqrt(longest);
+}
+
+/** By role: the largest norm of a row of the inputs of attention states. */
+export function longestRows(
+  tables: Tables,
+  tasks: readonly TableTask[],
+  results: readonly number[],
+): Partial<Record<Role, number>> {
+  const longest: Partial<Record<Role, number>> = {};
+  for (const role of Object.keys(tables) as Role[]) {
+    const mine = results.filter((_, k) => tasks[k]!.table === tables[role]);
+    longest[role] = Math.max(0, ...mine);
+  }
+  return longest;
 }
 
 /** Random signs, of which a row of so many columns has the norm 1. */
