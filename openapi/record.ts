@@ -110,7 +110,8 @@ const listening = async (settings: NodeJS.ProcessEnv, engine: Engine) => {
 
 /** Problems that a service has when it is busy, slow, broken, closed to some or on its way out. */
 async function recordTroubles(): Promise<ProblemDetails[]> {
-  const settings = { LORAGRAD_MAX_REQUESTS: '1', LORAGRAD_DEADLINE_MS: '300' };
+  // Long enough for another request to wait for a place in vain.
+  const settings = { LORAGRAD_MAX_REQUESTS: '1', LORAGRAD_DEADLINE_MS: '3000' };
   const busy = await listening(settings, stubEngine(null));
   const post = overSocket(busy);
   const slow = post();
