@@ -49,6 +49,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "OPT": ("OPTForCausalLM", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
     "Whisper": ("WhisperForConditionalGeneration", {"num_mel_bins": 8, "max_source_positions": 12}),
     "Bart": ("BartForConditionalGeneration", {}),
+    # Its encoder has an attention of its own, which adds the mask.
+    "BigBird-Pegasus": ("BigBirdPegasusForConditionalGeneration", {}),
     "StableLM (partial rotary)": ("StableLmForCausalLM", {}),
     "OLMo2": ("Olmo2ForCausalLM", {}),
     "Cohere2 (window)": ("Cohere2ForCausalLM", WINDOW),

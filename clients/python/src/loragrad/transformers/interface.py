@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from ..errors import UnsupportedError
 from ..torch.report import LayerReport
@@ -46,7 +46,8 @@ def install() -> None:
     AttentionInterface.register(IMPLEMENTATION, attention)
     AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
     AttentionInterface.register(EAGER_IMPLEMENTATION, _eager_attention)
-    AttentionMaskInterface.register(EAGER_IMPLEMENTATION, _eager_mask)
+    # A layer with an attention of its own adds it to its logits, as it is.
+    AttentionMaskInterface.register(EAGER_IMPLEMENTATION, eager_mask)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -88,12 +89,17 @@ def _eager_attention(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """As eager attention, which leaves causality to the mask alone."""
-    states = (query, key, value, attention_mask)
+    states = (query, key, value, _seen(attention_mask))
     return _attention(module, *states, softcap=softcap, sinks=s_aux, **others)
 
 
-def _eager_mask(*args: Any, **keywords: Any) -> Tensor | None:
-    return sdpa_mask(*args, **{**keywords, "allow_is_causal_skip": False})
+def _seen(mask: Tensor | None) -> Tensor | None:
+    """Of a mask that eager attention adds to its logits, where keys are seen; any other as it is."""
+    if not isinstance(mask, Tensor) or not mask.is_floating_point():
+        return mask
+    seen = mask == 0
+    hidden = mask == torch.finfo(mask.dtype).min
+    return seen if bool((seen | hidden).all()) else mask
 
 
 def _attention(
