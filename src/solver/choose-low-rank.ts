@@ -159,7 +159,7 @@ function planOptions(layer: AttentionLayer, options: ChooseOptions): PlanOptions
   };
 }
 
-/** The same, or why none can be made: numbers of the input that overflow in its algebra. */
+/** The plan for a gradient, or for the output alone; or why none can be made: numbers that overflow in its algebra. */
 export function* tryPlan(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: ChooseOptions,

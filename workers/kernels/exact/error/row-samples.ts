@@ -12,7 +12,13 @@ import type { FullTask } from '../full.js';
 import { fitsOneTask, sampleTasks } from '../tasks.js';
 import { largestLogit, roundingError, type Samples } from './estimate.js';
 import type { DrawnSizes, SampleTask } from './sample.js';
-import { addErrors, noErrors, type StateSampleTask, stateSampleTasks } from './sample-states.js';
+import {
+  addErrors,
+  type DrawnErrors,
+  noErrors,
+  type StateSampleTask,
+  stateSampleTasks,
+} from './sample-states.js';
 
 /** How many rows to look at twice, and the seed of their draw. */
 export interface RowDraws {
@@ -55,7 +61,7 @@ export class RowSamples {
   readonly #samplers: number;
   readonly #sums: SampleTask['sums'][];
   readonly #sizes: DrawnSizes[][] = [];
-  readonly #states: { draws: number; errors: Samples['states'][number]['errors'] }[] = [];
+  readonly #states: { draws: number; errors: DrawnErrors }[] = [];
   readonly #squares: { -readonly [Name in keyof Samples['squares']]: number } = {};
   #logit = 0;
 
@@ -94,14 +100,11 @@ export class RowSamples {
   }
 
   /** What the tasks of the last wave, and those at full width, have found. */
-  take(
-    tasks: readonly (SampleTask | StateSampleTask | FullTask | { readonly step: string })[],
-    results: readonly unknown[],
-  ): void {
+  take(tasks: readonly { readonly step: string }[], results: readonly unknown[]): void {
     tasks.forEach((task, k) => {
       if (task.step === 'sample') this.#sizes.at(-1)!.push(...(results[k] as DrawnSizes[]));
       if (task.step === 'sample_states') {
-        addErrors(this.#states.at(-1)!.errors, results[k] as ReturnType<typeof noErrors>);
+        addErrors(this.#states.at(-1)!.errors, results[k] as DrawnErrors);
       }
       if (task.step !== 'full' || !this.#isStates) return;
       const role = ROLES[(task as FullTask).projection];
