@@ -74,10 +74,18 @@ function logit(s: Numbers, { q, k, bias, cap, slope }: Arrays, at: number, j: nu
 const dot = (r: Float64Array, i: number, a: Float64Array, j: number, width: number) =>
   sum(width, (x) => r[panelAt(width, x, i)]! * a[j * width + x]!);
 
+/** Tiles that are passed over become zero, rows beyond those of the block too. */
+function clearHidden(s: Numbers, arrays: Arrays, tiles: Float64Array) {
+  entries({ ...s, rows: ROWS }, ({ key, at }) => {
+    if (isHidden(s, arrays, key)) tiles[at] = 0;
+  });
+}
+
 const values: Loop = (s, arrays) => {
   const { g, v, e, t, dot: dots } = arrays;
+  clearHidden(s, arrays, t!);
   entries(s, ({ key, at, j, i }) => {
-    t![at] = isHidden(s, arrays, key) ? 0 : dot(g!, i, v!, j, s.dv!);
+    if (!isHidden(s, arrays, key)) t![at] = dot(g!, i, v!, j, s.dv!);
     dots![i]! += e![at]! * t![at]!;
   });
 };
@@ -131,12 +139,13 @@ export const LOOPS: Readonly<Record<OperationName | StageName, Loop>> = {
   weights: (s, arrays) => {
     const { v, e, o, max, sum: sums, g } = arrays;
     const weight = (key: number, at: number, j: number, i: number) => {
-      if (isHidden(s, arrays, key)) return 0;
       if (!s.bounded) return e![at]! - max![i]! < -100 ? 0 : 2 ** (e![at]! - max![i]!);
       const value = logit(s, arrays, at, j, i);
       return hides(s, arrays, key, j, i) ? 0 : 2 ** value;
     };
+    clearHidden(s, arrays, e!);
     entries(s, ({ key, at, j, i }) => {
+      if (isHidden(s, arrays, key)) return;
       e![at] = weight(key, at, j, i);
       sums![i]! += e![at]!;
       for (let c = 0; c < s.dv! && o!.length > 0; c++) {
