@@ -149,7 +149,8 @@ function layerPrice(
     seconds += lowRankSeconds(layer, options, wanted.flops > 0);
   }
   if (kernels.sampled) {
-    kernelBytes += sampledBytes(layer, options);
+    // A first answer waits, encoded too, while a second run tops it up.
+    kernelBytes += sampledBytes(layer, options) + 8 * results;
     seconds += (SAMPLED_SHARE * exactWork(layer, needsOf(layer, options))) / options.rates.exact;
   }
   if (kernels.reference) {

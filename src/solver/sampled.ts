@@ -1,8 +1,8 @@
 /** The sampled kernel: whether it takes a problem, its plan, its run, and what follows when its answer will not do. */
 import { type Job, NumericError } from '../../workers/job.js';
-import type { ErrorEstimate } from '../../workers/kernels/estimate/estimate.js';
 import { exactWork } from '../../workers/kernels/exact/cost.js';
-import { sampledParts } from '../../workers/kernels/sampled/job.js';
+import type { SampledResult } from '../../workers/kernels/sampled/answer.js';
+import { sampledParts, toppedUp } from '../../workers/kernels/sampled/job.js';
 import { mostKeys, type SampledPlan } from '../../workers/kernels/sampled/plan/plan.js';
 import { type Planned, planSampled } from '../../workers/kernels/sampled/plan/stages.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
@@ -84,7 +84,8 @@ export function sampledSeconds(
 }
 
 /**
- * @param second This plan was made since another one did not keep its promise.
+ * An answer that misses its tolerance is topped up by a second run with draws of its own.
+ *
  * @throws {Problem} when sampled was asked for and cannot keep what was promised.
  */
 export function* bySampling(
@@ -92,77 +93,102 @@ export function* bySampling(
   planned: Planned,
   options: SolveOptions,
   reason: string,
-  second = false,
 ): Job<Solution> {
+  const { seed, attentionOutput, inputGradients, tolerance, keys, toleranceStated } = options;
   const { plan } = planned;
-  const { seed, attentionOutput, inputGradients, tolerance, method, keys } = options;
-  const run = yield* sampledParts(problem, plan, { seed, attentionOutput, inputGradients });
-  const { errors, ...result } = run;
-  const broken = yield* overflowed(result);
-  const solved = broken ? null : yield* sentRun(problem, result, errors, options);
-  const worst = solved?.worst ?? Number.POSITIVE_INFINITY;
-  const unchecked = keys !== undefined && !options.toleranceStated;
-  if (solved && (worst <= tolerance || unchecked)) {
-    return { ...solved, method: 'sampled', reason, fallback: false, plan: null, sampled: plan };
-  }
-  if (solved) requirePrecision(solved.rounded, tolerance);
-  const missed = `Sampled with ${plan.keys} keys drawn for a block gave ${reached(worst)}, above the tolerance of ${tolerance}`;
-  const next =
-    second || keys !== undefined ? null : yield* planned.stricter(stricter(plan, worst, options));
-  if (next?.meetsTolerance && pays(problem, next, options)) {
-    const why = `${missed}: again with ${next.keys}.`;
-    const again = { ...planned, plan: next };
-    return yield* bySampling(problem, again, { ...options, seed: seed + 1 }, why, true);
-  }
-  if (method === 'sampled') {
-    throw new Problem('tolerance-missed', `${missed}. The exact kernel always keeps it.`, {
-      pointer: '/method',
-      ...(Number.isFinite(worst) && { limit: tolerance, actual: worst }),
-    });
-  }
-  const exact = yield* exactly(problem, options, `${missed}: computed exactly.`, true);
-  return { ...exact, plan: null, sampled: plan };
+  const wanted = { attentionOutput, inputGradients };
+  const run = yield* sampledParts(problem, plan, { ...wanted, seed });
+  const once = yield* tried(problem, run, plan, options);
+  const unchecked = keys !== undefined && !toleranceStated;
+  if (once.solved && (once.worst <= tolerance || unchecked))
+    return answer(once.solved, plan, reason);
+  if (once.solved) requirePrecision(once.solved.rounded, tolerance);
+  const more = keys === undefined ? yield* moreDraws(problem, planned, once, options) : null;
+  if (!more) return yield* instead(problem, once, options);
+  const both = yield* toppedUp(problem, run, more, { ...wanted, seed: seed + 1 });
+  const twice = yield* tried(problem, both, bothOf(plan, more), options);
+  if (!twice.solved || twice.worst > tolerance) return yield* instead(problem, twice, options);
+  const draws = more.keys > 0 ? `${more.keys} more were drawn` : 'all keys were taken';
+  return answer(twice.solved, twice.plan, `${missed(once, options)}: ${draws}.`);
 }
 
-/** Of the tolerance that a second plan is held to: room for its own bad luck. */
-const MARGIN = 0.8;
+const answer = (solved: Solved, sampled: SampledPlan, reason: string): Solution => ({
+  ...solved,
+  ...{ method: 'sampled', reason, fallback: false, plan: null, sampled },
+});
 
-/** A plan that was too hopeful once is held to as much more, and some. */
-function stricter(
-  { predictedError }: SampledPlan,
-  worst: number,
-  { tolerance }: ChooseOptions,
-): number {
-  // A plan's error is relative to the norm of the answer, that of an answer to that of the true gradient.
-  const found = Number.isFinite(worst) ? worst / (1 + worst) : 1;
-  const hopeful = Math.min(1, predictedError / found);
-  return (MARGIN * hopeful * tolerance) / (1 + tolerance);
+/** What a run comes to when it is sent. */
+interface Tried {
+  /** null: numbers that overflowed. */
+  readonly solved: Solved | null;
+  /** Largest upper limit of an error. */
+  readonly worst: number;
+  readonly plan: SampledPlan;
 }
 
-const reached = (worst: number) =>
-  Number.isFinite(worst) ? `an error of up to ${worst.toPrecision(2)}` : 'no result';
-
-/** Whether a plan is cheaper than the exact kernel, where that is allowed. */
-function pays(problem: AttentionProblem, plan: SampledPlan, options: ChooseOptions): boolean {
-  const seconds = sampledSeconds(problem, plan, options);
-  return options.method === 'sampled' || seconds.sampled < seconds.exact;
-}
-
-function* sentRun(
+function* tried(
   problem: AttentionProblem,
-  result: Solution['result'],
-  errors: Readonly<Record<string, ErrorEstimate>>,
+  { errors, measured: _, ...result }: SampledResult,
+  plan: SampledPlan,
   options: SolveOptions,
-): Job<Solved> {
+): Job<Tried> {
+  if (yield* overflowed(result)) return { solved: null, worst: Number.POSITIVE_INFINITY, plan };
   const measured = Object.fromEntries(
     Object.entries(errors).map(([name, estimate]) => [
       name,
       withoutCertificate(estimate, 'A sampled answer has none.'),
     ]),
   );
-  return yield* sent(
-    problem,
-    { result, error: { ...inputErrors(problem, result), ...measured } },
-    options,
-  );
+  const error = { ...inputErrors(problem, result), ...measured };
+  const solved = yield* sent(problem, { result, error }, options);
+  return { solved, worst: solved.worst, plan };
 }
+
+function missed({ plan, worst }: Tried, { tolerance }: SolveOptions): string {
+  const reached = Number.isFinite(worst)
+    ? `an error of up to ${worst.toPrecision(2)}`
+    : 'no result';
+  return `Sampled with ${plan.keys} keys drawn for a block gave ${reached}, above the tolerance of ${tolerance}`;
+}
+
+/** What follows when the answer of the sampled kernel will not do. @throws {Problem} when it was asked for. */
+function* instead(problem: AttentionProblem, last: Tried, options: SolveOptions): Job<Solution> {
+  const { tolerance, method } = options;
+  const why = missed(last, options);
+  if (method === 'sampled') {
+    throw new Problem('tolerance-missed', `${why}. The exact kernel always keeps it.`, {
+      pointer: '/method',
+      ...(Number.isFinite(last.worst) && { limit: tolerance, actual: last.worst }),
+    });
+  }
+  const exact = yield* exactly(problem, options, `${why}: computed exactly.`, true);
+  return { ...exact, plan: null, sampled: last.plan };
+}
+
+/** Of the tolerance that both runs together are held to: room for the second one's own bad luck. */
+const MARGIN = 0.9;
+
+/** Draws beside those that missed the tolerance; null: they are not expected to keep it either, or exact is cheaper. */
+function* moreDraws(
+  problem: AttentionProblem,
+  { topUp }: Planned,
+  { plan, solved, worst }: Tried,
+  options: SolveOptions,
+): Job<SampledPlan | null> {
+  if (!solved) return null;
+  // A plan's error is relative to the norm of the answer, that of an answer to that of the true gradient.
+  const hopeful = Math.min(1, (plan.predictedError * (1 + worst)) / worst);
+  const more = yield* topUp(MARGIN * hopeful * toleranceOfPlan(problem, options));
+  const seconds = sampledSeconds(problem, more, options);
+  const pays = options.method === 'sampled' || seconds.sampled < seconds.exact;
+  return more.meetsTolerance && pays ? more : null;
+}
+
+/** As one plan, for the figures of an answer. */
+const bothOf = (first: SampledPlan, more: SampledPlan): SampledPlan => ({
+  ...more,
+  keys: first.keys + more.keys,
+  work: first.work + more.work,
+  linearWork: first.linearWork + more.linearWork,
+  tried: first.tried,
+});

@@ -6,6 +6,7 @@ import { runSampledAttend } from './attend.js';
 import { runCoordinates } from './coordinates.js';
 import { runNorm } from './error/norms.js';
 import { runTable } from './error/tables.js';
+import { runMix } from './mix.js';
 import { runChoice } from './plan/choice.js';
 import { runPilot } from './plan/pilot.js';
 import type { PlanTask } from './plan/stages.js';
@@ -28,6 +29,8 @@ export function runSampledTask(task: SampledTask, wasm: Wasm, cancelled: Cancell
       return runTable(task, wasm, checkpoint);
     case 'norm':
       return runNorm(task, wasm, checkpoint);
+    case 'mix':
+      return runMix(task, checkpoint);
     case 'attend':
       return runSampledAttend(task, wasm, checkpoint);
   }

@@ -28,6 +28,7 @@ import { chooseMeasured, type MeasureOptions } from './error/blocks.js';
 import { joinMeasurements, type Measurements, makeMeasurements } from './error/measure.js';
 import { columnSquares, type NormTask, sizesOf } from './error/norms.js';
 import { longestRows, type Role, type Tables, type TableTask, tableTasks } from './error/tables.js';
+import type { MixTask } from './mix.js';
 import type { HeadPlan, SampledPlan } from './plan/plan.js';
 
 /** Blocks of a head in one task: what it lays out for a head takes as long as one of them. */
@@ -38,6 +39,7 @@ export type SampledTask =
   | EstimateTask
   | TableTask
   | NormTask
+  | MixTask
   | CoordinatesTask
   | SampledAttendTask;
 
@@ -46,7 +48,8 @@ export interface SumsOptions extends GradientOutputs {
   readonly seed: number;
   readonly origin: Origin;
   readonly measure: MeasureOptions;
-  readonly estimate: RowDraws;
+  /** null: no rows are looked at twice. */
+  readonly estimate: RowDraws | null;
 }
 
 /** What is known after the last row. Parts of a problem add up to it or stand beside each other. */
@@ -147,12 +150,12 @@ function* stages(
  *
  * @param squares of the gradients as they are.
  */
-function* stateSquares(
+export function* stateSquares(
   problem: AttentionProblem,
   tables: Tables,
   inputGradients: InputGradients<Float32Array> | null,
-  squares: Samples['squares'],
-): Job<SampledSums['squares'], SampledTask> {
+  squares: Readonly<Partial<Record<Role, number>>>,
+): Job<SampledSums['squares'], NormTask> {
   if (!hasAttentionStates(problem) || !inputGradients) return {};
   const found: Partial<Record<Role, Float64Array>> = {};
   for (const role of Object.values(ROLES)) {

@@ -9,23 +9,35 @@
  *
  * What the measured blocks cannot show are keys so unlikely that they were hardly drawn there: their variance is reckoned
  * by the design, sum (1 / pi_j - 1) a_j, from what these keys would have added.
+ *
+ * Of an answer that is the weighted mean of two runs, e is the sum of both runs' e_b, each times its weight: their draws are
+ * independent, of the same block too, and everything above holds for all of them together.
  */
 import type { AttentionProblem } from '../../../problem.js';
-import { type ErrorEstimate, frobenius } from '../../estimate/estimate.js';
+import type { ErrorEstimate } from '../../estimate/estimate.js';
 import { type ErrorEstimates, vanishes } from '../../exact/error/estimate.js';
 import { ROWS } from '../../inner/block.js';
-import { type ParameterGradients, ROLES, tensorsOf } from '../../result.js';
+import { ROLES } from '../../result.js';
 import { rareSizes, runningSums, varianceAt } from '../plan/scale.js';
 import type { MeasuredBlock, Measurements } from './measure.js';
 import type { Role } from './tables.js';
 
-/** What was measured while the gradients were made. */
-export interface Measured extends Measurements {
+/** What was measured while the gradients of one run were made. */
+export interface MeasuredRun extends Measurements {
+  /** Weight of the run in the answer. */
+  readonly share: number;
   /** c of the draws. */
   readonly scale: number;
   /** Blocks that were drawn, or might have been. */
   readonly all: number;
-  /** What rounding does, by tensor. */
+}
+
+/** What is known of an answer. */
+export interface Measured {
+  readonly runs: readonly MeasuredRun[];
+  /** Norms of the gradients in the space in which they are measured, by name. */
+  readonly norms: Readonly<Record<string, number>>;
+  /** What rounding does, relative to these norms. */
   readonly rounding: ErrorEstimates;
 }
 
@@ -35,27 +47,25 @@ const ALL = { relative: 1, upper: 1, standard_error: 1, rows_sampled: 0 };
 /** Draws that a class of keys must have in the measured blocks to show itself there. */
 const SHOWN = 30;
 
-/** @param norms of the gradients of attention states, in the space in which they are measured, by name. */
 export function drawErrors(
   problem: AttentionProblem,
-  gradients: ParameterGradients,
-  norms: Readonly<Record<string, number>>,
-  measured: Measured,
+  { runs, norms, rounding }: Measured,
 ): ErrorEstimates {
-  const { blocks, rounding } = measured;
-  const unseen = unseenShares(measured);
-  const shown = blocks.some(({ tensors }) => Object.keys(tensors).length > 0);
-  const figures = { confidence: 0.99, rows_sampled: blocks.length * ROWS } as const;
-  const estimate = (name: string, norm: number, isZero: () => boolean): ErrorEstimate => {
+  const unseen = unseenShares(runs);
+  const all = runs.flatMap(({ blocks }) => blocks);
+  // Of blocks that were drawn none was measured.
+  const blind = runs.some(({ blocks, drawn }) => drawn > 0 && !blocks.some(hasError));
+  const figures = { confidence: 0.99, rows_sampled: all.length * ROWS } as const;
+  const estimate = (name: string, norm: number): ErrorEstimate => {
     if (!(norm > 0)) {
-      const off = isZero() ? 0 : 1;
+      const zero = isState(name)
+        ? all.every(({ tensors }) => !tensors[name])
+        : vanishes(problem, name);
+      const off = zero ? 0 : 1;
       return { relative: off, upper: off, standard_error: 0, ...figures };
     }
-    // Of blocks that were drawn none was measured.
-    if (measured.drawn > 0 && !shown) {
-      return { ...ALL, ...figures };
-    }
-    const { variance, limit } = squareOfError(blocks, name);
+    if (blind) return { ...ALL, ...figures };
+    const { variance, limit } = squareOfError(runs, name);
     const more = Math.sqrt(1 + (unseen[roleOf(name)] ?? 0));
     const drawn = (more * Math.sqrt(variance)) / norm;
     const { relative, upper, standard_error, rows_sampled } = rounding[name] ?? ALL;
@@ -67,15 +77,13 @@ export function drawErrors(
       rows_sampled: figures.rows_sampled + rows_sampled,
     };
   };
-  const parameters = tensorsOf(gradients).map(
-    ([name, x]) => [name, estimate(name, frobenius(x), () => vanishes(problem, name))] as const,
+  return Object.fromEntries(
+    Object.entries(norms).map(([name, norm]) => [name, estimate(name, norm)]),
   );
-  const states = Object.entries(norms).map(
-    ([name, norm]) =>
-      [name, estimate(name, norm, () => blocks.every(({ tensors }) => !tensors[name]))] as const,
-  );
-  return Object.fromEntries([...parameters, ...states]);
 }
+
+const hasError = ({ tensors }: MeasuredBlock) => Object.keys(tensors).length > 0;
+const isState = (name: string) => (Object.values(ROLES) as string[]).includes(name);
 
 /** The role whose keys make the error of a tensor; that of sinks is made by the weights of values. */
 function roleOf(name: string): Role {
@@ -87,45 +95,66 @@ function roleOf(name: string): Role {
 }
 
 /** By role: the variance of keys that measured blocks hardly draw, over that of what these show. */
-function unseenShares({ blocks, keys, scale, all }: Measured): Partial<Record<Role, number>> {
-  const sums = runningSums(keys);
-  const rare = rareSizes(sums, scale, (SHOWN * all) / Math.max(1, blocks.length));
+function unseenShares(runs: readonly MeasuredRun[]): Partial<Record<Role, number>> {
+  const known = runs.map(({ share, blocks, keys, scale, all }) => {
+    const sums = runningSums(keys);
+    const rare = rareSizes(sums, scale, (SHOWN * all) / Math.max(1, blocks.length));
+    return { share, blocks, unseen: (role: Role) => varianceAt(sums, role, scale, rare) };
+  });
   const shares: Partial<Record<Role, number>> = {};
   for (const role of Object.values(ROLES)) {
-    const shown = blocks.reduce((sum, b) => sum + (b.roles[role] ?? 0) / b.probability, 0);
-    if (shown > 0) shares[role] = varianceAt(sums, role, scale, rare) / shown;
+    let [unseen, shown] = [0, 0];
+    for (const run of known) {
+      unseen += run.share ** 2 * run.unseen(role);
+      for (const { roles, probability } of run.blocks) {
+        shown += (run.share ** 2 * (roles[role] ?? 0)) / probability;
+      }
+    }
+    if (shown > 0) shares[role] = unseen / shown;
   }
   return shares;
 }
 
 /** V, and the 99 % limit of |e|^2. */
-export function squareOfError(blocks: readonly MeasuredBlock[], name: string) {
-  const mine = blocks.filter(({ tensors }) => (tensors[name] ?? 0) > 0);
-  const n = blocks.length;
-  const terms = mine.map(({ tensors, probability }) => tensors[name]! / probability);
-  const variance = terms.reduce((sum, x) => sum + x, 0);
+export function squareOfError(runs: readonly RunErrors[], name: string) {
+  const blocks = runs.flatMap((run) => errorsOf(run, name));
+  const variance = blocks.reduce((sum, { square, probability }) => sum + square / probability, 0);
   if (!(variance > 0)) return { variance: 0, limit: 0 };
-  const squares = terms.reduce((sum, x) => sum + x * x, 0);
-  const ofEstimate = (Math.max(0, squares - variance ** 2 / n) * n) / Math.max(1, n - 1);
-  const own = mine.reduce(
-    (sum, { tensors, probability }) => sum + tensors[name]! ** 2 / probability,
-    0,
-  );
+  const ofEstimate = runs.reduce((sum, run) => sum + scatterOf(run, name), 0);
+  const own = blocks.reduce((sum, { square, probability }) => sum + square ** 2 / probability, 0);
   let pairs = 0;
-  for (let b = 0; b < mine.length; b++) {
+  for (let b = 0; b < blocks.length; b++) {
     for (let c = 0; c < b; c++) {
-      pairs +=
-        product(mine[b]!, mine[c]!, name) ** 2 / (mine[b]!.probability * mine[c]!.probability);
+      const [x, y] = [blocks[b]!, blocks[c]!];
+      pairs += dot(x.signature, y.signature) ** 2 / (x.probability * y.probability);
     }
   }
   const freedom = (2 * variance ** 2) / (ofEstimate + own + 4 * pairs);
   return { variance, limit: variance * chiSquare(freedom) };
 }
 
-function product(a: MeasuredBlock, b: MeasuredBlock, name: string): number {
-  const [x, y] = [a.signatures[name]!, b.signatures[name]!];
-  return x.reduce((sum, value, k) => sum + value * y[k]!, 0);
+type RunErrors = Pick<MeasuredRun, 'share' | 'blocks'>;
+
+/** Of the blocks of a run that have an error: their part of that of the answer. */
+function errorsOf({ share, blocks }: RunErrors, name: string) {
+  return blocks.flatMap(({ tensors, signatures, probability }) => {
+    const square = share ** 2 * (tensors[name] ?? 0);
+    if (!(square > 0)) return [];
+    return [{ square, probability, signature: signatures[name]!.map((x) => share * x) }];
+  });
 }
+
+/** Var V of a run, whose blocks are chosen by themselves. */
+function scatterOf(run: RunErrors, name: string): number {
+  const terms = errorsOf(run, name).map(({ square, probability }) => square / probability);
+  const n = run.blocks.length;
+  const sum = terms.reduce((all, x) => all + x, 0);
+  const squares = terms.reduce((all, x) => all + x * x, 0);
+  return n === 0 ? 0 : (Math.max(0, squares - sum ** 2 / n) * n) / Math.max(1, n - 1);
+}
+
+const dot = (x: Float32Array, y: Float32Array): number =>
+  x.reduce((sum, value, k) => sum + value * y[k]!, 0);
 
 /** One-sided 99 % of a normal distribution. */
 const ONE_SIDED = 2.326;

@@ -20,6 +20,8 @@ export interface ChoiceTask extends Task<SampledPlan> {
   readonly tolerance: number;
   /** Mean number of drawn keys, if that is not to be chosen. */
   readonly keys: number | undefined;
+  /** Variances that a first run is expected to have, which these draws top up; null: this is the first run. */
+  readonly first: Readonly<Record<Name, number>> | null;
 }
 
 /** Standard errors of the limit that an answer will state, of a gradient with many elements. */
@@ -29,6 +31,8 @@ const LIMIT = 1.3;
  * Looks at a few blocks cannot tell it; of trained layers few have less.
  */
 const CORRELATION = 0.006;
+/** How many plans miss their tolerance, about, and what share of the keys is then drawn once more. */
+const [MISSED, MORE] = [0.15, 0.6];
 /** Keys of a block in the mean: fewer leave bars without meaning. */
 const FEWEST_DRAWN = 8;
 /** More coordinates are taken where they divide a head's variance by so much, when the number of keys is given. */
@@ -53,6 +57,8 @@ interface Candidate {
 interface Draft {
   readonly scale: number;
   readonly chosen: readonly Candidate[];
+  readonly variances: Readonly<Record<Name, number>>;
+  readonly share: number;
   readonly cost: number;
   readonly linear: number;
   readonly error: number;
@@ -60,14 +66,15 @@ interface Draft {
 
 /** @param checkpoint passed once for each scale. */
 export function runChoice(task: ChoiceTask, checkpoint: Checkpoint): SampledPlan {
-  const { pilots, tolerance, keys, problem, needs } = task;
+  const { pilots, tolerance, keys, problem, needs, first } = task;
   const cost = rowCost(problem, needs);
+  const fixed = first ? cost.fixed : cost.plan + (1 + againOf(task)) * cost.fixed;
   const totals = squaresOfGradients(pilots, problem);
   const at: Candidates = (scale) => {
     checkpoint();
     return candidates(task, cost, totals, scale);
   };
-  const best = keys === undefined ? cheapest(task, at) : withKeys(at, keys);
+  const best = keys === undefined ? cheapest(task, at) : withKeys(task, at, keys);
   return shared({
     keys: keys ?? Math.round(meanKeys(best)),
     scale: best.scale,
@@ -75,14 +82,15 @@ export function runChoice(task: ChoiceTask, checkpoint: Checkpoint): SampledPlan
       const { coordinates, variance } = best.chosen[h]!;
       return { basis, coordinates, variance };
     }),
-    work: cost.fixed + best.cost,
-    linearWork: cost.fixed + best.linear,
+    ...{ variances: best.variances, share: best.share },
+    work: fixed + best.cost,
+    linearWork: fixed + best.linear,
     predictedError: best.error,
     meetsTolerance: best.error <= tolerance,
     tried: drawing(task, at).map((draft) => ({
       keys: Math.round(meanKeys(draft)),
       error: draft.error,
-      work: cost.fixed + draft.cost,
+      work: fixed + draft.cost,
     })),
   });
 }
@@ -100,6 +108,9 @@ function squaresOfGradients(
   return { query: of('query'), key: of('key'), value: of('value') };
 }
 
+/** How often a run is followed by a second one. */
+const againOf = ({ keys, first }: ChoiceTask) => (first || keys !== undefined ? 0 : MISSED);
+
 /** Of the heads that are not computed exactly. */
 function meanKeys({ chosen }: Draft): number {
   const drawn = chosen.filter(({ coordinates }) => coordinates > 0);
@@ -107,11 +118,13 @@ function meanKeys({ chosen }: Draft): number {
 }
 
 function candidates(
-  { problem, pilots }: ChoiceTask,
+  task: ChoiceTask,
   cost: RowCost,
   totals: Readonly<Record<Name, number>>,
   scale: number,
 ): Candidate[][] {
+  const { problem, pilots } = task;
+  const again = againOf(task);
   const rows = problem.dims.queryLength;
   const blocks = Math.ceil(rows / ROWS);
   return pilots.map(({ tried, near, seen }) => {
@@ -120,28 +133,43 @@ function candidates(
       const of = (name: Name) =>
         totals[name] > 0 ? varianceAt(sums, name, scale) / totals[name] : 0;
       const variances = { query: of('query'), key: of('key'), value: of('value') };
+      const costOf = (seen: number) =>
+        rows *
+        (cost.sampled({ near, drawn: keys, seen }, coordinates) +
+          again * cost.sampled({ near, drawn: MORE * keys, seen }, coordinates));
       return {
         ...{ coordinates, keys, variances },
-        cost: rows * cost.sampled({ near, drawn: keys, seen }, coordinates),
-        linear: rows * cost.sampled({ near, drawn: keys, seen: near }, coordinates),
+        ...{ cost: costOf(seen), linear: costOf(near) },
         variance: NAMES.reduce((sum, name) => sum + variances[name], 0),
       };
     });
     const none = { query: 0, key: 0, value: 0 };
     const exact = { coordinates: 0, keys: 0, variances: none, variance: 0, linear: 0 };
-    return [...all, { ...exact, cost: rows * cost.exact(seen) }];
+    return [...all, { ...exact, cost: (1 + again) * rows * cost.exact(seen) }];
   });
 }
 
-function draftOf(scale: number, chosen: readonly Candidate[]): Draft {
-  const variance = Math.max(
-    ...NAMES.map((name) => chosen.reduce((sum, { variances }) => sum + variances[name], 0)),
+function draftOf({ first }: ChoiceTask, scale: number, chosen: readonly Candidate[]): Draft {
+  const of = (name: Name) => chosen.reduce((sum, { variances }) => sum + variances[name], 0);
+  const variances = { query: of('query'), key: of('key'), value: of('value') };
+  const share = first ? shareOf(first, variances) : 1;
+  const both = NAMES.map(
+    (name) => share ** 2 * variances[name] + (1 - share) ** 2 * (first?.[name] ?? 0),
   );
   return {
-    ...{ scale, chosen, cost: chosen.reduce((sum, { cost }) => sum + cost, 0) },
+    ...{ scale, chosen, variances, share, cost: chosen.reduce((sum, { cost }) => sum + cost, 0) },
     linear: chosen.reduce((sum, { linear }) => sum + linear, 0),
-    error: LIMIT * Math.sqrt(variance),
+    error: LIMIT * Math.sqrt(Math.max(...both)),
   };
+}
+
+/**
+ * Weight of a second run beside a first one by the variances that are expected of them, not by those that are measured:
+ * weights and errors are not to depend on each other.
+ */
+function shareOf(first: Draft['variances'], second: Draft['variances']): number {
+  const [a, b] = [first, second].map((of) => Math.max(...NAMES.map((name) => of[name])));
+  return a! > 0 ? a! / (a! + b!) : 1;
 }
 
 const least = (all: readonly Candidate[], size: (one: Candidate) => number): Candidate =>
@@ -153,14 +181,14 @@ function cheapest(task: ChoiceTask, at: Candidates): Draft {
     (best: Draft | null, scale) => cheaper(task, at, scale, best),
     null,
   );
-  if (!coarse) return allExact(at);
+  if (!coarse) return allExact(task, at);
   const between = FINE_STEPS.map((step) => coarse.scale * 2 ** step);
   return between.reduce((best, scale) => cheaper(task, at, scale, best) ?? best, coarse);
 }
 
 /** The cheapest draft of one scale, if it is cheaper than the best so far; a price of variance decides what each head takes. */
 function cheaper(
-  { tolerance }: ChoiceTask,
+  task: ChoiceTask,
   at: Candidates,
   scale: number,
   best: Draft | null,
@@ -168,6 +196,7 @@ function cheaper(
   const all = at(scale);
   const draft = (price: number) =>
     draftOf(
+      task,
       scale,
       all.map((mine) => least(mine, (one) => one.cost + price * one.variance)),
     );
@@ -178,7 +207,7 @@ function cheaper(
   for (let k = 0; k < 14; k++) {
     const middle = (low + high) / 2;
     const tried = draft(2 ** middle);
-    if (tried.error <= tolerance) {
+    if (tried.error <= task.tolerance) {
       found = tried;
       high = middle;
     } else low = middle;
@@ -187,9 +216,10 @@ function cheaper(
 }
 
 /** Nothing is drawn: there is always this draft. */
-function allExact(at: Candidates): Draft {
+function allExact(task: ChoiceTask, at: Candidates): Draft {
   const scale = SCALES[0]!;
   return draftOf(
+    task,
     scale,
     at(scale).map((all) => all.at(-1)!),
   );
@@ -206,8 +236,8 @@ function sensibleScales({ problem, pilots }: ChoiceTask): number[] {
 }
 
 /** So many keys for a block on average, with no more coordinates than pay. */
-function withKeys(at: Candidates, keys: number): Draft {
-  const draft = (scale: number) => draftAt(at, scale);
+function withKeys(task: ChoiceTask, at: Candidates, keys: number): Draft {
+  const draft = (scale: number) => draftAt(task, at, scale);
   let [low, high] = [Math.log2(SCALES[0]!), Math.log2(SCALES.at(-1)!)];
   for (let k = 0; k < 40; k++) {
     const middle = (low + high) / 2;
@@ -218,19 +248,19 @@ function withKeys(at: Candidates, keys: number): Draft {
 }
 
 /** All heads are drawn, at one scale. */
-function draftAt(at: Candidates, scale: number): Draft {
+function draftAt(task: ChoiceTask, at: Candidates, scale: number): Draft {
   const chosen = at(scale).map((all) => {
     const sampled = all.filter(({ coordinates }) => coordinates > 0);
     return sampled.reduce((best, one) => (one.variance * WORTH_IT < best.variance ? one : best));
   });
-  return draftOf(scale, chosen);
+  return draftOf(task, scale, chosen);
 }
 
 /** What all heads would be with more and more keys, in steps of about two: for people, who choose nothing by it. */
 function drawing(task: ChoiceTask, at: Candidates): Draft[] {
   const drafts: Draft[] = [];
   for (const scale of sensibleScales(task)) {
-    const draft = draftAt(at, scale);
+    const draft = draftAt(task, at, scale);
     const before = drafts.at(-1);
     if (!before || meanKeys(draft) >= 2 * meanKeys(before)) drafts.push(draft);
   }

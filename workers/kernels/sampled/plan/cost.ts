@@ -27,8 +27,9 @@ export interface RowCost {
     of: { readonly near: number; readonly drawn: number; readonly seen: number },
     c: number,
   ): number;
-  /** Of the whole problem, whatever is drawn. */
+  /** Of the whole problem, whatever is drawn: of every run, and of the plan. */
   readonly fixed: number;
+  readonly plan: number;
 }
 
 export function rowCost(layer: AttentionLayer & Partial<AttentionProblem>, needs: Needs): RowCost {
@@ -45,7 +46,8 @@ export function rowCost(layer: AttentionLayer & Partial<AttentionProblem>, needs
     sampled: ({ near, drawn, seen }, c) =>
       ((near + drawn) * (1 + LISTING) + measured * seen) * pair +
       passes * (seen - near) * (2 * (c + 2) + PROXY_OVERHEAD),
-    fixed: projections + projectionFlops(layer) + all * (plan + queryLength * TOKEN_FLOPS),
+    fixed: projections + all * queryLength * TOKEN_FLOPS,
+    plan: projectionFlops(layer) + all * plan,
   };
 }
 
@@ -55,9 +57,9 @@ const FEWEST_DRAWN = 64;
 /** Flops that no plan goes below, its own making included. */
 export function leastWork(layer: AttentionLayer & Partial<AttentionProblem>, needs: Needs): number {
   const { batch, heads, queryLength } = layer.dims;
-  const { fixed, sampled } = rowCost(layer, needs);
+  const { fixed, plan, sampled } = rowCost(layer, needs);
   const seen = allPairs(layer) / (batch * queryLength);
   const near = Math.min(1.5 * NEAR, seen);
   const row = sampled({ near, drawn: FEWEST_DRAWN, seen }, COORDINATES[0]);
-  return fixed + batch * heads * queryLength * row;
+  return plan + fixed + batch * heads * queryLength * row;
 }

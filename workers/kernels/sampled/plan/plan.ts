@@ -1,6 +1,7 @@
 /** What a sampled gradient is made by: a basis and a number of coordinates for each head, one scale for all draws. */
 import type { Dimensions } from '../../../problem.js';
 import type { TensorData } from '../../../tensor/tensor.js';
+import type { Name } from './scale.js';
 
 /** Coordinates of a proxy. */
 export const COORDINATES = [16, 32, 64] as const;
@@ -42,11 +43,15 @@ export interface SampledPlan {
   readonly scale: number;
   /** Query heads of a batch item one after the other. */
   readonly heads: readonly HeadPlan[];
+  /** That all draws are expected to leave, each over the square of that gradient. */
+  readonly variances: Readonly<Record<Name, number>>;
+  /** Of the answer, what these draws make: 1, or less where they top up a first run. */
+  readonly share: number;
   /** Flops of the exact kernel that take as long. */
   readonly work: number;
   /** The part of them that grows with the length; the rest grows with its square. */
   readonly linearWork: number;
-  /** Upper limit of the relative error to expect. */
+  /** Upper limit of the relative error to expect, of this run and the first one together. */
   readonly predictedError: number;
   readonly meetsTolerance: boolean;
   /** What other numbers of keys would come to, rising. */

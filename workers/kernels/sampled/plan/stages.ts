@@ -23,10 +23,11 @@ export interface PlanOptions extends GradientOutputs {
   readonly seed: number;
 }
 
-/** A plan, and what it was chosen from: a stricter one needs no second look at the input. */
+/** A plan, and what it was chosen from: one that tops it up needs no second look at the input. */
 export interface Planned {
   readonly plan: SampledPlan;
-  stricter(tolerance: number): Job<SampledPlan, PlanTask>;
+  /** More draws, which keep a tolerance together with those of the plan. */
+  topUp(tolerance: number): Job<SampledPlan, PlanTask>;
 }
 
 /** @throws {NumericError} when rows are too large for the algebra. */
@@ -37,13 +38,13 @@ export function* planSampled(
   const pilots = yield* pilotStages(problem, options);
   const { tolerance, keys, needs } = options;
   const what = { kernel: 'sampled', step: 'choose', problem, pilots, needs } as const;
-  const [plan] = yield* stage<ChoiceTask>('plan', [{ ...what, tolerance, keys }]);
+  function* chosen(of: Pick<ChoiceTask, 'tolerance' | 'keys' | 'first'>) {
+    return (yield* stage<ChoiceTask>('plan', [{ ...what, ...of }]))[0]!;
+  }
+  const plan = yield* chosen({ tolerance, keys, first: null });
   return {
-    plan: plan!,
-    *stricter(tolerance) {
-      const task: ChoiceTask = { ...what, tolerance, keys: undefined };
-      return (yield* stage<ChoiceTask>('plan', [task]))[0]!;
-    },
+    plan,
+    topUp: (tolerance) => chosen({ tolerance, keys: undefined, first: plan.variances }),
   };
 }
 
