@@ -10,7 +10,7 @@ import {
 } from './config.js';
 import { ThreadedEngine } from './engine/engine.js';
 import { buildApp } from './http/app.js';
-import { startError } from './start-error.js';
+import { requireAddress, startError } from './start-error.js';
 import { packageVersion } from './version.js';
 
 /** After the drain: time for the cancelled requests to get their 503. */
@@ -39,6 +39,7 @@ async function main(): Promise<void> {
     await engine?.close();
   });
 
+  await requireAddress(config);
   engine = await ThreadedEngine.start(poolOptions(config), queueOptions(config));
   app = await buildApp(config, engine);
   const { kernels, rates } = engine;

@@ -1,9 +1,21 @@
 /** Why the service cannot listen, in words that name the setting. */
+import { once } from 'node:events';
+import { createServer } from 'node:net';
 import type { Config } from './config.js';
 
 interface ListenError extends Error {
   readonly code?: string;
   readonly syscall?: string;
+}
+
+/** @throws {Error} when the service could not listen: told before anything takes its time. */
+export async function requireAddress(config: Config): Promise<void> {
+  const server = createServer().listen(config.PORT, config.HOST);
+  await once(server, 'listening').catch((error: Error) => {
+    throw startError(error, config);
+  });
+  server.close();
+  await once(server, 'close');
 }
 
 export function startError(error: ListenError, { HOST, PORT }: Config): Error {

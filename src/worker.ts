@@ -49,7 +49,9 @@ async function main(): Promise<void> {
     await worker?.close();
   });
 
-  const pool = await WorkerPool.start(poolOptions(config));
+  // Parts come with their plans: how fast this machine is need not be measured.
+  const rates = { exact: 1, lowRank: 1 };
+  const pool = await WorkerPool.start({ ...poolOptions(config), rates });
   worker = new PartWorker(pool, queue, (part) => jobOfPart(part as AnyPart));
   const registry = metricsOf(worker, pool);
   server = createServer(async ({ url }, response) => {

@@ -7,6 +7,7 @@ import { WorkerPool } from '../../src/pool/worker-pool.js';
 import type { Job, LargeTask, Task } from '../../workers/job.js';
 import type { Cut } from '../../workers/kernels/parts/cut.js';
 import type { AttentionProblem } from '../../workers/problem.js';
+import { RATES } from '../support/processes/server.js';
 import { pack, tensor } from '../support/wire/bodies.js';
 
 const CLI = fileURLToPath(new URL('../../src/cli.js', import.meta.url));
@@ -80,7 +81,7 @@ async function start(
 }
 
 export async function startNode(url: string, ttlMs = 60_000): Promise<QueueExecutor> {
-  const pool = await WorkerPool.start({ workers: 1, warmUpMs: 600_000 });
+  const pool = await WorkerPool.start({ workers: 1, warmUpMs: 600_000, rates: RATES });
   return new QueueExecutor(pool, { url, ttlMs, cacheBytes: 2 ** 28 });
 }
 

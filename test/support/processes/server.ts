@@ -32,7 +32,7 @@ export interface RunningServer {
 }
 
 /** Of some machine: what is chosen does not depend on that of the test, and nothing has to be measured. */
-const RATES = { exact: 1e10, lowRank: 5e9 };
+export const RATES = { exact: 1e10, lowRank: 5e9 };
 
 /** @param settings environment variables that differ from their defaults. */
 export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<RunningServer> {
