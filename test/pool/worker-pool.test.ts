@@ -11,9 +11,12 @@ import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
 import { randomProblem } from '../support/problems.js';
 
 const WORKERS = 2;
+/** However busy the machine is. */
+const WARM_UP_MS = 120_000;
+const RATES = { exact: 1e9, lowRank: 1e9 };
 let pool: WorkerPool;
 before(async () => {
-  pool = await WorkerPool.start({ workers: WORKERS, warmUpMs: 30_000 });
+  pool = await WorkerPool.start({ workers: WORKERS, warmUpMs: WARM_UP_MS, rates: RATES });
 });
 after(() => pool.close());
 
@@ -188,7 +191,9 @@ test('a pool whose workers cannot get ready in time fails to start', async () =>
 });
 
 test('a worker that runs out of memory fails its job, is replaced, and the others go on', async () => {
-  const narrow = await WorkerPool.start({ workers: 1, warmUpMs: 60_000, heapMiB: 48 });
+  const narrow = await WorkerPool.start({
+    ...{ workers: 1, warmUpMs: WARM_UP_MS, rates: RATES, heapMiB: 48 },
+  });
   try {
     const { signal } = new AbortController();
     const data = new Float32Array(new SharedArrayBuffer(0));
@@ -211,7 +216,6 @@ test('a worker that runs out of memory fails its job, is replaced, and the other
 });
 
 test('a pool that is closed while its threads rest ends without a failure', async () => {
-  const rates = { exact: 1e9, lowRank: 1e9 };
-  const other = await WorkerPool.start({ workers: 1, warmUpMs: 30_000, rates });
+  const other = await WorkerPool.start({ workers: 1, warmUpMs: WARM_UP_MS, rates: RATES });
   await Promise.all([other.rest(), other.close()]);
 });

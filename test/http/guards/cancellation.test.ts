@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { GradientRequest } from '../../support/fixtures.js';
+import { metricIs } from '../../support/processes/held.js';
 import { startServer } from '../../support/processes/server.js';
 import { DIALECTS } from '../../support/wire/dialects.js';
 import { encodeValues, type WireTensor } from '../../support/wire/wire-tensor.js';
@@ -58,7 +59,8 @@ test('when the client goes away the computation is given up', async () => {
       body,
       signal: client.signal,
     });
-    setTimeout(() => client.abort(), 300);
+    await metricIs(server.url, 'loragrad_jobs', 1);
+    client.abort();
     await assert.rejects(answer, { name: 'AbortError' });
     // If the computation went on this would last until the test is timed out.
     while (!(await cancelled(server.url, 'client-gone'))) {
