@@ -116,16 +116,17 @@ void OF_SET(transpose)(int rows, int columns, const float *restrict a, float *re
     for (int j = 0; j < columns; j++) b[(long)j * rows + i] = a[(long)i * columns + j];
 }
 
+/* Sums in float64: rounded to float32 they would move large logits more than the products of Q and K do. */
 void OF_SET(rotate)(int rows, int d, int width, const float *cos, const float *sin, float *x,
                     int back) {
   const int half = width / 2;
   for (int i = 0; i < rows; i++, cos += width, sin += width, x += d) {
     float *restrict a = x, *restrict b = x + half;
     for (int e = 0; e < half; e++) {
-      const float u = a[e], v = b[e];
-      const float of_u = back ? -sin[e] : sin[half + e], of_v = back ? -sin[half + e] : sin[e];
-      a[e] = u * cos[e] - v * of_v;
-      b[e] = v * cos[half + e] + u * of_u;
+      const double u = a[e], v = b[e];
+      const double of_u = back ? -sin[e] : sin[half + e], of_v = back ? -sin[half + e] : sin[e];
+      a[e] = (float)(u * cos[e] - v * of_v);
+      b[e] = (float)(v * cos[half + e] + u * of_u);
     }
   }
 }

@@ -15,9 +15,8 @@ import {
   type Workspace,
 } from '../attention/plan.js';
 import type { Wasm } from '../inner/instance.js';
-import { pack, rowsOf, slice } from '../inner/operands.js';
+import { pack, rotaryRows, rowsOf, slice } from '../inner/operands.js';
 import { ROLES } from '../result.js';
-import { rotateBack } from '../rotary.js';
 import { type ContractParts, partitionsOf, placesOf, product, sumOf, TOKENS } from './contract.js';
 import { lowRank } from './project.js';
 
@@ -174,6 +173,9 @@ function gradientRows(
   const head = { first: slot, count: 1, rows: queryLength, width: d };
   const rows =
     projection === 'q_proj' ? sumOf(wasm, workspace.rightQ, head, first, n) : ofHeadGroup('ls', d);
-  if (rotary) rotateBack(rotary, batchItem, first, wasm.f32(rows, n * d), d);
+  if (rotary) {
+    const { width, cos, sin } = rotaryRows(wasm, rotary, batchItem, first, n);
+    wasm.fn.rotate(n, d, width, cos, sin, rows, true);
+  }
   return rows;
 }

@@ -15,8 +15,7 @@ import {
   type Workspace,
 } from '../attention/plan.js';
 import type { Wasm } from '../inner/instance.js';
-import { pack, packTransposed, rowsOf, slice } from '../inner/operands.js';
-import { rotate } from '../rotary.js';
+import { pack, packTransposed, rotaryRows, rowsOf, slice } from '../inner/operands.js';
 
 export interface ProjectTask {
   readonly kernel: 'exact';
@@ -81,8 +80,9 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
     wasm.reset();
     const row = batchItem * length + first;
     const X = wasm.put(rowsOf(input, projection.inFeatures, row, n));
-    const rotateRows = (rows: Float32Array) => {
-      if (rotary && name !== 'v_proj') rotate(rotary, batchItem, first, rows, width);
+    const turn = rotary && name !== 'v_proj' ? rotaryRows(wasm, rotary, batchItem, first, n) : null;
+    const rotateRows = (at: number) => {
+      if (turn) wasm.fn.rotate(n, width, turn.width, turn.cos, turn.sin, at, false);
     };
     const tokens: Tokens = { first, n, X, low: lowRank(wasm, projection, X, n) };
     const mark = wasm.mark();
@@ -92,17 +92,7 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
       const place = task.firstHeadGroup * headsHere + head;
       const output = stretch(outputs, place, rows, width, tokens);
       const at = wasm.room(output);
-      projectHead(
-        wasm,
-        projection,
-        firstHead + head,
-        width,
-        tokens,
-        rotateRows,
-        ofHead,
-        output,
-        at,
-      );
+      projectHead(wasm, projection, firstHead + head, width, tokens, rotateRows, ofHead, at);
       wasm.keep(output, at);
       save(task, wasm, head, tokens, at);
     }
@@ -131,30 +121,29 @@ export function lowRank(wasm: Wasm, projection: Projection, X: number, n: number
   return low;
 }
 
-/** Output (n, width) of head number `index`, rotated, at address `output` of `to`; raises the norms. */
+/** Output (n, width) of head number `index`, rotated, at address `output`; raises the norms. */
 function projectHead(
   wasm: Wasm,
   projection: Projection,
   index: number,
   width: number,
   { n, X, low }: Tokens,
-  rotateRows: (rows: Float32Array) => void,
+  rotateRows: (at: number) => void,
   norms: OutputNorms,
-  to: Float32Array,
   output: number,
 ): void {
   const { weight, bias, adapter, inFeatures } = projection;
   const size = n * width;
   if (!weight) {
     wasm.fn.copy_columns(n, width, X + 4 * index * width, inFeatures, output, width);
-    rotateRows(wasm.view(to, output));
+    rotateRows(output);
     norms.frozen = norms.sum = Math.max(norms.sum, wasm.fn.largest(size, output));
     return;
   }
   const W = packTransposed(wasm, slice(weight.data, index, width * inFeatures), width, inFeatures);
   wasm.fn.gemm(n, width, inFeatures, X, inFeatures, W, output, width, false);
   if (bias) wasm.fn.add_row(n, width, wasm.put(slice(bias.data, index, width)), output);
-  rotateRows(wasm.view(to, output));
+  rotateRows(output);
   const frozen = wasm.fn.largest(size, output);
   norms.frozen = Math.max(norms.frozen, frozen);
   if (!adapter) {
@@ -165,7 +154,7 @@ function projectHead(
   const added = wasm.allocFloats(size);
   const B = packTransposed(wasm, slice(adapter.B.data, index, width * rank), width, rank, scaling);
   wasm.fn.gemm(n, width, rank, low, rank, B, added, width, false);
-  rotateRows(wasm.f32(added, size));
+  rotateRows(added);
   norms.adapter = Math.max(norms.adapter, wasm.fn.largest(size, added));
   wasm.fn.combine(size, 1, added, 1, output);
   norms.sum = Math.max(norms.sum, wasm.fn.largest(size, output));

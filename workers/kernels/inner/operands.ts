@@ -1,4 +1,5 @@
 /** Moving matrices between shared memory and that of WebAssembly. */
+import type { Rotary } from '../../problem.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import type { Wasm } from './instance.js';
 import { packedFloats } from './operations/products.js';
@@ -31,4 +32,20 @@ export function pack(wasm: Wasm, x: Floats, k: number, n: number): number {
   wasm.fn.pack(k, n, wasm.put(x), n, packed);
   wasm.release(mark);
   return packed;
+}
+
+/** The tables of n tokens of a batch item in memory, as the operation `rotate` takes them. */
+export function rotaryRows(
+  wasm: Wasm,
+  { cos, sin }: Rotary,
+  batchItem: number,
+  first: number,
+  n: number,
+) {
+  const width = cos.shape[2];
+  const put = ({ data, shape: [items, length] }: Rotary['cos']) => {
+    const at = ((items === 1 ? 0 : batchItem) * length + first) * width;
+    return wasm.put(data.subarray(at, at + n * width));
+  };
+  return { width, cos: put(cos), sin: put(sin) };
 }

@@ -26,6 +26,32 @@ export function column_dots(features: i32, rows: i32, a: usize, b: usize, out: u
   }
 }
 
+/** u c - v s of four float32, made in float64. */
+// @ts-ignore: decorator
+@inline
+function turned(u: v128, c: v128, v: v128, s: v128): v128 {
+  return v128.shuffle<f32>(
+    f32x4.demote_f64x2_zero(lowTurned(u, c, v, s)),
+    f32x4.demote_f64x2_zero(lowTurned(high(u), high(c), high(v), high(s))),
+    0, 1, 4, 5,
+  );
+}
+
+// @ts-ignore: decorator
+@inline
+function lowTurned(u: v128, c: v128, v: v128, s: v128): v128 {
+  return f64x2.sub(
+    f64x2.mul(f64x2.promote_low_f32x4(u), f64x2.promote_low_f32x4(c)),
+    f64x2.mul(f64x2.promote_low_f32x4(v), f64x2.promote_low_f32x4(s)),
+  );
+}
+
+// @ts-ignore: decorator
+@inline
+function high(x: v128): v128 {
+  return v128.shuffle<f32>(x, x, 2, 3, 2, 3);
+}
+
 /**
  * Rotary positions of x (rows, d), in place: with [a | b] its first `width` columns, [a cos - b sin | b cos + a sin],
  * and the transpose of that with `back`. cos and sin (rows, width), width even and at most d.
@@ -56,16 +82,16 @@ export function rotate(
         su = f32x4.neg(sv);
         sv = f32x4.neg(swap);
       }
-      v128.store(at(a, e), f32x4.sub(f32x4.mul(u, v128.load(at(c, e))), f32x4.mul(v, sv)));
-      v128.store(at(b, e), f32x4.add(f32x4.mul(v, v128.load(at(c, half + e))), f32x4.mul(u, su)));
+      v128.store(at(a, e), turned(u, v128.load(at(c, e)), v, sv));
+      v128.store(at(b, e), turned(v, v128.load(at(c, half + e)), u, f32x4.neg(su)));
     }
     for (let e = whole; e < half; e++) {
-      const u = load<f32>(at(a, e));
-      const v = load<f32>(at(b, e));
-      const su = back ? -load<f32>(at(s, e)) : load<f32>(at(s, half + e));
-      const sv = back ? -load<f32>(at(s, half + e)) : load<f32>(at(s, e));
-      store<f32>(at(a, e), u * load<f32>(at(c, e)) - v * sv);
-      store<f32>(at(b, e), v * load<f32>(at(c, half + e)) + u * su);
+      const u = <f64>load<f32>(at(a, e));
+      const v = <f64>load<f32>(at(b, e));
+      const su = <f64>(back ? -load<f32>(at(s, e)) : load<f32>(at(s, half + e)));
+      const sv = <f64>(back ? -load<f32>(at(s, half + e)) : load<f32>(at(s, e)));
+      store<f32>(at(a, e), <f32>(u * <f64>load<f32>(at(c, e)) - v * sv));
+      store<f32>(at(b, e), <f32>(v * <f64>load<f32>(at(c, half + e)) + u * su));
     }
   }
 }

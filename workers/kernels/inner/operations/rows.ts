@@ -68,7 +68,7 @@ export const ROWS_OF_NUMBERS = {
   ),
   /**
    * Rotary positions of x (rows, d), in place: with [a | b] its first `width` columns, [a cos - b sin | b cos + a sin],
-   * and the transpose of that with `back`; cos and sin (rows, width), width even and at most d
+   * and the transpose of that with `back`; sums in float64; cos and sin (rows, width), width even and at most d
    */
   rotate: operation(
     [

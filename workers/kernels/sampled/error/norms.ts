@@ -2,6 +2,7 @@
 import type { Task } from '../../../job.js';
 import type { AttentionProblem } from '../../../problem.js';
 import type { Wasm } from '../../inner/instance.js';
+import { rotaryRows } from '../../inner/operands.js';
 import { packedFloats } from '../../inner/operations/products.js';
 import type { Role, Table } from './tables.js';
 
@@ -47,12 +48,8 @@ export function runNorm(task: NormTask, wasm: Wasm, checkpoint: () => void): Flo
     const rows = wasm.allocFloats(n * width);
     wasm.fn.copy_columns(n, width, dY, all, rows, width);
     if (rotary) {
-      const turned = rotary.cos.shape[2];
-      const [cos, sin] = [rotary.cos, rotary.sin].map(({ data, shape: [items] }) => {
-        const from = (items === 1 ? first : token) * turned;
-        return wasm.put(data.subarray(from, from + n * turned));
-      });
-      wasm.fn.rotate(n, width, turned, cos!, sin!, rows, true);
+      const { width: turned, cos, sin } = rotaryRows(wasm, rotary, batchItem, first, n);
+      wasm.fn.rotate(n, width, turned, cos, sin, rows, true);
     }
     const packed = wasm.allocFloats(packedFloats(n, width));
     wasm.fn.pack(n, width, rows, width, packed);
