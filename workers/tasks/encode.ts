@@ -21,7 +21,10 @@ export interface EncodeTask extends Task {
 /** What rounding a result to its dtype did to it. */
 export interface Narrowing {
   readonly dtype: Dtype;
-  /** Frobenius norm of what is sent minus what was computed, over that of what was computed. */
+  /**
+   * Frobenius norm of what is sent minus what was computed, over that of what was computed; and what float32 lost before,
+   * where it holds few digits of such small numbers.
+   */
   readonly relative: number;
   /** Numbers that were finite and are beyond the dtype. */
   readonly infinite: number;
@@ -38,13 +41,31 @@ export function runEncodeTask(task: EncodeTask): Narrowing[] {
     const narrow = narrowTensor(data, dtype, shape);
     target.set(narrow.bytes);
     const isSame = dtype === (data instanceof Float64Array ? 'float64' : 'float32');
-    return isSame
-      ? { dtype, relative: 0, infinite: 0 }
-      : { dtype, ...difference(data, widenEncoded(narrow)) };
+    const { relative, infinite } = isSame
+      ? { relative: 0, infinite: 0 }
+      : difference(data, widenEncoded(narrow));
+    const lost = dtype === 'float64' ? 0 : underflow(data);
+    return { dtype, relative: relative + lost, infinite };
   });
 }
 
 type Numbers = Float32Array | Float64Array;
+
+/** Below 2^-126 float32 knows multiples of this alone. */
+const STEP = 2 ** -149;
+/** Steps that an element may be off: it is a sum of many such numbers. */
+const STEPS = 8192;
+/** Beside a number as large as this no step counts. */
+const LARGE = 2 ** -100;
+
+/** Relative error of numbers so small that float32 held few digits of them on the way. */
+function underflow(computed: Numbers): number {
+  if (computed.some((x) => Math.abs(x) >= LARGE)) return 0;
+  let square = 0;
+  for (let k = 0; k < computed.length; k++) square += computed[k]! ** 2;
+  const norm = Math.sqrt(square);
+  return norm > 0 ? (STEPS * STEP * Math.sqrt(computed.length)) / norm : 0;
+}
 
 function difference(computed: Numbers, sent: Numbers): Omit<Narrowing, 'dtype'> {
   let [largest, infinite] = [0, 0];

@@ -185,3 +185,27 @@ test('numbers too large for float64 are refused', async () => {
   const problem = JSON.parse(Buffer.from(bytes).toString()) as ProblemDetails;
   assert.match(problem.detail, /too large even for float64/);
 });
+
+test('the error figures hold for numbers of which float32 has few digits', async () => {
+  const ofSize = (size: number) => (body: Body) => {
+    delete body.target;
+    body.hidden_states = tensor([99, 4]);
+    body.grad_output = tensor([99, 2], (k) => size * ((k % 7) - 2));
+    body.method = 'exact';
+  };
+  // Gradients are linear in it: these are the same, but for their rounding.
+  const tiny = 2 ** -138;
+  const [whole, small] = [await answer(ofSize(1)), await answer(ofSize(tiny))];
+  let worst = 0;
+  for (const name of ['q_proj', 'v_proj']) {
+    for (const key of ['lora_A', 'lora_B']) {
+      const [sent, truth] = [small, whole].map((one) => values(one.gradients[name][key]));
+      const scaled = truth!.map((x) => x * tiny);
+      const off = distance(sent!, scaled) / norm(scaled);
+      const { upper } = small.error[`${name}.${key}`].estimate;
+      assert.ok(off <= upper, `${name}.${key}: off ${off}, upper ${upper}`);
+      worst = Math.max(worst, off);
+    }
+  }
+  assert.ok(worst > 1e-5, 'digits are lost');
+});
