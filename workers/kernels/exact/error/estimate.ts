@@ -63,11 +63,15 @@ export function roundingError(plan: ExactPlan, logit: number): number {
 /** A logit is rounded to float32, and its weight is off by as much of itself as the logit in numbers. */
 const LOGIT_ROUNDING = 2 ** -24;
 
-/** beta |q| |k| of the longest queries and keys of a wave. */
+/**
+ * beta |q| |k| of the longest queries and keys of a wave. A cap c lets no logit x exceed it, but its slope 1 - tanh^2(x / c),
+ * by which gradients are multiplied, changes with x by up to 2 / c of itself.
+ */
 export function largestLogit({ problem }: ExactPlan, { largestQ, largestK }: Workspace): number {
   const largest = (norms: Float32Array) => norms.reduce((a, b) => Math.max(a, b), 0);
   const logit = problem.scaling * largest(largestQ) * largest(largestK);
-  return problem.softcap ? Math.min(logit, problem.softcap) : logit;
+  const { softcap: cap } = problem;
+  return cap ? Math.min(logit, cap) + (2 * logit) / cap : logit;
 }
 
 /** Adds what other threads found to the first. */
