@@ -122,18 +122,19 @@ static double norm_of_floats(const float *x, int n) {
   return sqrt(sum);
 }
 
+/* Norms weigh draws of rows: a sum of them is to stay finite. */
+static float weight_of(double norm) { return (float)(norm < 0x1p100 ? norm : 0x1p100); }
+
 /* Keeps dS K B_Q or dS K, and adds Q^T (dS X^K A_K^T) and G^T (P X^V A_V^T). */
 static void keep_right(const RowBlock *rows) {
-  const double largest = 0x1p100; /* norms weigh draws of rows: a sum of them is to stay finite */
   const Attention *a = rows->a;
   const int ps = a->us ? a->ps : 0;
   for (int i = 0; i < rows->n; i++) {
     const long row = row_at(rows, i);
     const double scale = inverse(a->sum[i]);
     const double carried = scale * norm_of(a->right_s + (long)i * ps, ps);
-    const double with_q = carried * norm_of_floats(a->q_rows + (long)i * a->d, a->d);
-    a->norm_s[row] = (float)(carried < largest ? carried : largest);
-    a->norm_qs[row] = (float)(with_q < largest ? with_q : largest);
+    a->norm_s[row] = weight_of(carried);
+    a->norm_qs[row] = weight_of(carried * norm_of_floats(a->q_rows + (long)i * a->d, a->d));
     for (int c = 0; c < a->right; c++) a->right_q[row * a->right + c] = (float)(a->right_s[(long)i * ps + c] * scale);
   }
   if (a->rk) contract_rows(rows, a->right_s + a->rq, ps, a->rk, a->q_rows, a->d, a->out_k);
@@ -144,7 +145,11 @@ static void keep_right(const RowBlock *rows) {
 static void add_sink_gradients(const RowBlock *rows) {
   const Attention *a = rows->a;
   if (a->sink == -INFINITY || !has_objective(a)) return;
-  for (int i = 0; i < rows->n; i++) *a->sink_gradient += -(exp2(a->sink - a->max[i]) / a->sum[i]) * a->mean[i];
+  for (int i = 0; i < rows->n; i++) {
+    const double of_row = -(exp2(a->sink - a->max[i]) / a->sum[i]) * a->mean[i];
+    *a->sink_gradient += of_row;
+    a->norm_sink[row_at(rows, i)] = weight_of(fabs(of_row));
+  }
 }
 
 /* Whether it was stopped. */

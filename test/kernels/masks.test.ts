@@ -133,6 +133,40 @@ test('the estimate of the rounding error knows masks, caps and sinks', () => {
   }
 });
 
+test('a row that alone makes the gradient of a sink is among those that tell its rounding error', () => {
+  for (const seed of [13, 23, 27]) {
+    const options = problems['large logits, sinks, cap, rows that see no key'];
+    const problem = randomProblem({ ...options!, seed });
+    const job = exactJob(problem, { attentionOutput: false, estimate: { rows: 40, seed } });
+    const { errors, ...got } = runJob(job, (task, stop) => runExactTask(task, wasm, stop));
+    const truth = named(reference(problem)).get('sinks')!;
+    const error = distance(named(got).get('sinks')!, truth) / norm(truth);
+    assert.ok(
+      error <= errors!.sinks!.upper,
+      `${error} above ${errors!.sinks!.upper}; seed ${seed}`,
+    );
+  }
+});
+
+test('the estimate of the rounding error knows that large logits change the slope of a cap', () => {
+  let worst = 0;
+  for (let seed = 11; seed < 20; seed++) {
+    const problem = randomProblem({ queryLength: 150, softcap: 5, seed });
+    const { data } = problem.projections.q_proj.weight!;
+    for (let k = 0; k < data.length; k++) data[k]! *= 1e5;
+    const job = exactJob(problem, { attentionOutput: false, estimate: { rows: 16, seed } });
+    const { errors, ...got } = runJob(job, (task, stop) => runExactTask(task, wasm, stop));
+    const truth = named(reference(problem));
+    for (const [tensor, value] of named(got)) {
+      const error = distance(value, truth.get(tensor)!) / norm(truth.get(tensor)!);
+      const { upper } = errors![tensor]!;
+      assert.ok(error <= upper, `${tensor}: ${error} above ${upper}; seed ${seed}`);
+      worst = Math.max(worst, error);
+    }
+  }
+  assert.ok(worst > 1e-5, 'logits are rounded');
+});
+
 test('ranges of rows and ranges of keys say the same, and their pairs are counted', () => {
   for (const [name, mask] of Object.entries(masks)) {
     const layer = { mask, dims: { queryLength: 150, keyLength: 150 } };

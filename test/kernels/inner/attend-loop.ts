@@ -144,7 +144,10 @@ function attendRow(s: Numbers, a: Arrays, { row, index, block, keys }: Row): Off
     });
   add(a.outK!, q, rightS.slice(s.rq, s.rq! + s.rk!));
   add(a.outV!, G, rightV.slice(0, s.rvRank));
-  if (sinkWeight > 0 && hasObjective) a.sinkGradient![0]! -= sinkWeight * inverse * mean;
+  if (s.sink! > Number.NEGATIVE_INFINITY && hasObjective) {
+    a.sinkGradient![0]! -= sinkWeight * inverse * mean;
+    a.normSink![row] = Math.abs(sinkWeight * inverse * mean);
+  }
   return off;
 }
 

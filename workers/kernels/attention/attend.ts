@@ -19,7 +19,7 @@ import { type Floats, slice } from '../inner/operands.js';
 import { attendInOneCall, hasRowOfOneKey } from './in-one-call.js';
 import { type AttentionMemory, type KeyWindow, loadWindow, prepareMemory } from './memory.js';
 import { type ExactPlan, TILES_AT_ONCE } from './plan.js';
-import { RightSums } from './right.js';
+import { LARGEST_NORM, RightSums } from './right.js';
 import {
   addSinks,
   divideBySums,
@@ -135,7 +135,15 @@ export function attendBlock(
   const { loss, right, contradiction } = attendRows(task, wasm, memory, rows, checkpoint, visitor);
   right.contract(task, memory, rows);
   const number = partition.place * task.plan.partitions + partition.partition;
-  for (const x of sinkGradients(task, wasm, memory, rows)) task.workspace.sinks[number]! += x;
+  const ofRows = slice(
+    task.workspace.normSink,
+    partition.place,
+    task.plan.problem.dims.queryLength,
+  );
+  sinkGradients(task, wasm, memory, rows).forEach((x, i) => {
+    task.workspace.sinks[number]! += x;
+    ofRows[rows.first + i] = Math.min(Math.abs(x), LARGEST_NORM);
+  });
   return { loss, contradiction };
 }
 

@@ -99,10 +99,14 @@ export interface Workspace {
   readonly uv: Float32Array;
   /** dS K B_Q (head group, group, Lq, rq), or dS K (head group, group, Lq, d) */
   readonly rightQ: Float32Array;
-  /** |G_i|; what a row carries of dS, |dS_i [K B_Q | X^K A_K^T]| or |dS_i K|; and that times |q_i| (head group, group, Lq) */
+  /**
+   * |G_i|; what a row carries of dS, |dS_i [K B_Q | X^K A_K^T]| or |dS_i K|; that times |q_i|; and what it adds to the
+   * gradient of the sink, |P_sink G.O| (head group, group, Lq)
+   */
   readonly normG: Float32Array;
   readonly normS: Float32Array;
   readonly normQS: Float32Array;
+  readonly normSink: Float32Array;
   /** dS^T [Q B_K | X^Q A_Q^T] or dS^T Q (head group, group, partition, keys, ps); P^T G B_V or P^T G (.., pv). */
   readonly ls: Float32Array;
   readonly lv: Float32Array;
@@ -259,6 +263,7 @@ export function makeWorkspace(plan: ExactPlan, memory: Lease): Workspace {
     normG: floats(heads * queryLength).fill(0),
     normS: floats(heads * queryLength).fill(0),
     normQS: floats(heads * queryLength).fill(0),
+    normSink: floats(heads * queryLength).fill(0),
     ls: floats(partitioned * plan.keys * ls),
     lv: floats(partitioned * plan.keys * pv),
     outK: doubles(partitioned * headDim * rk),

@@ -10,7 +10,7 @@ import { inverse } from './rows.js';
 import type { Partitions, RowBlock } from './task.js';
 
 /** Norms weigh the draws of rows: a sum of them is to stay finite. */
-const LARGEST_NORM = 2 ** 100;
+export const LARGEST_NORM = 2 ** 100;
 
 function norm(x: TensorData): number {
   let sum = 0;

@@ -247,8 +247,11 @@ export function* fullStages(
 }
 
 /** What the rows of a wave carry, by which they are drawn. */
-export function familiesOf({ normG, normS, normQS }: Workspace, rows: number): Float64Array[] {
-  return [normG, normS, normQS].map((norms) => Float64Array.from(norms.subarray(0, rows)));
+export function familiesOf(workspace: Workspace, rows: number): Float64Array[] {
+  const { normG, normS, normQS, normSink } = workspace;
+  return [normG, normS, normQS, normSink].map((norms) =>
+    Float64Array.from(norms.subarray(0, rows)),
+  );
 }
 
 /** Rows of a wave to look at twice, drawn by what they carry, and at most as many tasks as `sums`. */
