@@ -2,29 +2,38 @@
 import type { Range } from '../mask.js';
 import type { Attention } from '../problem.js';
 
-export interface RowWeights {
-  readonly P: Float64Array;
+export interface RowSoftmax {
   /** d cap(S) / dS, or null without a soft cap. */
   readonly slope: Float64Array | null;
   /** Share of the sink. */
   readonly sink: number;
 }
 
-/** Weights of the keys that a row sees, from its logits before the cap; 0 for the others. */
+/** Logits before the cap become, in place, weights of the keys that a row sees, and 0 for the others. */
 export function rowSoftmax(
   { softcap }: Pick<Attention, 'softcap'>,
-  logits: Float64Array,
+  row: Float64Array,
   { first, last }: Range,
   sink = Number.NEGATIVE_INFINITY,
-): RowWeights {
-  const tanh = softcap ? logits.map((s) => Math.tanh(s / softcap)) : null;
-  const capped = softcap ? tanh!.map((t) => softcap * t) : logits;
+): RowSoftmax {
+  const slope = softcap ? capped(row, softcap) : null;
   let max = sink;
-  for (let j = first; j < last; j++) max = Math.max(max, capped[j]!);
-  const P = new Float64Array(logits.length);
+  for (let j = first; j < last; j++) max = Math.max(max, row[j]!);
   const e = Math.exp(sink - max);
   let sum = sink > Number.NEGATIVE_INFINITY ? e : 0;
-  for (let j = first; j < last; j++) sum += P[j] = Math.exp(capped[j]! - max);
-  for (let j = first; j < last; j++) P[j]! /= sum;
-  return { P, slope: tanh?.map((t) => 1 - t * t) ?? null, sink: sum > 0 ? e / sum : 0 };
+  for (let j = first; j < last; j++) sum += row[j] = Math.exp(row[j]! - max);
+  for (let j = first; j < last; j++) row[j]! /= sum;
+  row.fill(0, 0, first).fill(0, last);
+  return { slope, sink: sum > 0 ? e / sum : 0 };
+}
+
+/** S becomes c tanh(S / c). @returns 1 - tanh(S / c)^2 */
+function capped(row: Float64Array, c: number): Float64Array {
+  const slope = new Float64Array(row.length);
+  for (let j = 0; j < row.length; j++) {
+    const tanh = Math.tanh(row[j]! / c);
+    row[j] = c * tanh;
+    slope[j] = 1 - tanh * tanh;
+  }
+  return slope;
 }

@@ -2,9 +2,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../../workers/job.js';
-import { contributionsOf } from '../../../workers/kernels/estimate/contributions.js';
-import type { Contribution } from '../../../workers/kernels/estimate/estimate.js';
-import { exactContributions, exactRows } from '../../../workers/kernels/estimate/exact-rows.js';
+import {
+  type AttendedRows,
+  contributionsOf,
+} from '../../../workers/kernels/estimate/contributions.js';
+import { exactRows } from '../../../workers/kernels/estimate/exact-rows.js';
 import { InputPasses } from '../../../workers/kernels/estimate/input-passes.js';
 import { RotatedKeyRows } from '../../../workers/kernels/estimate/rotated-keys.js';
 import { keyInputs, type RowOfHead } from '../../../workers/kernels/estimate/row-of-head.js';
@@ -14,9 +16,10 @@ import { exactForwardJob } from '../../../workers/kernels/exact/forward.js';
 import { exactJob } from '../../../workers/kernels/exact/gradient.js';
 import { runExactTask } from '../../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../../workers/kernels/inner/load.js';
+import { slice } from '../../../workers/kernels/inner/operands.js';
 import { referenceForwardJob } from '../../../workers/kernels/reference/forward.js';
 import { runReferenceTask } from '../../../workers/kernels/reference/operations.js';
-import type { AttentionProblem } from '../../../workers/problem.js';
+import type { AttentionProblem, Rotary } from '../../../workers/problem.js';
 import { testSeed } from '../../support/random.js';
 import { assertNorms } from '../norms.js';
 import { type ProblemOptions, randomProblem } from '../problems.js';
@@ -24,23 +27,43 @@ import { distance, named, norm, reference } from '../run.js';
 
 const wasm = loadWasm();
 
-const rowsOf = (x: Contribution): readonly Float64Array[] =>
-  'rows' in x ? x.rows : Array.from(x.u, (a) => x.v.map((b) => a * b));
+type Totals = ReadonlyMap<string, Float64Array>;
 
-/** Those of the keys under rotary positions, too. */
-function contributions(
+/** Adds what `rows`, all of one batch item, contribute to each gradient. */
+function addContributions(
+  totals: Totals,
   problem: AttentionProblem,
   rows: readonly RowOfHead[],
   passes: InputPasses,
-): ReadonlyMap<string, Contribution>[] {
-  const { rotary } = problem;
-  if (!rotary) return exactContributions(problem, rows, passes);
-  return exactRows(problem, rows, passes).map((row) => {
-    const { XK } = keyInputs(problem, row.batchItem);
-    const keys = new RotatedKeyRows({ ...problem, rotary }, row.batchItem, row.shared, XK, passes);
-    const { A, B } = keys.of(row);
-    const others = contributionsOf(problem, row);
-    return new Map<string, Contribution>([...others, ['k_proj.lora_A', A], ['k_proj.lora_B', B]]);
+): void {
+  const attended = exactRows(problem, rows, passes);
+  for (const [name, { u, v, offsets }] of contributionsOf(problem, attended, passes)) {
+    const total = totals.get(name)!;
+    const [a, b] = [u.length / rows.length, v.length / rows.length];
+    offsets.forEach((offset, k) => {
+      for (let i = 0; i < a; i++) {
+        for (let c = 0; c < b; c++) total[offset + i * b + c]! += u[k * a + i]! * v[k * b + c]!;
+      }
+    });
+  }
+  if (problem.rotary) addRotatedKeys(totals, problem, attended, passes);
+}
+
+/** Those of the keys under rotary positions. */
+function addRotatedKeys(
+  totals: Totals,
+  problem: AttentionProblem,
+  { rows, q, dS }: AttendedRows,
+  passes: InputPasses,
+): void {
+  const layer = problem as AttentionProblem & { rotary: Rotary };
+  const { keys: n, XK } = keyInputs(problem, rows[0].batchItem);
+  const d = problem.dims.headDim;
+  rows.forEach(({ batchItem, shared }, k) => {
+    const keys = new RotatedKeyRows(layer, batchItem, shared, XK, passes);
+    const { A, B } = keys.of({ q: slice(q, k, d), dS: slice(dS, k, n) });
+    for (const [c, x] of A.entries()) totals.get('k_proj.lora_A')![c] += x;
+    for (const [c, x] of B.entries()) totals.get('k_proj.lora_B')![keys.offset + c] += x;
   });
 }
 
@@ -52,23 +75,17 @@ test('the float64 contributions of all rows add up to the gradients', () => {
     { heads: 4, keyValueHeads: 2, bias: true, rotary: true, causal: true, keyLengths: [17] },
   ]) {
     const problem = randomProblem({ seed: 11, queryLength: 21, dtype: 'float64', ...options });
-    const { batch, heads, queryLength } = problem.dims;
+    const { batch, heads, keyValueHeads, queryLength } = problem.dims;
     const expected = named(reference(problem));
     const totals = new Map([...expected].map(([name, x]) => [name, new Float64Array(x.length)]));
     for (let batchItem = 0; batchItem < batch; batchItem++) {
-      const rows = Array.from({ length: heads * queryLength }, (_, k) => ({
-        ...{ batchItem, head: Math.floor(k / queryLength), row: k % queryLength },
-      }));
+      const rows = Array.from({ length: heads * queryLength }, (_, k) => {
+        const head = Math.floor(k / queryLength);
+        const shared = Math.floor((head * keyValueHeads) / heads);
+        return { batchItem, head, shared, row: k % queryLength };
+      });
       wasm.reset();
-      for (const row of contributions(problem, rows, new InputPasses(wasm, () => {}))) {
-        for (const [name, contribution] of row) {
-          const total = totals.get(name)!;
-          rowsOf(contribution).forEach((values, i) => {
-            const at = contribution.offset + i * values.length;
-            for (let c = 0; c < values.length; c++) total[at + c]! += values[c]!;
-          });
-        }
-      }
+      addContributions(totals, problem, rows, new InputPasses(wasm, () => {}));
     }
     for (const [name, total] of totals) {
       assert.ok(distance(total, expected.get(name)!) <= 1e-12 * norm(total), name);

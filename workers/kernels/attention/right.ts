@@ -53,14 +53,12 @@ export class RightSums {
     this.#wasm.fn.fold(ROWS * this.#pv, fields.rv, rightV);
   }
 
-  /** Column c of dS [K B_Q | X^K A_K^T] or dS K for row i of the block, divided by its row sum. */
-  ofScores(i: number, c: number): number {
-    return Math.fround(this.#s[i * this.#ps + c]! * this.#inverse(i));
-  }
-
-  /** Column c of P X^V A_V^T. */
-  ofValues(i: number, c: number): number {
-    return Math.fround(this.#v[i * this.#pv + c]! * this.#inverse(i));
+  /** The first columns of row i of both, divided by its row sum. */
+  take(i: number, s: Float64Array, v: Float64Array): void {
+    const scale = this.#inverse(i);
+    const [scores, values] = [this.#s, this.#v];
+    for (let c = 0; c < s.length; c++) s[c] = Math.fround(scores[i * this.#ps + c]! * scale);
+    for (let c = 0; c < v.length; c++) v[c] = Math.fround(values[i * this.#pv + c]! * scale);
   }
 
   /** Adds `factor` times both, of the first n rows, to s (n, ps) and v (n, pv). */

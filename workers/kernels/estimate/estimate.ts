@@ -6,25 +6,22 @@
  * the error *matrix* without bias; its scatter gives the standard error (mean.ts).
  */
 import type { TensorData } from '../../tensor/tensor.js';
+import type { InputPasses } from './input-passes.js';
 import { deviationsOf, LOG_CONFIDENCE } from './mean.js';
 
-/** One row's contribution to a gradient: u v^T, on part of the tensor from element `offset` on. */
-export interface RankOne {
+/** What m rows contribute to a gradient: row k u_k v_k^T, on part of the tensor from element `offsets[k]` on. */
+export interface RankOnes {
+  /** (m, a) and (m, b), for parts (a, b) of the tensor. */
   readonly u: Float64Array;
   readonly v: Float64Array;
-  readonly offset: number;
+  readonly offsets: readonly number[];
 }
 
-/** The same where rotary positions leave no rank one: the rows of that part of the tensor. */
-export interface Rows {
-  readonly rows: readonly Float64Array[];
-  readonly offset: number;
+/** A row that was drawn. */
+export interface Drawn {
+  /** In one draw. */
+  readonly probability: number;
 }
-
-export type Contribution = RankOne | Rows;
-
-/** Contributions of one row to all gradients, by name: 'q_proj.lora_A', ... */
-export type RowContribution = ReadonlyMap<string, Contribution>;
 
 /** What the answer shows; all but the last two relative to the Frobenius norm of the gradient. */
 export interface ErrorEstimate {
@@ -51,28 +48,74 @@ export function makeErrorSums(size: number): ErrorSums {
 }
 
 /**
- * Books one of `draws` draws. Both contributions lie on the same part of the tensor; without `used`
- * the first is their difference already.
+ * Books rows, each as one of `draws` draws: its exact contribution minus the one that was used, in a form where nothing
+ * large cancels.
+ *
+ *     Delta = u v^T - u' v'^T = (u - u') v^T + u' (v - v')^T
+ *     |Delta|^2 = |u - u'|^2 |v|^2 + 2 (u - u').u' v.(v - v') + |u'|^2 |v - v'|^2
+ *
+ * @param rows numbers of those that are booked here.
  */
-export function addDraw(
+export function addDraws(
   sums: ErrorSums,
-  exact: Contribution,
-  used: Contribution | null,
-  probability: number,
+  rows: readonly number[],
+  drawn: readonly Drawn[],
+  exact: RankOnes,
+  used: RankOnes,
+  draws: number,
+  passes: InputPasses,
+): void {
+  const m = drawn.length;
+  const [a, b] = [exact.u.length / m, exact.v.length / m];
+  for (const offset of new Set(rows.map((k) => exact.offsets[k]!))) {
+    const mine = rows.filter((k) => exact.offsets[k] === offset);
+    const n = 2 * mine.length;
+    // The sum of all Delta / p as one product of (a, n) and (n, b).
+    const [left, right] = [new Float64Array(a * n), new Float64Array(n * b)];
+    for (const [i, k] of mine.entries()) {
+      const { probability } = drawn[k]!;
+      const over = 1 / (probability * draws);
+      let [uu, du, dd] = [0, 0, 0];
+      for (let c = 0, at = k * a; c < a; c++, at++) {
+        const y = used.u[at]!;
+        const delta = exact.u[at]! - y;
+        left[c * n + 2 * i] = over * delta;
+        left[c * n + 2 * i + 1] = over * y;
+        uu += y * y;
+        du += delta * y;
+        dd += delta * delta;
+      }
+      let [vv, vd, ee] = [0, 0, 0];
+      for (let c = 0, at = k * b; c < b; c++, at++) {
+        const x = exact.v[at]!;
+        const delta = x - used.v[at]!;
+        right[2 * i * b + c] = x;
+        right[(2 * i + 1) * b + c] = delta;
+        vv += x * x;
+        vd += x * delta;
+        ee += delta * delta;
+      }
+      const square = Math.max(0, dd * vv + 2 * du * vd + uu * ee);
+      book(sums, square / probability ** 2, draws, 1);
+    }
+    const sum = passes.combine(right, n, left);
+    for (let k = 0; k < sum.length; k++) sums.error[offset + k]! += sum[k]!;
+  }
+}
+
+/** Books a difference that is no rank one, part of the tensor from element `offset` on, as one of `draws` draws. */
+export function addDifference(
+  sums: ErrorSums,
+  difference: Float64Array,
+  offset: number,
+  { probability }: Drawn,
   draws: number,
 ): void {
   let square = 0;
-  for (let a = 0; a < rowsOf(exact); a++) {
-    const xs = vectorOf(exact, a);
-    const ys = used ? vectorOf(used, a) : xs;
-    const [x, y] = [factorOf(exact, a), used ? factorOf(used, a) : 0];
-    const [over, share] = [1 / probability, 1 / draws];
-    const row = exact.offset + a * xs.length;
-    for (let b = 0; b < xs.length; b++) {
-      const delta = over * (x * xs[b]! - y * ys[b]!);
-      sums.error[row + b]! += share * delta;
-      square += delta * delta;
-    }
+  for (let k = 0; k < difference.length; k++) {
+    const delta = difference[k]! / probability;
+    sums.error[offset + k]! += delta / draws;
+    square += delta * delta;
   }
   book(sums, square, draws, 1);
 }
@@ -94,12 +137,6 @@ function book({ totals }: ErrorSums, square: number, draws: number, rows: number
   totals[2]! += rows;
   totals[3] = Math.max(totals[3]!, Math.sqrt(square) / draws);
 }
-
-const rowsOf = (x: Contribution): number => ('rows' in x ? x.rows.length : x.u.length);
-
-/** Row a of a contribution: a factor times a vector. */
-const factorOf = (x: Contribution, a: number): number => ('rows' in x ? 1 : x.u[a]!);
-const vectorOf = (x: Contribution, a: number): Float64Array => ('rows' in x ? x.rows[a]! : x.v);
 
 /** What is known of a gradient beside the sampled rows. */
 export interface KnownError {

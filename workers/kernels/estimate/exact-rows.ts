@@ -14,132 +14,87 @@
  * K is projected and rotated once for each head that has rows here, and S_j = beta q . k_j, dS K from it.
  */
 import { keysOfRow } from '../../mask.js';
-import type { AttentionLayer, AttentionProblem, ProjectionName } from '../../problem.js';
+import type { AttentionLayer, AttentionProblem } from '../../problem.js';
+import { slice } from '../inner/operands.js';
 import { rotate } from '../rotary.js';
-import { rowSoftmax } from '../softmax.js';
-import { type AttendedRow, contributionsOf } from './contributions.js';
-import type { RankOne } from './estimate.js';
-import { HeadWeights } from './head-weights.js';
+import { type RowSoftmax, rowSoftmax } from '../softmax.js';
+import type { AttendedRows } from './contributions.js';
+import { type HeadWeights, RowWeights } from './head-weights.js';
 import type { InputPasses } from './input-passes.js';
 import { rotatedKeys } from './rotated-keys.js';
 import { keyInputs, type RowOfHead } from './row-of-head.js';
 
-const slice64 = (x: Float32Array | Float64Array, first: number, n: number): Float64Array =>
-  Float64Array.from(x.subarray(first, first + n));
+type Weights = Pick<AttendedRows, 'query' | 'key' | 'value'>;
+
+export function weightsOf(layer: AttentionLayer, rows: readonly RowOfHead[]): Weights {
+  const { dims, projections } = layer;
+  const shared = rows.map((row) => row.shared);
+  return {
+    query: new RowWeights(
+      projections.q_proj,
+      rows.map(({ head }) => head),
+      dims.headDim,
+    ),
+    key: new RowWeights(projections.k_proj, shared, dims.headDim),
+    value: new RowWeights(projections.v_proj, shared, dims.valueDim),
+  };
+}
+
+/** Inputs of the queries (m, in). */
+export function queryInputs(
+  { inputs, dims, projections }: AttentionLayer,
+  rows: readonly RowOfHead[],
+): Float64Array {
+  const width = projections.q_proj.inFeatures;
+  const x = new Float64Array(rows.length * width);
+  rows.forEach(({ batchItem, row }, k) => {
+    x.set(slice(inputs.query.data, batchItem * dims.queryLength + row, width), k * width);
+  });
+  return x;
+}
 
 /** Softmax and P X^V of `rows`, all of one batch item. */
 function attend(layer: AttentionLayer, rows: readonly RowOfHead[], passes: InputPasses) {
-  const { dims, inputs, projections, scaling: beta, rotary, sinks } = layer;
-  const { queryLength, heads, keyValueHeads, headDim: d, valueDim: dv } = dims;
+  const { dims, scaling: beta, rotary, sinks } = layer;
   const { batchItem } = rows[0]!;
   const { keys: n, XK, XV } = keyInputs(layer, batchItem);
-  const weightsOf = (name: ProjectionName, width: number) => {
-    const known = new Map<number, HeadWeights>();
-    return (head: number) => {
-      const found = known.get(head) ?? new HeadWeights(projections[name], head, width);
-      known.set(head, found);
-      return found;
-    };
-  };
-  const query = weightsOf('q_proj', d);
-  const [key, value] = [weightsOf('k_proj', d), weightsOf('v_proj', dv)];
-  const placed = rows.map(({ head, row }) => {
-    const shared = Math.floor((head * keyValueHeads) / heads);
-    const width = projections.q_proj.inFeatures;
-    const x = slice64(inputs.query.data, (batchItem * queryLength + row) * width, width);
-    const weights = { query: query(head), key: key(shared), value: value(shared) };
-    return { batchItem, head, row, shared, ...weights, x };
-  });
-  const projected = byHead(
-    placed,
-    'query',
-    ({ x }) => x,
-    (weights, xs) => weights.apply(xs, passes),
-  );
-  const all = placed.map((one, k) => {
-    const q = one.query.addBias(projected[k]!);
-    if (rotary) rotate(rotary, batchItem, one.row, q, q.length);
-    return { ...one, q };
-  });
-  const rotated = new Map<number, Float64Array>();
-  for (const { shared, key } of rotary ? all : []) {
-    if (rotated.has(shared)) continue;
-    rotated.set(shared, rotatedKeys(layer, key, batchItem, XK, n, passes));
+  const weights = weightsOf(layer, rows);
+  const { query, key } = weights;
+  const x = queryInputs(layer, rows);
+  const q = query.addBias(query.apply(x, passes));
+  const rotated = new Map<HeadWeights, Float64Array>();
+  if (rotary) {
+    const d = dims.headDim;
+    rows.forEach(({ row }, k) => void rotate(rotary, batchItem, row, slice(q, k, d), d));
+    key.each(q, (one, mine) => {
+      rotated.set(one, rotatedKeys(layer, one, batchItem, XK, n, passes));
+      return mine;
+    });
   }
-  const scores = rotary
-    ? all.map(({ shared, q }) => passes.dots(rotated.get(shared)!, n, [q])[0]!)
-    : passes.dots(
-        XK,
-        n,
-        byHead(
-          all,
-          'key',
-          ({ q }) => q,
-          (weights, qs) => weights.back(qs, passes),
-        ),
-      );
-  const weights = all.map(({ head, row, key, q }, k) => {
+  const P = rotary
+    ? key.each(q, (one, mine) => passes.dots(rotated.get(one)!, n, mine))
+    : passes.dots(XK, n, key.back(q, passes));
+  const shifts = rotary ? null : key.biasDots(q);
+  const softmax = rows.map(({ head, row }, k) => {
     passes.checkpoint();
-    const shift = rotary ? 0 : key.biasDot(q);
-    const logits = scores[k]!;
-    for (let j = 0; j < n; j++) logits[j] = beta * (logits[j]! + shift);
-    return rowSoftmax(layer, logits, keysOfRow(layer, batchItem, row), sinks?.data[head]);
+    const shift = shifts ? shifts[k]! : 0;
+    for (let j = k * n; j < (k + 1) * n; j++) P[j] = beta * (P[j]! + shift);
+    return rowSoftmax(layer, slice(P, k, n), keysOfRow(layer, batchItem, row), sinks?.data[head]);
   });
-  const PX = passes.combine(
-    XV,
-    n,
-    weights.map(({ P }) => P),
-  );
-  return { all, n, XK, XV, rotated, weights, PX };
+  return { rows, ...weights, x, q, n, XK, XV, rotated, P, softmax, PX: passes.combine(XV, n, P) };
 }
 
-type RowWeights = Readonly<Record<'query' | 'key' | 'value', HeadWeights>>;
-
-/** What `product` makes of a vector of each row, with rows of the same weights together. */
-function byHead<Row extends RowWeights>(
-  rows: readonly Row[],
-  name: keyof RowWeights,
-  vectorOf: (row: Row, k: number) => Float64Array,
-  product: (weights: HeadWeights, vectors: readonly Float64Array[]) => Float64Array[],
-): Float64Array[] {
-  const out: Float64Array[] = [];
-  for (const weights of new Set(rows.map((row) => row[name]))) {
-    const mine = rows.flatMap((row, k) => (row[name] === weights ? [k] : []));
-    const found = product(
-      weights,
-      mine.map((k) => vectorOf(rows[k]!, k)),
-    );
-    for (const [x, k] of mine.entries()) out[k] = found[x]!;
-  }
-  return out;
-}
-
-/** Rows of the attention output, (dv) each; `rows` are all of one batch item. */
+/** Rows of the attention output (m, dv); `rows` are all of one batch item. */
 export function exactOutputs(
   layer: AttentionLayer,
   rows: readonly RowOfHead[],
   passes: InputPasses,
-): Float64Array[] {
+): Float64Array {
   return outputsOf(attend(layer, rows, passes), passes);
 }
 
-function outputsOf({ all, PX, weights }: ReturnType<typeof attend>, passes: InputPasses) {
-  const O = byHead(
-    all,
-    'value',
-    (_, k) => PX[k]!,
-    (value, xs) => value.apply(xs, passes),
-  );
-  return all.map(({ value }, k) => value.addBias(O[k]!, sumOf(weights[k]!.P)));
-}
-
-/** Contributions of `rows`, all of one batch item, by tensor name; the factors s beta included. */
-export function exactContributions(
-  problem: AttentionProblem,
-  rows: readonly RowOfHead[],
-  passes: InputPasses,
-): Map<string, RankOne>[] {
-  return exactRows(problem, rows, passes).map((row) => contributionsOf(problem, row));
+function outputsOf({ value, PX, P, n }: ReturnType<typeof attend>, passes: InputPasses) {
+  return value.addBias(value.apply(PX, passes), sumsOf(P, n));
 }
 
 /** The backward pass of `rows`, all of one batch item. */
@@ -147,58 +102,64 @@ export function exactRows(
   problem: AttentionProblem,
   rows: readonly RowOfHead[],
   passes: InputPasses,
-): AttendedRow[] {
-  const { dims, objective, rotary } = problem;
-  const { queryLength, heads, valueDim: dv } = dims;
+): AttendedRows {
   const attended = attend(problem, rows, passes);
-  const { all, n, XK, XV, rotated, weights, PX } = attended;
-  const O = objective.kind === 'target' ? outputsOf(attended, passes) : null;
-  const G = all.map(({ batchItem, head, row }, k) => {
-    const at = ((batchItem * queryLength + row) * heads + head) * dv;
-    const given = slice64(objective.tensor.data, at, dv);
-    return O ? O[k]!.map((o, c) => o - given[c]!) : given;
+  const { query, key, value, x, q, n, XK, XV, rotated, P, softmax, PX } = attended;
+  const O = problem.objective.kind === 'target' ? outputsOf(attended, passes) : null;
+  const g = upstreamOf(problem, rows, O);
+  const dS = passes.dots(XV, n, value.back(g, passes));
+  const sink = rowsOfScores(dS, P, value.biasDots(g), softmax, passes.checkpoint);
+  const shared = { rows, query, key, value, x, q, g, P, dS, PX, sink };
+  if (problem.rotary) {
+    const dSK = key.each(dS, (one, mine) => passes.combine(rotated.get(one)!, n, mine));
+    return { ...shared, dSK, dSX: undefined };
+  }
+  const dSX = passes.combine(XK, n, dS);
+  return { ...shared, dSX, dSK: key.addBias(key.apply(dSX, passes), sumsOf(dS, n)) };
+}
+
+/** G, or O - Y (m, dv). */
+function upstreamOf(
+  { dims, objective }: AttentionProblem,
+  rows: readonly RowOfHead[],
+  O: Float64Array | null,
+): Float64Array {
+  const { queryLength, heads, valueDim: dv } = dims;
+  const g = new Float64Array(rows.length * dv);
+  rows.forEach(({ batchItem, head, row }, k) => {
+    g.set(slice(objective.tensor.data, (batchItem * queryLength + row) * heads + head, dv), k * dv);
   });
-  const dS = passes.dots(
-    XV,
-    n,
-    byHead(
-      all,
-      'value',
-      (_, k) => G[k]!,
-      (value, ys) => value.back(ys, passes),
-    ),
-  );
-  const sinks = dS.map((t, k) => {
-    passes.checkpoint();
-    const { P, slope, sink } = weights[k]!;
-    const shift = all[k]!.value.biasDot(G[k]!);
+  for (let c = 0; O && c < g.length; c++) g[c] = O[c]! - g[c]!;
+  return g;
+}
+
+/** Rows of dP, without their shifts, become those of dS, in place. @returns what each row adds to its sink's gradient. */
+function rowsOfScores(
+  dS: Float64Array,
+  P: Float64Array,
+  shifts: Float64Array,
+  softmax: readonly RowSoftmax[],
+  checkpoint: () => void,
+): Float64Array {
+  const n = P.length / softmax.length;
+  return Float64Array.from(softmax, ({ slope, sink }, k) => {
+    checkpoint();
+    const [first, last] = [k * n, (k + 1) * n];
+    const shift = shifts[k]!;
     let mean = 0;
-    for (let j = 0; j < t.length; j++) mean += P[j]! * (t[j]! + shift);
-    for (let j = 0; j < t.length; j++) {
-      t[j] = P[j]! * (t[j]! + shift - mean) * (slope ? slope[j]! : 1);
+    for (let j = first; j < last; j++) mean += P[j]! * (dS[j]! + shift);
+    for (let j = first; j < last; j++) {
+      dS[j] = P[j]! * (dS[j]! + shift - mean) * (slope ? slope[j - first]! : 1);
     }
     return -sink * mean;
   });
-  const dSX = rotary ? [] : passes.combine(XK, n, dS);
-  const back = rotary
-    ? []
-    : byHead(
-        all,
-        'key',
-        (_, k) => dSX[k]!,
-        (key, xs) => key.apply(xs, passes),
-      );
-  return all.map((row, k) => {
-    const dSK = rotary
-      ? passes.combine(rotated.get(row.shared)!, n, [dS[k]!])[0]!
-      : row.key.addBias(back[k]!, sumOf(dS[k]!));
-    const { P } = weights[k]!;
-    return { ...row, g: G[k]!, P, dS: dS[k]!, dSK, PX: PX[k]!, dSX: dSX[k], sink: sinks[k]! };
-  });
 }
 
-function sumOf(x: Float64Array): number {
-  let sum = 0;
-  for (let j = 0; j < x.length; j++) sum += x[j]!;
-  return sum;
+/** Of each row of X (m, n). */
+function sumsOf(X: Float64Array, n: number): Float64Array {
+  const sums = new Float64Array(X.length / n);
+  for (let k = 0, at = 0; k < sums.length; k++) {
+    for (let j = 0; j < n; j++, at++) sums[k]! += X[at]!;
+  }
+  return sums;
 }

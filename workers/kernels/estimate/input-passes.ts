@@ -1,12 +1,13 @@
 import type { Wasm } from '../inner/instance.js';
-import { slice } from '../inner/operands.js';
-
-type Floats = Float32Array | Float64Array;
+import { type Floats, slice } from '../inner/operands.js';
 
 /** Rows of X that are looked at together. */
 const TOKENS = 256;
 
-/** Passes of float64 over rows of X (n, k): the inputs of a batch item, or weights. Products live here, in JavaScript. */
+/**
+ * Passes of float64 over rows of X (n, k): the inputs of a batch item, or weights. All vectors of a pass lie one after the
+ * other in one matrix; products live here, in JavaScript.
+ */
 export class InputPasses {
   /** Allocates on top of what lies in memory. */
   constructor(
@@ -14,38 +15,45 @@ export class InputPasses {
     readonly checkpoint: () => void,
   ) {}
 
-  /** For each y (k): X y, over `n` rows of X (n, k). */
-  dots(X: Floats, n: number, ys: readonly Float64Array[]): Float64Array[] {
+  /** Y X^T (m, n), for Y (m, k) and `n` rows of X (n, k). */
+  dots(X: Floats, n: number, Y: Float64Array): Float64Array {
     const { wasm } = this;
-    const outs = ys.map(() => new Float64Array(n));
-    const [k, m] = [X.length / n, ys.length];
+    const k = X.length / n;
+    const m = Y.length / k;
+    const out = new Float64Array(m * n);
     const mark = wasm.mark();
     const [vectors, products] = [wasm.alloc(8 * m * k), wasm.alloc(8 * m * Math.min(n, TOKENS))];
-    for (const [v, y] of ys.entries()) wasm.f64(vectors, m * k).set(y, v * k);
+    wasm.f64(vectors, m * k).set(Y);
     this.#blocks(X, n, (first, count, rows, isNarrow) => {
       wasm.fn[isNarrow ? 'dots32' : 'dots64'](count, k, m, rows, vectors, products);
       const found = wasm.f64(products, m * count);
-      for (const [v, out] of outs.entries()) out.set(slice(found, v, count), first);
+      if (count === n) out.set(found);
+      else for (let v = 0; v < m; v++) out.set(slice(found, v, count), v * n + first);
     });
     wasm.release(mark);
-    return outs;
+    return out;
   }
 
-  /** For each w (n): w^T X. */
-  combine(X: Floats, n: number, ws: readonly Float64Array[]): Float64Array[] {
+  /** W X (m, k), for W (m, n) and `n` rows of X (n, k). */
+  combine(X: Floats, n: number, W: Float64Array): Float64Array {
     const { wasm } = this;
-    const [k, m] = [X.length / n, ws.length];
+    const k = X.length / n;
+    const m = W.length / n;
     const mark = wasm.mark();
     const [weights, sums] = [wasm.alloc(8 * m * Math.min(n, TOKENS)), wasm.alloc(8 * m * k)];
     wasm.f64(sums, m * k).fill(0);
     this.#blocks(X, n, (first, count, rows, isNarrow) => {
       const put = wasm.f64(weights, m * count);
-      for (const [v, w] of ws.entries()) put.set(w.subarray(first, first + count), v * count);
+      if (count === n) put.set(W);
+      else {
+        for (let v = 0; v < m; v++)
+          put.set(W.subarray(v * n + first, v * n + first + count), v * count);
+      }
       wasm.fn[isNarrow ? 'combine32' : 'combine64'](count, k, m, weights, rows, sums);
     });
-    const outs = ws.map((_, v) => slice(wasm.f64(sums, m * k), v, k).slice());
+    const out = wasm.f64(sums, m * k).slice();
     wasm.release(mark);
-    return outs;
+    return out;
   }
 
   /** @param visit gets the address of `count` rows, of float32 or float64. */

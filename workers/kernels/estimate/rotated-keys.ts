@@ -1,11 +1,9 @@
 /** Keys under rotary positions in float64: there every token is rotated by an angle of its own. */
 import type { AttentionLayer, Rotary } from '../../problem.js';
+import { type Floats, slice } from '../inner/operands.js';
 import { rotate, rotateBack } from '../rotary.js';
-import type { Rows } from './estimate.js';
 import type { HeadWeights } from './head-weights.js';
 import type { InputPasses } from './input-passes.js';
-
-type Floats = Float32Array | Float64Array;
 
 /** K (n, d) of one head, rotated, from the inputs X (n, in). */
 export function rotatedKeys(
@@ -17,13 +15,12 @@ export function rotatedKeys(
   passes: InputPasses,
 ): Float64Array {
   const d = dims.headDim;
-  const weights = Array.from({ length: d }, (_, c) => key.row(c));
-  const columns = passes.dots(X, n, weights);
-  const bias = key.addBias(new Float64Array(d));
+  const columns = passes.dots(X, n, key.rows(passes));
   const K = new Float64Array(n * d);
-  for (let c = 0; c < d; c++) {
-    for (let j = 0; j < n; j++) K[j * d + c] = columns[c]![j]! + bias[c]!;
+  for (let c = 0, at = 0; c < d; c++) {
+    for (let j = 0; j < n; j++, at++) K[j * d + c] = columns[at]!;
   }
+  key.addBias(K);
   if (rotary) rotate(rotary, batchItem, 0, K, d);
   return K;
 }
@@ -36,8 +33,9 @@ export interface QueryOfKeys {
 
 /** Gradients of the keys' adapter in one head of a batch item, row by row, under rotary positions. */
 export class RotatedKeyRows {
-  readonly #low: readonly Float64Array[];
-  readonly #B: readonly Float64Array[];
+  /** X A^T and B^T of the head, transposed: (r, n) and (r, d). */
+  readonly #low: Float64Array;
+  readonly #B: Float64Array;
 
   /** @param X (n, in), inputs of the keys. */
   constructor(
@@ -50,15 +48,13 @@ export class RotatedKeyRows {
     const { adapter, inFeatures } = problem.projections.k_proj;
     const { A, B, rank } = adapter!;
     const d = problem.dims.headDim;
-    const each = (of: (r: number) => Float64Array) => Array.from({ length: rank }, (_, r) => of(r));
-    this.#low = passes.dots(
-      X,
-      X.length / inFeatures,
-      each((r) => Float64Array.from(A.data.subarray(r * inFeatures, (r + 1) * inFeatures))),
-    );
-    this.#B = each((r) =>
-      Float64Array.from({ length: d }, (_, c) => B.data[(shared * d + c) * rank + r]!),
-    );
+    this.#low = passes.dots(X, X.length / inFeatures, Float64Array.from(A.data));
+    this.#B = transposed(slice(B.data, shared, d * rank), rank);
+  }
+
+  /** Of the part of lora_B that is the head's. */
+  get offset(): number {
+    return this.shared * this.#B.length;
   }
 
   /**
@@ -67,10 +63,11 @@ export class RotatedKeyRows {
    *     d lora_A = s beta (Z B)^T X        d lora_B = s beta Z^T (X A^T)
    *
    * @param minus taken off: what comes out is a difference, at the price of one.
+   * @returns lora_A (r, in), and the head's part of lora_B (d, r).
    */
-  of(plus: QueryOfKeys, minus?: QueryOfKeys): { readonly A: Rows; readonly B: Rows } {
+  of(plus: QueryOfKeys, minus?: QueryOfKeys): Readonly<Record<'A' | 'B', Float64Array>> {
     const { problem, passes, X } = this;
-    const { rank, scaling } = problem.projections.k_proj.adapter!;
+    const { scaling } = problem.projections.k_proj.adapter!;
     const [n, d] = [plus.dS.length, plus.q.length];
     const scale = scaling * problem.scaling;
     const Z = new Float64Array(n * d);
@@ -83,15 +80,19 @@ export class RotatedKeyRows {
     }
     passes.checkpoint();
     rotateBack(problem.rotary, this.batchItem, 0, Z, d);
-    const byRank = passes.combine(Z, n, this.#low);
     return {
-      A: { rows: passes.combine(X, n, passes.dots(Z, n, this.#B)), offset: 0 },
-      B: {
-        rows: Array.from({ length: d }, (_, c) =>
-          Float64Array.from({ length: rank }, (_, r) => byRank[r]![c]!),
-        ),
-        offset: this.shared * d * rank,
-      },
+      A: passes.combine(X, n, passes.dots(Z, n, this.#B)),
+      B: transposed(passes.combine(Z, n, this.#low), d),
     };
   }
+}
+
+/** X (n, columns) -> (columns, n) */
+function transposed(X: Floats, columns: number): Float64Array {
+  const n = X.length / columns;
+  const out = new Float64Array(X.length);
+  for (let i = 0, at = 0; i < n; i++) {
+    for (let c = 0; c < columns; c++, at++) out[c * n + i] = X[at]!;
+  }
+  return out;
 }

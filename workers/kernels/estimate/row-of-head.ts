@@ -5,6 +5,8 @@ import type { AttentionLayer } from '../../problem.js';
 export interface RowOfHead {
   readonly batchItem: number;
   readonly head: number;
+  /** Number of its key/value head. */
+  readonly shared: number;
   readonly row: number;
 }
 

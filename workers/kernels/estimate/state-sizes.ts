@@ -8,43 +8,54 @@
  * follows from the sizes of drawn rows.
  */
 import type { AttentionProblem } from '../../problem.js';
-import { rotateBack } from '../rotary.js';
-import type { AttendedRow } from './contributions.js';
+import { slice } from '../inner/operands.js';
+import { type AttendedRows, rotatedBack } from './contributions.js';
 import { frobenius } from './estimate.js';
-import type { HeadWeights } from './head-weights.js';
+import type { RowWeights } from './head-weights.js';
 import type { InputPasses } from './input-passes.js';
 
 export type Sizes = Readonly<Record<'query' | 'key' | 'value', number>>;
 
-/** Frobenius norms of the three differences. @param used the row as the kernel has it. */
+/** Frobenius norms of the three differences, of each row. @param used the rows as the kernel has them. */
 export function stateSizes(
   problem: AttentionProblem,
-  exact: AttendedRow,
-  used: AttendedRow,
+  exact: AttendedRows,
+  used: AttendedRows,
   passes: InputPasses,
-): Sizes {
+): Sizes[] {
   const { rotary, scaling: beta } = problem;
-  const { query, key, value } = exact;
-  const dQ = minus(exact.dSK, used.dSK);
-  if (rotary) rotateBack(rotary, exact.batchItem, exact.row, dQ, dQ.length);
+  const { rows, query, key, value } = exact;
+  const m = rows.length;
+  const dQ = minus(rotatedBack(problem, exact), rotatedBack(problem, used));
+  const back = (weights: RowWeights, y: Float64Array) => norms(weights.back(y, passes), m);
   // Every key is rotated back by an angle of its own: then W_K^T is bounded by its norm.
-  const normBack = (weights: HeadWeights, y: Float64Array) =>
-    frobenius(weights.back([y], passes)[0]!);
-  const back = (q: Float64Array) => (rotary ? normOf(key) * frobenius(q) : normBack(key, q));
-  const ofKeys =
-    frobenius(minus(exact.dS, used.dS)) * back(exact.q) +
-    frobenius(used.dS) * back(minus(exact.q, used.q));
-  const ofValues =
-    frobenius(minus(exact.P, used.P)) * normBack(value, exact.g) +
-    frobenius(used.P) * normBack(value, minus(exact.g, used.g));
-  return { query: beta * normBack(query, dQ), key: beta * ofKeys, value: ofValues };
+  const bounded = (q: Float64Array) =>
+    key.each(q, (weights, mine, { length }) => {
+      const norm = frobenius(weights.rows(passes));
+      return norms(mine, length).map((x) => norm * x);
+    });
+  const ofKey = (q: Float64Array) => (rotary ? bounded(q) : back(key, q));
+  const ofQueries = back(query, dQ);
+  const ofKeys = [
+    [norms(minus(exact.dS, used.dS), m), ofKey(exact.q)],
+    [norms(used.dS, m), ofKey(minus(exact.q, used.q))],
+  ] as const;
+  const ofValues = [
+    [norms(minus(exact.P, used.P), m), back(value, exact.g)],
+    [norms(used.P, m), back(value, minus(exact.g, used.g))],
+  ] as const;
+  const sum = (products: typeof ofKeys, k: number) =>
+    products.reduce((total, [x, y]) => total + x[k]! * y[k]!, 0);
+  return rows.map((_, k) => ({
+    query: beta * ofQueries[k]!,
+    key: beta * sum(ofKeys, k),
+    value: sum(ofValues, k),
+  }));
 }
 
 const minus = (a: Float64Array, b: Float64Array) => a.map((x, k) => x - b[k]!);
 
-/** Frobenius norm of the weights of a head. */
-function normOf(weights: HeadWeights): number {
-  return frobenius(
-    Float64Array.from({ length: weights.width }, (_, c) => frobenius(weights.row(c))),
-  );
+/** Of the m rows of X. */
+function norms(X: Float64Array, m: number): Float64Array {
+  return Float64Array.from({ length: m }, (_, k) => frobenius(slice(X, k, X.length / m)));
 }

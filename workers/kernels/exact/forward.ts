@@ -15,6 +15,7 @@ import { type RowError, rowErrorEstimate } from '../estimate/row-error.js';
 import type { RowOfHead } from '../estimate/row-of-head.js';
 import { ROTATED_UNITS, spreadRows } from '../estimate/rows.js';
 import type { Wasm } from '../inner/instance.js';
+import { slice } from '../inner/operands.js';
 import type { BlocksTask } from '../parts/blocks.js';
 import { type Cut, cutProblem } from '../parts/cut.js';
 import { joinForward, placed } from '../parts/join.js';
@@ -169,6 +170,7 @@ function sampleTasks(
       return {
         batchItem: Math.floor(head / heads),
         head: head % heads,
+        shared: Math.floor((head % heads) / group),
         row: index % queryLength,
       };
     },
@@ -191,6 +193,9 @@ export function runForwardSample(
   const exact = exactOutputs(layer, rows, new InputPasses(wasm, checkpoint));
   return rows.map(({ batchItem, head, row }, k) => {
     const at = ((batchItem * queryLength + row) * heads + head) * valueDim;
-    return exact[k]!.reduce((sum, o, c) => sum + (o - attentionOutput[at + c]!) ** 2, 0);
+    return slice(exact, k, valueDim).reduce(
+      (sum, o, c) => sum + (o - attentionOutput[at + c]!) ** 2,
+      0,
+    );
   });
 }

@@ -10,7 +10,6 @@ import type { AttendTask, PartitionOfHead } from '../../attention/task.js';
 import { keyInputs } from '../../estimate/row-of-head.js';
 import { ROWS } from '../../inner/block.js';
 import type { Wasm } from '../../inner/instance.js';
-import { slice } from '../../inner/operands.js';
 
 /** A row that is looked at twice. */
 export interface Draw {
@@ -21,16 +20,14 @@ export interface Draw {
   readonly cluster: number;
 }
 
-/** What the kernel used for one row. */
-export interface KernelRow {
-  /** 1 over the row sum of E; 0: the row sees no key. */
-  readonly inverse: number;
-  /** What the row adds to the gradient of its head's sink. */
-  readonly sink: number;
-  /** E and E (dP - G.O), over all keys. */
-  readonly e: Float64Array;
-  readonly t: Float64Array;
-  /** Q, G, and the left factors ws, wv of the row. */
+/** What the kernel used for m rows, one after the other in each matrix. */
+export interface KernelRows {
+  /** What each row adds to the gradient of its head's sink. */
+  readonly sink: Float64Array;
+  /** P and dS (m, keys); dS is empty where no adapter needs it. */
+  readonly P: Float64Array;
+  readonly dS: Float64Array;
+  /** Q (m, d), G (m, dv), and the left factors (m, ps), (m, pv) of the rows; those of a row that sees no key are 0. */
   readonly q: Float64Array;
   readonly g: Float64Array;
   readonly ws: Float64Array;
@@ -40,8 +37,39 @@ export interface KernelRow {
   readonly rightv: Float64Array;
 }
 
+/** Rows of one batch item. */
+export function kernelRows(
+  task: Pick<AttendTask, 'plan' | 'workspace' | 'wave'>,
+  wasm: Wasm,
+  draws: readonly Draw[],
+  checkpoint: Checkpoint,
+): KernelRows {
+  const { problem, thin } = task.plan;
+  const { headDim: d, valueDim: dv } = problem.dims;
+  const { rq, rk, rv, ps, pv, right } = thin;
+  const { keys } = keyInputs(problem, draws[0]!.partition.headGroup.batchItem);
+  const matrix = (columns: number) => new Float64Array(draws.length * columns);
+  const rows: KernelRows = {
+    sink: matrix(1),
+    P: matrix(keys),
+    dS: matrix(ps ? keys : 0),
+    q: matrix(d),
+    g: matrix(dv),
+    ws: matrix(ps),
+    wv: matrix(pv),
+    rights: matrix(Math.max(rq + rk, right)),
+    rightv: matrix(rv),
+  };
+  let first = 0;
+  for (const block of blocksOf(task, draws)) {
+    takeBlock(task, wasm, block, rows, first, draws.length, checkpoint);
+    first += block.length;
+  }
+  return rows;
+}
+
 /** Rows that the kernel can take together, in order: of one head; with a mask one by one. */
-export function blocksOf({ plan }: Pick<AttendTask, 'plan'>, draws: readonly Draw[]): Draw[][] {
+function blocksOf({ plan }: Pick<AttendTask, 'plan'>, draws: readonly Draw[]): Draw[][] {
   const blocks: Draw[][] = [];
   for (const draw of draws) {
     const open = blocks.at(-1);
@@ -52,43 +80,40 @@ export function blocksOf({ plan }: Pick<AttendTask, 'plan'>, draws: readonly Dra
   return blocks;
 }
 
-/** Runs the kernel on a block of rows from anywhere: rows of a block do not touch each other. */
-export function kernelRows(
+/** Runs the kernel on a block of rows from anywhere: rows of a block do not touch each other. They are rows `at` and on of `m`. */
+function takeBlock(
   { plan, workspace, wave }: Pick<AttendTask, 'plan' | 'workspace' | 'wave'>,
   wasm: Wasm,
   draws: readonly Draw[],
+  to: KernelRows,
+  at: number,
+  m: number,
   checkpoint: Checkpoint,
-): KernelRow[] {
+): void {
   const { partition } = draws[0]!;
-  const what = {
-    plan,
-    workspace,
-    wave,
-    attentionOutput: null,
-    partitions: [partition],
-    first: 0,
-    last: 0,
-  };
-  const task: AttendTask = { kernel: 'exact', step: 'attend', ...what };
+  const what = { plan, workspace, wave, attentionOutput: null, partitions: [partition] };
+  const task: AttendTask = { kernel: 'exact', step: 'attend', ...what, first: 0, last: 0 };
   const memory = prepareMemory(task, wasm, partition, checkpoint);
-  const { headDim: d, valueDim: dv } = plan.problem.dims;
-  const { rq, rk, rv, ps, pv, right: kept } = plan.thin;
+  const n = draws.length;
   const { batchItem } = partition.headGroup;
-  const { keys } = keyInputs(plan.problem, batchItem);
   const picked = draws.map(({ row }) => row);
-  const first = picked[0]!;
-  const rows = { partition, first, n: draws.length, picked };
+  const rows = { partition, first: picked[0]!, n, picked };
   const { fields } = memory;
-  const matrix = (columns: number) => new Float64Array(draws.length * columns);
-  const [e, t] = [matrix(keys), matrix(ps ? keys : 0)];
+  /** Rows of this block, or one of them. */
+  const block = (x: Float64Array, first = 0, count = n) => {
+    const width = x.length / m;
+    return x.subarray((at + first) * width, (at + first + count) * width);
+  };
+  const [e, t] = [block(to.P), block(to.dS)];
+  const keys = e.length / n;
   const seen = picked.map((row) => keysOfRow(plan.problem, batchItem, row));
-  const copy = ({ first, count }: KeyWindow, tiles: number, to: Float64Array) => {
+  const copy = ({ first, count }: KeyWindow, tiles: number, into: Float64Array) => {
     const all = wasm.f32(tiles, count * ROWS);
     seen.forEach((range, i) => {
       checkpoint();
       const last = Math.min(range.last, first + count);
       for (let j = Math.max(first, range.first); j < last; j++)
-        to[i * keys + j] = all[(j - first) * ROWS + i]!;
+        into[i * keys + j] = all[(j - first) * ROWS + i]!;
     });
   };
   if (wasm.fn.attend) {
@@ -98,28 +123,26 @@ export function kernelRows(
     attendRows(task, wasm, memory, rows, checkpoint, {
       end: (window) => {
         copy(window, fields.e, e);
-        if (ps) copy(window, fields.t, t);
+        if (t.length > 0) copy(window, fields.t, t);
       },
     });
   }
+  block(to.sink).set(sinkGradients(task, wasm, memory, rows));
+  block(to.q).set(wasm.f32(memory.qRows, block(to.q).length));
+  block(to.g).set(wasm.f32(memory.gRows, block(to.g).length));
+  block(to.ws).set(wasm.f32(fields.ws, block(to.ws).length));
+  block(to.wv).set(wasm.f32(fields.wv, block(to.wv).length));
   const right = new RightSums(plan, wasm, memory);
-  const list = (n: number, value: (c: number) => number) =>
-    Float64Array.from({ length: n }, (_, c) => value(c));
-  const sinks = sinkGradients(task, wasm, memory, rows);
-  return draws.map((_, i) => {
-    const rowOf = (at: number, width: number) =>
-      Float64Array.from(wasm.f32(at + 4 * i * width, width));
-    return {
-      inverse: inverse(wasm.f64(fields.sum, ROWS)[i]!),
-      sink: sinks[i]!,
-      e: slice(e, i, keys),
-      t: slice(t, i, ps ? keys : 0),
-      q: rowOf(memory.qRows, d),
-      g: rowOf(memory.gRows, dv),
-      ws: rowOf(fields.ws, ps),
-      wv: rowOf(fields.wv, pv),
-      rights: list(Math.max(rq + rk, kept), (c) => right.ofScores(i, c)),
-      rightv: list(rv, (c) => right.ofValues(i, c)),
-    };
-  });
+  const sums = wasm.f64(fields.sum, n);
+  for (let i = 0; i < n; i++) {
+    right.take(i, block(to.rights, i, 1), block(to.rightv, i, 1));
+    const over = inverse(sums[i]!);
+    for (const x of [to.P, to.dS]) scale(block(x, i, 1), over);
+    // The kernel has divided them.
+    for (const x of [to.ws, to.wv]) scale(block(x, i, 1), over > 0 ? 1 / over : 0);
+  }
+}
+
+function scale(x: Float64Array, factor: number): void {
+  for (let c = 0; c < x.length; c++) x[c]! *= factor;
 }

@@ -12,10 +12,10 @@ import { InputPasses } from '../../estimate/input-passes.js';
 import { meanError } from '../../estimate/mean.js';
 import { sampleRows } from '../../estimate/rows.js';
 import type { Wasm } from '../../inner/instance.js';
+import { slice } from '../../inner/operands.js';
 import { takePart } from '../../parts/take.js';
 import { familiesOf, headsOfWave } from '../tasks.js';
-import type { Draw } from './kernel-rows.js';
-import { blocksOf, type KernelRow, kernelRows } from './kernel-rows.js';
+import { type Draw, type KernelRows, kernelRows } from './kernel-rows.js';
 
 const NAMES = ['query', 'key', 'value', 'sinks'] as const;
 type Name = (typeof NAMES)[number];
@@ -83,9 +83,7 @@ export function runStateSample(
   const problem = task.plan.problem as AttentionProblem;
   for (const headGroup of new Set(task.draws.map(({ partition }) => partition.headGroup))) {
     const draws = task.draws.filter(({ partition }) => partition.headGroup === headGroup);
-    const kernel = blocksOf(task, draws).flatMap((block) =>
-      kernelRows(task, wasm, block, checkpoint),
-    );
+    const kernel = kernelRows(task, wasm, draws, checkpoint);
     wasm.reset();
     addHeadGroup(problem, headGroup, draws, kernel, errors, new InputPasses(wasm, checkpoint));
   }
@@ -146,7 +144,7 @@ function addHeadGroup(
   problem: AttentionProblem,
   headGroup: HeadGroup,
   draws: readonly Draw[],
-  kernel: readonly KernelRow[],
+  kernel: KernelRows,
   errors: DrawnErrors,
   passes: InputPasses,
 ): void {
@@ -154,9 +152,10 @@ function addHeadGroup(
   const ofHeadGroup = draws.map(({ partition, row }) => ({
     batchItem: 0,
     head: partition.head,
+    shared: 0,
     row,
   }));
-  const exactly = exactRows(problemOf(problem, headGroup), ofHeadGroup, passes);
+  const exact = exactRows(problemOf(problem, headGroup), ofHeadGroup, passes);
   const rows = new Map<number, Float64Array>();
   const sinks = new Map<number, Float64Array>();
   const [dK, dV]: [OuterProduct[], OuterProduct[]] = [[], []];
@@ -166,18 +165,17 @@ function addHeadGroup(
   };
   draws.forEach(({ partition, row, probability }, k) => {
     passes.checkpoint();
-    const exact = exactly[k]!;
-    const { e, t, inverse, q, ws, wv, g, rights, sink } = kernel[k]!;
+    const of = (x: Float64Array) => slice(x, k, x.length / draws.length);
     const place = partition.head * dims.queryLength + row;
-    const ofQuery = exact.dSK.map((x, c) => (beta * (x - rights[c]!)) / probability);
+    const rights = of(kernel.rights);
+    const ofQuery = of(exact.dSK).map((x, c) => (beta * (x - rights[c]!)) / probability);
     book('query', addTo(rows, place, ofQuery));
-    book('sinks', addTo(sinks, partition.head, Float64Array.of((exact.sink - sink) / probability)));
-    const used = (x: Float64Array, y: Float64Array, whole: Float64Array) =>
-      inverse > 0 ? whole.map((_, c) => x[c]! / inverse) : y;
-    const ofKey = { exact: exact.dS, used: t.map((x) => x * inverse), left: exact.q };
-    book('key', addOuter(dK, ofKey, used(ws, q, exact.q), beta / probability));
-    const ofValue = { exact: exact.P, used: e.map((x) => x * inverse), left: exact.g };
-    book('value', addOuter(dV, ofValue, used(wv, g, exact.g), 1 / probability));
+    const ofSink = (exact.sink[k]! - kernel.sink[k]!) / probability;
+    book('sinks', addTo(sinks, partition.head, Float64Array.of(ofSink)));
+    const ofKey = { exact: of(exact.dS), used: of(kernel.dS), left: of(exact.q) };
+    book('key', addOuter(dK, ofKey, of(kernel.ws), beta / probability));
+    const ofValue = { exact: of(exact.P), used: of(kernel.P), left: of(exact.g) };
+    book('value', addOuter(dV, ofValue, of(kernel.wv), 1 / probability));
   });
   for (const sum of rows.values()) errors.query.square += dot(sum, sum);
   for (const sum of sinks.values()) errors.sinks.square += dot(sum, sum);

@@ -8,24 +8,30 @@
  */
 import type { AttentionProblem, Rotary } from '../../../problem.js';
 import type { ExactPlan, Workspace } from '../../attention/plan.js';
-import { type AttendedRow, contributionsOf } from '../../estimate/contributions.js';
+import {
+  type AttendedRows,
+  type Contributions,
+  contributionsOf,
+  ofSinks,
+  scaled,
+} from '../../estimate/contributions.js';
 import {
   addCluster,
-  addDraw,
-  type Contribution,
+  addDifference,
+  addDraws,
   type ErrorSums,
   makeErrorSums,
-  type RankOne,
+  type RankOnes,
 } from '../../estimate/estimate.js';
 import { exactRows } from '../../estimate/exact-rows.js';
-import { HeadWeights } from '../../estimate/head-weights.js';
+import { pick } from '../../estimate/head-weights.js';
 import { InputPasses } from '../../estimate/input-passes.js';
 import { RotatedKeyRows } from '../../estimate/rotated-keys.js';
 import { keyInputs, type RowOfHead } from '../../estimate/row-of-head.js';
 import { type Sizes, stateSizes } from '../../estimate/state-sizes.js';
 import type { Wasm } from '../../inner/instance.js';
 import { slice } from '../../inner/operands.js';
-import { blocksOf, type Draw, type KernelRow, kernelRows } from './kernel-rows.js';
+import { type Draw, type KernelRows, kernelRows } from './kernel-rows.js';
 
 export interface SampleTask {
   readonly kernel: 'exact';
@@ -58,18 +64,24 @@ export function runSample(task: SampleTask, wasm: Wasm, checkpoint: () => void):
   return sizes;
 }
 
+interface Place {
+  readonly draws: number;
+  readonly sums: SampleTask['sums'];
+}
+
 /** Where draws are booked: single ones in the sums of the task, those of a cluster together. */
 class Books {
-  readonly #clusters = new Map<number, { draws: number; sums: SampleTask['sums'] }>();
+  readonly #single: Place;
+  /** Of the clusters that have more than one draw. */
+  readonly #clusters = new Map<number, Place>();
 
   constructor(readonly task: SampleTask) {
+    this.#single = { draws: task.clusters, sums: task.sums };
+    if (task.clusters === task.draws.length) return;
     for (const { cluster } of task.draws) {
-      const draws = 1 + (this.#clusters.get(cluster)?.draws ?? 0);
-      this.#clusters.set(cluster, { draws, sums: task.sums });
-    }
-    for (const entry of this.#clusters.values()) {
-      if (entry.draws === 1) entry.draws = task.clusters;
-      else entry.sums = this.#empty();
+      const draws = task.draws.filter((draw) => draw.cluster === cluster).length;
+      if (draws === 1 || this.#clusters.has(cluster)) continue;
+      this.#clusters.set(cluster, { draws, sums: this.#empty() });
     }
   }
 
@@ -78,14 +90,32 @@ class Books {
     return Object.fromEntries(sizes.map(([name, size]) => [name, makeErrorSums(size as number)]));
   }
 
-  add(draw: Draw, name: string, exact: Contribution, used: Contribution | null): void {
-    const { sums, draws } = this.#clusters.get(draw.cluster)!;
-    addDraw(sums[name]!, exact, used, draw.probability, draws);
+  #place({ cluster }: Draw): Place {
+    return this.#clusters.get(cluster) ?? this.#single;
+  }
+
+  /** Draws of one batch item, all of them. */
+  add(
+    draws: readonly Draw[],
+    name: string,
+    exact: RankOnes,
+    used: RankOnes,
+    passes: InputPasses,
+  ): void {
+    const places = draws.map((draw) => this.#place(draw));
+    for (const place of new Set(places)) {
+      const rows = draws.flatMap((_, k) => (places[k] === place ? [k] : []));
+      addDraws(place.sums[name]!, rows, draws, exact, used, place.draws, passes);
+    }
+  }
+
+  addDifference(draw: Draw, name: string, difference: Float64Array, offset: number): void {
+    const { sums, draws } = this.#place(draw);
+    addDifference(sums[name]!, difference, offset, draw, draws);
   }
 
   close(): void {
     for (const { sums } of this.#clusters.values()) {
-      if (sums === this.task.sums) continue;
       for (const [name, part] of Object.entries(sums)) {
         addCluster(this.task.sums[name]!, part, this.task.clusters);
       }
@@ -102,29 +132,28 @@ function sampleBatchItem(
   checkpoint: () => void,
 ): DrawnSizes[] {
   const problem = task.plan.problem as AttentionProblem;
-  const { k_proj } = problem.projections;
-  const kernel = blocksOf(task, draws).flatMap((block) =>
-    kernelRows(task, wasm, block, checkpoint),
-  );
+  const kernel = kernelRows(task, wasm, draws, checkpoint);
   wasm.reset();
   const passes = new InputPasses(wasm, checkpoint);
-  const rows = draws.map(
-    ({ partition, row }): RowOfHead => ({ batchItem, head: partition.head, row }),
-  );
-  const exact = exactRows(problem, rows, passes);
-  const full = fullRows(task, draws, kernel, passes);
-  const thin = thinContributions(task, draws, kernel, passes);
-  draws.forEach((draw, k) => {
-    const used = new Map([...(full[k] ? contributionsOf(problem, full[k]!) : []), ...thin[k]!]);
-    for (const [name, contribution] of contributionsOf(problem, exact[k]!)) {
-      books.add(draw, name, contribution, used.get(name)!);
-    }
+  const rows = draws.map(({ partition, row }): RowOfHead => {
+    const { head, headGroup } = partition;
+    return { batchItem, head, shared: headGroup.sharedHead, row };
   });
-  if (problem.rotary && k_proj.adapter) sampleRotatedKeys(task, draws, exact, full, books, passes);
+  const exact = exactRows(problem, rows, passes);
+  const full = fullRows(task.plan, exact, kernel, passes);
+  const used = full ? contributionsOf(problem, full, passes) : new Map();
+  addThin(used, task, draws, exact, kernel, passes);
+  for (const [name, contributions] of contributionsOf(problem, exact, passes)) {
+    books.add(draws, name, contributions, used.get(name)!, passes);
+  }
+  if (!full) return [];
+  if (problem.rotary && problem.projections.k_proj.adapter) {
+    sampleRotatedKeys(problem, draws, exact, full, books, passes);
+  }
   // Only gradients of the inputs take the values at full width.
   if (!task.plan.full.dV) return [];
-  return draws.map(({ cluster, probability }, k) => {
-    const { query, key, value } = stateSizes(problem, exact[k]!, full[k]!, passes);
+  return stateSizes(problem, exact, full, passes).map(({ query, key, value }, k) => {
+    const { cluster, probability } = draws[k]!;
     const over = 1 / probability;
     return { cluster, query: over * query, key: over * key, value: over * value };
   });
@@ -132,137 +161,114 @@ function sampleBatchItem(
 
 /** The adapter of the keys under rotary positions: differences between the rows, head by head. */
 function sampleRotatedKeys(
-  task: SampleTask,
+  problem: AttentionProblem,
   draws: readonly Draw[],
-  exact: readonly AttendedRow[],
-  full: readonly AttendedRow[],
+  exact: AttendedRows,
+  full: AttendedRows,
   books: Books,
   passes: InputPasses,
 ): void {
-  const problem = task.plan.problem as AttentionProblem & { readonly rotary: Rotary };
-  for (const shared of new Set(exact.map((row) => row.shared))) {
-    const { batchItem } = exact[0]!;
-    const { XK } = keyInputs(problem, batchItem);
-    const keys = new RotatedKeyRows(problem, batchItem, shared, XK, passes);
+  const { batchItem } = exact.rows[0]!;
+  const { keys: n, XK } = keyInputs(problem, batchItem);
+  const d = problem.dims.headDim;
+  const rotated = problem as AttentionProblem & { readonly rotary: Rotary };
+  const rowOf = ({ q, dS }: AttendedRows, k: number) => ({
+    q: slice(q, k, d),
+    dS: slice(dS, k, n),
+  });
+  for (const shared of new Set(exact.rows.map((row) => row.shared))) {
+    const keys = new RotatedKeyRows(rotated, batchItem, shared, XK, passes);
     draws.forEach((draw, k) => {
-      if (exact[k]!.shared !== shared) return;
-      const { A, B } = keys.of(exact[k]!, full[k]!);
-      for (const [name, difference] of [
-        ['k_proj.lora_A', A],
-        ['k_proj.lora_B', B],
-      ] as const) {
-        books.add(draw, name, difference, null);
-      }
+      if (exact.rows[k]!.shared !== shared) return;
+      const { A, B } = keys.of(rowOf(exact, k), rowOf(full, k));
+      books.addDifference(draw, 'k_proj.lora_A', A, 0);
+      books.addDifference(draw, 'k_proj.lora_B', B, keys.offset);
     });
   }
 }
 
 /** Rank-one matrices of the adapters that take the thin path, as the kernel has them. */
-function thinContributions(
+function addThin(
+  used: Contributions,
   { plan, workspace }: SampleTask,
   draws: readonly Draw[],
-  kernel: readonly KernelRow[],
+  { rows, x }: AttendedRows,
+  { P, dS, q, g, ws, wv, rights, rightv, sink }: KernelRows,
   passes: InputPasses,
-): Map<string, RankOne>[] {
-  const { dims, inputs, projections, scaling: beta } = plan.problem;
-  const { queryLength, headDim: d, valueDim: dv } = dims;
-  const { rq, rk, rv } = plan.thin;
-  const { batchItem } = draws[0]!.partition.headGroup;
-  const { keys, XK, XV } = keyInputs(plan.problem, batchItem);
-  const [t, e] = [kernel.map((row) => row.t), kernel.map((row) => row.e)];
-  const tX = rk ? passes.combine(XK, keys, t) : [];
-  const eX = rv ? passes.combine(XV, keys, e) : [];
-  const tK = rq ? keySums(plan, workspace, draws, t, passes) : [];
-
-  return draws.map(({ partition, row }, k) => {
-    const { ws, wv, q, g, rights, rightv, sink } = kernel[k]!;
-    const out = new Map<string, RankOne>();
-    if (plan.problem.sinks) {
-      out.set('sinks', { u: Float64Array.of(sink), v: Float64Array.of(1), offset: partition.head });
-    }
-    if (rq) {
-      const width = projections.q_proj.inFeatures;
-      const x = slice(inputs.query.data, batchItem * queryLength + row, width);
-      const scale = beta * projections.q_proj.adapter!.scaling;
-      const u = rights.subarray(0, rq).map((y) => scale * y);
-      out.set('q_proj.lora_A', { u, v: Float64Array.from(x), offset: 0 });
-      const lows = ws.subarray(rk, rk + rq).map((y) => scale * y);
-      out.set('q_proj.lora_B', { u: tK[k]!, v: lows, offset: partition.head * d * rq });
-    }
-    if (rk) {
-      const scale = beta * projections.k_proj.adapter!.scaling;
-      const u = ws.subarray(0, rk).map((y) => scale * y);
-      out.set('k_proj.lora_A', { u, v: tX[k]!, offset: 0 });
-      const low = rights.subarray(rq).map((y) => scale * y);
-      out.set('k_proj.lora_B', { u: q, v: low, offset: partition.headGroup.sharedHead * d * rk });
-    }
-    if (rv) {
-      const scale = projections.v_proj.adapter!.scaling;
-      const u = wv.subarray(0, rv).map((y) => scale * y);
-      out.set('v_proj.lora_A', { u, v: eX[k]!, offset: 0 });
-      const low = rightv.map((y) => scale * y);
-      out.set('v_proj.lora_B', { u: g, v: low, offset: partition.headGroup.sharedHead * dv * rv });
-    }
-    return out;
-  });
+): void {
+  const { dims, projections, scaling: beta, sinks } = plan.problem;
+  const { headDim: d, valueDim: dv } = dims;
+  const { rq, rk, rv, ps, pv } = plan.thin;
+  const { keys, XK, XV } = keyInputs(plan.problem, rows[0]!.batchItem);
+  const whole = rows.map(() => 0);
+  const part = (name: 'head' | 'shared', size: number) => rows.map((row) => row[name] * size);
+  const columns = (X: Float64Array, pitch: number, first: number, n: number, scale: number) =>
+    Float64Array.from({ length: rows.length * n }, (_, k) => {
+      const i = Math.floor(k / n);
+      return scale * X[i * pitch + first + (k - i * n)]!;
+    });
+  if (sinks) used.set('sinks', ofSinks(sink, part('head', 1)));
+  if (rq) {
+    const scale = beta * projections.q_proj.adapter!.scaling;
+    const u = columns(rights, rq + rk, 0, rq, scale);
+    used.set('q_proj.lora_A', { u, v: x, offsets: whole });
+    const dSK = keySums(plan, workspace, draws, dS, passes);
+    const v = columns(ws, ps, rk, rq, scale);
+    used.set('q_proj.lora_B', { u: dSK, v, offsets: part('head', d * rq) });
+  }
+  if (rk) {
+    const scale = beta * projections.k_proj.adapter!.scaling;
+    const u = columns(ws, ps, 0, rk, scale);
+    used.set('k_proj.lora_A', { u, v: passes.combine(XK, keys, dS), offsets: whole });
+    const v = columns(rights, rq + rk, rq, rk, scale);
+    used.set('k_proj.lora_B', { u: q, v, offsets: part('shared', d * rk) });
+  }
+  if (rv) {
+    const scale = projections.v_proj.adapter!.scaling;
+    const u = columns(wv, pv, 0, rv, scale);
+    used.set('v_proj.lora_A', { u, v: passes.combine(XV, keys, P), offsets: whole });
+    used.set('v_proj.lora_B', {
+      u: g,
+      v: scaled(rightv, scale),
+      offsets: part('shared', dv * rv),
+    });
+  }
 }
 
-/** t K of each draw, with one pass over the keys of each head group. */
+/** dS K of each draw (m, d), with one pass over the keys of each head group. */
 function keySums(
   plan: ExactPlan,
   workspace: Workspace,
   draws: readonly Draw[],
-  t: readonly Float64Array[],
+  dS: Float64Array,
   passes: InputPasses,
-): Float64Array[] {
-  const sums: Float64Array[] = [];
-  const size = plan.keys * plan.problem.dims.headDim;
-  const headGroupOf = ({ partition }: Draw) => Math.floor(partition.place / plan.group);
-  for (const headGroup of new Set(draws.map(headGroupOf))) {
-    const mine = draws.flatMap((draw, k) => (headGroupOf(draw) === headGroup ? [k] : []));
-    const n = t[mine[0]!]!.length;
-    const K = slice(workspace.K, headGroup, size).subarray(0, n * plan.problem.dims.headDim);
-    const found = passes.combine(
-      K,
-      n,
-      mine.map((k) => t[k]!),
-    );
-    for (const [x, k] of mine.entries()) sums[k] = found[x]!;
+): Float64Array {
+  const d = plan.problem.dims.headDim;
+  const n = dS.length / draws.length;
+  const sums = new Float64Array(draws.length * d);
+  const headGroups = draws.map(({ partition }) => Math.floor(partition.place / plan.group));
+  for (const headGroup of new Set(headGroups)) {
+    const mine = draws.flatMap((_, k) => (headGroups[k] === headGroup ? [k] : []));
+    const K = slice(workspace.K, headGroup, plan.keys * d).subarray(0, n * d);
+    const found = passes.combine(K, n, pick(dS, mine, n));
+    for (const [i, k] of mine.entries()) sums.set(slice(found, i, d), k * d);
   }
   return sums;
 }
 
 /**
- * Rows at full width: P and dS of the kernel, and its Q, G and dS K, for the formulas of float64. For
- * adapters on the thin path there is something better: what the kernel itself has for them.
+ * Rows at full width: P and dS of the kernel, and its Q, G and dS K, for the formulas of float64; null: nothing is taken at
+ * full width. For adapters on the thin path there is something better: what the kernel itself has for them.
  */
 function fullRows(
-  { plan }: SampleTask,
-  draws: readonly Draw[],
-  kernel: readonly KernelRow[],
+  { problem, full }: ExactPlan,
+  { rows, query, key, value, x }: AttendedRows,
+  { P, dS, q, g, rights, sink }: KernelRows,
   passes: InputPasses,
-): AttendedRow[] {
-  const { dQ, dK, dV } = plan.full;
-  if (!dQ && !dK && !dV) return [];
-  const problem = plan.problem as AttentionProblem;
-  const { dims, projections, inputs, rotary } = problem;
-  const { batchItem } = draws[0]!.partition.headGroup;
-  const { keys, XK, XV } = keyInputs(problem, batchItem);
-  const P = kernel.map(({ e, inverse }) => e.map((x) => x * inverse));
-  const dS = kernel.map(({ t, inverse }) => t.map((x) => x * inverse));
+): AttendedRows | null {
+  if (!full.dQ && !full.dK && !full.dV) return null;
+  const { keys, XK, XV } = keyInputs(problem, rows[0]!.batchItem);
   const PX = passes.combine(XV, keys, P);
-  const dSX = rotary ? [] : passes.combine(XK, keys, dS);
-  return draws.map(({ partition, row }, k) => {
-    const { head, headGroup } = partition;
-    const width = projections.q_proj.inFeatures;
-    const { q, g, rights, sink } = kernel[k]!;
-    return {
-      ...{ batchItem, head, row, shared: headGroup.sharedHead, q, g, sink },
-      query: new HeadWeights(projections.q_proj, head, dims.headDim),
-      key: new HeadWeights(projections.k_proj, headGroup.sharedHead, dims.headDim),
-      value: new HeadWeights(projections.v_proj, headGroup.sharedHead, dims.valueDim),
-      x: Float64Array.from(slice(inputs.query.data, batchItem * dims.queryLength + row, width)),
-      ...{ P: P[k]!, dS: dS[k]!, dSK: rights, PX: PX[k]!, dSX: dSX[k] },
-    };
-  });
+  const dSX = problem.rotary ? undefined : passes.combine(XK, keys, dS);
+  return { rows, query, key, value, x, q, g, P, dS, dSK: rights, PX, dSX, sink };
 }
