@@ -12,7 +12,7 @@ import {
   tensorsOf,
 } from '../result.js';
 import { drawErrors, type Measured, type MeasuredRun } from './error/errors.js';
-import { type NormTask, normOf } from './error/norms.js';
+import { type Norm, type NormTask, normOf } from './error/norms.js';
 import { type Role, type TableTask, tableTasks } from './error/tables.js';
 import { type MixTask, mixed } from './mix.js';
 import type { SampledPlan } from './plan/plan.js';
@@ -41,7 +41,7 @@ export function* answerOf(
     Object.entries(found).map(([name, estimate]) => {
       const role = name as Role;
       const row = problem.projectedFrom?.[role] ? longest[role] : undefined;
-      const norm = norms[name];
+      const norm = norms[name]?.norm;
       if (row === undefined || norm === undefined) return [name, estimate];
       // Rows are rounded apart from each other: |X^T e| is then at most about |e| times the longest row of X.
       return [name, scaled(estimate, (row * Math.sqrt(samples.squares[role]!)) / norm)];
@@ -85,10 +85,8 @@ export function* together(
     // Rows that are looked at twice tell of all keys, whichever are drawn: both runs are off by as much, and not independently.
     rounding: Object.fromEntries(
       Object.entries(rounding).map(([name, estimate]) => {
-        return [
-          name,
-          before[name]! > 0 ? scaled(estimate, before[name]! / norms[name]!) : estimate,
-        ];
+        const [was, is] = [before[name]!.norm, norms[name]!.norm];
+        return [name, was > 0 ? scaled(estimate, was / is) : estimate];
       }),
     ),
   };
@@ -112,7 +110,12 @@ const runOf = (
 });
 
 const parameterNorms = (gradients: ParameterGradients) =>
-  Object.fromEntries(tensorsOf(gradients).map(([name, x]) => [name, frobenius(x)]));
+  Object.fromEntries(
+    tensorsOf(gradients).map(([name, x]): [string, Norm] => [
+      name,
+      { norm: frobenius(x), variance: 0 },
+    ]),
+  );
 
 const stateNorms = (squares: SampledSums['squares']) =>
   Object.fromEntries(Object.entries(squares).map(([role, ofColumns]) => [role, normOf(ofColumns)]));

@@ -2,7 +2,7 @@
 import { type Job, type LargeTask, parts } from '../../job.js';
 import type { AttentionProblem } from '../../problem.js';
 import type { EstimateTask } from '../exact/error/estimate.js';
-import { drawsOfPart, rowsForEstimate } from '../exact/error/row-samples.js';
+import { drawsOfPart } from '../exact/error/row-samples.js';
 import { joinSamples } from '../exact/join.js';
 import { ROWS } from '../inner/block.js';
 import type { BlocksTask } from '../parts/blocks.js';
@@ -75,11 +75,17 @@ export function* toppedUp(
   return yield* together(problem, first, plan, second, options.seed);
 }
 
+/** A part is cut as one of exact of so much of its work: what it copies, and narrows anew, is more of that. */
+const OF_EXACT = 0.5;
+
 const cutsOf = (
   problem: AttentionProblem,
   { work }: SampledPlan,
   { inputGradients }: SampledOptions,
-) => cutProblem(problem, { gradients: true, inputGradients: inputGradients !== undefined }, work);
+) => {
+  const needs = { gradients: true, inputGradients: inputGradients !== undefined };
+  return cutProblem(problem, needs, OF_EXACT * work);
+};
 
 /** @param twice whether rows are looked at twice, for what rounding does. */
 function* sumsOfParts(
@@ -102,6 +108,9 @@ function* sumsOfParts(
   const sums = yield* parts(tasks, sampledOf);
   return yield* joinSums(problem, options, cuts, sums);
 }
+
+/** Rows that are looked at twice: their limit is wide, and far below that of the draws all the same. */
+const ROWS_TWICE = 8;
 
 /** A part draws what the whole would draw, and measures as many of its blocks as the whole would. */
 function optionsOfPart(
@@ -129,9 +138,7 @@ function optionsOfPart(
       variance: plan.heads.reduce((sum, { variance }) => sum + variance, 0),
       seed: seedOf(seed, part),
     },
-    estimate: twice
-      ? drawsOfPart(problem, { rows: rowsForEstimate(problem), seed }, cut, part)
-      : null,
+    estimate: twice ? drawsOfPart(problem, { rows: ROWS_TWICE, seed }, cut, part) : null,
   };
 }
 

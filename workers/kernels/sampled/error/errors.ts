@@ -7,6 +7,8 @@
  *
  *     Var = Var V + sum_b E |e_b|^4 + 2 sum_{b != c} E (e_b . e_c)^2
  *
+ * and V^2 times the relative variance of the square of the gradient's norm, where that is an estimate, too.
+ *
  * What the measured blocks cannot show are keys so unlikely that they were hardly drawn there: their variance is reckoned
  * by the design, sum (1 / pi_j - 1) a_j, from what these keys would have added.
  *
@@ -20,6 +22,7 @@ import { ROWS } from '../../inner/block.js';
 import { ROLES } from '../../result.js';
 import { rareSizes, runningSums, varianceAt } from '../plan/scale.js';
 import type { MeasuredBlock, Measurements } from './measure.js';
+import type { Norm } from './norms.js';
 import type { Role } from './tables.js';
 
 /** What was measured while the gradients of one run were made. */
@@ -35,8 +38,8 @@ export interface MeasuredRun extends Measurements {
 /** What is known of an answer. */
 export interface Measured {
   readonly runs: readonly MeasuredRun[];
-  /** Norms of the gradients in the space in which they are measured, by name. */
-  readonly norms: Readonly<Record<string, number>>;
+  /** Of the gradients in the space in which they are measured, by name. */
+  readonly norms: Readonly<Record<string, Norm>>;
   /** What rounding does, relative to these norms. */
   readonly rounding: ErrorEstimates;
 }
@@ -56,7 +59,7 @@ export function drawErrors(
   // Of blocks that were drawn none was measured.
   const blind = runs.some(({ blocks, drawn }) => drawn > 0 && !blocks.some(hasError));
   const figures = { confidence: 0.99, rows_sampled: all.length * ROWS } as const;
-  const estimate = (name: string, norm: number): ErrorEstimate => {
+  const estimate = (name: string, { norm, variance: ofNorm }: Norm): ErrorEstimate => {
     if (!(norm > 0)) {
       const zero = isState(name)
         ? all.every(({ tensors }) => !tensors[name])
@@ -65,7 +68,7 @@ export function drawErrors(
       return { relative: off, upper: off, standard_error: 0, ...figures };
     }
     if (blind) return { ...ALL, ...figures };
-    const { variance, limit } = squareOfError(runs, name);
+    const { variance, limit } = squareOfError(runs, name, ofNorm);
     const more = Math.sqrt(1 + (unseen[roleOf(name)] ?? 0));
     const drawn = (more * Math.sqrt(variance)) / norm;
     const { relative, upper, standard_error, rows_sampled } = rounding[name] ?? ALL;
@@ -115,8 +118,12 @@ function unseenShares(runs: readonly MeasuredRun[]): Partial<Record<Role, number
   return shares;
 }
 
-/** V, and the 99 % limit of |e|^2. */
-export function squareOfError(runs: readonly RunErrors[], name: string) {
+/**
+ * V, and the 99 % limit of |e|^2.
+ *
+ * @param ofNorm relative variance of the square that both are divided by.
+ */
+function squareOfError(runs: readonly RunErrors[], name: string, ofNorm: number) {
   const blocks = runs.flatMap((run) => errorsOf(run, name));
   const variance = blocks.reduce((sum, { square, probability }) => sum + square / probability, 0);
   if (!(variance > 0)) return { variance: 0, limit: 0 };
@@ -129,7 +136,7 @@ export function squareOfError(runs: readonly RunErrors[], name: string) {
       pairs += dot(x.signature, y.signature) ** 2 / (x.probability * y.probability);
     }
   }
-  const freedom = (2 * variance ** 2) / (ofEstimate + own + 4 * pairs);
+  const freedom = 2 / ((ofEstimate + own + 4 * pairs) / variance ** 2 + ofNorm);
   return { variance, limit: variance * chiSquare(freedom) };
 }
 

@@ -62,9 +62,6 @@ export function runNorm(task: NormTask, wasm: Wasm, checkpoint: () => void): Flo
   return out;
 }
 
-/** Of a mean of squares of columns: how many standard errors its lower limit lies below it. */
-const DEVIATIONS = 2;
-
 /** Squares of the columns of products (columns, width), of each batch item and head. */
 export function columnSquares(products: readonly Float64Array[], columns: number): Float64Array {
   return Float64Array.from({ length: columns }, (_, c) =>
@@ -75,15 +72,21 @@ export function columnSquares(products: readonly Float64Array[], columns: number
   );
 }
 
+export interface Norm {
+  readonly norm: number;
+  /** Of the square of the norm, relative to its square: 0 where it is known. */
+  readonly variance: number;
+}
+
 /**
- * A lower limit of the norm of a matrix from its products with random signs: each column by itself has the square of
- * the norm as its mean, over the number of columns. One column is the matrix itself.
+ * The norm of a matrix from its products with random signs: each column by itself has the square of the norm as its mean,
+ * over the number of columns. One column is the matrix itself.
  */
-export function normOf(squares: Float64Array): number {
+export function normOf(squares: Float64Array): Norm {
   const columns = squares.length;
   const total = squares.reduce((a, b) => a + b, 0);
   const mean = total / columns;
   const scatter = squares.reduce((sum, x) => sum + (x - mean) ** 2, 0);
-  const error = Math.sqrt((scatter * columns) / Math.max(1, columns - 1));
-  return Math.sqrt(Math.max(total / 4, total - DEVIATIONS * error));
+  const variance = (scatter * columns) / Math.max(1, columns - 1);
+  return { norm: Math.sqrt(total), variance: total > 0 ? variance / total ** 2 : 0 };
 }
