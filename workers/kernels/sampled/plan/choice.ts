@@ -31,7 +31,7 @@ const LIMIT = 1.3;
  * Looks at a few blocks cannot tell it. Of trained layers one in five has less, and then there is a second run: with more hope
  * that is dearer, with less the first run is.
  */
-const CORRELATION = 0.012;
+const CORRELATION = 0.01;
 /** How many plans miss their tolerance, about, and what share of the keys is then drawn once more. */
 const [MISSED, MORE] = [0.2, 0.5];
 /** Keys of a block in the mean: fewer leave bars without meaning. */
