@@ -135,6 +135,28 @@ for (const [name, shape] of Object.entries({
   });
 }
 
+test('gradients that came out as 0 are off by all of themselves, unless float32 knows no number of theirs', () => {
+  const limits = (scale: number, keyLength: number) => {
+    const problem = randomStates({ queryLength: 8, keyLength, headDim: 2, seed: SEED });
+    // Keys so far apart that a row of the softmax is 1 and else below what float32 adds to it.
+    const { data } = problem.inputs.key;
+    for (let j = 0; j < keyLength; j++) data.set([scale * j, 0], 2 * j);
+    for (let i = 0; i < 8; i++) problem.inputs.query.data.set([1, 0], 2 * i);
+    const options = { attentionOutput: false, inputGradients: 'attention' } as const;
+    const job = exactJob(problem, { ...options, estimate: { rows: 8, seed: SEED } });
+    const { errors, ...got } = runJob(job, (task, stop) => runExactTask(task, wasm, stop));
+    assert.ok(
+      named(got)
+        .get('query')!
+        .every((x) => x === 0),
+    );
+    return errors!.query!.upper;
+  };
+  assert.equal(limits(110, 3), 1);
+  assert.equal(limits(1000, 3), 0);
+  assert.equal(limits(110, 1), 0);
+});
+
 test('a kernel that is off by a hundredth is seen', () => {
   const problem = randomStates({ queryLength: 200, heads: 2, seed: SEED });
   const options = { attentionOutput: false, inputGradients: 'attention' } as const;

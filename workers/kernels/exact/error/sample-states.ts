@@ -90,6 +90,9 @@ export function runStateSample(
   return errors;
 }
 
+/** The smallest number of float32. */
+const LEAST = 2 ** -149;
+
 export const noErrors = (): DrawnErrors => ({
   query: { square: 0, squares: 0, largest: 0 },
   key: { square: 0, squares: 0, largest: 0 },
@@ -124,15 +127,20 @@ export function stateErrors(
         return meanError(draws, Math.sqrt(square) / draws, squares, largest);
       });
       const size = Math.sqrt(squares[name]!);
+      // A gradient that came out as 0 is off by all of itself, unless it has no number that float32 knows.
+      const off = waves.some(({ errors }) => errors[name].largest >= LEAST) ? 1 : 0;
       const of = (value: (part: (typeof parts)[number]) => number) =>
-        size > 0 ? Math.hypot(...parts.map(value)) / size : 0;
+        size > 0 ? Math.hypot(...parts.map(value)) / size : off;
       const relative = of(({ norm }) => norm);
       const limit = of(({ norm, deviation, unseen }) => norm + deviation + unseen);
       return [
         name,
         {
-          ...{ relative, upper: size > 0 ? limit + rounding : 0, confidence: 0.99 },
-          ...{ standard_error: of(({ standardError }) => standardError), rows_sampled: rows },
+          ...{ relative, upper: size > 0 ? limit + rounding : limit, confidence: 0.99 },
+          ...{
+            standard_error: size > 0 ? of((part) => part.standardError) : 0,
+            rows_sampled: rows,
+          },
         } as const,
       ];
     }),
