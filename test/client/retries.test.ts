@@ -34,15 +34,15 @@ function noting(onRefused = () => {}): {
   return { fetch, seen };
 }
 
-/** Takes the only place in the house until it is released; the shorter its work, the sooner others are told to come again. */
-async function occupied(rows?: number): Promise<() => void> {
-  const socket = longRequest(server.url, rows);
+/** Takes the only place in the house until it is released: others are told to come again after a third of its work. */
+async function occupied(): Promise<() => void> {
+  const socket = longRequest(server.url, 5000);
   await metricIs(server.url, 'loragrad_inflight_requests', 1);
   return () => socket.destroy();
 }
 
 test('429: the call waits as long as Retry-After says, and succeeds', async () => {
-  const release = await occupied(5000);
+  const release = await occupied();
   const { fetch, seen } = noting(release);
   const start = performance.now();
   const answer = new Client(server.url, { fetch }).gradient(small);
@@ -53,7 +53,7 @@ test('429: the call waits as long as Retry-After says, and succeeds', async () =
 
 test('429 to a large body, before all of it is sent', async () => {
   const large = { ...randomLayer(64, 2048).step(10), method: 'exact' as const };
-  const release = await occupied(5000);
+  const release = await occupied();
   const { fetch, seen } = noting(release);
   const answer = new Client(server.url, { fetch }).gradient(large);
   assert.ok((await answer).gradients?.q_proj);

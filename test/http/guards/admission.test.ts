@@ -17,6 +17,7 @@ const body = pack(validBody());
 let server: RunningServer;
 before(async () => {
   server = await startServer({
+    LORAGRAD_WORKERS: '1',
     LORAGRAD_MAX_REQUESTS: '2',
     LORAGRAD_MAX_INFLIGHT_BYTES: String(LIMIT),
     LORAGRAD_PATIENCE_MS: '2000',
