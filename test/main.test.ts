@@ -104,7 +104,8 @@ test('SIGTERM during start-up ends the process at once', async () => {
   });
   await new Promise((resolve) => setTimeout(resolve, 400));
   child.kill('SIGTERM');
-  await once(child, 'exit');
+  const [code, signal] = await once(child, 'exit');
+  assert.ok(code === 0 || signal === 'SIGTERM', `${code}, ${signal}`);
 });
 
 function isAlive(pid: number): boolean {
@@ -147,18 +148,6 @@ test('a setting that is not valid: one line that names it, and no service', asyn
     complaint,
     'LORAGRAD_WORKERS: "many" is not valid; it takes an integer from 0 to 256 (default: 0).\n',
   );
-});
-
-test('a port that is taken ends the process, not only the listener', async () => {
-  const first = await start();
-  const child = spawn(process.execPath, [MAIN], {
-    env: { ...process.env, PORT: new URL(first.url).port, LORAGRAD_WORKERS: '1' },
-    stdio: ['ignore', 'ignore', 'pipe'],
-  });
-  const [code] = await once(child, 'exit');
-  assert.equal(code, 1);
-  first.child.kill('SIGTERM');
-  assert.equal(await exitCode(first), 0);
 });
 
 test('of many connections that come while the service is held up, none is lost', {

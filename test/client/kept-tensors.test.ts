@@ -7,16 +7,22 @@ import {
   type KeptTensor,
   ServiceUnreachableError,
 } from 'loragrad-client';
-import { randomLayer } from '../support/client-problem.js';
+import { type Layer, randomLayer } from '../support/client-problem.js';
 import { countingProxy } from '../support/processes/counting-proxy.js';
 import { type RunningServer, startServer } from '../support/processes/server.js';
 
 const WIDTH = 32;
-const { weights, step } = randomLayer(16, WIDTH);
+const layer = randomLayer(16, WIDTH);
+const { weights, step } = layer;
 const WEIGHT_BYTES = 4 * WIDTH * WIDTH;
 
 type Kept = readonly [KeptTensor, KeptTensor, KeptTensor];
-const keep = (client: Client) => weights.map((weight) => client.keep(weight)) as unknown as Kept;
+const keep = (client: Client, { weights }: Layer = layer) =>
+  weights.map((weight) => client.keep(weight)) as unknown as Kept;
+
+let widths = WIDTH;
+/** A layer that no service has any tensor of. */
+const another = () => randomLayer(16, ++widths);
 
 /** A client that notes every request as 'PUT 201'. */
 function noting(url: string): { client: Client; seen: string[]; count(what: string): number } {
@@ -80,44 +86,43 @@ test('forgotten by the service: 409, sent again, repeated', async () => {
 });
 
 test('calls at the same time share one upload', async () => {
-  const fresh = await startServer();
-  const { client, count } = noting(fresh.url);
-  const kept = keep(client);
+  const layer = another();
+  const { client, count } = noting(server.url);
+  const kept = keep(client, layer);
   const answers = await Promise.all(
-    Array.from({ length: 6 }, () => client.gradient(step(1, kept))),
+    Array.from({ length: 6 }, () => client.gradient(layer.step(1, kept))),
   );
-  for (const answer of answers) assert.deepEqual(gradients(answer), gradients(plain));
+  const expected = gradients(await client.gradient(layer.step(1)));
+  for (const answer of answers) assert.deepEqual(gradients(answer), expected);
   assert.equal(count('PUT 201'), 3);
-  assert.equal(count('POST 200'), 6);
-  await fresh.close();
+  assert.equal(count('POST 200'), 7);
 });
 
 test('one call given up does not take the upload from the other', async () => {
-  const fresh = await startServer();
-  const client = new Client(fresh.url);
-  const kept = keep(client);
+  const layer = another();
+  const client = new Client(server.url);
+  const kept = keep(client, layer);
   const given = new AbortController();
-  const first = client.gradient(step(1, kept), { signal: given.signal });
-  const second = client.gradient(step(1, kept));
+  const first = client.gradient(layer.step(1, kept), { signal: given.signal });
+  const second = client.gradient(layer.step(1, kept));
   given.abort();
   await assert.rejects(first, { name: 'AbortError' });
-  assert.deepEqual(gradients(await second), gradients(plain));
-  await fresh.close();
+  assert.deepEqual(gradients(await second), gradients(await client.gradient(layer.step(1))));
 });
 
 test('an upload that failed is tried again by the next call', async () => {
-  const fresh = await startServer();
   let broken = true;
   const fetch: typeof globalThis.fetch = async (input, init) => {
     if (broken && init?.method === 'PUT') throw new TypeError('fetch failed');
     return globalThis.fetch(input, init);
   };
-  const client = new Client(fresh.url, { fetch, retries: 0 });
-  const kept = keep(client);
-  await assert.rejects(client.gradient(step(1, kept)), ServiceUnreachableError);
+  const layer = another();
+  const client = new Client(server.url, { fetch, retries: 0 });
+  const kept = keep(client, layer);
+  await assert.rejects(client.gradient(layer.step(1, kept)), ServiceUnreachableError);
   broken = false;
-  assert.deepEqual(gradients(await client.gradient(step(1, kept))), gradients(plain));
-  await fresh.close();
+  const expected = gradients(await client.gradient(layer.step(1)));
+  assert.deepEqual(gradients(await client.gradient(layer.step(1, kept))), expected);
 });
 
 test('a store with room for one of three: what had to make room travels with the request', async () => {

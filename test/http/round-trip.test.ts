@@ -25,7 +25,7 @@ import {
 } from '../support/wire/dialects.js';
 import { encodeValues, values } from '../support/wire/wire-tensor.js';
 
-const RUNS = 60;
+const RUNS = 20;
 const ACCEPTED = [MSGPACK, JSON_TYPE];
 
 let server: RunningServer;
