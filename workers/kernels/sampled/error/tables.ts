@@ -6,7 +6,7 @@ import type { Task } from '../../../job.js';
 import { type AttentionProblem, PROJECTIONS } from '../../../problem.js';
 import type { Tensor } from '../../../tensor/tensor.js';
 import type { Wasm } from '../../inner/instance.js';
-import { type Floats, packTransposed, rowsOf } from '../../inner/operands.js';
+import { packTransposed, rowsOf } from '../../inner/operands.js';
 import { Random } from '../../random.js';
 import { ROLES, sharedFloat32 } from '../../result.js';
 
@@ -101,24 +101,13 @@ export function runTable(task: TableTask, wasm: Wasm, checkpoint: () => void): n
     checkpoint();
     wasm.release(mark);
     const n = Math.min(TOKENS, last - token);
-    const rows = rowsOf(X, inputs, token, n);
-    if (!A) longest = Math.max(longest, longestRow(rows, inputs));
-    const x = wasm.put(rows);
+    const x = wasm.put(rowsOf(X, inputs, token, n));
+    if (!A) longest = Math.max(longest, wasm.fn.largest_norm(n, inputs, x));
     const y = wasm.allocFloats(n * width);
     wasm.fn.gemm(n, width, inputs, x, inputs, packed, y, width, false);
     table.data.set(wasm.f32(y, n * width), token * width);
   }
   return longest;
-}
-
-function longestRow(rows: Floats, width: number): number {
-  let longest = 0;
-  for (let at = 0; at < rows.length; at += width) {
-    let square = 0;
-    for (let k = at; k < at + width; k++) square += rows[k]! * rows[k]!;
-    longest = Math.max(longest, square);
-  }
-  return Math.sqrt(longest);
 }
 
 /** By role: the largest norm of a row of the inputs of attention states. */
