@@ -6,7 +6,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import type { Job } from '../../workers/job.js';
 import { digestJob } from '../../workers/tasks/digest.js';
 import { giveBack } from '../../workers/tasks/rest.js';
-import { type EncodedTensor, encodedTensor } from '../../workers/tensor/encoded.js';
+import { encodedTensor } from '../../workers/tensor/encoded.js';
 import { Lease } from '../../workers/tensor/shared-memory.js';
 import { Problem } from '../errors.js';
 import {
@@ -17,7 +17,6 @@ import {
 } from '../pool/executor.js';
 import { WorkerPool } from '../pool/worker-pool.js';
 import { type PhaseTimes, phaseClock, type Timings } from '../solver/phases.js';
-import { renderAnswer } from '../wire/answer-tree.js';
 import { encodeJson } from '../wire/json.js';
 import { encodeMsgpack } from '../wire/msgpack.js';
 import {
@@ -31,6 +30,7 @@ import {
   type ToEngine,
 } from './messages.js';
 import { Recorder } from './recorder.js';
+import { verdictOf } from './verdict.js';
 import { jobOf } from './work.js';
 
 const { pool: options, queue, load } = workerData as EngineData;
@@ -127,15 +127,12 @@ function* heartbeat(): Job<void> {
 }
 
 function write({ form, work }: Order, answer: object, timings: Timings): Omit<Done, 'intervals'> {
-  if (!form) return { answer, bytes: null, timings };
+  const verdict = verdictOf(answer);
+  if (!form) return { answer, verdict, bytes: null, timings };
   // A tensor on its own is the whole answer.
   const whole = work.kind === 'give' ? answer : { ...answer, timings_ms: timings, ...form.extra };
   const bytes = form.json ? encodeJson(whole, form.dialect) : encodeMsgpack(whole, form.dialect);
-  return {
-    answer: renderAnswer(answer, ({ dtype, shape }: EncodedTensor) => ({ dtype, shape })),
-    bytes: ownMemory(bytes),
-    timings,
-  };
+  return { answer: null, verdict, bytes: ownMemory(bytes), timings };
 }
 
 /** Small buffers are parts of a pool, which must not be given away. */

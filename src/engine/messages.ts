@@ -72,9 +72,20 @@ export interface ProgressReport {
   readonly fraction: number | null;
 }
 
+/** What the log and the metrics tell of an answer. */
+export interface Verdict {
+  readonly method: 'exact' | 'low_rank' | 'sampled';
+  readonly fallback: boolean;
+  readonly belowThreshold: boolean;
+  /** The largest upper limit of the error over the tensors of the answer; null: nothing was estimated. */
+  readonly largestError: number | null;
+}
+
 export interface Done {
-  /** The answer; where it was written, with dtype and shape in place of each tensor. */
+  /** null: it was written. */
   readonly answer: unknown;
+  /** null: it is no kernel's. */
+  readonly verdict: Verdict | null;
   /** The answer as the client gets it; null: it was wanted as a value. */
   readonly bytes: Uint8Array<ArrayBuffer> | null;
   readonly timings: Timings;

@@ -1,23 +1,13 @@
 /** What an operator sees of the answers: which kernel, on which side of the threshold, how large the errors. */
 import { Counter, Histogram, type Registry } from 'prom-client';
-import type { Answers, WorkKind } from '../../engine/work.js';
+import type { Verdict } from '../../engine/messages.js';
+import type { WorkKind } from '../../engine/work.js';
 
 /** Relative errors, from float32 rounding to none of the digits right. */
 const RATIOS = [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1];
 
-type Answer = Partial<Answers['gradient'] & Answers['forward']>;
-
-/** The largest upper limit of the error over the tensors of an answer; null: nothing was estimated. */
-function largestError(error: NonNullable<Answer['error']>): number | null {
-  const upper = Object.values(error).map(
-    ({ estimate }) => estimate?.upper ?? Number.NEGATIVE_INFINITY,
-  );
-  const largest = Math.max(...upper);
-  return Number.isFinite(largest) ? largest : null;
-}
-
 /** @returns the function that books an answer. */
-export function answerMetrics(registers: Registry[]): (kind: WorkKind, answer: object) => void {
+export function answerMetrics(registers: Registry[]): (kind: WorkKind, verdict: Verdict) => void {
   const labelNames = ['method', 'below_threshold'] as const;
   const gradients = new Counter({
     name: 'loragrad_gradients_total',
@@ -44,14 +34,11 @@ export function answerMetrics(registers: Registry[]): (kind: WorkKind, answer: o
     buckets: RATIOS,
     registers,
   });
-  return (kind, answer) => {
-    const { method, threshold, fallback, error } = answer as Answer;
-    if (!method || !threshold) return;
-    const labels = { method, below_threshold: String(threshold.below_threshold) };
+  return (kind, { method, belowThreshold, fallback, largestError }) => {
+    const labels = { method, below_threshold: String(belowThreshold) };
     if (kind === 'gradient') gradients.inc(labels);
     if (kind === 'forward') forwards.inc(labels);
     if (fallback) fallbacks.inc({ method });
-    const largest = error ? largestError(error) : null;
-    if (largest !== null) errors.observe({ method }, largest);
+    if (largestError !== null) errors.observe({ method }, largestError);
   };
 }

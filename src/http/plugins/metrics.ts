@@ -3,6 +3,7 @@ import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Engine } from '../../engine/engine.js';
+import type { Verdict } from '../../engine/messages.js';
 import type { WorkKind } from '../../engine/work.js';
 import { packageVersion } from '../../version.js';
 import { answerMetrics } from '../observability/answer-metrics.js';
@@ -25,7 +26,7 @@ export interface ServiceMetrics {
   /** Computations that were given up: client-gone or deadline-exceeded. */
   readonly cancelled: Counter<'reason'>;
   /** Books the method, the verdict and the errors of an answer. */
-  observeAnswer(kind: WorkKind, answer: object): void;
+  observeAnswer(kind: WorkKind, verdict: Verdict): void;
 }
 
 declare module 'fastify' {

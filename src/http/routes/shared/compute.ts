@@ -2,7 +2,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { AttentionLayer } from '../../../../workers/problem.js';
 import type { Engine } from '../../../engine/engine.js';
-import type { AnswerForm, Done } from '../../../engine/messages.js';
+import type { AnswerForm, Done, Verdict } from '../../../engine/messages.js';
 import { priceOf } from '../../../engine/price.js';
 import type { Answers, Work, WorkKind } from '../../../engine/work.js';
 import type { Problem } from '../../../errors.js';
@@ -80,8 +80,8 @@ async function computeAdmitted<Kind extends WorkKind>(
       // A phase that the job does not have took no time at all.
       if (phases[phase] > 0) app.metrics.phase.observe({ phase }, phases[phase] / 1000);
     }
-    app.metrics.observeAnswer(work.kind, done.answer);
-    note(request, work, done.answer);
+    if (done.verdict) app.metrics.observeAnswer(work.kind, done.verdict);
+    note(request, work, done.verdict);
     return done;
   } catch (error) {
     if (signal.aborted) {
@@ -125,10 +125,11 @@ export function written({ bytes }: Done): Uint8Array<ArrayBuffer> {
 }
 
 /** For the line of the log. */
-function note({ notes }: FastifyRequest, work: object, answer: object): void {
+function note({ notes }: FastifyRequest, work: object, verdict: Verdict | null): void {
   const { problem, layer = problem } = work as { problem?: AttentionLayer; layer?: AttentionLayer };
   if (layer) notes.dims = layer.dims;
-  const { method, fallback, threshold } = answer as Partial<Answers['gradient']>;
-  if (method) Object.assign(notes, { kernel: method, below_threshold: threshold?.below_threshold });
-  if (fallback) notes.fallback = true;
+  if (!verdict) return;
+  notes.kernel = verdict.method;
+  notes.below_threshold = verdict.belowThreshold;
+  if (verdict.fallback) notes.fallback = true;
 }
