@@ -12,8 +12,8 @@ import { assertNorms } from './norms.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';
 
-/** Errors this small, relative to the gradient, need no comparison. */
-const FLOOR = 2e-7;
+/** Errors of eight roundings, relative to the gradient, need no comparison: plain float32 has less on some problems, by luck. */
+const FLOOR = 5e-7;
 
 const builds = loadEvery();
 
@@ -37,7 +37,14 @@ function naiveOf({ gradients, inputs }: NaiveResult, name: string): Float32Array
   }
 }
 
-function check(problem: AttentionProblem, kind: AttentionKind | undefined, what: string): void {
+/** @returns the error of each gradient, in every build, over that of plain float32. */
+function check(
+  problem: AttentionProblem,
+  kind: AttentionKind | undefined,
+  what: string,
+  times = 3,
+): number[] {
+  const ratios: number[] = [];
   const truth = reference(problem, kind);
   const naive = naiveGradient(problem);
   const expected = named(truth);
@@ -52,12 +59,15 @@ function check(problem: AttentionProblem, kind: AttentionKind | undefined, what:
     assert.deepEqual([...named(answer).keys()].sort(), [...expected.keys()].sort());
     for (const [name, gradient] of named(answer)) {
       const truth = expected.get(name)!;
-      const allowed = 3 * distance(naiveOf(naive, name), truth) + FLOOR * norm(truth);
+      const naiveError = distance(naiveOf(naive, name), truth);
+      const allowed = times * naiveError + FLOOR * norm(truth);
       const error = distance(gradient, truth);
+      ratios.push(error / (naiveError || 1));
       assert.ok(error <= allowed, `${name}: ${error}, allowed ${allowed}, ${where}`);
     }
     assertNorms(answer.headNorms, truth.headNorms, where);
   }
+  return ratios;
 }
 
 const cases: Record<string, Omit<ProblemOptions, 'seed'> & { inputs?: AttentionKind }> = {
@@ -93,7 +103,9 @@ const cases: Record<string, Omit<ProblemOptions, 'seed'> & { inputs?: AttentionK
 };
 
 for (const [name, { inputs, ...options }] of Object.entries(cases)) {
-  test(`layer: ${name}`, () => check(randomProblem({ seed: 8, ...options }), inputs, name));
+  test(`layer: ${name}`, () => {
+    check(randomProblem({ seed: 8, ...options }), inputs, name);
+  });
 }
 
 test('layer: random shapes', (t) => {
@@ -101,6 +113,7 @@ test('layer: random shapes', (t) => {
   const next = uniform(seed);
   const integer = (low: number, high: number) => low + Math.floor(next() * (high - low + 1));
   const maybe = () => next() < 0.5;
+  const ratios: number[] = [];
   for (let round = 0; round < 12; round++) {
     const [keyValueHeads, batch] = [integer(1, 2), integer(1, 2)];
     const rotary = maybe() && (maybe() || 4);
@@ -123,6 +136,10 @@ test('layer: random shapes', (t) => {
     const kind = maybe() ? undefined : keyLength === queryLength && maybe() ? 'self' : 'cross';
     const what = JSON.stringify({ ...options, kind });
     t.diagnostic(what);
-    check(randomProblem(options), kind, what);
+    // One small problem is a lottery, as in exact/gradient.test.ts.
+    ratios.push(...check(randomProblem(options), kind, what, 15));
   }
+  ratios.sort((a, b) => a - b);
+  const median = ratios[Math.floor(ratios.length / 2)]!;
+  assert.ok(median < 2, `median of error over that of plain float32: ${median}, seed ${seed}`);
 });
