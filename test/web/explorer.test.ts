@@ -29,6 +29,8 @@ after(async () => {
 /** A page that must not complain, nor ask any other host. */
 async function open(url: string, context: BrowserContextOptions = {}) {
   const page = await browser.newPage({ viewport: { width: 1280, height: 1400 }, ...context });
+  // However busy the machine is.
+  page.setDefaultTimeout(120_000);
   const complaints: string[] = [];
   page.on('pageerror', (error) => complaints.push(error.message));
   page.on('console', (message) => {
@@ -46,7 +48,7 @@ async function open(url: string, context: BrowserContextOptions = {}) {
 async function compute(page: Page): Promise<void> {
   await page.getByRole('combobox', { name: 'Length L' }).selectOption('1024');
   await page.getByRole('button', { name: 'Compute' }).click();
-  await page.getByRole('status').filter({ hasText: 'Done in' }).waitFor({ timeout: 60_000 });
+  await page.getByRole('status').filter({ hasText: 'Done in' }).waitFor();
 }
 
 const LOOKS: Record<string, BrowserContextOptions> = {
@@ -117,7 +119,7 @@ test('by keyboard alone: choose, compute, read the numbers', options, async () =
     await page.keyboard.press('Tab');
   }
   await page.keyboard.press('Enter');
-  await page.getByRole('status').filter({ hasText: 'Done in' }).waitFor({ timeout: 60_000 });
+  await page.getByRole('status').filter({ hasText: 'Done in' }).waitFor();
   const numbers = page.getByRole('article', { name: 'Γ of each head' }).getByText('Numbers');
   await numbers.focus();
   await page.keyboard.press('Enter');
@@ -177,7 +179,7 @@ test('a dropped .npy file takes the place of the made hidden states', options, a
   await page.locator('.drop').dispatchEvent('drop', { dataTransfer: transfer });
   await page.getByText('states.npy takes the place').waitFor();
   await page.getByRole('button', { name: 'Compute' }).click();
-  await page.getByRole('status').filter({ hasText: 'Done in' }).waitFor({ timeout: 60_000 });
+  await page.getByRole('status').filter({ hasText: 'Done in' }).waitFor();
   const limit = Math.sqrt(Math.log(96)).toPrecision(3);
   await page.getByText(`√ln L = ${limit}`).first().waitFor();
   assert.deepEqual(complaints, []);
@@ -197,7 +199,7 @@ test('sweep: draws as it goes, and cancel stops it', options, async () => {
   const { page, complaints } = await open(`${server.url}/#sweep`);
   await page.getByRole('combobox', { name: 'Length L' }).selectOption('512');
   await page.getByRole('button', { name: 'Sweep' }).click();
-  await page.getByRole('article', { name: 'Time', exact: true }).waitFor({ timeout: 60_000 });
+  await page.getByRole('article', { name: 'Time', exact: true }).waitFor();
   const progress = page.getByRole('progressbar');
   while (Number(await progress.getAttribute('value')) < 3);
   await page.getByRole('button', { name: 'Cancel' }).last().click();
@@ -239,7 +241,7 @@ test('with keys: the page opens without one, asks for it, and hands it on', opti
     await field.fill(entered);
     await field.press('Enter');
   }
-  await page.getByRole('status').filter({ hasText: 'Done in' }).waitFor({ timeout: 60_000 });
+  await page.getByRole('status').filter({ hasText: 'Done in' }).waitFor();
   const gamma = page.getByRole('article', { name: 'Γ of each head' });
   await gamma.getByText('Request', { exact: true }).click();
   assert.match(
