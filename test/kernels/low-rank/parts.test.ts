@@ -112,7 +112,7 @@ test('the upper limits of problems in parts hold for at least 98 of 100 tensors'
   let [held, total] = [0, 0];
   let widest = 0;
   const tails = ['normal', 't4', 'few huge rows', 'one huge key'] as const;
-  for (let k = 0; k < 40; k++) {
+  for (let k = 0; k < 20; k++) {
     const problem = makeProblem({
       ...{ seed: 1000 * seed + k, batch: 1 + (k % 3), heads: 2, queryLength: 540 },
       ...{ keyLength: 200, d: [4, 8, 16][k % 3]!, deviation: [0.1, 0.3, 1][k % 3]! },
@@ -137,6 +137,6 @@ test('the upper limits of problems in parts hold for at least 98 of 100 tensors'
   t.diagnostic(
     `${held} of ${total} hold; at most ${widest.toPrecision(2)} times that of the whole`,
   );
-  assert.ok(total > 200);
+  assert.ok(total > 100);
   assert.ok(held >= 0.98 * total, `${held} of ${total}`);
 });
