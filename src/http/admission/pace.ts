@@ -35,7 +35,8 @@ export class Pace {
 }
 
 /**
- * Look every now and then.
+ * Look every now and then. A service that was held up itself finds its clock late and the bytes of that time not yet read:
+ * it reads first, and judges then.
  *
  * @param moved bytes that have moved since the beginning.
  * @returns what stops the watch.
@@ -46,14 +47,17 @@ export function watchPace(
   tooSlow: () => void,
 ): () => void {
   const pace = new Pace(limits, performance.now());
-  const timer = setInterval(
-    () => {
-      if (!pace.isTooSlow(moved(), performance.now())) return;
-      clearInterval(timer);
-      tooSlow();
-    },
-    Math.min(1000, limits.patienceMs / 2),
-  );
+  let isOver = false;
+  const look = () => {
+    if (isOver || !pace.isTooSlow(moved(), performance.now())) return;
+    stop();
+    tooSlow();
+  };
+  const timer = setInterval(() => setImmediate(look), Math.min(1000, limits.patienceMs / 2));
   timer.unref();
-  return () => clearInterval(timer);
+  const stop = () => {
+    isOver = true;
+    clearInterval(timer);
+  };
+  return stop;
 }

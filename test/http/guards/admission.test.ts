@@ -122,6 +122,19 @@ test('nothing is held on a promise: bodies that were announced and do not come k
   await until('loragrad_inflight_bytes', 0);
 });
 
+test('a client is not blamed for the time in which the service did not read', async () => {
+  const socket = connect(Number(new URL(server.url).port), '127.0.0.1');
+  const bytes = httpRequest('POST', '/gradient', { contentType: MSGPACK, bytes: body });
+  socket.write(bytes.subarray(0, -100));
+  await until('loragrad_inflight_bytes', body.length - 100);
+  socket.write(bytes.subarray(-100));
+  // The service is in this process: for longer than its patience nothing is read.
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2500);
+  const [answer] = await once(socket, 'data');
+  assert.match(String(answer), /^HTTP\/1.1 200 /);
+  socket.destroy();
+});
+
 test('a body that could never be let in is too large, not too much for now', async () => {
   const response = await post(Buffer.alloc(2 * LIMIT));
   assert.equal(response.status, 413);
