@@ -28,12 +28,12 @@ export interface ChoiceTask extends Task<SampledPlan> {
 const LIMIT = 1.3;
 /**
  * Between what two blocks add to a gradient, as directions: the more blocks, the more its norm is above that of unrelated ones.
- * Looks at a few blocks cannot tell it. Of trained layers one in four has less, and then there is a second run: with more hope
- * that is dearer, with less the first run is.
+ * Looks at a few blocks cannot tell it; of trained layers few have less. With more hope second runs cost more than first
+ * ones save, since near keys, proxies and measured blocks are theirs again (docs/method/sampled.md).
  */
-const CORRELATION = 0.015;
+const CORRELATION = 0.006;
 /** How many plans miss their tolerance, about, and what share of the keys is then drawn once more. */
-const [MISSED, MORE] = [0.25, 0.5];
+const [MISSED, MORE] = [0.1, 0.5];
 /** Keys of a block in the mean: fewer leave bars without meaning. */
 const FEWEST_DRAWN = 8;
 /** More coordinates are taken where they divide a head's variance by so much, when the number of keys is given. */
