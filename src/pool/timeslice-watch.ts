@@ -4,7 +4,7 @@ export interface WatchOptions {
   /** The worker counts it up as long as it lives: whenever it asks whether it is to stop. */
   readonly beat: Int32Array;
   readonly overdueMs: number;
-  /** Longest time without a beat. */
+  /** Longest time without a beat, of that in which it was watched. */
   readonly hungMs: number;
   /** Whether the timeslice was given up. */
   readonly stopped: () => boolean;
@@ -26,19 +26,26 @@ export function watchTimeslice(options: WatchOptions): TimesliceWatch {
   let overdue = false;
   let ended = false;
   let timer: NodeJS.Timeout;
-  const look = (last: number, since: number, stoppedSince: number) => {
+  const every = Math.min(LOOK_MS, hungMs / 4);
+  let [last, looked] = [0, 0];
+  // Time in which nobody looked is no evidence: this thread was held up, or all of the process was.
+  let [silent, given] = [0, 0];
+  const look = () => {
     const now = performance.now();
     const count = Atomics.load(beat, 0);
-    const alive = count === last ? since : now;
-    const given = stopped() ? Math.min(stoppedSince, now) : Number.POSITIVE_INFINITY;
+    const passed = Math.min(now - looked, 2 * every);
+    silent = count === last ? silent + passed : 0;
+    given = stopped() ? given + passed : 0;
+    [last, looked] = [count, now];
     if (ended) return;
-    if (now - alive > hungMs || now - given > STOPPED_MS) onHung();
-    else timer = setTimeout(look, Math.min(LOOK_MS, hungMs / 4), count, alive, given);
+    if (silent > hungMs || given > STOPPED_MS) onHung();
+    else timer = setTimeout(look, every);
   };
   timer = setTimeout(() => {
     overdue = true;
     onOverdue();
-    look(Atomics.load(beat, 0), performance.now(), Number.POSITIVE_INFINITY);
+    [last, looked] = [Atomics.load(beat, 0), performance.now()];
+    look();
   }, overdueMs);
   return {
     get overdue() {

@@ -56,3 +56,27 @@ test('a worker that beats is overdue and never hung; a turn that ends is neither
   ended.stop();
   assert.equal(ended.overdue, false);
 });
+
+test('a process that was held up does not take its workers for hung', async () => {
+  const beat = cell();
+  let looks = 0;
+  await new Promise<void>((resolve) => {
+    const watch = watchTimeslice({
+      beat,
+      overdueMs: 1,
+      hungMs: 40,
+      // Asked at every look, after which the worker beats, unless all is held up.
+      stopped: () => {
+        if (++looks === 3) setTimeout(() => Atomics.wait(cell(), 0, 0, 100), 1);
+        else beat[0]++;
+        if (looks === 20) {
+          watch.stop();
+          resolve();
+        }
+        return false;
+      },
+      onOverdue: () => {},
+      onHung: () => assert.fail('it was alive'),
+    });
+  });
+});
