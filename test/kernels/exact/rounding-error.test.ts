@@ -6,6 +6,7 @@ import {
   type AttendedRows,
   contributionsOf,
 } from '../../../workers/kernels/estimate/contributions.js';
+import { addDraws, makeErrorSums } from '../../../workers/kernels/estimate/estimate.js';
 import { exactRows } from '../../../workers/kernels/estimate/exact-rows.js';
 import { InputPasses } from '../../../workers/kernels/estimate/input-passes.js';
 import { RotatedKeyRows } from '../../../workers/kernels/estimate/rotated-keys.js';
@@ -21,7 +22,7 @@ import { referenceForwardJob } from '../../../workers/kernels/reference/forward.
 import { runReferenceTask } from '../../../workers/kernels/reference/operations.js';
 import type { AttentionProblem, Rotary } from '../../../workers/problem.js';
 import { assertLimits } from '../../support/confidence.js';
-import { testSeed } from '../../support/random.js';
+import { testSeed, uniform } from '../../support/random.js';
 import { assertNorms } from '../norms.js';
 import { type ProblemOptions, randomProblem } from '../problems.js';
 import { distance, named, norm, reference } from '../run.js';
@@ -91,6 +92,43 @@ test('the float64 contributions of all rows add up to the gradients', () => {
     for (const [name, total] of totals) {
       assert.ok(distance(total, expected.get(name)!) <= 1e-12 * norm(total), name);
     }
+  }
+});
+
+test('draws are booked as the differences of their matrices, however little is left of them', () => {
+  const random = uniform(testSeed());
+  const [m, a, b, draws] = [5, 3, 7, 9];
+  const offsets = [0, a * b, 0, 0, a * b];
+  const numbers = (n: number) => Float64Array.from({ length: n }, () => random() - 0.5);
+  const drawn = offsets.map(() => ({ probability: 0.1 + random() }));
+  for (const off of [1, 2 ** -26]) {
+    const exact = { u: numbers(m * a), v: numbers(m * b), offsets };
+    const [du, dv] = [numbers(m * a), numbers(m * b)];
+    const used = {
+      u: exact.u.map((x, k) => x - off * du[k]),
+      v: exact.v.map((x, k) => x - off * dv[k]),
+      offsets,
+    };
+    const sums = makeErrorSums(2 * a * b);
+    wasm.reset();
+    const rows = offsets.map((_, k) => k);
+    addDraws(sums, rows, drawn, exact, used, draws, new InputPasses(wasm, () => {}));
+    const error = new Float64Array(2 * a * b);
+    let variance = 0;
+    offsets.forEach((offset, k) => {
+      for (let i = 0; i < a; i++) {
+        for (let c = 0; c < b; c++) {
+          // u v - (u - off du) (v - off dv)
+          const [x, y] = [du[k * a + i], dv[k * b + c]];
+          const delta = off * (x * exact.v[k * b + c] + y * exact.u[k * a + i] - off * x * y);
+          error[offset + i * b + c] += delta / drawn[k].probability / draws;
+          variance += (delta / drawn[k].probability) ** 2 / (draws * (draws - 1));
+        }
+      }
+    });
+    assert.ok(distance(sums.error, error) <= 1e-6 * norm(error));
+    assert.ok(Math.abs(sums.totals[0] - variance) <= 1e-6 * variance);
+    assert.equal(sums.totals[1], m);
   }
 });
 
