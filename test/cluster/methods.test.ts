@@ -19,7 +19,7 @@ import { withoutStore } from './store.js';
 
 const seed = testSeed();
 const { signal } = new AbortController();
-const size = { batch: 2, heads: 4, keyValueHeads: 2, queryLength: 700 };
+const size = { batch: 2, heads: 4, keyValueHeads: 2, queryLength: 400 };
 const problem = randomProblem({ ...size, spread: 0.5, causal: true, seed });
 const [, heads, rows] = everyCut(problem, false);
 
