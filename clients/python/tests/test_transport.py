@@ -26,11 +26,13 @@ def waits(monkeypatch):
 
 
 def test_busy_answers_are_waited_out(contract, waits):
-    contract.script = [BUSY, (503, {"Retry-After": formatdate(time.time() + 20, usegmt=True)})]
+    start = time.time()
+    contract.script = [BUSY, (503, {"Retry-After": formatdate(start + 20, usegmt=True)})]
     assert Client(contract.url).limits()
     first, second = waits
     assert first == 1
-    assert 15 < second <= 20
+    # A date has no fractions of a second, and some time has passed.
+    assert 19 - (time.time() - start) <= second <= 20
 
 
 def test_without_retry_after_the_waits_grow(contract, waits):
@@ -123,13 +125,12 @@ def test_a_service_that_was_there_is_waited_for(waits):
     assert len(waits) == 8 and sum(waits) > 30
 
 
-def test_a_silent_service_times_out_and_is_not_asked_again():
+def test_a_silent_service_times_out_and_is_not_asked_again(waits):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        start = time.monotonic()
         with pytest.raises(ServiceUnreachable, match=r"0\.3 s"):
             Client(url, timeout=0.3).limits()
-        assert time.monotonic() - start < 2
+    assert not waits
 
 
 def test_an_early_refusal_of_a_big_body_is_understood():
