@@ -59,14 +59,20 @@ function missed(structure: StructureName, seed: number): string[] {
 }
 
 const seed = testSeed();
+let missedAtFirst = 0;
 for (const [k, structure] of STRUCTURE_NAMES.entries()) {
   test(`limits of both kernels hold: ${structure}`, (t) => {
     let found: string[] = [];
     for (let draw = 0; draw < DRAWS; draw++) {
       found = missed(structure, seed + k + 1000 * draw);
       if (found.length === 0) return;
+      if (draw === 0) missedAtFirst++;
       for (const one of found) t.diagnostic(one);
     }
     assert.fail(found.join('; '));
   });
 }
+
+test('most structures need no second problem', () => {
+  assert.ok(missedAtFirst <= STRUCTURE_NAMES.length / 3, `${missedAtFirst}`);
+});
