@@ -10,11 +10,10 @@ import type { ErrorEstimate } from '../../estimate/estimate.js';
 import { exactRows } from '../../estimate/exact-rows.js';
 import { InputPasses } from '../../estimate/input-passes.js';
 import { meanError } from '../../estimate/mean.js';
-import { sampleRows } from '../../estimate/rows.js';
 import type { Wasm } from '../../inner/instance.js';
 import { slice } from '../../inner/operands.js';
 import { takePart } from '../../parts/take.js';
-import { familiesOf, headsOfWave } from '../tasks.js';
+import { drawRows } from '../tasks.js';
 import { type Draw, type KernelRows, kernelRows } from './kernel-rows.js';
 
 const NAMES = ['query', 'key', 'value', 'sinks'] as const;
@@ -50,15 +49,7 @@ export function stateSampleTasks(
   seed: number,
   tasks: number,
 ): StateSampleTask[] {
-  const { queryLength } = plan.problem.dims;
-  const heads = headsOfWave(plan, wave);
-  const rows = heads.length * queryLength;
-  const draws = sampleRows(familiesOf(workspace, rows), rows, count, seed + wave)
-    .sort((a, b) => a.index - b.index)
-    .map(({ index, ...row }): Draw => {
-      const head = heads[Math.floor(index / queryLength)]!;
-      return { partition: { ...head, partition: 0 }, row: index % queryLength, ...row };
-    });
+  const draws = drawRows(plan, workspace, wave, count, seed);
   const headGroups = [...new Set(draws.map(({ partition }) => partition.headGroup))];
   return Array.from({ length: tasks }, (_, k) =>
     draws.filter(({ partition }) => headGroups.indexOf(partition.headGroup) % tasks === k),
