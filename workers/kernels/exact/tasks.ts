@@ -247,8 +247,11 @@ export function* fullStages(
 }
 
 /** What the rows of a wave carry, by which they are drawn. */
-function familiesOf({ normG, normS, normQS }: Workspace, rows: number): Float64Array[] {
-  return [normG, normS, normQS].map((norms) => Float64Array.from(norms.subarray(0, rows)));
+function familiesOf(workspace: Workspace, rows: number): Float64Array[] {
+  const { normG, normS, normQS, normSink } = workspace;
+  return [normG, normS, normQS, normSink].map((norms) =>
+    Float64Array.from(norms.subarray(0, rows)),
+  );
 }
 
 /** Rows of a wave in their order. @param size of a cluster; absent: there are none. */

@@ -62,6 +62,26 @@ export function roundingError(plan: ExactPlan, logit: number): number {
 
 /** A logit is rounded to float32, and its weight is off by as much of itself as the logit in numbers. */
 const LOGIT_ROUNDING = 2 ** -24;
+/** Roundings that a logit is off by at most: it is a sum of products of sums. A gradient of many rows averages over them. */
+const ROUNDINGS = 8;
+
+/** Of the rows of a softmax, by what they carry: by how much more than one rounding a gradient is off. */
+export class Concentration {
+  #sum = 0;
+  #squares = 0;
+
+  add(carried: Float32Array): void {
+    for (const x of carried) {
+      this.#sum += x;
+      this.#squares += x * x;
+    }
+  }
+
+  /** As independent errors of so many rows add up; a few rows make all of it where the softmax is saturated. */
+  get roundings(): number {
+    return this.#sum > 0 ? Math.max(1, (ROUNDINGS * Math.sqrt(this.#squares)) / this.#sum) : 1;
+  }
+}
 
 /**
  * beta |q| |k| of the longest queries and keys of a wave. A cap c lets no logit x exceed it, but its slope 1 - tanh^2(x / c),

@@ -9,8 +9,8 @@ import type { Cut } from '../../parts/cut.js';
 import { seedOf, shareOf } from '../../parts/take.js';
 import { type InputGradients, type ParameterGradients, ROLES, tensorsOf } from '../../result.js';
 import type { FullTask } from '../full.js';
-import { fitsOneTask, sampleTasks } from '../tasks.js';
-import { largestLogit, roundingError, type Samples } from './estimate.js';
+import { fitsOneTask, headsOfWave, sampleTasks } from '../tasks.js';
+import { Concentration, largestLogit, roundingError, type Samples } from './estimate.js';
 import type { DrawnSizes, SampleTask } from './sample.js';
 import {
   addErrors,
@@ -63,6 +63,7 @@ export class RowSamples {
   readonly #sizes: DrawnSizes[][] = [];
   readonly #states: { draws: number; errors: DrawnErrors }[] = [];
   readonly #squares: { -readonly [Name in keyof Samples['squares']]: number } = {};
+  readonly #concentration = new Concentration();
   #logit = 0;
 
   constructor(
@@ -88,6 +89,8 @@ export class RowSamples {
     const [plan, workspace, draws] = [this.#plan, this.#workspace, this.#draws];
     const { batch, keyValueHeads } = plan.problem.dims;
     this.#logit = Math.max(this.#logit, largestLogit(plan, workspace));
+    const rows = headsOfWave(plan, wave).length * plan.problem.dims.queryLength;
+    this.#concentration.add(workspace.normS.subarray(0, rows));
     if (!draws) return [];
     const share = plan.waves[wave]!.length / (batch * keyValueHeads);
     const count = Math.max(LEAST_DRAWS, Math.ceil(draws.rows * share));
@@ -123,7 +126,7 @@ export class RowSamples {
     return {
       sums: this.#sums.slice(0, 1),
       ...{ sizes: this.#sizes, states: this.#states, squares: { ...this.#squares, ...ofSinks } },
-      rounding: roundingError(this.#plan, this.#logit),
+      rounding: roundingError(this.#plan, this.#concentration.roundings * this.#logit),
     };
   }
 }
