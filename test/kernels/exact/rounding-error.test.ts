@@ -26,6 +26,7 @@ import { testSeed, uniform } from '../../support/random.js';
 import { assertNorms } from '../norms.js';
 import { type ProblemOptions, randomProblem } from '../problems.js';
 import { distance, named, norm, reference } from '../run.js';
+import { makeStructured, STRUCTURE_NAMES } from '../structures.js';
 
 const wasm = loadWasm();
 
@@ -230,4 +231,24 @@ test('a gradient that vanishes has no error', () => {
   const { errors } = runJob(job, (task, cancelled) => runExactTask(task, wasm, cancelled));
   assert.equal(errors!['q_proj.lora_A']!.upper, 0);
   assert.ok(errors!['q_proj.lora_B']!.upper > 0);
+});
+
+test('where the softmax is saturated the few rows that make a gradient are in its limit, drawn or not', () => {
+  const seed = 461491507;
+  const problem = makeStructured(
+    {
+      ...{ seed: seed + STRUCTURE_NAMES.indexOf('saturated softmax'), deviation: 0.3 },
+      ...{ queryLength: 640, keyLength: 200, d: 8 },
+    },
+    'saturated softmax',
+  );
+  const estimate = { rows: rowsForEstimate(problem), seed };
+  const job = exactJob(problem, { attentionOutput: false, estimate });
+  const { errors, ...got } = runJob(job, (task, cancelled) => runExactTask(task, wasm, cancelled));
+  const truth = named(reference(problem));
+  for (const [name, gradient] of named(got)) {
+    const error = distance(gradient, truth.get(name)!) / norm(truth.get(name)!);
+    const { upper } = errors![name]!;
+    assert.ok(error <= upper, `${name}: ${error} above ${upper}`);
+  }
 });
