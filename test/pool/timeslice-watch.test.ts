@@ -3,6 +3,32 @@ import { test } from 'node:test';
 import { watchTimeslice } from '../../src/pool/timeslice-watch.js';
 
 const cell = () => new Int32Array(new SharedArrayBuffer(4));
+const hung = () => assert.fail('it was alive');
+
+/** Twenty looks at a worker that is overdue. @param onLook what happens after each of them. */
+async function lives(onLook: (beat: Int32Array, look: number) => void): Promise<void> {
+  const beat = cell();
+  let looks = 0;
+  await new Promise<void>((resolve) => {
+    const watch = watchTimeslice({
+      beat,
+      overdueMs: 1,
+      hungMs: 40,
+      // Asked at every look.
+      stopped: () => {
+        onLook(beat, ++looks);
+        if (looks === 20) {
+          watch.stop();
+          assert.ok(watch.overdue);
+          resolve();
+        }
+        return false;
+      },
+      onOverdue: () => {},
+      onHung: hung,
+    });
+  });
+}
 
 test('a worker without a beat is overdue first, then hung', async () => {
   const seen: string[] = [];
@@ -23,28 +49,7 @@ test('a worker without a beat is overdue first, then hung', async () => {
 });
 
 test('a worker that beats is overdue and never hung; a turn that ends is neither', async () => {
-  const beat = cell();
-  const hung = () => assert.fail('it was alive');
-  let looks = 0;
-  await new Promise<void>((resolve) => {
-    const watch = watchTimeslice({
-      beat,
-      overdueMs: 1,
-      hungMs: 40,
-      // Asked at every look.
-      stopped: () => {
-        beat[0]++;
-        if (++looks === 20) {
-          watch.stop();
-          assert.ok(watch.overdue);
-          resolve();
-        }
-        return false;
-      },
-      onOverdue: () => {},
-      onHung: hung,
-    });
-  });
+  await lives((beat) => beat[0]++);
   const ended = watchTimeslice({
     beat: cell(),
     overdueMs: 1,
@@ -58,25 +63,8 @@ test('a worker that beats is overdue and never hung; a turn that ends is neither
 });
 
 test('a process that was held up does not take its workers for hung', async () => {
-  const beat = cell();
-  let looks = 0;
-  await new Promise<void>((resolve) => {
-    const watch = watchTimeslice({
-      beat,
-      overdueMs: 1,
-      hungMs: 40,
-      // Asked at every look, after which the worker beats, unless all is held up.
-      stopped: () => {
-        if (++looks === 3) setTimeout(() => Atomics.wait(cell(), 0, 0, 100), 1);
-        else beat[0]++;
-        if (looks === 20) {
-          watch.stop();
-          resolve();
-        }
-        return false;
-      },
-      onOverdue: () => {},
-      onHung: () => assert.fail('it was alive'),
-    });
+  await lives((beat, look) => {
+    if (look === 3) setTimeout(() => Atomics.wait(cell(), 0, 0, 100), 1);
+    else beat[0]++;
   });
 });

@@ -22,7 +22,7 @@ export function assertLimits(ratios: readonly number[], what: string): void {
   const missed = ratios.filter((ratio) => !(ratio <= 1));
   assert.ok(
     missed.length < tooMany(ratios.length),
-    `${what}: ${missed} of ${ratios.length} missed`,
+    `${what}: ${missed.length} of ${ratios.length} missed`,
   );
   const worst = Math.max(...ratios);
   assert.ok(worst < FAR_BEYOND, `${what}: ${worst} times the limit`);

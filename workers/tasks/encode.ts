@@ -1,6 +1,7 @@
 /** Results become bytes of the dtype that they are answered in. */
 
 import type { Job, Task } from '../job.js';
+import { frobenius } from '../kernels/estimate/estimate.js';
 import type { Dtype } from '../tensor/dtype.js';
 import { ITEM_SIZE } from '../tensor/dtype.js';
 import { type EncodedTensor, encodedTensor } from '../tensor/encoded.js';
@@ -61,9 +62,7 @@ const LARGE = 2 ** -100;
 /** Relative error of numbers so small that float32 held few digits of them on the way. */
 function underflow(computed: Numbers): number {
   if (computed.some((x) => Math.abs(x) >= LARGE)) return 0;
-  let square = 0;
-  for (let k = 0; k < computed.length; k++) square += computed[k]! ** 2;
-  const norm = Math.sqrt(square);
+  const norm = frobenius(computed);
   return norm > 0 ? (STEPS * STEP * Math.sqrt(computed.length)) / norm : 0;
 }
 

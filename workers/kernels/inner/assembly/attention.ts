@@ -14,7 +14,7 @@
  * Everything is float32 and row-major, but for Q and G of the block, which lie in panels of 16 rows
  * as `pack_transposed` makes them.
  */
-import { madd, product } from './tile';
+import { madd, product, promoteHigh } from './tile';
 import { addBias, boundedExponentials, exponentials, softcap } from './softmax';
 
 /** Query rows of a block, and keys of a tile. The caller's layouts rely on both. */
@@ -210,8 +210,7 @@ function addWeights(cols: i32, x: usize, sum: usize): void {
 @inline
 function addTo(at: usize, x: v128): void {
   v128.store(at, f64x2.add(v128.load(at), f64x2.promote_low_f32x4(x)));
-  const high = v128.shuffle<f32>(x, x, 2, 3, 2, 3);
-  v128.store(at, f64x2.add(v128.load(at, 16), f64x2.promote_low_f32x4(high)), 16);
+  v128.store(at, f64x2.add(v128.load(at, 16), promoteHigh(x)), 16);
 }
 
 /** O^T (dv, ROWS) += V_tile^T E_tile. */

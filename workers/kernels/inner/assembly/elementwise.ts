@@ -1,5 +1,5 @@
 /** Exponentials and other passes over vectors. Addresses in bytes, n in elements. */
-import { madd } from './tile';
+import { madd, promoteHigh } from './tile';
 
 /** Adding it rounds to an integer, which then stands in the low bits of the sum: 1.5 * 2^23. */
 const MAGIC: f32 = 12582912;
@@ -105,7 +105,7 @@ export function sum_parts(
       for (let p = 0; p < parts; p++, from += step) {
         const four = v128.load(from);
         low = f64x2.add(low, f64x2.promote_low_f32x4(four));
-        high = f64x2.add(high, f64x2.promote_low_f32x4(v128.shuffle<f32>(four, four, 2, 3, 2, 3)));
+        high = f64x2.add(high, promoteHigh(four));
       }
       v128.store(out, v128.shuffle<f32>(f32x4.demote_f64x2_zero(low), f32x4.demote_f64x2_zero(high), 0, 1, 4, 5));
     }

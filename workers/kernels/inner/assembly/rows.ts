@@ -1,5 +1,5 @@
 /** Sums, moves and products of rows. Addresses in bytes, sizes in elements. */
-import { madd } from './tile';
+import { madd, promoteHigh } from './tile';
 
 /** Address of element i of float32 numbers. */
 // @ts-ignore: decorator
@@ -14,8 +14,7 @@ export function fold(n: i32, block: usize, sums: usize): void {
     const x = v128.load(at(block, i));
     const to = sums + (<usize>i << 3);
     v128.store(to, f64x2.add(v128.load(to), f64x2.promote_low_f32x4(x)));
-    const high = v128.shuffle<f32>(x, x, 2, 3, 2, 3);
-    v128.store(to, f64x2.add(v128.load(to, 16), f64x2.promote_low_f32x4(high)), 16);
+    v128.store(to, f64x2.add(v128.load(to, 16), promoteHigh(x)), 16);
     v128.store(at(block, i), f32x4.splat(0));
   }
 }

@@ -1,6 +1,6 @@
 /** Passes of the low-rank kernel at the full width of a head. Addresses in bytes, sizes in elements. */
 import { at } from './rows';
-import { madd } from './tile';
+import { madd, promoteHigh } from './tile';
 
 /** out[f, i] = x[f, i] scale[i] for x, out (features, rows), rows a multiple of 4; out may be x. */
 export function scale_columns(features: i32, rows: i32, x: usize, scale: usize, out: usize): void {
@@ -30,26 +30,15 @@ export function column_dots(features: i32, rows: i32, a: usize, b: usize, out: u
 // @ts-ignore: decorator
 @inline
 function turned(u: v128, c: v128, v: v128, s: v128): v128 {
-  return v128.shuffle<f32>(
-    f32x4.demote_f64x2_zero(lowTurned(u, c, v, s)),
-    f32x4.demote_f64x2_zero(lowTurned(high(u), high(c), high(v), high(s))),
-    0, 1, 4, 5,
-  );
-}
-
-// @ts-ignore: decorator
-@inline
-function lowTurned(u: v128, c: v128, v: v128, s: v128): v128 {
-  return f64x2.sub(
+  const low = f64x2.sub(
     f64x2.mul(f64x2.promote_low_f32x4(u), f64x2.promote_low_f32x4(c)),
     f64x2.mul(f64x2.promote_low_f32x4(v), f64x2.promote_low_f32x4(s)),
   );
-}
-
-// @ts-ignore: decorator
-@inline
-function high(x: v128): v128 {
-  return v128.shuffle<f32>(x, x, 2, 3, 2, 3);
+  const high = f64x2.sub(
+    f64x2.mul(promoteHigh(u), promoteHigh(c)),
+    f64x2.mul(promoteHigh(v), promoteHigh(s)),
+  );
+  return v128.shuffle<f32>(f32x4.demote_f64x2_zero(low), f32x4.demote_f64x2_zero(high), 0, 1, 4, 5);
 }
 
 /**

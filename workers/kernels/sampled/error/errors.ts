@@ -124,10 +124,14 @@ function unseenShares(runs: readonly MeasuredRun[]): Partial<Record<Role, number
  * @param ofNorm relative variance of the square that both are divided by.
  */
 function squareOfError(runs: readonly RunErrors[], name: string, ofNorm: number) {
-  const blocks = runs.flatMap((run) => errorsOf(run, name));
+  const byRun = runs.map((run) => errorsOf(run, name));
+  const blocks = byRun.flat();
   const variance = blocks.reduce((sum, { square, probability }) => sum + square / probability, 0);
   if (!(variance > 0)) return { variance: 0, limit: 0 };
-  const ofEstimate = runs.reduce((sum, run) => sum + scatterOf(run, name), 0);
+  const ofEstimate = byRun.reduce(
+    (sum, mine, k) => sum + scatterOf(mine, runs[k]!.blocks.length),
+    0,
+  );
   const own = blocks.reduce((sum, { square, probability }) => sum + square ** 2 / probability, 0);
   let pairs = 0;
   for (let b = 0; b < blocks.length; b++) {
@@ -151,10 +155,9 @@ function errorsOf({ share, blocks }: RunErrors, name: string) {
   });
 }
 
-/** Var V of a run, whose blocks are chosen by themselves. */
-function scatterOf(run: RunErrors, name: string): number {
-  const terms = errorsOf(run, name).map(({ square, probability }) => square / probability);
-  const n = run.blocks.length;
+/** Var V of a run, whose n blocks are chosen by themselves. */
+function scatterOf(errors: ReturnType<typeof errorsOf>, n: number): number {
+  const terms = errors.map(({ square, probability }) => square / probability);
   const sum = terms.reduce((all, x) => all + x, 0);
   const squares = terms.reduce((all, x) => all + x * x, 0);
   return n === 0 ? 0 : (Math.max(0, squares - sum ** 2 / n) * n) / Math.max(1, n - 1);
