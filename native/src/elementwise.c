@@ -10,7 +10,7 @@
  */
 static void exponential(float *x) {
   vf v = larger(constant(-87.f), load(x));
-  v = -larger(constant(-88.f), -v);
+  v = smaller(constant(88.f), v);
   const vf t = v * constant(1.44269504f) + constant(ROUNDING);
   const vf m = t - constant(ROUNDING);
   vf f = v - m * constant(0.693359375f);

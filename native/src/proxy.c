@@ -26,7 +26,7 @@ static const float EXPONENT = 8388608.f;    /* of an exponent that is larger by 
 /* 2^(factor x), `largest` in bits at most. */
 INLINE vf line(vf x, float factor, float largest) {
   const vf bits = x * constant(factor * EXPONENT) + constant(ONE_BITS - OFF_BITS);
-  return (vf)__builtin_convertvector(larger(-larger(-bits, constant(-largest)), zero()), vi);
+  return (vf)__builtin_convertvector(larger(smaller(bits, constant(largest)), zero()), vi);
 }
 
 /* to (key, vector) = s + share v for a panel x and `keys` rows of z. */
@@ -36,7 +36,7 @@ INLINE void logits(const int keys, int c, const float *x, const float *z, float 
   UNROLL for (int j = 0; j < keys; j++)
     UNROLL for (int v = 0; v < VECTORS; v++) {
       const vf product = load(row + 16 + v * W) * constant(z[(long)j * width + c + 1]);
-      const vf variance = -larger(-product, constant(-LARGEST_VARIANCE));
+      const vf variance = smaller(product, constant(LARGEST_VARIANCE));
       to[j][v] = load(row + v * W) + constant(z[(long)j * width + c]) + variance * constant(share);
     }
   for (int k = 0; k < c; k++) {
