@@ -64,16 +64,30 @@ export function keysOfRows(layer: Masked, batchItem: number, rows: Range): Range
   };
 }
 
-/** Rows that see a key. */
-export function rowsOfKey(layer: Masked, batchItem: number, key: number): Range {
+/** Rows [from, to) that see a key, of as many keys from `first` on as there is room for. */
+export function rowsOfKeys(
+  layer: Masked,
+  batchItem: number,
+  first: number,
+  from: Int32Array,
+  to: Int32Array,
+): void {
   const { left, right } = layer.mask;
   const keys = keysOf(layer, batchItem);
-  if (key < keys.first || key >= keys.last) return { first: 0, last: 0 };
-  const sequence = sequenceOf(layer, batchItem, key);
   const offset = offsetOf(layer);
-  const first = Math.max(offset, sequence.first, key - right) - offset;
-  const last = Math.min(sequence.last - offset, layer.dims.queryLength, key + left + 1 - offset);
-  return { first, last: Math.max(first, last) };
+  const end = Math.min(keys.last, first + from.length);
+  from.fill(0);
+  to.fill(0);
+  for (let key = Math.max(keys.first, first); key < end; ) {
+    const sequence = sequenceOf(layer, batchItem, key);
+    const earliest = Math.max(offset, sequence.first) - offset;
+    const latest = Math.min(sequence.last - offset, layer.dims.queryLength);
+    for (const last = Math.min(end, sequence.last); key < last; key++) {
+      const row = Math.max(earliest, key - right - offset);
+      from[key - first] = row;
+      to[key - first] = Math.max(row, Math.min(latest, key + left + 1 - offset));
+    }
+  }
 }
 
 /** Pairs (row, key) that are seen, in one head of a batch item. */

@@ -1,5 +1,5 @@
 /** Where the attention stage keeps its matrices in WebAssembly memory. */
-import { keysOf, rowsOfKey, seesAll } from '../../mask.js';
+import { keysOf, rowsOfKeys, seesAll } from '../../mask.js';
 import {
   BLOCK_BYTES,
   type Block,
@@ -186,11 +186,7 @@ export function loadWindow(
   if (plan.full.dQ && fields.us !== fields.k) copyRows(wasm, K, d, fields.us, ps, count);
   if (fields.from === 0) return;
   const [from, to] = [wasm.i32(fields.from, count), wasm.i32(fields.to, count)];
-  for (let j = 0; j < count; j++) {
-    const rows = rowsOfKey(plan.problem, partition.headGroup.batchItem, first + j);
-    from[j] = rows.first;
-    to[j] = rows.last;
-  }
+  rowsOfKeys(plan.problem, partition.headGroup.batchItem, first, from, to);
 }
 
 /**

@@ -30,9 +30,11 @@ const AT_ONCE = 2 ** 18;
 export function runBlocks({ additions }: BlocksTask, cancelled: Cancelled): null {
   let elements = 0;
   for (const { to, from, rows, columns } of additions) {
+    const { data: y } = to;
+    const { data: x } = from;
     for (let i = 0; i < rows; i++) {
-      const [y, x] = [to.at + i * to.pitch, from.at + i * from.pitch];
-      for (let c = 0; c < columns; c++) to.data[y + c]! += from.data[x + c]!;
+      const end = to.at + i * to.pitch + columns;
+      for (let k = end - columns, l = from.at + i * from.pitch; k < end; k++, l++) y[k]! += x[l]!;
       elements += columns;
       if (elements < AT_ONCE) continue;
       elements = 0;
