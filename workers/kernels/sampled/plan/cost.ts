@@ -40,7 +40,7 @@ export function rowCost(layer: AttentionLayer & Partial<AttentionProblem>, needs
   const blocks = Math.ceil(queryLength / ROWS);
   const measured = (MEASURING * measuredOf(all * blocks)) / (all * blocks);
   const passes = layer.known?.logSumExp ? 1 : 1 + SUMS;
-  const plan = BASIS_FLOPS + looksAt(blocks) * keyLength * LOOK_FLOPS;
+  const plan = BASIS_FLOPS + looksAt(blocks, all) * keyLength * LOOK_FLOPS;
   return {
     exact: (seen) => seen * pair,
     sampled: ({ near, drawn, seen }, c) =>

@@ -47,11 +47,12 @@ export const coordinatesFor = (d: number): number[] => [
 
 export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): Pilot {
   const { plan, workspace, head, seed, tables } = task;
-  const { queryLength, valueDim: dv } = plan.problem.dims;
+  const { batch, heads, queryLength, valueDim: dv } = plan.problem.dims;
   wasm.reset();
   const basis = basisOf(task, wasm, checkpoint);
   const partition = { ...head, partition: 0 };
-  const looks = spreadRows(plan.blocks, looksAt(plan.blocks), seed + head.head).map((block) => {
+  const count = looksAt(plan.blocks, batch * heads);
+  const looks = spreadRows(plan.blocks, count, seed + head.head).map((block) => {
     const first = block * ROWS;
     return { partition, first, n: Math.min(ROWS, queryLength - first) };
   });

@@ -6,12 +6,13 @@ import type { Name } from './scale.js';
 /** Coordinates of a proxy. */
 export const COORDINATES = [16, 32, 64] as const;
 
-/** One in so many blocks of a head is looked at for the plan, within limits. */
+/** One in so many blocks of a head is looked at for the plan, within limits of a head and of all heads together. */
 const SHARE = 64;
-const [FEWEST, MOST] = [2, 6];
+const [FEWEST, MOST, MOST_OF_ALL] = [2, 6, 24];
 
-export const looksAt = (blocks: number): number =>
-  Math.min(MOST, Math.max(FEWEST, Math.round(blocks / SHARE)));
+/** Blocks of each of so many heads that are looked at: how well they tell the variance does not depend on the length. */
+export const looksAt = (blocks: number, heads: number): number =>
+  Math.max(FEWEST, Math.min(MOST, Math.round(blocks / SHARE), Math.ceil(MOST_OF_ALL / heads)));
 
 /** Keys on either side of a block that are not drawn but taken. */
 export const NEAR = 128;
