@@ -172,7 +172,10 @@ test('ranges of rows and ranges of keys say the same, and their pairs are counte
     const layer = { mask, dims: { queryLength: 150, keyLength: 150 } };
     for (const item of [0, 1]) {
       const [from, to] = [new Int32Array(150), new Int32Array(150)];
-      for (const [first, last] of [[0, 70], [70, 150]] as const) {
+      for (const [first, last] of [
+        [0, 70],
+        [70, 150],
+      ] as const) {
         rowsOfKeys(layer, item, first, from.subarray(first, last), to.subarray(first, last));
       }
       let pairs = 0;
