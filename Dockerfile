@@ -50,6 +50,7 @@ COPY openapi/openapi.json openapi/answers.json ./openapi/
 COPY openapi/page ./openapi/page
 COPY --from=build /app/dist/workers ./dist/workers
 COPY --from=build /app/dist/native/kernels.node ./dist/native/
+COPY --from=build /app/dist/chunks ./dist/chunks
 COPY --from=build /app/dist/src ./dist/src
 COPY --from=build /app/dist/web ./dist/web
 COPY --from=build /app/dist/guide ./dist/guide

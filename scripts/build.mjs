@@ -6,6 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { buildNative } from './build-native.mjs';
+import { bundleThreads } from './bundle.mjs';
 import { clientTypes } from './client-types.mjs';
 import { prune, ROOT, upToDate } from './make.mjs';
 
@@ -34,13 +35,14 @@ function compileClient() {
   writeFileSync(join(ROOT, folder, 'dist/.compiled'), '');
 }
 
-function compileTypeScript() {
+async function compileTypeScript() {
   const stamp = 'dist/.compiled';
   const { include } = JSON.parse(readFileSync(join(ROOT, 'tsconfig.json'), 'utf8'));
   const inputs = include.map((pattern) => pattern.replace('/*.ts', ''));
   if (upToDate(stamp, [...inputs, 'tsconfig.json', 'package.json'])) return;
   run('typescript/bin/tsc', ['-p', 'tsconfig.json']);
   prune();
+  await bundleThreads();
   writeFileSync(join(ROOT, stamp), '');
 }
 
@@ -66,7 +68,7 @@ if (!existsSync(join(ROOT, 'node_modules', 'typescript'))) {
   process.exit(1);
 }
 compileClient();
-compileTypeScript();
+await compileTypeScript();
 bundlePage();
 compileAssemblyScript();
 const native = await buildNative();

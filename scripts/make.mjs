@@ -27,7 +27,7 @@ export function upToDate(output, inputs) {
 }
 
 /** Made by other tools than the compiler. */
-const BUNDLED = new Set([join('dist', 'web'), join('dist', 'guide')]);
+const BUNDLED = new Set(['chunks', 'web', 'guide'].map((name) => join('dist', name)));
 
 /** Removes compiled modules of which the source is gone: tests would go on to run. */
 export function prune(folder = 'dist') {

@@ -1,8 +1,8 @@
 /** The version of the service, as its package says. */
 import { readFileSync } from 'node:fs';
+import { packageFile } from '../workers/package-file.js';
 
 export function packageVersion(): string {
-  // From src/ and from dist/src/ alike.
-  const file = new URL('../../package.json', import.meta.url);
-  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+  return (JSON.parse(readFileSync(packageFile('package.json'), 'utf8')) as { version: string })
+    .version;
 }

@@ -44,11 +44,12 @@ const ROOMS = [
   'workers/kernels/',
   'workers/',
   'workers/tensor/',
+  'workers/package-file.ts',
 ];
 
 /** What the layers above may import of workers/: the doors. */
 const DOORS_OF_SRC =
-  /^workers\/(job|mask|problem|board|timeslice)\.ts$|^workers\/(tasks|tensor|kernels)\//;
+  /^workers\/(job|mask|problem|board|timeslice|package-file)\.ts$|^workers\/(tasks|tensor|kernels)\//;
 
 const files = ['src', 'workers'].flatMap((folder) =>
   readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })

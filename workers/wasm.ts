@@ -1,5 +1,5 @@
 /** The compiled inner loops of this thread: the build that the process has chosen. */
-import { workerData } from 'piscina';
+import { workerData } from 'node:worker_threads';
 import { type Kernels, loadKernels } from './kernels/inner/builds.js';
 
 export let wasm = loadKernels(workerData as Kernels);

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
+import { packageFile } from '../../workers/package-file.js';
 import { giveBack } from '../../workers/tasks/rest.js';
 import type { QueueFigures } from '../cluster/queue-executor.js';
 import type { QueueOptions } from '../config.js';
@@ -44,7 +45,7 @@ export interface Ordered<Kind extends WorkKind> {
 export interface Engine {
   /** Which build of the kernels' inner loops the workers run. */
   readonly kernels: KernelBuild;
-  /** Flops per second of each kernel on one worker, measured at start. */
+  /** Flops per second of each kernel on one worker; that of the exact one is measured at start. */
   readonly rates: Rates;
   run<Kind extends WorkKind>(work: Work<Kind>, context: OrderContext): Ordered<Kind>;
   load(): Load;
@@ -55,7 +56,7 @@ export interface Engine {
   close(): Promise<void>;
 }
 
-const THREAD = new URL('./engine-thread.js', import.meta.url);
+const THREAD = packageFile('dist/src/engine/engine-thread.js');
 
 /** How often a worker is asked for a sign of life, and how old the last one may be. */
 const PING_MS = 2000;

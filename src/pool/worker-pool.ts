@@ -5,6 +5,7 @@ import { type Kernels, relaxedSimd } from '../../workers/kernels/inner/builds.js
 import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import { chooseKernels, type KernelChoice } from '../../workers/kernels/inner/load.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
+import { packageFile } from '../../workers/package-file.js';
 import type { CalibrateTask } from '../../workers/tasks/calibrate.js';
 import { stagesDiffer } from '../../workers/tasks/check-stages.js';
 import type { RestTask } from '../../workers/tasks/rest.js';
@@ -16,7 +17,7 @@ import { runParts } from './parts.js';
 import { StageRun } from './stage-run.js';
 import { type TimesliceWatch, watchTimeslice } from './timeslice-watch.js';
 
-const WORKER_FILE = new URL('../../workers/worker.js', import.meta.url).href;
+const WORKER_FILE = packageFile('dist/workers/worker.js').href;
 
 export interface PoolOptions {
   readonly workers: number;

@@ -1,11 +1,10 @@
 /** What the page of the documentation has beside Swagger UI: its name, an icon, and help for screen readers. */
 import { readFileSync } from 'node:fs';
 import type { FastifySwaggerUiOptions } from '@fastify/swagger-ui';
+import { packageFile } from '../../../workers/package-file.js';
 import { ICON } from './icon.js';
 
-/** From dist/src/http. */
-const read = (name: string) =>
-  readFileSync(new URL(`../../../../openapi/page/${name}`, import.meta.url), 'utf8');
+const read = (name: string) => readFileSync(packageFile(`openapi/page/${name}`), 'utf8');
 
 export function docsTheme(): NonNullable<FastifySwaggerUiOptions['theme']> {
   return {

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import helmet from '@fastify/helmet';
 import fastifyStatic from '@fastify/static';
 import type { FastifyInstance } from 'fastify';
+import { packageFile } from '../../../workers/package-file.js';
 import { pageHeaders } from '../pages/page-headers.js';
 import { withoutKey } from './guards/clients.js';
 
@@ -38,7 +39,7 @@ async function pages(app: FastifyInstance, { secure }: { secure: boolean }): Pro
   app.addHook('onRoute', withoutKey);
   await app.register(helmet, pageHeaders(secure));
   for (const { folder, prefix, policy } of SITES) {
-    const root = fileURLToPath(new URL(`../../../${folder}/`, import.meta.url));
+    const root = fileURLToPath(packageFile(`dist/${folder}/`));
     if (!existsSync(root)) continue;
     const bare = prefix.slice(0, -1);
     if (bare) {

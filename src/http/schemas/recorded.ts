@@ -1,5 +1,6 @@
 /** Real answers of the service to the examples, and a real problem of each kind: npm run examples records them. */
 import { readFileSync } from 'node:fs';
+import { packageFile } from '../../../workers/package-file.js';
 import type { ProblemDetails } from '../../errors.js';
 
 export interface RecordedAnswer {
@@ -14,8 +15,7 @@ export interface Recorded {
   readonly problems: Readonly<Record<string, ProblemDetails>>;
 }
 
-/** From dist/src/http/schemas. */
-const FILE = new URL('../../../../openapi/answers.json', import.meta.url);
+const FILE = packageFile('openapi/answers.json');
 
 export function readRecorded(): Recorded {
   return JSON.parse(readFileSync(FILE, 'utf8')) as Recorded;

@@ -7,6 +7,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { setFlagsFromString } from 'node:v8';
+import { packageFile } from '../../package-file.js';
 import { type KernelBuild, Wasm, type WasmExports } from './instance.js';
 import { bindNative, type NativeBuild, type NativeFile, nativeFiles } from './native.js';
 
@@ -57,6 +58,7 @@ export function loadKernels({ build, file }: Kernels): Wasm {
 
 function instantiate(build: KernelBuild): WasmExports {
   const name = build === 'wasm-plain' ? 'plain' : 'relaxed';
-  const module = new WebAssembly.Module(readFileSync(new URL(`${name}.wasm`, import.meta.url)));
+  const file = packageFile(`dist/workers/kernels/inner/${name}.wasm`);
+  const module = new WebAssembly.Module(readFileSync(file));
   return new WebAssembly.Instance(module).exports as unknown as WasmExports;
 }

@@ -5,6 +5,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import { packageFile } from '../../package-file.js';
 import { type KernelBuild, Wasm } from './instance.js';
 import type { Operations } from './operations/operations.js';
 import type { Stages } from './operations/stages.js';
@@ -42,8 +43,8 @@ function platform(): string {
 
 /** Addons that can be loaded here: the one built on this machine, then the one that came with the package. */
 export function nativeFiles(): NativeFile[] {
-  const built = new URL('../../../native/kernels.node', import.meta.url);
-  const prebuilt = new URL(`../../../../native/prebuilt/${platform()}.node`, import.meta.url);
+  const built = packageFile('dist/native/kernels.node');
+  const prebuilt = packageFile(`native/prebuilt/${platform()}.node`);
   return [built, prebuilt].flatMap((url) => {
     const path = fileURLToPath(url);
     if (!existsSync(path)) return [];
