@@ -1,7 +1,8 @@
 /** Every setting, its default and its environment variable. The README's table is made of this. */
-import envSchema from 'env-schema';
+import { Ajv } from 'ajv';
 import Type, { type Static } from 'typebox';
 import { KERNEL_CHOICES } from '../workers/kernels/inner/load.js';
+import { AJV_OPTIONS } from './ajv.js';
 import { usableCpus, usableMemory } from './machine/resources.js';
 
 const GIB = 1024 ** 3;
@@ -232,19 +233,25 @@ export function allowedValues({ type, enum: values, pattern, minimum, maximum }:
   return `an integer from ${minimum} to ${maximum}`;
 }
 
+/** Variables are texts, and most of them are of others. */
+const ajv = new Ajv({
+  ...AJV_OPTIONS,
+  coerceTypes: true,
+  useDefaults: true,
+  removeAdditional: true,
+});
+
 /** @throws {Error} with a line for each variable whose value is not valid. */
 export function readConfig(env: NodeJS.ProcessEnv): Config {
-  try {
-    return envSchema<Config>({ schema: ConfigSchema, data: env, env: false, dotenv: false });
-  } catch (error) {
-    const { errors = [] } = error as { errors?: readonly { instancePath: string }[] };
-    const wrong = new Set(errors.map(({ instancePath }) => instancePath.slice(1)));
-    const lines = SETTINGS.filter(([name]) => wrong.has(name)).map(([name, setting]) => {
-      const value = setting.writeOnly ? 'The value' : `"${env[name]?.slice(0, 60)}"`;
-      return `${name}: ${value} is not valid; it takes ${allowedValues(setting)} (default: ${setting.default}).`;
-    });
-    throw lines.length > 0 ? new Error(lines.join('\n')) : error;
-  }
+  const config: Record<string, unknown> = { ...env };
+  if (ajv.validate({ ...ConfigSchema, additionalProperties: false }, config))
+    return config as Config;
+  const wrong = new Set(ajv.errors!.map(({ instancePath }) => instancePath.slice(1)));
+  const lines = SETTINGS.filter(([name]) => wrong.has(name)).map(([name, setting]) => {
+    const value = setting.writeOnly ? 'The value' : `"${env[name]?.slice(0, 60)}"`;
+    return `${name}: ${value} is not valid; it takes ${allowedValues(setting)} (default: ${setting.default}).`;
+  });
+  throw new Error(lines.join('\n'));
 }
 
 /**

@@ -38,7 +38,7 @@ async function main(): Promise<void> {
   const config = readConfig(process.env);
   const queue = queueOptions(config);
   if (!queue) throw new Error('loragrad worker needs LORAGRAD_QUEUE_URL.');
-  const { stream, ...logging } = loggerOptions(config);
+  const { stream, ...logging } = await loggerOptions(config);
   const log = stream ? pino(logging, stream) : pino(logging);
   let worker: PartWorker | undefined;
   let server: Server | undefined;

@@ -1,5 +1,9 @@
 /** Connections to the store. They come back by themselves. */
-import { Redis } from 'ioredis';
+import { createRequire } from 'node:module';
+import type { Redis } from 'ioredis';
+
+/** Nothing of it is loaded where there is no queue. */
+const require = createRequire(import.meta.url);
 
 /** Between two attempts to connect, ms; attempts that a command waits for. */
 const RETRY_MS = 200;
@@ -16,6 +20,7 @@ const OPTIONS = {
 
 /** Its commands fail when the store stays away. */
 export function connect(url: string): Redis {
+  const { Redis } = require('ioredis') as typeof import('ioredis');
   const connection = new Redis(url, { ...OPTIONS, maxRetriesPerRequest: RETRIES });
   // Told by what fails; without a listener each would be printed.
   connection.on('error', () => {});

@@ -57,7 +57,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   const pace = paceOf(config);
   const tls = tlsFiles(config);
   const app = Fastify({
-    logger: loggerOptions(config),
+    logger: await loggerOptions(config),
     // plugins/accounting.ts writes one line of its own.
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: requestId,

@@ -3,6 +3,7 @@ import { Ajv, type ErrorObject } from 'ajv';
 import type { FastifyInstance, FastifySchemaCompiler } from 'fastify';
 import fp from 'fastify-plugin';
 import { isEncodedTensor } from '../../../workers/tensor/encoded.js';
+import { AJV_OPTIONS } from '../../ajv.js';
 import { Problem } from '../../errors.js';
 import { ForwardRequest, GradientRequest } from '../../request/request.js';
 import { GIVEN_TENSOR_SCHEMA_ID, TENSOR_SCHEMA_ID } from '../../wire/schema.js';
@@ -73,7 +74,7 @@ function mostTelling(errors: readonly ErrorObject[]): ErrorObject {
 
 async function validation(app: FastifyInstance): Promise<void> {
   // No defaults and no coercion: they would hide a misunderstanding.
-  const ajv = new Ajv({ strict: false, verbose: true, allErrors: true });
+  const ajv = new Ajv({ ...AJV_OPTIONS, verbose: true });
   ajv.addKeyword({
     keyword: 'tensor',
     errors: false,
