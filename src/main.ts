@@ -43,7 +43,7 @@ async function main(): Promise<void> {
   engine = await ThreadedEngine.start(poolOptions(config), queueOptions(config));
   app = await buildApp(config, engine);
   const { kernels, rates } = engine;
-  const gflops = { exact: rates.exact / 1e9, low_rank: rates.lowRank / 1e9 };
+  const gflops = rates.exact / 1e9;
   const inflightBytes = maxInflightBytes(config);
   app.log.info(
     { workers: engine.load().workers, kernels, gflops, inflightBytes, node: process.version },

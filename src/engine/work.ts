@@ -11,6 +11,7 @@ import type { SolveOptions } from '../solver/solution.js';
 import { type ForwardAnswer, forwardJob } from './forward-job.js';
 import { type GradientAnswer, gradientJob } from './gradient-job.js';
 import { type PlanAnswer, planJob } from './plan-job.js';
+import { withRates } from './rates.js';
 import { storeJob } from './store-job.js';
 
 /** Each survives structured cloning: plain objects whose typed arrays sit over SharedArrayBuffers. */
@@ -50,18 +51,24 @@ export type Work<Kind extends WorkKind = WorkKind> = {
 }[Kind];
 
 /** @throws {Problem} what the client has to be told. */
-export function jobOf(work: Work, place: Workplace): Job<Answers[WorkKind]> {
+export function* jobOf(work: Work, place: Workplace): Job<Answers[WorkKind]> {
   switch (work.kind) {
-    case 'gradient':
-      return gradientJob(work.problem, work.pending, work.options, place);
-    case 'forward':
-      return forwardJob(work.layer, work.pending, work.options, place);
-    case 'plan':
-      return planJob(work.problem, work.pending, work.options, place);
+    case 'gradient': {
+      const options = yield* withRates(work.problem, work.options);
+      return yield* gradientJob(work.problem, work.pending, options, place);
+    }
+    case 'forward': {
+      const options = yield* withRates(work.layer, work.options);
+      return yield* forwardJob(work.layer, work.pending, options, place);
+    }
+    case 'plan': {
+      const options = yield* withRates(work.problem, work.options, true);
+      return yield* planJob(work.problem, work.pending, options, place);
+    }
     case 'keep':
-      return storeJob(work.digest, work.encoded, place.clock);
+      return yield* storeJob(work.digest, work.encoded, place.clock);
     case 'give':
-      return giveJob(work.tensor);
+      return yield* giveJob(work.tensor);
   }
 }
 

@@ -47,7 +47,7 @@ export class WorkerLostError extends Error {
 export interface Executor {
   /** Which build of the inner loops the workers run. */
   readonly kernels: KernelBuild;
-  /** Flops per second of each kernel on one worker, measured at start. */
+  /** Flops per second of each kernel on one worker; that of the exact one is measured at start. */
   readonly rates: Rates;
   /** Run a job; jobs that run at the same time take turns of a few milliseconds. */
   run<Result>(job: Job<Result>, context: RunContext): Promise<Result>;

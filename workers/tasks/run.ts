@@ -6,6 +6,7 @@ import { type LowRankTask, runLowRankTask } from '../kernels/low-rank/task.js';
 import { type ReferenceTask, runReferenceTask } from '../kernels/reference/operations.js';
 import { runSampledTask, type SampledTask } from '../kernels/sampled/run.js';
 import { type CalibrateTask, runCalibrateTask } from './calibrate.js';
+import { type CalibrateLowRankTask, runCalibrateLowRankTask } from './calibrate-low-rank.js';
 import { type DecodeTask, runDecodeTask } from './decode.js';
 import { type DigestTask, runDigestTask } from './digest.js';
 import { type EncodeTask, runEncodeTask } from './encode.js';
@@ -19,6 +20,7 @@ export type AnyTask =
   | ExactTask
   | FiniteTask
   | LowRankTask
+  | CalibrateLowRankTask
   | CalibrateTask
   | ReferenceTask
   | SampledTask
@@ -45,6 +47,8 @@ export function runTask(task: AnyTask, wasm: Wasm, cancelled: Cancelled): unknow
       return runSampledTask(task, wasm, cancelled);
     case 'calibrate':
       return runCalibrateTask(task, wasm, cancelled);
+    case 'calibrate_low_rank':
+      return runCalibrateLowRankTask(task, wasm, cancelled);
     case 'warm_up':
       return runWarmUpTask(task, wasm, cancelled);
   }

@@ -9,6 +9,8 @@ import { DRAWN_GROUPS } from '../head/plan.js';
 export interface Rates {
   readonly exact: number;
   readonly lowRank: number;
+  /** `lowRank` is not measured yet: it is when a plan needs it. */
+  readonly lowRankGuessed?: boolean;
   /** What the exact kernel's pairs cost beside their flops; absent: not measured. */
   readonly pairs?: PairWork;
 }
