@@ -1,12 +1,13 @@
 /**
- * What the threads at work on one stage share: which tasks are begun and done, and a note to stop.
+ * What the threads at work on one stage share: which tasks are begun and done, signs of life, and a note to stop.
  * Tasks are begun in their order, each by one thread.
  */
 
 const STOP = 0;
 const NEXT = 1;
-/** From here on a word for each task. */
-const DONE = 2;
+/** From here on two words for each task: whether it is done, and the beat of a timeslice that begins with it. */
+const TASKS = 2;
+const WORDS_OF_TASK = 2;
 
 /** How often a thread that waits for another looks whether the stage was stopped. */
 const POLL_MS = 5;
@@ -16,7 +17,7 @@ export class Board {
   constructor(readonly words: Int32Array) {}
 
   static open(tasks: number): Board {
-    return new Board(new Int32Array(new SharedArrayBuffer(4 * (DONE + tasks))));
+    return new Board(new Int32Array(new SharedArrayBuffer(4 * (TASKS + WORDS_OF_TASK * tasks))));
   }
 
   /** No task is to be begun any more, and those that run are to stop. */
@@ -27,6 +28,12 @@ export class Board {
   /** Not 0: stopped. */
   get stopWord(): Int32Array {
     return this.words.subarray(STOP, STOP + 1);
+  }
+
+  /** Counted up as long as the thread lives whose timeslice begins with this task. */
+  beatOf(first: number): Int32Array {
+    const at = TASKS + WORDS_OF_TASK * first + 1;
+    return this.words.subarray(at, at + 1);
   }
 
   get stopped(): boolean {
@@ -49,8 +56,9 @@ export class Board {
   }
 
   finish(index: number): void {
-    Atomics.store(this.words, DONE + index, 1);
-    Atomics.notify(this.words, DONE + index);
+    const word = TASKS + WORDS_OF_TASK * index;
+    Atomics.store(this.words, word, 1);
+    Atomics.notify(this.words, word);
   }
 
   /**
@@ -59,9 +67,10 @@ export class Board {
    * @param stopped asked now and then: a thread that waits is alive.
    */
   waitFor(index: number, stopped: () => boolean): boolean {
+    const word = TASKS + WORDS_OF_TASK * index;
     while (!stopped()) {
-      if (Atomics.load(this.words, DONE + index) !== 0) return true;
-      Atomics.wait(this.words, DONE + index, 0, POLL_MS);
+      if (Atomics.load(this.words, word) !== 0) return true;
+      Atomics.wait(this.words, word, 0, POLL_MS);
     }
     return false;
   }

@@ -14,8 +14,6 @@ export interface Timeslice {
   readonly stride: number | null;
   /** The words of the stage's Board. */
   readonly board: Int32Array;
-  /** Counted up while the worker lives; one element over a SharedArrayBuffer. */
-  readonly beat: Int32Array;
 }
 
 /** A timeslice ends with the first task that is done after this time; then it is another job's. */

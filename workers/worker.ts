@@ -25,9 +25,9 @@ export default function takeTimeslice({
   first,
   stride,
   board: words,
-  beat,
 }: Timeslice): TimesliceOutcome {
   const board = new Board(words);
+  const beat = board.beatOf(first);
   const cancelled = Object.assign(
     () => {
       Atomics.add(beat, 0, 1);

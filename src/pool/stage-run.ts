@@ -6,8 +6,9 @@ import type { TaskResult, Timeslice, TimesliceOutcome } from '../../workers/time
 import { type RunContext, WorkerLostError } from './executor.js';
 import type { Member } from './fair-queue.js';
 
-/** Tasks that a worker is sent for one timeslice, at most: what it leaves was sent in vain. */
-const TASKS_OF_TURN = 32;
+/** Tasks that a worker is sent for one timeslice: what it leaves was sent in vain, so at first few, at most many. */
+const FEW = 4;
+const MANY = 32;
 
 export class StageRun implements Member {
   /** Results in the order of the tasks. Settles only when no task of the stage runs any more. */
@@ -21,6 +22,8 @@ export class StageRun implements Member {
   /** Workers that have a timeslice now. */
   #running = 0;
   #done = 0;
+  /** The most tasks that one timeslice got through. */
+  #most = FEW / 2;
   #failure: Error | null = null;
 
   constructor(
@@ -62,9 +65,13 @@ export class StageRun implements Member {
     if (first === null) return null;
     this.#running++;
     this.context.onStart?.();
-    const window = tasks.slice(first, first + TASKS_OF_TURN);
-    const beat = new Int32Array(new SharedArrayBuffer(4));
-    return { tasks: window, first, stride, board: this.#board.words, beat };
+    const window = tasks.slice(first, first + Math.min(2 * this.#most, MANY));
+    return { tasks: window, first, stride, board: this.#board.words };
+  }
+
+  /** Counted up while the worker lives that was given it. */
+  beatOf({ first }: Timeslice): Int32Array {
+    return this.#board.beatOf(first);
   }
 
   /** A worker is through with its timeslice. */
@@ -83,6 +90,7 @@ export class StageRun implements Member {
   #collect(results: readonly TaskResult[]): void {
     for (const { index, value } of results) this.#values[index] = value;
     this.#done += results.length;
+    this.#most = Math.max(this.#most, results.length);
     const fraction = this.#fraction();
     this.context.onProgress?.({ stage: this.stage.name, tasks: results.length, fraction });
     this.#settleIfOver();

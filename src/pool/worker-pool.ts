@@ -202,7 +202,7 @@ export class WorkerPool implements Executor {
     this.#busy++;
     const killer = new AbortController();
     const watch = watchTimeslice({
-      beat: timeslice.beat,
+      beat: run.beatOf(timeslice),
       overdueMs: OVERDUE_MS,
       hungMs: this.#options.hungMs ?? Number.POSITIVE_INFINITY,
       stopped: () => run.stopped,

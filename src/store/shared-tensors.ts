@@ -3,6 +3,7 @@
  * its form and its chunks, which comes and goes as a whole.
  */
 import type { Redis } from 'ioredis';
+import { copyBytes } from '../../workers/tensor/shared-memory.js';
 import { elementCount, type Tensor } from '../../workers/tensor/tensor.js';
 import { connect, timely } from '../cluster/connection.js';
 import { isAway, isFull, storeFull } from '../cluster/faults.js';
@@ -129,7 +130,7 @@ export class SharedTensors {
     let at = 0;
     try {
       for await (const chunk of readChunks(this.#store, key, bytes.length)) {
-        bytes.set(chunk, at);
+        copyBytes(bytes, chunk, at);
         at += chunk.length;
       }
     } catch (error) {

@@ -38,16 +38,21 @@ export interface Sent {
 }
 
 export function runEncodeTask(task: EncodeTask): Narrowing[] {
-  return task.tensors.map(({ data, dtype, shape, target }) => {
-    const narrow = narrowTensor(data, dtype, shape);
-    target.set(narrow.bytes);
-    const isSame = dtype === (data instanceof Float64Array ? 'float64' : 'float32');
-    const { relative, infinite } = isSame
-      ? { relative: 0, infinite: 0 }
-      : difference(data, widenEncoded(narrow));
-    const lost = dtype === 'float64' ? 0 : underflow(data);
-    return { dtype, relative: relative + lost, infinite };
+  return task.tensors.map(({ target, ...outgoing }) => {
+    const { tensor, narrowing } = narrowed(outgoing);
+    target.set(tensor.bytes);
+    return narrowing;
   });
+}
+
+function narrowed({ data, dtype, shape }: Outgoing): Sent {
+  const tensor = narrowTensor(data, dtype, shape);
+  const isSame = dtype === (data instanceof Float64Array ? 'float64' : 'float32');
+  const { relative, infinite } = isSame
+    ? { relative: 0, infinite: 0 }
+    : difference(data, widenEncoded(tensor));
+  const lost = dtype === 'float64' ? 0 : underflow(data);
+  return { tensor, narrowing: { dtype, relative: relative + lost, infinite } };
 }
 
 type Numbers = Float32Array | Float64Array;
@@ -83,21 +88,28 @@ function difference(computed: Numbers, sent: Numbers): Omit<Narrowing, 'dtype'> 
 
 /** What is encoded here and now: the way to a worker would take longer. */
 const SMALL_BYTES = 2 ** 17;
+const WORD = 8;
 
-/** All tensors in one task: results are small, or few. */
+/** All tensors in one task, and their bytes in one block: results are small, or few. */
 export function* encodeJob(results: readonly Outgoing[]): Job<Sent[], EncodeTask> {
-  const tensors = results.map((result) => {
-    const bytes = new SharedArrayBuffer(result.data.length * ITEM_SIZE[result.dtype]);
-    return { ...result, target: new Uint8Array(bytes) };
+  let bytes = 0;
+  const places = results.map(({ data, dtype }) => {
+    const place = { at: bytes, size: data.length * ITEM_SIZE[dtype] };
+    // Aligned copies are the fast ones.
+    bytes += WORD * Math.ceil(place.size / WORD);
+    return place;
   });
-  const task: EncodeTask = { kernel: 'encode', tensors };
-  const bytes = tensors.reduce((sum, { target }) => sum + target.length, 0);
-  const narrowings =
-    bytes <= SMALL_BYTES
-      ? runEncodeTask(task)
-      : ((yield { name: 'encode', tasks: [task] })[0] as Narrowing[]);
-  return results.map(({ dtype, shape }, k) => ({
-    tensor: encodedTensor(dtype, shape, tensors[k]!.target),
+  if (bytes <= SMALL_BYTES) return results.map(narrowed);
+  const memory = new SharedArrayBuffer(bytes);
+  const tensors = results.map((result, k) => {
+    const { at, size } = places[k]!;
+    return { ...result, target: new Uint8Array(memory, at, size) };
+  });
+  const [narrowings] = (yield { name: 'encode', tasks: [{ kernel: 'encode', tensors }] }) as [
+    Narrowing[],
+  ];
+  return tensors.map(({ dtype, shape, target }, k) => ({
+    tensor: encodedTensor(dtype, shape, target),
     narrowing: narrowings[k]!,
   }));
 }

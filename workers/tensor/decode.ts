@@ -5,6 +5,7 @@
  */
 import { type Dtype, ITEM_SIZE } from './dtype.js';
 import { float16Values } from './half.js';
+import { copyBytes } from './shared-memory.js';
 
 /** Elements that the scan joins before it asks whether one of them was not finite. */
 const BLOCK = 4096;
@@ -27,13 +28,17 @@ export function decodeTensor(
     throw new RangeError(`${dtype} does not decode into ${target.constructor.name}`);
   }
   if (target instanceof Float64Array) {
-    new Uint8Array(target.buffer, target.byteOffset, target.byteLength).set(bytes);
+    copyBytes(bytesOf(target), bytes);
     return firstNonFinite64(target);
   }
   if (dtype === 'float16') widen16(bytes, target);
   else if (dtype === 'bfloat16') widenBfloat16(bytes, target);
-  else new Uint8Array(target.buffer, target.byteOffset, target.byteLength).set(bytes);
+  else copyBytes(bytesOf(target), bytes);
   return firstNonFinite32(target);
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | Float64Array): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
 }
 
 function widen16(bytes: Uint8Array, target: Float32Array): void {

@@ -3,7 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { collectYoung } from '../../../../workers/tasks/rest.js';
-import { Lease } from '../../../../workers/tensor/shared-memory.js';
+import { copyBytes, Lease } from '../../../../workers/tensor/shared-memory.js';
 import { Problem } from '../../../errors.js';
 import { decodeJson } from '../../../wire/json.js';
 import { decodeMsgpack } from '../../../wire/msgpack.js';
@@ -93,13 +93,13 @@ class SharedBody {
     if (this.#announced > 0 && needed > this.#memory.length) {
       // Who has sent that much means it.
       const whole = this.request.memory.bytes(this.#announced);
-      whole.set(this.#memory.subarray(0, this.#used));
+      copyBytes(whole, this.#memory.subarray(0, this.#used));
       this.#memory = whole;
     }
     for (let rest = chunk; rest.length > 0; ) {
       if (this.#used === this.#memory.length) this.#beginBlock();
       const part = rest.subarray(0, this.#memory.length - this.#used);
-      this.#memory.set(part, this.#used);
+      copyBytes(this.#memory, part, this.#used);
       this.#used += part.length;
       rest = rest.subarray(part.length);
     }
@@ -114,7 +114,7 @@ class SharedBody {
     const whole = this.request.memory.bytes(this.#length);
     let at = 0;
     for (const block of [...this.#full, last]) {
-      whole.set(block, at);
+      copyBytes(whole, block, at);
       at += block.length;
     }
     this.forget();

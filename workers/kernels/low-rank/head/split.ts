@@ -28,12 +28,15 @@ export function* splitHeads(
   const { batch, heads, keyValueHeads, queryLength, headDim: d, valueDim: dv } = dims;
   const group = heads / keyValueHeads;
   const tasks: SplitTask[] = [];
-  const perHead = (projection: Projection, count: number, width: number) =>
-    Array.from({ length: count }, (_, h) => {
-      const to = openProjection(projection, width);
-      tasks.push({ kernel: 'low_rank', step: 'split', projection, first: h * width, to });
-      return to;
-    });
+  const perHead = (projection: Projection, count: number, width: number) => {
+    const to = openProjection(projection, count, width);
+    tasks.push(
+      ...to.map((one, h): SplitTask => {
+        return { kernel: 'low_rank', step: 'split', projection, first: h * width, to: one };
+      }),
+    );
+    return to;
+  };
   const query = perHead(projections.q_proj, heads, d);
   const key = perHead(projections.k_proj, keyValueHeads, d);
   const value = perHead(projections.v_proj, keyValueHeads, dv);
@@ -66,19 +69,32 @@ export function* splitHeads(
   });
 }
 
-function openProjection(projection: Projection, width: number): Omit<HeadProjection, 'rows'> {
-  const { adapter, inFeatures: inputs } = projection;
+/** All heads in one block: the system hands out large ones clear, smaller ones are cleared by the thread that asks, which deals out all tasks. */
+function openProjection(
+  { adapter, inFeatures: inputs }: Projection,
+  heads: number,
+  width: number,
+): Omit<HeadProjection, 'rows'>[] {
   const rank = adapter?.rank ?? 0;
-  return {
-    effective: {
-      ...{ inputs, outputs: width, weight: sharedFloat32(inputs * width) },
-      bias: sharedFloat64(width),
-    },
+  const weight = perHead(sharedFloat32, inputs * width);
+  const down = perHead(sharedFloat32, inputs * rank);
+  const up = perHead(sharedFloat32, width * rank);
+  const bias = perHead(sharedFloat64, width);
+  return Array.from({ length: heads }, (_, h) => ({
+    effective: { inputs, outputs: width, weight: weight(h), bias: bias(h) },
     rank,
     adapterScaling: adapter?.scaling ?? 0,
-    down: sharedFloat32(inputs * rank),
-    up: sharedFloat32(width * rank),
-  };
+    down: down(h),
+    up: up(h),
+  }));
+
+  function perHead<Data extends Float32Array | Float64Array>(
+    allocate: (length: number) => Data,
+    size: number,
+  ) {
+    const all = allocate(heads * size);
+    return (h: number) => all.subarray(h * size, (h + 1) * size) as Data;
+  }
 }
 
 /** Columns of a weight that are in the scratch memory together. */
