@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { giveBack } from '../../workers/tasks/rest.js';
-import { Lease } from '../../workers/tensor/shared-memory.js';
+import { copyBytes, Lease } from '../../workers/tensor/shared-memory.js';
 
 const LENGTH = 50_000;
 
@@ -38,6 +38,22 @@ test('what is kept is bounded: the oldest blocks go', () => {
   const next = new Lease();
   const again = sizes.map((size) => buffers.indexOf(next.bytes(size).buffer));
   assert.deepEqual(again.filter((index) => index >= 0).sort(), [2, 3, 4]);
+});
+
+test('bytes are copied at any alignment, and nothing beside them is touched', () => {
+  const from = Uint8Array.from({ length: 64 }, (_, k) => k + 1);
+  for (let offset = 0; offset < 9; offset++) {
+    for (const length of [0, 1, 7, 8, 23]) {
+      for (const at of [0, 1, 5, 8]) {
+        const target = new Uint8Array(new SharedArrayBuffer(64), 3, 40);
+        const source = from.subarray(offset, offset + length);
+        copyBytes(target, source, at);
+        const wanted = new Uint8Array(64);
+        wanted.set(source, 3 + at);
+        assert.deepEqual(new Uint8Array(target.buffer), wanted);
+      }
+    }
+  }
 });
 
 test('a thread that rests keeps nothing: the memory is collected', async () => {
