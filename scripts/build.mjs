@@ -39,7 +39,7 @@ async function compileTypeScript() {
   const stamp = 'dist/.compiled';
   const { include } = JSON.parse(readFileSync(join(ROOT, 'tsconfig.json'), 'utf8'));
   const inputs = include.map((pattern) => pattern.replace('/*.ts', ''));
-  if (upToDate(stamp, [...inputs, 'tsconfig.json', 'package.json'])) return;
+  if (upToDate(stamp, [...inputs, 'scripts/bundle.mjs', 'tsconfig.json', 'package.json'])) return;
   run('typescript/bin/tsc', ['-p', 'tsconfig.json']);
   prune();
   await bundleThreads();

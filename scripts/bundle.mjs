@@ -1,12 +1,16 @@
 /**
- * Puts what each thread loads into few files: hundreds of small modules take longer to find and to read than to run. The
- * modules that threads begin with are replaced by their bundles; all others stay as they are, for tests and benchmarks.
+ * Puts what each thread loads into few files: hundreds of small modules take longer to find and to read than to run. What
+ * tests and benchmarks need beside stays as it was compiled, one by one.
  */
+import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { ROOT } from './make.mjs';
 
-/** Where threads begin, from the root of the repository. */
-const ENTRIES = ['src/cli', 'src/main', 'src/worker', 'src/engine/engine-thread', 'workers/worker'];
+/** Their modules are replaced by bundles: where threads begin, and where tests and scripts enter the service. */
+const ENTRIES = [
+  ...['src/cli', 'src/main', 'src/worker', 'src/engine/engine-thread', 'workers/worker'],
+  ...['src/config', 'src/errors', 'src/engine/engine', 'src/http/app'],
+];
 
 /** All other packages are loaded from where npm put them. This one is hundreds of modules. */
 const BUNDLED_PACKAGES = ['typebox', 'ml-matrix'];
@@ -14,7 +18,7 @@ const BUNDLED_PACKAGES = ['typebox', 'ml-matrix'];
 export async function bundleThreads() {
   // Not at the top: a build with nothing to do need not wait for it.
   const { build } = await import('vite');
-  await build({
+  const { output } = await build({
     configFile: false,
     root: ROOT,
     logLevel: 'warn',
@@ -37,4 +41,9 @@ export async function bundleThreads() {
       },
     },
   });
+  // Chunks of other builds would go with the package.
+  const made = new Set(output.map(({ fileName }) => fileName));
+  for (const name of readdirSync(join(ROOT, 'dist/chunks'))) {
+    if (!made.has(`chunks/${name}`)) rmSync(join(ROOT, 'dist/chunks', name));
+  }
 }

@@ -9,7 +9,6 @@ import {
   unknownSettings,
 } from './config.js';
 import { ThreadedEngine } from './engine/engine.js';
-import { buildApp } from './http/app.js';
 import { requireAddress, startError } from './start-error.js';
 import { packageVersion } from './version.js';
 
@@ -40,7 +39,12 @@ async function main(): Promise<void> {
   });
 
   await requireAddress(config);
-  engine = await ThreadedEngine.start(poolOptions(config), queueOptions(config));
+  const [started, { buildApp }] = await Promise.all([
+    ThreadedEngine.start(poolOptions(config), queueOptions(config)),
+    // The threads of the engine need no more of this one than their beginning.
+    import('./http/app.js'),
+  ]);
+  engine = started;
   app = await buildApp(config, engine);
   const { kernels, rates } = engine;
   const gflops = rates.exact / 1e9;
