@@ -3,8 +3,9 @@ import { type Job, NumericError } from '../../workers/job.js';
 import { exactWork, type Needs } from '../../workers/kernels/exact/cost.js';
 import { mostFullWidthFeatures, type Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import {
+  findPlan,
   type LowRankPlan,
-  planFirstHeads,
+  type Miss,
   planLowRank,
 } from '../../workers/kernels/low-rank/plan/plan.js';
 import type { PlanOptions } from '../../workers/kernels/low-rank/plan/plan-options.js';
@@ -159,17 +160,24 @@ function planOptions(layer: AttentionLayer, options: ChooseOptions): PlanOptions
   };
 }
 
-/** The plan for a gradient, or for the output alone; or why none can be made: numbers that overflow in its algebra. */
-export function* tryPlan(
-  problem: AttentionLayer & Partial<AttentionProblem>,
-  options: ChooseOptions,
-): Job<{ readonly plan: LowRankPlan } | { readonly plan: null; readonly reason: string }> {
+type Planning<Plan> = { readonly plan: Plan } | { readonly plan: null; readonly reason: string };
+
+/** What is planned, or why nothing can be: numbers that overflow in its algebra. */
+function* planned<Plan>(make: () => Job<Plan>): Job<Planning<Plan>> {
   try {
-    return { plan: yield* planLowRank(problem, planOptions(problem, options)) };
+    return { plan: yield* make() };
   } catch (error) {
     if (!(error instanceof NumericError)) throw error;
     return { plan: null, reason: `Low-rank cannot plan for this input. ${error.message}` };
   }
+}
+
+/** The plan for a gradient, or for the output alone. */
+export function* tryPlan(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  options: ChooseOptions,
+): Job<Planning<LowRankPlan>> {
+  return yield* planned(() => planLowRank(problem, planOptions(problem, options)));
 }
 
 type WithoutSampled = Omit<Choice, 'sampled'>;
@@ -197,27 +205,24 @@ export function* chooseLowRank(
   if (early) return { ...early, lowRank: null };
   const obstacle = obstacleOf(problem, options);
   if (obstacle) return { kernel: 'exact', reason: obstacle, lowRank: null };
-  const missing = yield* firstHeadsMissing(problem, options);
-  if (missing) return { ...judge(missing, options), lowRank: null };
-  const tried = yield* tryPlan(problem, options);
-  if (!tried.plan) return unplanned(tried.reason, options);
-  return { ...judge(tried.plan, options), lowRank: tried.plan };
+  if (options.method !== 'auto') {
+    const tried = yield* tryPlan(problem, options);
+    if (!tried.plan) return unplanned(tried.reason, options);
+    return { ...judge(tried.plan, options), lowRank: tried.plan };
+  }
+  return yield* findLowRank(problem, options);
 }
 
-/** The plan of the first heads, if it shows that one of all heads would be in vain. */
-function* firstHeadsMissing(
+/** The choice of auto: no more is planned than it takes to see that low-rank will not do. */
+function* findLowRank(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: ChooseOptions,
-): Job<LowRankPlan | null> {
-  if (options.method !== 'auto') return null;
-  try {
-    const plan = yield* planFirstHeads(problem, planOptions(problem, options));
-    return plan?.meetsTolerance ? null : plan;
-  } catch (error) {
-    // Told by the plan of all.
-    if (error instanceof NumericError) return null;
-    throw error;
-  }
+): Job<WithoutSampled> {
+  const found = yield* planned(() => findPlan(problem, planOptions(problem, options)));
+  if (found.plan === null) return unplanned(found.reason, options);
+  const { plan } = found;
+  if (!('miss' in plan)) return { ...judge(plan, options), lowRank: plan };
+  return { kernel: 'exact', reason: missReason(plan.miss, options), lowRank: null };
 }
 
 /** The choices that need no plan. */
@@ -261,12 +266,16 @@ function float64Reason(tolerance: number): string {
   return `The tolerance of ${tolerance} is below what float32 can keep (${FLOAT32_TOLERANCE}): computed in float64.`;
 }
 
+function missReason({ features, predictedError }: Miss, { tolerance }: ChooseOptions): string {
+  return `With ${features} features, the most that pay, low-rank would reach an error of ${percent(predictedError)}, above the tolerance of ${percent(tolerance)}.`;
+}
+
 /** What the plan says about the kernel to take. */
 export function judge(
   plan: LowRankPlan,
   options: ChooseOptions,
 ): Pick<Choice, 'kernel' | 'reason'> {
-  const { method, tolerance, features } = options;
+  const { method, features } = options;
   const reason = unmeasured(options);
   if (reason) return { kernel: 'exact', reason };
   const m = `${plan.features} features`;
@@ -275,13 +284,7 @@ export function judge(
     const given = features === undefined ? '' : ' of the request';
     return { kernel: 'low_rank', reason: `Low-rank was asked for; it uses the ${m}${given}.` };
   }
-  if (!plan.meetsTolerance) {
-    const error = percent(plan.predictedError);
-    return {
-      kernel: 'exact',
-      reason: `With ${m}, the most that pay, low-rank would reach an error of ${error}, above the tolerance of ${percent(tolerance)}.`,
-    };
-  }
+  if (!plan.meetsTolerance) return { kernel: 'exact', reason: missReason(plan, options) };
   if (plan.seconds.lowRank >= plan.seconds.exact) {
     return {
       kernel: 'exact',

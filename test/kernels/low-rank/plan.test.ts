@@ -33,8 +33,12 @@ for (const [what, options] of Object.entries(cases)) {
   test(`the norms of a plan are those of the composed matrices: ${what}`, () => {
     const seed = testSeed(1);
     const problem = randomProblem({ ...options, seed });
-    const { headNorms } = runJob(planLowRank(problem, { seed, tolerance: 0.01, rates }), run);
-    assertNorms(headNorms, reference(problem).headNorms, `seed ${seed}`);
+    const truth = reference(problem).headNorms;
+    for (const outputOnly of [false, true]) {
+      const planning = planLowRank(problem, { seed, tolerance: 0.01, rates, outputOnly });
+      const { headNorms } = runJob(planning, run);
+      assertNorms(headNorms, truth, `seed ${seed}, output only: ${outputOnly}`);
+    }
   });
 }
 

@@ -25,6 +25,7 @@ import { finishPlan } from './plan/aside.js';
 import { draft } from './plan/draft.js';
 import type { PlanTask } from './plan/plan.js';
 import { scanRows } from './plan/scan.js';
+import { screen } from './plan/screen.js';
 import { longestRows } from './plan/trial/sample.js';
 import { tryShares } from './plan/trial/trial.js';
 import type { RunTask } from './sums.js';
@@ -39,6 +40,7 @@ const STEPS: {
   readonly [S in Step]: (task: TaskOf<S>, arithmetic: Arithmetic) => ResultOf<TaskOf<S>>;
 } = {
   split: (task, arithmetic) => splitHead(arithmetic, task),
+  screen: (task, arithmetic) => screen(arithmetic, task),
   longest: (task, arithmetic) => longestRows(arithmetic, task),
   trial: (task, arithmetic) => tryShares(arithmetic, task),
   norms: (task, arithmetic) => composedNorms(arithmetic, task),

@@ -50,21 +50,9 @@ export function sampleBasis(
   seed: number,
 ): Basis {
   const random = new Random(seed);
-  const { d, query, key, value } = head;
-  const queryList = random.sample(head.queryLength, SAMPLE);
-  const keyList = random.sample(head.keyLength, SAMPLE);
+  const { d, value } = head;
   const mark = arithmetic.mark();
-  const q = project(arithmetic, query.effective, rowsOf(arithmetic, query, queryList));
-  const centreXK = meanRow(arithmetic, key.rows, key.effective.inputs, keyList);
-  const k = projectKeys(arithmetic, head, keyList, centreXK).k;
-  for (const [x, list] of [
-    [q, queryList],
-    [k, keyList],
-  ] as const) {
-    const rotary = rotation(arithmetic, head, list.length);
-    rotary?.load((r) => list[r], list.length);
-    rotary?.forwards(list.length, x);
-  }
+  const { q, k, keyList, centreXK } = sampleRows(arithmetic, head, SAMPLE, random);
   const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
   const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
   const conditionalMean = canDrawFeatures(head)
@@ -85,6 +73,35 @@ export function sampleBasis(
     centreXV: meanRow(arithmetic, value.rows, value.effective.inputs, keyList),
     conditionalMean,
   };
+}
+
+/** Q and K - centre of so many rows, rotated. */
+export function sampleRows(
+  arithmetic: Arithmetic,
+  head: Head,
+  rows: number,
+  random: Random,
+): {
+  readonly q: Real;
+  readonly k: Real;
+  readonly keyList: Int32Array;
+  readonly centreXK: Float64Array;
+} {
+  const { query, key } = head;
+  const queryList = random.sample(head.queryLength, rows);
+  const keyList = random.sample(head.keyLength, rows);
+  const q = project(arithmetic, query.effective, rowsOf(arithmetic, query, queryList));
+  const centreXK = meanRow(arithmetic, key.rows, key.effective.inputs, keyList);
+  const k = projectKeys(arithmetic, head, keyList, centreXK).k;
+  for (const [x, list] of [
+    [q, queryList],
+    [k, keyList],
+  ] as const) {
+    const rotary = rotation(arithmetic, head, list.length);
+    rotary?.load((r) => list[r], list.length);
+    rotary?.forwards(list.length, x);
+  }
+  return { q, k, keyList, centreXK };
 }
 
 /** Of more rows the longer the input: what is left of them is to be small beside 1 / sqrt(L). */
@@ -167,7 +184,7 @@ function meanRow(
  * Both samples without the given share of rows: a query is judged by the variance of its logits over
  * the keys, (q - c)'C_k (q - c), and a key likewise, which needs no balance yet.
  */
-function withoutOutliers(
+export function withoutOutliers(
   arithmetic: Arithmetic,
   q: Real,
   k: Real,

@@ -4,8 +4,6 @@ import { type Job, stage, within } from '../../../job.js';
 import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
 import { exactFlops, exactWork } from '../../exact/cost.js';
 import type { ComposedNorms } from '../../norms.js';
-import type { BlocksTask } from '../../parts/blocks.js';
-import { copyParts } from '../../parts/take.js';
 import type { NormsTask } from '../head/composed-norms.js';
 import { type Head, outputHead } from '../head/head.js';
 import type { HeadPlan } from '../head/plan.js';
@@ -16,9 +14,10 @@ import type { DraftTask } from './draft.js';
 import { type Choice, chooseAll, outlierCount } from './plan-choice.js';
 import type { PlanOptions } from './plan-options.js';
 import { openScan, type ScanTask } from './scan.js';
-import { segmentsOf, tryHeads } from './trial/heads.js';
+import type { ScreenTask } from './screen.js';
+import { segmentsOf, stepsToTry, tryHeads } from './trial/heads.js';
 import type { LongestTask } from './trial/sample.js';
-import type { TrialTask } from './trial/trial.js';
+import type { Trial, TrialTask } from './trial/trial.js';
 import { type TriedFeatures, triedFeatures } from './tried-features.js';
 
 export type { PlanOptions };
@@ -26,6 +25,7 @@ export type { PlanOptions };
 /** What a worker does for a plan. */
 export type PlanTask =
   | SplitTask
+  | ScreenTask
   | LongestTask
   | TrialTask
   | NormsTask
@@ -84,7 +84,8 @@ function exactCost(
 /** Which part of the work of a plan its stages are. */
 const SPANS = {
   split: [0, 0.1],
-  trials: [0.1, 0.8],
+  first: [0.1, 0.2],
+  trials: [0.2, 0.8],
   draft: [0.8, 0.82],
   scan: [0.82, 0.95],
   aside: [0.95, 1],
@@ -94,16 +95,104 @@ export function* planLowRank(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: PlanOptions,
 ): Job<LowRankPlan, PlanTask> {
+  const layer = yield* openLayer(problem, options);
+  const tried = yield* tryRest(layer, []);
+  return yield* finish(layer, tried.headNorms, chosen(layer, tried.trials));
+}
+
+/** Where every plan misses the tolerance: the most features that pay, and the error to expect of them. */
+export type Miss = Pick<LowRankPlan, 'features' | 'predictedError'>;
+
+/**
+ * The plan, or a miss, that is seen as early as may be: on a few rows of the first head, then on the trials of the heads that
+ * share the first key/value head, then on those of all.
+ */
+export function* findPlan(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  options: PlanOptions,
+): Job<LowRankPlan | { readonly miss: Miss }, PlanTask> {
+  const layer = yield* openLayer(problem, options);
+  const { heads, steps } = layer;
+  const features = steps[steps.length - 1];
+  const task: ScreenTask = {
+    ...{ kernel: 'low_rank', step: 'screen', head: heads[0], features, seed: options.seed },
+  };
+  const [left] = yield* stage('screen', [task]);
+  if (left > HOPELESS * options.tolerance) return { miss: { features, predictedError: left } };
+  const first = heads.filter((head) => head.batch === 0 && head.keyValueHead === 0);
+  const { trials } = yield* within(SPANS.first, tryHeads(first, [], 1, steps, options));
+  const ofFirst = chosen({ ...layer, heads: first, batch: 1 }, trials);
+  if (isMiss(ofFirst, options)) return { miss: missOf(ofFirst) };
+  const rest = yield* tryRest(layer, trials);
+  const ofAll = chosen(layer, rest.trials);
+  return isMiss(ofAll, options)
+    ? { miss: missOf(ofAll) }
+    : yield* finish(layer, rest.headNorms, ofAll);
+}
+
+/** Of the tolerance: rows that are not normal had up to 2.5 times less error than the screen says, unless the softmax was saturated. */
+const HOPELESS = 3;
+
+/** What is planned for: its heads, and what the plan is compared with. */
+interface Layer {
+  readonly heads: readonly Head[];
+  /** The same with all that the layer has of them. */
+  readonly whole: readonly Head[];
+  readonly batch: number;
+  readonly exact: ExactCost;
+  /** Numbers of features to try. */
+  readonly steps: readonly number[];
+  readonly options: PlanOptions;
+}
+
+function* openLayer(
+  problem: AttentionLayer & Partial<AttentionProblem>,
+  options: PlanOptions,
+): Job<Layer, SplitTask> {
   const whole = yield* splitHeads(problem, options.inputGradients, SPANS.split);
   const heads = options.outputOnly ? whole.map(outputHead) : whole;
   const exact = exactCost(problem, options);
-  const perHead = exact.work / heads.length;
-  const { trials, headNorms } = yield* within(
-    SPANS.trials,
-    tryHeads(heads, whole, problem.dims.batch, perHead, options),
-  );
+  const steps = stepsToTry(heads[0], exact.work / heads.length, options);
+  return { heads, whole, batch: problem.dims.batch, exact, steps, options };
+}
+
+interface Tried {
+  readonly trials: readonly (readonly Trial[])[];
+  readonly headNorms: readonly ComposedNorms[];
+}
+
+/** The trials of all heads after the first ones, which are known, and the norms. */
+function* tryRest(
+  { heads, whole, batch, steps, options }: Layer,
+  known: Tried['trials'],
+): Job<Tried, LongestTask | TrialTask | NormsTask> {
+  const rest = tryHeads(heads.slice(known.length), whole, batch, steps, options);
+  const { trials, headNorms } = yield* within(SPANS.trials, rest);
+  return { trials: [...known, ...trials], headNorms };
+}
+
+type Chosen = ReturnType<typeof chooseAll>;
+
+function chosen(
+  { heads, batch, options }: Pick<Layer, 'heads' | 'batch' | 'options'>,
+  trials: Tried['trials'],
+): Chosen {
   const allowed = options.withoutOutliers ? trials.map(([none]) => [none]) : trials;
-  const { choices, ...sampled } = chooseAll(heads, allowed, problem.dims.batch, options);
+  return chooseAll(heads, allowed, batch, options);
+}
+
+const errorOf = ({ choices }: Chosen) => Math.max(...choices.map(({ error }) => error));
+const isMiss = (found: Chosen, { tolerance }: PlanOptions) => !(errorOf(found) <= tolerance);
+const missOf = (found: Chosen): Miss => ({
+  features: Math.max(...found.choices.map(({ m }) => m)),
+  predictedError: errorOf(found),
+});
+
+function* finish(
+  { heads, batch, exact, options }: Layer,
+  headNorms: Tried['headNorms'],
+  { choices, ...sampled }: Chosen,
+): Job<LowRankPlan, PlanTask> {
   const drafts = yield* stage(
     'draft',
     heads.map((head, h): DraftTask => {
@@ -139,25 +228,9 @@ export function* planLowRank(
     SPANS.aside,
   );
   return {
-    ...summary(heads, headPlans, choices, sampled, problem.dims.batch, exact, options),
+    ...summary(heads, headPlans, choices, sampled, batch, exact, options),
     headNorms,
   };
-}
-
-/**
- * The plan of the heads of one key/value head and batch item: where it misses the tolerance, that of all heads would,
- * too. null: there are no others.
- */
-export function* planFirstHeads(
-  problem: AttentionLayer & Partial<AttentionProblem>,
-  options: PlanOptions,
-): Job<LowRankPlan | null, PlanTask | BlocksTask> {
-  const { batch, keyValueHeads, queryLength } = problem.dims;
-  if (batch * keyValueHeads === 1) return null;
-  const one = { first: 0, last: 1 };
-  const cut = { items: one, sharedHeads: one, rows: { first: 0, last: queryLength } };
-  const [part] = yield* copyParts(problem, [cut]);
-  return yield* planLowRank(part, options);
 }
 
 function summary(

@@ -21,27 +21,26 @@ const WITHOUT = 1 / 128;
 const SPANS = { longest: [0, 0.07], trial: [0.07, 0.85], late: [0.85, 1] } as const;
 
 /**
- * The trials of every head, without outliers and where it may help with them; and the norms of the layer.
+ * The trials of heads, without outliers and where it may help with them.
  *
- * @param whole heads with all that the layer has of them. @param exactWork of the exact kernel for a head.
+ * @param whole heads whose norms are wanted, with all that the layer has of them. @param steps of stepsToTry.
  */
 export function* tryHeads(
   heads: readonly Head[],
   whole: readonly Head[],
   batch: number,
-  exactWork: number,
+  steps: readonly number[],
   options: PlanOptions,
 ): Job<
   { trials: (readonly Trial[])[]; headNorms: ComposedNorms[] },
   LongestTask | TrialTask | NormsTask
 > {
-  const steps = stepsToTry(heads[0], exactWork, options);
   const most = steps[steps.length - 1];
   const drawable = heads.every(canDrawFeatures);
   const listed = drawable
     ? (Math.ceil(most / DRAWN_LISTED) + 1) * DRAWN_LISTED
     : most + NEXT_FEATURES;
-  const enough = enoughFor(heads[0], options, batch);
+  const enough = heads.length > 0 ? enoughFor(heads[0], options, batch) : 0;
   const { longest, heavyTailed } = yield* longestOfHeads(heads);
   const attempt = (wanting: readonly number[], shares: readonly number[], without: number) =>
     wanting.map((h): TrialTask => {
@@ -62,7 +61,7 @@ export function* tryHeads(
   const found = yield* stage('trial', [...plainly, ...early, ...normTasks], SPANS.trial);
   const tried = found.slice(0, plainly.length + early.length) as Trial[][];
   const norms = found.slice(tried.length) as ComposedNorms[];
-  const headNorms = heads.map((head) =>
+  const headNorms = whole.map((head) =>
     layerNorms(norms.filter((_, k) => normTasks[k].head === head)),
   );
   const without = tried.slice(0, heads.length);
@@ -130,8 +129,12 @@ function* longestOfHeads(
   };
 }
 
-/** Feature numbers with which a head is still cheaper than exact, a few where none is, and the next. */
-function stepsToTry(
+/**
+ * Feature numbers with which a head is still cheaper than exact, a few where none is, and the next.
+ *
+ * @param exactWork of the exact kernel for a head.
+ */
+export function stepsToTry(
   head: Head,
   exactWork: number,
   { features, rates }: PlanOptions,
