@@ -14,10 +14,15 @@ const SMALL_NUMBERS = 2 ** 15;
 
 export function runFiniteTask({ data }: FiniteTask, cancelled: Cancelled): boolean {
   checkpoint(cancelled);
-  // x * 0 is NaN for NaN and infinity; one look at the sum is quicker than one at every element.
-  let sum = 0;
-  for (let k = 0; k < data.length; k++) sum += data[k] * 0;
-  return sum === 0;
+  // x * 0 is NaN for NaN and infinity; one look at the sum is quicker than one at every element, and two sums than one.
+  const even = data.length - (data.length % 2);
+  let [a, b] = [0, 0];
+  for (let k = 0; k < even; k += 2) {
+    a += data[k]! * 0;
+    b += data[k + 1]! * 0;
+  }
+  for (let k = even; k < data.length; k++) a += data[k]! * 0;
+  return a + b === 0;
 }
 
 /** Whether all of them are. */

@@ -3,12 +3,13 @@ import type { Checkpoint } from '../../job.js';
 import type { Contradiction } from '../../problem.js';
 import type { Wasm } from '../inner/instance.js';
 import { type AttendReport, attendBlock, clearSums, rowsOf, sumsOfPartition } from './attend.js';
-import { attendInOneCall } from './in-one-call.js';
+import { AttendCall } from './in-one-call.js';
 import { type AttentionMemory, prepareMemory } from './memory.js';
 import type { PartitionOfHead, Partitions, RowBlock } from './task.js';
 
 /** Keys of a block that are in memory as a list of their own, with their left products. */
 export interface ListedKeys {
+  /** Of all lists of a partition the same fields. */
   readonly memory: AttentionMemory;
   readonly count: number;
   /** Adds their left products to those of the partition. */
@@ -36,6 +37,9 @@ export function attendByLists(
     const choice = choose(memory, partition);
     const sums = sumsOfPartition(task, wasm, memory, partition);
     const all = { first: 0, count: plan.keys };
+    const callOf = (memory: AttentionMemory) =>
+      new AttendCall(task, wasm, memory, partition, null, checkpoint);
+    const calls: { all?: AttendCall; listed?: AttendCall } = {};
     if (!wasm.addressOf) sums.begin(all);
     for (let index = task.first; index < task.last; index++) {
       const block = partition.partition + index * plan.partitions;
@@ -44,11 +48,19 @@ export function attendByLists(
       const rows = rowsOf(plan, partition, block);
       const keys = choice(rows);
       const range = { first: block, last: block + 1, step: 1 };
-      const where = keys?.memory ?? memory;
-      const taken = keys ? { ...rows, listed: keys.count } : rows;
-      const report = wasm.fn.attend
-        ? attendInOneCall(task, wasm, where, partition, range, null, checkpoint, keys?.count)
-        : attendBlock(task, wasm, where, taken, checkpoint, {});
+      let report: AttendReport;
+      if (keys) {
+        if (wasm.fn.attend) {
+          calls.listed ??= callOf(keys.memory);
+          report = calls.listed.run(range, keys.count);
+        } else {
+          const listed = { ...rows, listed: keys.count };
+          report = attendBlock(task, wasm, keys.memory, listed, checkpoint, {});
+        }
+      } else if (wasm.fn.attend) {
+        calls.all ??= callOf(memory);
+        report = calls.all.run(range);
+      } else report = attendBlock(task, wasm, memory, rows, checkpoint, {});
       keys?.scatter();
       keys?.after?.();
       loss += report.loss;

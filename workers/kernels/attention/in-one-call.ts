@@ -4,7 +4,7 @@ import { keysOf, keysOfRow, keysOfRows, seesAll } from '../../mask.js';
 import type { Contradiction } from '../../problem.js';
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
-import { wordsOfAttention } from '../inner/operations/stages.js';
+import { ATTENTION, wordsOfAttention } from '../inner/operations/stages.js';
 import type { AttentionMemory } from './memory.js';
 import type { ExactPlan } from './plan.js';
 import { outputRows, sinkOf } from './rows.js';
@@ -28,9 +28,13 @@ type Numbers = Float32Array | Float64Array | Int32Array;
 
 const CONTRADICTIONS = [null, 'log_sum_exp', 'attention_output'] as const;
 
+interface Report {
+  readonly loss: number;
+  readonly contradiction: Contradiction | null;
+}
+
 /**
  * @param kept of rows that are looked at once more: nothing is added to the sums.
- * @param listed in memory are so many keys of a list, and no others: for a single block.
  * @throws {CancelledError}
  */
 export function attendInOneCall(
@@ -41,8 +45,91 @@ export function attendInOneCall(
   blocks: BlockRange,
   kept: KeptRows | null,
   checkpoint: Checkpoint,
-  listed?: number,
-): { readonly loss: number; readonly contradiction: Contradiction | null } {
+): Report {
+  const mark = wasm.mark();
+  const report = new AttendCall(task, wasm, memory, partition, kept, checkpoint).run(blocks);
+  wasm.release(mark);
+  return report;
+}
+
+/** What blocks of a partition have in common is told once. */
+export class AttendCall {
+  readonly #wasm: Wasm;
+  readonly #plan: ExactPlan;
+  readonly #partition: PartitionOfHead;
+  readonly #picked: readonly number[] | undefined;
+  readonly #keys: number;
+  readonly #words: number;
+  readonly #loss: number;
+  readonly #contradiction: number;
+
+  /** Allocates. @param kept as of `attendInOneCall`. */
+  constructor(
+    task: Partitions,
+    wasm: Wasm,
+    memory: AttentionMemory,
+    partition: PartitionOfHead,
+    kept: KeptRows | null,
+    checkpoint: Checkpoint,
+  ) {
+    this.#wasm = wasm;
+    this.#plan = task.plan;
+    this.#partition = partition;
+    this.#picked = kept?.picked;
+    this.#loss = wasm.alloc(8);
+    this.#contradiction = wasm.alloc(8);
+    const [loss, contradiction] = [this.#loss, this.#contradiction];
+    const words = wordsOf(task, wasm, memory, partition, kept, checkpoint, { loss, contradiction });
+    this.#keys = words[KEYS]!;
+    this.#words = wasm.alloc(8 * words.length);
+    wasm.f64(this.#words, words.length).set(words);
+  }
+
+  /**
+   * @param listed in memory are so many keys of a list, and no others: for a single block.
+   * @throws {CancelledError}
+   */
+  run(blocks: BlockRange, listed?: number): Report {
+    const wasm = this.#wasm;
+    const [plan, { headGroup, head }] = [this.#plan, this.#partition];
+    const mark = wasm.mark();
+    const seen =
+      listed === undefined
+        ? seenByBlocks(plan, this.#partition, blocks, this.#picked)
+        : [0, listed, 0];
+    // By number of the block: nothing is told of those before the first.
+    const before = this.#picked ? 0 : 3 * blocks.first;
+    const at = wasm.alloc(4 * (before + seen.length));
+    wasm.i32(at + 4 * before, seen.length).set(seen);
+    const words = wasm.f64(this.#words, ATTENTION.length);
+    words[SEEN] = at;
+    words[KEYS] = listed ?? this.#keys;
+    wasm.f64(this.#loss, 1)[0] = 0;
+    wasm.i32(this.#contradiction, 2).fill(0);
+    const stopped = wasm.fn.attend!(this.#words, blocks.first, blocks.last, blocks.step);
+    if (stopped) throw new CancelledError();
+    wasm.release(mark);
+    const [kind, row] = wasm.i32(this.#contradiction, 2);
+    const name = CONTRADICTIONS[kind!]!;
+    return {
+      loss: wasm.f64(this.#loss, 1)[0]!,
+      contradiction: kind ? { name, batchItem: headGroup.batchItem, head, row: row! } : null,
+    };
+  }
+}
+
+const [SEEN, KEYS] = [ATTENTION.indexOf('seen'), ATTENTION.indexOf('keys')];
+
+/** @param reports where what blocks report is left. */
+function wordsOf(
+  task: Partitions,
+  wasm: Wasm,
+  memory: AttentionMemory,
+  partition: PartitionOfHead,
+  kept: KeptRows | null,
+  checkpoint: Checkpoint,
+  reports: { readonly loss: number; readonly contradiction: number },
+): number[] {
   const { plan, workspace } = task;
   const { problem, thin, full } = plan;
   const { dims, objective, known, softcap = 0, scaling } = problem;
@@ -52,7 +139,6 @@ export function attendInOneCall(
   const headGroup = Math.floor(partition.place / plan.group);
   const { corner, pitch } = outputRows(task, partition);
   const { fields } = memory;
-  const mark = wasm.mark();
   const integers = (x: ArrayLike<number>) => {
     const at = wasm.alloc(4 * x.length);
     wasm.i32(at, x.length).set(x);
@@ -66,32 +152,24 @@ export function attendInOneCall(
   const upstream = objective?.tensor.data;
   const [sums, output] = [known?.logSumExp?.data, known?.output?.data];
   const firstSum = (batchItem * heads + partition.head) * queryLength;
-  const seen = integers(
-    listed === undefined
-      ? seenByBlocks(plan, partition, blocks, kept?.picked)
-      : seenOfList(plan, blocks.first, listed),
-  );
-  const loss = wasm.alloc(8);
-  wasm.f64(loss, 1)[0] = 0;
-  const contradiction = integers([0, 0]);
   const { words } = checkpoint;
   // One call for each partition of a head: objects that are put together from others would take as long as a tile.
   // biome-ignore format: one line a group
   const values = {
     rows: kept?.picked.length ?? queryLength,
-    keys: kept ? kept.e.length / kept.picked.length : (listed ?? keysOf(problem, batchItem).last),
+    keys: kept ? kept.e.length / kept.picked.length : keysOf(problem, batchItem).last,
     window: plan.window, rq: thin.rq, rk: thin.rk, rvRank: thin.rv, right: thin.right,
     fullDk: Number(full.dK), fullDv: Number(full.dV), isTarget: Number(objective?.kind === 'target'), pitch,
     scale: scaling * Math.LOG2E, sink: sinkOf(plan, partition), cap: softcap * Math.LOG2E,
     q: ofHead(workspace.Q, d), lowQ: place(workspace.lowQ, headGroup * queryLength * thin.rq),
-    seen, picked: kept ? integers(kept.picked) : 0, bk: memory.BK, bv: memory.BV,
+    seen: 0, picked: kept ? integers(kept.picked) : 0, bk: memory.BK, bv: memory.BV,
     upstream: narrow(upstream, corner), upstreamWide: wide(upstream, corner),
     knownSum: narrow(sums, firstSum), knownSumWide: wide(sums, firstSum),
     knownOutput: narrow(output, corner), knownOutputWide: wide(output, corner),
     stop: place(words?.stop), beat: place(words?.beat),
     ls: kept ? 0 : fields.ls, lv: kept ? 0 : fields.lv,
     outK: place(workspace.outK, number * d * thin.rk), outV: place(workspace.outV, number * dims.valueDim * thin.rv),
-    sinkGradient: place(workspace.sinks, number), loss, contradiction,
+    sinkGradient: place(workspace.sinks, number), ...reports,
     output: place(task.attentionOutput ?? undefined, corner), rightQ: ofHead(workspace.rightQ, thin.right),
     normG: ofHead(workspace.normG, 1), normS: ofHead(workspace.normS, 1), normQs: ofHead(workspace.normQS, 1),
     normSink: ofHead(workspace.normSink, 1),
@@ -99,35 +177,17 @@ export function attendInOneCall(
     qPacked: fields.q, gPacked: fields.g, qRows: memory.qRows, gRows: memory.gRows,
     rightS: memory.rightS, rightV: memory.rightV, contracted: memory.contracted,
   };
-  const all = wordsOfAttention(values, fields);
-  const at = wasm.alloc(8 * all.length);
-  wasm.f64(at, all.length).set(all);
-  const stopped = wasm.fn.attend!(at, blocks.first, blocks.last, blocks.step);
-  if (stopped) throw new CancelledError();
-  const [kind, row] = wasm.i32(contradiction, 2);
-  const name = CONTRADICTIONS[kind!]!;
-  wasm.release(mark);
-  return {
-    loss: wasm.f64(loss, 1)[0]!,
-    contradiction: kind ? { name, batchItem, head: partition.head, row: row! } : null,
-  };
+  return wordsOfAttention(values, fields);
 }
 
-/** Its rows see all keys of a list, as far as these let them. */
-function seenOfList({ blocks }: ExactPlan, block: number, listed: number): Int32Array {
-  const seen = new Int32Array(3 * blocks);
-  seen[3 * block + 1] = listed;
-  return seen;
-}
-
-/** Of each row block, from block 0 on: the first key that it sees, the one after the last, and whether a row sees one only. */
+/** Of each row block, from the first on: the first key that it sees, the one after the last, and whether a row sees one only. */
 function seenByBlocks(
-  { problem, blocks: count }: ExactPlan,
+  { problem }: ExactPlan,
   { headGroup: { batchItem } }: PartitionOfHead,
   { first, last, step }: BlockRange,
   picked: readonly number[] | undefined,
 ): Int32Array {
-  const seen = new Int32Array(3 * (picked ? 1 : count));
+  const seen = new Int32Array(picked ? 3 : 3 * (last - first));
   const of = (start: number, n: number) => {
     const end = Math.min(start + n, problem.dims.queryLength);
     const keys = keysOfRows(problem, batchItem, { first: start, last: end });
@@ -136,7 +196,7 @@ function seenByBlocks(
   const everywhere = seesAll(problem) ? of(0, 1) : null;
   for (let block = first; block < last; block += step) {
     const [start, n] = picked ? [picked[0]!, picked.length] : [block * ROWS, ROWS];
-    seen.set(everywhere ?? of(start, n), 3 * block);
+    seen.set(everywhere ?? of(start, n), 3 * (block - first));
   }
   return seen;
 }

@@ -123,7 +123,9 @@ export class KeyProxy {
       const { data } = known.logSumExp;
       const at =
         (partition.headGroup.batchItem * dims.heads + partition.head) * dims.queryLength + first;
-      return Float64Array.from(data.subarray(at, at + count), (x) => Math.LOG2E * x);
+      const sums = new Float64Array(count);
+      for (let i = 0; i < count; i++) sums[i] = Math.LOG2E * data[at + i]!;
+      return sums;
     }
     const sums = this.#nearSums(rows, near);
     for (const range of far) {

@@ -226,9 +226,12 @@ export type Stages = {
 
 type Values = Readonly<Record<string, number>>;
 
+/** What the words of the structure are. */
+export const ATTENTION: readonly string[] = attention.fields.map(({ name }) => name);
+
 /** The words of the structure, from numbers and addresses by the names of its fields. @param others what `values` lacks. */
 export function wordsOfAttention(values: Values, others: Values): number[] {
-  return attention.fields.map(({ name }) => {
+  return ATTENTION.map((name) => {
     const value = values[name] ?? others[name];
     if (value === undefined) throw new Error(`Attention.${name} is missing`);
     return value;
