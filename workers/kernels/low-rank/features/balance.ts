@@ -137,7 +137,9 @@ export function covariance(
   }
   arithmetic.dots(d, n, d, centred, centred, result);
   arithmetic.release(mark);
-  return result.map((sum) => sum / n);
+  const covariances = result.slice();
+  for (let i = 0; i < d * d; i++) covariances[i]! /= n;
+  return covariances;
 }
 
 /** Lower Cholesky factor (d, d) of the covariance of x (n, d) about the centre. */

@@ -25,6 +25,18 @@ export interface Contribution {
   readonly tensors: Readonly<Record<string, Narrowed>>;
 }
 
+export function squareOf(x: Narrowed): number {
+  let sum = 0;
+  for (let k = 0; k < x.length; k++) sum += x[k]! * x[k]!;
+  return sum;
+}
+
+function multiple(factor: number, x: Narrowed): Narrowed {
+  const out = new Float32Array(x.length);
+  for (let k = 0; k < out.length; k++) out[k] = factor * x[k]!;
+  return out;
+}
+
 /** Rows in memory, and the tokens they belong to: these, or `count` ones from `first` on. */
 interface Side {
   readonly at: number;
@@ -64,7 +76,7 @@ export class Contributions {
         (this.#problem.projections[name].adapter?.scaling ?? 1) *
         (name === 'v_proj' ? 1 : this.#problem.scaling);
       for (const [tensor, x] of Object.entries(own.tensors)) {
-        tensors[tensor] = x.map((a) => factor * a);
+        tensors[tensor] = multiple(factor, x);
       }
       this.#wasm.release(mark);
     }

@@ -163,8 +163,11 @@ function scatterOf(errors: ReturnType<typeof errorsOf>, n: number): number {
   return n === 0 ? 0 : (Math.max(0, squares - sum ** 2 / n) * n) / Math.max(1, n - 1);
 }
 
-const dot = (x: Float32Array, y: Float32Array): number =>
-  x.reduce((sum, value, k) => sum + value * y[k]!, 0);
+function dot(x: Float32Array, y: Float32Array): number {
+  let sum = 0;
+  for (let k = 0; k < x.length; k++) sum += x[k]! * y[k]!;
+  return sum;
+}
 
 /** One-sided 99 % of a normal distribution. */
 const ONE_SIDED = 2.326;

@@ -7,7 +7,7 @@ import type { Worths } from '../draw.js';
 import { KeySquares } from '../key-squares.js';
 import { joinKeys, type KeySums, makeKeySums } from '../plan/scale.js';
 import { Apart } from './apart.js';
-import { Contributions, type Narrowed } from './contributions.js';
+import { Contributions, type Narrowed, squareOf } from './contributions.js';
 import type { Role, Tables } from './tables.js';
 
 /** What one block shows; what it does not name has no error. */
@@ -78,7 +78,7 @@ export class Measure {
       ): [K, Narrowed][] =>
         (Object.entries(x) as [K, Narrowed][]).map(([name, all]) => [
           name,
-          all.map((a, k) => a - y[name]![k]!),
+          difference(all, y[name]!),
         ]);
       const errors = less(whole.tensors, drawn.tensors);
       const { origin } = this.task;
@@ -96,10 +96,14 @@ export class Measure {
   }
 }
 
+function difference(x: Narrowed, y: Narrowed): Narrowed {
+  const out = new Float32Array(x.length);
+  for (let k = 0; k < out.length; k++) out[k] = x[k]! - y[k]!;
+  return out;
+}
+
 const squaresOf = <K extends string>(all: readonly [K, Narrowed][]) =>
-  Object.fromEntries(
-    all.map(([name, x]) => [name, x.reduce((sum, a) => sum + a * a, 0)]),
-  ) as Record<K, number>;
+  Object.fromEntries(all.map(([name, x]) => [name, squareOf(x)])) as Record<K, number>;
 
 /** Heads of batch items whose contributions have no element in common; lora_A is one sum over all. */
 const placeOf = (tensor: string, batchItem: number, head: number) =>

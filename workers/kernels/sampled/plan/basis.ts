@@ -47,32 +47,45 @@ export function basisOf(
     new Arithmetic(wasm, checkpoint),
     ...([Q, K, d, beta] as const),
   );
-  /** [T diag(factor) | other], and minus centre times it. */
-  const map = (
-    transform: Float64Array,
-    factor: (a: number) => number,
-    centre: Float64Array,
-    other: Float64Array,
-  ) => {
-    const columns = d + 1;
-    const matrix = new Float64Array(d * columns);
-    const shift = new Float64Array(columns);
-    for (let r = 0; r < d; r++) {
-      for (let a = 0; a < d; a++) matrix[r * columns + a] = factor(a) * transform[r * d + a]!;
-      matrix[r * columns + d] = Math.LOG2E * beta * other[r]!;
-      for (let a = 0; a < d; a++) shift[a]! -= centre[r]! * matrix[r * columns + a]!;
-    }
-    return { matrix, shift };
-  };
-  const query = map(transformQ, (a) => Math.LOG2E * sigma[a]!, centreQ, centreK);
-  const key = map(transformK, () => 1, centreK, centreQ);
+  const factor = Math.LOG2E * beta;
+  const query = map(
+    transformQ,
+    sigma.map((x) => Math.LOG2E * x),
+    centreQ,
+    centreK,
+    factor,
+  );
+  const key = map(transformK, new Float64Array(d).fill(1), centreK, centreQ, factor);
   // beta q.k = beta (q - cq).(k - ck) + beta q.ck + beta k.cq - beta cq.ck
   const both = centreQ.reduce((sum, x, r) => sum + x * centreK[r]!, 0);
-  query.shift[d] = -Math.LOG2E * beta * both;
+  query.shift[d] = -factor * both;
   return shared({
     queryMap: query.matrix,
     queryShift: query.shift,
     keyMap: key.matrix,
     keyShift: key.shift,
   });
+}
+
+/** [T diag(factors) | share other], and minus centre times its first columns. */
+function map(
+  transform: Float64Array,
+  factors: Float64Array,
+  centre: Float64Array,
+  other: Float64Array,
+  share: number,
+) {
+  const d = factors.length;
+  const columns = d + 1;
+  const matrix = new Float64Array(d * columns);
+  const shift = new Float64Array(columns);
+  for (let r = 0; r < d; r++) {
+    for (let a = 0; a < d; a++) {
+      const entry = factors[a]! * transform[r * d + a]!;
+      matrix[r * columns + a] = entry;
+      shift[a]! -= centre[r]! * entry;
+    }
+    matrix[r * columns + d] = share * other[r]!;
+  }
+  return { matrix, shift };
 }

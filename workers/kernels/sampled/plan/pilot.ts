@@ -13,7 +13,7 @@ import { splitKeys } from '../attend.js';
 import { mapKeys, mapQueries, spreadOf, squaresOfUpstream } from '../coordinates.js';
 import { KeyDraw, sizeOf } from '../draw.js';
 import { Apart } from '../error/apart.js';
-import { Contributions } from '../error/contributions.js';
+import { Contributions, squareOf } from '../error/contributions.js';
 import type { Tables } from '../error/tables.js';
 import { KeySquares } from '../key-squares.js';
 import { KeyProxy } from '../proxy.js';
@@ -86,7 +86,7 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
     const products = apart.whole(rows, checkpoint);
     keySquares.load(rows, products);
     for (const [name, x] of Object.entries(contributions.of(rows, products).roles)) {
-      sizes[name as Name] += each * x.reduce((sum, a) => sum + a * a, 0);
+      sizes[name as Name] += each * squareOf(x);
     }
     near += sizeOf(split.near) / looks.length;
     seen += (sizeOf(split.near) + far) / looks.length;
