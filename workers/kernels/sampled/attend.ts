@@ -9,13 +9,13 @@ import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { Random } from '../random.js';
-import type { Coordinates } from './coordinates.js';
+import { type Coordinates, rowsOfHead } from './coordinates.js';
 import { KeyDraw, sizeOf } from './draw.js';
 import { Measure, type Measurements, makeMeasurements, withoutError } from './error/measure.js';
 import type { Tables } from './error/tables.js';
 import { Listed } from './listed.js';
 import { NEAR, type SampledPlan } from './plan/plan.js';
-import { KeyProxy } from './proxy.js';
+import { type HeadCoordinates, KeyProxy } from './proxy.js';
 
 /** Where a problem stands in the one that it is a part of, whose blocks have a number each. */
 export interface Origin {
@@ -76,6 +76,29 @@ function randomOf({ origin, seed }: SampledAttendTask, { partition, first }: Row
   return new Random(new Random(seed).integer(2 ** 32) + 2 ** 32 * (block % 2 ** 21));
 }
 
+/** A head of the workspace in c coordinates. Where operations do not reach its keys, they are copied if they are not there yet. */
+function coordinatesOf(
+  { plan, coordinates }: SampledAttendTask,
+  wasm: Wasm,
+  { warm }: AttentionMemory,
+  place: number,
+  c: number,
+): HeadCoordinates {
+  const { queryLength } = plan.problem.dims;
+  const { pitch, sizes } = coordinates;
+  const queries = rowsOfHead(coordinates.queries, place, queryLength, pitch, c);
+  const keys = rowsOfHead(coordinates.keys, place, plan.keys, pitch, c);
+  const reached = wasm.elementAt(keys);
+  const at = reached ?? wasm.allocFloats(keys.length);
+  if (reached === null && !warm) wasm.f32(at, keys.length).set(keys);
+  const ofHead = slice(sizes, place, queryLength);
+  return {
+    ...{ c, at, keys: () => keys },
+    queries: ({ first, n }) => queries.subarray(first * (c + 2), (first + n) * (c + 2)),
+    sizes: ({ first, n }) => ofHead.subarray(first, first + n),
+  };
+}
+
 function keysOfPartition(
   task: SampledAttendTask,
   wasm: Wasm,
@@ -90,7 +113,12 @@ function keysOfPartition(
   if (head.coordinates === 0) return () => null;
   const headGroup = Math.floor(partition.place / plan.group);
   const spread = slice(coordinates.spread, headGroup, plan.keys);
-  const proxy = new KeyProxy(task, wasm, memory, partition.place, coordinates, head.coordinates);
+  const proxy = new KeyProxy(
+    task,
+    wasm,
+    memory,
+    coordinatesOf(task, wasm, memory, partition.place, head.coordinates),
+  );
   // A list of more than half of the keys is no cheaper than all of them.
   const listed = new Listed(wasm, memory, Math.ceil(plan.keys / 2));
   const keyDraw = new KeyDraw(wasm, spread, listed.capacity);

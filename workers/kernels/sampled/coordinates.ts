@@ -73,16 +73,20 @@ export function runCoordinates(task: CoordinatesTask, wasm: Wasm, checkpoint: ()
   squaresOfUpstream(wasm, plan, head, [{ first: 0, n: queryLength }], sizes);
   const Q = slice(workspace.Q, head.place, queryLength * d);
   const queries = rowsOfHead(coordinates.queries, head.place, queryLength, coordinates.pitch, c);
-  mapQueries(wasm, basis, Q, d, [{ c, rows: queries }], checkpoint);
+  const x = wasm.room(queries);
+  mapQueries(wasm, basis, Q, d, [{ c, at: x }], checkpoint);
+  wasm.keep(queries, x);
   const K = slice(workspace.K, headGroup, plan.keys * d);
   const keys = rowsOfHead(coordinates.keys, head.place, plan.keys, coordinates.pitch, c);
-  mapKeys(wasm, basis, K, d, [{ c, rows: keys }], checkpoint);
+  const z = wasm.room(keys);
+  mapKeys(wasm, basis, K, d, [{ c, at: z }], checkpoint);
+  wasm.keep(keys, z);
 }
 
-/** Rows in so many coordinates, (n, c + 2). */
+/** Where rows in so many coordinates lie, or are to lie, (n, c + 2). */
 export interface Mapped {
   readonly c: number;
-  readonly rows: Float32Array;
+  readonly at: number;
 }
 
 /** Queries (n, d) in all these numbers of coordinates. */
@@ -139,11 +143,8 @@ function map(
     const x = wasm.put(rows.subarray(first * d, (first + count) * d));
     wasm.fn.gemm(count, columns, d, x, d, packed, y, columns, false);
     wasm.fn.add_row(count, columns, offset, y);
-    for (const { c, rows: mapped } of to) {
-      const mine = mapped.subarray(first * (c + 2), (first + count) * (c + 2));
-      const out = wasm.room(mine);
-      wasm.fn.proxy_coordinates(count, d, c, rest(c), y, out);
-      wasm.keep(mine, out);
+    for (const { c, at } of to) {
+      wasm.fn.proxy_coordinates(count, d, c, rest(c), y, at + 4 * first * (c + 2));
     }
   }
   wasm.release(mark);

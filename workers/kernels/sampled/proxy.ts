@@ -14,7 +14,7 @@ import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { packedFloats } from '../inner/operations/products.js';
-import { type Coordinates, rowsOfHead } from './coordinates.js';
+import type { Mapped } from './coordinates.js';
 
 /** Rows of a panel. */
 const PANEL = 16;
@@ -24,13 +24,20 @@ const NEAR_AT_ONCE = 512;
 const STRIDE = 8;
 const FIRST_KEYS = 16;
 
+/** A head in c coordinates: its keys, where operations find them, and what is asked for block by block. */
+export interface HeadCoordinates extends Mapped {
+  /** The keys once more, for whoever is not an operation: looked up when they are asked for, as memory may move. */
+  readonly keys: () => Float32Array;
+  /** Coordinates of a block's rows, and |G_i|^2. */
+  readonly queries: (rows: RowBlock) => Float32Array;
+  readonly sizes: (rows: RowBlock) => Float32Array;
+}
+
 export class KeyProxy {
   readonly #task: Partitions;
   readonly #wasm: Wasm;
   readonly #memory: AttentionMemory;
-  readonly #coordinates: Coordinates;
-  /** Of the head in the coordinates. */
-  readonly #place: number;
+  readonly #head: HeadCoordinates;
   readonly #c: number;
   /** Coordinates of all keys of the head, and of one in STRIDE where row sums are not known. */
   readonly #z: number;
@@ -44,28 +51,19 @@ export class KeyProxy {
   /** p_j^2 / |v_j - mean v|^2 of far keys. */
   readonly #weights: number;
 
-  /** Allocates, and copies in the keys' coordinates where they are not there yet. */
-  constructor(
-    task: Partitions,
-    wasm: Wasm,
-    memory: AttentionMemory,
-    place: number,
-    coordinates: Coordinates,
-    c: number,
-  ) {
+  /** Allocates. */
+  constructor(task: Partitions, wasm: Wasm, memory: AttentionMemory, head: HeadCoordinates) {
     const { plan } = task;
     const { headDim: d } = plan.problem.dims;
+    const { c, at } = head;
+    const width = c + 2;
+    const some = plan.problem.known?.logSumExp ? 0 : Math.ceil(plan.keys / STRIDE);
     this.#task = task;
     this.#wasm = wasm;
     this.#memory = memory;
-    this.#coordinates = coordinates;
-    this.#place = place;
+    this.#head = head;
     this.#c = c;
-    const width = c + 2;
-    const keys = rowsOfHead(coordinates.keys, place, plan.keys, coordinates.pitch, c);
-    const some = plan.problem.known?.logSumExp ? 0 : Math.ceil(plan.keys / STRIDE);
-    const shared = wasm.addressOf?.(keys);
-    this.#z = shared ?? wasm.allocFloats(keys.length);
+    this.#z = at;
     this.#thinned = wasm.allocFloats(some * width);
     this.#rows = wasm.allocFloats(ROWS * width);
     this.#panels = wasm.allocFloats(packedFloats(width, ROWS));
@@ -75,8 +73,8 @@ export class KeyProxy {
     this.#near = wasm.allocFloats(NEAR_AT_ONCE * ROWS);
     this.#weights = wasm.allocFloats(plan.keys);
     if (memory.warm) return;
-    if (shared === undefined) wasm.f32(this.#z, keys.length).set(keys);
     const thinned = wasm.f32(this.#thinned, some * width);
+    const keys = head.keys();
     for (let k = 0; k < some; k++) thinned.set(slice(keys, k * STRIDE, width), k * width);
   }
 
@@ -102,17 +100,15 @@ export class KeyProxy {
   }
 
   /** The rows' coordinates, packed, and their sizes; those that fill up the last panel have none. */
-  #load({ first, n: count }: RowBlock, n: number): void {
+  #load(block: RowBlock, n: number): void {
     const wasm = this.#wasm;
-    const { queryLength } = this.#task.plan.problem.dims;
-    const { queries, pitch, sizes } = this.#coordinates;
     const width = this.#c + 2;
-    const all = rowsOfHead(queries, this.#place, queryLength, pitch, this.#c);
-    const rows = wasm.f32(this.#rows, n * width).fill(0);
-    rows.set(all.subarray(first * width, (first + count) * width));
+    wasm
+      .f32(this.#rows, n * width)
+      .fill(0)
+      .set(this.#head.queries(block));
     wasm.fn.pack_transposed(n, width, this.#rows, width, 1, this.#panels);
-    const mine = slice(sizes, this.#place, queryLength).subarray(first, first + count);
-    wasm.f32(this.#sizes, n).fill(0).set(mine);
+    wasm.f32(this.#sizes, n).fill(0).set(this.#head.sizes(block));
   }
 
   /** log2 of the sum of e^S of each row. */

@@ -16,7 +16,7 @@ import { Apart } from '../error/apart.js';
 import { Contributions, squareOf } from '../error/contributions.js';
 import type { Tables } from '../error/tables.js';
 import { KeySquares } from '../key-squares.js';
-import { KeyProxy } from '../proxy.js';
+import { type HeadCoordinates, KeyProxy } from '../proxy.js';
 import { basisOf } from './basis.js';
 import { type Basis, COORDINATES, looksAt } from './plan.js';
 import { makeKeySums, type Name, type RunningSums, runningSums } from './scale.js';
@@ -56,7 +56,6 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
     const first = block * ROWS;
     return { partition, first, n: Math.min(ROWS, queryLength - first) };
   });
-  const tried = mapped(task, wasm, basis, looks, checkpoint);
   const partitions: Partitions = {
     ...task,
     attentionOutput: null,
@@ -65,6 +64,7 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
     last: 0,
   };
   const memory = { ...prepareMemory(partitions, wasm, partition, checkpoint), warm: false };
+  const tried = mapped(task, wasm, basis, looks, checkpoint);
   const apart = new Apart(partitions, wasm, memory);
   const contributions = new Contributions(partitions, wasm, tables);
   const keySquares = new KeySquares(partitions, wasm, tables);
@@ -72,8 +72,8 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
   const spread = new Float32Array(plan.keys);
   spreadOf(wasm, slice(workspace.V, headGroup, plan.keys * dv), dv, spread);
   const keyDraw = new KeyDraw(wasm, spread, 0);
-  const proxies = tried.map(({ c, coordinates }) => {
-    return new KeyProxy(partitions, wasm, memory, 0, coordinates, c);
+  const proxies = tried.map(({ coordinates }) => {
+    return new KeyProxy(partitions, wasm, memory, coordinates);
   });
   const sizes = { query: 0, key: 0, value: 0 };
   let [near, seen] = [0, 0];
@@ -100,7 +100,7 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
   return { basis, tried: found, sizes, near, seen };
 }
 
-/** Keys, and queries of the blocks that are looked at, in each number of coordinates. */
+/** Keys, and queries of the blocks that are looked at, in each number of coordinates. Allocates. */
 function mapped(
   { plan, workspace, head }: PilotTask,
   wasm: Wasm,
@@ -111,24 +111,26 @@ function mapped(
   const { queryLength, headDim: d } = plan.problem.dims;
   const sizes = new Float32Array(queryLength);
   squaresOfUpstream(wasm, plan, head, looks, sizes);
-  const tried = coordinatesFor(d).map((c) => ({
-    c,
-    sums: makeKeySums(),
-    coordinates: {
-      queries: new Float32Array(queryLength * (c + 2)),
-      keys: new Float32Array(plan.keys * (c + 2)),
-      ...{ spread: new Float32Array(0), sizes, pitch: c + 2 },
-    },
-  }));
+  const tried = coordinatesFor(d).map((c) => {
+    const [queries, keys] = [looks.length * ROWS, plan.keys].map((rows) =>
+      wasm.allocFloats(rows * (c + 2)),
+    ) as [number, number];
+    const addressOf = (rows: RowBlock) => queries + 4 * looks.indexOf(rows) * ROWS * (c + 2);
+    const coordinates: HeadCoordinates = {
+      ...{ c, at: keys, keys: () => wasm.f32(keys, plan.keys * (c + 2)) },
+      queries: (rows) => wasm.f32(addressOf(rows), rows.n * (c + 2)),
+      sizes: ({ first, n }) => sizes.subarray(first, first + n),
+    };
+    return { c, sums: makeKeySums(), addressOf, coordinates };
+  });
   const Q = slice(workspace.Q, head.place, queryLength * d);
-  for (const { first, n } of looks) {
-    const rows = tried.map(({ c, coordinates }) => {
-      return { c, rows: coordinates.queries.subarray(first * (c + 2), (first + n) * (c + 2)) };
-    });
-    mapQueries(wasm, basis, Q.subarray(first * d, (first + n) * d), d, rows, checkpoint);
+  for (const rows of looks) {
+    const mine = Q.subarray(rows.first * d, (rows.first + rows.n) * d);
+    const to = tried.map(({ c, addressOf }) => ({ c, at: addressOf(rows) }));
+    mapQueries(wasm, basis, mine, d, to, checkpoint);
   }
   const K = slice(workspace.K, Math.floor(head.place / plan.group), plan.keys * d);
-  const rows = tried.map(({ c, coordinates }) => ({ c, rows: coordinates.keys }));
-  mapKeys(wasm, basis, K, d, rows, checkpoint);
+  const to = tried.map(({ coordinates: { c, at } }) => ({ c, at }));
+  mapKeys(wasm, basis, K, d, to, checkpoint);
   return tried;
 }
