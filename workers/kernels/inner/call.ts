@@ -65,13 +65,25 @@ function scalar({ kind }: NumberArgument, draw: Draw): number {
 
 function drawArray({ type, length, value }: ArrayArgument, sizes: Sizes, draw: Draw): Elements {
   const x = new TYPES[type](length(sizes));
-  for (let i = 0; i < x.length; i++) x[i] = value ? value(draw, sizes, i) : draw.uniform(-1, 1);
+  if (!value) return fill(x, draw.integer(0, 2 ** 32 - 1));
+  for (let i = 0; i < x.length; i++) x[i] = value(draw, sizes, i);
+  return x;
+}
+
+/** Numbers of [-1, 1]. Most operands are these, and the service starts with them: a plain generator, in place. */
+function fill(x: Elements, seed: number): Elements {
+  let state = seed;
+  for (let i = 0; i < x.length; i++) {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) | 0;
+    x[i] = state / 2 ** 31;
+  }
   return x;
 }
 
 /** Bytes on either side of an array that nothing may write. */
 const CANARIES = 256;
 const CANARY = 0xa5;
+const UNTOUCHED = Buffer.alloc(CANARIES, CANARY);
 
 /** Puts the operands into memory, calls, and looks at what came of it. Frees what lay in memory. */
 export function runCall(wasm: Wasm, call: Call): Outcome {
@@ -79,7 +91,7 @@ export function runCall(wasm: Wasm, call: Call): Outcome {
   const returned = (wasm.fn[call.name] as (...x: readonly number[]) => number | undefined)(...args);
   const damaged = places.filter(({ one, at, before }) => {
     const written = (from: number) =>
-      new Uint8Array(wasm.buffer, from, CANARIES).some((byte) => byte !== CANARY);
+      !UNTOUCHED.equals(new Uint8Array(wasm.buffer, from, CANARIES));
     return (
       written(at - CANARIES) ||
       written(at + before.byteLength) ||
@@ -183,27 +195,12 @@ function beyond(
   const narrow = rough ? ROUGH : SINGLE;
   const compare = (name: string, isDouble: boolean, pick: NumbersOf) => {
     // Of one type: loops over arrays that may be of several are ten times slower.
-    const [x, y, z] = [outcome, right, other].map((of) => new Float64Array(pick(of))) as [
-      Float64Array,
-      Float64Array,
-      Float64Array,
-    ];
-    const sizeOf = (i: number) => finite(Math.abs(y[i]!));
-    const changeOf = (i: number) => (isDouble ? 0 : finite(Math.abs(y[i]! - z[i]!)));
-    let [size, change] = [0, 0];
-    for (let i = 0; i < y.length; i++) {
-      size = Math.max(size, sizeOf(i));
-      change = Math.max(change, changeOf(i));
-    }
-    for (let i = 0; i < x.length; i++) {
-      // Infinities are the same or not.
-      if (x[i] === y[i]) continue;
-      const [own, moved] = elementwise ? [sizeOf(i), changeOf(i)] : [size, change];
-      if (!(Math.abs(x[i]! - y[i]!) <= (isDouble ? DOUBLE : narrow) * own + ROUNDINGS * moved)) {
-        return `${call.name}: ${name}[${i}] is ${x[i]}, not ${y[i]} (sizes ${JSON.stringify(call.numbers)})`;
-      }
-    }
-    return null;
+    const [x, y] = [outcome, right].map((of) => new Float64Array(pick(of))) as [Numbers, Numbers];
+    const z = other === right || isDouble ? y : new Float64Array(pick(other));
+    const rounding = isDouble ? DOUBLE : narrow;
+    const i = elementwise ? differsByItself(x, y, z, rounding) : differs(x, y, z, rounding);
+    if (i === null) return null;
+    return `${call.name}: ${name}[${i}] is ${x[i]}, not ${y[i]} (sizes ${JSON.stringify(call.numbers)})`;
   };
   const found = operands(operation)
     .filter((one) => one.kind === 'array')
@@ -215,10 +212,35 @@ function beyond(
   return found.find((one) => one !== null) ?? null;
 }
 
-type Numbers = ArrayLike<number>;
-type NumbersOf = (outcome: ReturnType<Reference>) => Numbers;
+type Numbers = Float64Array;
+type NumbersOf = (outcome: ReturnType<Reference>) => ArrayLike<number>;
 
 const finite = (x: number) => (Number.isFinite(x) ? x : 0);
+const largest = (x: Numbers, y: Numbers | null) => {
+  let size = 0;
+  for (let i = 0; i < x.length; i++) size = Math.max(size, finite(Math.abs(x[i]! - (y?.[i] ?? 0))));
+  return size;
+};
+
+/** The first x that is further from y than rounding makes it, beside the largest y; z: y of nudged operands. */
+function differs(x: Numbers, y: Numbers, z: Numbers, rounding: number): number | null {
+  const off = rounding * largest(y, null) + (z === y ? 0 : ROUNDINGS * largest(y, z));
+  for (let i = 0; i < x.length; i++) {
+    // Infinities are the same or not.
+    if (x[i] !== y[i] && !(Math.abs(x[i]! - y[i]!) <= off)) return i;
+  }
+  return null;
+}
+
+/** The same beside its own y alone. */
+function differsByItself(x: Numbers, y: Numbers, z: Numbers, rounding: number): number | null {
+  for (let i = 0; i < x.length; i++) {
+    if (x[i] === y[i]) continue;
+    const off = rounding * finite(Math.abs(y[i]!)) + ROUNDINGS * finite(Math.abs(y[i]! - z[i]!));
+    if (!(Math.abs(x[i]! - y[i]!) <= off)) return i;
+  }
+  return null;
+}
 
 /** Every number of the operands one rounding up or down, by turns that no size of a matrix repeats. */
 function nudged(call: Call): Call {
