@@ -56,7 +56,7 @@ export const ConfigSchema = Type.Object({
     minimum: 1,
     maximum: 100_000,
     description:
-      'Requests that compute or wait to. Four times as many wait for a place, for a second at most; then, and where more come, 429. Beyond it there are as many places for clients that have less than their share',
+      'Requests that compute or wait to. Four times as many may wait for a place, for a second at most, as long as they are expected to find one; the others get 429. Beyond it there are as many places for clients that have less than their share',
   }),
   LORAGRAD_MAX_INFLIGHT_BYTES: Type.Integer({
     default: 0,

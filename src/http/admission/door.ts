@@ -1,11 +1,15 @@
 /**
  * Who finds no place waits at the door for a moment. Places become free all the time, so that a burst is served and not
  * refused; and a client that sends again at once, whatever it is told, keeps nobody busy with refusals. Clients take
- * turns, and what else there is of a request that waits is not read.
+ * turns, and what else there is of a request that waits is not read. Under lasting overload only so many wait as are
+ * expected to enter: who waits in vain costs more than who is told at once.
  */
 
-/** How long a request waits at most, ms. */
+/** How long a request waits at most, and may be expected to, ms. */
 const WAIT_MS = 1000;
+const EXPECTED_MS = WAIT_MS / 2;
+/** Guests by whom it is known how fast others enter. */
+const KNOWN = 32;
 
 interface Guest {
   settle(mayEnter: boolean): void;
@@ -15,14 +19,18 @@ export class Door {
   /** By client, in the order of their turns; the first of a line has waited longest. */
   readonly #lines = new Map<string, Guest[]>();
   #waiting = 0;
+  /** When the last guests entered, since somebody has waited all the time; by `now`. */
+  #entered: number[] = [];
 
   /**
    * @param room requests that may wait; then the last of the longest line has to go.
    * @param hasPlace whether there is one for this client.
+   * @param now milliseconds of any clock.
    */
   constructor(
     readonly room: number,
     private readonly hasPlace: (client: string) => boolean,
+    private readonly now = () => performance.now(),
   ) {}
 
   get waiting(): number {
@@ -34,9 +42,19 @@ export class Door {
     return this.#lines.has(client) || !this.hasPlace(client);
   }
 
-  /** Whether no other request of this client may wait: no line is longer. */
+  /** Whether no other request of this client may wait: no line is longer, or it would be in vain. */
   isFull(client: string): boolean {
-    return this.#waiting >= this.room && this.#lines.get(client)?.length === this.#longest().length;
+    const mine = this.#lines.get(client)?.length ?? 0;
+    if (this.#waiting >= this.room && mine === this.#longest().length) return true;
+    return this.#expectedWait(mine + 1) > EXPECTED_MS;
+  }
+
+  /** Milliseconds until the guest enters who is at this place in the line of its client. */
+  #expectedWait(place: number): number {
+    if (this.#entered.length < KNOWN) return 0;
+    let turns = 1;
+    for (const line of this.#lines.values()) turns += Math.min(line.length, place);
+    return (turns * (this.now() - this.#entered[0]!)) / KNOWN;
   }
 
   /**
@@ -45,6 +63,7 @@ export class Door {
    * @returns whether it may try to enter: there is a place, or it has waited its time.
    */
   wait(client: string, onGone: (callback: () => void) => void, ahead = false): Promise<boolean> {
+    if (!ahead && this.isFull(client)) return Promise.resolve(false);
     if (this.#waiting >= this.room) this.#longest().at(-1)?.settle(false);
     return new Promise((resolve) => {
       const guest: Guest = {
@@ -70,6 +89,8 @@ export class Door {
       if (!this.hasPlace(client)) continue;
       this.#lines.delete(client);
       this.#lines.set(client, line);
+      this.#entered.push(this.now());
+      if (this.#entered.length > KNOWN) this.#entered.shift();
       line[0]?.settle(true);
       return;
     }
@@ -88,5 +109,6 @@ export class Door {
     line.splice(at, 1);
     this.#waiting--;
     if (line.length === 0) this.#lines.delete(client);
+    if (this.#waiting === 0) this.#entered = [];
   }
 }

@@ -68,3 +68,36 @@ test('who has waited for a moment may try: the refusal says what stands against 
   await wait('a', 'a1');
   assert.deepEqual(told, ['a1 enters']);
 });
+
+test('under lasting overload no more wait than are expected to enter soon', async () => {
+  let [now, places] = [0, 0];
+  const door = new Door(
+    1000,
+    () => places > 0,
+    () => now,
+  );
+  const wait = (client: string) =>
+    door.wait(client, stays).then((mayEnter) => {
+      if (mayEnter) places--;
+    });
+  const enters = async () => {
+    now += 50;
+    places++;
+    door.open();
+    await null;
+    await null;
+  };
+  // A burst: nobody knows yet how fast it is.
+  for (let k = 0; k < 40; k++) wait('a');
+  assert.equal(door.isFull('a'), false);
+  for (let k = 0; k < 32; k++) await enters();
+  assert.equal(door.waiting, 8);
+  assert.equal(door.isFull('a'), false, 'the ninth is to enter after 9 x 50 ms');
+  wait('a');
+  wait('a');
+  assert.equal(door.isFull('a'), true, 'the eleventh would after 550 ms');
+  assert.equal(await door.wait('a', stays), false);
+  assert.equal(door.isFull('b'), false, 'another client has its own turn');
+  now += 20_000;
+  assert.equal(door.isFull('b'), true, 'nobody has entered for a long time');
+});

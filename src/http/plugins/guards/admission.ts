@@ -90,7 +90,8 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
     backlog: ledger.backlog,
   }));
 
-  const tooMany = () => ledger.busy('Requests that wait for a place', door.room, door.room + 1);
+  const tooMany = () =>
+    ledger.busy('Requests that wait for a place', door.waiting, door.waiting + 1);
   app.decorate('turnedAway', (client: string) => (door.isFull(client) ? tooMany() : null));
 
   app.decorateRequest('entry');
