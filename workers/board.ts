@@ -55,6 +55,11 @@ export class Board {
     return null;
   }
 
+  /** Nobody begins the task now; no other is there. */
+  putBack(): void {
+    Atomics.store(this.words, NEXT, 0);
+  }
+
   finish(index: number): void {
     const word = TASKS + WORDS_OF_TASK * index;
     Atomics.store(this.words, word, 1);

@@ -34,6 +34,8 @@ export interface Stage<T extends Task = Task> {
   readonly tasks: readonly T[];
   /** Task k goes on where task k - stride ended, and begins after it. Absent: tasks wait for no other. */
   readonly stride?: number;
+  /** Its one task takes a few milliseconds at most: a worker may be given several such stages at once. */
+  readonly brief?: boolean;
   /** The job that a task is, where all of them are LargeTasks. */
   jobOf?(task: T): Job<unknown>;
   /** Which part of the whole job's work this stage is: from, to, both in [0, 1]. */

@@ -22,6 +22,8 @@ export const TIMESLICE_MS = 10;
 export type TimesliceOutcome =
   | { readonly status: 'done'; readonly results: readonly TaskResult[] }
   | { readonly status: 'cancelled' }
+  /** Others before it took all of the time. */
+  | { readonly status: 'left' }
   /** The worker ended; said by the pool. */
   | { readonly status: 'lost'; readonly message: string }
   | { readonly status: 'failed'; readonly message: string; readonly stack: string | undefined };

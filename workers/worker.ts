@@ -20,12 +20,18 @@ function run(task: AnyTask | RestTask, cancelled: Cancelled): unknown {
   return giveBack();
 }
 
-export default function takeTimeslice({
-  tasks,
-  first,
-  stride,
-  board: words,
-}: Timeslice): TimesliceOutcome {
+/** Timeslices at brief stages, one after the other in the time of one; or one at any stage. An outcome for each. */
+export default function takeTurn(turn: readonly Timeslice[]): TimesliceOutcome[] {
+  const end = performance.now() + TIMESLICE_MS;
+  return turn.map((timeslice, k) =>
+    k > 0 && performance.now() >= end ? { status: 'left' } : takeTimeslice(timeslice, end),
+  );
+}
+
+function takeTimeslice(
+  { tasks, first, stride, board: words }: Timeslice,
+  end: number,
+): TimesliceOutcome {
   const board = new Board(words);
   const beat = board.beatOf(first);
   const cancelled = Object.assign(
@@ -35,7 +41,6 @@ export default function takeTimeslice({
     },
     { words: { stop: board.stopWord, beat } },
   );
-  const end = performance.now() + TIMESLICE_MS;
   const results: TaskResult[] = [];
   try {
     for (let index: number | null = first; index !== null; ) {

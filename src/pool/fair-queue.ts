@@ -21,10 +21,11 @@ export class FairQueue<Job extends Member> {
     return sum;
   }
 
+  /** Who is there already keeps its place. */
   add(job: Job): void {
     const line = this.#lines.get(job.owner);
-    if (line) line.push(job);
-    else this.#lines.set(job.owner, [job]);
+    if (!line) this.#lines.set(job.owner, [job]);
+    else if (!line.includes(job)) line.push(job);
   }
 
   /** The first member that is ready, of the first owner who has one; both then go to the end of their lines. */

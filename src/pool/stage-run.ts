@@ -53,6 +53,11 @@ export class StageRun implements Member {
     return this.waiting > 0 && this.#running < (this.stage.stride ?? Number.POSITIVE_INFINITY);
   }
 
+  /** Whether a worker may be given others with it. */
+  get brief(): boolean {
+    return this.stage.brief ?? false;
+  }
+
   /** Whether nobody wants its results any more. */
   get stopped(): boolean {
     return this.#failure !== null;
@@ -78,7 +83,10 @@ export class StageRun implements Member {
   settled(outcome: TimesliceOutcome): void {
     this.#running--;
     if (outcome.status === 'done') this.#collect(outcome.results);
-    else if (outcome.status === 'lost') {
+    else if (outcome.status === 'left') {
+      this.#board.putBack();
+      this.#settleIfOver();
+    } else if (outcome.status === 'lost') {
       this.#stop(new WorkerLostError(`A worker thread was lost: ${outcome.message}`));
     } else if (outcome.status === 'failed') {
       this.#stop(Object.assign(new Error(outcome.message), { stack: outcome.stack }));

@@ -2,7 +2,7 @@
 
 export interface WatchOptions {
   /** The worker counts it up as long as it lives: whenever it asks whether it is to stop. */
-  readonly beat: Int32Array;
+  readonly beat: () => number;
   readonly overdueMs: number;
   /** Longest time without a beat, of that in which it was watched. */
   readonly hungMs: number;
@@ -32,7 +32,7 @@ export function watchTimeslice(options: WatchOptions): TimesliceWatch {
   let [silent, given] = [0, 0];
   const look = () => {
     const now = performance.now();
-    const count = Atomics.load(beat, 0);
+    const count = beat();
     const passed = Math.min(now - looked, 2 * every);
     silent = count === last ? silent + passed : 0;
     given = stopped() ? given + passed : 0;
@@ -44,7 +44,7 @@ export function watchTimeslice(options: WatchOptions): TimesliceWatch {
   timer = setTimeout(() => {
     overdue = true;
     onOverdue();
-    [last, looked] = [Atomics.load(beat, 0), performance.now()];
+    [last, looked] = [beat(), performance.now()];
     look();
   }, overdueMs);
   return {

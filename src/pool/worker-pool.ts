@@ -1,4 +1,5 @@
 /** The executor on worker threads of this process: Piscina runs the threads, the timeslices are ours. */
+import { EventEmitter } from 'node:events';
 import { Piscina } from 'piscina';
 import type { Job, Stage, Task } from '../../workers/job.js';
 import { type Kernels, relaxedSimd } from '../../workers/kernels/inner/builds.js';
@@ -36,15 +37,24 @@ export interface PoolOptions {
 
 /** After so much more than its timeslice a task is one that others do not wait for. */
 const OVERDUE_MS = 5 * TIMESLICE_MS;
+/** Brief stages that a worker is given at once, where as many wait: threads then say less to each other. */
+const TOGETHER = 4;
+
+interface Given {
+  readonly run: StageRun;
+  readonly timeslice: Timeslice;
+}
 
 export class WorkerPool implements Executor {
-  readonly #piscina: Piscina<Timeslice, TimesliceOutcome>;
+  readonly #piscina: Piscina<readonly Timeslice[], readonly TimesliceOutcome[]>;
   readonly #options: PoolOptions;
   readonly #queue = new FairQueue<StageRun>();
   /** Timeslices that take much too long now. */
   #overdue = 0;
   /** Jobs whose tasks do: they get no place but their own. */
   readonly #slow = new WeakSet<RunContext>();
+  /** Jobs that have lost a worker: they share none with others, which are not to be lost with them twice. */
+  readonly #suspect = new WeakSet<RunContext>();
   #busy = 0;
   #jobs = 0;
   #restarts = 0;
@@ -58,12 +68,13 @@ export class WorkerPool implements Executor {
     const { heapMiB } = options;
     // One more than is busy: it runs where tasks that cannot be cut hold the others.
     const threads = options.workers + 1;
-    this.#piscina = new Piscina<Timeslice, TimesliceOutcome>({
+    this.#piscina = new Piscina<readonly Timeslice[], readonly TimesliceOutcome[]>({
       filename: WORKER_FILE,
       minThreads: threads,
       maxThreads: threads,
       // A timeslice owns its worker: whose it is, `#queue` says.
       concurrentTasksPerWorker: 1,
+      recordTiming: false,
       workerData: kernels,
       ...(heapMiB && { resourceLimits: { maxOldGenerationSizeMb: heapMiB } }),
     });
@@ -153,11 +164,12 @@ export class WorkerPool implements Executor {
   /** Threads that are idle get one each. */
   #onEachThread(name: string, task: Task): Promise<TimesliceOutcome[]> {
     return Promise.all(
-      this.#piscina.threads.map(() => {
+      this.#piscina.threads.map(async () => {
         // Nobody cancels it. A signal that all shared would keep every one of them.
         const { signal } = new AbortController();
         const run = new StageRun({ name, tasks: [task] }, { signal });
-        return this.#piscina.run(run.begin() as Timeslice);
+        const [outcome] = await this.#piscina.run([run.begin()!]);
+        return outcome!;
       }),
     );
   }
@@ -186,39 +198,60 @@ export class WorkerPool implements Executor {
       // The thread to spare is for those whose tasks are short.
       const spare = this.#busy >= workers;
       if (this.#busy > workers || (spare && this.#overdue === 0)) break;
-      const run = this.#queue.take((member) => !spare || !this.#isSlow(member));
-      if (!run) break;
-      const timeslice = run.begin();
-      if (timeslice) this.#give(run, timeslice);
+      const turn = this.#turn((run) => !spare || !this.#slow.has(run.context));
+      if (turn.length === 0) break;
+      this.#give(turn);
     }
     this.#options.onLoad?.(this);
   }
 
-  #isSlow(run: StageRun): boolean {
-    return this.#slow.has(run.context);
+  /** For one worker; empty: there is nothing to do. */
+  #turn(allowed: (run: StageRun) => boolean): Given[] {
+    const turn: Given[] = [];
+    const isBrief = (run: StageRun) => run.brief && !this.#suspect.has(run.context);
+    const most = Math.min(TOGETHER, Math.ceil(this.#queue.waiting / this.#options.workers));
+    let run = this.#queue.take(allowed);
+    const together = run !== null && isBrief(run);
+    while (run) {
+      const timeslice = run.begin();
+      if (timeslice) turn.push({ run, timeslice });
+      const more = turn.length === 0 || (together && turn.length < most);
+      run = more ? this.#queue.take((one) => allowed(one) && (!together || isBrief(one))) : null;
+    }
+    return turn;
   }
 
-  async #give(run: StageRun, timeslice: Timeslice): Promise<void> {
+  async #give(turn: readonly Given[]): Promise<void> {
     this.#busy++;
-    const killer = new AbortController();
+    // As good as an AbortSignal for one listener, at a tenth of its cost.
+    const killer = new EventEmitter();
+    let hung = false;
+    const beats = turn.map(({ run, timeslice }) => run.beatOf(timeslice));
     const watch = watchTimeslice({
-      beat: run.beatOf(timeslice),
+      beat: () => beats.reduce((sum, beat) => sum + Atomics.load(beat, 0), 0),
       overdueMs: OVERDUE_MS,
       hungMs: this.#options.hungMs ?? Number.POSITIVE_INFINITY,
-      stopped: () => run.stopped,
+      stopped: () => turn.every(({ run }) => run.stopped),
       onOverdue: () => {
         this.#overdue++;
-        this.#slow.add(run.context);
+        for (const { run } of turn) this.#slow.add(run.context);
         this.#pump();
       },
       // Ends the thread; another takes its place.
-      onHung: () => killer.abort(),
+      onHung: () => {
+        hung = true;
+        killer.emit('abort');
+      },
     });
-    const outcome = await this.#piscina
-      .run(timeslice, { signal: killer.signal })
-      .catch((error: Error) => this.#lost(error, killer.signal.aborted));
+    const timeslices = turn.map(({ timeslice }) => timeslice);
+    const outcomes = await this.#piscina
+      .run(timeslices, { signal: killer })
+      .catch((error: Error) => this.#lost(turn, hung ? 'it hung' : error.message));
     this.#settle(watch);
-    run.settled(outcome);
+    for (const [k, { run }] of turn.entries()) {
+      run.settled(outcomes[k]!);
+      if (outcomes[k]!.status === 'left') this.#queue.add(run);
+    }
     this.#pump();
   }
 
@@ -228,9 +261,12 @@ export class WorkerPool implements Executor {
     this.#busy--;
   }
 
-  #lost({ message }: Error, hung: boolean): TimesliceOutcome {
+  #lost(turn: readonly Given[], message: string): TimesliceOutcome[] {
     this.#restarts++;
-    return { status: 'lost', message: hung ? 'it hung' : message };
+    return turn.map(({ run }) => {
+      this.#suspect.add(run.context);
+      return { status: 'lost', message };
+    });
   }
 }
 

@@ -11,7 +11,7 @@ export interface PendingTensor {
   readonly tensor: Tensor;
 }
 
-const NOTHING = new Float32Array(new SharedArrayBuffer(0));
+const NOTHING = new Float32Array(0);
 
 export class Intake {
   readonly pending: PendingTensor[] = [];

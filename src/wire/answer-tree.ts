@@ -14,8 +14,12 @@ export function renderAnswer(value: unknown, tensor: (tensor: EncodedTensor) => 
   if (typeof value === 'object') {
     const prototype = Object.getPrototypeOf(value);
     if (prototype === null || prototype === Object.prototype) {
-      const entries = Object.entries(value).filter(([, item]) => item !== undefined);
-      return Object.fromEntries(entries.map(([key, item]) => [key, renderAnswer(item, tensor)]));
+      const copy: Record<string, unknown> = {};
+      for (const key of Object.keys(value)) {
+        const item = (value as Record<string, unknown>)[key];
+        if (item !== undefined) copy[key] = renderAnswer(item, tensor);
+      }
+      return copy;
     }
   }
   throw new TypeError(`an answer cannot hold ${Object.prototype.toString.call(value)}`);

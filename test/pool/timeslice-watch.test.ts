@@ -11,7 +11,7 @@ async function lives(onLook: (beat: Int32Array, look: number) => void): Promise<
   let looks = 0;
   await new Promise<void>((resolve) => {
     const watch = watchTimeslice({
-      beat,
+      beat: () => Atomics.load(beat, 0),
       overdueMs: 1,
       hungMs: 40,
       // Asked at every look.
@@ -34,7 +34,7 @@ test('a worker without a beat is overdue first, then hung', async () => {
   const seen: string[] = [];
   await new Promise<void>((resolve) => {
     watchTimeslice({
-      beat: cell(),
+      beat: () => 0,
       overdueMs: 1,
       hungMs: 20,
       stopped: () => false,
@@ -51,7 +51,7 @@ test('a worker without a beat is overdue first, then hung', async () => {
 test('a worker that beats is overdue and never hung; a turn that ends is neither', async () => {
   await lives((beat) => beat[0]++);
   const ended = watchTimeslice({
-    beat: cell(),
+    beat: () => 0,
     overdueMs: 1,
     hungMs: 1,
     stopped: () => false,

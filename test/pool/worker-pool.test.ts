@@ -140,6 +140,39 @@ test('many short tasks are run by few messages, and each of them once', async ()
   assert.ok(reports.length < tasks.length, 'every task travelled alone');
 });
 
+test('brief stages share a turn: what its time does not reach is begun again, failures and aborts are their own', async () => {
+  function* brief(task: Task): Job<unknown> {
+    return (yield { name: 'brief', tasks: [task], brief: true })[0];
+  }
+  const [one, two, long] = [gate(), gate(), gate()];
+  const gates = [one, two].map(({ job }) => pool.run(job, { signal: never() }));
+  const first = pool.run(brief(long.task), { signal: never() });
+  const tasks = Array.from({ length: 6 }, (_, k) => digestTask(k));
+  const starts = tasks.map(() => 0);
+  const digests = tasks.map((task, k) =>
+    pool.run(brief(task), { signal: never(), onStart: () => starts[k]++ }),
+  );
+  const broken = pool.run(brief({ kernel: 'reference' } as Task), { signal: never() });
+  const controller = new AbortController();
+  const aborted = pool.run(brief(digestTask(9)), { signal: controller.signal });
+  const ends = [
+    assert.rejects(broken, /not iterable/),
+    assert.rejects(aborted, (reason) => reason === controller.signal.reason),
+  ];
+  one.open();
+  controller.abort(new Error('nobody waits'));
+  // Longer than a turn.
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  long.open();
+  two.open();
+  await Promise.all([...gates, first, ...ends]);
+  assert.deepEqual(
+    await Promise.all(digests),
+    tasks.map((task) => runDigestTask(task, () => false)),
+  );
+  assert.equal(starts[0], 2, 'it was in a turn whose first stage took all the time');
+});
+
 test('tasks of a chain run one after the other, chains at the same time', async () => {
   // Each task copies what the task before it in its chain has copied.
   const [chains, length, size] = [2, 100, 10_000];

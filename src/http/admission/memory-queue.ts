@@ -45,17 +45,11 @@ export class MemoryQueue {
         reject(signal.reason);
         this.#pump();
       };
-      const mine: Waiting = {
-        client,
-        bytes,
-        grant: () => {
-          signal.removeEventListener('abort', stop);
-          resolve();
-        },
-      };
-      signal.addEventListener('abort', stop, { once: true });
+      const mine: Waiting = { client, bytes, grant: resolve };
       this.#waiting.push(mine);
       this.#pump();
+      // Most are granted at once. Whatever stops one later finds nothing to do here.
+      if (this.#waiting.includes(mine)) signal.addEventListener('abort', stop, { once: true });
     });
   }
 

@@ -48,10 +48,12 @@ async function storePlugin(app: FastifyInstance, options: { store: KnownTensors 
   });
 
   async function resolve(request: FastifyRequest): Promise<void> {
+    const names = referencesIn(request.body);
+    if (names.size === 0) return;
     let bytes = 0;
     const keeper = keeperOf(request, store.own.limit);
     let reserved = 0;
-    const known = await store.find(referencesIn(request.body), keeper, (forms) => {
+    const known = await store.find(names, keeper, (forms) => {
       reserved = forms.reduce((sum, form) => sum + wireBytes(form), 0);
       if (reserved > 0) request.reserveMoreBytes(reserved);
     });

@@ -83,7 +83,7 @@ export function* exactForwardJob(
 ): Job<ExactForwardResult, ForwardTask> {
   if (!fitsOneTask(planOf(layer))) return yield* forwardParts(layer, seed);
   const whole: WholeForwardTask = { kernel: 'exact', step: 'whole_forward', layer, seed };
-  const [result] = yield { name: 'whole', tasks: [whole], span: [0, 1] };
+  const [result] = yield { name: 'whole', tasks: [whole], span: [0, 1], brief: true };
   return result as ExactForwardResult;
 }
 

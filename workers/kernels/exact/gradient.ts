@@ -57,7 +57,7 @@ export function* exactJob(
 ): Job<ExactResult, GradientTask> {
   if (!fitsOneTask(makePlan(problem, options))) return yield* exactParts(problem, options);
   const whole: WholeTask = { kernel: 'exact', step: 'whole', problem, options };
-  const [result] = yield { name: 'whole', tasks: [whole], span: [0, 1] };
+  const [result] = yield { name: 'whole', tasks: [whole], span: [0, 1], brief: true };
   return result as ExactResult;
 }
 

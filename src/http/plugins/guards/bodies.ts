@@ -48,7 +48,7 @@ const BLOCK = 2 ** 20;
  */
 class Chunks {
   /** Bytes of garbage that are let stand. */
-  static readonly #MOST = 2 ** 22;
+  static readonly #MOST = 2 ** 24;
   #bytes = 0;
 
   copied(bytes: number): void {
