@@ -1,4 +1,4 @@
-/** All fixtures through the queue, in parts by 4 workers: the gradients of PyTorch, and bit by bit those of one machine. */
+/** All fixtures through the queue, in parts by 2 workers: the gradients of PyTorch, and bit by bit those of one machine. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { parseLayer, requireProblem } from '../../src/request/parse.js';
@@ -17,7 +17,7 @@ import { startCluster } from './cluster.js';
 import { cutsOf, large } from './nodes.js';
 import { withoutStore } from './store.js';
 
-const WORKERS = 4;
+const WORKERS = 2;
 const TIMES_NAIVE = 3;
 const FLOOR = 2 ** -21;
 

@@ -46,7 +46,7 @@ export function tensor(shape: readonly number[], fill: (i: number) => number): T
 }
 
 /**
- * HyperbolicCross-attention with three inputs of d_in = d times the number of heads by default. The weights of
+ * Cross-attention with three inputs of d_in = d times the number of heads by default. The weights of
  * q_proj and k_proj are diagonal with the asked-for spectrum, scaled to the asked-for logit deviation.
  */
 export function makeProblem(recipe: Recipe): AttentionProblem {
@@ -214,11 +214,12 @@ export function exactGradients(problem: AttentionProblem): Gradients {
       for (let i = 0; i < nq; i++) {
         const seen = mask.right === 0 ? Math.min(i + 1, nk) : nk;
         const s = new Float64Array(seen);
+        const qi = (i * heads + h) * d;
         let max = -Infinity;
-        for (let j = 0; j < seen; j++) {
-          for (let a = 0; a < d; a++) {
-            s[j] += beta * q[(i * heads + h) * d + a] * k[(j * keyValueHeads + hk) * d + a];
-          }
+        for (let j = 0, kj = hk * d; j < seen; j++, kj += keyValueHeads * d) {
+          let dot = 0;
+          for (let a = 0; a < d; a++) dot += q[qi + a] * k[kj + a];
+          s[j] = beta * dot;
           max = Math.max(max, s[j]);
         }
         let total = 0;
@@ -227,9 +228,10 @@ export function exactGradients(problem: AttentionProblem): Gradients {
           total += s[j];
         }
         const o = new Float64Array(dv);
-        for (let j = 0; j < seen; j++) {
+        for (let j = 0, vj = hk * dv; j < seen; j++, vj += keyValueHeads * dv) {
           s[j] /= total;
-          for (let a = 0; a < dv; a++) o[a] += s[j] * v[(j * keyValueHeads + hk) * dv + a];
+          const p = s[j];
+          for (let a = 0; a < dv; a++) o[a] += p * v[vj + a];
         }
         const g = o.map((x, a) => {
           const given = y[(i * heads + h) * dv + a];
@@ -237,17 +239,18 @@ export function exactGradients(problem: AttentionProblem): Gradients {
         });
         let shift = 0;
         for (let a = 0; a < dv; a++) shift += g[a] * o[a];
-        for (let j = 0; j < seen; j++) {
+        for (let j = 0, vj = hk * dv; j < seen; j++, vj += keyValueHeads * dv) {
+          const p = s[j];
           let t = -shift;
           for (let a = 0; a < dv; a++) {
-            const at = (j * keyValueHeads + hk) * dv + a;
-            t += g[a] * v[at];
-            dvs[at] += s[j] * g[a];
+            t += g[a] * v[vj + a];
+            dvs[vj + a] += p * g[a];
           }
-          const ds = beta * s[j] * t;
+          const ds = beta * p * t;
+          const kj = (j * keyValueHeads + hk) * d;
           for (let a = 0; a < d; a++) {
-            dq[(i * heads + h) * d + a] += ds * k[(j * keyValueHeads + hk) * d + a];
-            dk[(j * keyValueHeads + hk) * d + a] += ds * q[(i * heads + h) * d + a];
+            dq[qi + a] += ds * k[kj + a];
+            dk[kj + a] += ds * q[qi + a];
           }
         }
       }
