@@ -110,7 +110,7 @@ test('draws are booked as the differences of their matrices, however little is l
       v: exact.v.map((x, k) => x - off * dv[k]),
       offsets,
     };
-    const sums = makeErrorSums(2 * a * b);
+    const { sums } = makeErrorSums([['sums', 2 * a * b]]);
     wasm.reset();
     const rows = offsets.map((_, k) => k);
     addDraws(sums, rows, drawn, exact, used, draws, new InputPasses(wasm, () => {}));

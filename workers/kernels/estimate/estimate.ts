@@ -34,7 +34,7 @@ export interface ErrorEstimate {
   readonly rows_sampled: number;
 }
 
-/** Sums over draws for one gradient tensor, over shared memory. Those of several threads add up. */
+/** Sums over draws for one gradient tensor. Those of several threads add up. */
 export interface ErrorSums {
   /** [variance of the estimate, independent draws, rows, largest |Delta / p| / n] */
   readonly totals: Float64Array;
@@ -42,9 +42,22 @@ export interface ErrorSums {
   readonly error: Float64Array;
 }
 
-export function makeErrorSums(size: number): ErrorSums {
-  const doubles = (n: number) => new Float64Array(new SharedArrayBuffer(8 * n));
-  return { totals: doubles(4), error: doubles(size) };
+const TOTALS = 4;
+
+/** Zeroed, in one block of shared memory. @param sizes by tensor. */
+export function makeErrorSums(
+  sizes: readonly (readonly [name: string, size: number])[],
+): Record<string, ErrorSums> {
+  const all = sizes.reduce((sum, [, size]) => sum + TOTALS + size, 0);
+  const memory = new Float64Array(new SharedArrayBuffer(8 * all));
+  let used = 0;
+  const take = (length: number) => {
+    used += length;
+    return memory.subarray(used - length, used);
+  };
+  return Object.fromEntries(
+    sizes.map(([name, size]) => [name, { totals: take(TOTALS), error: take(size) }]),
+  );
 }
 
 /**

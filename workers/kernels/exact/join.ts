@@ -1,7 +1,7 @@
 /** The sums of the parts of a problem become those of the whole, and so do the samples of their errors. */
 import { type Job, stage } from '../../job.js';
 import type { AttentionProblem, Contradiction } from '../../problem.js';
-import { type ErrorSums, makeErrorSums } from '../estimate/estimate.js';
+import { makeErrorSums } from '../estimate/estimate.js';
 import type { BlocksTask } from '../parts/blocks.js';
 import type { Cut } from '../parts/cut.js';
 import { joinGradients, joinTensor, type Placed, placed } from '../parts/join.js';
@@ -63,10 +63,8 @@ function* joinErrors(
   parts: readonly Placed<Sampled>[],
 ): Job<Samples['sums'], BlocksTask> {
   if (!parts.every(({ result }) => result.samples.sums.length > 0)) return [];
-  const errors: Record<string, ErrorSums> = {};
-  const tasks = tensorsOf(totals).map(([name, total]) => {
-    const error = makeErrorSums(total.length);
-    errors[name] = error;
+  const errors = makeErrorSums(tensorsOf(totals).map(([name, { length }]) => [name, length]));
+  const tasks = Object.entries(errors).map(([name, error]) => {
     const of = ({ samples }: Sampled) => samples.sums[0]![name]!;
     for (const { result } of parts) {
       const { totals: more } = of(result);

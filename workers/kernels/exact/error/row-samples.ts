@@ -80,7 +80,7 @@ export class RowSamples {
     this.#isStates = hasAttentionStates(plan.problem) && inputGradients !== null;
     this.#samplers = fitsOneTask(plan) ? 1 : SAMPLERS;
     this.#sums = Array.from({ length: this.#draws && !this.#isStates ? this.#samplers : 0 }, () =>
-      Object.fromEntries(tensorsOf(totals).map(([name, x]) => [name, makeErrorSums(x.length)])),
+      makeErrorSums(tensorsOf(totals).map(([name, x]) => [name, x.length])),
     );
   }
 

@@ -86,8 +86,9 @@ class Books {
   }
 
   #empty(): SampleTask['sums'] {
-    const sizes = Object.entries(this.task.sums).map(([name, { error }]) => [name, error.length]);
-    return Object.fromEntries(sizes.map(([name, size]) => [name, makeErrorSums(size as number)]));
+    return makeErrorSums(
+      Object.entries(this.task.sums).map(([name, { error }]) => [name, error.length]),
+    );
   }
 
   #place({ cluster }: Draw): Place {
