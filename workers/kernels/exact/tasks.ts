@@ -249,9 +249,7 @@ export function* fullStages(
 /** What the rows of a wave carry, by which they are drawn. */
 function familiesOf(workspace: Workspace, rows: number): Float64Array[] {
   const { normG, normS, normQS, normSink } = workspace;
-  return [normG, normS, normQS, normSink].map((norms) =>
-    Float64Array.from(norms.subarray(0, rows)),
-  );
+  return [normG, normS, normQS, normSink].map((norms) => new Float64Array(norms.subarray(0, rows)));
 }
 
 /** Rows of a wave in their order. @param size of a cluster; absent: there are none. */

@@ -203,11 +203,13 @@ function addThin(
   const { keys, XK, XV } = keyInputs(plan.problem, rows[0]!.batchItem);
   const whole = rows.map(() => 0);
   const part = (name: 'head' | 'shared', size: number) => rows.map((row) => row[name] * size);
-  const columns = (X: Float64Array, pitch: number, first: number, n: number, scale: number) =>
-    Float64Array.from({ length: rows.length * n }, (_, k) => {
-      const i = Math.floor(k / n);
-      return scale * X[i * pitch + first + (k - i * n)]!;
-    });
+  const columns = (X: Float64Array, pitch: number, first: number, n: number, scale: number) => {
+    const taken = new Float64Array(rows.length * n);
+    for (let i = 0; i < rows.length; i++) {
+      for (let c = 0; c < n; c++) taken[i * n + c] = scale * X[i * pitch + first + c]!;
+    }
+    return taken;
+  };
   if (sinks) used.set('sinks', ofSinks(sink, part('head', 1)));
   if (rq) {
     const scale = beta * projections.q_proj.adapter!.scaling;
