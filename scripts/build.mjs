@@ -6,15 +6,14 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { buildNative } from './build-native.mjs';
-import { bundleThreads } from './bundle.mjs';
 import { clientTypes } from './client-types.mjs';
 import { prune, ROOT, upToDate } from './make.mjs';
 
 const INNER = 'workers/kernels/inner';
 
-/** Runs a program of a development dependency; ends the build when it fails. */
-function run(program, args) {
-  const file = join(ROOT, 'node_modules', program);
+/** Runs a program in a process of its own; ends the build when it fails. */
+function run(program, args = []) {
+  const file = join(ROOT, program);
   const { status } = spawnSync(process.execPath, [file, ...args], { cwd: ROOT, stdio: 'inherit' });
   if (status !== 0) process.exit(status ?? 1);
 }
@@ -31,25 +30,31 @@ function compileClient() {
   if (upToDate(`${folder}/dist/.compiled`, inputs)) return;
   const document = readFileSync(join(ROOT, 'openapi/openapi.json'), 'utf8');
   writeFileSync(join(ROOT, folder, 'src/api.ts'), clientTypes(document));
-  run('typescript/bin/tsc', ['-p', folder]);
+  run('node_modules/typescript/bin/tsc', ['-p', folder]);
   writeFileSync(join(ROOT, folder, 'dist/.compiled'), '');
 }
 
-async function compileTypeScript() {
+function compileTypeScript() {
   const stamp = 'dist/.compiled';
   const { include } = JSON.parse(readFileSync(join(ROOT, 'tsconfig.json'), 'utf8'));
   const inputs = include.map((pattern) => pattern.replace('/*.ts', ''));
   if (upToDate(stamp, [...inputs, 'scripts/bundle.mjs', 'tsconfig.json', 'package.json'])) return;
-  run('typescript/bin/tsc', ['-p', 'tsconfig.json']);
+  run('node_modules/typescript/bin/tsc', ['-p', 'tsconfig.json']);
   prune();
-  await bundleThreads();
+  run('scripts/bundle.mjs');
   writeFileSync(join(ROOT, stamp), '');
 }
 
 function bundlePage() {
   const inputs = ['web', 'clients/typescript/src', 'workers/tensor', 'package-lock.json'];
   if (upToDate('dist/web/index.html', inputs)) return;
-  run('vite/bin/vite.js', ['build', '--config', 'web/vite.config.ts', '--logLevel', 'warn']);
+  run('node_modules/vite/bin/vite.js', [
+    'build',
+    '--config',
+    'web/vite.config.ts',
+    '--logLevel',
+    'warn',
+  ]);
 }
 
 function compileAssemblyScript() {
@@ -57,7 +62,7 @@ function compileAssemblyScript() {
   const { targets } = JSON.parse(readFileSync(join(ROOT, config), 'utf8'));
   for (const target of Object.keys(targets)) {
     if (upToDate(`dist/${INNER}/${target}.wasm`, [`${INNER}/assembly`, config])) continue;
-    run('assemblyscript/bin/asc.js', ['--config', config, '--target', target]);
+    run('node_modules/assemblyscript/bin/asc.js', ['--config', config, '--target', target]);
   }
 }
 
@@ -68,7 +73,7 @@ if (!existsSync(join(ROOT, 'node_modules', 'typescript'))) {
   process.exit(1);
 }
 compileClient();
-await compileTypeScript();
+compileTypeScript();
 bundlePage();
 compileAssemblyScript();
 const native = await buildNative();

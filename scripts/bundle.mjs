@@ -4,6 +4,7 @@
  */
 import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { build } from 'vite';
 import { ROOT } from './make.mjs';
 
 /** Their modules are replaced by bundles: where threads begin, and where tests and scripts enter the service. */
@@ -12,38 +13,34 @@ const ENTRIES = [
   ...['src/config', 'src/errors', 'src/engine/engine', 'src/http/app'],
 ];
 
-/** All other packages are loaded from where npm put them. This one is hundreds of modules. */
+/** All others are loaded from where npm put them. These are hundreds of modules, or loaded by every worker thread. */
 const BUNDLED_PACKAGES = ['typebox', 'ml-matrix'];
 
-export async function bundleThreads() {
-  // Not at the top: a build with nothing to do need not wait for it.
-  const { build } = await import('vite');
-  const { output } = await build({
-    configFile: false,
-    root: ROOT,
-    logLevel: 'warn',
-    publicDir: false,
-    ssr: { external: true, noExternal: BUNDLED_PACKAGES },
-    build: {
-      ssr: true,
-      target: 'es2023',
-      outDir: 'dist',
-      emptyOutDir: false,
-      minify: false,
-      sourcemap: true,
-      rolldownOptions: {
-        input: Object.fromEntries(ENTRIES.map((name) => [name, join(ROOT, `${name}.ts`)])),
-        output: {
-          entryFileNames: '[name].js',
-          chunkFileNames: 'chunks/[name].js',
-          topLevelVar: false,
-        },
+const { output } = await build({
+  configFile: false,
+  root: ROOT,
+  logLevel: 'warn',
+  publicDir: false,
+  ssr: { external: true, noExternal: BUNDLED_PACKAGES },
+  build: {
+    ssr: true,
+    target: 'es2023',
+    outDir: 'dist',
+    emptyOutDir: false,
+    minify: false,
+    sourcemap: true,
+    rolldownOptions: {
+      input: Object.fromEntries(ENTRIES.map((name) => [name, join(ROOT, `${name}.ts`)])),
+      output: {
+        entryFileNames: '[name].js',
+        chunkFileNames: 'chunks/[name].js',
+        topLevelVar: false,
       },
     },
-  });
-  // Chunks of other builds would go with the package.
-  const made = new Set(output.map(({ fileName }) => fileName));
-  for (const name of readdirSync(join(ROOT, 'dist/chunks'))) {
-    if (!made.has(`chunks/${name}`)) rmSync(join(ROOT, 'dist/chunks', name));
-  }
+  },
+});
+// Chunks of other builds would go with the package.
+const made = new Set(output.map(({ fileName }) => fileName));
+for (const name of readdirSync(join(ROOT, 'dist/chunks'))) {
+  if (!made.has(`chunks/${name}`)) rmSync(join(ROOT, 'dist/chunks', name));
 }
