@@ -32,7 +32,7 @@ import type { MixTask } from './mix.js';
 import type { HeadPlan, SampledPlan } from './plan/plan.js';
 
 /** Blocks of a head in one task: what it lays out for a head takes as long as one of them. */
-const BLOCKS_TOGETHER = 8;
+const BLOCKS_TOGETHER = 16;
 
 export type SampledTask =
   | SumsTask

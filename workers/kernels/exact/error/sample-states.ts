@@ -214,11 +214,10 @@ function problemOf(
 /** Of a tensor (1, L, heads, width), copied. */
 function headOf({ dtype, shape, data }: Tensor, head: number, width: number): Tensor {
   const length = shape[1]!;
-  const copy = data.slice(0, length * width);
+  const copy = new (data instanceof Float64Array ? Float64Array : Float32Array)(length * width);
   const pitch = data.length / length;
-  for (let i = 0; i < length; i++) {
-    const at = i * pitch + head * width;
-    copy.set(data.subarray(at, at + width), i * width);
+  for (let i = 0, to = 0; i < length; i++) {
+    for (let c = 0, at = i * pitch + head * width; c < width; c++) copy[to++] = data[at + c]!;
   }
   return { dtype, shape: [1, length, width], data: copy };
 }
