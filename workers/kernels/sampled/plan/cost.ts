@@ -7,9 +7,9 @@ import { measuredOf } from '../error/blocks.js';
 import { COORDINATES, looksAt, NEAR } from './plan.js';
 
 /** Powers of two of a pair of a row and a far key, beside its products. */
-const PROXY_OVERHEAD = 10;
+const PROXY_OVERHEAD = 2;
 /** Draws, gathering and scattering, as a share of the passes over tiles. */
-const LISTING = 1;
+const LISTING = 0.5;
 /** Row sums where the client does not know them: of some keys by proxies, of near ones exactly. */
 const SUMS = 0.2;
 /** A measured block: all its keys, and what these add to the gradients. */
@@ -18,7 +18,7 @@ const MEASURING = 1.9;
 const TOKEN_FLOPS = 7e4;
 /** Of the plan: the basis of a head, and for each key of a block that it looks at. */
 const BASIS_FLOPS = 8e8;
-const LOOK_FLOPS = 7e4;
+const LOOK_FLOPS = 5e4;
 
 /** Flops of one row of one head. */
 export interface RowCost {
