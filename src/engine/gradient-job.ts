@@ -1,5 +1,5 @@
 /** One gradient request as a job: decode, solve, encode. */
-import type { Job } from '../../workers/job.js';
+import { type Job, within } from '../../workers/job.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import type { PendingTensor } from '../request/intake.js';
 import { choose } from '../solver/choose.js';
@@ -26,6 +26,9 @@ const errorOf = ({ projectedFrom }: AttentionProblem) => {
   return known ? 'weights' : 'gradients';
 };
 
+/** Which part of the progress that is shown each is: it never goes back. */
+const SPANS = { choose: [0, 0.1], solve: [0.1, 1] } as const;
+
 /** @throws {Problem} when a tensor is not finite. */
 export function* gradientJob(
   problem: AttentionProblem,
@@ -35,12 +38,12 @@ export function* gradientJob(
 ): Job<GradientAnswer> {
   yield* decodePhase(pending, memory);
   clock('decode');
-  const choice = yield* choose(problem, options);
+  const choice = yield* within(SPANS.choose, choose(problem, options));
   clock('plan');
-  const { result, plan, sampled, tensors, ...solution } = yield* solve(problem, choice, {
-    ...options,
-    clock,
-  });
+  const { result, plan, sampled, tensors, ...solution } = yield* within(
+    SPANS.solve,
+    solve(problem, choice, { ...options, clock }),
+  );
   clock('compute');
   const { method, reason, fallback, error } = solution;
   const threshold = efficiencyThreshold(result.headNorms, problem.dims);
