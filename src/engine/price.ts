@@ -4,24 +4,23 @@
  * unpriced.
  */
 
-import { makePlan, makeWorkspace } from '../../workers/kernels/attention/plan.js';
 import { exactWork } from '../../workers/kernels/exact/cost.js';
 import { projectionFlops } from '../../workers/kernels/flops.js';
 import { referenceFlops } from '../../workers/kernels/reference/cost.js';
-import { makeWorkspace as makeReferenceWorkspace } from '../../workers/kernels/reference/workspace.js';
-import {
-  type AttentionLayer,
-  type AttentionProblem,
-  hasAttentionStates,
-  PROJECTIONS,
-} from '../../workers/problem.js';
-import type { Lease } from '../../workers/tensor/shared-memory.js';
+import { type AttentionLayer, type AttentionProblem, PROJECTIONS } from '../../workers/problem.js';
 import { elementCount, type Tensor, wireBytes } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
 import type { PendingTensor } from '../request/intake.js';
 import { kernelsOf } from '../solver/choose.js';
 import { type ChooseOptions, needsOf } from '../solver/choose-low-rank.js';
 import type { AnswerForm } from './messages.js';
+import {
+  exactBytes,
+  lowRankBytes,
+  MOST_FEATURES,
+  referenceBytes,
+  sampledBytes,
+} from './price-memory.js';
 import type { Work } from './work.js';
 
 export interface Price {
@@ -46,27 +45,19 @@ const HEAD_SECONDS = 2e-4;
 /** Of the plan of one head: its trials, and algebra that grows with the cube of the width. */
 const PLAN_SECONDS = 0.005;
 const PLAN_CUBE_SECONDS = 4e-8;
-/** Features that low-rank takes at most when it is asked for without a number. */
-const MOST_FEATURES = 1024;
 /** What features, exponentials and copies of a row cost, in flops. */
 const ROW_FLOPS = 60_000;
 
-/** What the plan and the run of sampled take at most, as a share of exact; and what the plan of a head keeps. */
+/** What the plan and the run of sampled take at most, as a share of exact. */
 const SAMPLED_SHARE = 0.6;
-const SAMPLED_PLAN_BYTES = 2 ** 18;
 
-/** Messages, maps of the answer, buffers of the stages. */
-const BASE_BYTES = 2 ** 20;
+/** Messages, maps of the answer, buffers of the stages, and some blocks of shared memory that are used in small part. */
+const BASE_BYTES = 2 ** 21;
 const HEAD_BYTES = 4096;
 /** What an answer says of one head: its norms, in JSON. */
 const VERDICT_BYTES = 360;
-/** A plan of low-rank: bases, trials and drawn features of one head. */
-const PLAN_BYTES = 2 ** 18;
 /** Sums that error figures keep for each number of a gradient, in float64. */
 const ERROR_COPIES = 10;
-/** Tokens that are contracted together at most, and tasks of a contraction. */
-const CONTRACT_TOKENS = 2048;
-const CONTRACT_TASKS = 16;
 /** Numbers of one float32 tensor in JSON lists take so many bytes at most, with their comma. */
 const LISTED_BYTES = 16;
 
@@ -157,8 +148,7 @@ function layerPrice(
     seconds += (wanted.flops > 0 ? referenceFlops(layer) : projectionFlops(layer)) / REFERENCE_RATE;
   }
   // Whatever overflows float32 is computed again in float64, when the memory of the others is free.
-  const float64Bytes =
-    tally((memory) => makeReferenceWorkspace(layer, wanted.gradients, memory)) + copiedBytes(layer);
+  const float64Bytes = referenceBytes(layer, wanted.gradients);
   return finished(
     BASE_BYTES +
       batch * heads * HEAD_BYTES +
@@ -226,69 +216,6 @@ function paddingFlops(layer: Layer): number {
   const padded =
     batch * up(queryLength, ROW_BLOCK) * up(keyLength, KEY_BLOCK) - batch * queryLength * keyLength;
   return heads * padded * 4 * (headDim + valueDim);
-}
-
-/** Counts what is asked of it and hands out nothing: what allocates is what says how much. */
-function tally(run: (memory: Lease) => void): number {
-  let bytes = 0;
-  const count = (size: number) => (n: number) => {
-    bytes += size * n;
-    return new Float64Array(0);
-  };
-  run({ int32: count(4), float32: count(4), float64: count(8) } as unknown as Lease);
-  return bytes;
-}
-
-/** The workspace of a wave, the sums of its contractions, and what each worker has in its own memory. */
-function exactBytes(layer: Layer, { attentionOutput, inputGradients }: ChooseOptions): number {
-  const problem = { ...layer, objective: layer.objective ?? null };
-  const plan = makePlan(problem, { attentionOutput, inputGradients });
-  const workspace = tally((memory) => makeWorkspace(plan, memory));
-  const { batch, queryLength, keyLength, heads, headDim, valueDim } = layer.dims;
-  const tokens = Math.max(queryLength, keyLength);
-  const parts = CONTRACT_TASKS + batch + Math.ceil((batch * tokens) / CONTRACT_TOKENS);
-  const ranks = PROJECTIONS.map((name) => layer.projections[name].adapter?.rank ?? 0);
-  const inputs = PROJECTIONS.map((name) => layer.projections[name].inFeatures);
-  const widest = Math.max(...inputs);
-  const rank = Math.max(...ranks) + 8;
-  const partBytes =
-    4 * (ranks.reduce((sum, r) => sum + r + 8, 0) * (widest + heads * (headDim + valueDim)));
-  const rows = 8 * (queryLength + keyLength) * (headDim + valueDim + rank);
-  const worker =
-    4 * (widest * (rank + 512 + heads * (headDim + valueDim)) + 4 * rank * (headDim + valueDim));
-  return workspace + parts * partBytes + 4 * (rows + worker) + copiedBytes(layer);
-}
-
-/** Of the heads that a part of a large problem takes, and of its rows in what the parts answer. */
-function copiedBytes(layer: Layer): number {
-  const { batch, queryLength, keyLength, heads, keyValueHeads, headDim, valueDim } = layer.dims;
-  const outputs = queryLength * heads * valueDim;
-  const keys = keyLength * keyValueHeads * (headDim + valueDim);
-  const states = hasAttentionStates(layer) ? 2 * (queryLength * heads * headDim + keys) : 0;
-  return 8 * batch * (2 * outputs + states);
-}
-
-function lowRankBytes(layer: Layer, { features }: ChooseOptions): number {
-  const { batch, heads, queryLength, keyLength, headDim, valueDim } = layer.dims;
-  const width = Math.max(headDim, valueDim) + 8;
-  const m = features ?? MOST_FEATURES;
-  const inputs = PROJECTIONS.reduce((sum, name) => sum + layer.projections[name].inFeatures, 0);
-  const ranks = PROJECTIONS.reduce(
-    (sum, name) => sum + (layer.projections[name].adapter?.rank ?? 0),
-    0,
-  );
-  const plan = PLAN_BYTES + 8 * (16 * width * width + width * (inputs + ranks));
-  const segments = Math.ceil(Math.max(queryLength, keyLength) / 4096) + 1;
-  const sums = 8 * segments * m * (4 * width + 2 * ranks);
-  const rows = 16 * (queryLength + keyLength) * (width + ranks);
-  return batch * heads * (plan + 8 * (queryLength + keyLength)) + 8 * (sums + rows);
-}
-
-/** The workspace of the exact kernel once more, coordinates and narrowed inputs, and the plans of its heads. */
-function sampledBytes(layer: Layer, options: ChooseOptions): number {
-  const { batch, heads, queryLength, keyLength } = layer.dims;
-  const rows = batch * heads * (queryLength + keyLength);
-  return exactBytes(layer, options) + 4 * 100 * rows + batch * heads * SAMPLED_PLAN_BYTES;
 }
 
 function lowRankSeconds(layer: Layer, { rates, features }: ChooseOptions, runs: boolean): number {

@@ -9,7 +9,8 @@ import type { Cut } from '../../parts/cut.js';
 import { seedOf, shareOf } from '../../parts/take.js';
 import { type InputGradients, type ParameterGradients, ROLES, tensorsOf } from '../../result.js';
 import type { FullTask } from '../full.js';
-import { fitsOneTask, headsOfWave, sampleTasks } from '../tasks.js';
+import { fitsOneTask, headsOfWave } from '../tasks.js';
+import { sampleTasks } from './draw.js';
 import { Concentration, largestLogit, roundingError, type Samples } from './estimate.js';
 import type { DrawnSizes, SampleTask } from './sample.js';
 import {

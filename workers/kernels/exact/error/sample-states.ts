@@ -13,7 +13,7 @@ import { meanError } from '../../estimate/mean.js';
 import type { Wasm } from '../../inner/instance.js';
 import { slice } from '../../inner/operands.js';
 import { takePart } from '../../parts/take.js';
-import { drawRows } from '../tasks.js';
+import { drawRows } from './draw.js';
 import { type Draw, type KernelRows, kernelRows } from './kernel-rows.js';
 
 const NAMES = ['query', 'key', 'value', 'sinks'] as const;

@@ -9,11 +9,10 @@ export {
   feature_products, feature_table, forms, square_sums, weigh_features,
 } from './features';
 export {
-  contract, group_sums, outer, running_softmax, score_gradient, take_centres,
+  contract, group_sums, joined_row, outer, row_errors, running_softmax, score_gradient, take_centres,
 } from './low-rank';
 export { scale_columns, column_dots, rotate } from './wide';
 export {
   add_keys, draw_keys, key_squares, key_worths, proxy_coordinates, proxy_keys, proxy_rows,
 } from './proxy';
 export { dots64, dots32, combine64, combine32 } from './double';
-export { joined_row, row_errors } from './trial';
