@@ -25,11 +25,11 @@ const FORM: AnswerForm = { json: false, dialect: 'tensor', extra: {} };
 const MIB = 2 ** 20;
 
 setFlagsFromString('--expose-gc');
-const collect = runInNewContext('gc') as (what: { type: 'minor' | 'major' }) => void;
-/** Memory that one collection finds is free after the next. Minor ones find most of it, and take a hundredth of the time. */
-const collectTwice = (type: 'minor' | 'major') => {
-  collect({ type });
-  collect({ type });
+const collect = runInNewContext('gc') as () => void;
+/** Memory that one collection finds is free after the next. */
+const collectTwice = () => {
+  collect();
+  collect();
 };
 
 function workOf({ path, body }: SizedRequest): Work {
@@ -62,16 +62,14 @@ function mostBytes(work: Work): number {
   const wasm = loadWasm();
   const memory = new Lease();
   giveBack();
-  collectTwice('major');
+  collectTwice();
   const bytes = () => process.memoryUsage().arrayBuffers;
   const before = bytes();
   const inner = touchedBytes(wasm.buffer);
   let most = 0;
   const look = () => {
-    for (const type of ['minor', 'major'] as const) {
-      if (bytes() - before <= most) return;
-      collectTwice(type);
-    }
+    if (bytes() - before <= most) return;
+    collectTwice();
     most = Math.max(most, bytes() - before);
   };
   try {
