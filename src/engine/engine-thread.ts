@@ -54,7 +54,8 @@ class Reports {
   add({ stage, tasks, fraction }: Progress): boolean {
     this.#stage = stage;
     this.#tasks[stage] = (this.#tasks[stage] ?? 0) + tasks;
-    this.#fraction = fraction ?? this.#fraction;
+    // What follows may begin anew: a second plan, the exact kernel after another. What is shown never goes back.
+    if (fraction !== null) this.#fraction = Math.max(fraction, this.#fraction ?? 0);
     return performance.now() >= this.#next;
   }
 

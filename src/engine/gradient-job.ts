@@ -26,7 +26,7 @@ const errorOf = ({ projectedFrom }: AttentionProblem) => {
   return known ? 'weights' : 'gradients';
 };
 
-/** Which part of the progress that is shown each is: it never goes back. */
+/** Which part of the progress each is. */
 const SPANS = { choose: [0, 0.1], solve: [0.1, 1] } as const;
 
 /** @throws {Problem} when a tensor is not finite. */

@@ -187,7 +187,8 @@ function seenByBlocks(
   { first, last, step }: BlockRange,
   picked: readonly number[] | undefined,
 ): Int32Array {
-  const seen = new Int32Array(picked ? 3 : 3 * (last - first));
+  // A task may have no block of a partition: blocks are seldom a multiple of partitions.
+  const seen = new Int32Array(3 * (picked ? 1 : Math.max(0, last - first)));
   const of = (start: number, n: number) => {
     const end = Math.min(start + n, problem.dims.queryLength);
     const keys = keysOfRows(problem, batchItem, { first: start, last: end });
