@@ -15,7 +15,7 @@ const size = { seed: 3, d: 8, rank: 2, heads: HEADS, queryLength: 8192, adapted:
 
 /** The choice, and how many heads have had a trial. */
 function chosen(
-  recipe: Pick<Recipe, 'deviation' | 'keyValueHeads'>,
+  recipe: Pick<Recipe, 'deviation' | 'keyValueHeads' | 'batch'>,
   method: ChooseOptions['method'] = 'auto',
 ) {
   const options: ChooseOptions = {
@@ -51,9 +51,13 @@ test('where the first head would miss the tolerance no other is planned', () => 
   assert.ok(trials > 0 && trials < HEADS, `${trials} trials`);
 });
 
-for (const keyValueHeads of [HEADS, 1]) {
-  test(`where it keeps it all heads are planned, each once: ${keyValueHeads} key/value heads`, () => {
-    const recipe = { deviation: 0.2, keyValueHeads };
+for (const [keyValueHeads, batch] of [
+  [HEADS, 1],
+  [1, 1],
+  [HEADS, 2],
+] as const) {
+  test(`where it keeps it all heads are planned, each once: ${keyValueHeads} key/value heads, batch ${batch}`, () => {
+    const recipe = { deviation: 0.2, keyValueHeads, batch };
     const { kernel, lowRank, trials } = chosen(recipe);
     const asked = chosen(recipe, 'low_rank');
     assert.equal(kernel, 'low_rank');

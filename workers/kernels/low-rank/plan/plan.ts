@@ -112,7 +112,7 @@ export function* findPlan(
   options: PlanOptions,
 ): Job<LowRankPlan | { readonly miss: Miss }, PlanTask> {
   const layer = yield* openLayer(problem, options);
-  const { heads, steps } = layer;
+  const { heads, batch, steps } = layer;
   const features = steps[steps.length - 1];
   const task: ScreenTask = {
     ...{ kernel: 'low_rank', step: 'screen', head: heads[0], features, seed: options.seed },
@@ -120,8 +120,8 @@ export function* findPlan(
   const [left] = yield* stage('screen', [task]);
   if (left > HOPELESS * options.tolerance) return { miss: { features, predictedError: left } };
   const first = heads.filter((head) => head.batch === 0 && head.keyValueHead === 0);
-  const { trials } = yield* within(SPANS.first, tryHeads(first, [], 1, steps, options));
-  const ofFirst = chosen({ ...layer, heads: first, batch: 1 }, trials);
+  const { trials } = yield* within(SPANS.first, tryHeads(first, [], batch, steps, options));
+  const ofFirst = chosen({ ...layer, heads: first }, trials);
   if (isMiss(ofFirst, options)) return { miss: missOf(ofFirst) };
   const rest = yield* tryRest(layer, trials);
   const ofAll = chosen(layer, rest.trials);
