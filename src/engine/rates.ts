@@ -1,7 +1,7 @@
 /** How fast this machine runs the low-rank kernel: measured for the first request that may need it. */
 import { type Job, stage } from '../../workers/job.js';
 import type { AttentionLayer } from '../../workers/problem.js';
-import type { CalibrateLowRankTask } from '../../workers/tasks/calibrate-low-rank.js';
+import type { CalibrateLowRankTask } from '../../workers/tasks/calibration/calibrate-low-rank.js';
 import { kernelsOf } from '../solver/choose.js';
 import type { ChooseOptions } from '../solver/choose-low-rank.js';
 

@@ -7,7 +7,7 @@ import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import { chooseKernels, type KernelChoice } from '../../workers/kernels/inner/load.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import { packageFile } from '../../workers/package-file.js';
-import type { CalibrateTask } from '../../workers/tasks/calibrate.js';
+import type { CalibrateTask } from '../../workers/tasks/calibration/calibrate.js';
 import { stagesDiffer } from '../../workers/tasks/check-stages.js';
 import type { RestTask } from '../../workers/tasks/rest.js';
 import type { WarmUpTask } from '../../workers/tasks/warm-up.js';

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import type { AnswerForm } from '../../src/engine/messages.js';
-import { priceOf } from '../../src/engine/price.js';
+import { priceOf } from '../../src/engine/price/price.js';
 import { jobOf, type Work } from '../../src/engine/work.js';
 import { Problem } from '../../src/errors.js';
 import { solveOptions } from '../../src/http/routes/shared/solve-options.js';

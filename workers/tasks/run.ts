@@ -5,8 +5,11 @@ import type { Wasm } from '../kernels/inner/instance.js';
 import { type LowRankTask, runLowRankTask } from '../kernels/low-rank/task.js';
 import { type ReferenceTask, runReferenceTask } from '../kernels/reference/operations.js';
 import { runSampledTask, type SampledTask } from '../kernels/sampled/run.js';
-import { type CalibrateTask, runCalibrateTask } from './calibrate.js';
-import { type CalibrateLowRankTask, runCalibrateLowRankTask } from './calibrate-low-rank.js';
+import { type CalibrateTask, runCalibrateTask } from './calibration/calibrate.js';
+import {
+  type CalibrateLowRankTask,
+  runCalibrateLowRankTask,
+} from './calibration/calibrate-low-rank.js';
 import { type DecodeTask, runDecodeTask } from './decode.js';
 import { type DigestTask, runDigestTask } from './digest.js';
 import { type EncodeTask, runEncodeTask } from './encode.js';

@@ -2,7 +2,7 @@
 import type { FastifyInstance } from 'fastify';
 import type { Static } from 'typebox';
 import { computeBytes, maxBodyBytes, maxInflightBytes, storeBytes } from '../../config.js';
-import { MAX_HEADS } from '../../engine/price.js';
+import { MAX_HEADS } from '../../engine/price/price.js';
 import { MAX_FEATURES } from '../../request/request.js';
 import { MAX_LOW_RANK_HEADS, MAX_LOW_RANK_WIDTH } from '../../solver/choose-low-rank.js';
 import { DEFAULT_WIRE_LIMITS, MAX_DIMENSIONS } from '../../wire/tree/wire-limits.js';

@@ -5,7 +5,7 @@
  */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import type { Price } from '../../../engine/price.js';
+import type { Price } from '../../../engine/price/price.js';
 import { Problem } from '../../../errors.js';
 import { Door } from '../../admission/door.js';
 import { type Entry, Ledger, type LedgerLimits } from '../../admission/ledger.js';

@@ -3,7 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { AttentionLayer } from '../../../../workers/problem.js';
 import type { Engine } from '../../../engine/engine.js';
 import type { AnswerForm, Done, Verdict } from '../../../engine/messages.js';
-import { priceOf } from '../../../engine/price.js';
+import { priceOf } from '../../../engine/price/price.js';
 import type { Answers, Work, WorkKind } from '../../../engine/work.js';
 import type { Problem } from '../../../errors.js';
 import type { PhaseTimes } from '../../../solver/phases.js';

@@ -3,16 +3,16 @@
 import {
   makeWorkspace as makeExactWorkspace,
   makePlan,
-} from '../../workers/kernels/attention/plan.js';
-import { makeWorkspace } from '../../workers/kernels/reference/workspace.js';
+} from '../../../workers/kernels/attention/plan.js';
+import { makeWorkspace } from '../../../workers/kernels/reference/workspace.js';
 import {
   type AttentionLayer,
   type AttentionProblem,
   hasAttentionStates,
   PROJECTIONS,
-} from '../../workers/problem.js';
-import type { Lease } from '../../workers/tensor/shared-memory.js';
-import type { ChooseOptions } from '../solver/choose-low-rank.js';
+} from '../../../workers/problem.js';
+import type { Lease } from '../../../workers/tensor/shared-memory.js';
+import type { ChooseOptions } from '../../solver/choose-low-rank.js';
 
 type Layer = AttentionLayer & Partial<AttentionProblem>;
 

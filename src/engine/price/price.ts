@@ -4,24 +4,22 @@
  * unpriced.
  */
 
-import { exactWork } from '../../workers/kernels/exact/cost.js';
-import { projectionFlops } from '../../workers/kernels/flops.js';
-import { referenceFlops } from '../../workers/kernels/reference/cost.js';
-import { type AttentionLayer, type AttentionProblem, PROJECTIONS } from '../../workers/problem.js';
-import { elementCount, type Tensor, wireBytes } from '../../workers/tensor/tensor.js';
-import { Problem } from '../errors.js';
-import type { PendingTensor } from '../request/intake.js';
-import { kernelsOf } from '../solver/choose.js';
-import { type ChooseOptions, needsOf } from '../solver/choose-low-rank.js';
-import type { AnswerForm } from './messages.js';
+import { exactWork } from '../../../workers/kernels/exact/cost.js';
+import { projectionFlops } from '../../../workers/kernels/flops.js';
+import { referenceFlops } from '../../../workers/kernels/reference/cost.js';
 import {
-  exactBytes,
-  lowRankBytes,
-  MOST_FEATURES,
-  referenceBytes,
-  sampledBytes,
-} from './price-memory.js';
-import type { Work } from './work.js';
+  type AttentionLayer,
+  type AttentionProblem,
+  PROJECTIONS,
+} from '../../../workers/problem.js';
+import { elementCount, type Tensor, wireBytes } from '../../../workers/tensor/tensor.js';
+import { Problem } from '../../errors.js';
+import type { PendingTensor } from '../../request/intake.js';
+import { kernelsOf } from '../../solver/choose.js';
+import { type ChooseOptions, needsOf } from '../../solver/choose-low-rank.js';
+import type { AnswerForm } from '../messages.js';
+import type { Work } from '../work.js';
+import { exactBytes, lowRankBytes, MOST_FEATURES, referenceBytes, sampledBytes } from './memory.js';
 
 export interface Price {
   /** Memory beside the body and the tensors of the store, at most. */

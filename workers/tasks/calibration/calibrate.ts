@@ -1,15 +1,15 @@
 /** How fast this machine runs the exact kernel: measured once, when the service starts. */
 
-import { type Cancelled, runJob, type Task } from '../job.js';
-import { exactFlops, PAIR_OVERHEAD } from '../kernels/exact/cost.js';
-import { exactForwardJob } from '../kernels/exact/forward.js';
-import { exactJob } from '../kernels/exact/gradient.js';
-import { type ExactTask, runExactTask } from '../kernels/exact/run.js';
-import type { Wasm } from '../kernels/inner/instance.js';
-import type { Rates } from '../kernels/low-rank/plan/cost.js';
-import type { AttentionProblem } from '../problem.js';
+import { type Cancelled, runJob, type Task } from '../../job.js';
+import { exactFlops, PAIR_OVERHEAD } from '../../kernels/exact/cost.js';
+import { exactForwardJob } from '../../kernels/exact/forward.js';
+import { exactJob } from '../../kernels/exact/gradient.js';
+import { type ExactTask, runExactTask } from '../../kernels/exact/run.js';
+import type { Wasm } from '../../kernels/inner/instance.js';
+import type { Rates } from '../../kernels/low-rank/plan/cost.js';
+import type { AttentionProblem } from '../../problem.js';
+import { sampleProblem } from '../sample-problem.js';
 import { fastest } from './fastest.js';
-import { sampleProblem } from './sample-problem.js';
 
 export interface CalibrateTask extends Task {
   readonly kernel: 'calibrate';

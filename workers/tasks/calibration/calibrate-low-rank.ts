@@ -1,12 +1,12 @@
 /** How fast this machine runs the low-rank kernel. Most of a second goes by: its code is compiled meanwhile. */
-import { type Cancelled, runJob, type Task } from '../job.js';
-import type { Wasm } from '../kernels/inner/instance.js';
-import { lowRankJob } from '../kernels/low-rank/job.js';
-import { planLowRank } from '../kernels/low-rank/plan/plan.js';
-import { type LowRankTask, runLowRankTask } from '../kernels/low-rank/task.js';
+import { type Cancelled, runJob, type Task } from '../../job.js';
+import type { Wasm } from '../../kernels/inner/instance.js';
+import { lowRankJob } from '../../kernels/low-rank/job.js';
+import { planLowRank } from '../../kernels/low-rank/plan/plan.js';
+import { type LowRankTask, runLowRankTask } from '../../kernels/low-rank/task.js';
+import { sampleProblem } from '../sample-problem.js';
 import { LENGTH, RANK, WIDTH } from './calibrate.js';
 import { fastest } from './fastest.js';
-import { sampleProblem } from './sample-problem.js';
 
 export interface CalibrateLowRankTask extends Task<number> {
   readonly kernel: 'calibrate_low_rank';
