@@ -92,7 +92,7 @@ export interface Cancelled {
 }
 
 /** What `Cancelled` does, for code that cannot call it: count up `beat`, and stop where `stop` is not 0. */
-export interface CancelWords {
+interface CancelWords {
   readonly stop: Int32Array;
   readonly beat: Int32Array;
 }

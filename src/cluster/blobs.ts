@@ -9,7 +9,7 @@ export interface BlobTraffic {
   readonly roundTrips: number;
 }
 
-export interface BlobOptions {
+interface BlobOptions {
   readonly ttlMs: number;
   readonly cacheBytes: number;
   /** SHA-256, 64 hex digits. */

@@ -30,7 +30,7 @@ const MOST_STALLED = 3;
 /** How often it is asked whether somebody still waits for what runs, ms. */
 const LOOK_MS = 5000;
 
-export interface PartFigures extends BlobTraffic {
+interface PartFigures extends BlobTraffic {
   readonly parts: number;
   readonly failures: number;
   readonly running: number;

@@ -22,7 +22,7 @@ import {
 } from './messages.js';
 import type { Answers, Work, WorkKind } from './work.js';
 
-export interface OrderContext {
+interface OrderContext {
   /** When it aborts, `answer` rejects with its reason at once. */
   readonly signal: AbortSignal;
   /** null: the answer is wanted as a value. */
@@ -36,7 +36,7 @@ export interface OrderContext {
   readonly onProgress?: (report: ProgressReport) => void;
 }
 
-export interface Ordered<Kind extends WorkKind> {
+interface Ordered<Kind extends WorkKind> {
   readonly answer: Promise<Done & { readonly answer: Answers[Kind] }>;
   /** Resolves when nothing of the work runs any more and its memory is free; never rejects. */
   readonly settled: Promise<void>;

@@ -15,7 +15,7 @@ import { withRates } from './rates.js';
 import { storeJob } from './store-job.js';
 
 /** Each survives structured cloning: plain objects whose typed arrays sit over SharedArrayBuffers. */
-export interface Works {
+interface Works {
   gradient: {
     readonly problem: AttentionProblem;
     readonly pending: readonly PendingTensor[];

@@ -1,6 +1,6 @@
 /** Headers that weigh alternatives (RFC 9110, section 12.5): Accept and Accept-Encoding. */
 
-export interface Preference {
+interface Preference {
   /** In lower case, without parameters: a media range, a content coding or '*'. */
   readonly name: string;
   /** From 0 (refused) to 1. */

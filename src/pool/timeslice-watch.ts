@@ -1,6 +1,6 @@
 /** Whether a worker is through with its timeslice in time, and whether it is alive at all. */
 
-export interface WatchOptions {
+interface WatchOptions {
   /** The worker counts it up as long as it lives: whenever it asks whether it is to stop. */
   readonly beat: () => number;
   readonly overdueMs: number;

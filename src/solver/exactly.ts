@@ -67,7 +67,7 @@ function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solve
 }
 
 /** What the client knows of its forward pass is refused when it is that of another one. */
-export function contradictory({ name, batchItem, head, row }: Contradiction): Problem {
+function contradictory({ name, batchItem, head, row }: Contradiction): Problem {
   return new Problem(
     'invalid-value',
     `${name} is not that of query, key and value under the masks of this request: it differs at batch item ${batchItem}, head ${head}, row ${row}.`,

@@ -19,7 +19,7 @@ export function referencesIn(body: unknown): Set<string> {
 }
 
 /** @returns undefined when the store does not have it. */
-export type Lookup = (name: string) => Tensor | undefined;
+type Lookup = (name: string) => Tensor | undefined;
 
 /**
  * @param body as decoded: maps, lists, tensors and references.

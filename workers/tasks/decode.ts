@@ -5,7 +5,7 @@ import { decodeTensor } from '../tensor/decode.js';
 import type { Dtype } from '../tensor/dtype.js';
 
 /** A run of elements of one tensor. */
-export interface DecodePart {
+interface DecodePart {
   /** RFC 6901 pointer of the tensor in the body. */
   readonly pointer: string;
   readonly dtype: Dtype;
@@ -21,7 +21,7 @@ export interface DecodeTask extends Task {
   readonly parts: readonly DecodePart[];
 }
 
-export interface NotFinite {
+interface NotFinite {
   readonly pointer: string;
   /** Flat, row-major. */
   readonly index: number;

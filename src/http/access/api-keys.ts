@@ -3,7 +3,7 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
 import { QUOTA_NAMES, type Quota } from './quotas.js';
 
-export interface KeyHolder {
+interface KeyHolder {
   readonly name: string;
   readonly quota: Quota;
 }

@@ -9,7 +9,7 @@ export interface PaceLimits {
   readonly patienceMs: number;
 }
 
-export class Pace {
+class Pace {
   readonly #start: number;
   #last: number;
   #bytes = 0;

@@ -82,7 +82,7 @@ export class RequestSpan {
   }
 }
 
-export interface Telemetry {
+interface Telemetry {
   begin(request: FastifyRequest): RequestSpan;
   /** Sends what is still here. */
   close(): Promise<void>;

@@ -52,7 +52,7 @@ CODINGS.set('gzip', {
 });
 
 /** The codings that this Node has, the favourite first. */
-export const CODING_NAMES: readonly string[] = [...CODINGS.keys()];
+const CODING_NAMES: readonly string[] = [...CODINGS.keys()];
 
 /** Shorter answers are not worth it. */
 const LEAST_BYTES = 1024;

@@ -10,7 +10,7 @@ import { Problem, toProblem } from '../../errors.js';
 import { type JobState, SharedJobs } from '../../store/shared-jobs.js';
 import { progressOf } from '../schemas/jobs.js';
 
-export interface JobLimits {
+interface JobLimits {
   /** Jobs that run or whose answers are kept. */
   readonly maxJobs: number;
   /** How long an answer is kept, ms. */
@@ -19,7 +19,7 @@ export interface JobLimits {
   readonly queueUrl: string | null;
 }
 
-export interface KeptJob {
+interface KeptJob {
   readonly id: string;
   /** The one that it was begun with. */
   readonly request: FastifyRequest;

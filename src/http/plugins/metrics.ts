@@ -13,7 +13,7 @@ const SECONDS = [
   0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
 ];
 
-export interface ServiceMetrics {
+interface ServiceMetrics {
   readonly registry: Registry;
   /** Time of a request from its head to the end of its answer. */
   readonly requests: Histogram<'method' | 'route' | 'status'>;

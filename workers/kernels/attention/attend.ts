@@ -148,7 +148,7 @@ export function attendBlock(
 }
 
 /** Looks into memory while a window of keys is there, before and after its gradients are formed. */
-export interface WindowVisitor {
+interface WindowVisitor {
   readonly begin?: (window: KeyWindow) => void;
   /** E and dS of the block and the window lie in memory. */
   readonly end?: (window: KeyWindow) => void;

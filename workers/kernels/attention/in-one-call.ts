@@ -11,13 +11,13 @@ import { outputRows, sinkOf } from './rows.js';
 import type { PartitionOfHead, Partitions } from './task.js';
 
 /** E and E (dP - G.O) of picked rows: (rows, keys). */
-export interface KeptRows {
+interface KeptRows {
   readonly picked: readonly number[];
   readonly e: Float64Array;
   readonly t: Float64Array;
 }
 
-export interface BlockRange {
+interface BlockRange {
   /** Row blocks first, first + step, ... below last. */
   readonly first: number;
   readonly last: number;

@@ -60,14 +60,14 @@ export type ExactProblem = AttentionLayer & {
  * Which gradients of the projections' outputs are formed at full width: where input gradients are
  * wanted, or rotary positions stand between an adapter and the scores.
  */
-export interface FullWidth {
+interface FullWidth {
   readonly dQ: boolean;
   readonly dK: boolean;
   readonly dV: boolean;
 }
 
 /** Sizes of what meets dS and P. */
-export interface ThinSizes {
+interface ThinSizes {
   /** Ranks of the adapters; 0: frozen, or taken at full width. */
   readonly rq: number;
   readonly rk: number;

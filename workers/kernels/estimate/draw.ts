@@ -2,7 +2,7 @@
 import type { Random } from '../random.js';
 
 /** Draws with replacement of one of n rows, and the probability of each row in one draw. */
-export interface Sampler {
+interface Sampler {
   draw(): number;
   probability(row: number): number;
 }

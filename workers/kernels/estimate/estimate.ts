@@ -152,7 +152,7 @@ function book({ totals }: ErrorSums, square: number, draws: number, rows: number
 }
 
 /** What is known of a gradient beside the sampled rows. */
-export interface KnownError {
+interface KnownError {
   /** Frobenius norm of the gradient. */
   readonly norm: number;
   /** Relative error that rows by themselves cannot show; goes into `upper`. */

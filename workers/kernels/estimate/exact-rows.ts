@@ -26,7 +26,7 @@ import { keyInputs, type RowOfHead } from './row-of-head.js';
 
 type Weights = Pick<AttendedRows, 'query' | 'key' | 'value'>;
 
-export function weightsOf(layer: AttentionLayer, rows: readonly RowOfHead[]): Weights {
+function weightsOf(layer: AttentionLayer, rows: readonly RowOfHead[]): Weights {
   const { dims, projections } = layer;
   const shared = rows.map((row) => row.shared);
   return {
@@ -41,7 +41,7 @@ export function weightsOf(layer: AttentionLayer, rows: readonly RowOfHead[]): We
 }
 
 /** Inputs of the queries (m, in). */
-export function queryInputs(
+function queryInputs(
   { inputs, dims, projections }: AttentionLayer,
   rows: readonly RowOfHead[],
 ): Float64Array {

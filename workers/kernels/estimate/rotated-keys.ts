@@ -26,7 +26,7 @@ export function rotatedKeys(
 }
 
 /** A query row's rotated query (d) and its row of dS (n). */
-export interface QueryOfKeys {
+interface QueryOfKeys {
   readonly q: Float64Array;
   readonly dS: Float64Array;
 }

@@ -2,7 +2,7 @@
 import { Random } from '../random.js';
 import { mixture } from './draw.js';
 
-export interface SampledRow {
+interface SampledRow {
   readonly index: number;
   /** Of this row in one draw of its cluster. */
   readonly probability: number;

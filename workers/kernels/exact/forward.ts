@@ -29,13 +29,13 @@ import { attendWave, composedNorms } from './wave.js';
 /** Rows to compute again: one costs about four passes over the inputs. */
 const ROWS_SAMPLED = 32;
 
-export interface ExactForwardResult extends ForwardResult {
+interface ExactForwardResult extends ForwardResult {
   readonly attentionOutput: Float32Array;
   readonly error: ErrorEstimate;
 }
 
 /** What is known of an output before its error. */
-export interface ForwardSums extends ForwardResult {
+interface ForwardSums extends ForwardResult {
   readonly attentionOutput: Float32Array;
   /** Its squared norm. */
   readonly square: number;
@@ -48,7 +48,7 @@ export interface ForwardPart extends LargeTask<ForwardSums> {
   readonly layer: AttentionLayer;
 }
 
-export interface ForwardSampleTask {
+interface ForwardSampleTask {
   readonly kernel: 'exact';
   readonly step: 'forward_sample';
   readonly layer: AttentionLayer;
@@ -58,7 +58,7 @@ export interface ForwardSampleTask {
 }
 
 /** All of a layer that is too small to be shared. */
-export interface WholeForwardTask {
+interface WholeForwardTask {
   readonly kernel: 'exact';
   readonly step: 'whole_forward';
   readonly layer: AttentionLayer;

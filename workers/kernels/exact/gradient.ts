@@ -32,7 +32,7 @@ export interface SumsPart extends LargeTask<ExactSums> {
 }
 
 /** All of a problem that is too small to be shared. */
-export interface WholeTask extends Task<ExactResult> {
+interface WholeTask extends Task<ExactResult> {
   readonly kernel: 'exact';
   readonly step: 'whole';
   readonly problem: AttentionProblem;

@@ -9,7 +9,7 @@ export const KERNEL_CHOICES = ['auto', 'native', 'avx2', 'wasm'] as const;
 export type KernelChoice = (typeof KERNEL_CHOICES)[number];
 
 /** What is wrong with a build, beside the portable one; null: nothing. */
-export type Check = (wasm: Wasm, portable: Wasm) => string | null;
+type Check = (wasm: Wasm, portable: Wasm) => string | null;
 
 /**
  * `auto`: the fastest build that passes the self-check. `native` and `avx2` are that or nothing.

@@ -54,7 +54,7 @@ export function* takeParts<L extends Layer>(
 }
 
 /** The same where one cut may be less than the whole. */
-export function* copyParts<L extends Layer>(
+function* copyParts<L extends Layer>(
   problem: L,
   cuts: readonly Cut[],
 ): Job<readonly L[], BlocksTask> {

@@ -5,7 +5,7 @@ import type { Lease } from '../../tensor/shared-memory.js';
 import type { ComposedNorms } from '../norms.js';
 import { ROLES } from '../result.js';
 
-export interface ProjectionSpace {
+interface ProjectionSpace {
   /** (L, width): Q, K or V. */
   readonly output: Float64Array;
   /** (L, width): its gradient. */

@@ -11,7 +11,7 @@ import { Door } from '../../admission/door.js';
 import { type Entry, Ledger, type LedgerLimits } from '../../admission/ledger.js';
 import { MemoryQueue } from '../../admission/memory-queue.js';
 
-export interface AdmissionLimits extends LedgerLimits {
+interface AdmissionLimits extends LedgerLimits {
   /** Memory that computations may take, bytes. */
   readonly maxComputeBytes: number;
   /** Seconds of one worker that a request may take. */
@@ -20,7 +20,7 @@ export interface AdmissionLimits extends LedgerLimits {
   readonly maxJsonBytes: number;
 }
 
-export interface Admitted {
+interface Admitted {
   /** Requests that compute or wait to. */
   readonly requests: number;
   /** Bytes of bodies that have arrived and of answers that wait to be read. */

@@ -16,7 +16,7 @@ import { Turns } from '../../admission/turns.js';
 import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../../media-types.js';
 import { discardRest } from '../problems.js';
 
-export interface BodyLimits {
+interface BodyLimits {
   readonly maxBodyBytes: number;
   readonly maxJsonBytes: number;
   readonly pace: PaceLimits;

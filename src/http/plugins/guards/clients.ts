@@ -10,7 +10,7 @@ import { quote } from '../../../wire/tree/quote.js';
 import type { ApiKeys } from '../../access/api-keys.js';
 import { type Quota, Usage } from '../../access/quotas.js';
 
-export interface ClientsOptions {
+interface ClientsOptions {
   readonly keys: ApiKeys;
   /** Names that the service answers to; none: all. */
   readonly hosts: readonly string[];

@@ -6,7 +6,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../../../errors.js';
 
-export interface DrainTimes {
+interface DrainTimes {
   /** How long it serves on while it says that it is not ready, ms. */
   readonly lameDuckMs: number;
   /** How long requests in flight may take after that, ms. */

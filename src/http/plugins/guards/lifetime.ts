@@ -12,7 +12,7 @@ declare module 'fastify' {
   }
 }
 
-export class Lifetime {
+class Lifetime {
   readonly #callbacks: ((left: boolean) => void)[] = [];
   #outlives = false;
 

@@ -20,7 +20,7 @@ const NAMES = ['query', 'key', 'value', 'sinks'] as const;
 type Name = (typeof NAMES)[number];
 
 /** What the draws D of a wave, each over its probability, say about one gradient. */
-export interface DrawnError {
+interface DrawnError {
   /** |sum D|^2 */
   square: number;
   /** sum of |D|^2, and the largest |D|. */

@@ -13,7 +13,7 @@ export interface Draw {
   flag(): boolean;
 }
 
-export type ElementType = 'f32' | 'f64' | 'i32';
+type ElementType = 'f32' | 'f64' | 'i32';
 
 /** An address in bytes; the array that lies there. */
 export interface ArrayArgument {
@@ -42,7 +42,7 @@ export interface StructArgument {
   readonly fields: readonly (ArrayArgument | NumberArgument)[];
 }
 
-export type Argument = ArrayArgument | NumberArgument | StructArgument;
+type Argument = ArrayArgument | NumberArgument | StructArgument;
 
 export interface Operation<
   A extends readonly Argument[] = readonly Argument[],
