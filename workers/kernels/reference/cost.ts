@@ -5,7 +5,7 @@ import { allPairs, projectionFlops } from '../flops.js';
 /** What exp and the bookkeeping of a pair cost, in flops. */
 const PAIR_FLOPS = 16;
 /** Flops of the exact kernel in the time of one. */
-const SLOWNESS = 100;
+const SLOWNESS = 50;
 
 /** Of a gradient, and at most of the output alone. */
 export function referenceFlops(layer: AttentionLayer): number {

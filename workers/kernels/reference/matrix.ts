@@ -41,10 +41,15 @@ export function rowsOf(M: Matrix, rows: Range): Matrix {
   return part(M, rows, { first: 0, last: M.columns });
 }
 
-/** Rows of the right factor that are read together, one after the other for each row of the left one. */
+/** Terms of a sum that are added to the target at once. */
 const INNER = 256;
 
-/** target += factor left right; sums in float64, always in the same order. @param checkpoint asked row by row. */
+/**
+ * target += factor left right; sums in float64, always in the same order. Two rows by two columns at a time, each read
+ * once for two sums.
+ *
+ * @param checkpoint asked with every two rows.
+ */
 export function addProduct(
   target: Matrix,
   left: Matrix,
@@ -52,26 +57,49 @@ export function addProduct(
   factor: number,
   checkpoint: Checkpoint,
 ): void {
-  const { rows, columns } = target;
-  const packed = new Float64Array(Math.min(INNER, left.columns) * columns);
-  const sums = new Float64Array(columns);
+  const { data, rows, columns, down, right: across } = target;
+  const depth = Math.min(INNER, left.columns);
+  // One more than there are: the last may have no other beside it.
+  const L = new Float64Array(depth * (rows + 1));
+  const R = new Float64Array(depth * (columns + 1));
   for (let from = 0; from < left.columns; from += INNER) {
-    const inner = Math.min(INNER, left.columns - from);
-    for (let k = 0; k < inner; k++) {
-      const at = right.at + (from + k) * right.down;
-      for (let j = 0; j < columns; j++) packed[k * columns + j] = right.data[at + j * right.right]!;
-    }
-    for (let i = 0; i < rows; i++) {
+    const n = Math.min(INNER, left.columns - from);
+    const terms = { first: from, last: from + n };
+    copyRows(L, part(left, { first: 0, last: rows }, terms));
+    copyRows(R, transposed(part(right, terms, { first: 0, last: columns })));
+    for (let i = 0; i < rows; i += 2) {
       checkpoint();
-      sums.fill(0);
-      const row = left.at + i * left.down + from * left.right;
-      for (let k = 0; k < inner; k++) {
-        const a = left.data[row + k * left.right]!;
-        for (let j = 0; j < columns; j++) sums[j]! += a * packed[k * columns + j]!;
+      const [l, isLastRow] = [i * n, i + 1 === rows];
+      for (let j = 0; j < columns; j += 2) {
+        const r = j * n;
+        let a = 0;
+        let b = 0;
+        let c = 0;
+        let d = 0;
+        for (let k = 0; k < n; k++) {
+          const x = L[l + k]!;
+          const y = L[l + n + k]!;
+          const u = R[r + k]!;
+          const v = R[r + n + k]!;
+          a += x * u;
+          b += x * v;
+          c += y * u;
+          d += y * v;
+        }
+        const at = target.at + i * down + j * across;
+        const isLastColumn = j + 1 === columns;
+        data[at]! += factor * a;
+        if (!isLastColumn) data[at + across]! += factor * b;
+        if (!isLastRow) data[at + down]! += factor * c;
+        if (!isLastRow && !isLastColumn) data[at + down + across]! += factor * d;
       }
-      const at = target.at + i * target.down;
-      for (let j = 0; j < columns; j++) target.data[at + j * target.right]! += factor * sums[j]!;
     }
+  }
+}
+
+function copyRows(to: Float64Array, { data, at, rows, columns, down, right }: Matrix): void {
+  for (let i = 0; i < rows; i++) {
+    for (let k = 0; k < columns; k++) to[i * columns + k] = data[at + i * down + k * right]!;
   }
 }
 
