@@ -35,7 +35,8 @@ export class Client {
 
   constructor(
     private readonly port: number,
-    private readonly localAddress = '127.0.0.1',
+    /** Another one than the system takes by itself: it looks for a free port among all that are in use, which takes long. */
+    private readonly localAddress?: string,
   ) {}
 
   async send(request: Buffer): Promise<Answer> {
