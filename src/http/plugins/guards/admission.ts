@@ -68,6 +68,8 @@ declare module 'fastify' {
 
 /** Requests that may wait at the door, for each that may be in the house. */
 const WAITING_FOR_EACH = 4;
+/** How long the same is said to all who may not wait: under overload, to thousands a second. */
+const SAID_MS = 100;
 
 function exceeded(what: string, limit: number, actual: number): Problem {
   return new Problem('limit-exceeded', `${what}: ${actual}, the limit is ${limit}.`, {
@@ -90,8 +92,16 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
     backlog: ledger.backlog,
   }));
 
-  const tooMany = () =>
-    ledger.busy('Requests that wait for a place', door.waiting, door.waiting + 1);
+  let said: Problem;
+  let saidUntil = 0;
+  const tooMany = () => {
+    const now = performance.now();
+    if (now >= saidUntil) {
+      said = ledger.busy('Requests that wait for a place', door.waiting, door.waiting + 1);
+      saidUntil = now + SAID_MS;
+    }
+    return said;
+  };
   app.decorate('turnedAway', (client: string) => (door.isFull(client) ? tooMany() : null));
 
   app.decorateRequest('entry');

@@ -2,7 +2,6 @@
  * Who sends a request, and whether it may. Clients share the service fairly, whatever the number of their
  * connections; those with an API key are known by its name and have a store of their own.
  */
-import { isIPv6 } from 'node:net';
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify';
 import fp from 'fastify-plugin';
 import { Problem } from '../../../errors.js';
@@ -44,7 +43,7 @@ const NO_QUOTA: Quota = {};
 
 /** What clients without keys are told apart by: the address, of IPv6 the network, which one host has to itself. */
 export function addressOf(ip: string): string {
-  return isIPv6(ip) && !ip.startsWith('::ffff:') ? ip.split(':').slice(0, 4).join(':') : ip;
+  return ip.includes(':') && !ip.startsWith('::ffff:') ? ip.split(':').slice(0, 4).join(':') : ip;
 }
 
 function keyOf({ headers }: FastifyRequest): string {
