@@ -39,7 +39,7 @@ async function main(): Promise<void> {
   const queue = queueOptions(config);
   if (!queue) throw new Error('loragrad worker needs LORAGRAD_QUEUE_URL.');
   const { stream, ...logging } = await loggerOptions(config);
-  const log = stream ? pino(logging, stream) : pino(logging);
+  const log = pino(logging, stream);
   let worker: PartWorker | undefined;
   let server: Server | undefined;
   closeWithGrace({ delay: config.LORAGRAD_DRAIN_MS }, async ({ signal, err }) => {
