@@ -37,12 +37,15 @@ typedef float v8f __attribute__((vector_size(32), aligned(4), may_alias));
 
 #if W == 16
 #define SPLAT(x) ((vf){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x})
+#define SPLAT_INT(x) ((vi){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x})
 #define SPLAT_DOUBLE(x) ((vd){x, x, x, x, x, x, x, x})
 #elif W == 8
 #define SPLAT(x) ((vf){x, x, x, x, x, x, x, x})
+#define SPLAT_INT(x) ((vi){x, x, x, x, x, x, x, x})
 #define SPLAT_DOUBLE(x) ((vd){x, x, x, x})
 #else
 #define SPLAT(x) ((vf){x, x, x, x})
+#define SPLAT_INT(x) ((vi){x, x, x, x})
 #define SPLAT_DOUBLE(x) ((vd){x, x})
 #endif
 #define SPLAT_8(x) ((v8f){x, x, x, x, x, x, x, x})
@@ -86,6 +89,31 @@ INLINE vf smaller(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); 
 #else
 INLINE vf larger(vf a, vf b) { return choose(a > b, a, b); }
 INLINE vf smaller(vf a, vf b) { return choose(a < b, a, b); }
+#endif
+
+/* Vectors of whole numbers, and of pairs of them: of 16 bits, two in a word. */
+INLINE vi load_int(const int32_t *p) { return *(const vi *)p; }
+INLINE vi constant_int(int32_t x) { return SPLAT_INT(x); }
+INLINE vi splat_int(int32_t x) {
+  vi y = SPLAT_INT(x);
+#if defined(__AVX512F__) || (defined(__x86_64__) && W < 16)
+  __asm__("" : "+v"(y));
+#endif
+  return y;
+}
+#if defined(__AVX512BW__) && W == 16
+INLINE vi larger_int(vi a, vi b) { return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+INLINE vi smaller_int(vi a, vi b) { return (vi)_mm512_min_epi32((__m512i)a, (__m512i)b); }
+/* The products of both halves, added up. */
+INLINE vi multiply_pairs(vi a, vi b) { return (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b); }
+#elif defined(__AVX2__) && W == 8
+INLINE vi larger_int(vi a, vi b) { return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+INLINE vi smaller_int(vi a, vi b) { return (vi)_mm256_min_epi32((__m256i)a, (__m256i)b); }
+INLINE vi multiply_pairs(vi a, vi b) { return (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
+#else
+INLINE vi larger_int(vi a, vi b) { return (vi)choose(a > b, (vf)a, (vf)b); }
+INLINE vi smaller_int(vi a, vi b) { return (vi)choose(a < b, (vf)a, (vf)b); }
+INLINE vi multiply_pairs(vi a, vi b) { return (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16); }
 #endif
 
 INLINE float sum_of(vf x) {

@@ -8,86 +8,96 @@
 #include "operations.h"
 #include "simd.h"
 
+/*
+ * Coordinates are whole numbers of 16 bits, two in a word: 64 steps to one, so that 4096 steps of their products are one
+ * power of two. A processor multiplies and adds twice as many of them as of floats at a time.
+ */
+static const float STEPS = 64.f, LARGEST_COORDINATE = 32767.f;
+static const float STEPS_OF_LOGIT = 4096.f, LARGEST_CONSTANT = 536870912.f; /* two of them fit a word */
 /* 3 log2(e): the largest variance of what the coordinates leave out. */
-static const float LARGEST_VARIANCE = 4.328085f;
+enum { LARGEST_VARIANCE = 17728 };
 
 /*
  * 2^x by the bits of a float: the exponent is x, and the mantissa a straight line between powers, at most 3 % off on
- * either side (N. N. Schraudolph 1999). The weights of a draw need no more.
+ * either side (N. N. Schraudolph 1999). The weights of a draw need no more. In steps of a logit: the exponent of 1, and
+ * how much the line lies above the power on average.
  */
-static const float ONE_BITS = 1065353216.f; /* of 1: 127 2^23 */
-static const float OFF_BITS = 360710.f;     /* that the line lies above the power on average */
-static const float EXPONENT = 8388608.f;    /* of an exponent that is larger by 1: 2^23 */
+enum { ONE = 127 << 12, ABOVE = 176, LARGEST_SUM = ONE + (100 << 12) };
 
-/* Vectors of a panel, and keys that meet it at once: eight sums and more leave no unit idle. */
+/* Vectors of a panel, and keys that meet it at once: as many as there are registers for their sums. */
 #define VECTORS (16 / W)
-#define KEYS_AT_ONCE (W == 16 ? 8 : 4)
+#define KEYS_AT_ONCE (W == 16 ? 8 : W == 8 ? 6 : 4)
 
-/* 2^(factor x), `largest` in bits at most. */
-INLINE vf line(vf x, float factor, float largest) {
-  const vf bits = x * constant(factor * EXPONENT) + constant(ONE_BITS - OFF_BITS);
-  return (vf)__builtin_convertvector(larger(smaller(bits, constant(largest)), zero()), vi);
-}
+static inline int words_of(int c) { return (c + 1) / 2 + 2; }
 
-/* to (key, vector) = s + share v for a panel x and `keys` rows of z. */
-INLINE void logits(const int keys, int c, const float *x, const float *z, float share, vf to[][VECTORS]) {
-  const int width = c + 2;
-  const float *row = x + 16L * c;
-  UNROLL for (int j = 0; j < keys; j++)
+/* to (key, vector) = s + v / 2^halves + bias for a panel x and `keys` rows of z. */
+INLINE void logits(const int keys, int words, const int32_t *x, const int32_t *z, int bias, int halves,
+                   vi to[][VECTORS]) {
+  const int pairs = words - 2;
+  const int32_t *row = x + 16L * pairs;
+  UNROLL for (int j = 0; j < keys; j++) {
+    const int32_t *key = z + (long)j * words + pairs;
+    const vi variance = splat_int(key[0]), offset = splat_int(key[1] + bias);
     UNROLL for (int v = 0; v < VECTORS; v++) {
-      const vf product = load(row + 16 + v * W) * constant(z[(long)j * width + c + 1]);
-      const vf variance = smaller(product, constant(LARGEST_VARIANCE));
-      to[j][v] = load(row + v * W) + constant(z[(long)j * width + c]) + variance * constant(share);
+      const vi product = multiply_pairs(load_int(row + v * W), variance);
+      to[j][v] = (smaller_int(product, constant_int(LARGEST_VARIANCE)) >> halves) + (load_int(row + 16 + v * W) + offset);
     }
-  for (int k = 0; k < c; k++) {
-    vf a[VECTORS];
-    UNROLL for (int v = 0; v < VECTORS; v++) a[v] = load(x + 16L * k + v * W);
+  }
+  for (int k = 0; k < pairs; k++) {
+    vi a[VECTORS];
+    UNROLL for (int v = 0; v < VECTORS; v++) a[v] = load_int(x + 16L * k + v * W);
     UNROLL for (int j = 0; j < keys; j++) {
-      const vf b = splat(z + (long)j * width + k);
-      UNROLL for (int v = 0; v < VECTORS; v++) to[j][v] += a[v] * b;
+      const vi b = splat_int(z[(long)j * words + k]);
+      UNROLL for (int v = 0; v < VECTORS; v++) to[j][v] += multiply_pairs(a[v], b);
     }
   }
 }
 
-INLINE void add_rows(const int keys, int c, const float *x, const float *z, vf sums[VECTORS]) {
-  vf s[KEYS_AT_ONCE][VECTORS];
-  logits(keys, c, x, z, .5f, s);
-  UNROLL for (int j = 0; j < keys; j++)
-    UNROLL for (int v = 0; v < VECTORS; v++) sums[v] += line(s[j][v], 1, ONE_BITS + 100 * EXPONENT);
+/* The float with the exponent x, `largest` at most. */
+INLINE vf power_of(vi x, int largest, int shift) {
+  return (vf)(larger_int(smaller_int(x, constant_int(largest)), constant_int(0)) << shift);
 }
 
-void OF_SET(proxy_rows)(int rows, int keys, int c, const float *x, const float *z, float *sums) {
-  const long width = c + 2;
-  for (; rows > 0; rows -= 16, x += 16 * width, sums += 16) {
+INLINE void add_rows(const int keys, int words, const int32_t *x, const int32_t *z, vf sums[VECTORS]) {
+  vi s[KEYS_AT_ONCE][VECTORS];
+  logits(keys, words, x, z, ONE - ABOVE, 1, s);
+  UNROLL for (int j = 0; j < keys; j++)
+    UNROLL for (int v = 0; v < VECTORS; v++) sums[v] += power_of(s[j][v], LARGEST_SUM, 11);
+}
+
+void OF_SET(proxy_rows)(int rows, int keys, int c, const int32_t *x, const int32_t *z, float *sums) {
+  const int words = words_of(c);
+  for (; rows > 0; rows -= 16, x += 16L * words, sums += 16) {
     vf total[VECTORS];
     UNROLL for (int v = 0; v < VECTORS; v++) total[v] = load(sums + v * W);
     int j = 0;
-    for (; j + KEYS_AT_ONCE <= keys; j += KEYS_AT_ONCE) add_rows(KEYS_AT_ONCE, c, x, z + j * width, total);
-    for (; j < keys; j++) add_rows(1, c, x, z + j * width, total);
+    for (; j + KEYS_AT_ONCE <= keys; j += KEYS_AT_ONCE) add_rows(KEYS_AT_ONCE, words, x, z + (long)j * words, total);
+    for (; j < keys; j++) add_rows(1, words, x, z + (long)j * words, total);
     UNROLL for (int v = 0; v < VECTORS; v++) store(sums + v * W, total[v]);
   }
 }
 
-INLINE void weigh_keys(const int keys, int rows, int c, const float *x, const float *z, const float *sizes,
+/* Squares of powers: of twice the exponent. */
+INLINE void weigh_keys(const int keys, int rows, int words, const int32_t *x, const int32_t *z, const float *sizes,
                        float *weights) {
   vf total[KEYS_AT_ONCE];
   UNROLL for (int j = 0; j < keys; j++) total[j] = zero();
-  for (int i = 0; i < rows; i += 16, x += 16L * (c + 2)) {
-    vf s[KEYS_AT_ONCE][VECTORS];
-    logits(keys, c, x, z, 1.f, s);
+  for (int i = 0; i < rows; i += 16, x += 16L * words) {
+    vi s[KEYS_AT_ONCE][VECTORS];
+    logits(keys, words, x, z, (ONE - ABOVE) / 2, 0, s);
     UNROLL for (int j = 0; j < keys; j++)
-      UNROLL for (int v = 0; v < VECTORS; v++) total[j] += load(sizes + i + v * W) * line(s[j][v], 2, ONE_BITS);
+      UNROLL for (int v = 0; v < VECTORS; v++) total[j] += load(sizes + i + v * W) * power_of(s[j][v], ONE / 2, 12);
   }
   UNROLL for (int j = 0; j < keys; j++) weights[j] = sum_of(total[j]);
 }
 
-void OF_SET(proxy_keys)(int rows, int keys, int c, const float *x, const float *z, const float *sizes,
+void OF_SET(proxy_keys)(int rows, int keys, int c, const int32_t *x, const int32_t *z, const float *sizes,
                         float *weights) {
-  const long width = c + 2;
+  const int words = words_of(c);
   int j = 0;
   for (; j + KEYS_AT_ONCE <= keys; j += KEYS_AT_ONCE)
-    weigh_keys(KEYS_AT_ONCE, rows, c, x, z + j * width, sizes, weights + j);
-  for (; j < keys; j++) weigh_keys(1, rows, c, x, z + j * width, sizes, weights + j);
+    weigh_keys(KEYS_AT_ONCE, rows, words, x, z + (long)j * words, sizes, weights + j);
+  for (; j < keys; j++) weigh_keys(1, rows, words, x, z + (long)j * words, sizes, weights + j);
 }
 
 static float square_of(int n, const float *x) {
@@ -98,11 +108,25 @@ static float square_of(int n, const float *x) {
   return sum;
 }
 
-void OF_SET(proxy_coordinates)(int rows, int d, int c, float rest, const float *x, float *out) {
-  for (int i = 0; i < rows; i++, x += d + 1, out += c + 2) {
-    memcpy(out, x, 4L * c);
-    out[c] = x[d];
-    out[c + 1] = rest * square_of(d - c, x + c);
+/* The nearest whole number of steps, `largest` at most on either side. */
+INLINE int steps_of(float x, float steps, float largest) {
+  const float y = steps * x, above = y > -largest ? y : -largest;
+  return (int)lrintf(above < largest ? above : largest);
+}
+
+/* In the lower and the upper half of a word. */
+INLINE int32_t pair_of(float x, float y) {
+  return (steps_of(x, STEPS, LARGEST_COORDINATE) & 0xffff) |
+         (int32_t)((uint32_t)steps_of(y, STEPS, LARGEST_COORDINATE) << 16);
+}
+
+void OF_SET(proxy_coordinates)(int rows, int d, int c, float rest, const float *x, int32_t *out) {
+  const int pairs = c / 2, words = words_of(c);
+  for (int i = 0; i < rows; i++, x += d + 1, out += words) {
+    for (int k = 0; k < pairs; k++) out[k] = pair_of(x[2 * k], x[2 * k + 1]);
+    if (c % 2) out[pairs] = pair_of(x[c - 1], 0);
+    out[words - 2] = pair_of(rest * square_of(d - c, x + c), 0);
+    out[words - 1] = steps_of(x[d], STEPS_OF_LOGIT, LARGEST_CONSTANT);
   }
 }
 

@@ -3,19 +3,33 @@ import type { PROXIES } from '../../../workers/kernels/inner/operations/proxies.
 import { type Arrays, each, type Loop, type Numbers, panelAt, sum } from './loop.js';
 
 /** 2^x by a straight line between powers, which lies above 2^x by `OFF` on average if it is not lowered. */
-const OFF = 360710 / 2 ** 23;
+const OFF = 176 / 4096;
 function line(exponent: number, largest: number): number {
   const x = Math.min(exponent - OFF, largest);
   const whole = Math.floor(x);
   return x < -126 ? 0 : 2 ** whole * (1 + x - whole);
 }
 
+const words = (c: number) => Math.ceil(c / 2) + 2;
+/** Half of a word as a number: in steps of 1/64. */
+const half = (word: number, upper: boolean) => ((upper ? word : word << 16) >> 16) / 64;
+
 /** s and v of a row in panels and a key, as the proxies of the sampled kernel take them. */
 function proxy({ c }: Numbers, { x, z }: Arrays, i: number, j: number) {
-  const row = (k: number) => x![panelAt(c! + 2, k, i)]!;
-  const key = (k: number) => z![j * (c! + 2) + k]!;
-  const s = sum(c!, (k) => row(k) * key(k)) + row(c!) + key(c!);
-  return { s, v: Math.min(row(c! + 1) * key(c! + 1), 3 * Math.LOG2E) };
+  const n = words(c!);
+  const row = (k: number) => x![panelAt(n, k, i)]!;
+  const key = (k: number) => z![j * n + k]!;
+  const product = (k: number, upper: boolean) => half(row(k), upper) * half(key(k), upper);
+  const s = sum(n - 2, (k) => product(k, false) + product(k, true));
+  const constants = (row(n - 1) + key(n - 1)) / 4096;
+  return { s: s + constants, v: Math.min(product(n - 2, false), 17728 / 4096) };
+}
+
+/** The nearest whole number, the even one of two. */
+function nearest(x: number): number {
+  const below = Math.floor(x);
+  const over = x - below;
+  return over < 0.5 || (over === 0.5 && below % 2 === 0) ? below : below + 1;
 }
 
 const squareOf = (x: Float64Array, at: number, n: number) => sum(n, (c) => x[at + c]! ** 2);
@@ -24,7 +38,7 @@ export const PROXY_LOOPS: Readonly<Record<keyof typeof PROXIES, Loop>> = {
   proxy_rows: (s, { sums, ...arrays }) =>
     each(s.rows!, s.keys!, (i, j) => {
       const { s: score, v } = proxy(s, arrays, i, j);
-      sums![i]! += line(score + v / 2, 100);
+      sums![i]! += line(score + Math.floor(2048 * v) / 4096, 100);
     }),
   proxy_keys: (s, { weights, sizes, ...arrays }) =>
     each(s.keys!, 1, (j) => {
@@ -34,10 +48,13 @@ export const PROXY_LOOPS: Readonly<Record<keyof typeof PROXIES, Loop>> = {
       });
     }),
   proxy_coordinates: ({ rows, d, c, rest }, { x, out }) =>
-    each(rows!, c! + 2, (i, a) => {
+    each(rows!, words(c!), (i, k) => {
       const at = i * (d! + 1);
-      const left = rest! * squareOf(x!, at + c!, d! - c!);
-      out![i * (c! + 2) + a] = a < c! ? x![at + a]! : a === c! ? x![at + d!]! : left;
+      const coordinate = (a: number) => (a < c! ? nearest(64 * x![at + a]!) : 0);
+      const pair = (coordinate(2 * k) & 0xffff) | (coordinate(2 * k + 1) << 16);
+      const left = nearest(64 * rest! * squareOf(x!, at + c!, d! - c!)) & 0xffff;
+      const constant = nearest(4096 * x![at + d!]!);
+      out![i * words(c!) + k] = [pair, left, constant][Math.max(0, k + 3 - words(c!))]!;
     }),
   key_worths: ({ n }, { squares, spread, worth }) => {
     each(n!, 1, (j) => (worth![j] = spread![j]! * Math.sqrt(squares![j]!)));

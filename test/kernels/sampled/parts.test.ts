@@ -52,7 +52,7 @@ for (const [name, make] of Object.entries(problems)) {
       const got = named(result);
       assert.deepEqual([...got.keys()], [...named(whole).keys()]);
       assert.deepEqual(result.headNorms, whole.headNorms);
-      let largest = 0;
+      let [largest, overstated] = [0, Number.POSITIVE_INFINITY];
       for (const [tensorName, x] of got) {
         const wholeX = named(whole).get(tensorName)!;
         // The keys that a part of the rows has decide about what is drawn of them.
@@ -64,10 +64,14 @@ for (const [name, make] of Object.entries(problems)) {
         const { upper, standard_error } = result.errors[tensorName]!;
         // With projectedFrom figures are those of the gradients of weights.
         if (problem.projectedFrom) assert.ok(upper > standard_error && standard_error > 0);
-        else assert.ok(error <= upper && error >= standard_error / 10, `${tensorName}: ${error}`);
+        else assert.ok(error <= upper, `${tensorName}: ${error} above ${upper}`);
+        overstated = Math.min(overstated, standard_error / error);
         largest = Math.max(largest, standard_error);
       }
       assert.ok(largest > 1e-3, 'nothing was drawn');
+      // Of a few numbers an error may be small by chance: that of one tensor is not.
+      if (!problem.projectedFrom)
+        assert.ok(overstated < 10, 'every error is a tenth of what is said');
     }
   });
 }

@@ -166,7 +166,6 @@ function sameBytes(a: Elements, b: Elements): boolean {
 const ROUNDINGS = 100;
 const SINGLE = ROUNDINGS * 2 ** -24;
 const DOUBLE = 1000 * 2 ** -53;
-const ROUGH = 2 ** -15;
 
 /** What a call should come to. */
 export type Reference = (call: Call) => Pick<Outcome, 'arrays' | 'returned'>;
@@ -191,13 +190,12 @@ function beyond(
   other = right,
 ): string | null {
   const operation = DECLARED[call.name];
-  const { single, elementwise, rough } = operation;
-  const narrow = rough ? ROUGH : SINGLE;
+  const { single, elementwise } = operation;
   const compare = (name: string, isDouble: boolean, pick: NumbersOf) => {
     // Of one type: loops over arrays that may be of several are ten times slower.
     const [x, y] = [outcome, right].map((of) => new Float64Array(pick(of))) as [Numbers, Numbers];
     const z = other === right || isDouble ? y : new Float64Array(pick(other));
-    const rounding = isDouble ? DOUBLE : narrow;
+    const rounding = isDouble ? DOUBLE : SINGLE;
     const i = elementwise ? differsByItself(x, y, z, rounding) : differs(x, y, z, rounding);
     if (i === null) return null;
     return `${call.name}: ${name}[${i}] is ${x[i]}, not ${y[i]} (sizes ${JSON.stringify(call.numbers)})`;

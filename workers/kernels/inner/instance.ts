@@ -16,6 +16,8 @@ const FIRST = PAGE;
 /** Products read a few elements past the last row of an operand; they must exist. */
 const SLACK = 4096;
 
+type Words = Float32Array | Int32Array;
+
 export class Wasm {
   /** Who allocated what lies in memory now. A task that finds its own name may reuse its data. */
   owner: string | null = null;
@@ -99,8 +101,8 @@ export class Wasm {
   }
 
   /** As `put`, for what x is to become: contents undefined, until `keep` brings them to x. */
-  room(x: Float32Array): number {
-    return this.#own(x) ?? this.allocFloats(x.length);
+  room(x: Words): number {
+    return this.#own(x) ?? this.alloc(x.byteLength);
   }
 
   /** The numbers at the address that `put` or `room` gave for x. */
@@ -109,9 +111,9 @@ export class Wasm {
   }
 
   /** x as it is at that address. */
-  keep(x: Float32Array, at: number): void {
-    const numbers = this.view(x, at);
-    if (numbers !== x) x.set(numbers);
+  keep(x: Words, at: number): void {
+    if (at === this.#own(x)) return;
+    x.set(x instanceof Int32Array ? this.i32(at, x.length) : this.f32(at, x.length));
   }
 
   /** Where element `index` of x lies; null: operations reach this memory only. */
@@ -123,9 +125,9 @@ export class Wasm {
   }
 
   /** Where x lies, if operations reach it. Only shared memory stays in its place as long as anyone works on it. */
-  #own(x: Float32Array | Float64Array): number | null {
+  #own(x: Words | Float64Array): number | null {
     const reached =
-      this.addressOf && x instanceof Float32Array && x.buffer instanceof SharedArrayBuffer;
+      this.addressOf && !(x instanceof Float64Array) && x.buffer instanceof SharedArrayBuffer;
     return reached ? this.addressOf(x) : null;
   }
 }

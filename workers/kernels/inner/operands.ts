@@ -12,7 +12,7 @@ export function rowsOf(tensor: Tensor, columns: number, first: number, n: number
 }
 
 /** Number `index` of equal pieces of `size` elements. */
-export function slice<T extends Floats>(x: T, index: number, size: number): T {
+export function slice<T extends Floats | Int32Array>(x: T, index: number, size: number): T {
   return x.subarray(index * size, (index + 1) * size) as T;
 }
 

@@ -5,13 +5,14 @@ import type { ExactPlan, Workspace } from '../attention/plan.js';
 import type { PartitionOfHead, RowBlock } from '../attention/task.js';
 import type { Wasm } from '../inner/instance.js';
 import { type Floats, pack, slice } from '../inner/operands.js';
+import { wordsOf } from '../inner/operations/proxies.js';
 import type { Basis, HeadPlan } from './plan/plan.js';
 
-/** Rows (.., c + 2): c coordinates, the constant of the row, and the variance that the others leave out. */
+/** Rows of words, as `proxy_coordinates` makes them: the coordinates, the variance that the others leave out, the constant. */
 export interface Coordinates {
-  /** (head, Lq, pitch) and (head, keys, pitch); of a head with c coordinates rows are c + 2 numbers. */
-  readonly queries: Float32Array;
-  readonly keys: Float32Array;
+  /** (head, Lq, pitch) and (head, keys, pitch); of a head with c coordinates rows are wordsOf(c) of them. */
+  readonly queries: Int32Array;
+  readonly keys: Int32Array;
   /** (head group, keys): |v_j - mean v|, and a share of its root mean square. */
   readonly spread: Float32Array;
   /** (head, Lq): |G_i|^2 where it is known before O is, else 1. */
@@ -35,11 +36,11 @@ export function makeCoordinates(
   memory: Lease,
 ): Coordinates {
   const { queryLength } = plan.problem.dims;
-  const pitch = Math.max(0, ...heads.map(({ coordinates }) => coordinates)) + 2;
+  const pitch = Math.max(...heads.map(({ coordinates }) => wordsOf(coordinates)));
   const headGroups = plan.waves[0]!.length;
   return {
-    queries: memory.float32(headGroups * plan.group * queryLength * pitch),
-    keys: memory.float32(headGroups * plan.group * plan.keys * pitch),
+    queries: memory.int32(headGroups * plan.group * queryLength * pitch),
+    keys: memory.int32(headGroups * plan.group * plan.keys * pitch),
     spread: memory.float32(headGroups * plan.keys),
     sizes: memory.float32(headGroups * plan.group * queryLength),
     pitch,
@@ -48,13 +49,13 @@ export function makeCoordinates(
 
 /** Rows of number `place`: those of a query head, or of the keys as this head sees them. */
 export function rowsOfHead(
-  rows: Float32Array,
+  rows: Int32Array,
   place: number,
   length: number,
   pitch: number,
   c: number,
 ) {
-  return slice(rows, place, length * pitch).subarray(0, length * (c + 2));
+  return slice(rows, place, length * pitch).subarray(0, length * wordsOf(c));
 }
 
 export function runCoordinates(task: CoordinatesTask, wasm: Wasm, checkpoint: () => void): void {
@@ -83,7 +84,7 @@ export function runCoordinates(task: CoordinatesTask, wasm: Wasm, checkpoint: ()
   wasm.keep(keys, z);
 }
 
-/** Where rows in so many coordinates lie, or are to lie, (n, c + 2). */
+/** Where rows in so many coordinates lie, or are to lie, (n, wordsOf(c)). */
 export interface Mapped {
   readonly c: number;
   readonly at: number;
@@ -98,7 +99,7 @@ export function mapQueries(
   to: readonly Mapped[],
   checkpoint: () => void,
 ): void {
-  map(wasm, Q, d, queryMap, queryShift, (c) => 1 / Math.max(1, d - c), to, checkpoint);
+  map(wasm, Q, d, queryMap, queryShift, to, checkpoint);
 }
 
 /** Keys (n, d) in all these numbers of coordinates. */
@@ -110,15 +111,15 @@ export function mapKeys(
   to: readonly Mapped[],
   checkpoint: () => void,
 ): void {
-  map(wasm, K, d, keyMap, keyShift, () => Math.LN2, to, checkpoint);
+  map(wasm, K, d, keyMap, keyShift, to, checkpoint);
 }
 
 /** Rows that are in memory at once. */
 const TOKENS = 256;
 
 /**
- * to (n, c + 2) = the first c columns of y = rows (n, d) matrix + shift, its last one, and `rest` times the squares of
- * the others. A logit in powers of two has log2(e) times the variance of one in numbers: queries carry log2(e)^2.
+ * to = the first c columns of y = rows (n, d) matrix + shift, its last one, and what the others leave out: the product of
+ * that of a query and that of a key is log(2) |query|^2 |key|^2 / (d - c), the variance of the logit in powers of two.
  */
 function map(
   wasm: Wasm,
@@ -126,7 +127,6 @@ function map(
   d: number,
   matrix: ArrayLike<number>,
   shift: ArrayLike<number>,
-  rest: (c: number) => number,
   to: readonly Mapped[],
   checkpoint: () => void,
 ): void {
@@ -144,7 +144,8 @@ function map(
     wasm.fn.gemm(count, columns, d, x, d, packed, y, columns, false);
     wasm.fn.add_row(count, columns, offset, y);
     for (const { c, at } of to) {
-      wasm.fn.proxy_coordinates(count, d, c, rest(c), y, at + 4 * first * (c + 2));
+      const rest = Math.sqrt(Math.LN2 / Math.max(1, d - c));
+      wasm.fn.proxy_coordinates(count, d, c, rest, y, at + 4 * first * wordsOf(c));
     }
   }
   wasm.release(mark);

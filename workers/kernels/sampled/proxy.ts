@@ -14,6 +14,7 @@ import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { packedFloats } from '../inner/operations/products.js';
+import { STEPS_OF_LOGIT, wordsOf } from '../inner/operations/proxies.js';
 import type { Mapped } from './coordinates.js';
 
 /** Rows of a panel. */
@@ -23,15 +24,21 @@ const NEAR_AT_ONCE = 512;
 /** Of the far keys that row sums are estimated from. */
 const STRIDE = 8;
 const FIRST_KEYS = 16;
+/** Constant of a row, in steps: that of a key is added to it in 32 bits. */
+const LARGEST = 2 ** 29;
 
 /** A head in c coordinates: its keys, where operations find them, and what is asked for block by block. */
 export interface HeadCoordinates extends Mapped {
   /** The keys once more, for whoever is not an operation: looked up when they are asked for, as memory may move. */
-  readonly keys: () => Float32Array;
+  readonly keys: () => Int32Array;
   /** Coordinates of a block's rows, and |G_i|^2. */
-  readonly queries: (rows: RowBlock) => Float32Array;
+  readonly queries: (rows: RowBlock) => Int32Array;
   readonly sizes: (rows: RowBlock) => Float32Array;
 }
+
+/** Of a word of row i, in panels of rows of so many words. */
+const placeIn = (words: number, word: number, i: number) =>
+  Math.floor(i / PANEL) * PANEL * words + word * PANEL + (i % PANEL);
 
 export class KeyProxy {
   readonly #task: Partitions;
@@ -42,7 +49,6 @@ export class KeyProxy {
   /** Coordinates of all keys of the head, and of one in STRIDE where row sums are not known. */
   readonly #z: number;
   readonly #thinned: number;
-  readonly #rows: number;
   readonly #panels: number;
   readonly #sums: number;
   readonly #sizes: number;
@@ -56,7 +62,7 @@ export class KeyProxy {
     const { plan } = task;
     const { headDim: d } = plan.problem.dims;
     const { c, at } = head;
-    const width = c + 2;
+    const words = wordsOf(c);
     const some = plan.problem.known?.logSumExp ? 0 : Math.ceil(plan.keys / STRIDE);
     this.#task = task;
     this.#wasm = wasm;
@@ -64,35 +70,35 @@ export class KeyProxy {
     this.#head = head;
     this.#c = c;
     this.#z = at;
-    this.#thinned = wasm.allocFloats(some * width);
-    this.#rows = wasm.allocFloats(ROWS * width);
-    this.#panels = wasm.allocFloats(packedFloats(width, ROWS));
+    this.#thinned = wasm.alloc(4 * some * words);
+    this.#panels = wasm.alloc(4 * ROWS * words);
     this.#sums = wasm.allocFloats(ROWS);
     this.#sizes = wasm.allocFloats(ROWS);
     this.#q = wasm.allocFloats(packedFloats(d, ROWS));
     this.#near = wasm.allocFloats(NEAR_AT_ONCE * ROWS);
     this.#weights = wasm.allocFloats(plan.keys);
     if (memory.warm) return;
-    const thinned = wasm.f32(this.#thinned, some * width);
+    const thinned = wasm.i32(this.#thinned, some * words);
     const keys = head.keys();
-    for (let k = 0; k < some; k++) thinned.set(slice(keys, k * STRIDE, width), k * width);
+    for (let k = 0; k < some; k++) thinned.set(slice(keys, k * STRIDE, words), k * words);
   }
 
   /** Address of p_j^2 / |v_j - mean v|^2 of far keys one after the other. They stay until the next block. */
   weigh(rows: RowBlock, near: Range, far: readonly Range[]): number {
     const wasm = this.#wasm;
-    const width = this.#c + 2;
+    const words = wordsOf(this.#c);
     const n = Math.ceil(rows.n / PANEL) * PANEL;
     this.#load(rows, n);
     const lse = this.#logSums(rows, near, far, n);
-    const panels = wasm.f32(this.#panels, n * width);
+    const panels = wasm.i32(this.#panels, n * words);
     for (let i = 0; i < rows.n; i++) {
-      const at = Math.floor(i / PANEL) * PANEL * width + this.#c * PANEL + (i % PANEL);
-      panels[at]! -= lse[i]!;
+      const at = placeIn(words, words - 1, i);
+      const constant = panels[at]! - STEPS_OF_LOGIT * lse[i]!;
+      panels[at] = Math.max(-LARGEST, Math.min(LARGEST, constant));
     }
     let weights = this.#weights;
     for (const { first, last } of far) {
-      const z = this.#z + 4 * first * width;
+      const z = this.#z + 4 * first * words;
       wasm.fn.proxy_keys(n, last - first, this.#c, this.#panels, z, this.#sizes, weights);
       weights += 4 * (last - first);
     }
@@ -102,12 +108,12 @@ export class KeyProxy {
   /** The rows' coordinates, packed, and their sizes; those that fill up the last panel have none. */
   #load(block: RowBlock, n: number): void {
     const wasm = this.#wasm;
-    const width = this.#c + 2;
-    wasm
-      .f32(this.#rows, n * width)
-      .fill(0)
-      .set(this.#head.queries(block));
-    wasm.fn.pack_transposed(n, width, this.#rows, width, 1, this.#panels);
+    const words = wordsOf(this.#c);
+    const rows = this.#head.queries(block);
+    const panels = wasm.i32(this.#panels, n * words).fill(0);
+    for (let i = 0; i < block.n; i++) {
+      for (let k = 0; k < words; k++) panels[placeIn(words, k, i)] = rows[i * words + k]!;
+    }
     wasm.f32(this.#sizes, n).fill(0).set(this.#head.sizes(block));
   }
 
@@ -138,7 +144,7 @@ export class KeyProxy {
   #addRows(n: number, z: number, from: number, to: number, each: number, sums: Float64Array): void {
     const wasm = this.#wasm;
     const found = wasm.f32(this.#sums, n).fill(0);
-    const at = z + 4 * from * (this.#c + 2);
+    const at = z + 4 * from * wordsOf(this.#c);
     wasm.fn.proxy_rows(n, to - from, this.#c, this.#panels, at, this.#sums);
     for (let i = 0; i < sums.length; i++) sums[i]! += each * found[i]!;
   }

@@ -5,41 +5,56 @@
  */
 import { madd } from './tile';
 
+/**
+ * Coordinates are whole numbers of 16 bits, two in a word: 64 steps to one, so that 4096 steps of their products are one
+ * power of two.
+ */
+const STEPS: f32 = 64;
+const LARGEST_COORDINATE: f32 = 32767;
+const STEPS_OF_LOGIT: f32 = 4096;
+/** Two of them fit a word. */
+const LARGEST_CONSTANT: f32 = 536870912;
 /** 3 log2(e): the largest variance of what the coordinates leave out. */
-const LARGEST_VARIANCE: f32 = 4.328085;
+const LARGEST_VARIANCE: i32 = 17728;
 
 /**
  * 2^x by the bits of a float: the exponent is x, and the mantissa a straight line between powers, at most 3 % off on
- * either side (N. N. Schraudolph 1999). The weights of a draw need no more. Of 1; that the line lies above the power on
- * average; of an exponent that is larger by 1.
+ * either side (N. N. Schraudolph 1999). The weights of a draw need no more. In steps of a logit: the exponent of 1, and
+ * how much the line lies above the power on average.
  */
-const ONE_BITS: f32 = 1065353216;
-const OFF_BITS: f32 = 360710;
-const EXPONENT: f32 = 8388608;
+const ONE: i32 = 127 << 12;
+const ABOVE: i32 = 176;
+const LARGEST_SUM: i32 = ONE + (100 << 12);
 
 /** The logits of one panel and one key. */
 const LOGITS: usize = memory.data(64, 16);
 
-/** 2^(factor x), `largest` in bits at most. */
+/** Bytes of a row in c coordinates. */
 // @ts-ignore: decorator
 @inline
-function line(x: v128, factor: f32, largest: f32): v128 {
-  const bits = madd(x, f32x4.splat(factor * EXPONENT), f32x4.splat(ONE_BITS - OFF_BITS));
-  const held = f32x4.max(f32x4.min(bits, f32x4.splat(largest)), f32x4.splat(0));
-  return i32x4.trunc_sat_f32x4_s(held);
+function bytesOf(c: i32): usize {
+  return <usize>((c + 1) / 2 + 2) << 2;
 }
 
-/** LOGITS = s + share v for the 16 rows of the panel x and the key z. */
-function logits(c: i32, x: usize, z: usize, share: f32): void {
-  const row = x + (<usize>c << 6), key = z + (<usize>c << 2);
-  let s0 = start(row, key, share), s1 = start(row + 16, key, share);
-  let s2 = start(row + 32, key, share), s3 = start(row + 48, key, share);
+/** The float with the exponent x, `largest` at most. */
+// @ts-ignore: decorator
+@inline
+function power(x: v128, largest: i32, shift: i32): v128 {
+  const held = i32x4.max_s(i32x4.min_s(x, i32x4.splat(largest)), i32x4.splat(0));
+  return i32x4.shl(held, shift);
+}
+
+/** LOGITS = s + v / 2^halves + bias for the 16 rows of the panel x and the key z. */
+function logits(width: usize, x: usize, z: usize, bias: i32, halves: i32): void {
+  const row = x + ((width - 8) << 4), key = z + width - 8;
+  let s0 = start(row, key, bias, halves), s1 = start(row + 16, key, bias, halves);
+  let s2 = start(row + 32, key, bias, halves), s3 = start(row + 48, key, bias, halves);
   for (; x < row; x += 64, z += 4) {
     const y = v128.load32_splat(z);
-    s0 = madd(v128.load(x), y, s0);
-    s1 = madd(v128.load(x, 16), y, s1);
-    s2 = madd(v128.load(x, 32), y, s2);
-    s3 = madd(v128.load(x, 48), y, s3);
+    s0 = i32x4.add(s0, i32x4.dot_i16x8_s(v128.load(x), y));
+    s1 = i32x4.add(s1, i32x4.dot_i16x8_s(v128.load(x, 16), y));
+    s2 = i32x4.add(s2, i32x4.dot_i16x8_s(v128.load(x, 32), y));
+    s3 = i32x4.add(s3, i32x4.dot_i16x8_s(v128.load(x, 48), y));
   }
   v128.store(LOGITS, s0);
   v128.store(LOGITS, s1, 16);
@@ -49,28 +64,28 @@ function logits(c: i32, x: usize, z: usize, share: f32): void {
 
 // @ts-ignore: decorator
 @inline
-function start(row: usize, key: usize, share: f32): v128 {
-  const product = f32x4.mul(v128.load(row, 64), v128.load32_splat(key, 4));
-  const variance = f32x4.min(product, f32x4.splat(LARGEST_VARIANCE));
-  const constant = f32x4.add(v128.load(row), v128.load32_splat(key));
-  return madd(variance, f32x4.splat(share), constant);
+function start(row: usize, key: usize, bias: i32, halves: i32): v128 {
+  const product = i32x4.dot_i16x8_s(v128.load(row), v128.load32_splat(key));
+  const variance = i32x4.shr_s(i32x4.min_s(product, i32x4.splat(LARGEST_VARIANCE)), halves);
+  const constant = i32x4.add(v128.load(row, 64), i32x4.splat(load<i32>(key, 4) + bias));
+  return i32x4.add(variance, constant);
 }
 
 /** sums_i += sum_j 2^(s_ij + v_ij / 2) */
 export function proxy_rows(rows: i32, keys: i32, c: i32, x: usize, z: usize, sums: usize): void {
-  const width = <usize>(c + 2);
-  for (; rows > 0; rows -= 16, x += width << 6, sums += 64) {
-    for (let j = 0, key = z; j < keys; j++, key += width << 2) {
-      logits(c, x, key, 0.5);
+  const width = bytesOf(c);
+  for (; rows > 0; rows -= 16, x += width << 4, sums += 64) {
+    for (let j = 0, key = z; j < keys; j++, key += width) {
+      logits(width, x, key, ONE - ABOVE, 1);
       for (let i: usize = 0; i < 64; i += 16) {
-        const t = line(v128.load(LOGITS + i), 1, ONE_BITS + 100 * EXPONENT);
+        const t = power(v128.load(LOGITS + i), LARGEST_SUM, 11);
         v128.store(sums + i, f32x4.add(v128.load(sums + i), t));
       }
     }
   }
 }
 
-/** weights_j = sum_i sizes_i min(1, 2^(2 (s_ij + v_ij))) */
+/** weights_j = sum_i sizes_i min(1, 2^(2 (s_ij + v_ij))): powers of twice the exponent */
 export function proxy_keys(
   rows: i32,
   keys: i32,
@@ -80,13 +95,13 @@ export function proxy_keys(
   sizes: usize,
   weights: usize,
 ): void {
-  const width = <usize>(c + 2);
-  for (let j = 0; j < keys; j++, z += width << 2, weights += 4) {
+  const width = bytesOf(c);
+  for (let j = 0; j < keys; j++, z += width, weights += 4) {
     let t = f32x4.splat(0);
-    for (let i = 0, panel = x, size = sizes; i < rows; i += 16, panel += width << 6, size += 64) {
-      logits(c, panel, z, 1);
+    for (let i = 0, panel = x, size = sizes; i < rows; i += 16, panel += width << 4, size += 64) {
+      logits(width, panel, z, (ONE - ABOVE) / 2, 0);
       for (let k: usize = 0; k < 64; k += 16) {
-        t = madd(v128.load(size + k), line(v128.load(LOGITS + k), 2, ONE_BITS), t);
+        t = madd(v128.load(size + k), power(v128.load(LOGITS + k), ONE / 2, 12), t);
       }
     }
     t = f32x4.add(t, v128.shuffle<f32>(t, t, 2, 3, 0, 1));
@@ -101,13 +116,34 @@ function squareOf(n: i32, x: usize): f32 {
   return s;
 }
 
-/** out (rows, c + 2) = the first c columns of x (rows, d + 1), its last one, and `rest` times the squares of the others */
+/** The nearest whole number of steps, `largest` at most on either side. */
+// @ts-ignore: decorator
+@inline
+function stepsOf(x: f32, steps: f32, largest: f32): i32 {
+  const y = steps * x, above = y > -largest ? y : -largest;
+  return <i32>nearest<f32>(above < largest ? above : largest);
+}
+
+/** In the lower and the upper half of a word. */
+function pairOf(x: f32, y: f32): i32 {
+  const lower = stepsOf(x, STEPS, LARGEST_COORDINATE) & 0xffff;
+  return lower | (stepsOf(y, STEPS, LARGEST_COORDINATE) << 16);
+}
+
+/** out (rows, ceil(c / 2) + 2): pairs of the first c columns of x (rows, d + 1), (`rest` |the others|^2, 0), the last one */
 export function proxy_coordinates(rows: i32, d: i32, c: i32, rest: f32, x: usize, out: usize): void {
   const narrow = <usize>c << 2, wide = <usize>d << 2;
-  for (let i = 0; i < rows; i++, x += wide + 4, out += narrow + 8) {
-    memory.copy(out, x, narrow);
-    store<f32>(out + narrow, load<f32>(x + wide));
-    store<f32>(out + narrow, rest * squareOf(d - c, x + narrow), 4);
+  for (let i = 0; i < rows; i++, x += wide + 4, out += bytesOf(c)) {
+    let to = out, from = x;
+    for (let k = 0; k < c / 2; k++, to += 4, from += 8) {
+      store<i32>(to, pairOf(load<f32>(from), load<f32>(from, 4)));
+    }
+    if (c & 1) {
+      store<i32>(to, pairOf(load<f32>(from), 0));
+      to += 4;
+    }
+    store<i32>(to, pairOf(rest * squareOf(d - c, x + narrow), 0));
+    store<i32>(to, stepsOf(load<f32>(x + wide), STEPS_OF_LOGIT, LARGEST_CONSTANT), 4);
   }
 }
 

@@ -57,8 +57,6 @@ export interface Operation<
   readonly elementwise: boolean;
   /** What it keeps in float64 are sums of float32. */
   readonly single: boolean;
-  /** Powers of two are read off the bits of a float, whose exponent leaves few digits for the rest. */
-  readonly rough: boolean;
 }
 
 export const size = (name: string) => ({ kind: 'size', name }) as const;
@@ -89,10 +87,10 @@ export const scratch = array('scratch');
 export function operation<const A extends readonly Argument[], const R extends boolean = false>(
   argumentList: A,
   sizes: Operation['sizes'],
-  options: { returns?: R; elementwise?: boolean; single?: boolean; rough?: boolean } = {},
+  options: { returns?: R; elementwise?: boolean; single?: boolean } = {},
 ): Operation<A, R> {
-  const { returns = false as R, elementwise = false, single = false, rough = false } = options;
-  return { arguments: argumentList, sizes, returns, elementwise, single, rough };
+  const { returns = false as R, elementwise = false, single = false } = options;
+  return { arguments: argumentList, sizes, returns, elementwise, single };
 }
 
 type Passed<T> = T extends { kind: 'flag' } ? boolean : number;

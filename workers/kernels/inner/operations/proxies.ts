@@ -16,12 +16,26 @@ import {
 /** Rows of a panel. */
 const PANEL = 16;
 
-/** The last two numbers of a row: a constant of either sign, and one that is not negative. */
+/** Steps of one, of a coordinate; and of a power of two, of a logit. */
+const STEPS = 64;
+export const STEPS_OF_LOGIT = STEPS ** 2;
+/** Words of a row in c coordinates: pairs of them, one of what the others leave out, its constant. */
+export const wordsOf = (c: number): number => Math.ceil(c / 2) + 2;
+
+const ofRow = (length: (s: Sizes) => number) => (s: Sizes) => wordsOf(s.c!) * length(s);
+
+/** The last two words of a row: the variance that the others leave out, which is not negative, and a constant. */
 const coordinate =
-  (width: (s: Sizes, index: number) => number) =>
+  (wordAt: (index: number, words: number) => number) =>
   (draw: Draw, s: Sizes, index: number): number => {
-    const column = width(s, index);
-    return column === s.c! + 1 ? draw.uniform(0, 3) : draw.uniform(-0.5, 0.5);
+    const words = wordsOf(s.c!);
+    const word = wordAt(index, words);
+    const whole = (least: number, most: number) => draw.integer(STEPS * least, STEPS * most);
+    if (word === words - 1) return STEPS * whole(-0.5, 0.5);
+    if (word === words - 2) return whole(0, 3);
+    // Of an odd number of coordinates the last has half a word.
+    const upper = 2 * word + 1 < s.c! ? whole(-0.5, 0.5) : 0;
+    return (whole(-0.5, 0.5) & 0xffff) | (upper << 16);
   };
 
 const proxy = (...results: readonly ArrayArgument[]) =>
@@ -29,23 +43,22 @@ const proxy = (...results: readonly ArrayArgument[]) =>
     [
       ...([size('rows'), size('keys'), size('c')] as const),
       read(
-        'f32',
+        'i32',
         'x',
-        ({ rows, c }) => (c! + 2) * rows!,
-        coordinate(({ c }, index) => Math.floor(index / PANEL) % (c! + 2)),
+        ofRow(({ rows }) => rows!),
+        coordinate((index, words) => Math.floor(index / PANEL) % words),
       ),
       read(
-        'f32',
+        'i32',
         'z',
-        ({ keys, c }) => keys! * (c! + 2),
-        coordinate(({ c }, index) => index % (c! + 2)),
+        ofRow(({ keys }) => keys!),
+        coordinate((index, words) => index % words),
       ),
       ...results,
     ],
     (draw) => ({
       ...{ rows: PANEL * draw.integer(1, 4), keys: draw.integer(1, 40), c: draw.integer(1, 66) },
     }),
-    { rough: true },
   );
 
 const positive = (draw: Draw) => draw.uniform(0, 3);
@@ -60,10 +73,10 @@ export const SIZES = 280;
 
 export const PROXIES = {
   /**
-   * sums_i += sum_j 2^(s_ij + v_ij / 2) for rows i of x and rows j of z, with s_ij = x_i . z_j in c coordinates
-   * plus number c of x_i and number c of z_j, and v_ij the product of their last numbers, 3 log2(e) at most.
-   * x in panels of 16 rows as `pack_transposed` makes them, z (keys, c + 2); exponents are 100 at most. Mantissas of
-   * powers are a straight line between those of whole numbers: 3 % off on either side
+   * sums_i += sum_j 2^(s_ij + v_ij / 2) for rows i of x and rows j of z, as `proxy_coordinates` makes them: s_ij is x_i . z_j
+   * in c coordinates and the constants of both, v_ij the product of what both leave out, 3 log2(e) at most.
+   * x in panels of 16 rows (word, row), z (keys, words); exponents are 100 at most. Mantissas of powers are a straight line
+   * between those of whole numbers: 3 % off on either side. Sums of logits that do not fit a word come out as anything
    */
   proxy_rows: proxy(update('f32', 'sums', ({ rows }) => rows!)),
   /** weights_j = sum_i sizes_i min(1, 2^(2 (s_ij + v_ij))) of the same */
@@ -71,16 +84,24 @@ export const PROXIES = {
     read('f32', 'sizes', ({ rows }) => rows!, positive),
     write('f32', 'weights', ({ keys }) => keys!),
   ),
-  /** out (rows, c + 2) = the first c columns of x (rows, d + 1), its last one, and `rest` times the squares of the others */
+  /**
+   * Rows of words, (rows, ceil(c / 2) + 2), of x (rows, d + 1): its first c columns in pairs, 16 bits each, the lower first;
+   * `rest` times the squares of the others; its last column. In steps of 1/64, the last one of 1/4096, as far as they fit
+   */
   proxy_coordinates: operation(
     [
       ...([size('rows'), size('d'), size('c'), f32('rest')] as const),
       read('f32', 'x', ({ rows, d }) => rows! * (d! + 1)),
-      write('f32', 'out', ({ rows, c }) => rows! * (c! + 2)),
+      write(
+        'i32',
+        'out',
+        ofRow(({ rows }) => rows!),
+      ),
     ],
     (draw) => {
-      const d = draw.integer(1, 70);
-      return { rows: draw.integer(1, 9), d, c: draw.integer(1, d) };
+      // A step more or less of the rest is little beside the upper half of a word.
+      const d = draw.integer(2, 70);
+      return { rows: draw.integer(1, 9), d, c: draw.integer(2, d) };
     },
   ),
   /** worth_j = spread_j sqrt(squares_j), in float64; returns their sum */

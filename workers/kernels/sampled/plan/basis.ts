@@ -48,14 +48,10 @@ export function basisOf(
     ...([Q, K, d, beta] as const),
   );
   const factor = Math.LOG2E * beta;
-  const query = map(
-    transformQ,
-    sigma.map((x) => Math.LOG2E * x),
-    centreQ,
-    centreK,
-    factor,
-  );
-  const key = map(transformK, new Float64Array(d).fill(1), centreK, centreQ, factor);
+  // Coordinates of queries and of keys are of the same size.
+  const sizes = sigma.map((x) => Math.sqrt(Math.LOG2E * x));
+  const query = map(transformQ, sizes, centreQ, centreK, factor);
+  const key = map(transformK, sizes, centreK, centreQ, factor);
   // beta q.k = beta (q - cq).(k - ck) + beta q.ck + beta k.cq - beta cq.ck
   const both = centreQ.reduce((sum, x, r) => sum + x * centreK[r]!, 0);
   query.shift[d] = -factor * both;

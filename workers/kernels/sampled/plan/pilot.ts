@@ -9,6 +9,7 @@ import { spreadRows } from '../../estimate/rows.js';
 import { ROWS } from '../../inner/block.js';
 import type { Wasm } from '../../inner/instance.js';
 import { slice } from '../../inner/operands.js';
+import { wordsOf } from '../../inner/operations/proxies.js';
 import { splitKeys } from '../attend.js';
 import { mapKeys, mapQueries, spreadOf, squaresOfUpstream } from '../coordinates.js';
 import { KeyDraw, sizeOf } from '../draw.js';
@@ -113,12 +114,12 @@ function mapped(
   squaresOfUpstream(wasm, plan, head, looks, sizes);
   const tried = coordinatesFor(d).map((c) => {
     const [queries, keys] = [looks.length * ROWS, plan.keys].map((rows) =>
-      wasm.allocFloats(rows * (c + 2)),
+      wasm.alloc(4 * rows * wordsOf(c)),
     ) as [number, number];
-    const addressOf = (rows: RowBlock) => queries + 4 * looks.indexOf(rows) * ROWS * (c + 2);
+    const addressOf = (rows: RowBlock) => queries + 4 * looks.indexOf(rows) * ROWS * wordsOf(c);
     const coordinates: HeadCoordinates = {
-      ...{ c, at: keys, keys: () => wasm.f32(keys, plan.keys * (c + 2)) },
-      queries: (rows) => wasm.f32(addressOf(rows), rows.n * (c + 2)),
+      ...{ c, at: keys, keys: () => wasm.i32(keys, plan.keys * wordsOf(c)) },
+      queries: (rows) => wasm.i32(addressOf(rows), rows.n * wordsOf(c)),
       sizes: ({ first, n }) => sizes.subarray(first, first + n),
     };
     return { c, sums: makeKeySums(), addressOf, coordinates };
