@@ -69,13 +69,16 @@ function writeStates(
   for (const { place, slot, head } of headsOf(task)) {
     checkpoint();
     wasm.release(mark);
-    const rows = wasm.f32(gradientRows(task, wasm, place, slot, first, n), n * width);
-    for (let i = 0, at = token * inFeatures + head * width; i < n; i++, at += inFeatures) {
-      for (let c = 0; c < width; c++) {
-        const value = scale * rows[i * width + c]!;
-        to![at + c] = value;
-        square += value * value;
-      }
+    const rows = gradientRows(task, wasm, place, slot, first, n);
+    const scaled = wasm.allocFloats(n * width);
+    wasm.fn.combine(n * width, scale, rows, 0, scaled);
+    const values = wasm.f32(scaled, n * width);
+    for (let k = 0; k < values.length; k++) square += values[k]! * values[k]!;
+    const begin = token * inFeatures + head * width;
+    const at = wasm.elementAt(to!, begin);
+    if (at !== null) wasm.fn.copy_columns(n, width, scaled, width, at, inFeatures);
+    else {
+      for (let i = 0; i < n; i++) to!.set(slice(values, i, width), begin + i * inFeatures);
     }
   }
   return square;

@@ -6,8 +6,8 @@ import { ROWS } from '../../inner/block.js';
 import { measuredOf } from '../error/blocks.js';
 import { COORDINATES, looksAt, NEAR } from './plan.js';
 
-/** Powers of two of a pair of a row and a far key, beside its products. */
-const PROXY_OVERHEAD = 2;
+/** Of a pair of a row and a far key: a power of two, beside products of 16 bits, which take half of the time. */
+const PROXY_OVERHEAD = 6;
 /** Draws, gathering and scattering, as a share of the passes over tiles. */
 const LISTING = 0.5;
 /** Row sums where the client does not know them: of some keys by proxies, of near ones exactly. */
@@ -45,7 +45,7 @@ export function rowCost(layer: AttentionLayer & Partial<AttentionProblem>, needs
     exact: (seen) => seen * pair,
     sampled: ({ near, drawn, seen }, c) =>
       ((near + drawn) * (1 + LISTING) + measured * seen) * pair +
-      passes * (seen - near) * (2 * (c + 2) + PROXY_OVERHEAD),
+      passes * (seen - near) * (c + PROXY_OVERHEAD),
     fixed: projections + all * queryLength * TOKEN_FLOPS,
     plan: projectionFlops(layer) + all * plan,
   };
