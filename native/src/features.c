@@ -31,6 +31,44 @@ void OF_SET(feature_products)(int features, int rows, const int32_t *base, const
   }
 }
 
+enum { AT_ONCE = 4 };
+
+/* Product of the sums of directions for `vectors` vectors of rows, all in registers. */
+INLINE void product_of_sums(int vectors, int rows, int directions, const int32_t *ends, const double *signs,
+                            const double *table, double *out) {
+  vd product[AT_ONCE];
+  UNROLL for (int v = 0; v < vectors; v++) product[v] = SPLAT_DOUBLE(1.0);
+  for (int a = 0, s = 0; a < directions; a++) {
+    vd sum[AT_ONCE];
+    UNROLL for (int v = 0; v < vectors; v++) sum[v] = SPLAT_DOUBLE(1.0);
+    for (; s < ends[a]; s++) {
+      const double *row = table + (long)s * rows;
+      UNROLL for (int v = 0; v < vectors; v++) sum[v] += SPLAT_DOUBLE(signs[s]) * load_double(row + v * DOUBLES);
+    }
+    UNROLL for (int v = 0; v < vectors; v++) product[v] *= sum[v];
+  }
+  UNROLL for (int v = 0; v < vectors; v++) *(vd *)(out + v * DOUBLES) = product[v];
+}
+
+void OF_SET(signed_products)(int functions, int rows, int directions, int slots, const int32_t *ends,
+                             const double *signs, const double *table, double *out) {
+  for (int k = 0; k < functions; k++, signs += slots, out += rows) {
+    int i = 0;
+    for (; i + AT_ONCE * DOUBLES <= rows; i += AT_ONCE * DOUBLES)
+      product_of_sums(AT_ONCE, rows, directions, ends, signs, table + i, out + i);
+    for (; i + DOUBLES <= rows; i += DOUBLES)
+      product_of_sums(1, rows, directions, ends, signs, table + i, out + i);
+    for (; i < rows; i++) {
+      out[i] = 1;
+      for (int a = 0, s = 0; a < directions; a++) {
+        double sum = 1;
+        for (; s < ends[a]; s++) sum += signs[s] * table[(long)s * rows + i];
+        out[i] *= sum;
+      }
+    }
+  }
+}
+
 void OF_SET(weigh_features)(int features, int rows, const double *restrict phi, const double *restrict weight,
                             float *restrict out) {
   for (int f = 0; f < features; f++, phi += rows, out += rows)

@@ -228,6 +228,16 @@ export const LOOPS: Readonly<Record<OperationName | StageName, Loop>> = {
       if (f === 0) return;
       phi![f * rows! + i] = phi![base![f]! * rows! + i]! * table![slot![f]! * rows! + i]!;
     }),
+  signed_products: ({ functions, rows, directions, slots }, { ends, signs, table, out }) =>
+    each(functions!, rows!, (k, i) => {
+      let product = 1;
+      for (let a = 0, s = 0; a < directions!; a++) {
+        let total = 1;
+        for (; s < ends![a]!; s++) total += signs![k * slots! + s]! * table![s * rows! + i]!;
+        product *= total;
+      }
+      out![k * rows! + i] = product;
+    }),
   weigh_features: ({ features, rows }, { phi, weight, out }) =>
     each(features!, rows!, (f, i) => (out![f * rows! + i] = phi![f * rows! + i]! * weight![i]!)),
   scale_columns: ({ features, rows }, { x, scale, out }) =>

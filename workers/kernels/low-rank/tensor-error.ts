@@ -6,7 +6,7 @@ import { type Arithmetic, ROUNDOFF } from './arithmetic/arithmetic.js';
 import { estimateTensor } from './error/estimate.js';
 import type { Draws } from './error/sampled-rows/draw-rows.js';
 import type { SampledRun } from './error/sampled-rows/sampled-run.js';
-import { distanceOf, type TensorEstimate } from './error/tensor-estimate.js';
+import { distanceOf, normOf, type TensorEstimate } from './error/tensor-estimate.js';
 import { fullWidth } from './head/head.js';
 import { tensorOffset } from './head/tensors.js';
 import type { LowRankPlan } from './plan/plan.js';
@@ -53,8 +53,6 @@ export function estimate(
  */
 const ROUNDING = 64 * ROUNDOFF;
 const ROUNDING_ASIDE = 512 * ROUNDOFF;
-/** Units of float32 of what the rows carry before it cancels: in the chain and in the rows that it is compared with. */
-const ROUNDING_OF_TERMS = 8;
 
 export interface Circumstances {
   /** Draws of the estimate. */
@@ -73,18 +71,18 @@ export function tensorError(
   certificates: readonly (number | null)[],
   { rows, correction, uncertified }: Circumstances,
 ): TensorError {
-  const norm = frobenius(mean);
   const { standardError, limit } = distanceOf(scatter);
-  const rounding =
-    (plan.outlierQueries > 0 ? ROUNDING_ASIDE : ROUNDING) * size +
-    ROUNDOFF * (ROUNDING_OF_TERMS * terms + largestLogit(plan) * Math.max(terms, size));
+  const { norm, upper } = correction
+    ? { norm: standardError, upper: limit }
+    : normOf(frobenius(mean), scatter);
+  const rounding = (plan.outlierQueries > 0 ? ROUNDING_ASIDE : ROUNDING) * size + ROUNDOFF * terms;
   const bound = joinHeads(plan, certificates, t);
   // A gradient that is zero has no error: all its terms are zero.
   const over = (x: number) => (size > 0 ? x / size : 0);
   return {
     estimate: {
-      relative: over(correction ? standardError : norm),
-      upper: over((correction ? limit : norm + limit) + rounding),
+      relative: over(norm),
+      upper: over(upper + rounding),
       confidence: 0.99,
       standard_error: over(standardError),
       rows_sampled: rows,
@@ -93,11 +91,6 @@ export function tensorError(
       ? { certificate: null, certificate_reason: uncertified ?? VOID }
       : { certificate: { frobenius: bound, relative: over(bound) } }),
   };
-}
-
-/** A logit that is rounded is off by 2^-24 of itself, and so is, relative to itself, its weight in P. |q.k| <= d |q|_max |k|_max. */
-function largestLogit({ heads, headNorms }: LowRankPlan): number {
-  return Math.max(0, ...headNorms.map(({ query, key }, h) => heads[h].d * query * key));
 }
 
 const VOID = 'The worst case is beyond any bound: the features could lose the sum of a row.';

@@ -19,6 +19,33 @@ export function feature_products(
   }
 }
 
+/**
+ * out[k, i] = product over directions a of 1 + the sum of signs[k, s] table[s, i] over its slots s, which end at
+ * ends[a] (int32): float64 rows of `rows` elements, a multiple of 2; signs (functions, slots).
+ */
+export function signed_products(
+  functions: i32, rows: i32, directions: i32, slots: i32, ends: usize, signs: usize, table: usize, out: usize,
+): void {
+  const bytes = <usize>rows << 3;
+  const one = f64x2.splat(1);
+  for (let k = 0; k < functions; k++, signs += <usize>slots << 3, out += bytes) {
+    for (let i: usize = 0; i < bytes; i += 16) {
+      let product = one;
+      let s = 0;
+      for (let a = 0; a < directions; a++) {
+        const end = load<i32>(at(ends, a));
+        let sum = one;
+        for (; s < end; s++) {
+          const sign = v128.load64_splat(signs + (<usize>s << 3));
+          sum = f64x2.add(sum, f64x2.mul(sign, v128.load(table + <usize>s * bytes + i)));
+        }
+        product = f64x2.mul(product, sum);
+      }
+      v128.store(out + i, product);
+    }
+  }
+}
+
 /** out (float32) = phi (float64) times weight (float64), row by row of `rows` elements (multiple of 4). */
 export function weigh_features(
   features: i32, rows: i32, phi: usize, weight: usize, out: usize,

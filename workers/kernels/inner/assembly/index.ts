@@ -6,7 +6,7 @@ export {
   add_row, combine, copy_columns, fold, row_dots, scale_rows, transpose,
 } from './rows';
 export {
-  feature_products, feature_table, forms, square_sums, weigh_features,
+  feature_products, feature_table, forms, signed_products, square_sums, weigh_features,
 } from './features';
 export {
   contract, group_sums, joined_row, outer, row_errors, running_softmax, score_gradient, take_centres,

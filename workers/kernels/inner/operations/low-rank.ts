@@ -113,6 +113,28 @@ export const LOW_RANK = {
     ],
     sizes({ features: [12], rows: [40, 2] }),
   ),
+  /**
+   * out[k, i] = product over directions a of 1 + the sum of signs[k, s] table[s, i] over its slots s, which end at
+   * ends[a]: float64 rows of `rows` elements, a multiple of 2; signs (functions, slots)
+   */
+  signed_products: operation(
+    [
+      ...([size('functions'), size('rows'), size('directions'), size('slots')] as const),
+      read(
+        'i32',
+        'ends',
+        ({ directions }) => directions,
+        (draw, _, a) => draw.integer(2 * a, 2 * a + 2),
+      ),
+      read('f64', 'signs', ({ functions, slots }) => functions * slots),
+      read('f64', 'table', ({ slots, rows }) => slots * rows),
+      write('f64', 'out', ({ functions, rows }) => functions * rows),
+    ],
+    (draw) => {
+      const drawn = sizes({ functions: [5], rows: [40, 2], directions: [4] })(draw);
+      return { ...drawn, slots: 2 * drawn.directions };
+    },
+  ),
   /** out (float32) = phi (float64) times weight (float64), row by row of `rows` elements, a multiple of 4 */
   weigh_features: operation(
     [

@@ -73,6 +73,12 @@ export class Arithmetic extends Scratch {
   /** phi[f] = phi[base[f]] table[slot[f]] for 0 < f < features, in float64: rows of `rows` numbers. */
   readonly featureProducts = this.#bind('feature_products');
 
+  /**
+   * out[k, i] = product over directions a of 1 + the sum of signs[k, s] table[s, i] over its slots s, which end at
+   * ends[a], for signs (functions, slots) and table (slots, rows), in float64.
+   */
+  readonly signedProducts = this.#bind('signed_products');
+
   /** out[f, i] = phi[f, i] weight[i] for the first `features` rows of phi (.., rows). */
   readonly weighFeatures = this.#bind('weigh_features');
 

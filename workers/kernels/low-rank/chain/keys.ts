@@ -45,6 +45,7 @@ export function keyPass(
   const rows = keyRows(space, BLOCK, wanted ? 'all' : 'features');
   const m = featureRows(plan);
   const phi = arithmetic.array(m * BLOCK);
+  const features = weightedFeatures(space);
   const right = arithmetic.array(BLOCK * at.keyWidth);
   const operand = arithmetic.pack(BLOCK, at.keyWidth, right);
   const block = arithmetic.array(m * at.keyWidth);
@@ -58,7 +59,7 @@ export function keyPass(
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     rows.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
     keyColumns(space, at, rows, right, certificate !== null);
-    weightedFeatures(space, rows.z, rows.count, (r) => Math.exp(rows.logWeight[r]), phi);
+    features(rows.z, rows.count, (r) => Math.exp(rows.logWeight[r]), phi);
     arithmetic.repack(operand, right);
     arithmetic.product(m, phi, operand, block, true);
     arithmetic.fold(m * at.keyWidth, block, sums);

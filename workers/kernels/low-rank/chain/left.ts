@@ -13,7 +13,7 @@ import { type Layout, layout } from '../head/layout.js';
 import { featureRows } from '../head/plan.js';
 import { type KeyRows, keyRows } from '../head/rows/key-rows.js';
 import { queryRows } from '../head/rows/query-rows.js';
-import { weightedFeatures } from '../head/rows/weighted-features.js';
+import { type WeightedFeatures, weightedFeatures } from '../head/rows/weighted-features.js';
 import type { Workspace } from '../head/workspace.js';
 import { fullSums } from './full.js';
 import { outlierQueries } from './queries/outlier-queries.js';
@@ -43,13 +43,14 @@ export function leftPass(
   else state.set(run.queryTotal);
   const packedState = arithmetic.pack(m, at.queryWidth, state);
   const phi = arithmetic.array(all * BLOCK);
+  const features = weightedFeatures(space);
   const products = arithmetic.array(BLOCK * at.queryWidth);
   const left = arithmetic.array(BLOCK * at.left);
   const leftValue = arithmetic.array(BLOCK * at.lv);
   const gradients = gradientSums(space, at, run);
   const drawnFeatures = openDrawn(space, at, run, state);
   const outliers = plan.outlierQueries.length > 0 ? outlierQueries(space, at, run) : null;
-  const earlier = head.causal ? backwardState(space, at, run, phi, state, wide) : null;
+  const earlier = head.causal ? backwardState(space, at, run, features, phi, state, wide) : null;
   const columns = outlierColumns(space, at, run);
   const blocks: number[] = [];
   for (let start = from; start < to; start += BLOCK) blocks.push(start);
@@ -59,7 +60,7 @@ export function leftPass(
     const count = Math.min(BLOCK, to - start, head.keyLength - start);
     if (count > 0) {
       rows.load((r) => start + r, count);
-      weightedFeatures(space, rows.z, count, (r) => Math.exp(rows.logWeight[r]), phi);
+      features(rows.z, count, (r) => Math.exp(rows.logWeight[r]), phi);
       arithmetic.transposedProduct(BLOCK, phi, packedState, products);
       wide?.multiply(phi, rows.v, wideState, left);
       lowRankLeft(space, at, rows, products, left, leftValue);
@@ -128,6 +129,7 @@ function backwardState(
   space: Workspace,
   at: Layout,
   run: HeadRun,
+  features: WeightedFeatures,
   phi: Real,
   state: Real,
   wide: WideSums | null,
@@ -158,7 +160,7 @@ function backwardState(
         }
       }
       toGB(count, gradient, gradientB);
-      weightedFeatures(space, rows.x, count, (r) => memory.rows[2 * (start + r)], phi);
+      features(rows.x, count, (r) => memory.rows[2 * (start + r)], phi);
       queryColumns(space, at, { rows, gradient, gradientB, shift }, columns);
       arithmetic.gemm(plan.m, at.queryWidth, BLOCK, phi, columns, state, true);
       wide?.add(phi, gradient, rows.l, wideState);

@@ -11,16 +11,12 @@ import type { Draw, Draws } from './sampled-rows/draw-rows.js';
 import { squaredTerms } from './sampled-rows/rounding.js';
 import { type OuterProduct, outerProducts } from './sampled-rows/row-products.js';
 import { type SampledRun, sampledGradient } from './sampled-rows/sampled-run.js';
-import { type Estimates, meanOf, squareOf } from './statistics.js';
+import { type Estimates, meanOf, spreadOf } from './statistics.js';
 import { NO_SCATTER, scatterOf, type TensorEstimate } from './tensor-estimate.js';
 
 /**
- * What the draws say about the error of tensor t.
- *
- * Where features are drawn, the estimate is what they would add, and from the rows what normalisation does. How far
- * the drawn features are from all features is measured twice: by their own scatter, which knows nothing of
- * one that carries much and was not drawn, and on the rows, whose exact errors know all of them.
- * The larger of the two counts. `drawnFeatures`: what openDrawnGradients has of the tensor.
+ * What the draws say about the error of tensor t. Where features are drawn, the estimate is what they would add, and from
+ * the rows what is left. `drawnFeatures`: what openDrawnGradients has of the tensor.
  */
 export function estimateTensor(
   arithmetic: Arithmetic,
@@ -30,37 +26,32 @@ export function estimateTensor(
   t: number,
   size: number,
 ): TensorEstimate {
-  const { whole, normalisation, terms } = rowContributions(arithmetic, runs, draws, t, size);
-  const count = draws.length;
-  if (complete)
-    return { mean: meanOf(arithmetic, whole, size).mean, rows: NO_SCATTER, features: null, terms };
-  if (!normalisation) {
-    const found = meanOf(arithmetic, whole, size);
-    return { mean: found.mean, rows: scatterOf(found, count), features: null, terms };
+  const { contributions, terms } = rowContributions(arithmetic, runs, draws, t, size);
+  const ofRows = meanOf(arithmetic, contributions, size);
+  if (complete) return { mean: ofRows.mean, rows: NO_SCATTER, features: null, terms };
+  const scatter = (
+    estimates: Estimates,
+    { mean, ...of }: typeof ofRows,
+    others: typeof mean | null,
+  ) => scatterOf(of, estimates.count, spreadOf(arithmetic, estimates, mean, others));
+  if (drawnFeatures.length === 0) {
+    const rows = scatter(contributions, ofRows, null);
+    return { mean: ofRows.mean, rows, features: null, terms };
   }
-  const ofRows = meanOf(arithmetic, normalisation, size);
-  const ofFeatures = meanOf(arithmetic, { count: DRAWN_GROUPS, values: drawnFeatures }, size);
-  // What each row says of the features that were left out, less what those that were drawn say.
-  for (let k = 0; k < count; k++) {
-    arithmetic.checkpoint();
-    for (let i = 0, at = k * size; i < size; i++, at++) {
-      whole.values[at] -= normalisation.values[at] + ofFeatures.mean[i];
-    }
-  }
+  const groups = { count: DRAWN_GROUPS, values: drawnFeatures };
+  const ofFeatures = meanOf(arithmetic, groups, size);
   return {
     mean: ofRows.mean.map((x, i) => x + ofFeatures.mean[i]),
-    rows: scatterOf(ofRows, count),
-    features: {
-      scatter: scatterOf(ofFeatures, DRAWN_GROUPS),
-      left: squareOf(arithmetic, whole, size),
-    },
+    rows: scatter(contributions, ofRows, ofFeatures.mean),
+    // Every group has all features.
+    features: scatter(groups, { ...ofFeatures, unseen: 0 }, ofRows.mean),
     terms,
   };
 }
 
 /**
- * Delta_i / p_i of all draws (draws, size): all of it and, where features are drawn, without what these tell; and the root
- * of the estimated sum over rows of the squares of what they carry: heads are rounded apart from each other.
+ * Delta_i / p_i of all draws (draws, size), and the root of the estimated sum over rows of the squares of what they carry:
+ * heads are rounded apart from each other.
  */
 function rowContributions(
   arithmetic: Arithmetic,
@@ -68,11 +59,9 @@ function rowContributions(
   draws: readonly Draw[],
   t: number,
   size: number,
-): { whole: Estimates; normalisation: Estimates | null; terms: number } {
+): { contributions: Estimates; terms: number } {
   const count = draws.length;
-  const open = (): Estimates => ({ count, values: new Float64Array(count * size) });
-  const whole = open();
-  const normalisation = runs.some((sampled) => sampled.normalisation) ? open() : null;
+  const values = new Float64Array(count * size);
   let squares = 0;
   // Errors that heads of a batch item have in common count once.
   const added = new Set<number>();
@@ -86,21 +75,16 @@ function rowContributions(
       const { lowA, lowB } = sampled.keyErrors;
       if (t === 3 || !added.has(head.batch)) {
         const errors = t === 2 ? lowA : lowB;
-        addRows(arithmetic, errors, sampled.run.sampled.length, head, draws, t, size, whole.values);
+        addRows(arithmetic, errors, sampled.run.sampled.length, head, draws, t, size, values);
       }
       added.add(head.batch);
     } else {
-      for (const [{ values }, drawn] of [
-        [whole, false],
-        ...(normalisation ? [[normalisation, true] as const] : []),
-      ] as const) {
-        const products = outerProducts(space, sampled, state, t, drawn);
-        addProducts(arithmetic, products, head, draws, t, size, values);
-      }
+      const products = outerProducts(space, sampled, state, t);
+      addProducts(arithmetic, products, head, draws, t, size, values);
     }
     arithmetic.release(mark);
   }
-  return { whole, normalisation, terms: Math.sqrt(squares) };
+  return { contributions: { count, values }, terms: Math.sqrt(squares) };
 }
 
 /** The estimated sum over all rows of a head, in the scale of tensor t. */

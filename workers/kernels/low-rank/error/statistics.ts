@@ -1,5 +1,5 @@
-/** What independent unbiased estimates of a matrix say about the matrix and about its norm. */
-import { DEVIATIONS, type MeanError, meanError } from '../../estimate/mean.js';
+/** What independent unbiased estimates of a matrix say about it. */
+import { deviationsOf, type MeanError, meanError } from '../../estimate/mean.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 
 /** `count` independent estimates of a matrix of `size` numbers (count, size). */
@@ -31,43 +31,38 @@ export function meanOf(
   return { mean, ...meanError(count, Math.sqrt(square), squares, Math.sqrt(largest)) };
 }
 
-/**
- * Standard deviations between the U-statistic and the limit: of a normal distribution when all draws
- * weigh alike, and more of them the fewer draws carry the sum, since what carries most of it may then not
- * be among them.
- */
-const UNEVEN_DEVIATIONS = 6;
-/** Draws from which a variance can be had. */
-const FEWEST = 3;
-
-/** |E|^2 of a matrix E: an estimate without bias, its standard deviation, and how many of these lie below its limit. */
-export interface SquareEstimate {
-  readonly square: number;
-  readonly deviation: number;
+/** How the mean of independent draws of E scatters, with the covariance C. */
+export interface Spread {
+  /** (tr C^2)^(1/2): no direction has more than that. */
+  readonly spread: number;
+  /** A limit of E'CE, of the direction of E itself; null: not known. */
+  readonly along: number | null;
+  /** Standard deviations to a 99 % limit. */
   readonly deviations: number;
 }
 
-/** 99 % limit of |E|. */
-export const limitOfNorm = ({ square, deviation, deviations }: SquareEstimate): number =>
-  Math.sqrt(Math.max(0, square) + deviations * deviation);
+/** Deviations beyond those of a normal distribution where one of the draws carries all: what carries most may then not be among them. */
+const UNEVEN_DEVIATIONS = 6;
 
 /**
- * The square of the norm of the matrix E that the draws D_k estimate. |mean|^2 is |E|^2 plus the noise of the mean,
- * which for a small sample is most of it. The mean U of D_k.D_l over k != l has no such bias, and its variance by
- * Hoeffding's decomposition,
+ * D_k.D_l of different draws varies by tr C_1^2 + 2 E'C_1 E with the covariance C_1 of one draw, and D_k.M_k, with M_k all that is
+ * known of E without D_k, by no less than E'C_1 E: so both are known without C_1.
  *
- *     4 zeta_1 / n  +  2 zeta_2 / (n (n - 1)),
- *
- * zeta_1 of the means over all others and zeta_2 of the products, is taken from the same products: with
- * 99 % confidence |E|^2 <= U + c deviations.
+ * @param mean of all draws. @param others what else is known of E, added to the mean.
  */
-export function squareOf(arithmetic: Arithmetic, draws: Estimates, size: number): SquareEstimate {
+export function spreadOf(
+  arithmetic: Arithmetic,
+  draws: Estimates,
+  mean: Float64Array,
+  others: Float64Array | null,
+): Spread {
   const { count: n, values } = draws;
-  if (n < FEWEST) return { square: Number.POSITIVE_INFINITY, deviation: 0, deviations: 0 };
+  const size = mean.length;
   const scale = values.reduce((largest, x) => Math.max(largest, Math.abs(x)), 0);
-  if (scale === 0) return { square: 0, deviation: 0, deviations: 0 };
+  const freedom = Math.max(1, n - 1);
+  const deviations = deviationsOf(freedom);
+  if (scale === 0) return { spread: 0, along: 0, deviations };
   const gram = gramMatrix(arithmetic, draws, size, scale);
-  const means = new Float64Array(n);
   let [statistic, products, squares, fourth] = [0, 0, 0, 0];
   for (let k = 0; k < n; k++) {
     for (let l = 0; l < n; l++) {
@@ -75,25 +70,46 @@ export function squareOf(arithmetic: Arithmetic, draws: Estimates, size: number)
       if (k === l) {
         squares += product;
         fourth += product * product;
-        continue;
+      } else {
+        statistic += product;
+        products += product * product;
       }
-      means[k] += product / (n - 1);
-      statistic += product;
-      products += product * product;
     }
   }
-  const pairs = n * (n - 1);
-  statistic /= pairs;
-  const zeta2 = Math.max(0, products / pairs - statistic ** 2);
-  let spread = 0;
-  for (const x of means) spread += (x - statistic) ** 2;
-  const zeta1 = Math.max(0, spread / (n - 1) - zeta2 / (n - 1));
-  const variance = (4 * zeta1) / n + (2 * zeta2) / pairs;
+  const pairs = Math.max(1, n * (n - 1));
+  const variance = Math.max(0, products / pairs - (statistic / pairs) ** 2);
+  // A direction for each number is the most that there can be.
+  const least = squares / n / Math.sqrt(size);
   // The number of draws that would weigh as much if all were alike, as a share of n.
   const even = fourth > 0 ? (squares * squares) / (n * fourth) : 1;
-  const deviation = scale ** 2 * Math.sqrt(variance);
-  const deviations = DEVIATIONS + UNEVEN_DEVIATIONS * (1 - even);
-  return { square: scale ** 2 * statistic, deviation, deviations };
+  return {
+    spread: (scale ** 2 * Math.max(Math.sqrt(variance), least)) / n,
+    along:
+      (varianceAlong(arithmetic, draws, mean, others) / n) *
+      (1 + deviations * Math.sqrt(2 / freedom)),
+    deviations: deviations + UNEVEN_DEVIATIONS * (1 - even),
+  };
+}
+
+function varianceAlong(
+  { checkpoint }: Pick<Arithmetic, 'checkpoint'>,
+  { count: n, values }: Estimates,
+  mean: Float64Array,
+  others: Float64Array | null,
+): number {
+  const products = Float64Array.from({ length: n }, (_, k) => {
+    checkpoint();
+    let [ofMean, ofOthers, square] = [0, 0, 0];
+    for (let i = 0, at = k * mean.length; i < mean.length; i++, at++) {
+      const x = values[at];
+      ofMean += x * mean[i];
+      square += x * x;
+      if (others) ofOthers += x * others[i];
+    }
+    return (n * ofMean - square) / Math.max(1, n - 1) + ofOthers;
+  });
+  const average = products.reduce((a, b) => a + b, 0) / n;
+  return products.reduce((sum, x) => sum + (x - average) ** 2, 0) / Math.max(1, n - 1);
 }
 
 /** All products of the estimates over `scale` (count, count). */

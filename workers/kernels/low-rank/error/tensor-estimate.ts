@@ -1,9 +1,9 @@
 /** What the draws of a problem say about the error of a gradient; that of the whole from those of its parts. */
-import { DEVIATIONS, deviationsOf, type MeanError } from '../../estimate/mean.js';
-import { limitOfNorm, type SquareEstimate } from './statistics.js';
+import { deviationsOf, type MeanError } from '../../estimate/mean.js';
+import type { Spread } from './statistics.js';
 
 /** How far the mean of independent draws is from the matrix that it estimates. */
-export interface Scatter {
+export interface Scatter extends Spread {
   /** Mean square of that distance. */
   readonly variance: number;
   readonly freedom: number;
@@ -14,39 +14,68 @@ export interface Scatter {
 export interface TensorEstimate {
   /** The estimated error matrix, to be added by those who want no bias. */
   readonly mean: Float64Array;
-  /** Of drawn rows; where features are drawn too, of what normalisation does. */
+  /** Of drawn rows; where features are drawn too, of what these leave to the rows. */
   readonly rows: Scatter;
-  /** Of drawn features: by their own scatter, and by what the rows say of those that were not drawn. */
-  readonly features: { readonly scatter: Scatter; readonly left: SquareEstimate } | null;
-  /** Root of the sum over all rows of the squares of what they carry before it cancels: rounding.ts. */
+  /** Of drawn features; null: none are. */
+  readonly features: Scatter | null;
+  /** Root of the sum over all rows of the squares of what may be rounded away of them, in units of float32: rounding.ts. */
   readonly terms: number;
 }
 
 /** Of n draws. */
-export const scatterOf = ({ standardError, unseen }: MeanError, draws: number): Scatter => ({
+export const scatterOf = (
+  { standardError, unseen }: MeanError,
+  draws: number,
+  spread: Spread,
+): Scatter => ({
+  ...spread,
   variance: standardError ** 2,
   freedom: Math.max(1, draws - 1),
   unseen,
 });
 
 /** Of what was looked at whole. */
-export const NO_SCATTER: Scatter = { variance: 0, freedom: 1, unseen: 0 };
+export const NO_SCATTER: Scatter = {
+  ...{ variance: 0, freedom: 1, unseen: 0 },
+  ...{ spread: 0, along: 0, deviations: 0 },
+};
 
-/** @returns the standard error, and the 99 % limit of the distance of the mean, at least 2.58 standard errors. */
-export function distanceOf({ rows, features }: Pick<TensorEstimate, 'rows' | 'features'>): {
+type Scatters = Pick<TensorEstimate, 'rows' | 'features'>;
+
+/** @returns the standard error of the mean, and the 99 % limit of its distance from the error, at least 2.58 standard errors. */
+export function distanceOf({ rows, features }: Scatters): {
   readonly standardError: number;
   readonly limit: number;
 } {
-  const ofRows = Math.sqrt(rows.variance);
-  const limit = deviationsOf(rows.freedom) * ofRows + rows.unseen;
-  if (!features) return { standardError: ofRows, limit };
-  const { scatter, left } = features;
-  const ofFeatures = Math.sqrt(scatter.variance);
-  const distance = Math.max(deviationsOf(scatter.freedom) * ofFeatures, limitOfNorm(left));
+  const limits = [rows, features ?? NO_SCATTER].map(
+    ({ variance, freedom, unseen }) => deviationsOf(freedom) * Math.sqrt(variance) + unseen,
+  );
   return {
-    standardError: Math.hypot(ofRows, Math.max(ofFeatures, distance / DEVIATIONS)),
-    limit: Math.hypot(limit, distance),
+    standardError: Math.sqrt(rows.variance + (features?.variance ?? 0)),
+    limit: Math.hypot(...limits),
   };
+}
+
+/**
+ * What the draws say about the norm of the error E itself. Of rows alone: the norm of the mean, and |E| <= |mean| + limit.
+ *
+ * Where features are drawn, most of |mean|^2 is scatter, of which only the sum is large: it has hundreds of directions. With C the
+ * covariance of the mean, |mean|^2 - tr C has the mean |E|^2 and the variance 4 E'CE + 2 tr C^2; where E'CE is not known it is at
+ * most |E|^2 (tr C^2)^(1/2). The largest |E|^2 = x that is no more than z deviations above solves
+ * (x - U)^2 = z^2 (4 E'CE + 2 tr C^2). Rows and features may share a direction.
+ */
+export function normOf(norm: number, scatters: Scatters): { norm: number; upper: number } {
+  const { rows, features } = scatters;
+  if (!features) return { norm, upper: norm + distanceOf(scatters).limit };
+  const square = Math.max(0, norm ** 2 - rows.variance - features.variance);
+  let [known, shares, spreads] = [0, 0, 0];
+  for (const { spread, along, deviations } of [rows, features]) {
+    if (along === null) shares += 2 * deviations ** 2 * spread;
+    else known += 4 * deviations ** 2 * along;
+    spreads += deviations * spread;
+  }
+  const beyond = Math.sqrt(2 * shares * square + shares ** 2 + known + 2 * spreads ** 2);
+  return { norm: Math.sqrt(square), upper: Math.sqrt(square + shares + beyond) + rows.unseen };
 }
 
 /**
@@ -63,20 +92,8 @@ export function joinEstimates(
   return {
     mean,
     rows: joinScatters(parts.map(({ rows }) => rows)),
-    features: features.length > 0 ? joinFeatures(features) : null,
+    features: features.length > 0 ? joinScatters(features) : null,
     terms: Math.hypot(...parts.map(({ terms }) => terms)),
-  };
-}
-
-function joinFeatures(parts: readonly NonNullable<TensorEstimate['features']>[]) {
-  const left = parts.map((part) => part.left);
-  return {
-    scatter: joinScatters(parts.map(({ scatter }) => scatter)),
-    left: {
-      square: left.reduce((sum, { square }) => sum + square, 0),
-      deviation: Math.hypot(...left.map(({ deviation }) => deviation)),
-      deviations: Math.max(...left.map(({ deviations }) => deviations)),
-    },
   };
 }
 
@@ -87,5 +104,9 @@ function joinScatters(parts: readonly Scatter[]): Scatter {
     variance,
     freedom: variance > 0 ? 1 / shares.reduce((sum, { share, of }) => sum + share ** 2 / of, 0) : 1,
     unseen: Math.max(...parts.map(({ unseen }) => unseen)),
+    spread: parts.reduce((sum, { spread }) => sum + spread, 0),
+    // What is known of the direction of each is not of that of their sum.
+    along: parts.length === 1 ? parts[0]!.along : null,
+    deviations: Math.max(...parts.map(({ deviations }) => deviations)),
   };
 }

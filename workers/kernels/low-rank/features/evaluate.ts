@@ -2,6 +2,15 @@
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import type { FeatureSet } from './features.js';
 
+/** One-dimensional values rho^(n/2) h_n(x_a) of blocks of `rows` rows. */
+export interface SlotTable {
+  readonly rows: number;
+  readonly index: Int32Array;
+  readonly factor: Float64Array;
+  /** (1 + slots, rows): 1, then the values. */
+  readonly table: Float64Array;
+}
+
 /** Scratch for blocks of at most `rows` rows. */
 export interface FeatureBlock {
   readonly rows: number;
@@ -10,31 +19,26 @@ export interface FeatureBlock {
   readonly base: Int32Array;
   /** Row of the table that a feature is multiplied by. */
   readonly slot: Int32Array;
-  readonly index: Int32Array;
-  readonly factor: Float64Array;
+  readonly values: SlotTable;
   /** (d, rows): the coordinates, transposed. */
   readonly transposed: Real;
-  /** (1 + slots, rows): 1, then the one-dimensional values. */
-  readonly table: Float64Array;
   /** (features, rows), feature-major. */
   readonly phi: Float64Array;
 }
 
-/** Room for the first `size` features of blocks of `rows` rows, a multiple of 4. */
-export function featureBlock(
+/** Directions and degrees of the slots: those of one direction in the order of their degree, from 1 on. */
+type Slots = Pick<FeatureSet, 'slotDirection' | 'slotDegree' | 'rho'>;
+
+export function slotTable(
   arithmetic: Arithmetic,
-  features: FeatureSet,
+  { slotDirection, slotDegree, rho }: Slots,
+  slots: number,
   rows: number,
-  size = features.size,
-): FeatureBlock {
-  const { slotDirection, slotDegree, rho } = features;
-  // Slots appear in the order in which features need them.
-  let slots = 0;
-  for (let f = 1; f < size; f++) slots = Math.max(slots, features.slot[f] + 1);
+): SlotTable {
   const index = new Int32Array(3 * slots);
   const factor = arithmetic.sums(2 * slots);
-  // h_1 = x, h_(n+1) = (x h_n - sqrt(n) h_(n-1)) / sqrt(n + 1), each times rho^(n/2). Slots of one
-  // direction appear in the order of their degree: remember where the last two are.
+  // h_1 = x, h_(n+1) = (x h_n - sqrt(n) h_(n-1)) / sqrt(n + 1), each times rho^(n/2): remember where the last two of
+  // a direction are.
   const last = new Int32Array(rho.length);
   const beforeLast = new Int32Array(rho.length);
   for (let s = 0; s < slots; s++) {
@@ -48,13 +52,38 @@ export function featureBlock(
   }
   return {
     rows,
+    index: arithmetic.indices(index),
+    factor,
+    table: arithmetic.sums((1 + slots) * rows),
+  };
+}
+
+/** @param transposed coordinates of the rows, (d, rows). */
+export function fillSlots(
+  arithmetic: Arithmetic,
+  { rows, index, factor, table }: SlotTable,
+  transposed: Real,
+): void {
+  arithmetic.featureTable(factor.length / 2, rows, index, factor, transposed, table);
+}
+
+/** Room for the first `size` features of blocks of `rows` rows, a multiple of 4. */
+export function featureBlock(
+  arithmetic: Arithmetic,
+  features: FeatureSet,
+  rows: number,
+  size = features.size,
+): FeatureBlock {
+  // Slots appear in the order in which features need them.
+  let slots = 0;
+  for (let f = 1; f < size; f++) slots = Math.max(slots, features.slot[f] + 1);
+  return {
+    rows,
     size,
     base: arithmetic.indices(features.base.subarray(0, size)),
     slot: arithmetic.indices(features.slot.subarray(0, size).map((s) => s + 1)),
-    index: arithmetic.indices(index),
-    factor,
-    transposed: arithmetic.array(rho.length * rows),
-    table: arithmetic.sums((1 + slots) * rows),
+    values: slotTable(arithmetic, features, slots, rows),
+    transposed: arithmetic.array(features.rho.length * rows),
     phi: arithmetic.sums(size * rows),
   };
 }
@@ -66,11 +95,11 @@ export function evaluateFeatures(
   d: number,
   block: FeatureBlock,
 ): void {
-  const { table, phi, rows, transposed, index, factor, base, slot } = block;
+  const { values, phi, rows, transposed, base, slot } = block;
   arithmetic.transpose(rows, d, x, transposed);
-  arithmetic.featureTable(factor.length / 2, rows, index, factor, transposed, table);
+  fillSlots(arithmetic, values, transposed);
   phi.fill(1, 0, rows);
-  arithmetic.featureProducts(base.length, rows, base, slot, table, phi);
+  arithmetic.featureProducts(base.length, rows, base, slot, values.table, phi);
 }
 
 /** Factors of x_a^2 in log g(x) = sum_a rho_a^2 x_a^2 / (2 (1 - rho_a^2)). */

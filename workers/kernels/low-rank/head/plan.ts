@@ -4,19 +4,16 @@ import type { Balance } from '../features/balance.js';
 import type { FeatureSet } from '../features/features.js';
 import type { HyperbolicCross } from '../features/hyperbolic-cross.js';
 
-/** Features beyond those that are used, drawn at random. */
+/** Mixtures of features beyond those that are used, with random signs. */
 export interface DrawnFeatures {
-  /**
-   * h_alpha of the draws, without rho: its last `count` features are the draws, the others serve to
-   * make them.
-   */
-  readonly features: FeatureSet;
   readonly count: number;
-  /** rho^alpha / p_alpha over the number of draws in a group, for every draw. */
-  readonly coefficient: Float64Array;
+  /** Of each direction the degrees 1, 2 and so on up to the last that is not negligible: where they end in the list of all. */
+  readonly ends: Int32Array;
+  /** 1 or -1 (count, degrees of all directions): the sign of a feature is the product of those of its degrees. */
+  readonly signs: Float32Array;
 }
 
-/** The draws are dealt to so many groups, each with an unbiased estimate of its own. */
+/** So many groups of mixtures, each with an unbiased estimate of its own. */
 export const DRAWN_GROUPS = 16;
 
 /** The matrices B, (d, ..) row-major; empty where there is no adapter for it. */
@@ -35,7 +32,7 @@ export interface HeadPlan {
   /** m features are used; the set holds more: the next ones behind them, which the certificate needs. */
   readonly m: number;
   readonly features: FeatureSet;
-  /** Features beyond them that the estimate draws; null: it draws rows alone. */
+  /** What the estimate draws of features beyond them; null: it draws rows alone. */
   readonly drawnFeatures: DrawnFeatures | null;
   /** What rows of P make of the keys: wanted where features are drawn. */
   readonly conditionalMean: ConditionalMean;

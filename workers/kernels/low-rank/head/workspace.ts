@@ -12,7 +12,6 @@ export interface Workspace {
   readonly isOutlierQuery: (row: number) => boolean;
   readonly isOutlierKey: (row: number) => boolean;
   readonly features: FeatureBlock;
-  readonly drawnFeatures: FeatureBlock | null;
   readonly weights: Float64Array;
 }
 
@@ -30,8 +29,6 @@ export function openWorkspace(
     isOutlierQuery: membership(plan.outlierQueries),
     isOutlierKey: membership(plan.outlierKeys),
     features: featureBlock(arithmetic, plan.features, BLOCK, evaluated),
-    drawnFeatures:
-      plan.drawnFeatures && featureBlock(arithmetic, plan.drawnFeatures.features, BLOCK),
     weights: arithmetic.sums(BLOCK),
   };
 }

@@ -26,15 +26,12 @@ export interface AsideTask extends Task<HeadPlan> {
 }
 
 export function finishPlan(task: AsideTask): HeadPlan {
-  const { draft, trial, sampledFeatures, seed } = task;
+  const { trial, sampledFeatures, seed } = task;
   const { basis, weightsBeyond } = trial;
-  const drawnFeatures = drawFeatures(
-    basis.features,
-    weightsBeyond,
-    draft.m,
-    sampledFeatures,
-    new Random(seed),
-  );
+  const drawnFeatures =
+    weightsBeyond.length > 0
+      ? drawFeatures(basis.features, sampledFeatures, new Random(seed))
+      : null;
   return shared({ ...putAside(task), drawnFeatures });
 }
 

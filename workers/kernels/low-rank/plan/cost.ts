@@ -28,11 +28,14 @@ const ROW_OVERHEAD = 60_000;
 /** Measured: what exact rows and columns beside the chain cost over their flops at its rate. */
 const OUTLIER_OVERHEAD = 1.15;
 
-/** What the error estimate draws: query rows, and features beyond those that are used. */
+/** What the error estimate draws: query rows, and mixtures of features beyond those that are used. */
 export interface Draws {
   readonly rows: number;
   readonly features: number;
 }
+
+/** What a mixture of a row costs beside its part in the sums: values of all degrees, with signs. */
+const MIXTURE_FLOPS = 1000;
 
 /** Rows that the error estimate of an output draws in each of so many heads. */
 export function outputRows(heads: number): number {
@@ -74,7 +77,7 @@ export function headCost(
   const seen = visiblePairs / nk;
   const sampled =
     samplingFlops(head, draws.rows) +
-    (draws.features > 0 ? drawnFlops(head, draws.features) : 2 * draws.rows * nk * m);
+    (draws.features > 0 ? drawnFlops(head, m, draws.features) : 2 * draws.rows * nk * m);
   // Rows of outliers are made twice, first for their sums and O; columns once, with O if G depends on it.
   const outliers =
     OUTLIER_OVERHEAD *
@@ -100,14 +103,15 @@ export function samplingFlops(head: Head, sampledRows: number): number {
   return 2 * sampledRows * keyLength * (2 * d + 3 * dv + value.rank + score + values + keys);
 }
 
-/** What drawn features would add to the gradients, beside their part in the sums. */
-function drawnFlops(head: Head, features: number): number {
+/** What the mixtures would add to the gradients, and are made of, beside their part in the sums. */
+function drawnFlops(head: Head, m: number, features: number): number {
   const { d, dv, queryLength: nq, keyLength: nk, query, key, value } = head;
   const grouped =
     nq * (query.rank * query.effective.inputs + key.rank * d) +
     nk * (query.rank * d + key.rank * key.effective.inputs);
   const values = value.rank > 0 ? nq * dv + nk * value.effective.inputs : 0;
-  return 2 * (DRAWN_GROUPS * grouped + features * values);
+  const mixing = (nq + 2 * nk) * features * (2 * m + MIXTURE_FLOPS);
+  return 2 * (DRAWN_GROUPS * grouped + features * values) + mixing;
 }
 
 function thinColumns({ d, query, key }: Head): number {

@@ -2,6 +2,7 @@
 
 import { deviationsOf, meanError } from '../../estimate/mean.js';
 import { canDrawFeatures } from '../error/drawn-features/draw.js';
+import { distanceOf, normOf } from '../error/tensor-estimate.js';
 import { CROSS_ERROR } from '../features/hyperbolic-cross.js';
 import { BLOCK } from '../head/block.js';
 import { fullWidth, type Head } from '../head/head.js';
@@ -39,8 +40,7 @@ export function outlierCount(head: Head, length: number, share: number): number 
 /**
  * Upper limit to expect of the estimate (estimate.ts), over the error. Gradients of unrelated rows add up like noise, so
  * does their error; the square of the standard error is then that of the error times the rows that matter over
- * those that are drawn. Where features are drawn too, rows only tell what normalisation does, and how far the
- * features are from the truth.
+ * those that are drawn. Where features are drawn too, rows only tell what these leave to them.
  */
 function predicted(
   { score, value, drawnFeatures }: TrialRow,
@@ -59,16 +59,31 @@ function predicted(
       const alike = Math.max(1, EVEN_KEYS / (part.columns / keyLength));
       const ofFeatures = (alike * drawnFeatures) / features;
       const normalisation = part.normalisation * ofRows;
-      const distance = Math.max(
-        deviationsOf(DRAWN_GROUPS - 1) * Math.sqrt(ofFeatures),
-        Math.sqrt(ofFeatures + PAIRS * ofRows),
-      );
-      const limit = Math.hypot(deviations(rows) * Math.sqrt(normalisation), distance);
-      const mean = correction ? 0 : Math.sqrt(1 + normalisation + ofFeatures);
-      return part.error * (mean + ROOM * limit);
+      return part.error * mixtureLimit(ofFeatures, normalisation, rows, correction);
     }),
   );
 }
+
+/** The same where features are drawn, for variances of the means of mixtures and of n rows. */
+function mixtureLimit(ofFeatures: number, ofRows: number, n: number, correction: boolean): number {
+  const scatter = (variance: number, draws: number) => {
+    const [spread, freedom] = [variance / DIRECTIONS, draws - 1];
+    const deviations = deviationsOf(freedom);
+    // Of a draw and all others: most of what varies along their mean is the scatter of both.
+    const along = (spread ** 2 + spread / DIRECTIONS) * (1 + deviations * Math.sqrt(2 / freedom));
+    return { variance, freedom, spread, along, deviations, unseen: 0 };
+  };
+  const { unseen } = meanError(n, 0, n, Math.sqrt(n * ofRows));
+  const scatters = {
+    rows: { ...scatter(ofRows, n), unseen },
+    features: scatter(ofFeatures, DRAWN_GROUPS),
+  };
+  if (correction) return ROOM * distanceOf(scatters).limit;
+  return ROOM * normOf(Math.sqrt(1 + ofRows + ofFeatures), scatters).upper;
+}
+
+/** Root of the number of directions that the scatter of an estimate has. */
+const DIRECTIONS = 8;
 
 /** The same for n rows alone; `variance` of their mean. */
 function limitOver(variance: number, n: number, correction: boolean): number {
@@ -87,9 +102,6 @@ const OUTPUT_LIMIT = 1.6;
 
 /** How much a limit may come out above what is expected of it: one run in ten exceeds it. */
 const ROOM = 1.1;
-/** Variance of the mean of rows to what products of pairs of them cannot tell from the square of an error. */
-const PAIRS = 2.5;
-
 /** Share of the keys that make the error, with which the drawn features are independent. */
 const EVEN_KEYS = 0.3;
 

@@ -73,6 +73,7 @@ export function queryPass(
   const wideRight = wideSums(arithmetic, head, plan.hyperbolicCross.right);
   const wideLeft = wideSums(arithmetic, head, plan.hyperbolicCross.left);
   const phi = arithmetic.array(all * BLOCK);
+  const features = weightedFeatures(space);
   const left = arithmetic.array(BLOCK * at.queryWidth);
   const operand = arithmetic.pack(BLOCK, at.queryWidth, left);
   const sumBlock = arithmetic.array(all * at.queryWidth);
@@ -86,7 +87,7 @@ export function queryPass(
   centre.set(plan.centreV);
   const certified = certificate !== null;
   const outliers = openOutlierKeys(space, certified);
-  const diagonal = head.causal ? openDiagonal(space, at, phi, state, wideRight) : null;
+  const diagonal = head.causal ? openDiagonal(space, at, features, phi, state, wideRight) : null;
   const everyOutput = head.kind === 'target' || run.attentionOutput !== null || certified;
   let sample = 0;
   let loss = 0;
@@ -96,7 +97,7 @@ export function queryPass(
   for (let start = from; start < Math.min(to, head.queryLength); start += BLOCK) {
     const { rows } = block;
     rows.load((r) => start + r, Math.min(BLOCK, to - start, head.queryLength - start));
-    weightedFeatures(space, rows.x, rows.count, () => 1, phi);
+    features(rows.x, rows.count, () => 1, phi);
     arithmetic.transposedProduct(BLOCK, phi, packedState, block.products);
     const dense = [outliers, diagonal?.load(start)].filter((c) => c != null && c.count > 0);
     lost += lostRows(space, at, block, state[0]);

@@ -7,7 +7,7 @@ import type { Real } from '../../arithmetic/arithmetic.js';
 import { BLOCK } from '../../head/block.js';
 import { fullWidth } from '../../head/head.js';
 import type { Layout } from '../../head/layout.js';
-import { weightedFeatures } from '../../head/rows/weighted-features.js';
+import type { WeightedFeatures } from '../../head/rows/weighted-features.js';
 import type { Workspace } from '../../head/workspace.js';
 import { type DenseColumns, denseColumns } from '../dense.js';
 import { wholeVectors } from '../exact-block.js';
@@ -94,6 +94,7 @@ export function saveColumns(at: Layout, columns: DenseColumns, slot: TensorData)
 export function openDiagonal(
   space: Workspace,
   at: Layout,
+  features: WeightedFeatures,
   phi: Real,
   state: Real,
   wide: WideSums | null,
@@ -111,7 +112,7 @@ export function openDiagonal(
       const { keys } = columns;
       if (keys.count === 0) return;
       keyColumns(space, at, keys, right, false);
-      weightedFeatures(space, keys.z, keys.count, (r) => Math.exp(keys.logWeight[r]), phi);
+      features(keys.z, keys.count, (r) => Math.exp(keys.logWeight[r]), phi);
       arithmetic.gemm(plan.m, at.keyWidth, BLOCK, phi, right, state, true);
       wide?.add(phi, keys.v, keys.u, wideState);
     },

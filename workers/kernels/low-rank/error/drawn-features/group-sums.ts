@@ -1,7 +1,7 @@
 /** Sums over rows for every group of drawn features: float32 blocks, float64 sums of blocks. */
 import type { Packed, Real } from '../../arithmetic/arithmetic.js';
 import { BLOCK } from '../../head/block.js';
-import { DRAWN_GROUPS, type DrawnFeatures } from '../../head/plan.js';
+import { DRAWN_GROUPS } from '../../head/plan.js';
 import type { Workspace } from '../../head/workspace.js';
 
 /** Where a gradient of every group goes. */
@@ -14,7 +14,7 @@ export interface GroupSlots {
 
 /**
  * For rows a of width dv, sum over the features f of a group of phi_f [a, 1]'T_f, with matrices T_f (dv + 1, width), given row
- * by row, times the coefficients of the draws.
+ * by row.
  */
 export class Grouped {
   readonly #operand: Packed;
@@ -23,20 +23,16 @@ export class Grouped {
 
   constructor(
     private readonly space: Workspace,
-    private readonly drawnFeatures: DrawnFeatures,
+    private readonly count: number,
     private readonly width: number,
     row: (f: number, a: number) => ArrayLike<number>,
   ) {
     const { arithmetic, head } = space;
     const inner = head.dv + 1;
-    const columns = drawnFeatures.count * width;
+    const columns = count * width;
     const operand = new Float64Array(inner * columns);
-    for (let f = 0; f < drawnFeatures.count; f++) {
+    for (let f = 0; f < count; f++) {
       for (let a = 0; a < inner; a++) operand.set(row(f, a), a * columns + f * width);
-      for (let a = 0; a < inner; a++) {
-        const from = a * columns + f * width;
-        for (let c = from; c < from + width; c++) operand[c] *= drawnFeatures.coefficient[f];
-      }
     }
     this.#operand = arithmetic.pack(inner, columns, operand);
     this.#wide = arithmetic.array(BLOCK * columns);
@@ -47,8 +43,16 @@ export class Grouped {
   multiply(n: number, a: Real, phi: Real): Real {
     const { arithmetic } = this.space;
     arithmetic.product(n, a, this.#operand, this.#wide);
-    const { count } = this.drawnFeatures;
-    arithmetic.groupSums(n, count, this.width, DRAWN_GROUPS, phi, BLOCK, this.#wide, this.#result);
+    arithmetic.groupSums(
+      n,
+      this.count,
+      this.width,
+      DRAWN_GROUPS,
+      phi,
+      BLOCK,
+      this.#wide,
+      this.#result,
+    );
     return this.#result;
   }
 }

@@ -18,7 +18,7 @@ import type { HeadRun } from '../../chain/run.js';
 import { minus } from '../../head/affine.js';
 import { BLOCK } from '../../head/block.js';
 import type { Layout } from '../../head/layout.js';
-import { DRAWN_GROUPS, type DrawnFeatures } from '../../head/plan.js';
+import { DRAWN_GROUPS } from '../../head/plan.js';
 import type { KeyRows } from '../../head/rows/key-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 import { conditionalMeanRows, inputMeans } from './conditional-mean.js';
@@ -29,6 +29,7 @@ export function drawnQuerySums(space: Workspace, at: Layout, run: HeadRun, state
   const { arithmetic, head, plan } = space;
   const { drawnFeatures, m, conditionalMean } = plan;
   if (!drawnFeatures) return null;
+  const { count } = drawnFeatures;
   const { d, dv, query, key, value } = head;
   const [p, rv] = [at.right, value.rank];
   const row = (f: number) => (m + f) * at.keyWidth;
@@ -40,16 +41,16 @@ export function drawnQuerySums(space: Workspace, at: Layout, run: HeadRun, state
     factors[p] = sign * state[a < dv ? row(f) + at.atV + a : row(f)];
     return factors;
   };
-  const score = p > 0 ? new Grouped(space, drawnFeatures, p + 1, rowOf) : null;
+  const score = p > 0 ? new Grouped(space, count, p + 1, rowOf) : null;
   const sums = (width: number, columns: number) =>
     new OuterSums(space, width * DRAWN_GROUPS, columns);
   const ofQuery = sums(query.rank, query.effective.inputs);
   const ofKey = sums(key.rank, d);
   const ofL = sums(p, d);
-  const ofValue = new OuterSums(space, rv > 0 ? drawnFeatures.count : 0, dv);
+  const ofValue = new OuterSums(space, rv > 0 ? count : 0, dv);
   const ofValueCentre = sums(rv, dv);
   const ofGB = sums(rv, d);
-  const missing = rv > 0 ? groupedWeights(space, drawnFeatures, (f) => state[row(f)]) : null;
+  const missing = rv > 0 ? groupedWeights(space, count, (f) => state[row(f)]) : null;
   const centres = conditionalMeanRows(space, BLOCK);
   const means = inputMeans(run);
   const scratch = (width: number) => arithmetic.array(BLOCK * DRAWN_GROUPS * width);
@@ -97,12 +98,12 @@ export function drawnQuerySums(space: Workspace, at: Layout, run: HeadRun, state
       ofKey.addTo(to(3), 1, 0, key.rank, true);
       ofGB.times(conditionalMean.inputsV, value.effective.inputs).addTo(to(4), -1, 0, rv, false);
       ofValueCentre.addTo(to(5), -1, 0, rv, true);
-      eachDraw(drawnFeatures, rv > 0, (f, coefficient, group) => {
+      eachDraw(rv > 0 ? count : 0, (f, group) => {
         const first = group * at.gradientTotal + at.gradientAt[5];
         for (let c = 0; c < rv; c++) {
           const z = state[row(f) + at.atVA + c] - means.va[c] * state[row(f)];
           for (let a = 0; a < dv; a++) {
-            slot[first + a * rv + c] += coefficient * z * ofValue.total[f * dv + a];
+            slot[first + a * rv + c] += z * ofValue.total[f * dv + a];
           }
         }
       });
@@ -115,6 +116,7 @@ export function drawnKeySums(space: Workspace, at: Layout, run: HeadRun, state: 
   const { arithmetic, head, plan } = space;
   const { drawnFeatures, m } = plan;
   if (!drawnFeatures) return null;
+  const { count } = drawnFeatures;
   const { d, dv, query, key, value } = head;
   const [p, lv] = [at.left, value.rank];
   const { inputs } = value.effective;
@@ -125,10 +127,10 @@ export function drawnKeySums(space: Workspace, at: Layout, run: HeadRun, state: 
     for (let c = 0; c < p; c++) factors[c] = sign * state[from + c];
     return factors;
   };
-  const score = p > 0 ? new Grouped(space, drawnFeatures, p, rowOf) : null;
+  const score = p > 0 ? new Grouped(space, count, p, rowOf) : null;
   const ofQuery = new OuterSums(space, query.rank * DRAWN_GROUPS, d);
   const ofKey = new OuterSums(space, key.rank * DRAWN_GROUPS, key.effective.inputs);
-  const ofValue = new OuterSums(space, lv > 0 ? drawnFeatures.count : 0, inputs);
+  const ofValue = new OuterSums(space, lv > 0 ? count : 0, inputs);
   const values = arithmetic.array(BLOCK * (dv + 1)).fill(1);
   const part = arithmetic.array(BLOCK * DRAWN_GROUPS * p);
   const means = inputMeans(run);
@@ -156,10 +158,10 @@ export function drawnKeySums(space: Workspace, at: Layout, run: HeadRun, state: 
       const to = slotsOf(at, slot);
       ofQuery.addTo(to(1), 1, 0, query.rank, true);
       ofKey.addTo(to(2), 1, 0, key.rank, false);
-      eachDraw(drawnFeatures, lv > 0, (f, coefficient, group) => {
+      eachDraw(lv > 0 ? count : 0, (f, group) => {
         const first = group * at.gradientTotal + at.gradientAt[4];
         for (let c = 0; c < lv; c++) {
-          const g = coefficient * state[row(f) + at.atGB + c];
+          const g = state[row(f) + at.atGB + c];
           for (let x = 0; x < inputs; x++) {
             slot[first + c * inputs + x] += g * ofValue.total[f * inputs + x];
           }
@@ -173,25 +175,15 @@ function slotsOf({ gradientAt, gradientTotal }: Layout, slot: Float64Array) {
   return (t: number): GroupSlots => ({ slot, offset: gradientAt[t], stride: gradientTotal });
 }
 
-/** (count, groups): the coefficient of each draw times its total, in the column of its group. */
-function groupedWeights(
-  { arithmetic }: Workspace,
-  drawnFeatures: DrawnFeatures,
-  total: (f: number) => number,
-) {
-  const matrix = new Float64Array(drawnFeatures.count * DRAWN_GROUPS);
-  eachDraw(drawnFeatures, true, (f, coefficient, group) => {
-    matrix[f * DRAWN_GROUPS + group] = coefficient * total(f);
+/** (count, groups): the total of each draw, in the column of its group. */
+function groupedWeights({ arithmetic }: Workspace, count: number, total: (f: number) => number) {
+  const matrix = new Float64Array(count * DRAWN_GROUPS);
+  eachDraw(count, (f, group) => {
+    matrix[f * DRAWN_GROUPS + group] = total(f);
   });
-  return arithmetic.pack(drawnFeatures.count, DRAWN_GROUPS, matrix);
+  return arithmetic.pack(count, DRAWN_GROUPS, matrix);
 }
 
-function eachDraw(
-  { count, coefficient }: DrawnFeatures,
-  wanted: boolean,
-  visit: (f: number, coefficient: number, group: number) => void,
-): void {
-  for (let f = 0; wanted && f < count; f++) {
-    visit(f, coefficient[f], Math.floor((f * DRAWN_GROUPS) / count));
-  }
+function eachDraw(count: number, visit: (f: number, group: number) => void): void {
+  for (let f = 0; f < count; f++) visit(f, Math.floor((f * DRAWN_GROUPS) / count));
 }

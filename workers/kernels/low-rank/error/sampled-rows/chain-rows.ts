@@ -9,10 +9,18 @@ import type { QueryRows } from '../../head/rows/query-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 import type { SampledGradient } from './sampled-run.js';
 
-/** Rows of P~ (n, count) of the chain: a function of a block of keys and its exact rows. */
+/** Rows of P~ (n, count) of the chain: a function of a block of keys and its exact rows. Where features are drawn, with all features. */
 export function chainRows(space: Workspace, run: HeadRun, state: SampledGradient) {
   const { arithmetic, plan } = space;
   const { rows } = state;
+  if (plan.drawnFeatures) {
+    const ratio = arithmetic.array(rows.count);
+    for (let i = 0; i < rows.count; i++) ratio[i] = overChainSum(run, state, i);
+    return ({ count }: KeyRows, exact: Real, approximate: Real): void => {
+      arithmetic.combine(rows.count * count, 1, exact, 0, approximate);
+      arithmetic.scaleRows(rows.count, count, approximate, ratio);
+    };
+  }
   const rowMajor = rowFeatures(space, rows, run);
   const phi = arithmetic.array(plan.m * BLOCK);
   return (keys: KeyRows, exact: Real, approximate: Real): void => {
@@ -23,7 +31,7 @@ export function chainRows(space: Workspace, run: HeadRun, state: SampledGradient
 }
 
 /** Factor between exp(score - max) and a row of P~ of sampled row i where the chain is exact. */
-export function overChainSum(
+function overChainSum(
   { sampledRows, head }: Pick<HeadRun, 'sampledRows' | 'head'>,
   { max, inverse }: MergedRows,
   i: number,

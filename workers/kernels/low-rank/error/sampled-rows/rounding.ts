@@ -6,7 +6,8 @@
  *
  *     sum_j P_ij |G_i| |v_j| |u_j| <= |G_i| sqrt(sum_j P_ij |v_j|^2) sqrt(sum_j P_ij |u_j|^2),
  *
- * and rounding of different rows is independent, so squares of rows add up.
+ * and rounding of different rows is independent, so squares of rows add up. A weight of P is rounded as its logit is,
+ * which is relative to |q_i| |k_j|.
  */
 import { frobenius } from '../../../estimate/estimate.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
@@ -19,6 +20,7 @@ import type { Workspace } from '../../head/workspace.js';
 
 /** Of v, and of what meets a row in the six tensors: K B_Q, K, X^K, X^K A_K', X^V, X^V A_V'. */
 export const SQUARES = 7;
+const OF_K = 2;
 
 /** Sums over the keys of a segment: sum_j P_ij of the squares of a key (n, SQUARES). */
 export class TermSums {
@@ -85,7 +87,10 @@ function squaredNorm(x: ArrayLike<number>, from: number, width: number): number 
   return sum;
 }
 
-/** Of each sampled row, the square of what it carries of tensor t, without the tensor's scale. */
+/** Units of float32 of what a row carries before it cancels: in the chain and in the rows that it is compared with. */
+const UNITS = 8;
+
+/** Of each sampled row, the square of what may be rounded away of tensor t, in units of float32, without the tensor's scale. */
 export function squaredTerms(
   { head, arithmetic }: Workspace,
   slots: readonly Float64Array[],
@@ -103,6 +108,7 @@ export function squaredTerms(
       squaredNorm(x, i * pitch + from, width);
   const p = query.rank + key.rank;
   const [q, g] = [squareOf(rows.q, d), squareOf(gradient, dv)];
+  const logits = squareOf(rows.scaled, d);
   const [upK, upV] = [frobenius(key.up) ** 2, frobenius(value.up) ** 2];
   const left = [
     squareOf(rows.xq, query.effective.inputs),
@@ -114,6 +120,7 @@ export function squaredTerms(
   ][t];
   return Float64Array.from({ length: n }, (_, i) => {
     const at = i * SQUARES;
-    return left(i) * sums[at + 1 + t] * (t < 4 ? g(i) * sums[at] : 1);
+    const units = UNITS + Math.sqrt(logits(i) * sums[at + OF_K]);
+    return units ** 2 * left(i) * sums[at + 1 + t] * (t < 4 ? g(i) * sums[at] : 1);
   });
 }

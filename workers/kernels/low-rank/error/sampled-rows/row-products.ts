@@ -5,7 +5,7 @@ import { fullWidth } from '../../head/head.js';
 import type { QueryRows } from '../../head/rows/query-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 import { conditionalMeanRows, inputMeans } from '../drawn-features/conditional-mean.js';
-import { errorColumns, type RowErrors } from './error-columns.js';
+import { errorColumns } from './error-columns.js';
 import type { SampledGradient, SampledRun } from './sampled-run.js';
 
 /** One term left_i (x) right_i of a contribution, both (n, width). */
@@ -27,7 +27,6 @@ export function outerProducts(
   sampled: SampledRun,
   state: SampledGradient,
   t: number,
-  drawn: boolean,
 ): OuterProduct[] {
   const { arithmetic, plan } = space;
   const { head } = sampled.run;
@@ -50,14 +49,12 @@ export function outerProducts(
     arithmetic.gemm(n, query.rank, d, errors, up, low);
     return [outer(rows.xq, query.effective.inputs, low, query.rank, true)];
   }
-  const slots: RowErrors = (drawn && sampled.normalisation) || sampled.errors;
   const { u, key: ofKey, inputsK, va, inputsV } = plan.conditionalMean;
-  const centres =
-    slots === sampled.errors
-      ? null
-      : rowCentres(space, rows, t < 4 ? [u, ofKey, inputsK] : [va, inputsV]);
+  const centres = plan.drawnFeatures
+    ? rowCentres(space, rows, t < 4 ? [u, ofKey, inputsK] : [va, inputsV])
+    : null;
   if (t < 4) {
-    const errors = sum(slots.score, widths.score);
+    const errors = sum(sampled.errors.score, widths.score);
     centres?.take(errors, widths.score, 0, widths.score - 1);
     const part = (from: number, width: number) => columns(n, errors, widths.score, from, width);
     const low = (from: number, width: number) => columns(n, rows.l, p, from, width);
@@ -81,7 +78,7 @@ export function outerProducts(
         return [outer(rows.q, d, part(query.rank, key.rank), key.rank, false)];
     }
   }
-  const errors = sum(slots.value, 2 * widths.value);
+  const errors = sum(sampled.errors.value, 2 * widths.value);
   // In (G - G~) P~ X the centres go back in.
   centres?.take(errors, 2 * widths.value, widths.value, widths.value - 1, 1);
   centres?.take(errors, 2 * widths.value, 0, widths.value - 1);

@@ -14,8 +14,6 @@ export interface SampledRun {
   readonly run: HeadRun;
   readonly exact: readonly Float64Array[];
   readonly errors: RowErrors;
-  /** Where features are drawn: what is left of them when the exact rows are normalised as the chain's are. */
-  readonly normalisation: RowErrors | null;
   /** What the exact rows carry: see TermSums. */
   readonly terms: readonly Float64Array[];
   /** When the keys' adapter has its gradients from dK at full width. */
@@ -51,7 +49,6 @@ export function openSampledRun(run: HeadRun, lowA: Float32Array, memory: Lease):
     exact: slots(2 + run.head.dv + run.head.value.rank),
     errors: { score: slots(score), value: slots(2 * value) },
     terms: slots(SQUARES),
-    normalisation: run.plan.drawnFeatures ? { score: slots(score), value: slots(2 * value) } : null,
     keyErrors: hasKeyErrors(run.head)
       ? { lowA, lowB: new Float32Array(new SharedArrayBuffer(4 * n * d * key.rank)) }
       : null,

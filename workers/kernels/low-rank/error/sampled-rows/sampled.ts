@@ -7,15 +7,13 @@
  *     E_S = (dS - dS~) [U | K - centre | X^K - centre],   E_P = (P - P~) [X^V A_V' | X^V]
  *
  * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O. Where features are
- * drawn (draw.ts), also the same with the exact row over the chain's row sum in the place of P~, and dS~
- * likewise with the chain's O and G: what the chain's normalisation does. At full width the
+ * drawn (draw.ts), P~ and dS~ have all features, so that they are the exact rows over the row sums of the chain, with its O
+ * and G: what is left is what the mixtures do not tell, what the chain's normalisation does. At full width the
  * rows of dS U themselves are formed in place of E_S, to be compared with those of the chain, and
  * sampled-keys.ts does what is of the keys.
  */
 
-import type { Real } from '../../arithmetic/arithmetic.js';
 import { exactRows, maskScores } from '../../chain/keys.js';
-import type { HeadRun } from '../../chain/run.js';
 import { minus } from '../../head/affine.js';
 import { BLOCK } from '../../head/block.js';
 import { fullWidth, wantsScores } from '../../head/head.js';
@@ -23,7 +21,7 @@ import { layout } from '../../head/layout.js';
 import { keyRows } from '../../head/rows/key-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 import { inputMeans } from '../drawn-features/conditional-mean.js';
-import { chainRows, overChainSum } from './chain-rows.js';
+import { chainRows } from './chain-rows.js';
 import {
   ErrorSums,
   errorColumns,
@@ -32,12 +30,7 @@ import {
   valueColumns,
 } from './error-columns.js';
 import { TermSums } from './rounding.js';
-import {
-  loadSampled,
-  type SampledGradient,
-  type SampledRun,
-  sampledGradient,
-} from './sampled-run.js';
+import { loadSampled, type SampledRun, sampledGradient } from './sampled-run.js';
 
 /** First pass: the exact softmax of the sampled rows over the keys of a segment. */
 export function sampledExactPass(space: Workspace, sampled: SampledRun, s: number): void {
@@ -70,7 +63,6 @@ export function sampledErrorPass(space: Workspace, sampled: SampledRun, s: numbe
   const chainRow = chainRows(space, run, state);
   const errors = new ErrorSums(space, n);
   const terms = new TermSums(space, n);
-  const normalisation = sampled.normalisation && new Normalisation(space, run, state);
   const keysTransposed = arithmetic.array(d * BLOCK);
   const valuesTransposed = arithmetic.array(dv * BLOCK);
   const exact = arithmetic.array(n * BLOCK);
@@ -106,10 +98,8 @@ export function sampledErrorPass(space: Workspace, sampled: SampledRun, s: numbe
     scoreColumns(space, at, keys, widths.score, minusCentre, columns.score);
     centreValues?.(keys);
     valueColumns(space, keys, widths.value, columns.value);
-    normalisation?.load(count, exact, chain);
     arithmetic.scoreGradient(n, count, approximate, chain, ones, state.approximateShift);
     arithmetic.scoreGradient(n, count, exact, t, inverse, state.shift);
-    normalisation?.add(count, exact, t, columns);
     terms.add(keys, exact);
     if (!fullWidth(head).scores) arithmetic.combine(size, -1, chain, 1, t);
     arithmetic.combine(size, -1, approximate, 1, exact);
@@ -117,46 +107,4 @@ export function sampledErrorPass(space: Workspace, sampled: SampledRun, s: numbe
   }
   errors.save(sampled.errors, s);
   terms.save(sampled.terms[s]);
-  normalisation?.errors.save(sampled.normalisation!, s);
-}
-
-/** The exact rows of P and dS over the row sums of the chain, and how far they are from what they should be. */
-class Normalisation {
-  readonly errors: ErrorSums;
-  readonly #scale: Real;
-  readonly #p: Real;
-  readonly #dS: Real;
-  readonly #off: Real;
-
-  constructor(
-    private readonly space: Workspace,
-    run: HeadRun,
-    private readonly state: SampledGradient,
-  ) {
-    const { arithmetic } = space;
-    const n = state.rows.count;
-    this.errors = new ErrorSums(space, n);
-    this.#scale = arithmetic.array(n);
-    for (let i = 0; i < n; i++) this.#scale[i] = overChainSum(run, state, i);
-    [this.#p, this.#dS, this.#off] = [0, 1, 2].map(() => arithmetic.array(n * BLOCK));
-  }
-
-  /** exp(score - max) and G~ V' (n, count). */
-  load(count: number, e: Real, t: Real): void {
-    const { arithmetic } = this.space;
-    const n = this.state.rows.count;
-    arithmetic.combine(n * count, 1, e, 0, this.#p);
-    arithmetic.combine(n * count, 1, t, 0, this.#dS);
-    arithmetic.scoreGradient(n, count, this.#p, this.#dS, this.#scale, this.state.approximateShift);
-  }
-
-  /** The exact P and dS (n, count). */
-  add(count: number, p: Real, dS: Real, columns: { score: Real; value: Real }): void {
-    const { arithmetic } = this.space;
-    const size = this.state.rows.count * count;
-    arithmetic.combine(size, 1, p, 0, this.#off);
-    arithmetic.combine(size, -1, this.#p, 1, this.#off);
-    arithmetic.combine(size, 1, dS, -1, this.#dS);
-    this.errors.add(count, this.#dS, this.#off, this.#p, columns);
-  }
 }

@@ -2,7 +2,6 @@
 import { type Job, stage } from '../../../../job.js';
 import type { TensorData } from '../../../../tensor/tensor.js';
 import { type ComposedNorms, layerNorms } from '../../../norms.js';
-import { canDrawFeatures, DRAWN_LISTED } from '../../error/drawn-features/draw.js';
 import { BLOCK } from '../../head/block.js';
 import type { NormsTask } from '../../head/composed-norms.js';
 import { fullWidth, type Head } from '../../head/head.js';
@@ -36,10 +35,7 @@ export function* tryHeads(
   LongestTask | TrialTask | NormsTask
 > {
   const most = steps[steps.length - 1];
-  const drawable = heads.every(canDrawFeatures);
-  const listed = drawable
-    ? (Math.ceil(most / DRAWN_LISTED) + 1) * DRAWN_LISTED
-    : most + NEXT_FEATURES;
+  const listed = most + NEXT_FEATURES;
   const enough = heads.length > 0 ? enoughFor(heads[0], options, batch) : 0;
   const { longest, heavyTailed } = yield* longestOfHeads(heads);
   const attempt = (wanting: readonly number[], shares: readonly number[], without: number) =>

@@ -88,11 +88,13 @@ export function tryShares(arithmetic: Arithmetic, { head, request }: TrialTask):
     }
     const drawable = canDrawFeatures(head) && !hasFewKeys(head, rows[rows.length - 1]);
     const weightsBeyond = drawable ? low.weightsBeyond(basis.features) : NONE;
-    const drawnFeatures = (m: number) => effectiveFeatures(basis.features, weightsBeyond, m);
     arithmetic.release(mark);
     trials.push({
       ...{ share, basis, weightsBeyond },
-      rows: rows.map((row) => ({ ...row, drawnFeatures: drawnFeatures(row.features) })),
+      rows: rows.map((row) => ({
+        ...row,
+        drawnFeatures: effectiveFeatures(basis.features, weightsBeyond, row.features),
+      })),
     });
     if (!isUneven(head, rows[rows.length - 1])) break;
   }
