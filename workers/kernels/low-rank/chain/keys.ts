@@ -10,6 +10,7 @@
 import { ROWS } from '../../inner/block.js';
 import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import { Attention, fillPanels, openPanels } from '../arithmetic/attention.js';
+import { BlockSums } from '../arithmetic/block-sums.js';
 import { BLOCK } from '../head/block.js';
 import { fullWidth } from '../head/head.js';
 import { type Layout, layout } from '../head/layout.js';
@@ -48,11 +49,9 @@ export function keyPass(
   const features = weightedFeatures(space);
   const right = arithmetic.array(BLOCK * at.keyWidth);
   const operand = arithmetic.pack(BLOCK, at.keyWidth, right);
-  const block = arithmetic.array(m * at.keyWidth);
-  const sums = arithmetic.sums(m * at.keyWidth);
+  const sums = new BlockSums(arithmetic, m * at.keyWidth);
   const wide = wideSums(arithmetic, head, plan.hyperbolicCross.right);
-  const wideBlock = arithmetic.array(run.keySums[s].length - sums.length);
-  const wideTotal = arithmetic.sums(wideBlock.length);
+  const wideSum = new BlockSums(arithmetic, run.keySums[s].length - sums.length);
   const means = inputSums(space);
   const outliers =
     plan.outlierQueries.length > 0 ? exactRows(space, loadOutlierQueries(space), false) : null;
@@ -61,16 +60,16 @@ export function keyPass(
     keyColumns(space, at, rows, right, certificate !== null);
     features(rows.z, rows.count, (r) => Math.exp(rows.logWeight[r]), phi);
     arithmetic.repack(operand, right);
-    arithmetic.product(m, phi, operand, block, true);
-    arithmetic.fold(m * at.keyWidth, block, sums);
-    wide?.add(phi, rows.v, rows.u, wideBlock);
-    arithmetic.fold(wideBlock.length, wideBlock, wideTotal);
+    arithmetic.product(m, phi, operand, sums.block, true);
+    sums.next();
+    wide?.add(phi, rows.v, rows.u, wideSum.block);
+    wideSum.next();
     certificate?.add(space, rows);
     means?.add(rows);
     outliers?.advance(rows);
   }
-  run.keySums[s].set(sums);
-  run.keySums[s].set(wideTotal, sums.length);
+  run.keySums[s].set(sums.total());
+  run.keySums[s].set(wideSum.total(), sums.length);
   means?.save(run.inputSums[s]);
   outliers?.save(run.outlierRows[s]);
 }

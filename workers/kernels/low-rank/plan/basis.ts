@@ -27,8 +27,16 @@ import type { ConditionalMean } from '../head/plan.js';
 import { keyBias, keyCentre } from '../head/rows/key-centre.js';
 import { rotation } from '../head/rows/rotation.js';
 
-/** Rows that the covariances are taken from: their error only costs a little of the balance. */
+/**
+ * Rows that the covariances are taken from, at least: their error costs a little of the balance. What it leaves of the mean of a feature
+ * over the keys is the chain's normalisation to make up, which drawn rows have to tell: of a long input more rows.
+ */
 const SAMPLE = 1024;
+const MOST_SAMPLED = 8192;
+const ROWS_FOR_ONE = 16;
+
+export const balanceSample = (length: number) =>
+  Math.min(MOST_SAMPLED, Math.max(SAMPLE, Math.ceil(length / ROWS_FOR_ONE)));
 
 export interface Basis {
   readonly balance: Balance;
@@ -52,7 +60,12 @@ export function sampleBasis(
   const random = new Random(seed);
   const { d, value } = head;
   const mark = arithmetic.mark();
-  const { q, k, keyList, centreXK } = sampleRows(arithmetic, head, SAMPLE, random);
+  const { q, k, keyList, centreXK } = sampleRows(
+    arithmetic,
+    head,
+    balanceSample(head.keyLength),
+    random,
+  );
   const bulk = outlierShare > 0 ? withoutOutliers(arithmetic, q, k, d, outlierShare) : { q, k };
   const result = balance(arithmetic, bulk.q, bulk.k, d, head.beta);
   const conditionalMean = canDrawFeatures(head)
@@ -104,7 +117,7 @@ export function sampleRows(
   return { q, k, keyList, centreXK };
 }
 
-/** Of more rows the longer the input: what is left of them is to be small beside 1 / sqrt(L). */
+/** Of twice as many: what is left of them is to be small beside 1 / sqrt(L). */
 function conditionalMeanFrom(
   arithmetic: Arithmetic,
   head: Head,
@@ -113,14 +126,10 @@ function conditionalMeanFrom(
   random: Random,
 ): ConditionalMean {
   const { value, keyLength } = head;
-  const wanted = Math.min(MOST_SAMPLED, Math.max(SAMPLE, Math.ceil(keyLength / ROWS_FOR_ONE)));
-  const list = random.sample(keyLength, wanted);
+  const list = random.sample(keyLength, 2 * balanceSample(keyLength));
   const { k, xk } = projectKeys(arithmetic, head, list, centreXK);
   return sampleConditionalMean(arithmetic, head, result, k, xk, rowsOf(arithmetic, value, list));
 }
-
-const MOST_SAMPLED = 8192;
-const ROWS_FOR_ONE = 64;
 
 /** The listed rows of X (n, inputs). */
 function rowsOf(

@@ -7,7 +7,7 @@ import { CROSS_ERROR } from '../features/hyperbolic-cross.js';
 import { BLOCK } from '../head/block.js';
 import { fullWidth, type Head } from '../head/head.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
-import { crossPairs } from './basis.js';
+import { balanceSample, crossPairs } from './basis.js';
 import { type Draws, headCost, outputRows, samplingFlops } from './cost.js';
 import type { PlanOptions } from './plan-options.js';
 import type { Trial, TrialRow } from './trial/trial.js';
@@ -57,8 +57,9 @@ function predicted(
       if (features === 0) return part.error * limitOver(ofRows, rows, correction);
       // Where few keys make the error, all features err alike.
       const alike = Math.max(1, EVEN_KEYS / (part.columns / keyLength));
-      const ofFeatures = (alike * drawnFeatures) / features;
-      const normalisation = part.normalisation * ofRows;
+      const ofFeatures = (SIGNS * alike * drawnFeatures) / features;
+      const unbalanced = Math.max(part.normalisation, 1 / balanceSample(keyLength));
+      const normalisation = unbalanced * ofRows;
       return part.error * mixtureLimit(ofFeatures, normalisation, rows, correction);
     }),
   );
@@ -83,7 +84,9 @@ function mixtureLimit(ofFeatures: number, ofRows: number, n: number, correction:
 }
 
 /** Root of the number of directions that the scatter of an estimate has. */
-const DIRECTIONS = 8;
+const DIRECTIONS = 7;
+/** Scatter of mixtures over that of signs which are independent, and not products. */
+const SIGNS = 1.4;
 
 /** The same for n rows alone; `variance` of their mean. */
 function limitOver(variance: number, n: number, correction: boolean): number {
@@ -101,7 +104,7 @@ function deviations(n: number): number {
 const OUTPUT_LIMIT = 1.6;
 
 /** How much a limit may come out above what is expected of it: one run in ten exceeds it. */
-const ROOM = 1.1;
+const ROOM = 1.15;
 /** Share of the keys that make the error, with which the drawn features are independent. */
 const EVEN_KEYS = 0.3;
 

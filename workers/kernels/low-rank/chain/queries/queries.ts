@@ -13,6 +13,7 @@
  */
 import { ROWS } from '../../../inner/block.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
+import { BlockSums } from '../../arithmetic/block-sums.js';
 import { BLOCK } from '../../head/block.js';
 import { type Layout, layout } from '../../head/layout.js';
 import { featureRows } from '../../head/plan.js';
@@ -76,10 +77,8 @@ export function queryPass(
   const features = weightedFeatures(space);
   const left = arithmetic.array(BLOCK * at.queryWidth);
   const operand = arithmetic.pack(BLOCK, at.queryWidth, left);
-  const sumBlock = arithmetic.array(all * at.queryWidth);
-  const sums = arithmetic.sums(all * at.queryWidth);
-  const wideBlock = arithmetic.array(run.querySums[s].length - sums.length);
-  const wideTotal = arithmetic.sums(wideBlock.length);
+  const sums = new BlockSums(arithmetic, all * at.queryWidth);
+  const wideSum = new BlockSums(arithmetic, run.querySums[s].length - sums.length);
   const gradients = gradientSums(space, at, run);
   const drawnFeatures = openDrawn(space, at, run, state);
   const toGB = valueFactor(space, at);
@@ -117,10 +116,10 @@ export function queryPass(
     drawnFeatures?.add(block, phi.subarray(m * BLOCK));
     queryColumns(space, at, block, left);
     arithmetic.repack(operand, left);
-    arithmetic.product(all, phi, operand, sumBlock, true);
-    arithmetic.fold(all * at.queryWidth, sumBlock, sums);
-    wideLeft?.add(phi, block.gradient, rows.l, wideBlock);
-    arithmetic.fold(wideBlock.length, wideBlock, wideTotal);
+    arithmetic.product(all, phi, operand, sums.block, true);
+    sums.next();
+    wideLeft?.add(phi, block.gradient, rows.l, wideSum.block);
+    wideSum.next();
     certificate?.add(space, at, block, dense as DenseColumns[]);
     for (; run.sampled[sample] < start + rows.count; sample++) {
       record(space, at, run, block, sample, start);
@@ -134,8 +133,8 @@ export function queryPass(
   }
   run.loss[s] = loss;
   run.lostRows[s] = lost;
-  run.querySums[s].set(sums);
-  run.querySums[s].set(wideTotal, sums.length);
+  run.querySums[s].set(sums.total());
+  run.querySums[s].set(wideSum.total(), sums.length);
   gradients.save(run.queryGradients[s]);
   drawnFeatures?.save(run.drawnGradients[s]);
   if (outliers) saveColumns(at, outliers, run.outlierLeft[s]);

@@ -1,5 +1,6 @@
-/** Sums over rows for every group of drawn features: float32 blocks, float64 sums of blocks. */
+/** Sums over rows for every group of drawn features. */
 import type { Packed, Real } from '../../arithmetic/arithmetic.js';
+import { BlockSums } from '../../arithmetic/block-sums.js';
 import { BLOCK } from '../../head/block.js';
 import { DRAWN_GROUPS } from '../../head/plan.js';
 import type { Workspace } from '../../head/workspace.js';
@@ -59,45 +60,43 @@ export class Grouped {
 
 /** Sum over rows of left (x) right, (rows, columns). */
 export class OuterSums {
-  readonly total: Float64Array;
-  readonly #block: Real;
+  readonly #sums: BlockSums;
 
   constructor(
     private readonly space: Workspace,
     private readonly rows: number,
     private readonly columns: number,
   ) {
-    this.#block = space.arithmetic.array(rows * columns);
-    this.total = space.arithmetic.sums(rows * columns);
+    this.#sums = new BlockSums(space.arithmetic, rows * columns);
+  }
+
+  get total(): Float64Array {
+    return this.#sums.total();
   }
 
   /** left (n, rows), right (n, columns). */
   add(n: number, left: Real, right: Real): void {
     const { rows, columns } = this;
-    this.space.arithmetic.transposedGemm(rows, columns, n, left, right, this.#block, true);
-    this.#fold();
+    this.space.arithmetic.transposedGemm(rows, columns, n, left, right, this.#sums.block, true);
+    this.#sums.next();
   }
 
   /** left (rows, BLOCK), 0 past the last row, right (BLOCK, columns). */
   addFeatures(left: Real, right: Real): void {
     const { rows, columns } = this;
-    this.space.arithmetic.gemm(rows, columns, BLOCK, left, right, this.#block, true);
-    this.#fold();
-  }
-
-  #fold(): void {
-    this.space.arithmetic.fold(this.#block.length, this.#block, this.total);
+    this.space.arithmetic.gemm(rows, columns, BLOCK, left, right, this.#sums.block, true);
+    this.#sums.next();
   }
 
   /** The sum times matrix (columns, width). */
   times(matrix: Float64Array, width: number): OuterSums {
     const { arithmetic } = this.space;
     const result = new OuterSums(this.space, this.rows, width);
-    this.#block.set(this.total);
+    const total = arithmetic.array(this.rows * this.columns);
+    total.set(this.total);
     const right = arithmetic.array(matrix.length);
     right.set(matrix);
-    arithmetic.gemm(this.rows, width, this.columns, this.#block, right, result.#block, true);
-    result.#fold();
+    arithmetic.gemm(this.rows, width, this.columns, total, right, result.#sums.block, true);
     return result;
   }
 

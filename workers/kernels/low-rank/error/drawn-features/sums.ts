@@ -98,12 +98,13 @@ export function drawnQuerySums(space: Workspace, at: Layout, run: HeadRun, state
       ofKey.addTo(to(3), 1, 0, key.rank, true);
       ofGB.times(conditionalMean.inputsV, value.effective.inputs).addTo(to(4), -1, 0, rv, false);
       ofValueCentre.addTo(to(5), -1, 0, rv, true);
+      const { total } = ofValue;
       eachDraw(rv > 0 ? count : 0, (f, group) => {
         const first = group * at.gradientTotal + at.gradientAt[5];
         for (let c = 0; c < rv; c++) {
           const z = state[row(f) + at.atVA + c] - means.va[c] * state[row(f)];
           for (let a = 0; a < dv; a++) {
-            slot[first + a * rv + c] += z * ofValue.total[f * dv + a];
+            slot[first + a * rv + c] += z * total[f * dv + a];
           }
         }
       });
@@ -158,12 +159,13 @@ export function drawnKeySums(space: Workspace, at: Layout, run: HeadRun, state: 
       const to = slotsOf(at, slot);
       ofQuery.addTo(to(1), 1, 0, query.rank, true);
       ofKey.addTo(to(2), 1, 0, key.rank, false);
+      const { total } = ofValue;
       eachDraw(lv > 0 ? count : 0, (f, group) => {
         const first = group * at.gradientTotal + at.gradientAt[4];
         for (let c = 0; c < lv; c++) {
           const g = state[row(f) + at.atGB + c];
           for (let x = 0; x < inputs; x++) {
-            slot[first + c * inputs + x] += g * ofValue.total[f * inputs + x];
+            slot[first + c * inputs + x] += g * total[f * inputs + x];
           }
         }
       });

@@ -38,7 +38,7 @@ export function squaredMeans(space: Workspace, sample: TrialSample, e: Real): Me
 }
 
 /** However large the scatter is, some of the square is left. */
-const LEAST = 0.2;
+const LEAST = 0.02;
 
 /** Rows of P from e (n, count), whose columns weigh differently, and behind them the mean of all keys (n + 1, count). */
 function rowsAndMean(arithmetic: Arithmetic, { queries, keyWeight }: TrialSample, e: Real): Real {
