@@ -28,21 +28,21 @@ export function estimateTensor(
 ): TensorEstimate {
   const { contributions, terms } = rowContributions(arithmetic, runs, draws, t, size);
   const ofRows = meanOf(arithmetic, contributions, size);
-  if (complete) return { mean: ofRows.mean, rows: NO_SCATTER, features: null, terms };
   const scatter = (
     estimates: Estimates,
     { mean, ...of }: typeof ofRows,
     others: typeof mean | null,
   ) => scatterOf(of, estimates.count, spreadOf(arithmetic, estimates, mean, others));
+  const rows = (others: Float64Array | null) =>
+    complete ? NO_SCATTER : scatter(contributions, ofRows, others);
   if (drawnFeatures.length === 0) {
-    const rows = scatter(contributions, ofRows, null);
-    return { mean: ofRows.mean, rows, features: null, terms };
+    return { mean: ofRows.mean, rows: rows(null), features: null, terms };
   }
   const groups = { count: DRAWN_GROUPS, values: drawnFeatures };
   const ofFeatures = meanOf(arithmetic, groups, size);
   return {
     mean: ofRows.mean.map((x, i) => x + ofFeatures.mean[i]),
-    rows: scatter(contributions, ofRows, ofFeatures.mean),
+    rows: rows(ofFeatures.mean),
     // Every group has all features.
     features: scatter(groups, { ...ofFeatures, unseen: 0 }, ofRows.mean),
     terms,

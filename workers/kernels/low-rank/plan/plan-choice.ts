@@ -221,7 +221,9 @@ export function chooseAll(
   const rowsBeside = (sampledFeatures: number) => {
     if (options.outputOnly) return [batch * outputRows(heads.length)];
     if (all <= WHOLE_ROWS) return [all];
-    return sampledFeatures > 0 ? [FEWER_ROWS, ...SAMPLED_ROWS] : SAMPLED_ROWS;
+    // Where all rows are compared, nothing is left for features to tell.
+    if (sampledFeatures > 0) return [FEWER_ROWS, ...SAMPLED_ROWS].filter((rows) => rows < all);
+    return SAMPLED_ROWS;
   };
   const candidates = features
     .flatMap((sampledFeatures) =>
