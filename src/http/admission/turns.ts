@@ -18,6 +18,10 @@ export class Turns {
     return this.#waiting;
   }
 
+  isWaiting(client: string): boolean {
+    return this.#lines.has(client);
+  }
+
   /** Resolves when it is the client's turn, which lasts until it waits for something. */
   take(client: string): Promise<void> {
     return new Promise((resolve) => {

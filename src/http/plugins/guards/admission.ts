@@ -41,8 +41,8 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** What is in the house now. */
     admitted(): Admitted;
-    /** Why no request of this client can even wait for a place; null: one can. */
-    turnedAway(client: string): Problem | null;
+    /** Why no request of this client can even wait for a place; null: one can. @param crowded too many come before it. */
+    turnedAway(client: string, crowded: boolean): Problem | null;
   }
   interface FastifyRequest {
     /** What it holds of the house. */
@@ -102,7 +102,9 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
     }
     return said;
   };
-  app.decorate('turnedAway', (client: string) => (door.isFull(client) ? tooMany() : null));
+  app.decorate('turnedAway', (client: string, crowded: boolean) =>
+    crowded || door.isFull(client) ? tooMany() : null,
+  );
 
   app.decorateRequest('entry');
   app.decorateRequest('reserveMoreBytes', function (this: FastifyRequest, more: number) {

@@ -13,7 +13,10 @@ import { REQUEST_ID_HEADER, requestId } from '../../request-id.js';
 import { discardRest } from '../problems.js';
 import { addressOf } from './clients.js';
 
-/** Of heads that wait; each request may have sent some 64 KiB of its body. Beyond it they are looked at as they come. */
+/**
+ * Heads that wait with what has come of their bodies, some 64 KiB each: more than find a place at the door. Of a client that has
+ * some there, those that come after them are refused in their turn.
+ */
 const MOST = 1024;
 /** One line of the log tells of all requests that were refused here in that time, ms. */
 const LOG_MS = 1000;
@@ -62,22 +65,23 @@ async function heads(app: FastifyInstance): Promise<void> {
     setTimeout(tell, LOG_MS).unref();
   };
 
-  const look: RequestListener = (request, response) => {
-    const client = addressOf(request.socket.remoteAddress ?? '');
-    const problem = isPlain(request) && !app.draining() ? app.turnedAway(client) : null;
-    if (problem) refuse(problem, request, response);
-    else handle(request, response);
-  };
+  const whyNot = (request: IncomingMessage, client: string, crowded: boolean) =>
+    isPlain(request) && !app.draining() ? app.turnedAway(client, crowded) : null;
 
   app.server.off('request', handle);
   app.server.on('request', async (request, response) => {
-    const { socket } = request;
-    if (!isProbe(request) && turns.waiting < MOST) {
-      await turns.take(addressOf(socket.remoteAddress ?? ''));
-      // Its client has left meanwhile.
-      if (socket.destroyed) return;
-    }
-    look(request, response);
+    if (isProbe(request)) return handle(request, response);
+    const client = addressOf(request.socket.remoteAddress ?? '');
+    const crowded = turns.waiting >= MOST && turns.isWaiting(client);
+    const early = whyNot(request, client, crowded);
+    // Nothing of it is kept while it waits.
+    if (early) request.resume();
+    await turns.take(client);
+    // Its client has left meanwhile.
+    if (request.socket.destroyed) return;
+    const problem = early ?? whyNot(request, client, false);
+    if (problem) refuse(problem, request, response);
+    else handle(request, response);
   });
 }
 
