@@ -10,7 +10,7 @@ import { DRAWN_GROUPS } from '../head/plan.js';
 import { balanceSample, crossPairs } from './basis.js';
 import { type Draws, headCost, outputRows, samplingFlops } from './cost.js';
 import type { PlanOptions } from './plan-options.js';
-import type { Trial, TrialRow } from './trial/trial.js';
+import type { Enough, Trial, TrialRow } from './trial/trial.js';
 
 export interface Choice {
   readonly trial: Trial;
@@ -80,7 +80,7 @@ function mixtureLimit(ofFeatures: number, ofRows: number, n: number, correction:
     features: scatter(ofFeatures, DRAWN_GROUPS),
   };
   if (correction) return ROOM * distanceOf(scatters).limit;
-  return ROOM * normOf(Math.sqrt(1 + ofRows + ofFeatures), scatters).upper;
+  return MIXED_ROOM * normOf(Math.sqrt(1 + ofRows + ofFeatures), scatters).upper;
 }
 
 /** Root of the number of directions that the scatter of an estimate has. */
@@ -105,20 +105,26 @@ const OUTPUT_LIMIT = 1.6;
 
 /** How much a limit may come out above what is expected of it: one run in ten exceeds it. */
 const ROOM = 1.15;
+/** The same where the limit is of what is left of a mean after its scatter. */
+const MIXED_ROOM = 1.3;
 /** Share of the keys that make the error, with which the drawn features are independent. */
 const EVEN_KEYS = 0.3;
 
-/** An error so small that the fewest rows will do, and more features only cost more. */
 export function enoughFor(
   { queryLength }: Head,
   { tolerance, correction, outputOnly }: PlanOptions,
   batch: number,
-): number {
-  if (outputOnly) return tolerance / OUTPUT_LIMIT;
-  if (batch * queryLength <= WHOLE_ROWS) return tolerance;
+): Enough {
+  const both = (enough: number) => ({ rows: enough, mixed: enough });
+  if (outputOnly) return both(tolerance / OUTPUT_LIMIT);
+  if (batch * queryLength <= WHOLE_ROWS) return both(tolerance);
   const [rows] = SAMPLED_ROWS;
-  return tolerance / limitOver((queryLength * batch) / rows, rows, correction ?? false);
+  const ofRows = limitOver((queryLength * batch) / rows, rows, correction ?? false);
+  return { rows: tolerance / ofRows, mixed: tolerance / Math.min(ofRows, MIXED_LIMIT) };
 }
+
+/** No limit of the fewest mixtures is further above the error. */
+const MIXED_LIMIT = 16;
 
 /** Inputs of so few rows are compared whole: that costs no more than a sample, and the error is known. */
 const WHOLE_ROWS = 512;

@@ -36,7 +36,8 @@ export function* tryHeads(
 > {
   const most = steps[steps.length - 1];
   const listed = most + NEXT_FEATURES;
-  const enough = heads.length > 0 ? enoughFor(heads[0], options, batch) : 0;
+  const [first] = heads;
+  const enough = first ? enoughFor(first, options, batch) : { rows: 0, mixed: 0 };
   const { longest, heavyTailed } = yield* longestOfHeads(heads);
   const attempt = (wanting: readonly number[], shares: readonly number[], without: number) =>
     wanting.map((h): TrialTask => {

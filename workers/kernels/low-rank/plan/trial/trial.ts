@@ -43,6 +43,14 @@ export interface Trial {
   readonly rows: readonly TrialRow[];
 }
 
+/** Errors so small that the least draws will do, and more features only cost more. */
+export interface Enough {
+  /** Where rows alone tell. */
+  readonly rows: number;
+  /** Where features are drawn. */
+  readonly mixed: number;
+}
+
 export interface TrialRequest {
   /** Shares of outliers to try, rising; no further than to one under which errors are even. */
   readonly shares: readonly number[];
@@ -52,7 +60,7 @@ export interface TrialRequest {
   readonly listed: number;
   /** Feature numbers to try, rising; no further than to one whose error is `enough`. */
   readonly steps: readonly number[];
-  readonly enough: number;
+  readonly enough: Enough;
   readonly longest: LongestRows;
   readonly seed: number;
 }
@@ -83,10 +91,11 @@ export function tryShares(arithmetic: Arithmetic, { head, request }: TrialTask):
       const row = { features, ...compare(arithmetic, sample, block, low, wantsScores(head)) };
       rows.push(row);
       const error = Math.max(row.score.error, row.value.error);
-      if (error <= enough || features < step) break;
-      if (features >= ALWAYS_TRIED && error > FAR * enough && isUneven(head, row)) break;
+      const will = canMix(head, row) ? enough.mixed : enough.rows;
+      if (error <= will || features < step) break;
+      if (features >= ALWAYS_TRIED && error > FAR * enough.rows && isUneven(head, row)) break;
     }
-    const drawable = canDrawFeatures(head) && !hasFewKeys(head, rows[rows.length - 1]);
+    const drawable = canMix(head, rows[rows.length - 1]);
     const weightsBeyond = drawable ? low.weightsBeyond(basis.features) : NONE;
     arithmetic.release(mark);
     trials.push({
@@ -106,11 +115,9 @@ const NONE = new Float64Array(0);
 /** With fewer of the keys making the error than this share, features drawn at random say little. */
 const FEW_KEYS = 0.1;
 
-function hasFewKeys(
-  { keyLength }: Head,
-  { score, value }: Omit<TrialRow, 'drawnFeatures'>,
-): boolean {
-  return [score, value].some((e) => e.error > 0 && e.columns < FEW_KEYS * keyLength);
+function canMix(head: Head, { score, value }: Omit<TrialRow, 'drawnFeatures'>): boolean {
+  const fewest = FEW_KEYS * head.keyLength;
+  return canDrawFeatures(head) && ![score, value].some((e) => e.error > 0 && e.columns < fewest);
 }
 
 /** Errors are uneven when fewer than this share of the queries, or of the keys, would make as much alike. */
