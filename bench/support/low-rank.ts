@@ -2,7 +2,7 @@
 
 import type { WorkerPool } from '../../src/pool/worker-pool.js';
 import { efficiencyThreshold } from '../../src/solver/threshold.js';
-import { distance, norm } from '../../test/kernels/low-rank/support.js';
+import { distance, norm } from '../../test/kernels/run.js';
 import type { Job } from '../../workers/job.js';
 import { exactJob } from '../../workers/kernels/exact/gradient.js';
 import { TENSORS, type TensorName } from '../../workers/kernels/low-rank/head/tensors.js';

@@ -70,14 +70,14 @@ export function named(result: GradientResult): Map<string, Floats> {
 
 type Floats = Float32Array | Float64Array;
 
-export function norm(x: Floats): number {
+export function norm(x: ArrayLike<number>): number {
   let sum = 0;
-  for (const value of x) sum += value * value;
+  for (let k = 0; k < x.length; k++) sum += x[k]! * x[k]!;
   return Math.sqrt(sum);
 }
 
 /** Frobenius norm of the difference. */
-export function distance(a: Floats, b: Floats): number {
+export function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
   let sum = 0;
   for (let k = 0; k < a.length; k++) sum += (a[k]! - b[k]!) ** 2;
   return Math.sqrt(sum);

@@ -17,7 +17,8 @@ import { type LowRankTask, runLowRankTask } from '../../../workers/kernels/low-r
 import { Random } from '../../../workers/kernels/random.js';
 import { testSeed } from '../../support/random.js';
 import { KERNELS } from '../builds.js';
-import { distance, makeProblem, norm, normal } from './support.js';
+import { distance, norm } from '../run.js';
+import { makeProblem, normal } from './support.js';
 
 /** Rows of several blocks of queries against some keys; G and thin factors of width 8. */
 interface Case {
@@ -36,7 +37,7 @@ interface Case {
 }
 
 const P = 8;
-const CASES = 60;
+const CASES = 30;
 const whole = (n: number) => 8 * Math.ceil(n / 8);
 
 function randomCase(random: Random): Case {
@@ -169,17 +170,17 @@ function textbook(x: Case, round: (x: number) => number): Results {
 }
 
 const NAMES = ['output', 'dot', 'right', 'left', 'leftValue'] as const;
+const random = new Random(testSeed());
+const cases = Array.from({ length: CASES }, () => {
+  const x = randomCase(random);
+  return { x, truth: textbook(x, (y) => y), naive: textbook(x, Math.fround) };
+});
 for (const kernels of KERNELS) {
   test(`exact rows by tiles are as accurate as naive float32 (${kernels.build})`, () => {
-    const seed = testSeed();
-    const random = new Random(seed);
     const arithmetic = new Arithmetic(loadWasm(kernels), () => {});
     const logs = new Float64Array(5);
-    for (let k = 0; k < CASES; k++) {
-      const x = randomCase(random);
-      const truth = textbook(x, (y) => y);
+    cases.forEach(({ x, truth, naive }, k) => {
       const tiles = byTiles(arithmetic, k % 2 === 0, x);
-      const naive = textbook(x, Math.fround);
       NAMES.forEach((name, n) => {
         // Numbers of order 1, or all rounding where a row has a single key.
         const size = Math.sqrt(truth[name].length);
@@ -188,7 +189,7 @@ for (const kernels of KERNELS) {
         const headGroup = 2 ** -24;
         logs[n] += Math.log((ours + headGroup) / (theirs + headGroup)) / CASES;
       });
-    }
+    });
     NAMES.forEach((name, n) => {
       const ratio = Math.exp(logs[n]);
       assert.ok(ratio <= 2, `${name}: ${ratio} times the error of naive float32`);

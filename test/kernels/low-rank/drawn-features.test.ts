@@ -27,7 +27,8 @@ import type { EstimateTask } from '../../../workers/kernels/low-rank/tensor-erro
 import { Random } from '../../../workers/kernels/random.js';
 import { Lease } from '../../../workers/tensor/shared-memory.js';
 import { testSeed } from '../../support/random.js';
-import { distance, exactGradients, makeProblem, norm, type Recipe } from './support.js';
+import { distance, norm } from '../run.js';
+import { exactGradients, makeProblem, type Recipe } from './support.js';
 
 const wasm = loadWasm();
 const run = (task: LowRankTask) => runLowRankTask(task, wasm, () => false);

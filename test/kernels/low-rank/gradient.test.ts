@@ -8,7 +8,8 @@ import { type LowRankResult, lowRankJob } from '../../../workers/kernels/low-ran
 import { planLowRank } from '../../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../../workers/kernels/low-rank/task.js';
 import { testSeed } from '../../support/random.js';
-import { distance, exactGradients, makeProblem, norm, type Recipe } from './support.js';
+import { distance, norm } from '../run.js';
+import { exactGradients, makeProblem, type Recipe } from './support.js';
 
 const wasm = loadWasm();
 const rates = { exact: 30e9, lowRank: 30e9 };
@@ -99,7 +100,7 @@ test('the estimate covers the error, the certificate always', () => {
   const tails = ['normal', 't4', 'few huge rows', 'one huge key'] as const;
   const spectra = ['flat', 'harmonic', 'exponential'] as const;
   let [covered, checked, certified, lost] = [0, 0, 0, 0];
-  for (let k = 0; k < 120; k++) {
+  for (let k = 0; k < 60; k++) {
     const recipe: Recipe = {
       seed: 1000 * seed + k,
       queryLength: 200 + (k % 3) * 150,
@@ -144,7 +145,7 @@ test('the corrected gradient is unbiased', () => {
   };
   const { problem, plan } = solve(recipe, 16);
   const exact = exactGradients(problem);
-  const draws = 200;
+  const draws = 60;
   const totals = TENSORS.map((tensor) => new Float64Array(exact[tensor].length));
   const variance = TENSORS.map(() => 0);
   for (let seed = 0; seed < draws; seed++) {

@@ -94,7 +94,7 @@ for (const [name, { inputs, ...options }] of Object.entries(cases)) {
 test('the output alone is that of the gradient, and its limit covers the error', (t) => {
   const seed = testSeed(7);
   let [covered, checked] = [0, 0];
-  for (let round = 0; round < 30; round++) {
+  for (let round = 0; round < 18; round++) {
     const options: Options = {
       ...{ queryLength: 40 + 37 * (round % 9), heads: 1 + (round % 2), causal: round % 3 === 0 },
       ...{ rotary: round % 4 === 1, headDim: 8, spread: [0.05, 0.3, 1][round % 3] },
@@ -114,7 +114,7 @@ test('the output alone is that of the gradient, and its limit covers the error',
     assert.ok(distance(attentionOutput, whole) <= 2 ** -20 * norm(whole), JSON.stringify(options));
   }
   t.diagnostic(`covered ${covered} of ${checked}`);
-  assert.ok(checked >= 25 && covered >= 0.98 * checked - 1, `${covered} of ${checked}`);
+  assert.ok(checked >= 15 && covered >= 0.98 * checked - 1, `${covered} of ${checked}`);
 });
 
 test('the answer does not depend on the order of tasks', () => {
@@ -153,9 +153,9 @@ test('the corrected gradient is unbiased: rotary positions, all adapted, causal'
   const draws = 40;
   const totals = new Map<string, Float64Array>();
   const variance = new Map<string, number>();
+  const planOptions = { tolerance: 0.02, seed: 1, rates, features: 16, inputGradients: true };
+  const plan = runJob(planLowRank(problem, planOptions), run);
   for (let seed = 0; seed < draws; seed++) {
-    const planOptions = { tolerance: 0.02, seed, rates, features: 16 };
-    const plan = runJob(planLowRank(problem, { ...planOptions, inputGradients: true }), run);
     const options = { seed, correction: true, certificate: false };
     const outputs = { attentionOutput: false, inputGradients: 'self' as const };
     const result = runJob(lowRankJob(problem, plan, { ...options, ...outputs }), run);
@@ -185,7 +185,7 @@ test('random layers: the estimate covers the error, the certificate always', (t)
   const integer = (low: number, high: number) => low + Math.floor(next() * (high - low + 1));
   const maybe = () => next() < 0.5;
   let [covered, checked, certified, lost] = [0, 0, 0, 0];
-  for (let round = 0; round < 50; round++) {
+  for (let round = 0; round < 24; round++) {
     const [keyValueHeads, batch] = [integer(1, 2), integer(1, 2)];
     const queryLength = integer(1, 400);
     const rotary = maybe() && (maybe() || 4);

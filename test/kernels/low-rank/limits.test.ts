@@ -12,7 +12,8 @@ import {
 } from '../../../workers/kernels/low-rank/error/tensor-estimate.js';
 import { Random } from '../../../workers/kernels/random.js';
 import { testSeed } from '../../support/random.js';
-import { norm, normal } from './support.js';
+import { norm } from '../run.js';
+import { normal } from './support.js';
 
 const SEED = testSeed(1);
 const TRIALS = 300;

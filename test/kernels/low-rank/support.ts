@@ -1,10 +1,10 @@
 /** Random attention problems with a chosen spectrum, tail and logit size, and their exact gradients. */
-
 import { TENSORS, type TensorName } from '../../../workers/kernels/low-rank/head/tensors.js';
 import { Random } from '../../../workers/kernels/random.js';
 import { CAUSAL, NO_MASK } from '../../../workers/mask.js';
 import type { AttentionProblem, Projection } from '../../../workers/problem.js';
 import type { Tensor } from '../../../workers/tensor/tensor.js';
+import { named, reference } from '../run.js';
 
 export interface Recipe {
   readonly seed: number;
@@ -157,148 +157,9 @@ function addLinearMap(x: Tensor, y: Tensor, random: Random): void {
   }
 }
 
-export type Gradients = Record<TensorName, Float64Array>;
-
-/** y (n, out) = x (n, in) w (out, in)' . */
-function times(x: ArrayLike<number>, n: number, inputs: number, w: ArrayLike<number>, out: number) {
-  const y = new Float64Array(n * out);
-  for (let i = 0; i < n; i++) {
-    for (let o = 0; o < out; o++) {
-      let sum = 0;
-      for (let a = 0; a < inputs; a++) sum += x[i * inputs + a] * w[o * inputs + a];
-      y[i * out + o] = sum;
-    }
-  }
-  return y;
-}
-
-function project(p: Projection, x: ArrayLike<number>, n: number): Float64Array {
-  const { inFeatures, outFeatures, adapter, bias, weight } = p;
-  const y = times(x, n, inFeatures, weight!.data, outFeatures);
-  if (bias) for (let i = 0; i < y.length; i++) y[i] += bias.data[i % outFeatures];
-  if (adapter) {
-    const low = times(x, n, inFeatures, adapter.A.data, adapter.rank);
-    const up = times(low, n, adapter.rank, adapter.B.data, outFeatures);
-    for (let i = 0; i < y.length; i++) y[i] += adapter.scaling * up[i];
-  }
-  return y;
-}
-
-/** Exact gradients by the textbook formulas, in float64, with whole rows of P: the oracle. */
-export function exactGradients(problem: AttentionProblem): Gradients {
-  const { dims, projections, inputs, mask, objective, scaling: beta } = problem;
-  const { batch, queryLength: nq, keyLength: nk, heads, keyValueHeads, headDim: d } = dims;
-  const dv = dims.valueDim;
-  const { q_proj, k_proj, v_proj } = projections;
-  const result = {} as Gradients;
-  const sizes = [q_proj, k_proj, v_proj].flatMap((p) => [
-    (p.adapter?.rank ?? 0) * p.inFeatures,
-    (p.adapter?.rank ?? 0) * p.outFeatures,
-  ]);
-  TENSORS.forEach((name, t) => {
-    result[name] = new Float64Array(sizes[t]);
-  });
-  for (let b = 0; b < batch; b++) {
-    const part = (t: Tensor) =>
-      t.data.subarray((b * t.data.length) / batch, ((b + 1) * t.data.length) / batch);
-    const [xq, xk, xv] = [part(inputs.query), part(inputs.key), part(inputs.value)];
-    const q = project(q_proj, xq, nq);
-    const k = project(k_proj, xk, nk);
-    const v = project(v_proj, xv, nk);
-    const y = part(objective.tensor);
-    const dq = new Float64Array(q.length);
-    const dk = new Float64Array(k.length);
-    const dvs = new Float64Array(v.length);
-    for (let h = 0; h < heads; h++) {
-      const hk = Math.floor(h / (heads / keyValueHeads));
-      for (let i = 0; i < nq; i++) {
-        const seen = mask.right === 0 ? Math.min(i + 1, nk) : nk;
-        const s = new Float64Array(seen);
-        const qi = (i * heads + h) * d;
-        let max = -Infinity;
-        for (let j = 0, kj = hk * d; j < seen; j++, kj += keyValueHeads * d) {
-          let dot = 0;
-          for (let a = 0; a < d; a++) dot += q[qi + a] * k[kj + a];
-          s[j] = beta * dot;
-          max = Math.max(max, s[j]);
-        }
-        let total = 0;
-        for (let j = 0; j < seen; j++) {
-          s[j] = Math.exp(s[j] - max);
-          total += s[j];
-        }
-        const o = new Float64Array(dv);
-        for (let j = 0, vj = hk * dv; j < seen; j++, vj += keyValueHeads * dv) {
-          s[j] /= total;
-          const p = s[j];
-          for (let a = 0; a < dv; a++) o[a] += p * v[vj + a];
-        }
-        const g = o.map((x, a) => {
-          const given = y[(i * heads + h) * dv + a];
-          return objective.kind === 'target' ? x - given : given;
-        });
-        let shift = 0;
-        for (let a = 0; a < dv; a++) shift += g[a] * o[a];
-        for (let j = 0, vj = hk * dv; j < seen; j++, vj += keyValueHeads * dv) {
-          const p = s[j];
-          let t = -shift;
-          for (let a = 0; a < dv; a++) {
-            t += g[a] * v[vj + a];
-            dvs[vj + a] += p * g[a];
-          }
-          const ds = beta * p * t;
-          const kj = (j * keyValueHeads + hk) * d;
-          for (let a = 0; a < d; a++) {
-            dq[qi + a] += ds * k[kj + a];
-            dk[kj + a] += ds * q[qi + a];
-          }
-        }
-      }
-    }
-    adapterGradient(q_proj, xq, dq, nq, result, 'q_proj');
-    adapterGradient(k_proj, xk, dk, nk, result, 'k_proj');
-    adapterGradient(v_proj, xv, dvs, nk, result, 'v_proj');
-  }
-  return result;
-}
-
-/** dA += s (dY B)'X, dB += s dY'(X A'). */
-function adapterGradient(
-  p: Projection,
-  x: ArrayLike<number>,
-  dy: Float64Array,
-  n: number,
-  result: Gradients,
-  name: 'q_proj' | 'k_proj' | 'v_proj',
-): void {
-  if (!p.adapter) return;
-  const { A, B, rank, scaling } = p.adapter;
-  const [dA, dB] = [result[`${name}.lora_A`], result[`${name}.lora_B`]];
-  for (let i = 0; i < n; i++) {
-    for (let r = 0; r < rank; r++) {
-      let back = 0;
-      let low = 0;
-      for (let o = 0; o < p.outFeatures; o++)
-        back += dy[i * p.outFeatures + o] * B.data[o * rank + r];
-      for (let c = 0; c < p.inFeatures; c++) {
-        low += x[i * p.inFeatures + c] * A.data[r * p.inFeatures + c];
-        dA[r * p.inFeatures + c] += scaling * back * x[i * p.inFeatures + c];
-      }
-      for (let o = 0; o < p.outFeatures; o++) {
-        dB[o * rank + r] += scaling * low * dy[i * p.outFeatures + o];
-      }
-    }
-  }
-}
-
-export function norm(x: ArrayLike<number>): number {
-  let sum = 0;
-  for (let i = 0; i < x.length; i++) sum += x[i] * x[i];
-  return Math.sqrt(sum);
-}
-
-export function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  let sum = 0;
-  for (let i = 0; i < a.length; i++) sum += (a[i] - b[i]) ** 2;
-  return Math.sqrt(sum);
+/** The exact gradient of each tensor in float64; empty where it is frozen. */
+export function exactGradients(problem: AttentionProblem): Record<TensorName, Float64Array> {
+  const exact = named(reference(problem)) as Map<string, Float64Array>;
+  const gradients = TENSORS.map((name) => [name, exact.get(name) ?? new Float64Array(0)]);
+  return Object.fromEntries(gradients) as Record<TensorName, Float64Array>;
 }
