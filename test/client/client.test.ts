@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import {
   Client,
   type Dtype,
@@ -13,16 +13,11 @@ import {
 } from 'loragrad-client';
 import { randomLayer, randomTensor } from '../support/client-problem.js';
 import { metricIs } from '../support/processes/held.js';
-import { type RunningServer, startServer } from '../support/processes/server.js';
+import { sharedServer } from '../support/processes/server.js';
 import { values } from '../support/wire/wire-tensor.js';
 
-let server: RunningServer;
-let client: Client;
-before(async () => {
-  server = await startServer();
-  client = new Client(server.url);
-});
-after(() => server.close());
+const server = await sharedServer();
+const client = new Client(server.url);
 
 const request = (): GradientRequest => randomLayer(12, 8).step(10);
 

@@ -1,6 +1,6 @@
 /** Tensors that a client keeps: sent once, sent again when forgotten, sent along when they do not fit. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import {
   Client,
   type GradientAnswer,
@@ -9,7 +9,7 @@ import {
 } from 'loragrad-client';
 import { type Layer, randomLayer } from '../support/client-problem.js';
 import { countingProxy } from '../support/processes/counting-proxy.js';
-import { type RunningServer, startServer } from '../support/processes/server.js';
+import { sharedServer, startServer } from '../support/processes/server.js';
 
 const WIDTH = 32;
 const layer = randomLayer(16, WIDTH);
@@ -43,13 +43,8 @@ const forget = async (url: string, kept: KeptTensor) => {
 
 const gradients = ({ gradients }: GradientAnswer) => gradients;
 
-let server: RunningServer;
-let plain: GradientAnswer;
-before(async () => {
-  server = await startServer();
-  plain = await new Client(server.url).gradient(step(1));
-});
-after(() => server.close());
+const server = await sharedServer();
+const plain = await new Client(server.url).gradient(step(1));
 
 test('sent with the first step, referred to afterwards; the answers are the same', async () => {
   const { client, seen } = noting(server.url);

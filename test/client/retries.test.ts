@@ -1,16 +1,12 @@
 /** Patience with a busy service: 429 from the real one, 503 as a proxy would answer. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { Client, ProblemError } from 'loragrad-client';
 import { randomLayer } from '../support/client-problem.js';
 import { longRequest, metricIs } from '../support/processes/held.js';
-import { type RunningServer, startServer } from '../support/processes/server.js';
+import { sharedServer } from '../support/processes/server.js';
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer({ LORAGRAD_MAX_REQUESTS: '1' });
-});
-after(() => server.close());
+const server = await sharedServer({ LORAGRAD_MAX_REQUESTS: '1' });
 
 const small = randomLayer(12, 8).step(10);
 

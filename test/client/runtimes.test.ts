@@ -3,10 +3,10 @@ import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { type RunningServer, startServer } from '../support/processes/server.js';
+import { sharedServer } from '../support/processes/server.js';
 
 const run = promisify(execFile);
 const root = fileURLToPath(new URL('../../../', import.meta.url));
@@ -18,11 +18,7 @@ const RUNTIMES = [
   { name: 'node', args: [] },
 ];
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer();
-});
-after(() => server.close());
+const server = await sharedServer();
 
 const isMissing = (name: string) =>
   run(name, ['--version']).then(

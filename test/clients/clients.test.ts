@@ -5,13 +5,13 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { finiteDifferences } from '../support/finite-differences.js';
 import type { GradientRequest } from '../support/fixtures.js';
 import { plainLoss, plainProblem } from '../support/plain-loss.js';
-import { type RunningServer, startServer } from '../support/processes/server.js';
+import { sharedServer } from '../support/processes/server.js';
 import { encodeValues, relativeError } from '../support/wire/wire-tensor.js';
 
 const run = promisify(execFile);
@@ -19,11 +19,7 @@ const FOLDER = fileURLToPath(new URL('../../../test/clients/', import.meta.url))
 const PYTHON = process.env.PYTHON || 'python3';
 const TIMEOUT = 120_000;
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer();
-});
-after(() => server.close());
+const server = await sharedServer();
 
 /** Why a command cannot run here, or false. */
 async function missing(command: string, args: string[]): Promise<string | false> {

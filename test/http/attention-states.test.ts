@@ -1,14 +1,10 @@
 /** Attention states and masks in requests: what is refused, and where; what is answered is in fixtures.test.ts. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { Random } from '../../workers/kernels/random.js';
-import { type RunningServer, startServer } from '../support/processes/server.js';
+import { sharedServer } from '../support/processes/server.js';
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer();
-});
-after(() => server.close());
+const server = await sharedServer();
 
 /** A nested list of this shape. */
 function list(...shape: number[]): unknown {

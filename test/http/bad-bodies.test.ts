@@ -1,18 +1,14 @@
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import type { ProblemDetails, ProblemKind } from '../../src/errors.js';
-import { type RunningServer, startServer } from '../support/processes/server.js';
+import { sharedServer } from '../support/processes/server.js';
 import { type Body, pack, spoilt, tensor, validBody } from '../support/wire/bodies.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 const JSON_TYPE = 'application/json';
 const MIB = 1024 * 1024;
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer({ LORAGRAD_MAX_BODY_BYTES: String(17 * MIB) });
-});
-after(() => server.close());
+const server = await sharedServer({ LORAGRAD_MAX_BODY_BYTES: String(17 * MIB) });
 
 interface Case {
   readonly body: Uint8Array;

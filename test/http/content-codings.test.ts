@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { get } from 'node:http';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import zlib from 'node:zlib';
 import type { ProblemDetails } from '../../src/errors.js';
-import { type RunningServer, startServer } from '../support/processes/server.js';
+import { sharedServer, startServer } from '../support/processes/server.js';
 import { pack, tensor, validBody } from '../support/wire/bodies.js';
 
 const MSGPACK = 'application/vnd.msgpack';
@@ -25,11 +25,7 @@ const CODINGS = [
     : []),
 ];
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer({ LORAGRAD_MAX_BODY_BYTES: String(LIMIT) });
-});
-after(() => server.close());
+const server = await sharedServer({ LORAGRAD_MAX_BODY_BYTES: String(LIMIT) });
 
 const post = (data: Uint8Array, coding: string, headers: Record<string, string> = {}) =>
   fetch(`${server.url}/gradient`, {

@@ -6,7 +6,7 @@
  * rounded to half precision, which comes on top.
  */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { after, test } from 'node:test';
 import { finiteDifferences, inputDifferences } from '../support/finite-differences.js';
 import {
   type Fixture,
@@ -16,11 +16,7 @@ import {
   type StatesName,
 } from '../support/fixtures.js';
 import { plainProblem } from '../support/plain-loss.js';
-import {
-  type GradientAnswer,
-  type RunningServer,
-  startServer,
-} from '../support/processes/server.js';
+import { type GradientAnswer, sharedServer } from '../support/processes/server.js';
 import { relativeError, values, type WireTensor } from '../support/wire/wire-tensor.js';
 
 const TIMES_NAIVE = 3;
@@ -31,13 +27,9 @@ const DIFFERENCES = 1e-8;
 const PAIR = ['lora_A', 'lora_B'] as const;
 
 const fixtures = loadFixtures();
-let server: RunningServer;
-before(async () => {
-  server = await startServer();
-});
+const server = await sharedServer();
 after(() => {
   console.log(`# worst: ${worst.ratio.toFixed(2)} times the naive float32 error, ${worst.of}`);
-  return server.close();
 });
 
 /** The largest error of a gradient over its naive float32 error, before half-precision rounding. */

@@ -1,23 +1,18 @@
 /** Prefer: respond-async: a job computes while nobody is connected, and gives its answer once. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { metricIs } from '../support/processes/held.js';
-import type { GradientAnswer, RunningServer } from '../support/processes/server.js';
-import { startServer } from '../support/processes/server.js';
+import { type GradientAnswer, sharedServer } from '../support/processes/server.js';
 import { endlessBody, pack, tensor, validBody } from '../support/wire/bodies.js';
 import { decodeAnswer } from '../support/wire/dialects.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 const KEYS = { one: 'first-key-of-sixteen-letters', two: 'second-key-of-sixteen-letters' };
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer({
-    LORAGRAD_MAX_JOBS: '2',
-    LORAGRAD_API_KEYS: `one:${KEYS.one},two:${KEYS.two}`,
-  });
+const server = await sharedServer({
+  LORAGRAD_MAX_JOBS: '2',
+  LORAGRAD_API_KEYS: `one:${KEYS.one},two:${KEYS.two}`,
 });
-after(() => server.close());
 
 const by = (key: keyof typeof KEYS) => ({ authorization: `Bearer ${KEYS[key]}` });
 

@@ -2,22 +2,18 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect } from 'node:net';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import type { ProblemDetails, ProblemKind } from '../../src/errors.js';
-import { type RunningServer, startServer } from '../support/processes/server.js';
+import { sharedServer } from '../support/processes/server.js';
 import { pack, validBody } from '../support/wire/bodies.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 const body = new Uint8Array(pack(validBody()));
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer({
-    LORAGRAD_MAX_BODY_BYTES: '100000',
-    LORAGRAD_CORS_ORIGINS: 'https://one.example, https://two.example',
-  });
+const server = await sharedServer({
+  LORAGRAD_MAX_BODY_BYTES: '100000',
+  LORAGRAD_CORS_ORIGINS: 'https://one.example, https://two.example',
 });
-after(() => server.close());
 
 const ask = (path: string, init: RequestInit = {}) => fetch(server.url + path, init);
 const gradient = (headers: Record<string, string>) =>

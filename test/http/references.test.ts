@@ -1,15 +1,11 @@
 /** `{"$ref": "sha256:..."}` in place of tensors. */
 import assert from 'node:assert/strict';
 import type { Socket } from 'node:net';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import type { ProblemDetails } from '../../src/errors.js';
 import { type GradientRequest, loadFixtures } from '../support/fixtures.js';
 import { metricIs, unfinishedRequest } from '../support/processes/held.js';
-import {
-  type GradientAnswer,
-  type RunningServer,
-  startServer,
-} from '../support/processes/server.js';
+import { type GradientAnswer, sharedServer, startServer } from '../support/processes/server.js';
 import { putTensor, putTensors, sha256, withReferences } from '../support/references.js';
 import { DIALECTS, decodeAnswer, mapTensors } from '../support/wire/dialects.js';
 import { encodeMsgpack } from '../support/wire/msgpack-encode.js';
@@ -23,11 +19,7 @@ const request = (name: string): GradientRequest => {
 };
 const SMALL = request('tiny-self');
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer();
-});
-after(() => server.close());
+const server = await sharedServer();
 
 /** All of an answer but the clock. */
 function bits({ timings_ms: _, ...answer }: GradientAnswer): unknown {

@@ -3,14 +3,10 @@
  * the numbers are the same, so are the sums.
  */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import fc from 'fast-check';
 import type { GradientRequest } from '../support/fixtures.js';
-import {
-  type GradientAnswer,
-  type RunningServer,
-  startServer,
-} from '../support/processes/server.js';
+import { type GradientAnswer, sharedServer } from '../support/processes/server.js';
 import { testSeed } from '../support/random.js';
 import { randomProblem } from '../support/random-problem.js';
 import {
@@ -28,11 +24,7 @@ import { encodeValues, values } from '../support/wire/wire-tensor.js';
 const RUNS = 20;
 const ACCEPTED = [MSGPACK, JSON_TYPE];
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer();
-});
-after(() => server.close());
+const server = await sharedServer();
 
 function dtypesOf(request: GradientRequest): Set<string> {
   const dtypes = new Set<string>();

@@ -1,22 +1,18 @@
 /** PUT, HEAD, GET and DELETE /tensors/{sha256}. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import type { ProblemDetails } from '../../src/errors.js';
-import { type RunningServer, startServer } from '../support/processes/server.js';
+import { sharedServer } from '../support/processes/server.js';
 import { putTensor, reference, sha256 } from '../support/references.js';
 import { type AnswerTensor, DIALECTS, decodeAnswer, JSON_TYPE } from '../support/wire/dialects.js';
 import { encodeValues, type WireTensor } from '../support/wire/wire-tensor.js';
 
 const STORE_BYTES = 64 * 1024;
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer({
-    LORAGRAD_STORE_BYTES: String(STORE_BYTES),
-    LORAGRAD_MAX_JSON_BYTES: '4096',
-  });
+const server = await sharedServer({
+  LORAGRAD_STORE_BYTES: String(STORE_BYTES),
+  LORAGRAD_MAX_JSON_BYTES: '4096',
 });
-after(() => server.close());
 
 let serial = 0;
 /** A tensor that no other test has. */

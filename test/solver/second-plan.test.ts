@@ -8,8 +8,8 @@ import { type ExactTask, runExactTask } from '../../workers/kernels/exact/run.js
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
-import { distance, norm } from '../kernels/run.js';
 import { exactGradients, makeProblem } from '../kernels/low-rank/support.js';
+import { distance, norm } from '../kernels/run.js';
 
 const wasm = loadWasm();
 const never = () => false;

@@ -1,20 +1,16 @@
 /** Finite numbers of any size: an answer that is finite, or a problem that says why not. Never a failure of the service. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import type { ProblemDetails } from '../../../src/errors.js';
 import { encodedTensor } from '../../../workers/tensor/encoded.js';
 import { widenEncoded } from '../../../workers/tensor/narrow.js';
-import { type RunningServer, startServer } from '../../support/processes/server.js';
+import { sharedServer } from '../../support/processes/server.js';
 import { seededRandom, testSeed } from '../../support/random.js';
 import { type Body, pack, tensor, validBody } from '../../support/wire/bodies.js';
 import { decodeAnswer } from '../../support/wire/dialects.js';
 
 const MSGPACK = 'application/vnd.msgpack';
-let server: RunningServer;
-before(async () => {
-  server = await startServer();
-});
-after(() => server.close());
+const server = await sharedServer();
 
 /** Numbers of every gradient and output of an answer. */
 function numbersOf(answer: Body): number[] {

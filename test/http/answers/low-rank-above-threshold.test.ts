@@ -1,19 +1,15 @@
 /** low_rank that is asked for where it does not belong: an honest large error or a 422, never a wrong claim. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import type { ProblemDetails } from '../../../src/errors.js';
 import { type GradientRequest, loadFixtures, PROJECTIONS } from '../../support/fixtures.js';
-import { type RunningServer, startServer } from '../../support/processes/server.js';
+import { sharedServer } from '../../support/processes/server.js';
 import { DIALECTS, decodeAnswer } from '../../support/wire/dialects.js';
 import { values } from '../../support/wire/wire-tensor.js';
 
 const { contentType, encode } = DIALECTS.tensors;
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer();
-});
-after(() => server.close());
+const server = await sharedServer();
 
 const { request } = loadFixtures().find(({ name }) => name === 'long-300')!;
 

@@ -1,19 +1,15 @@
 /** The low-rank kernel as a client meets it: honest errors, honest refusals, the same bits always. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import type { ProblemDetails } from '../../../src/errors.js';
 import { type GradientRequest, loadFixtures, PROJECTIONS } from '../../support/fixtures.js';
-import { type RunningServer, startServer } from '../../support/processes/server.js';
+import { type RunningServer, sharedServer, startServer } from '../../support/processes/server.js';
 import { DIALECTS, decodeAnswer } from '../../support/wire/dialects.js';
 import { values, type WireTensor } from '../../support/wire/wire-tensor.js';
 
 const { contentType, encode } = DIALECTS.tensors;
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer();
-});
-after(() => server.close());
+const server = await sharedServer();
 
 async function ask(request: object, at = server) {
   const body = encode(request as GradientRequest);

@@ -1,17 +1,12 @@
 /** What POST /plan shows of its reasons: head by head, and what was tried. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { Client } from 'loragrad-client';
 import { randomTensor } from '../../support/client-problem.js';
-import { type RunningServer, startServer } from '../../support/processes/server.js';
+import { sharedServer } from '../../support/processes/server.js';
 
-let server: RunningServer;
-let client: Client;
-before(async () => {
-  server = await startServer();
-  client = new Client(server.url);
-});
-after(() => server.close());
+const server = await sharedServer();
+const client = new Client(server.url);
 
 const [L, width, heads] = [1024, 16, 3];
 

@@ -1,21 +1,17 @@
 /** What an answer says of its own error, and what happens where float32 ends. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import type { ProblemDetails } from '../../../src/errors.js';
 import { encodedTensor } from '../../../workers/tensor/encoded.js';
 import { narrowTensor, widenEncoded } from '../../../workers/tensor/narrow.js';
 import { distance, norm } from '../../kernels/run.js';
-import { type RunningServer, startServer } from '../../support/processes/server.js';
+import { sharedServer } from '../../support/processes/server.js';
 import { type Body, pack, spoilt, tensor } from '../../support/wire/bodies.js';
 import { decodeAnswer } from '../../support/wire/dialects.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer();
-});
-after(() => server.close());
+const server = await sharedServer();
 
 const values = ({ dtype, shape, data }: Body) =>
   widenEncoded(encodedTensor(dtype, shape, new Uint8Array(data)));

@@ -1,17 +1,12 @@
 /** Drawn keys over HTTP: the method and its options, and what the answer says of them. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { Client, ProblemError } from 'loragrad-client';
 import { randomTensor } from '../../support/client-problem.js';
-import { type RunningServer, startServer } from '../../support/processes/server.js';
+import { sharedServer } from '../../support/processes/server.js';
 
-let server: RunningServer;
-let client: Client;
-before(async () => {
-  server = await startServer();
-  client = new Client(server.url);
-});
-after(() => server.close());
+const server = await sharedServer();
+const client = new Client(server.url);
 
 const [L, heads, d, width] = [1200, 2, 16, 24];
 

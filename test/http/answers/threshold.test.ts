@@ -1,18 +1,14 @@
 /** The threshold verdict of every answer, and of every plan, against norms computed by numpy. */
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { loadFixtures, type Threshold } from '../../support/fixtures.js';
-import { type RunningServer, startServer } from '../../support/processes/server.js';
+import { sharedServer } from '../../support/processes/server.js';
 
 /** Largest entries of products with some dozens of terms each: a float32 kernel gets these right too. */
 const RELATIVE = 2e-6;
 
 const fixtures = loadFixtures();
-let server: RunningServer;
-before(async () => {
-  server = await startServer();
-});
-after(() => server.close());
+const server = await sharedServer();
 
 function assertNear(name: string, measured: unknown, expected: number | null) {
   if (expected === null) return assert.equal(measured, null, name);

@@ -1,17 +1,13 @@
 /** Every request is accounted for once: in the metrics and in one line of the log. */
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
-import { after, before, test } from 'node:test';
-import { type RunningServer, startServer } from '../../support/processes/server.js';
-import { pack, tensor, validBody } from '../../support/wire/bodies.js';
+import { test } from 'node:test';
+import { sharedServer } from '../../support/processes/server.js';
+import { endlessBody, pack, validBody } from '../../support/wire/bodies.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer();
-});
-after(() => server.close());
+const server = await sharedServer();
 
 /** Values of the metrics whose name and labels begin so, summed. */
 async function metric(start: string): Promise<number> {
@@ -50,21 +46,7 @@ test('a client that leaves in the middle of its upload is counted', async () => 
 
 test('a client that leaves in the middle of the computation is counted', async () => {
   const before = await metric(GONE);
-  const width = 64;
-  const body = {
-    ...validBody(),
-    hidden_states: tensor([16_384, width]),
-    q_proj: {
-      weight: tensor([width, width]),
-      lora_A: tensor([1, width]),
-      lora_B: tensor([width, 1]),
-    },
-    k_proj: { weight: tensor([width, width]) },
-    v_proj: { weight: tensor([width, width]) },
-    target: tensor([16_384, width]),
-    method: 'exact',
-  };
-  const socket = send(pack(body));
+  const socket = send(endlessBody());
   await until('loragrad_jobs', 1);
   socket.destroy();
   await until(GONE, before + 1);

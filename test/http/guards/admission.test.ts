@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { httpRequest } from '../../../bench/support/http-load.js';
 import type { ProblemDetails } from '../../../src/errors.js';
 import { longRequest, metricIs, unfinishedRequest } from '../../support/processes/held.js';
-import { type RunningServer, startServer } from '../../support/processes/server.js';
+import { sharedServer } from '../../support/processes/server.js';
 import { putTensor, sha256 } from '../../support/references.js';
 import { pack, tensor, validBody } from '../../support/wire/bodies.js';
 import type { WireTensor } from '../../support/wire/wire-tensor.js';
@@ -14,16 +14,12 @@ const MSGPACK = 'application/vnd.msgpack';
 const LIMIT = 8_000_000;
 const body = pack(validBody());
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer({
-    LORAGRAD_WORKERS: '1',
-    LORAGRAD_MAX_REQUESTS: '2',
-    LORAGRAD_MAX_INFLIGHT_BYTES: String(LIMIT),
-    LORAGRAD_PATIENCE_MS: '2000',
-  });
+const server = await sharedServer({
+  LORAGRAD_WORKERS: '1',
+  LORAGRAD_MAX_REQUESTS: '2',
+  LORAGRAD_MAX_INFLIGHT_BYTES: String(LIMIT),
+  LORAGRAD_PATIENCE_MS: '2000',
 });
-after(() => server.close());
 
 const post = (bytes: Uint8Array) => server.post('/gradient', bytes, MSGPACK, '*/*');
 const until = (name: string, value: number) => metricIs(server.url, name, value);

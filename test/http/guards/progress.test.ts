@@ -1,17 +1,13 @@
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import type { ProblemDetails } from '../../../src/errors.js';
 import { longRequest, metricIs } from '../../support/processes/held.js';
-import { type RunningServer, startServer } from '../../support/processes/server.js';
+import { sharedServer } from '../../support/processes/server.js';
 import { FLOAT64, longBody } from '../../support/wire/bodies.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 
-let server: RunningServer;
-before(async () => {
-  server = await startServer({ LORAGRAD_WORKERS: '1', LORAGRAD_MAX_COMPUTE_SECONDS: '1000' });
-});
-after(() => server.close());
+const server = await sharedServer({ LORAGRAD_WORKERS: '1', LORAGRAD_MAX_COMPUTE_SECONDS: '1000' });
 
 const post = (bytes: Uint8Array) => server.post('/gradient', bytes, MSGPACK, MSGPACK);
 

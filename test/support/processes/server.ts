@@ -1,5 +1,6 @@
 /** The service as main.ts puts it together, on a free port of this process. */
 import type { AddressInfo } from 'node:net';
+import { after } from 'node:test';
 import { poolOptions, queueOptions, readConfig } from '../../../src/config.js';
 import { ThreadedEngine } from '../../../src/engine/engine.js';
 import { buildApp } from '../../../src/http/app.js';
@@ -33,6 +34,19 @@ export interface RunningServer {
 
 /** Of some machine: what is chosen does not depend on that of the test, and nothing has to be measured. */
 export const RATES = { exact: 1e10, lowRank: 5e9 };
+
+const shared = new Map<string, Promise<RunningServer>>();
+
+/** One for all tests of this process that ask for these settings; it ends after them. */
+export function sharedServer(settings: NodeJS.ProcessEnv = {}): Promise<RunningServer> {
+  const name = JSON.stringify(settings);
+  const running = shared.get(name);
+  if (running) return running;
+  const server = startServer(settings);
+  shared.set(name, server);
+  after(async () => (await server).close());
+  return server;
+}
 
 /** @param settings environment variables that differ from their defaults. */
 export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<RunningServer> {

@@ -1,0 +1,49 @@
+/**
+ * npm test: the test files of a folder run in one process, one after the other. To load the service and to make it warm
+ * takes longer than most files. Options are those of node --test.
+ */
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { dirname, join } from 'node:path/posix';
+import { ROOT } from './make.mjs';
+
+const TESTS = join(ROOT, 'dist/test');
+const PROCESSES = join(TESTS, 'processes');
+/** It measures the memory of its process. */
+const ALONE = ['engine/price.test.js'];
+
+/** @returns a file that runs them; one that cannot be loaded is a test that fails. */
+function inOneProcess(name, files) {
+  const path = join(PROCESSES, `${name.replaceAll('/', '-')}.js`);
+  const urls = JSON.stringify(files.map((file) => `../${file}`));
+  writeFileSync(
+    path,
+    `import { test } from 'node:test';
+for (const file of ${urls}) {
+  await import(file).catch((error) => test(file, () => Promise.reject(error)));
+}
+`,
+  );
+  return path;
+}
+
+const folders = new Map();
+for (const file of readdirSync(TESTS, { recursive: true, encoding: 'utf8' }).sort()) {
+  if (!file.endsWith('.test.js')) continue;
+  const name = ALONE.includes(file) ? file : dirname(file);
+  folders.set(name, [...(folders.get(name) ?? []), file]);
+}
+rmSync(PROCESSES, { recursive: true, force: true });
+mkdirSync(PROCESSES);
+const { status } = spawnSync(
+  process.execPath,
+  [
+    ...['--test', '--test-concurrency', String(availableParallelism())],
+    ...['--test-reporter', './scripts/test-reporter.mjs', '--test-timeout', '1200000'],
+    ...process.argv.slice(2),
+    ...[...folders].map(([name, files]) => inOneProcess(name, files)),
+  ],
+  { cwd: ROOT, stdio: 'inherit' },
+);
+process.exit(status ?? 1);
