@@ -31,7 +31,7 @@ for (const file of ${urls}) {
 const folders = new Map();
 for (const file of readdirSync(TESTS, { recursive: true, encoding: 'utf8' }).sort()) {
   if (!file.endsWith('.test.js')) continue;
-  const name = ALONE.includes(file) ? file : dirname(file);
+  const name = ALONE.includes(file) ? file : dirname(join('all', file));
   folders.set(name, [...(folders.get(name) ?? []), file]);
 }
 rmSync(PROCESSES, { recursive: true, force: true });
