@@ -10,8 +10,8 @@ import { ROOT } from './make.mjs';
 
 const TESTS = join(ROOT, 'dist/test');
 const PROCESSES = join(TESTS, 'processes');
-/** It measures the memory of its process. */
-const ALONE = ['engine/price.test.js'];
+/** One measures the memory of its process; those of the cluster have nothing to share. */
+const ALONE = /^(engine\/price|cluster\/)/;
 
 /** @returns a file that runs them; one that cannot be loaded is a test that fails. */
 function inOneProcess(name, files) {
@@ -31,7 +31,7 @@ for (const file of ${urls}) {
 const folders = new Map();
 for (const file of readdirSync(TESTS, { recursive: true, encoding: 'utf8' }).sort()) {
   if (!file.endsWith('.test.js')) continue;
-  const name = ALONE.includes(file) ? file : dirname(join('all', file));
+  const name = ALONE.test(file) ? file : dirname(join('all', file));
   folders.set(name, [...(folders.get(name) ?? []), file]);
 }
 rmSync(PROCESSES, { recursive: true, force: true });
