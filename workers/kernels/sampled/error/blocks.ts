@@ -8,7 +8,7 @@ import { sharedFloat32 } from '../../result.js';
 import { splitKeys } from '../attend.js';
 
 /** Blocks that are measured: how well they tell the error does not depend on how many others there are. */
-const MEASURED = 20;
+const MEASURED = 28;
 
 export const measuredOf = (blocks: number): number => Math.min(MEASURED, blocks);
 
