@@ -19,10 +19,15 @@ function inOneProcess(name, files) {
   const urls = JSON.stringify(files.map((file) => `../${file}`));
   writeFileSync(
     path,
-    `import { test } from 'node:test';
+    `import { before, test } from 'node:test';
+let loaded;
+const loading = new Promise((resolve) => { loaded = resolve; });
+// No test begins before its file has been run to its end.
+before(() => loading);
 for (const file of ${urls}) {
   await import(file).catch((error) => test(file, () => Promise.reject(error)));
 }
+loaded();
 `,
   );
   return path;
