@@ -7,7 +7,7 @@
  *     sum_j P_ij |G_i| |v_j| |u_j| <= |G_i| sqrt(sum_j P_ij |v_j|^2) sqrt(sum_j P_ij |u_j|^2),
  *
  * and rounding of different rows is independent, so squares of rows add up. A weight of P is rounded as its logit is,
- * which is relative to |q_i| |k_j|.
+ * which is relative to |q_i| |k_j|: |k_j| goes with |v_j|, with |u_j|, or with neither in the sum of the row.
  */
 import { frobenius } from '../../../estimate/estimate.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
@@ -19,8 +19,10 @@ import type { QueryRows } from '../../head/rows/query-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 
 /** Of v, and of what meets a row in the six tensors: K B_Q, K, X^K, X^K A_K', X^V, X^V A_V'. */
-export const SQUARES = 7;
+const FACTORS = 7;
 const OF_K = 2;
+/** Those, and those times |k|^2. */
+export const SQUARES = 2 * FACTORS;
 
 /** Sums over the keys of a segment: sum_j P_ij of the squares of a key (n, SQUARES). */
 export class TermSums {
@@ -34,7 +36,7 @@ export class TermSums {
     private readonly n: number,
   ) {
     const { arithmetic } = space;
-    this.#squares = Array.from({ length: SQUARES }, () => arithmetic.array(BLOCK));
+    this.#squares = Array.from({ length: FACTORS }, () => arithmetic.array(BLOCK));
     this.#columns = arithmetic.array(BLOCK * SQUARES);
     this.#block = arithmetic.array(n * SQUARES);
     this.#sums = arithmetic.sums(n * SQUARES);
@@ -45,8 +47,12 @@ export class TermSums {
     const { arithmetic } = this.space;
     const { count } = keys;
     this.#square(keys);
+    const ofK = this.#squares[OF_K];
     this.#squares.forEach((squares, c) => {
-      for (let r = 0; r < count; r++) this.#columns[r * SQUARES + c] = squares[r];
+      for (let r = 0, at = c; r < count; r++, at += SQUARES) {
+        this.#columns[at] = squares[r];
+        this.#columns[at + FACTORS] = squares[r] * ofK[r];
+      }
     });
     arithmetic.gemm(this.n, SQUARES, count, p, this.#columns, this.#block);
     arithmetic.fold(this.n * SQUARES, this.#block, this.#sums);
@@ -87,7 +93,7 @@ function squaredNorm(x: ArrayLike<number>, from: number, width: number): number 
   return sum;
 }
 
-/** Units of float32 of what a row carries before it cancels: in the chain and in the rows that it is compared with. */
+/** Roundings of what a row carries before it cancels, in the chain and in the rows that it is compared with; and of a logit. */
 const UNITS = 8;
 
 /** Of each sampled row, the square of what may be rounded away of tensor t, in units of float32, without the tensor's scale. */
@@ -119,8 +125,14 @@ export function squaredTerms(
     g,
   ][t];
   return Float64Array.from({ length: n }, (_, i) => {
-    const at = i * SQUARES;
-    const units = UNITS + Math.sqrt(logits(i) * sums[at + OF_K]);
-    return units ** 2 * left(i) * sums[at + 1 + t] * (t < 4 ? g(i) * sums[at] : 1);
+    const root = (factor: number) => Math.sqrt(sums[i * SQUARES + factor]);
+    const [v, u] = [t < 4 ? root(0) : 1, root(1 + t)];
+    const logit = Math.max(
+      root(OF_K) * v * u,
+      v * root(FACTORS + 1 + t),
+      t < 4 ? root(FACTORS) * u : 0,
+    );
+    const carried = UNITS * (v * u + Math.sqrt(logits(i)) * logit);
+    return left(i) * (t < 4 ? g(i) : 1) * carried ** 2;
   });
 }
