@@ -5,6 +5,7 @@ import { frobenius } from '../estimate/estimate.js';
 import { type Arithmetic, ROUNDOFF } from './arithmetic/arithmetic.js';
 import { estimateTensor } from './error/estimate.js';
 import type { Draws } from './error/sampled-rows/draw-rows.js';
+import { UNITS } from './error/sampled-rows/rounding.js';
 import type { SampledRun } from './error/sampled-rows/sampled-run.js';
 import { distanceOf, normOf, type TensorEstimate } from './error/tensor-estimate.js';
 import { fullWidth } from './head/head.js';
@@ -75,7 +76,9 @@ export function tensorError(
   const { norm, upper } = correction
     ? { norm: standardError, upper: limit }
     : normOf(frobenius(mean), scatter);
-  const rounding = (plan.outlierQueries > 0 ? ROUNDING_ASIDE : ROUNDING) * size + ROUNDOFF * terms;
+  const rounding =
+    (plan.outlierQueries > 0 ? ROUNDING_ASIDE : ROUNDING) * size +
+    ROUNDOFF * (terms + asideLogit(plan) * Math.max(terms / UNITS, size));
   const bound = joinHeads(plan, certificates, t);
   // A gradient that is zero has no error: all its terms are zero.
   const over = (x: number) => (size > 0 ? x / size : 0);
@@ -91,6 +94,15 @@ export function tensorError(
       ? { certificate: null, certificate_reason: uncertified ?? VOID }
       : { certificate: { frobenius: bound, relative: over(bound) } }),
   };
+}
+
+/**
+ * Of rows that are set aside, none of which is among those that `terms` are of, the largest logit: it is rounded relative to itself, and
+ * so is its weight in P. |q.k| <= d |q|_max |k|_max.
+ */
+function asideLogit({ heads, headNorms, outlierQueries, outlierKeys }: LowRankPlan): number {
+  if (outlierQueries + outlierKeys === 0) return 0;
+  return Math.max(0, ...headNorms.map(({ query, key }, h) => heads[h].d * query * key));
 }
 
 const VOID = 'The worst case is beyond any bound: the features could lose the sum of a row.';

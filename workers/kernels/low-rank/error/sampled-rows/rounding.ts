@@ -94,7 +94,7 @@ function squaredNorm(x: ArrayLike<number>, from: number, width: number): number 
 }
 
 /** Roundings of what a row carries before it cancels, in the chain and in the rows that it is compared with; and of a logit. */
-const UNITS = 8;
+export const UNITS = 8;
 
 /** Of each sampled row, the square of what may be rounded away of tensor t, in units of float32, without the tensor's scale. */
 export function squaredTerms(
