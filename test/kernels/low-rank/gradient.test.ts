@@ -175,3 +175,33 @@ test('a smaller set of features is a prefix of a larger one', async () => {
     assert.ok(large.base[f] < f && large.weight[f] <= large.weight[f - 1]);
   }
 });
+
+test('a limit holds where one row that is set aside makes the gradient, with logits that lose digits', () => {
+  const problem = makeProblem({
+    ...{ seed: 2, queryLength: 600, d: 8, rank: 2, adapted: 'qkv', spectrum: 'exponential' },
+    ...{ deviation: 0.1, kind: 'target', related: true },
+  });
+  const { inputs, objective } = problem;
+  const scale = ({ data, shape }: typeof inputs.query, row: number, factor: number) => {
+    const width = data.length / shape[0]! / shape[1]!;
+    for (let c = row * width; c < (row + 1) * width; c++) data[c]! *= factor;
+  };
+  inputs.query.data.forEach((x, i, all) => {
+    all[i] = x * x - 1;
+  });
+  scale(inputs.query, 7, 1000);
+  scale(inputs.key, 11, 1000);
+  scale(objective.tensor, 7, 1e5);
+  const options = { tolerance: 0.1, seed: 3, rates: { exact: 1e9, lowRank: 1e10 } };
+  const plan = runJob(planLowRank(problem, options), run);
+  assert.ok(plan.outlierQueries > 0);
+  const draws = { seed: 8, correction: false, certificate: false, attentionOutput: false };
+  const result = runJob(lowRankJob(problem, plan, draws), run);
+  const exact = exactGradients(problem);
+  for (const name of TENSORS) {
+    const gradient = gradientOf(result, name)!;
+    const error = distance(gradient, exact[name]) / norm(gradient);
+    const { upper } = result.errors[name]!.estimate;
+    assert.ok(error <= upper, `${name}: ${error} above ${upper}`);
+  }
+});

@@ -13,7 +13,7 @@ export interface MeanError {
 }
 
 /** Two-sided 99 % of a normal distribution. */
-export const DEVIATIONS = 2.58;
+const DEVIATIONS = 2.58;
 
 /** The same of a t distribution, by the expansion of Cornish and Fisher: 3 % low for 3 degrees of freedom. */
 export function deviationsOf(freedom: number): number {

@@ -24,37 +24,37 @@ interface OfRun<Step extends string, Result = void> extends Task<Result> {
   readonly run: HeadRun;
 }
 
-export interface KeysTask extends OfRun<'keys', KeySide | null> {
+interface KeysTask extends OfRun<'keys', KeySide | null> {
   readonly segment: number;
   readonly certify: boolean;
 }
 
-export interface JoinTask extends OfRun<'join', KeySide | null> {
+interface JoinTask extends OfRun<'join', KeySide | null> {
   readonly side: 'key' | 'query';
   /** Of the segments of the keys; empty where there is no certificate. */
   readonly certificate: readonly KeySide[];
 }
 
-export interface QueriesTask extends OfRun<'queries', QuerySide | null> {
+interface QueriesTask extends OfRun<'queries', QuerySide | null> {
   readonly segment: number;
   /** Key side of the certificate; null when none is wanted. */
   readonly certificate: KeySide | null;
 }
 
-export interface LeftTask extends OfRun<'left'> {
+interface LeftTask extends OfRun<'left'> {
   readonly segment: number;
 }
 
-export type GradientsTask = OfRun<'gradients'>;
+type GradientsTask = OfRun<'gradients'>;
 
 /** Bounds of the six tensors; null: none. */
-export interface CertificateTask extends OfRun<'certificate', (number | null)[]> {
+interface CertificateTask extends OfRun<'certificate', (number | null)[]> {
   readonly keys: KeySide;
   readonly queries: readonly QuerySide[];
 }
 
 /** Parts of one tensor that heads add to it, in their order. */
-export interface CollectTask extends Task<void> {
+interface CollectTask extends Task<void> {
   readonly kernel: 'low_rank';
   readonly step: 'collect';
   readonly to: Float64Array;
@@ -82,7 +82,7 @@ export interface ChainResult {
   readonly certificates: readonly (readonly (number | null)[])[];
 }
 
-export interface ChainOptions {
+interface ChainOptions {
   readonly certified: boolean;
   /** What the groups of drawn features add to the six tensors, all heads together; absent: nothing is drawn. */
   readonly drawnFeatures?: readonly Float64Array[];

@@ -26,7 +26,7 @@ import { outputRows } from './plan/cost.js';
 import type { LowRankPlan } from './plan/plan.js';
 import type { RunPlan, SampledTask } from './sums.js';
 
-export interface LowRankForwardResult extends ForwardResult {
+interface LowRankForwardResult extends ForwardResult {
   readonly attentionOutput: Float32Array;
   readonly error: ErrorEstimate;
   /** Rows whose row sum the features lost. Not zero: output and error are void. */
@@ -62,7 +62,7 @@ interface LowRankForwardSums extends ForwardResult {
 const ROUNDING = 64 * ROUNDOFF;
 
 /** Draws the rows of one head. */
-export interface OutputDrawTask extends Task<HeadDraws> {
+interface OutputDrawTask extends Task<HeadDraws> {
   readonly kernel: 'low_rank';
   readonly step: 'output_draw';
   readonly residual: Float32Array;
@@ -71,7 +71,7 @@ export interface OutputDrawTask extends Task<HeadDraws> {
 }
 
 /** Squares of the errors of the drawn rows of a head. */
-export interface OutputErrorsTask extends Task<Float64Array> {
+interface OutputErrorsTask extends Task<Float64Array> {
   readonly kernel: 'low_rank';
   readonly step: 'output_errors';
   readonly sampled: SampledRun;

@@ -66,7 +66,7 @@ export interface SampledTask<Step = 'sampled_exact' | 'sampled_errors'> extends 
   readonly segment: number;
 }
 
-export interface SampledKeysTask extends Task<void> {
+interface SampledKeysTask extends Task<void> {
   readonly kernel: 'low_rank';
   readonly step: 'sampled_keys';
   /** Heads of one batch item. */

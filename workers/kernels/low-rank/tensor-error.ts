@@ -55,7 +55,7 @@ export function estimate(
 const ROUNDING = 64 * ROUNDOFF;
 const ROUNDING_ASIDE = 512 * ROUNDOFF;
 
-export interface Circumstances {
+interface Circumstances {
   /** Draws of the estimate. */
   readonly rows: number;
   readonly correction: boolean;

@@ -16,7 +16,7 @@ import type { Role } from './error/tables.js';
 import type { SampledPlan } from './plan/plan.js';
 import { type SampledSums, type SampledTask, type SumsOptions, sampledSums } from './sums.js';
 
-export interface SampledOptions extends GradientOutputs {
+interface SampledOptions extends GradientOutputs {
   readonly seed: number;
 }
 

@@ -15,7 +15,7 @@ type Gathered = readonly (readonly [
   width: number,
 ])[];
 
-export interface DrawnList extends ListedKeys {
+interface DrawnList extends ListedKeys {
   /** The keys, in memory that the next allocation may move. */
   readonly index: Int32Array;
 }

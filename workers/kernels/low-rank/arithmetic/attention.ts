@@ -27,14 +27,14 @@ export interface Panels {
 }
 
 /** Keys k (keys, d), the first `count` of them, and the norm of the longest or more. */
-export interface ScoredKeys {
+interface ScoredKeys {
   readonly k: Real;
   readonly count: number;
   readonly largest: number;
 }
 
 /** Thin factors that dS or P meets, and the sums that their products are added to; null: not wanted. */
-export interface ThinProducts {
+interface ThinProducts {
   /** A multiple of 8. */
   readonly width: number;
   /** dS'u: u (keys, width), sum (ROWS, width). */
@@ -50,7 +50,7 @@ export interface Values {
 }
 
 /** G of the queries of block `block`, and where G.O goes, in the units of E. */
-export interface Upstream {
+interface Upstream {
   readonly gradient: Panels;
   readonly block: number;
   readonly dot: Float64Array;

@@ -16,7 +16,7 @@ import type { Workspace } from '../head/workspace.js';
 export type Role = 'query' | 'key' | 'value';
 
 /** What is needed of the rows of a block beside their gradients. */
-export interface ProjectedRows {
+interface ProjectedRows {
   readonly count: number;
   readonly index: Int32Array;
   /** X (count, inputs) and X A' (count, r). */

@@ -11,7 +11,7 @@ import type { Segment } from '../head/layout.js';
 import type { Role } from './full.js';
 import type { HeadRun } from './run.js';
 
-export interface InputRequest {
+interface InputRequest {
   /** Heads of one batch item. */
   readonly runs: readonly HeadRun[];
   /** Which of its projections are applied to this tensor: all three in self-attention. */

@@ -25,7 +25,7 @@ import { addSlots, EMPTY, type HeadRun, MASKED } from './run.js';
 import { wideSums } from './wide.js';
 
 /** Looks at every block of keys. */
-export interface KeyObserver {
+interface KeyObserver {
   add(space: Workspace, rows: KeyRows): void;
 }
 

@@ -57,7 +57,7 @@ export interface HeadRun {
 }
 
 /** Gradients before the projections of a head, of every row; outliers among them. */
-export interface InputMemory {
+interface InputMemory {
   /** dS K (queryLength, d), dS'Q (keyLength, d), without beta and rotated back; P'G (keyLength, dv). */
   readonly query: Float32Array;
   readonly key: Float32Array;
@@ -73,7 +73,7 @@ export function recordWidth(head: Head): number {
 }
 
 /** What a causal run keeps for every row, since the sums over queries run backwards. */
-export interface CausalMemory {
+interface CausalMemory {
   /** dS'L and P'(G B_V) from the diagonal blocks (keyLength, left + lv). */
   readonly left: Float32Array;
   /** Weight of the row's features and G.O (queryLength, 2). */

@@ -6,7 +6,7 @@
 import { type Checkpoint, NumericError } from '../../../job.js';
 import { requireFinite } from './decompose.js';
 
-export interface Eigensystem {
+interface Eigensystem {
   readonly values: Float64Array;
   /** (n, n), row-major: column c belongs to value c; orthogonal. */
   readonly vectors: Float64Array;

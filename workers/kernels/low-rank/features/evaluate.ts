@@ -3,7 +3,7 @@ import type { Arithmetic, Real } from '../arithmetic/arithmetic.js';
 import type { FeatureSet } from './features.js';
 
 /** One-dimensional values rho^(n/2) h_n(x_a) of blocks of `rows` rows. */
-export interface SlotTable {
+interface SlotTable {
   readonly rows: number;
   readonly index: Int32Array;
   readonly factor: Float64Array;

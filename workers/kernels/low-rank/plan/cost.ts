@@ -15,7 +15,7 @@ export interface Rates {
   readonly pairs?: PairWork;
 }
 
-export interface HeadCost {
+interface HeadCost {
   readonly flops: number;
   /** flops = linear L + quadratic L^2 when the outliers keep their share. */
   readonly linear: number;

@@ -13,7 +13,7 @@ const MEASURED = 28;
 export const measuredOf = (blocks: number): number => Math.min(MEASURED, blocks);
 
 /** A head that is drawn, and the variance that its plan expects of it. */
-export interface DrawnHead extends Omit<PartitionOfHead, 'partition'> {
+interface DrawnHead extends Omit<PartitionOfHead, 'partition'> {
   readonly variance: number;
 }
 

@@ -18,7 +18,7 @@ import type { Role, Table, Tables } from './tables.js';
 /** Numbers whose squares add up to about that of a contribution. */
 export type Narrowed = Float32Array;
 
-export interface Contribution {
+interface Contribution {
   /** Of a role at the width at which it meets dS or P: what the plan reckons with. */
   readonly roles: Readonly<Partial<Record<Role, Narrowed>>>;
   /** By name of the tensor, as the answer's `error` has it. */

@@ -14,7 +14,7 @@ import type { Basis } from './plan.js';
 /** Rows and keys of a head whose covariances are balanced. */
 const ROWS_BALANCED = 512;
 
-export interface BasisOf {
+interface BasisOf {
   readonly plan: ExactPlan;
   readonly workspace: Workspace;
   readonly head: Omit<PartitionOfHead, 'partition'>;

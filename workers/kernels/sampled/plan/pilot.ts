@@ -42,7 +42,7 @@ export interface Pilot {
 }
 
 /** Numbers of coordinates for heads of width d. */
-export const coordinatesFor = (d: number): number[] => [
+const coordinatesFor = (d: number): number[] => [
   ...new Set(COORDINATES.map((c) => Math.min(c, d))),
 ];
 

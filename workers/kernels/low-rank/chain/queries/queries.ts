@@ -35,12 +35,12 @@ import {
 import { gradientSums, openDiagonal, openOutlierKeys, saveColumns } from './query-sums.js';
 
 /** Looks at every block of queries, and at the exact columns beside it. */
-export interface QueryObserver {
+interface QueryObserver {
   add(space: Workspace, at: Layout, block: QueryBlock, dense: readonly DenseColumns[]): void;
 }
 
 /** What drawn features would add to the gradients; phi (count, BLOCK): theirs, times the weights of the rows. */
-export interface DrawnSums<Block> {
+interface DrawnSums<Block> {
   add(block: Block, phi: Real): void;
   save(slot: Float64Array): void;
 }

@@ -14,7 +14,7 @@ import type { KeyRows } from '../../head/rows/key-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 
 /** Sums over keys under one weight: total, of the squared norms, of v and of v v'. */
-export interface Moments {
+interface Moments {
   total: number;
   readonly norms: Float64Array;
   readonly first: Float64Array;

@@ -2,7 +2,7 @@
 import { NORMS } from '../../head/layout.js';
 
 /** Sums over the queries for one gradient tensor; l is its left factor, V_i bounds sum_j P_ij |u_j|^2. */
-export interface TensorSums {
+interface TensorSums {
   /** Sum of the row bounds: the moment form. */
   rows: number;
   /** Rounding of the last product, sum_i l_i (x) y_i. */

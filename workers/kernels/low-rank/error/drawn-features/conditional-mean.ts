@@ -117,7 +117,7 @@ export function inputMeans({ head, inputSums: slots }: Pick<HeadRun, 'head' | 'i
 }
 
 /** Rows of centres of a block of queries. */
-export interface ConditionalMeanRows {
+interface ConditionalMeanRows {
   /** x_i + x_0 (capacity, d). */
   readonly x: Real;
   /** Times the matrices of U (capacity, r_q + r_k) and of X^V A_V' (capacity, r_v). */

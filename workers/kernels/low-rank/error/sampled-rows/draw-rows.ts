@@ -36,7 +36,7 @@ export interface Draws {
 const FAMILIES = 6;
 
 /** What a plan says about the draws. */
-export interface DrawPlan {
+interface DrawPlan {
   readonly heads: readonly Head[];
   readonly headPlans: readonly HeadPlan[];
   readonly sampledRows: number;
@@ -134,7 +134,7 @@ function* drawByWeight(
 }
 
 /** A head as far as rows are weighed; centre: of V, which a target is compared with. */
-export interface WeighedHead {
+interface WeighedHead {
   readonly head: Head;
   readonly residual: Float32Array;
   readonly centre: Float64Array | null;

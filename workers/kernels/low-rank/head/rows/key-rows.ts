@@ -45,7 +45,7 @@ export interface KeyRows {
  * What is formed of keys. For features, K is not, and U comes from the coordinates; that of outliers is 0. For exact
  * rows of P, neither coordinates nor weights nor U are.
  */
-export type KeyParts = 'all' | 'features' | 'exact';
+type KeyParts = 'all' | 'features' | 'exact';
 
 export function keyRows(space: Workspace, capacity: number, parts: KeyParts = 'all'): KeyRows {
   const { arithmetic, head, plan } = space;

@@ -27,7 +27,7 @@ export interface ExactBlock {
   readonly rows: readonly (ExactRow | null)[];
 }
 
-export interface ExactRow {
+interface ExactRow {
   /** 1 / sum_j e, and sum_j P t. */
   readonly inverse: number;
   readonly mean: number;

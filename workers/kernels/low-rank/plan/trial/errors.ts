@@ -17,7 +17,7 @@ export interface TrialError {
 /** Of products that nobody wants. */
 const NO_ERROR: TrialError = { error: 0, rows: 0, columns: 0, normalisation: 0 };
 
-export interface TrialErrors {
+interface TrialErrors {
   readonly score: TrialError;
   readonly value: TrialError;
 }

@@ -123,13 +123,13 @@ function drawPool(length: number, longest: Int32Array, random: Random): Pool {
   return { rows, weight: new Float64Array(rows.length).fill(each).fill(1, 0, longest.length) };
 }
 
-export interface LongRow {
+interface LongRow {
   readonly row: number;
   readonly square: number;
 }
 
 /** The longest rows of a part of X, and the sum of the squares of all of them. */
-export interface LongRows {
+interface LongRows {
   readonly rows: readonly LongRow[];
   readonly total: number;
 }

@@ -51,7 +51,7 @@ export interface Enough {
   readonly mixed: number;
 }
 
-export interface TrialRequest {
+interface TrialRequest {
   /** Shares of outliers to try, rising; no further than to one under which errors are even. */
   readonly shares: readonly number[];
   /** The share that the basis is made without. */
