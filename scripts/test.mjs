@@ -2,7 +2,7 @@
  * npm test: the test files of a folder run in one process, one after the other. To load the service and to make it warm
  * takes longer than most files. Options are those of node --test.
  */
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path/posix';
@@ -41,7 +41,8 @@ for (const file of readdirSync(TESTS, { recursive: true, encoding: 'utf8' }).sor
 }
 rmSync(PROCESSES, { recursive: true, force: true });
 mkdirSync(PROCESSES);
-const { status } = spawnSync(
+// A group of its own: what a test that was cut off has left would keep the output open for ever.
+const child = spawn(
   process.execPath,
   [
     ...['--test', '--test-concurrency', String(availableParallelism())],
@@ -49,6 +50,15 @@ const { status } = spawnSync(
     ...process.argv.slice(2),
     ...[...folders].map(([name, files]) => inOneProcess(name, files)),
   ],
-  { cwd: ROOT, stdio: 'inherit' },
+  { cwd: ROOT, stdio: 'inherit', detached: true },
 );
-process.exit(status ?? 1);
+const end = (status) => {
+  try {
+    process.kill(-child.pid, 'SIGKILL');
+  } catch {
+    // Nothing is left.
+  }
+  process.exit(status ?? 1);
+};
+child.on('exit', end);
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => end());

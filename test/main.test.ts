@@ -97,6 +97,13 @@ test('a request longer than the drain is answered with 503 before the process en
   assert.equal(await exitCode(service), 0);
 });
 
+test('SIGTERM ends the process when nobody reads its log any more', async () => {
+  // Its end comes before the log has found out: `start` has closed its pipe.
+  const service = await start({ LORAGRAD_LAME_DUCK_MS: '0' });
+  service.child.kill('SIGTERM');
+  assert.equal(await exitCode(service), 0);
+});
+
 test('SIGTERM during start-up ends the process at once', async () => {
   const child = spawn(process.execPath, [MAIN], {
     env: { ...process.env, PORT: '0', LORAGRAD_WORKERS: '1' },
