@@ -145,7 +145,13 @@ function* stages(
           run: {
             ...run,
             ...{ keySums: [], querySums: [], keyTotal: none, queryTotal: none },
-            ...{ outlierRows: [], joinedRows: none, outlierLeft: [], joinedLeft: none },
+            ...{
+              outlierRows: [],
+              joinedRows: none,
+              outlierTerms: [],
+              outlierLeft: [],
+              joinedLeft: none,
+            },
             ...{ outlierRight: [], drawnGradients: [], causal: null, inputs: null },
             ...{ queryGradients: [], keyGradients: [] },
           },

@@ -5,7 +5,6 @@ import { frobenius } from '../estimate/estimate.js';
 import { type Arithmetic, ROUNDOFF } from './arithmetic/arithmetic.js';
 import { estimateTensor } from './error/estimate.js';
 import type { Draws } from './error/sampled-rows/draw-rows.js';
-import { UNITS } from './error/sampled-rows/rounding.js';
 import type { SampledRun } from './error/sampled-rows/sampled-run.js';
 import { distanceOf, normOf, type TensorEstimate } from './error/tensor-estimate.js';
 import { fullWidth } from './head/head.js';
@@ -49,11 +48,9 @@ export function estimate(
 
 /**
  * Rounding that the estimate does not see, since it forms its rows anew: 64 units of float32, several
- * times what the chain was seen to lose against float64. Rows put aside have a softmax that may be
- * saturated, in whose dS nearly everything cancels: 512 units.
+ * times what the chain was seen to lose against float64. What is lost where terms cancel is in `terms`.
  */
 const ROUNDING = 64 * ROUNDOFF;
-const ROUNDING_ASIDE = 512 * ROUNDOFF;
 
 interface Circumstances {
   /** Draws of the estimate. */
@@ -76,9 +73,7 @@ export function tensorError(
   const { norm, upper } = correction
     ? { norm: standardError, upper: limit }
     : normOf(frobenius(mean), scatter);
-  const rounding =
-    (plan.outlierQueries > 0 ? ROUNDING_ASIDE : ROUNDING) * size +
-    ROUNDOFF * (terms + asideLogit(plan) * Math.max(terms / UNITS, size));
+  const rounding = ROUNDING * size + ROUNDOFF * terms;
   const bound = joinHeads(plan, certificates, t);
   // A gradient that is zero has no error: all its terms are zero.
   const over = (x: number) => (size > 0 ? x / size : 0);
@@ -94,15 +89,6 @@ export function tensorError(
       ? { certificate: null, certificate_reason: uncertified ?? VOID }
       : { certificate: { frobenius: bound, relative: over(bound) } }),
   };
-}
-
-/**
- * Of rows that are set aside, none of which is among those that `terms` are of, the largest logit: it is rounded relative to itself, and
- * so is its weight in P. |q.k| <= d |q|_max |k|_max.
- */
-function asideLogit({ heads, headNorms, outlierQueries, outlierKeys }: LowRankPlan): number {
-  if (outlierQueries + outlierKeys === 0) return 0;
-  return Math.max(0, ...headNorms.map(({ query, key }, h) => heads[h].d * query * key));
 }
 
 const VOID = 'The worst case is beyond any bound: the features could lose the sum of a row.';

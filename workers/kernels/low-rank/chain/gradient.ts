@@ -7,6 +7,7 @@ import { TENSORS, tensorScale } from '../head/tensors.js';
 import { openWorkspace } from '../head/workspace.js';
 import { fullSums } from './full.js';
 import { outlierGradient } from './queries/outlier-queries.js';
+import { SQUARES, squaredTerms } from './rounding.js';
 import { addSlots, type HeadRun } from './run.js';
 
 /** They are joined in the first slot of the queries', those of the drawn features in their own first slot. */
@@ -41,6 +42,12 @@ export function headGradients(arithmetic: Arithmetic, run: HeadRun): void {
     addSlots(arithmetic.checkpoint, run.outlierRight, 0, run.segments.length, right);
     const { query, key, d, dv } = head;
     const n = rows.count;
+    const terms = new Float64Array(n * SQUARES);
+    addSlots(arithmetic.checkpoint, run.outlierTerms, 0, run.segments.length, terms);
+    TENSORS.forEach((_, t) => {
+      const squares = squaredTerms(head, terms, { rows, gradient }, t);
+      run.asideTerms[t] = tensorScale(head, t) ** 2 * squares.reduce((a, b) => a + b, 0);
+    });
     const full = fullWidth(head);
     if (full.query) {
       const sums = fullSums(space, at, 'query', run.inputs?.query ?? null, n);

@@ -194,7 +194,7 @@ export function exactRows(space: Workspace, queries: QueryRows, maxima: boolean)
         const [to, row] = [i * (2 + width), i % ROWS];
         const top = max[row] * Math.LN2;
         // A little above the largest score: who makes the scores in another order finds none beyond it.
-        slot[to] = top + Math.abs(top) * 2 ** -19;
+        slot[to] = top + Math.min(MOST_ABOVE, Math.abs(top) * 2 ** -19);
         const scale = Math.exp(top - slot[to]);
         slot[to + 1] = scale * total[row];
         for (let a = 0; a < width; a++) slot[to + 2 + a] = scale * output[a * ROWS + row];
@@ -202,6 +202,9 @@ export function exactRows(space: Workspace, queries: QueryRows, maxima: boolean)
     },
   };
 }
+
+/** Weights are relative to that, and float32 holds them. */
+const MOST_ABOVE = 16;
 
 export interface MergedRows {
   readonly max: Real;

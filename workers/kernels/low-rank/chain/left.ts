@@ -87,7 +87,7 @@ export function leftPass(
   }
   gradients.save(run.keyGradients[s]);
   drawnFeatures?.save(run.drawnGradients[s]);
-  outliers?.save(run.outlierRight[s]);
+  outliers?.save(run.outlierRight[s], run.outlierTerms[s]);
 }
 
 /** The low-rank part of dS'L and P'(G B_V); at full width `left` holds the first term of dS'L. */

@@ -7,6 +7,7 @@ import { fullWidth, type Head } from '../head/head.js';
 import { layout, type Segment, segments, sumSizes } from '../head/layout.js';
 import type { HeadPlan } from '../head/plan.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
+import { SQUARES } from './rounding.js';
 
 /** Score of a pair that the causal mask hides, and the running maximum of a row that saw nothing yet. */
 export const MASKED = -1e30;
@@ -31,9 +32,13 @@ export interface HeadRun {
   readonly joinedRows: Float64Array;
   /** dS U of the outlier queries (n, right). */
   readonly outlierRight: readonly Float64Array[];
+  /** TermSums of the outlier queries (n, SQUARES). */
+  readonly outlierTerms: readonly Float64Array[];
   /** dS'L and P'(G B_V) of the outlier keys (n, left + lv), from the other queries. */
   readonly outlierLeft: readonly Float64Array[];
   readonly joinedLeft: Float64Array;
+  /** By tensor, the sum over the outlier queries of squaredTerms, in the scale of the tensor. */
+  readonly asideTerms: Float64Array;
   /** The six gradients, from the stage over the queries and from the stage over the keys. */
   readonly queryGradients: readonly Float64Array[];
   readonly keyGradients: readonly Float64Array[];
@@ -120,6 +125,8 @@ export function openRun(
     outlierRows: leased(nq * (2 + head.dv + head.value.rank)),
     joinedRows: memory.float64(nq * (2 + head.dv + head.value.rank)),
     outlierRight: leased(nq * at.right),
+    outlierTerms: leased(nq * SQUARES),
+    asideTerms: sharedFloat64(at.gradientSizes.length),
     outlierLeft: leased(nk * (at.left + at.lv)),
     joinedLeft: memory.float64(nk * (at.left + at.lv)),
     queryGradients: slots(at.gradientTotal),

@@ -3,14 +3,19 @@
  * approximate one, divided by their probability. The mean estimates the error matrix without bias.
  */
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
+import { SQUARES, squaredTerms } from '../chain/rounding.js';
+import { addSlots } from '../chain/run.js';
 import type { Head } from '../head/head.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
 import { tensorOffset, tensorScale } from '../head/tensors.js';
-import { openWorkspace } from '../head/workspace.js';
+import { openWorkspace, type Workspace } from '../head/workspace.js';
 import type { Draw, Draws } from './sampled-rows/draw-rows.js';
-import { squaredTerms } from './sampled-rows/rounding.js';
 import { type OuterProduct, outerProducts } from './sampled-rows/row-products.js';
-import { type SampledRun, sampledGradient } from './sampled-rows/sampled-run.js';
+import {
+  type SampledGradient,
+  type SampledRun,
+  sampledGradient,
+} from './sampled-rows/sampled-run.js';
 import { type Estimates, meanOf, spreadOf } from './statistics.js';
 import { NO_SCATTER, scatterOf, type TensorEstimate } from './tensor-estimate.js';
 
@@ -70,7 +75,7 @@ function rowContributions(
     const mark = arithmetic.mark();
     const space = openWorkspace(arithmetic, head, plan);
     const state = sampledGradient(space, sampled);
-    squares += sumOfSquares(head, draws, t, squaredTerms(space, sampled.terms, state, t));
+    squares += sampled.run.asideTerms[t] + sumOfSquares(space, sampled, state, draws, t);
     if (sampled.keyErrors && (t === 2 || t === 3)) {
       const { lowA, lowB } = sampled.keyErrors;
       if (t === 3 || !added.has(head.batch)) {
@@ -87,17 +92,23 @@ function rowContributions(
   return { contributions: { count, values }, terms: Math.sqrt(squares) };
 }
 
-/** The estimated sum over all rows of a head, in the scale of tensor t. */
+/** The estimated sum over all rows of a head that are not set aside, in the scale of tensor t. */
 function sumOfSquares(
-  head: Head,
+  { arithmetic, head, isOutlierQuery }: Workspace,
+  { run, terms }: SampledRun,
+  state: SampledGradient,
   draws: readonly Draw[],
   t: number,
-  squares: Float64Array,
 ): number {
+  const { sampled } = run;
+  const sums = new Float64Array(sampled.length * SQUARES);
+  addSlots(arithmetic.checkpoint, terms, 0, terms.length, sums);
+  const squares = squaredTerms(head, sums, state, t);
   const scale = tensorScale(head, t) ** 2 / draws.length;
   let sum = 0;
   for (const { batch, position, probability } of draws) {
-    if (batch === head.batch) sum += (scale * squares[position]) / probability;
+    if (batch !== head.batch || isOutlierQuery(sampled[position])) continue;
+    sum += (scale * squares[position]) / probability;
   }
   return sum;
 }

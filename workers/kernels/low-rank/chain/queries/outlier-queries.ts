@@ -8,6 +8,7 @@ import type { KeyRows } from '../../head/rows/key-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 import { hiddenQueries, thinFactor, wholeVectors } from '../exact-block.js';
 import { loadOutlierQueries, mergeRows } from '../keys.js';
+import { TermSums } from '../rounding.js';
 import type { HeadRun } from '../run.js';
 import { valueFactor } from './query-products.js';
 
@@ -44,6 +45,8 @@ export function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
   const sums = arithmetic.sums(right.length);
   const leftBlock = blockSum(arithmetic, at.left);
   const valueBlock = blockSum(arithmetic, at.lv);
+  const terms = new TermSums(space, n, ROWS);
+  const weights = arithmetic.array(ROWS * BLOCK);
   // Known from the pass before.
   const [total, dot] = [arithmetic.sums(ROWS), arithmetic.sums(ROWS)];
   const of = (x: Real, b: number, width: number) =>
@@ -55,11 +58,14 @@ export function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
       const values = { v: keys.v, width: dv };
       const factor = u.load(count, keys.u);
       const [toLeft, toValue] = [leftBlock.open(left), valueBlock.open(leftValue)];
+      terms.load(keys);
       for (let b = 0; b * ROWS < n; b++) {
         const hidden = hiddenQueries(causal, queries, b * ROWS, keys);
         attention.scores(panels, b, scored, of(max, b, 1), false, hidden);
         const upstream = { gradient, block: b, dot };
         attention.weights(of(max, b, 1), total, values, null, score > 0 ? upstream : null);
+        arithmetic.transpose(count, ROWS, attention.e, weights);
+        terms.add(b * ROWS, Math.min(ROWS, n - b * ROWS), weights);
         attention.gradients(
           of(shift, b, 1),
           score > 0
@@ -82,7 +88,8 @@ export function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
       valueBlock.close(count, leftValue);
       arithmetic.fold(right.length, right, sums);
     },
-    save(slot: Float64Array): void {
+    save(slot: Float64Array, ofTerms: Float64Array): void {
+      terms.save(ofTerms, (i) => inverse[i]);
       for (let i = 0; i < n; i++) {
         for (let c = 0; c < at.right; c++) {
           slot[i * at.right + c] = inverse[i] * sums[i * u.wide + c];

@@ -2,12 +2,12 @@
 import type { Lease } from '../../../../tensor/shared-memory.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { type MergedRows, mergeRows } from '../../chain/keys.js';
+import { SQUARES } from '../../chain/rounding.js';
 import { type HeadRun, leaseSlots, recordWidth } from '../../chain/run.js';
 import { fullWidth, type Head } from '../../head/head.js';
 import { type QueryRows, queryRows } from '../../head/rows/query-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 import { errorColumns, type RowErrors } from './error-columns.js';
-import { SQUARES } from './rounding.js';
 
 /** Shared memory of the estimate of one head: one slot per segment. */
 export interface SampledRun {

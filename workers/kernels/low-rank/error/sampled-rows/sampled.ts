@@ -14,6 +14,7 @@
  */
 
 import { exactRows, maskScores } from '../../chain/keys.js';
+import { TermSums } from '../../chain/rounding.js';
 import { minus } from '../../head/affine.js';
 import { BLOCK } from '../../head/block.js';
 import { fullWidth, wantsScores } from '../../head/head.js';
@@ -29,7 +30,6 @@ import {
   valueCentre,
   valueColumns,
 } from './error-columns.js';
-import { TermSums } from './rounding.js';
 import { loadSampled, type SampledRun, sampledGradient } from './sampled-run.js';
 
 /** First pass: the exact softmax of the sampled rows over the keys of a segment. */
@@ -95,12 +95,14 @@ export function sampledErrorPass(space: Workspace, sampled: SampledRun, s: numbe
     } else {
       arithmetic.combine(size, 1, t, 0, chain);
     }
+    // As the chain has them: others centre them.
+    terms.load(keys);
     scoreColumns(space, at, keys, widths.score, minusCentre, columns.score);
     centreValues?.(keys);
     valueColumns(space, keys, widths.value, columns.value);
     arithmetic.scoreGradient(n, count, approximate, chain, ones, state.approximateShift);
     arithmetic.scoreGradient(n, count, exact, t, inverse, state.shift);
-    terms.add(keys, exact);
+    terms.add(0, n, exact);
     if (!fullWidth(head).scores) arithmetic.combine(size, -1, chain, 1, t);
     arithmetic.combine(size, -1, approximate, 1, exact);
     errors.add(count, t, exact, approximate, columns);

@@ -1,5 +1,5 @@
 /**
- * What a sampled row carries before it cancels: the scale of what float32 rounds away.
+ * What a row carries before it cancels: the scale of what float32 rounds away. Of sampled rows, and of all rows set aside.
  *
  * Entries of dS = P (dP - G.O) can cancel to nothing, in a row whose softmax is saturated or between rows, while each is
  * rounded relative to its terms. By Cauchy and Schwarz
@@ -9,14 +9,13 @@
  * and rounding of different rows is independent, so squares of rows add up. A weight of P is rounded as its logit is,
  * which is relative to |q_i| |k_j|: |k_j| goes with |v_j|, with |u_j|, or with neither in the sum of the row.
  */
-import { frobenius } from '../../../estimate/estimate.js';
-import type { Real } from '../../arithmetic/arithmetic.js';
-import { addSlots } from '../../chain/run.js';
-import { BLOCK } from '../../head/block.js';
-import { fullWidth } from '../../head/head.js';
-import type { KeyRows } from '../../head/rows/key-rows.js';
-import type { QueryRows } from '../../head/rows/query-rows.js';
-import type { Workspace } from '../../head/workspace.js';
+import { frobenius } from '../../estimate/estimate.js';
+import type { Real } from '../arithmetic/arithmetic.js';
+import { BLOCK } from '../head/block.js';
+import { fullWidth, type Head } from '../head/head.js';
+import type { KeyRows } from '../head/rows/key-rows.js';
+import type { QueryRows } from '../head/rows/query-rows.js';
+import type { Workspace } from '../head/workspace.js';
 
 /** Of v, and of what meets a row in the six tensors: K B_Q, K, X^K, X^K A_K', X^V, X^V A_V'. */
 const FACTORS = 7;
@@ -24,50 +23,74 @@ const OF_K = 2;
 /** Those, and those times |k|^2. */
 export const SQUARES = 2 * FACTORS;
 
-/** Sums over the keys of a segment: sum_j P_ij of the squares of a key (n, SQUARES). */
+/** Sums over the keys of a segment: sum_j P_ij of the squares of a key, for n rows (n, SQUARES), so many of them at once. */
 export class TermSums {
-  readonly #squares: readonly Real[];
+  readonly #squares: readonly Float64Array[];
+  readonly #ones: Float64Array;
+  readonly #none: Float64Array;
+  /** The squares of a block of keys (BLOCK, SQUARES), each over the largest of the block: products of huge keys stay in float32. */
   readonly #columns: Real;
+  readonly #largest = new Float64Array(SQUARES);
+  #count = 0;
   readonly #block: Real;
   readonly #sums: Float64Array;
 
   constructor(
     private readonly space: Workspace,
-    private readonly n: number,
+    n: number,
+    atOnce = n,
   ) {
-    const { arithmetic } = space;
-    this.#squares = Array.from({ length: FACTORS }, () => arithmetic.array(BLOCK));
+    const { arithmetic, head } = space;
+    const { d, dv, key, value } = head;
+    const width = Math.max(d, dv, key.effective.inputs, value.effective.inputs);
+    this.#squares = Array.from({ length: FACTORS }, () => arithmetic.sums(BLOCK));
+    this.#ones = arithmetic.sums(width).fill(1);
+    this.#none = arithmetic.sums(width);
     this.#columns = arithmetic.array(BLOCK * SQUARES);
-    this.#block = arithmetic.array(n * SQUARES);
+    this.#block = arithmetic.array(atOnce * SQUARES);
     this.#sums = arithmetic.sums(n * SQUARES);
   }
 
-  /** p (n, count): the exact rows of P over the block of keys. */
-  add(keys: KeyRows, p: Real): void {
-    const { arithmetic } = this.space;
+  /** The keys that the next rows of P are of. */
+  load(keys: KeyRows): void {
     const { count } = keys;
+    this.#count = count;
     this.#square(keys);
     const ofK = this.#squares[OF_K];
     this.#squares.forEach((squares, c) => {
-      for (let r = 0, at = c; r < count; r++, at += SQUARES) {
-        this.#columns[at] = squares[r];
-        this.#columns[at + FACTORS] = squares[r] * ofK[r];
-      }
+      this.#column(c, (r) => squares[r]);
+      this.#column(FACTORS + c, (r) => squares[r] * ofK[r]);
     });
-    arithmetic.gemm(this.n, SQUARES, count, p, this.#columns, this.#block);
-    arithmetic.fold(this.n * SQUARES, this.#block, this.#sums);
   }
 
-  save(slot: Float64Array): void {
-    slot.set(this.#sums);
+  /** p (rows, count): rows of P from row `first` on, or of a multiple of them. */
+  add(first: number, rows: number, p: Real): void {
+    this.space.arithmetic.gemm(rows, SQUARES, this.#count, p, this.#columns, this.#block);
+    for (let i = 0, to = first * SQUARES; i < rows * SQUARES; i++, to++) {
+      this.#sums[to] += this.#largest[i % SQUARES] * this.#block[i];
+    }
+  }
+
+  /** @param factor what makes rows of P of those that were added. */
+  save(slot: Float64Array, factor: (i: number) => number = () => 1): void {
+    for (let i = 0; i < slot.length; i++) slot[i] = factor(Math.floor(i / SQUARES)) * this.#sums[i];
+  }
+
+  #column(c: number, square: (r: number) => number): void {
+    let largest = 0;
+    for (let r = 0; r < this.#count; r++) largest = Math.max(largest, square(r));
+    this.#largest[c] = largest;
+    for (let r = 0; r < this.#count; r++) {
+      this.#columns[r * SQUARES + c] = largest > 0 ? square(r) / largest : 0;
+    }
   }
 
   #square({ count, v, k, u, xk, low, xv, va }: KeyRows): void {
     const { arithmetic, head } = this.space;
     const { d, dv, query, key, value } = head;
     const [ofV, ofKB, ofK, ofX, ofXA, ofXV, ofVA] = this.#squares;
-    const square = (x: Real, width: number, out: Real) =>
-      arithmetic.rowDots(count, width, x, x, out);
+    const square = (x: Real, width: number, out: Float64Array) =>
+      arithmetic.forms(count, width, x, this.#none, this.#ones, out);
     square(v, dv, ofV);
     square(k, d, ofK);
     square(xk, key.effective.inputs, ofX);
@@ -94,19 +117,17 @@ function squaredNorm(x: ArrayLike<number>, from: number, width: number): number 
 }
 
 /** Roundings of what a row carries before it cancels, in the chain and in the rows that it is compared with; and of a logit. */
-export const UNITS = 8;
+const UNITS = 8;
 
-/** Of each sampled row, the square of what may be rounded away of tensor t, in units of float32, without the tensor's scale. */
+/** Of each row, the square of what may be rounded away of tensor t, in units of float32, without the tensor's scale; `sums`: TermSums of all segments. */
 export function squaredTerms(
-  { head, arithmetic }: Workspace,
-  slots: readonly Float64Array[],
+  head: Head,
+  sums: Float64Array,
   { rows, gradient }: { readonly rows: QueryRows; readonly gradient: Real },
   t: number,
 ): Float64Array {
   const n = rows.count;
   const { d, dv, query, key, value } = head;
-  const sums = new Float64Array(n * SQUARES);
-  addSlots(arithmetic.checkpoint, slots, 0, slots.length, sums);
   const full = fullWidth(head).scores;
   const squareOf =
     (x: ArrayLike<number>, pitch: number, from = 0, width = pitch) =>
