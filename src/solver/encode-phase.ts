@@ -11,7 +11,7 @@ import {
   STATES,
   type StatesName,
 } from '../../workers/problem.js';
-import { encodeJob, type Narrowing } from '../../workers/tasks/encode.js';
+import { encodeJob, type Sent } from '../../workers/tasks/encode.js';
 import type { EncodedTensor } from '../../workers/tensor/encoded.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
@@ -34,10 +34,10 @@ export interface EncodedResult {
   readonly input_gradients?: Partial<Record<StatesName, EncodedTensor>>;
 }
 
-/** The tensors of an answer, and what rounding did to each of them, by its name in the answer's `error`. */
+/** The tensors of an answer, and each of them by its name in the answer's `error`, with what rounding did to it. */
 export interface Encoded<Tensors> {
   readonly tensors: Tensors;
-  readonly narrowings: ReadonlyMap<string, Narrowing>;
+  readonly byName: ReadonlyMap<string, Sent>;
 }
 
 interface Outgoing {
@@ -95,11 +95,11 @@ export function* encodePhase(
     const like = problem.sinks!;
     outgoing.push({ name: 'sinks', data: sinks, like, shape: like.shape });
   }
-  const { tensors, narrowings } = yield* encode(outgoing, options);
-  const tensor = (name: string) => tensors.get(name)!;
+  const byName = yield* encode(outgoing, options);
+  const tensor = (name: string) => byName.get(name)!.tensor;
   const given = hasAttentionStates(problem);
   return {
-    narrowings,
+    byName,
     tensors: {
       ...(options.gradients && {
         gradients: {
@@ -135,15 +135,15 @@ export function* encodeForwardPhase(
   const shape = [batch, queryLength, ...width].slice(options.batched ? 0 : 1);
   const name = 'attention_output';
   const outgoing = [{ name, data, like: layer.inputs.query, shape }];
-  const { tensors, narrowings } = yield* encode(outgoing, options);
-  return { tensors: tensors.get(name)!, narrowings };
+  const byName = yield* encode(outgoing, options);
+  return { tensors: byName.get(name)!.tensor, byName };
 }
 
 /** @throws {Problem} when a number is finite and its dtype cannot hold it. */
 function* encode(
   outgoing: readonly Outgoing[],
   { outputsDtype }: EncodeOptions,
-): Job<Encoded<ReadonlyMap<string, EncodedTensor>>> {
+): Job<ReadonlyMap<string, Sent>> {
   const sent = yield* encodeJob(
     outgoing.map(({ data, like, shape }) => {
       return { data, dtype: outputsDtype === 'same' ? like.dtype : outputsDtype, shape };
@@ -158,10 +158,7 @@ function* encode(
       { pointer: '/outputs_dtype' },
     );
   });
-  return {
-    tensors: new Map(outgoing.map(({ name }, k) => [name, sent[k].tensor])),
-    narrowings: new Map(outgoing.map(({ name }, k) => [name, sent[k].narrowing])),
-  };
+  return new Map(outgoing.map(({ name }, k) => [name, sent[k]]));
 }
 
 /** A tensor of the answer in a sentence: 'q_proj.lora_A', 'input_gradients.hidden_states', ... */

@@ -1,7 +1,7 @@
 /** The sampled kernel: whether it takes a problem, its plan, its run, and what follows when its answer will not do. */
 import { type Job, NumericError } from '../../workers/job.js';
 import { exactWork } from '../../workers/kernels/exact/cost.js';
-import type { SampledResult } from '../../workers/kernels/sampled/answer.js';
+import { roundingOfWeights, type SampledResult } from '../../workers/kernels/sampled/answer.js';
 import { sampledParts, toppedUp } from '../../workers/kernels/sampled/job.js';
 import { mostKeys, type SampledPlan } from '../../workers/kernels/sampled/plan/plan.js';
 import { type Planned, planSampled } from '../../workers/kernels/sampled/plan/stages.js';
@@ -15,7 +15,7 @@ import {
   toleranceOfPlan,
 } from './choose-low-rank.js';
 import { exactly } from './exactly.js';
-import { requirePrecision, withoutCertificate } from './send.js';
+import { type RoundingOf, requirePrecision, withoutCertificate } from './send.js';
 import {
   inputErrors,
   overflowed,
@@ -128,10 +128,11 @@ interface Tried {
 
 function* tried(
   problem: AttentionProblem,
-  { errors, measured: _, ...result }: SampledResult,
+  run: SampledResult,
   plan: SampledPlan,
   options: SolveOptions,
 ): Job<Tried> {
+  const { errors, measured: _, ...result } = run;
   if (yield* overflowed(result)) return { solved: null, worst: Number.POSITIVE_INFINITY, plan };
   const measured = Object.fromEntries(
     Object.entries(errors).map(([name, estimate]) => [
@@ -140,9 +141,19 @@ function* tried(
     ]),
   );
   const error = { ...inputErrors(problem, result), ...measured };
-  const solved = yield* sent(problem, { result, error }, options);
+  const roundingOf: RoundingOf = (sentTensors) =>
+    roundingOfWeights(problem, run, roundedOf(sentTensors), options.seed);
+  const solved = yield* sent(problem, { result, error }, options, roundingOf);
   return { solved, worst: solved.worst, plan };
 }
+
+/** Tensors that rounding has changed. */
+const roundedOf = (sentTensors: Parameters<RoundingOf>[0]) =>
+  Object.fromEntries(
+    Array.from(sentTensors)
+      .filter(([, { narrowing }]) => narrowing.relative > 0)
+      .map(([name, { tensor }]) => [name, tensor]),
+  );
 
 function missed({ plan, worst }: Tried, { tolerance }: SolveOptions): string {
   const reached = Number.isFinite(worst)

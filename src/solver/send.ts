@@ -1,7 +1,7 @@
 /** From a result to what is sent: its tensors in their dtypes, and error figures that hold for these. */
 import type { Job } from '../../workers/job.js';
 import type { ErrorEstimate } from '../../workers/kernels/estimate/estimate.js';
-import type { Narrowing } from '../../workers/tasks/encode.js';
+import type { Narrowing, Sent as SentTensor } from '../../workers/tasks/encode.js';
 import { Problem } from '../errors.js';
 import { type Encoded, titleOf } from './encode-phase.js';
 
@@ -34,12 +34,28 @@ export interface Sent<Tensors> {
   readonly rounded: (Narrowing & { readonly name: string }) | null;
 }
 
-/** @throws {Problem} when a number is finite and its dtype cannot hold it. */
+/** Relative errors by rounding, of tensors whose error is not about themselves, by their names in `error`. */
+export type RoundingOf = (
+  sent: ReadonlyMap<string, SentTensor>,
+) => Job<Readonly<Record<string, number>>>;
+
+/**
+ * @param roundingOf absent: every error is about its tensor.
+ * @throws {Problem} when a number is finite and its dtype cannot hold it.
+ */
 export function* send<Tensors>(
   encoding: Job<Encoded<Tensors>>,
   computed: TensorErrors,
+  roundingOf?: RoundingOf,
 ): Job<Sent<Tensors>> {
-  const { tensors, narrowings } = yield* encoding;
+  const { tensors, byName } = yield* encoding;
+  const elsewhere = roundingOf ? yield* roundingOf(byName) : {};
+  const narrowings = new Map(
+    Array.from(byName, ([name, { narrowing }]): [string, Narrowing] => {
+      const relative = Math.max(narrowing.relative, elsewhere[name] ?? 0);
+      return [name, { ...narrowing, relative }];
+    }),
+  );
   const error = Object.fromEntries(
     Object.entries(computed).map(([name, figures]) => {
       const { estimate, certificate } = figures;
@@ -52,7 +68,7 @@ export function* send<Tensors>(
           estimate: {
             ...(estimate ?? KNOWN),
             relative: Math.hypot(estimate?.relative ?? 0, off),
-            upper: ofTheTruth((estimate?.upper ?? 0) + off),
+            upper: ofTheTruth((estimate?.upper ?? OF_FLOAT64 * off) + off),
           },
           certificate: certificate && certificateOf(certificate, off),
         },
@@ -84,6 +100,8 @@ function ofTheTruth(upper: number): number {
   return upper / Math.max(LEAST_NORM, 1 - upper);
 }
 
+/** What float64 itself is off by at most, as a part of what rounding its result takes: of 29 bits more 24 may cancel. */
+const OF_FLOAT64 = 2 ** -5;
 /** Of a tensor that is known but for its rounding. */
 const KNOWN = { standard_error: 0, confidence: 0.99, rows_sampled: 0 } as const;
 

@@ -9,6 +9,7 @@ import type { ChooseOptions } from './choose-low-rank.js';
 import { type EncodedResult, encodePhase, stateGradient } from './encode-phase.js';
 import type { PhaseClock } from './phases.js';
 import {
+  type RoundingOf,
   type Sent,
   send,
   type TensorError,
@@ -69,9 +70,10 @@ export function* sent(
   problem: AttentionProblem,
   { result, error }: Computed,
   { encode, clock }: SolveOptions,
+  roundingOf?: RoundingOf,
 ): Job<Solved> {
   clock?.('compute');
-  const outcome = yield* send(encodePhase(problem, result, encode), error);
+  const outcome = yield* send(encodePhase(problem, result, encode), error, roundingOf);
   clock?.('encode');
   return { result, ...outcome };
 }

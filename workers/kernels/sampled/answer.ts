@@ -1,6 +1,7 @@
 /** From the sums of one run, or of two, to an answer: what measured blocks, and rows that were looked at twice, say about it. */
 import { type Job, stage } from '../../job.js';
-import { type AttentionProblem, hasAttentionStates } from '../../problem.js';
+import { type AttentionProblem, hasAttentionStates, STATES } from '../../problem.js';
+import type { EncodedTensor } from '../../tensor/encoded.js';
 import { type ErrorEstimate, frobenius } from '../estimate/estimate.js';
 import type { ErrorEstimates, EstimateTask } from '../exact/error/estimate.js';
 import { roundingErrors } from '../exact/gradient.js';
@@ -11,12 +12,12 @@ import {
   type ParameterGradients,
   tensorsOf,
 } from '../result.js';
-import { drawErrors, type Measured, type MeasuredRun } from './error/errors.js';
+import { drawErrors, largestRatio, type Measured, type MeasuredRun } from './error/errors.js';
 import { type Norm, type NormTask, normOf } from './error/norms.js';
 import { type Role, type TableTask, tableTasks } from './error/tables.js';
 import { type MixTask, mixed } from './mix.js';
 import type { SampledPlan } from './plan/plan.js';
-import { type SampledSums, stateSquares } from './sums.js';
+import { type SampledSums, squaresOfWeights, stateSquares } from './sums.js';
 
 export interface SampledResult extends GradientResult {
   readonly inputGradients: SampledSums['inputGradients'];
@@ -92,6 +93,33 @@ export function* together(
   };
   const loss = first.loss === null ? null : first.loss + share * (second.loss - first.loss);
   return { ...first, loss, errors: drawErrors(problem, measured), measured };
+}
+
+/**
+ * What rounding gradients of attention states to the dtypes in which they are sent does to the gradients of the weights that
+ * tolerance and errors are about: relative to their norms, by role. Much of dK may cancel in X^T dK, as a channel that is
+ * large in all rows does, and what rounding adds does not.
+ *
+ * @param sent the tensors that were rounded, by role.
+ */
+export function* roundingOfWeights(
+  problem: AttentionProblem,
+  { inputGradients, measured }: SampledResult,
+  sent: Readonly<Partial<Record<Role, EncodedTensor>>>,
+  seed: number,
+): Job<Partial<Record<Role, number>>, MixingTask> {
+  const roles = (Object.keys(sent) as Role[]).filter((role) => problem.projectedFrom?.[role]);
+  const relative: Partial<Record<Role, number>> = {};
+  if (roles.length === 0) return relative;
+  const { tables, tasks } = tableTasks(problem, seed);
+  yield* stage('encode', tasks);
+  for (const role of roles) {
+    const gradient = inputGradients![STATES.attention[role]]!;
+    const of = { gradient, sent: sent[role]! };
+    const squares = yield* squaresOfWeights(problem, role, tables[role]!, of);
+    relative[role] = largestRatio(normOf(squares), measured.norms[role]!);
+  }
+  return relative;
 }
 
 /** Blocks that are drawn, or might be. */

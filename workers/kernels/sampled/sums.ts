@@ -27,7 +27,14 @@ import { type Coordinates, type CoordinatesTask, makeCoordinates } from './coord
 import { chooseMeasured, type MeasureOptions } from './error/blocks.js';
 import { joinMeasurements, type Measurements, makeMeasurements } from './error/measure.js';
 import { columnSquares, type NormTask, sizesOf } from './error/norms.js';
-import { longestRows, type Role, type Tables, type TableTask, tableTasks } from './error/tables.js';
+import {
+  longestRows,
+  type Role,
+  type Table,
+  type Tables,
+  type TableTask,
+  tableTasks,
+} from './error/tables.js';
 import type { MixTask } from './mix.js';
 import type { HeadPlan, SampledPlan } from './plan/plan.js';
 
@@ -164,15 +171,27 @@ export function* stateSquares(
     const table = tables[role];
     found[role] = Float64Array.of(square);
     if (!table?.ofInputs) continue;
-    const { heads } = sizesOf(problem, role);
-    const tasks = Array.from({ length: problem.dims.batch * heads }, (_, k): NormTask => {
-      const place = { batchItem: Math.floor(k / heads), head: k % heads };
-      const gradient = inputGradients[STATES.attention[role]]!;
-      return { kernel: 'sampled', step: 'norm', problem, role, table, gradient, ...place };
+    found[role] = yield* squaresOfWeights(problem, role, table, {
+      gradient: inputGradients[STATES.attention[role]]!,
+      sent: null,
     });
-    found[role] = columnSquares(yield* stage('contract', tasks), table.columns);
   }
   return found;
+}
+
+/** By column of what stands for the gradient of the weights of a role. */
+export function* squaresOfWeights(
+  problem: AttentionProblem,
+  role: Role,
+  table: Table,
+  of: Pick<NormTask, 'gradient' | 'sent'>,
+): Job<Float64Array, NormTask> {
+  const { heads } = sizesOf(problem, role);
+  const tasks = Array.from({ length: problem.dims.batch * heads }, (_, k): NormTask => {
+    const place = { batchItem: Math.floor(k / heads), head: k % heads };
+    return { kernel: 'sampled', step: 'norm', problem, role, table, ...of, ...place };
+  });
+  return columnSquares(yield* stage('contract', tasks), table.columns);
 }
 
 function* coordinateStage(

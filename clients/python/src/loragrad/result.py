@@ -36,7 +36,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class TensorError:
-    """How far one tensor may be from the truth, before rounding to its dtype.
+    """How far one tensor, as it was sent, may be from the truth.
 
     `estimate` is None when it was not measured: where everything is computed in float64 there is nothing
     more precise to compare with. `certificate` is None when there is none or it is void.
@@ -76,7 +76,7 @@ class Threshold:
 class PlanResult:
     """The verdict without the gradient."""
 
-    #: "exact" or "low_rank"
+    #: "exact", "low_rank" or "sampled"
     method: str
     #: Why this method, in one sentence.
     reason: str

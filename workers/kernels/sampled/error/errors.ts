@@ -177,3 +177,10 @@ export function chiSquare(freedom: number): number {
   const scatter = 2 / (9 * freedom);
   return (1 - scatter + ONE_SIDED * Math.sqrt(scatter)) ** 3;
 }
+
+/** 99 % limit of a norm over another, where both are estimates. */
+export function largestRatio(above: Norm, below: Norm): number {
+  const variance = above.variance + below.variance;
+  const limit = variance > 0 ? Math.sqrt(chiSquare(2 / variance)) : 1;
+  return below.norm > 0 ? (limit * above.norm) / below.norm : 0;
+}

@@ -1,6 +1,9 @@
 /** Norms of X^T dQ, X^T dK and X^T dV, of attention states whose inputs are known: by narrowed inputs, head by head. */
 import type { Task } from '../../../job.js';
 import type { AttentionProblem } from '../../../problem.js';
+import { ITEM_SIZE } from '../../../tensor/dtype.js';
+import { type EncodedTensor, encodedTensor } from '../../../tensor/encoded.js';
+import { widenEncoded } from '../../../tensor/narrow.js';
 import type { Wasm } from '../../inner/instance.js';
 import { rotaryRows } from '../../inner/operands.js';
 import { packedFloats } from '../../inner/operations/products.js';
@@ -14,6 +17,8 @@ export interface NormTask extends Task<Float64Array> {
   readonly table: Table;
   /** (B, L, heads width) */
   readonly gradient: Float32Array;
+  /** The gradient as it is sent: what rounding to its dtype adds is taken in place of it. null: the gradient itself is. */
+  readonly sent: EncodedTensor | null;
   readonly batchItem: number;
   readonly head: number;
 }
@@ -32,7 +37,7 @@ export function sizesOf({ dims }: AttentionProblem, role: Role) {
 
 /** @returns (columns, width): the narrowed inputs, transposed, times the gradient of one head. */
 export function runNorm(task: NormTask, wasm: Wasm, checkpoint: () => void): Float64Array {
-  const { problem, role, table, gradient, batchItem, head } = task;
+  const { problem, role, table, batchItem, head } = task;
   const { heads, width, length } = sizesOf(problem, role);
   const rotary = role === 'value' ? undefined : problem.projectedFrom?.rotary;
   const pitch = table.columns + table.rank;
@@ -44,7 +49,7 @@ export function runNorm(task: NormTask, wasm: Wasm, checkpoint: () => void): Flo
     const n = Math.min(TOKENS, length - first);
     const token = batchItem * length + first;
     const at = token * all + head * width;
-    const dY = wasm.put(gradient.subarray(at, at + (n - 1) * all + width));
+    const dY = wasm.put(numbers(task, at, at + (n - 1) * all + width));
     const rows = wasm.allocFloats(n * width);
     wasm.fn.copy_columns(n, width, dY, all, rows, width);
     if (rotary) {
@@ -60,6 +65,15 @@ export function runNorm(task: NormTask, wasm: Wasm, checkpoint: () => void): Flo
     for (let k = 0; k < out.length; k++) out[k]! += product[k]!;
   }
   return out;
+}
+
+function numbers({ gradient, sent }: NormTask, from: number, to: number): Float32Array {
+  const computed = gradient.subarray(from, to);
+  if (!sent) return computed;
+  const { dtype, bytes } = sent;
+  const size = ITEM_SIZE[dtype];
+  const cut = encodedTensor(dtype, [to - from], bytes.subarray(size * from, size * to));
+  return Float32Array.from(widenEncoded(cut), (x, k) => x - computed[k]!);
 }
 
 /** Squares of the columns of products (columns, width), of each batch item and head. */
