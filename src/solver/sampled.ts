@@ -102,7 +102,11 @@ export function* bySampling(
   const unchecked = keys !== undefined && !toleranceStated;
   if (once.solved && (once.worst <= tolerance || unchecked))
     return answer(once.solved, plan, reason);
-  if (once.solved) requirePrecision(once.solved.rounded, tolerance);
+  if ((once.solved?.rounded?.relative ?? 0) > tolerance) {
+    // More draws are of no use. What rounding adds to the gradients of weights is no part of the figures of exact.
+    if (options.method === 'sampled') requirePrecision(once.solved!.rounded, tolerance);
+    return yield* instead(problem, once, options);
+  }
   const more = keys === undefined ? yield* moreDraws(problem, planned, once, options) : null;
   if (!more) return yield* instead(problem, once, options);
   const both = yield* toppedUp(problem, run, more, { ...wanted, seed: seed + 1 });

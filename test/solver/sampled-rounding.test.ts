@@ -36,28 +36,40 @@ function ofWeights(dY: Float32Array | Float64Array): Float64Array {
   return out;
 }
 
+/** Gradients come back in the dtypes of their tensors. */
+function inDtype(dtype: 'bfloat16' | 'float16') {
+  const { query, key, value } = states.inputs;
+  return {
+    ...states,
+    inputs: { query: { ...query, dtype }, key: { ...key, dtype }, value: { ...value, dtype } },
+    projectedFrom: { query: X, key: X, value: X },
+  };
+}
+
+function solveIn(
+  problem: ReturnType<typeof inDtype>,
+  method: 'auto' | 'sampled',
+  tolerance: number,
+) {
+  const outputs = { attentionOutput: false, inputGradients: 'attention' } as const;
+  const options: SolveOptions = {
+    ...{ method, tolerance, toleranceStated: true, seed: SEED },
+    rates: { exact: 1, lowRank: 1 },
+    ...{ correction: false, ...outputs },
+    encode: { gradients: true, batched: true, outputsDtype: 'same' },
+  };
+  const needs = { gradients: true, output: false, inputGradients: true };
+  const plan = run(
+    planSampled(problem, { ...outputs, keys: undefined, tolerance, needs, seed: SEED }),
+  );
+  const choice = { kernel: 'sampled', reason: '', lowRank: null, sampled: plan } as const;
+  return run(solve(problem, choice, options));
+}
+
 for (const dtype of ['bfloat16', 'float16'] as const) {
   test(`a channel that is large in all rows, sent in ${dtype}`, () => {
-    const { query, key, value } = states.inputs;
-    const problem = {
-      ...states,
-      // Gradients come back in the dtypes of their tensors.
-      inputs: { query: { ...query, dtype }, key: { ...key, dtype }, value: { ...value, dtype } },
-      projectedFrom: { query: X, key: X, value: X },
-    };
-    const outputs = { attentionOutput: false, inputGradients: 'attention' } as const;
-    const options: SolveOptions = {
-      ...{ method: 'sampled', tolerance: 0.5, toleranceStated: true, seed: SEED },
-      rates: { exact: 1, lowRank: 1 },
-      ...{ correction: false, ...outputs },
-      encode: { gradients: true, batched: true, outputsDtype: 'same' },
-    };
-    const needs = { gradients: true, output: false, inputGradients: true };
-    const plan = run(
-      planSampled(problem, { ...outputs, keys: undefined, tolerance: 0.5, needs, seed: SEED }),
-    );
-    const choice = { kernel: 'sampled', reason: '', lowRank: null, sampled: plan } as const;
-    const { tensors, error } = run(solve(problem, choice, options));
+    const problem = inDtype(dtype);
+    const { tensors, error } = solveIn(problem, 'sampled', 0.5);
     const truth = named(reference(problem, 'attention'));
     for (const name of ['query', 'key', 'value'] as const) {
       const got = ofWeights(widenEncoded(tensors.gradients![name]!));
@@ -68,3 +80,10 @@ for (const dtype of ['bfloat16', 'float16'] as const) {
     }
   });
 }
+
+test('where that rounding alone misses the tolerance `auto` computes exactly, and sampled says why it cannot', () => {
+  const problem = inDtype('bfloat16');
+  const { method, fallback } = solveIn(problem, 'auto', 0.005);
+  assert.deepEqual({ method, fallback }, { method: 'exact', fallback: true });
+  assert.throws(() => solveIn(problem, 'sampled', 0.005), /key is off by .* rounded to bfloat16/);
+});
