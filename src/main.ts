@@ -1,5 +1,5 @@
 /** Start: configuration, worker threads, listen; on SIGTERM or SIGINT drain and end. */
-import closeWithGrace from 'close-with-grace';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
 import {
   maxInflightBytes,
@@ -8,12 +8,15 @@ import {
   readConfig,
   unknownSettings,
 } from './config.js';
+import { endWithGrace } from './end.js';
 import { ThreadedEngine } from './engine/engine.js';
 import { requireAddress, startError } from './start-error.js';
 import { packageVersion } from './version.js';
 
 /** After the drain: time for the cancelled requests to get their 503. */
 const LAST_WORDS_MS = 2000;
+/** Time to close: connections whose clients send no more of their heads, a collector or a store that does not answer. */
+const CLOSE_MS = 1000;
 
 /**
  * Connections that may wait to be taken up; the system may allow fewer. Beyond them it keeps none in mind, and resets
@@ -27,15 +30,16 @@ async function main(): Promise<void> {
   let engine: ThreadedEngine | undefined;
 
   // Before anything else: a container's process 1 ignores signals that nobody listens to.
-  const delay = config.LORAGRAD_LAME_DUCK_MS + config.LORAGRAD_DRAIN_MS + 2 * LAST_WORDS_MS;
-  closeWithGrace({ delay }, async ({ signal, err }) => {
-    if (err) app?.log.fatal(err, 'The process fails');
+  const delay =
+    config.LORAGRAD_LAME_DUCK_MS + config.LORAGRAD_DRAIN_MS + 2 * LAST_WORDS_MS + CLOSE_MS;
+  endWithGrace(delay, async ({ signal, error }) => {
+    if (error) app?.log.fatal(error, 'The process fails');
     else app?.log.info(`${signal}: requests in flight are finished first`);
     // Who presses Ctrl-C has no balancer that must be told first.
     const lameDuckMs = signal === 'SIGTERM' ? config.LORAGRAD_LAME_DUCK_MS : 0;
     await app?.drain({ lameDuckMs, drainMs: config.LORAGRAD_DRAIN_MS, lastWordsMs: LAST_WORDS_MS });
-    await app?.close();
-    await engine?.close();
+    await inTime(app?.close());
+    await inTime(engine?.close());
   });
 
   await requireAddress(config);
@@ -63,6 +67,10 @@ async function main(): Promise<void> {
     .catch((error: Error) => {
       throw startError(error, config);
     });
+}
+
+function inTime(closed: Promise<void> | undefined): Promise<void> {
+  return Promise.race([closed, pause(CLOSE_MS)]);
 }
 
 main().catch((error: Error) => {

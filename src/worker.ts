@@ -1,11 +1,11 @@
 /** loragrad worker: runs parts of large problems for the API nodes of the same queue; on SIGTERM it finishes those that it has. */
 import { createServer, type Server } from 'node:http';
-import closeWithGrace from 'close-with-grace';
 import { pino } from 'pino';
 import { Gauge, Registry } from 'prom-client';
 import { type AnyPart, jobOfPart } from '../workers/tasks/parts.js';
 import { PartWorker } from './cluster/part-worker.js';
 import { poolOptions, queueOptions, readConfig } from './config.js';
+import { endWithGrace } from './end.js';
 import { loggerOptions } from './http/observability/logging.js';
 import { WorkerPool } from './pool/worker-pool.js';
 import { packageVersion } from './version.js';
@@ -42,8 +42,8 @@ async function main(): Promise<void> {
   const log = pino(logging, stream);
   let worker: PartWorker | undefined;
   let server: Server | undefined;
-  closeWithGrace({ delay: config.LORAGRAD_DRAIN_MS }, async ({ signal, err }) => {
-    if (err) log.fatal(err, 'The process fails');
+  endWithGrace(config.LORAGRAD_DRAIN_MS, async ({ signal, error }) => {
+    if (error) log.fatal(error, 'The process fails');
     else log.info(`${signal}: the parts in hand are finished first`);
     server?.close();
     await worker?.close();

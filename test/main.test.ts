@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
-import { connect } from 'node:net';
+import { existsSync, readFileSync } from 'node:fs';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { longBody, pack, tensor } from './support/wire/bodies.js';
@@ -102,6 +102,56 @@ test('SIGTERM ends the process when nobody reads its log any more', async () => 
   const service = await start({ LORAGRAD_LAME_DUCK_MS: '0' });
   service.child.kill('SIGTERM');
   assert.equal(await exitCode(service), 0);
+});
+
+test('SIGTERM ends the process whatever a client, or a collector that answers nothing, holds open', async () => {
+  const silent = createServer().unref();
+  silent.listen(0, '127.0.0.1');
+  await once(silent, 'listening');
+  const service = await start({
+    LORAGRAD_LAME_DUCK_MS: '0',
+    LORAGRAD_DRAIN_MS: '100',
+    OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${(silent.address() as AddressInfo).port}`,
+  });
+  const socket = connect(Number(new URL(service.url).port), '127.0.0.1');
+  socket.on('error', () => {});
+  socket.write('POST /gradient HTTP/1.1\r\nHost: x\r\n');
+  assert.equal((await fetch(`${service.url}/limits`)).status, 200);
+  service.child.kill('SIGTERM');
+  assert.equal(await exitCode(service), 0);
+});
+
+test('SIGHUP: the request in flight is answered, however often a terminal that goes away says so', async () => {
+  const service = await start();
+  const answer = post(service.url);
+  while (!(await busy(service.url))) await new Promise((resolve) => setTimeout(resolve, 2));
+  service.child.kill('SIGHUP');
+  service.child.kill('SIGHUP');
+  while (await fetch(`${service.url}/health/ready`).then(({ ok }) => ok));
+  service.child.kill('SIGHUP');
+  assert.equal((await answer).status, 200);
+  assert.equal(await exitCode(service), 0);
+});
+
+test('a fault of native code ends the process, which does not go on with it for ever', async () => {
+  const { child } = await start();
+  child.kill('SIGSEGV');
+  await once(child, 'exit');
+  assert.equal(child.signalCode, 'SIGSEGV');
+});
+
+test('the process ends when its terminal is gone', {
+  skip: !existsSync('/usr/bin/script'),
+}, async () => {
+  const terminal = spawn('/usr/bin/script', ['-qec', `${process.execPath} ${MAIN}`, '/dev/null'], {
+    env: { ...process.env, PORT: '0', LORAGRAD_WORKERS: '1' },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  for await (const chunk of terminal.stdout) if (String(chunk).includes('listens')) break;
+  const pid = Number(readFileSync(`/proc/${terminal.pid}/task/${terminal.pid}/children`, 'utf8'));
+  assert.ok(isAlive(pid));
+  terminal.kill('SIGKILL');
+  while (isAlive(pid)) await new Promise((resolve) => setTimeout(resolve, 20));
 });
 
 test('SIGTERM during start-up ends the process at once', async () => {
