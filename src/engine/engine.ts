@@ -1,5 +1,5 @@
 /** Where the work of requests is done: a thread that runs jobs, and the worker threads below it. */
-import { once } from 'node:events';
+import { setTimeout as pause } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
@@ -63,6 +63,8 @@ const PING_MS = 2000;
 const SILENCE_MS = 10_000;
 /** After so long without work the threads give back what they keep for more. */
 const REST_MS = 10_000;
+/** Between two attempts to begin another thread. */
+const AGAIN_MS = 2000;
 
 interface Pending {
   finish(outcome: Done | Error): void;
@@ -72,7 +74,8 @@ interface Pending {
 export class ThreadedEngine implements Engine {
   readonly #load: Int32Array;
   readonly #options: PoolOptions;
-  #thread!: Worker;
+  /** null: it has ended, and another one has not begun. */
+  #thread: Worker | null = null;
   #closing = false;
   /** performance.now() of the last sign of life. */
   #heard = 0;
@@ -116,6 +119,7 @@ export class ThreadedEngine implements Engine {
     const { signal, form, owner, start, traced = false, onProgress } = context;
     if (signal.aborted)
       return { answer: Promise.reject(signal.reason), settled: Promise.resolve() };
+    if (!this.#thread) return { answer: Promise.reject(threadLost()), settled: Promise.resolve() };
     const id = this.#next++;
     let settle!: () => void;
     const settled = new Promise<void>((resolve) => {
@@ -157,13 +161,15 @@ export class ThreadedEngine implements Engine {
 
   async close(): Promise<void> {
     this.#closing = true;
-    const ended = new Promise((resolve) => this.#thread.once('exit', resolve));
+    if (!this.#thread) return;
+    const thread = this.#thread;
+    const ended = new Promise((resolve) => thread.once('exit', resolve));
     this.#say({ type: 'close' });
     await ended;
   }
 
   #say(message: ToEngine): void {
-    this.#thread.postMessage(message);
+    this.#thread?.postMessage(message);
   }
 
   async #begin(): Promise<void> {
@@ -172,28 +178,46 @@ export class ThreadedEngine implements Engine {
       queue: this.queueOptions,
       load: this.#load,
     };
-    const thread = new Worker(THREAD, { workerData });
-    this.#thread = thread;
-    const [{ kernels, rates }] = (await once(thread, 'message')) as [
-      Extract<FromEngine, { type: 'ready' }>,
-    ];
+    const { kernels, rates } = await this.#ready(new Worker(THREAD, { workerData }));
     this.#kernels = kernels;
     this.#rates = rates;
     this.#heard = performance.now();
     this.#asked = false;
-    thread.on('message', (message: FromEngine) => this.#hear(message));
-    // Without a listener the error would end the process; what follows is the exit.
-    thread.on('error', () => {});
-    thread.once('exit', () => this.#ended());
   }
 
-  /** The thread of the engine must not end; if it does, for want of memory, another one begins. */
-  #ended(): void {
-    const lost = new Problem('worker-lost', 'The thread that runs all computations ended.', {
-      headers: { 'retry-after': '2' },
+  /** @throws {Error} when the thread ends before. */
+  #ready(thread: Worker): Promise<Extract<FromEngine, { type: 'ready' }>> {
+    this.#thread = thread;
+    return new Promise((resolve, reject) => {
+      let isReady = false;
+      let why = new Error('The thread of the engine ended.');
+      thread.on('message', (message: FromEngine) => {
+        if (message.type === 'ready') resolve(message);
+        else this.#hear(message);
+        isReady = true;
+      });
+      // What follows is the exit.
+      thread.on('error', (error: Error) => {
+        why = error;
+      });
+      thread.once('exit', () => {
+        this.#thread = null;
+        for (const { finish } of [...this.#pending.values()]) finish(threadLost());
+        reject(why);
+        if (isReady) this.#beginAgain();
+      });
     });
-    for (const { finish } of [...this.#pending.values()]) finish(lost);
-    if (!this.#closing) this.#begin().catch(() => {});
+  }
+
+  /** The thread of the engine must not end. If it does, for want of memory, another one begins as soon as the system lets it. */
+  async #beginAgain(): Promise<void> {
+    while (!this.#closing) {
+      try {
+        return await this.#begin();
+      } catch {
+        await pause(AGAIN_MS, undefined, { ref: false });
+      }
+    }
   }
 
   #giveBack(): void {
@@ -223,6 +247,12 @@ export class ThreadedEngine implements Engine {
     if (message.type === 'done') pending?.finish(message.done);
     if (message.type === 'failed') pending?.finish(errorOf(message.failure));
   }
+}
+
+function threadLost(): Problem {
+  return new Problem('worker-lost', 'The thread that runs all computations ended.', {
+    headers: { 'retry-after': '2' },
+  });
 }
 
 function errorOf(failure: Failure): Error {

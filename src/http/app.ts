@@ -94,7 +94,9 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   await app.register(draining);
   await app.register(validation);
   await app.register(clients, {
-    keys: new ApiKeys(config.LORAGRAD_API_KEYS, config.LORAGRAD_API_KEYS_FILE),
+    keys: new ApiKeys(config.LORAGRAD_API_KEYS, config.LORAGRAD_API_KEYS_FILE, (error) =>
+      app.log.error(error, 'The file of keys is of no use: the keys of before hold'),
+    ),
     hosts: listOf(config.LORAGRAD_HOSTS),
   });
   await app.register(admission, {

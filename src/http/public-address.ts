@@ -1,13 +1,14 @@
 /** Where clients see the service: a proxy may publish it below a path. */
 import type { FastifyRequest } from 'fastify';
 
-const PATH = /^(?:\/[\w.~-]+)+$/;
+/** What a proxy puts before the address, in time that is linear in its length. */
+const PATH = /^((?:\/[\w.~-]+)+)\/*$/;
 
 /** The path below which the service is published, without a slash at its end; null: not known. */
 export function publicPrefix({ headers }: FastifyRequest, basePath: string): string | null {
   const forwarded = headers['x-forwarded-prefix'];
-  const given = (typeof forwarded === 'string' ? forwarded : basePath).trim().replace(/\/+$/, '');
-  return PATH.test(given) ? given : null;
+  const given = (typeof forwarded === 'string' ? forwarded : basePath).trim();
+  return PATH.exec(given)?.[1] ?? null;
 }
 
 /**

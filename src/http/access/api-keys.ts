@@ -49,14 +49,18 @@ export class ApiKeys {
   #keys: readonly ApiKey[];
   #seen = 0;
   #looked = performance.now();
+  /** Why the file was of no use when it was looked at last. */
+  #trouble = '';
 
   /**
    * @param text 'name:key,name:key requests=600 bytes=1000000000 stored=500000000'
    * @param file with one pair a line; '': none.
+   * @param failed told once why a file that has changed is of no use; the keys of before hold.
    */
   constructor(
     text: string,
     private readonly file: string,
+    private readonly failed: (error: Error) => void = () => {},
   ) {
     this.#keys = parse(text, 'LORAGRAD_API_KEYS');
     if (file !== '') this.#read();
@@ -83,8 +87,11 @@ export class ApiKeys {
     this.#looked = performance.now();
     try {
       if (statSync(this.file).mtimeMs !== this.#seen) this.#read();
-    } catch {
-      // A file that is just being replaced, or is not valid: the keys of before hold.
+      this.#trouble = '';
+    } catch (error) {
+      const { message } = error as Error;
+      if (message !== this.#trouble) this.failed(error as Error);
+      this.#trouble = message;
     }
   }
 

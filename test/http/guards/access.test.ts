@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { copyFileSync, mkdtempSync, utimesSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import { type AddressInfo, createServer } from 'node:net';
@@ -53,6 +53,29 @@ test('a file of keys changes without a restart', (context) => {
   writeFileSync(file, '');
   now += 60_000;
   assert.deepEqual([nameOf(keys, TWO), keys.open], [null, false]);
+});
+
+test('a file of keys that is of no use is told once, and the keys of before hold', (context) => {
+  const file = join(mkdtempSync(join(tmpdir(), 'keys-')), 'keys');
+  writeFileSync(file, `one:${ONE}\n`);
+  const told: string[] = [];
+  const keys = new ApiKeys('', file, ({ message }) => told.push(message));
+  let now = performance.now();
+  context.mock.method(performance, 'now', () => now);
+  const look = () => {
+    now += 60_000;
+    assert.equal(nameOf(keys, ONE), 'one');
+  };
+  writeFileSync(file, 'rubbish\n');
+  utimesSync(file, 1, 1);
+  look();
+  look();
+  rmSync(file);
+  look();
+  look();
+  assert.equal(told.length, 2);
+  assert.match(told[0]!, /^Entry 1 of LORAGRAD_API_KEYS_FILE/);
+  assert.match(told[1]!, /^ENOENT/);
 });
 
 test('with keys: none, 401; health and pages are open; each has a store of its own', async () => {
