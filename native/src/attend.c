@@ -146,7 +146,10 @@ static void add_sink_gradients(const RowBlock *rows) {
   const Attention *a = rows->a;
   if (a->sink == -INFINITY || !has_objective(a)) return;
   for (int i = 0; i < rows->n; i++) {
-    const double of_row = -(exp2(a->sink - a->max[i]) / a->sum[i]) * a->mean[i];
+    /* Of keys that stand for others the sum may lack the largest: a row would then be all sink. */
+    const int by_client = a->bias && knows_sums(a);
+    const double p = by_client ? exp2(a->sink - known_sum(rows, i)) : exp2(a->sink - a->max[i]) / a->sum[i];
+    const double of_row = a->mean[i] != 0 ? -p * a->mean[i] : 0;
     *a->sink_gradient += of_row;
     a->norm_sink[row_at(rows, i)] = weight_of(fabs(of_row));
   }

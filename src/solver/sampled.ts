@@ -36,6 +36,8 @@ export function sampledObstacle(layer: Layer, { outputOnly }: ChooseOptions): st
     return 'Sampled takes grad_output; a target takes the whole attention output, which is exact.';
   }
   if (!objective) return 'Sampled is planned with grad_output.';
+  // A row that lacks its largest key would be all sink.
+  if (layer.sinks && !known?.logSumExp) return 'Sampled takes sinks with log_sum_exp.';
   const { batch, heads, headDim, valueDim, keyLength } = layer.dims;
   if (Math.max(headDim, valueDim) > MAX_LOW_RANK_WIDTH) {
     return `Sampled takes heads of up to ${MAX_LOW_RANK_WIDTH} columns.`;

@@ -5,11 +5,10 @@ import { runJob } from '../../workers/job.js';
 import { exactJob, exactStages } from '../../workers/kernels/exact/gradient.js';
 import { runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
-import { keysOfRow } from '../../workers/mask.js';
-import type { AttentionProblem, KnownForward } from '../../workers/problem.js';
+import type { KnownForward } from '../../workers/problem.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
 import { testSeed } from '../support/random.js';
-import { type ProblemOptions, randomStates, tensor } from './problems.js';
+import { logSumExp, type ProblemOptions, randomStates, tensor } from './problems.js';
 import { distance, exact, named, norm, reference } from './run.js';
 
 const wasm = loadWasm();
@@ -59,29 +58,6 @@ for (const [name, shape] of Object.entries(shapes)) {
       assert.ok(error <= upper, `${tensor}: ${error} above ${upper}; seed ${SEED}`);
       assert.ok(relative < 10 * error, `${tensor}: ${relative} for ${error}; seed ${SEED}`);
     }
-  });
-}
-
-/** ln of the row sums, (B, H, Lq), from the scores as they stand in the formula. */
-function logSumExp({ dims, inputs, scaling, softcap, sinks, mask }: AttentionProblem): Tensor {
-  const { batch, heads, keyValueHeads, queryLength, keyLength, headDim: d } = dims;
-  return tensor([batch, heads, queryLength], 'float32', (index) => {
-    const [row, head] = [index % queryLength, Math.floor(index / queryLength) % heads];
-    const item = Math.floor(index / queryLength / heads);
-    const q = ((item * queryLength + row) * heads + head) * d;
-    const seen = keysOfRow({ dims, mask }, item, row);
-    const logits = sinks ? [sinks.data[head]!] : [];
-    for (let j = seen.first; j < seen.last; j++) {
-      const shared = Math.floor((head * keyValueHeads) / heads);
-      const k = ((item * keyLength + j) * keyValueHeads + shared) * d;
-      let s = 0;
-      for (let c = 0; c < d; c++) s += inputs.query.data[q + c]! * inputs.key.data[k + c]!;
-      s *= scaling;
-      logits.push(softcap ? softcap * Math.tanh(s / softcap) : s);
-    }
-    if (logits.length === 0) return 0;
-    const max = Math.max(...logits);
-    return max + Math.log(logits.reduce((sum, s) => sum + Math.exp(s - max), 0));
   });
 }
 

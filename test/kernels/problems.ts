@@ -1,5 +1,5 @@
 /** Random attention problems for tests of kernels. */
-import { CAUSAL, type Mask, NO_MASK } from '../../workers/mask.js';
+import { CAUSAL, keysOfRow, type Mask, NO_MASK } from '../../workers/mask.js';
 import type { Adapter, AttentionProblem, Projection, Rotary } from '../../workers/problem.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
 import { normal } from '../support/random.js';
@@ -85,6 +85,42 @@ export function randomStates(options: Omit<ProblemOptions, 'ranks' | 'rotary' | 
       v_proj: identity(keyValueHeads * valueDim),
     },
   } satisfies AttentionProblem;
+}
+
+/** ln of the row sums, (B, H, Lq), from the scores as they stand in the formula. */
+export function logSumExp({
+  dims,
+  inputs,
+  scaling,
+  softcap,
+  sinks,
+  mask,
+}: AttentionProblem): Tensor {
+  const { batch, heads, keyValueHeads, queryLength, keyLength, headDim: d } = dims;
+  return tensor([batch, heads, queryLength], 'float32', (index) => {
+    const [row, head] = [index % queryLength, Math.floor(index / queryLength) % heads];
+    const item = Math.floor(index / queryLength / heads);
+    const q = ((item * queryLength + row) * heads + head) * d;
+    const seen = keysOfRow({ dims, mask }, item, row);
+    const logits = sinks ? [sinks.data[head]!] : [];
+    for (let j = seen.first; j < seen.last; j++) {
+      const shared = Math.floor((head * keyValueHeads) / heads);
+      const k = ((item * keyLength + j) * keyValueHeads + shared) * d;
+      let s = 0;
+      for (let c = 0; c < d; c++) s += inputs.query.data[q + c]! * inputs.key.data[k + c]!;
+      s *= scaling;
+      logits.push(softcap ? softcap * Math.tanh(s / softcap) : s);
+    }
+    if (logits.length === 0) return 0;
+    const max = Math.max(...logits);
+    return max + Math.log(logits.reduce((sum, s) => sum + Math.exp(s - max), 0));
+  });
+}
+
+/** Attention states with the row sums of their forward pass. */
+export function statesWithSums(options: Parameters<typeof randomStates>[0]): AttentionProblem {
+  const states = randomStates(options);
+  return { ...states, known: { logSumExp: logSumExp(states) } };
 }
 
 export function randomProblem(options: ProblemOptions): AttentionProblem {

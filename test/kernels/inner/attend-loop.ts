@@ -145,8 +145,9 @@ function attendRow(s: Numbers, a: Arrays, { row, index, block, keys }: Row): Off
   add(a.outK!, q, rightS.slice(s.rq, s.rq! + s.rk!));
   add(a.outV!, G, rightV.slice(0, s.rvRank));
   if (s.sink! > Number.NEGATIVE_INFINITY && hasObjective) {
-    a.sinkGradient![0]! -= sinkWeight * inverse * mean;
-    a.normSink![row] = Math.abs(sinkWeight * inverse * mean);
+    const p = listed && knownLog !== null ? 2 ** (s.sink! - knownLog) : sinkWeight * inverse;
+    a.sinkGradient![0]! -= p * mean;
+    a.normSink![row] = Math.abs(p * mean);
   }
   return off;
 }

@@ -14,6 +14,7 @@ import {
   randomProblem,
   randomStates,
   rotaryTables,
+  statesWithSums,
   tensor,
 } from '../problems.js';
 import { distance, exact, named, norm } from '../run.js';
@@ -64,7 +65,7 @@ const shapes: Record<string, Omit<ProblemOptions, 'seed'>> = {
     ...{ ...long, heads: 2 },
     mask: { left: 500, right: 0, sequenceEnds: [[830, 1100]] },
   },
-  'sinks, soft cap': { ...long, heads: 2, causal: true, sinks: true, softcap: 4 },
+  'soft cap': { ...long, heads: 2, causal: true, softcap: 4 },
 };
 
 const problems: Record<string, AttentionProblem> = {
@@ -72,6 +73,9 @@ const problems: Record<string, AttentionProblem> = {
     Object.entries(shapes).map(([name, shape]) => [name, randomProblem({ ...shape, seed: SEED })]),
   ),
   'attention states, causal': randomStates({ ...long, heads: 2, causal: true, seed: SEED }),
+  'attention states, sinks, soft cap': statesWithSums({
+    ...{ ...long, heads: 2, causal: true, sinks: true, softcap: 4, seed: SEED },
+  }),
 };
 
 for (const [name, problem] of Object.entries(problems)) {

@@ -9,7 +9,7 @@ import { type AttentionProblem, hasAttentionStates } from '../../../workers/prob
 import { runTask } from '../../../workers/tasks/run.js';
 import { testSeed } from '../../support/random.js';
 import { everyCut } from '../cuts.js';
-import { randomProblem, randomStates, tensor } from '../problems.js';
+import { randomProblem, randomStates, statesWithSums, tensor } from '../problems.js';
 import { distance, exact, named, norm } from '../run.js';
 
 const SEED = testSeed(5);
@@ -20,8 +20,11 @@ const run = <R>(job: Job<R>): R =>
 
 const LONG = { queryLength: 900, heads: 2, headDim: 16, inFeatures: 24, spread: 3 };
 const problems: Record<string, AttentionProblem> = {
-  'adapters, sinks, padding': randomProblem({
-    ...{ ...LONG, heads: 4, batch: 2, keyLengths: [900, 640], sinks: true, seed: SEED },
+  'adapters, padding': randomProblem({
+    ...{ ...LONG, heads: 4, batch: 2, keyLengths: [900, 640], seed: SEED },
+  }),
+  'attention states, sinks, padding': statesWithSums({
+    ...{ ...LONG, batch: 2, keyLengths: [900, 640], sinks: true, seed: SEED },
   }),
   'adapters, rotary positions, grouped heads': randomProblem({
     ...{ ...LONG, heads: 4, keyValueHeads: 2, rotary: true, causal: true, seed: SEED },
@@ -98,17 +101,18 @@ for (const [name, problem] of Object.entries(problems)) {
   });
 
   test(`${name}: in parts`, () => {
-    const above: string[] = [];
+    const above = new Map<string, string>();
     for (const cuts of everyCut(problem, outputs(problem).inputGradients !== undefined)) {
       const { answer } = run(both(problem, planned, SEED, cuts));
       for (const [tensorName, x] of truth) {
         const y = named(answer).get(tensorName)!;
         const error = distance(x, y) / norm(y);
         const { upper } = answer.errors[tensorName]!;
-        if (error > upper) above.push(`${tensorName}: ${error} above ${upper}; seed ${SEED}`);
+        if (error > upper) above.set(tensorName, `${tensorName}: ${error} above ${upper}`);
       }
     }
-    assert.ok(above.length <= 1, above.join());
+    // Draws are the same however heads are cut: one limit of 99 % may be missed, in all of them.
+    assert.ok(above.size <= 1, `${[...above.values()].join()}; seed ${SEED}`);
   });
 }
 

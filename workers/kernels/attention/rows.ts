@@ -76,18 +76,25 @@ export function sinkGradients(
   { plan }: Partitions,
   wasm: Wasm,
   { fields }: AttentionMemory,
-  { partition, n }: RowBlock,
+  rows: RowBlock,
 ): Float64Array {
+  const { partition, n } = rows;
   const gradients = new Float64Array(n);
   if (!plan.problem.sinks || !plan.problem.objective) return gradients;
   const [max, mean] = [wasm.f32(fields.max, n), wasm.f32(fields.mean, n)];
   const sum = wasm.f64(fields.sum, n);
   const sink = sinkOf(plan, partition);
-  return gradients.map((_, i) => -(2 ** (sink - max[i]!) / sum[i]!) * mean[i]!);
+  // Of keys that stand for others the sum may lack the largest: a row would then be all sink.
+  const byClient = fields.bias !== 0 && plan.problem.known?.logSumExp;
+  const p = (i: number) =>
+    byClient
+      ? 2 ** (sink - knownSum(plan, partition, rowAt(rows, i)))
+      : 2 ** (sink - max[i]!) / sum[i]!;
+  return gradients.map((_, i) => (mean[i] ? -p(i) * mean[i]! : 0));
 }
 
 /** log2 of the sum of e^S in a row, as the client knows it. */
-function knownSum(
+export function knownSum(
   { problem }: ExactPlan,
   { headGroup, head }: PartitionOfHead,
   row: number,

@@ -13,6 +13,7 @@ import { Random } from '../random.js';
 import { type Coordinates, rowsOfHead } from './coordinates.js';
 import { KeyDraw, sizeOf } from './draw.js';
 import { Measure, type Measurements, makeMeasurements, withoutError } from './error/measure.js';
+import { SinkErrors } from './error/sinks.js';
 import type { Tables } from './error/tables.js';
 import { Listed } from './listed.js';
 import { NEAR, type SampledPlan } from './plan/plan.js';
@@ -49,7 +50,7 @@ export function runSampledAttend(
   wasm: Wasm,
   checkpoint: Checkpoint,
 ): SampledReport {
-  const measurements = makeMeasurements();
+  const measurements = makeMeasurements(task.origin.heads);
   const report = attendByLists(task, wasm, checkpoint, (memory, partition) =>
     keysOfPartition(task, wasm, memory, partition, checkpoint, measurements),
   );
@@ -124,6 +125,8 @@ function keysOfPartition(
   const listed = new Listed(wasm, memory, Math.ceil(plan.keys / 2));
   const keyDraw = new KeyDraw(wasm, spread, listed.capacity);
   const measure = new Measure(task, wasm, memory, checkpoint);
+  const ofSink = plan.problem.sinks ? new SinkErrors(task, wasm, listed.capacity) : null;
+  const sink = task.origin.head + partition.head;
   return (rows) => {
     const { first, n } = rows;
     const { batchItem } = partition.headGroup;
@@ -131,16 +134,20 @@ function keysOfPartition(
     if (far.length === 0) return null;
     const worths = keyDraw.weigh(proxy.weigh(rows, near, far), far);
     const drawn = keyDraw.draw(worths, sampled.scale, randomOf(task, rows).uniform());
-    const probability = task.measured[partition.place * plan.blocks + rows.first / ROWS]!;
+    const measured = task.measured[partition.place * plan.blocks + rows.first / ROWS]!;
     if (!drawn || sizeOf(near) + drawn.places.length > listed.capacity) {
-      if (probability > 0) measurements.blocks.push(withoutError(probability));
+      if (measured > 0) measurements.blocks.push(withoutError(measured));
       return null;
     }
     measurements.drawn++;
     const keys = listed.gather(near, far, drawn);
-    if (probability === 0) return keys;
-    const end = measure.begin(rows, probability, measurements);
-    const index = keys.index.slice();
-    return { ...keys, after: () => end(keys.memory, index, worths) };
+    const end = measured > 0 ? measure.begin(rows, measured, measurements) : null;
+    // Memory may have moved by then.
+    const [index, probability] = [keys.index.slice(), drawn.probability.slice()];
+    const after = () => {
+      ofSink?.add(rows, keys, probability, sink, measurements.sinks);
+      end?.(keys.memory, index, worths);
+    };
+    return { ...keys, after };
   };
 }

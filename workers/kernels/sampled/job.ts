@@ -152,7 +152,7 @@ function* joinSums(
   const all = placed(problem, cuts, sums);
   const joined = yield* joinGradients(problem, outputs, all, sharedFloat32);
   const samples = yield* joinSamples(problem, joined, all);
-  const measurements = makeMeasurements();
+  const measurements = makeMeasurements(problem.dims.heads);
   const squares: Partial<Record<Role, Float64Array>> = {};
   const longest: Partial<Record<Role, number>> = {};
   for (const part of sums) {

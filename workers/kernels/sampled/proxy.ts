@@ -149,14 +149,13 @@ export class KeyProxy {
     for (let i = 0; i < sums.length; i++) sums[i]! += each * found[i]!;
   }
 
-  /** Sums over the near keys that each row sees, and its head's sink. */
+  /** Sums over the near keys that each row sees; where there are sinks the client knows the sums. */
   #nearSums({ partition, first, n }: RowBlock, near: Range): Float64Array {
     const wasm = this.#wasm;
     const { plan, workspace } = this.#task;
     const { problem } = plan;
     const { headDim: d, queryLength } = problem.dims;
-    const sink = problem.sinks ? Math.exp(problem.sinks.data[partition.head]!) : 0;
-    const sums = new Float64Array(n).fill(sink);
+    const sums = new Float64Array(n);
     const Q = slice(workspace.Q, partition.place, queryLength * d);
     wasm.f32(this.#memory.qRows, n * d).set(Q.subarray(first * d, (first + n) * d));
     wasm.fn.pack_transposed(n, d, this.#memory.qRows, d, problem.scaling, this.#q);

@@ -111,7 +111,7 @@ function* stages(
   const longest = longestRows(tables, tasks, yield* stage('project', tasks));
   const planOf = ({ headGroup, head }: Omit<PartitionOfHead, 'partition'>) =>
     sampled.heads[headGroup.batchItem * heads + head]!;
-  const measurements = makeMeasurements();
+  const measurements = makeMeasurements(origin.heads);
   let loss = 0;
   for (const [wave, headGroups] of plan.waves.entries()) {
     const tasks = projectTasks(plan, workspace, headGroups);

@@ -15,7 +15,6 @@ interface Sums {
   readonly right: Float32Array;
   readonly outK: Float64Array;
   readonly outV: Float64Array;
-  readonly sinks: Float64Array;
 }
 
 /** The products of a block alone. */
@@ -40,12 +39,11 @@ function sumsOf(
     right: rows.subarray(first * right, (first + n) * right),
     outK: slice(workspace.outK, number, headDim * rk),
     outV: slice(workspace.outV, number, valueDim * rv),
-    sinks: slice(workspace.sinks, number, 1),
   };
 }
 
-const copyOf = ({ right, outK, outV, sinks }: Sums): Sums => ({
-  ...{ right: right.slice(), outK: outK.slice(), outV: outV.slice(), sinks: sinks.slice() },
+const copyOf = ({ right, outK, outV }: Sums): Sums => ({
+  ...{ right: right.slice(), outK: outK.slice(), outV: outV.slice() },
 });
 
 export class Apart {
@@ -88,26 +86,27 @@ export class Apart {
     if (fields.lv) this.#wasm.f32(fields.lv, last * pv).fill(0);
     const sums = sumsOf(this.#task, partition, rows);
     const before = copyOf(sums);
+    const number = partition.place * plan.partitions + partition.partition;
+    const sinks = slice(this.#task.workspace.sinks, number, 1);
+    const [sink] = sinks as unknown as readonly [number];
     const block = first / ROWS;
     const range = { first: block, last: block + 1, step: 1 };
     if (this.#wasm.fn.attend) {
       attendInOneCall(this.#task, this.#wasm, this.#memory, partition, range, null, checkpoint);
     } else attendBlock(this.#task, this.#wasm, this.#memory, rows, checkpoint, {});
     const gain = this.#gain(before, rows);
-    for (const name of ['right', 'outK', 'outV', 'sinks'] as const) {
-      sums[name].set(before[name]);
-    }
+    for (const name of ['right', 'outK', 'outV'] as const) sums[name].set(before[name]);
+    sinks.set([sink]);
     return { ...gain, memory: this.#memory, index: null, count: last };
   }
 
   #gain(before: Sums, rows: RowBlock): Sums {
-    const { right, outK, outV, sinks } = copyOf(sumsOf(this.#task, rows.partition, rows));
+    const { right, outK, outV } = copyOf(sumsOf(this.#task, rows.partition, rows));
     const less = (x: Float64Array, y: Float64Array) => x.map((a, k) => a - y[k]!);
     return {
       right,
       outK: less(outK, before.outK),
       outV: less(outV, before.outV),
-      sinks: less(sinks, before.sinks),
     };
   }
 }

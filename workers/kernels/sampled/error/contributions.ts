@@ -80,7 +80,6 @@ export class Contributions {
       }
       this.#wasm.release(mark);
     }
-    if (this.#problem.sinks) tensors.sinks = Float32Array.from(products.sinks);
     return { roles, tensors };
   }
 

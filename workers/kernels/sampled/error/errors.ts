@@ -68,7 +68,8 @@ export function drawErrors(
       return { relative: off, upper: off, standard_error: 0, ...figures };
     }
     if (blind) return { ...ALL, ...figures };
-    const { variance, limit } = squareOfError(runs, name, ofNorm);
+    const { variance, limit } =
+      name === 'sinks' ? squareOfSinks(runs) : squareOfError(runs, name, ofNorm);
     const more = Math.sqrt(1 + (unseen[roleOf(name)] ?? 0));
     const drawn = (more * Math.sqrt(variance)) / norm;
     const { relative, upper, standard_error, rows_sampled } = rounding[name] ?? ALL;
@@ -142,6 +143,23 @@ function squareOfError(runs: readonly RunErrors[], name: string, ofNorm: number)
   }
   const freedom = 2 / ((ofEstimate + own + 4 * pairs) / variance ** 2 + ofNorm);
   return { variance, limit: variance * chiSquare(freedom) };
+}
+
+/** The same of sinks, by the draws of all blocks; heads have a number each. */
+function squareOfSinks(runs: readonly Pick<MeasuredRun, 'share' | 'sinks'>[]) {
+  const heads = runs[0]!.sinks.length / 2;
+  let [variance, ofAll] = [0, 0];
+  for (let h = 0; h < heads; h++) {
+    let ofHead = 0;
+    for (const { share, sinks } of runs) {
+      ofHead += share ** 2 * sinks[2 * h]!;
+      ofAll += 2 * share ** 4 * sinks[2 * h + 1]!;
+    }
+    variance += ofHead;
+    ofAll += 2 * ofHead ** 2;
+  }
+  if (!(variance > 0)) return { variance: 0, limit: 0 };
+  return { variance, limit: variance * chiSquare((2 * variance ** 2) / ofAll) };
 }
 
 type RunErrors = Pick<MeasuredRun, 'share' | 'blocks'>;

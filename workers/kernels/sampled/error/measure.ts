@@ -8,6 +8,7 @@ import { KeySquares } from '../key-squares.js';
 import { joinKeys, type KeySums, makeKeySums } from '../plan/scale.js';
 import { Apart } from './apart.js';
 import { Contributions, type Narrowed, squareOf } from './contributions.js';
+import { makeSinkSums, type SinkSums } from './sinks.js';
 import type { Role, Tables } from './tables.js';
 
 /** What one block shows; what it does not name has no error. */
@@ -32,9 +33,14 @@ export interface Measurements {
   drawn: number;
   /** What keys add to all blocks, extrapolated. */
   readonly keys: KeySums;
+  /** What the draws of all blocks do to the gradients of sinks. */
+  readonly sinks: SinkSums;
 }
 
-export const makeMeasurements = (): Measurements => ({ blocks: [], drawn: 0, keys: makeKeySums() });
+/** @param heads of the whole problem. */
+export const makeMeasurements = (heads: number): Measurements => ({
+  ...{ blocks: [], drawn: 0, keys: makeKeySums(), sinks: makeSinkSums(heads) },
+});
 
 /** What is measured: a part of a problem. */
 interface Measured extends Partitions {
@@ -107,11 +113,7 @@ const squaresOf = <K extends string>(all: readonly [K, Narrowed][]) =>
 
 /** Heads of batch items whose contributions have no element in common; lora_A is one sum over all. */
 const placeOf = (tensor: string, batchItem: number, head: number) =>
-  tensor.endsWith('.lora_A')
-    ? 0
-    : tensor.endsWith('.lora_B') || tensor === 'sinks'
-      ? head
-      : 65536 * batchItem + head;
+  tensor.endsWith('.lora_A') ? 0 : tensor.endsWith('.lora_B') ? head : 65536 * batchItem + head;
 
 /** Numbers of a signature. */
 const SIGNATURE = 128;
@@ -134,4 +136,5 @@ export function joinMeasurements(to: Measurements, from: Measurements): void {
   to.blocks.push(...from.blocks);
   to.drawn += from.drawn;
   joinKeys(to.keys, from.keys);
+  joinKeys(to.sinks, from.sinks);
 }
