@@ -83,13 +83,14 @@ export class Concentration {
   }
 }
 
+export const largestOf = (norms: Float32Array) => norms.reduce((a, b) => Math.max(a, b), 0);
+
 /**
  * beta |q| |k| of the longest queries and keys of a wave. A cap c lets no logit x exceed it, but its slope 1 - tanh^2(x / c),
  * by which gradients are multiplied, changes with x by up to 2 / c of itself.
  */
 export function largestLogit({ problem }: ExactPlan, { largestQ, largestK }: Workspace): number {
-  const largest = (norms: Float32Array) => norms.reduce((a, b) => Math.max(a, b), 0);
-  const logit = problem.scaling * largest(largestQ) * largest(largestK);
+  const logit = problem.scaling * largestOf(largestQ) * largestOf(largestK);
   const { softcap: cap } = problem;
   return cap ? Math.min(logit, cap) + (2 * logit) / cap : logit;
 }

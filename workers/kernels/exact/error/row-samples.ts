@@ -11,7 +11,7 @@ import { type InputGradients, type ParameterGradients, ROLES, tensorsOf } from '
 import type { FullTask } from '../full.js';
 import { fitsOneTask, headsOfWave } from '../tasks.js';
 import { sampleTasks } from './draw.js';
-import { Concentration, largestLogit, roundingError, type Samples } from './estimate.js';
+import { Concentration, largestLogit, largestOf, roundingError, type Samples } from './estimate.js';
 import type { DrawnSizes, SampleTask } from './sample.js';
 import {
   addErrors,
@@ -53,6 +53,19 @@ export function drawsOfPart(
   return { rows: Math.max(LEAST_DRAWS, share), seed: seedOf(seed, part) };
 }
 
+/** What the rows of a wave carry to gradients of values and queries, and of keys; where G is in it, before it cancels in dS. */
+const FAMILIES: readonly ((of: Workspace, rows: number) => Float32Array)[] = [
+  ({ normG }, rows) => normG.subarray(0, rows),
+  ({ normS }, rows) => normS.subarray(0, rows),
+  ({ normQS }, rows) => normQS.subarray(0, rows),
+  ({ normG, normS, normQS, largestQ }, rows) => {
+    const longest = largestOf(largestQ);
+    return normG
+      .slice(0, rows)
+      .map((g, i) => g * (normS[i]! > 0 ? normQS[i]! / normS[i]! : longest));
+  },
+];
+
 export class RowSamples {
   readonly #plan: ExactPlan;
   readonly #workspace: Workspace;
@@ -64,7 +77,7 @@ export class RowSamples {
   readonly #sizes: DrawnSizes[][] = [];
   readonly #states: { draws: number; errors: DrawnErrors }[] = [];
   readonly #squares: { -readonly [Name in keyof Samples['squares']]: number } = {};
-  readonly #concentration = new Concentration();
+  readonly #concentrations = FAMILIES.map(() => new Concentration());
   #logit = 0;
 
   constructor(
@@ -91,7 +104,9 @@ export class RowSamples {
     const { batch, keyValueHeads } = plan.problem.dims;
     this.#logit = Math.max(this.#logit, largestLogit(plan, workspace));
     const rows = headsOfWave(plan, wave).length * plan.problem.dims.queryLength;
-    this.#concentration.add(workspace.normS.subarray(0, rows));
+    for (const [k, carried] of FAMILIES.entries()) {
+      this.#concentrations[k]!.add(carried(workspace, rows));
+    }
     if (!draws) return [];
     const share = plan.waves[wave]!.length / (batch * keyValueHeads);
     const count = Math.max(LEAST_DRAWS, Math.ceil(draws.rows * share));
@@ -127,7 +142,10 @@ export class RowSamples {
     return {
       sums: this.#sums.slice(0, 1),
       ...{ sizes: this.#sizes, states: this.#states, squares: { ...this.#squares, ...ofSinks } },
-      rounding: roundingError(this.#plan, this.#concentration.roundings * this.#logit),
+      rounding: roundingError(
+        this.#plan,
+        Math.max(...this.#concentrations.map(({ roundings }) => roundings)) * this.#logit,
+      ),
     };
   }
 }
