@@ -41,8 +41,7 @@ export function readIntegers(
   bytes: Uint8Array,
 ): EncodedTensor {
   const values = new Float64Array(new SharedArrayBuffer(8 * elementCount(shape)));
-  for (let k = 0; k < values.length; k++) {
-    values[k] = Number(type.read(new DataView(bytes.buffer, bytes.byteOffset + k * type.size)));
-  }
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let k = 0; k < values.length; k++) values[k] = Number(type.read(view, k * type.size));
   return encodedTensor('float64', shape, new Uint8Array(values.buffer));
 }

@@ -73,7 +73,7 @@ function readScalar(map: WireMap, pointer: string): number | boolean {
   }
   const bytes = readBytes(map.entries.get('data'), pointer);
   checkLength(bytes.length, scalar.size, `the numpy type ${type}`, pointer);
-  return scalar.read(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+  return scalar.read(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), 0);
 }
 
 /** @param key under which the name of the element type stands. */

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Turns } from '../../../src/http/admission/turns.js';
+import { isProbe } from '../../../src/http/plugins/guards/heads.js';
 
 test('clients take turns, and bodies have some milliseconds of each round of the event loop', async () => {
   const turns = new Turns();
@@ -26,4 +27,18 @@ test('clients take turns, and bodies have some milliseconds of each round of the
   );
   assert.equal(new Set(order.map((turn) => turn.replace(/\D/g, ''))).size, 6);
   await body('greedy');
+});
+
+test('what only names a probe has no turn before others', () => {
+  const probes = ['/health/live', '/loragrad/health/ready?x=1'];
+  for (const url of probes)
+    for (const method of ['GET', 'HEAD']) assert.ok(isProbe({ method, url }));
+  const others = [
+    '/gradient?/health/live',
+    '/metrics?x=/health/ready',
+    '/health/',
+    '/health/live/x',
+  ];
+  for (const url of others) assert.equal(isProbe({ method: 'GET', url }), false, url);
+  assert.equal(isProbe({ method: 'POST', url: '/health/live' }), false);
 });

@@ -1,5 +1,6 @@
 /** Request bodies: streamed into shared memory, then decoded into a tree whose leaves are tensors. */
 import type { IncomingMessage } from 'node:http';
+import { setImmediate } from 'node:timers/promises';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { collectYoung } from '../../../../workers/tasks/rest.js';
@@ -107,8 +108,8 @@ class SharedBody {
     this.chunks.copied(chunk.length);
   }
 
-  /** All of it, when it has arrived. */
-  bytes(): Uint8Array {
+  /** All of it, when it has arrived: of a long one block after block, between which others have their turn. */
+  async bytes(): Promise<Uint8Array> {
     const last = this.#memory.subarray(0, this.#used);
     if (this.#full.length === 0) return last;
     const whole = this.request.memory.bytes(this.#length);
@@ -116,6 +117,7 @@ class SharedBody {
     for (const block of [...this.#full, last]) {
       copyBytes(whole, block, at);
       at += block.length;
+      await setImmediate();
     }
     this.forget();
     return whole;
@@ -167,8 +169,10 @@ function readBody(
     });
     payload.once('end', () => {
       stopWatching();
-      request.bodyBytes = body.bytes();
-      resolve(request.bodyBytes);
+      body.bytes().then((bytes) => {
+        request.bodyBytes = bytes;
+        resolve(bytes);
+      }, fail);
     });
     payload.once('error', fail);
     // A client that goes away in the middle ends neither well nor with an error.

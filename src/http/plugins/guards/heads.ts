@@ -21,7 +21,10 @@ const MOST = 1024;
 /** One line of the log tells of all requests that were refused here in that time, ms. */
 const LOG_MS = 1000;
 
-const isProbe = ({ url }: IncomingMessage) => url?.includes('/health/') ?? false;
+const PROBE = /^[^?]*\/health\/(?:live|ready)(?:\?|$)/;
+
+export const isProbe = ({ method, url = '' }: Pick<IncomingMessage, 'method' | 'url'>): boolean =>
+  (method === 'GET' || method === 'HEAD') && PROBE.test(url);
 
 /** Neither one that waits for leave to send its body, nor one of a page elsewhere, whose answer has more headers. */
 const isPlain = ({ method, headers }: IncomingMessage) =>
@@ -44,6 +47,7 @@ function answer(problem: Problem, request: IncomingMessage, response: ServerResp
 
 async function heads(app: FastifyInstance): Promise<void> {
   const turns = new Turns();
+  const probes = new Turns();
   const [handle] = app.server.listeners('request') as [RequestListener];
   let refused = 0;
 
@@ -70,7 +74,11 @@ async function heads(app: FastifyInstance): Promise<void> {
 
   app.server.off('request', handle);
   app.server.on('request', async (request, response) => {
-    if (isProbe(request)) return handle(request, response);
+    if (isProbe(request)) {
+      // By connection: who sends thousands at once waits for them itself.
+      await probes.take(`${request.socket.remoteAddress} ${request.socket.remotePort}`);
+      return handle(request, response);
+    }
     const client = addressOf(request.socket.remoteAddress ?? '');
     const crowded = turns.waiting >= MOST && turns.isWaiting(client);
     const early = whyNot(request, client, crowded);
