@@ -3,6 +3,7 @@ import { createServer, type Server } from 'node:http';
 import { pino } from 'pino';
 import { Gauge, Registry } from 'prom-client';
 import { type AnyPart, jobOfPart } from '../workers/tasks/parts.js';
+import { timely } from './cluster/connection.js';
 import { PartWorker } from './cluster/part-worker.js';
 import { poolOptions, queueOptions, readConfig } from './config.js';
 import { endWithGrace } from './end.js';
@@ -63,8 +64,10 @@ async function main(): Promise<void> {
       response.end();
     } else response.writeHead(404).end();
   });
-  await worker.ready();
   server.listen(config.PORT, config.HOST);
+  const ready = worker.ready();
+  await timely(ready).catch(() => log.warn('The store does not answer: the worker waits for it'));
+  await ready;
   const { kernels } = pool;
   log.info(
     { workers: pool.load().workers, kernels, version: packageVersion() },

@@ -1,11 +1,12 @@
 /** A worker of the queue: runs parts of problems on its own threads. */
+import { setTimeout as pause } from 'node:timers/promises';
 import { UnrecoverableError, Worker } from 'bullmq';
 import type { Redis } from 'ioredis';
 import { type Job, NumericError, type NumericFailure, type Task } from '../../workers/job.js';
 import type { QueueOptions } from '../config.js';
 import type { Executor } from '../pool/executor.js';
 import { Blobs, type BlobTraffic } from './blobs.js';
-import { connect, connection } from './connection.js';
+import { connect, connection, timely } from './connection.js';
 import { digestOn } from './digest.js';
 import { open, seal } from './envelope.js';
 import {
@@ -29,6 +30,8 @@ const STALLED_MS = 3000;
 const MOST_STALLED = 3;
 /** How often it is asked whether somebody still waits for what runs, ms. */
 const LOOK_MS = 5000;
+/** How often the store is asked for a sign while the last parts are finished, ms. */
+const SIGN_MS = 500;
 
 interface PartFigures extends BlobTraffic {
   readonly parts: number;
@@ -98,13 +101,25 @@ export class PartWorker {
     };
   }
 
-  /** Finishes the parts that it has begun. */
+  /** Finishes the parts that it has begun, as long as there is a store that takes them. */
   async close(): Promise<void> {
     clearInterval(this.#timer);
-    await this.#worker.close();
+    await Promise.race([this.#worker.close(), this.#away()]);
     this.#store.disconnect();
     this.#listener.disconnect();
     await this.pool.close();
+  }
+
+  /** Resolves when the store does not answer. */
+  async #away(): Promise<void> {
+    try {
+      for (;;) {
+        await timely(this.#listener.ping());
+        await pause(SIGN_MS);
+      }
+    } catch {
+      // What it was given others do once more.
+    }
   }
 
   async #run(data: PartData): Promise<PartResult> {

@@ -170,3 +170,14 @@ test(`${FAULTS} faults: right answers or problems, and nothing is left behind`, 
     await store.close();
   }
 });
+
+test('SIGTERM ends a worker whose store is gone, and one that has never seen it', {
+  skip,
+}, async () => {
+  const store = await startStore();
+  const worker = await startWorker(store.url);
+  await store.kill();
+  assert.equal(await worker.end(), 0);
+  const waiting = await startWorker(store.url, {}, [], /the worker waits for it/);
+  assert.equal(await waiting.end(), 0);
+});

@@ -25,13 +25,17 @@ export interface ApiProcess extends NodeProcess {
   readonly url: string;
 }
 
-/** @param inside the command that runs it, if not this process: in a network namespace. */
+/**
+ * @param inside the command that runs it, if not this process: in a network namespace.
+ * @param ready what it says when it is.
+ */
 export async function startWorker(
   url: string,
   env: NodeJS.ProcessEnv = {},
   inside: readonly string[] = [],
+  ready = /takes parts/,
 ): Promise<WorkerProcess> {
-  return (await start(['worker'], url, env, inside, /takes parts/)).node;
+  return (await start(['worker'], url, env, inside, ready)).node;
 }
 
 export async function startApi(
