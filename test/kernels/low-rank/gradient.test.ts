@@ -7,6 +7,8 @@ import { TENSORS } from '../../../workers/kernels/low-rank/head/tensors.js';
 import { type LowRankResult, lowRankJob } from '../../../workers/kernels/low-rank/job.js';
 import { planLowRank } from '../../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../../workers/kernels/low-rank/task.js';
+import type { AttentionProblem } from '../../../workers/problem.js';
+import type { TensorData } from '../../../workers/tensor/tensor.js';
 import { testSeed } from '../../support/random.js';
 import { distance, norm } from '../run.js';
 import { exactGradients, makeProblem, type Recipe } from './support.js';
@@ -16,9 +18,10 @@ const rates = { exact: 30e9, lowRank: 30e9 };
 type Run = (task: LowRankTask) => unknown;
 const run: Run = (task) => runLowRankTask(task, wasm, () => false);
 
-function solve(recipe: Recipe, features: number, drive = runJob) {
-  const problem = makeProblem(recipe);
-  const { seed } = recipe;
+const solve = (recipe: Recipe, features: number, drive = runJob) =>
+  solveProblem(makeProblem(recipe), features, recipe.seed, drive);
+
+function solveProblem(problem: AttentionProblem, features: number, seed: number, drive = runJob) {
   const plan = drive(planLowRank(problem, { tolerance: 0.02, seed, rates, features }), run);
   const options = { seed, correction: false, certificate: true, attentionOutput: true };
   const result = drive(lowRankJob(problem, plan, options), run);
@@ -223,3 +226,46 @@ for (const [name, { factors, recipe }] of Object.entries(hugeRows)) {
     }
   });
 }
+
+/** Every number of some tensors times a factor. */
+const tiny: Readonly<Record<string, (problem: AttentionProblem, scale: Scale) => void>> = {
+  'the upstream gradient': ({ objective }, scale) => scale(objective.tensor, 1e-42),
+  'queries, keys and values': ({ inputs }, scale) => {
+    for (const states of Object.values(inputs)) scale(states, 1e-15);
+  },
+  queries: ({ inputs }, scale) => scale(inputs.query, 1e-38),
+};
+type Scale = (tensor: { readonly data: TensorData }, factor: number) => void;
+
+for (const [name, change] of Object.entries(tiny)) {
+  test(`a limit holds where float32 has few digits or none: ${name}`, () => {
+    const problem = makeProblem({ ...base, queryLength: 600, rank: 2 });
+    const scale: Scale = ({ data }, factor) => {
+      data.forEach((x, i) => {
+        data[i] = factor * x;
+      });
+    };
+    for (const { bias } of Object.values(problem.projections)) scale(bias!, 0);
+    change(problem, scale);
+    const exact = exactGradients(problem);
+    const { result } = solveProblem(problem, 64, 11);
+    assert.equal(result.lostRows, 0);
+    for (const tensor of TENSORS) {
+      const gradient = gradientOf(result, tensor)!;
+      const { upper } = result.errors[tensor]!.estimate;
+      const size = norm(gradient);
+      const error = size > 0 ? distance(gradient, exact[tensor]) / size : 1;
+      assert.ok(error <= upper && upper < Infinity, `${tensor}: ${error} above ${upper}`);
+    }
+  });
+}
+
+test('a gradient that is 0, since its adapter begins at 0, has no error', () => {
+  const problem = makeProblem({ ...base, queryLength: 600 });
+  for (const { adapter } of Object.values(problem.projections)) adapter!.B.data.fill(0);
+  const { result } = solveProblem(problem, 64, 11);
+  for (const tensor of TENSORS.filter((one) => one.endsWith('lora_A'))) {
+    assert.equal(norm(gradientOf(result, tensor)!), 0);
+    assert.equal(result.errors[tensor]!.estimate.upper, 0);
+  }
+});

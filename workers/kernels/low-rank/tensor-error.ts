@@ -75,8 +75,8 @@ export function tensorError(
     : normOf(frobenius(mean), scatter);
   const rounding = ROUNDING * size + ROUNDOFF * terms;
   const bound = joinHeads(plan, certificates, t);
-  // A gradient that is zero has no error: all its terms are zero.
-  const over = (x: number) => (size > 0 ? x / size : 0);
+  // A gradient that came out as 0 is off by all of itself, unless it has no terms.
+  const over = (x: number) => (size > 0 ? x / size : x > 0 ? 1 : 0);
   return {
     estimate: {
       relative: over(norm),

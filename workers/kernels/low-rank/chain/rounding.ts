@@ -13,6 +13,7 @@ import { frobenius } from '../../estimate/estimate.js';
 import type { Real } from '../arithmetic/arithmetic.js';
 import { BLOCK } from '../head/block.js';
 import { fullWidth, type Head } from '../head/head.js';
+import { layout } from '../head/layout.js';
 import type { KeyRows } from '../head/rows/key-rows.js';
 import type { QueryRows } from '../head/rows/query-rows.js';
 import type { Workspace } from '../head/workspace.js';
@@ -119,6 +120,9 @@ function squaredNorm(x: ArrayLike<number>, from: number, width: number): number 
 /** Roundings of what a row carries before it cancels, in the chain and in the rows that it is compared with; and of a logit. */
 const UNITS = 8;
 
+/** The least number of float32 over a unit: what is smaller loses digits. */
+const LEAST = 2 ** -125;
+
 /** Of each row, the square of what may be rounded away of tensor t, in units of float32, without the tensor's scale; `sums`: TermSums of all segments. */
 export function squaredTerms(
   head: Head,
@@ -145,15 +149,22 @@ export function squaredTerms(
     (i: number) => g(i) * upV,
     g,
   ][t];
+  const others = [query.up, query.down, key.up, key.down, value.up, value.down];
+  if (frobenius(others[t]) === 0) return new Float64Array(n);
+  const [keys, entries] = [head.keyLength, Math.sqrt(layout(head).gradientSizes[t])];
   return Float64Array.from({ length: n }, (_, i) => {
     const root = (factor: number) => Math.sqrt(sums[i * SQUARES + factor]);
+    const [l, ofG] = [left(i), t < 4 ? g(i) : 1].map(Math.sqrt);
+    if (l === 0 || ofG === 0) return 0;
     const [v, u] = [t < 4 ? root(0) : 1, root(1 + t)];
     const logit = Math.max(
       root(OF_K) * v * u,
       v * root(FACTORS + 1 + t),
       t < 4 ? root(FACTORS) * u : 0,
     );
-    const carried = UNITS * (v * u + Math.sqrt(logits(i)) * logit);
-    return left(i) * (t < 4 ? g(i) : 1) * carried ** 2;
+    const carried = l * ofG * (v * u + Math.sqrt(logits(i)) * logit);
+    // Each factor is no nearer to what it should be than LEAST, nor a product with a key, nor an entry of the tensor.
+    const least = l * ofG * (v + u) + (l + ofG) * v * u + keys * l * (1 + u) + entries;
+    return (UNITS * (carried + LEAST * least)) ** 2;
   });
 }

@@ -24,6 +24,8 @@ export interface Balance {
  * not vary at all must not blow up rounding errors. Any invertible transform is exact.
  */
 const RIDGE = 1e-6;
+/** And no less than this: transforms of tiny rows stay in float32. */
+const LEAST_VARIANCE = 1e-60;
 
 /**
  * Balance from sample rows q (nq, d), k (nk, d), outliers left out.
@@ -152,7 +154,7 @@ function factor(
   const entries = covariance(arithmetic, x, d, centre);
   let trace = 0;
   for (let a = 0; a < d; a++) trace += entries[a * d + a];
-  const ridge = trace > 0 ? (RIDGE * trace) / d : 1;
+  const ridge = trace > 0 ? Math.max(LEAST_VARIANCE, (RIDGE * trace) / d) : 1;
   for (let a = 0; a < d; a++) entries[a * d + a] += ridge;
   return choleskyFactor(entries, d, arithmetic.checkpoint);
 }
