@@ -24,31 +24,37 @@ enum { LARGEST_VARIANCE = 17728 };
  */
 enum { ONE = 127 << 12, ABOVE = 176, LARGEST_SUM = ONE + (100 << 12) };
 
-/* Vectors of a panel, and keys that meet it at once: as many as there are registers for their sums. */
+/* Vectors of a panel, and keys that meet one at once, or two: as many as there are registers for their sums. */
 #define VECTORS (16 / W)
+#define PANELS (W == 16 ? 2 : 1)
 #define KEYS_AT_ONCE (W == 16 ? 8 : W == 8 ? 6 : 4)
 
 static inline int words_of(int c) { return (c + 1) / 2 + 2; }
 
-/* to (key, vector) = s + v / 2^halves + bias for a panel x and `keys` rows of z. */
-INLINE void logits(const int keys, int words, const int32_t *x, const int32_t *z, int bias, int halves,
-                   vi to[][VECTORS]) {
+/* Where vector v of word k of some panels lies. */
+INLINE const int32_t *vector_of(const int32_t *x, int words, int k, int v) {
+  return x + (long)(v / VECTORS) * 16 * words + 16L * k + v % VECTORS * W;
+}
+
+/* to (key, vector) = s + v / 2^halves + bias for some panels x and `keys` rows of z. */
+INLINE void logits(const int keys, const int vectors, int words, const int32_t *x, const int32_t *z, int bias, int halves,
+                   vi to[][PANELS * VECTORS]) {
   const int pairs = words - 2;
-  const int32_t *row = x + 16L * pairs;
   UNROLL for (int j = 0; j < keys; j++) {
     const int32_t *key = z + (long)j * words + pairs;
     const vi variance = splat_int(key[0]), offset = splat_int(key[1] + bias);
-    UNROLL for (int v = 0; v < VECTORS; v++) {
-      const vi product = multiply_pairs(load_int(row + v * W), variance);
-      to[j][v] = (smaller_int(product, constant_int(LARGEST_VARIANCE)) >> halves) + (load_int(row + 16 + v * W) + offset);
+    UNROLL for (int v = 0; v < vectors; v++) {
+      const vi product = multiply_pairs(load_int(vector_of(x, words, pairs, v)), variance);
+      const vi constants = load_int(vector_of(x, words, pairs + 1, v)) + offset;
+      to[j][v] = (smaller_int(product, constant_int(LARGEST_VARIANCE)) >> halves) + constants;
     }
   }
   for (int k = 0; k < pairs; k++) {
-    vi a[VECTORS];
-    UNROLL for (int v = 0; v < VECTORS; v++) a[v] = load_int(x + 16L * k + v * W);
+    vi a[PANELS * VECTORS];
+    UNROLL for (int v = 0; v < vectors; v++) a[v] = load_int(vector_of(x, words, k, v));
     UNROLL for (int j = 0; j < keys; j++) {
       const vi b = splat_int(z[(long)j * words + k]);
-      UNROLL for (int v = 0; v < VECTORS; v++) to[j][v] += multiply_pairs(a[v], b);
+      UNROLL for (int v = 0; v < vectors; v++) to[j][v] += multiply_pairs(a[v], b);
     }
   }
 }
@@ -59,8 +65,8 @@ INLINE vf power_of(vi x, int largest, int shift) {
 }
 
 INLINE void add_rows(const int keys, int words, const int32_t *x, const int32_t *z, vf sums[VECTORS]) {
-  vi s[KEYS_AT_ONCE][VECTORS];
-  logits(keys, words, x, z, ONE - ABOVE, 1, s);
+  vi s[KEYS_AT_ONCE][PANELS * VECTORS];
+  logits(keys, VECTORS, words, x, z, ONE - ABOVE, 1, s);
   UNROLL for (int j = 0; j < keys; j++)
     UNROLL for (int v = 0; v < VECTORS; v++) sums[v] += power_of(s[j][v], LARGEST_SUM, 11);
 }
@@ -78,16 +84,21 @@ void OF_SET(proxy_rows)(int rows, int keys, int c, const int32_t *x, const int32
 }
 
 /* Squares of powers: of twice the exponent. */
+INLINE void add_squares(const int keys, const int vectors, int words, const int32_t *x, const int32_t *z,
+                        const float *sizes, vf *total) {
+  vi s[KEYS_AT_ONCE][PANELS * VECTORS];
+  logits(keys, vectors, words, x, z, (ONE - ABOVE) / 2, 0, s);
+  UNROLL for (int j = 0; j < keys; j++)
+    UNROLL for (int v = 0; v < vectors; v++) total[j] += load(sizes + v * W) * power_of(s[j][v], ONE / 2, 12);
+}
+
 INLINE void weigh_keys(const int keys, int rows, int words, const int32_t *x, const int32_t *z, const float *sizes,
                        float *weights) {
   vf total[KEYS_AT_ONCE];
   UNROLL for (int j = 0; j < keys; j++) total[j] = zero();
-  for (int i = 0; i < rows; i += 16, x += 16L * words) {
-    vi s[KEYS_AT_ONCE][VECTORS];
-    logits(keys, words, x, z, (ONE - ABOVE) / 2, 0, s);
-    UNROLL for (int j = 0; j < keys; j++)
-      UNROLL for (int v = 0; v < VECTORS; v++) total[j] += load(sizes + i + v * W) * power_of(s[j][v], ONE / 2, 12);
-  }
+  for (; rows >= 16 * PANELS; rows -= 16 * PANELS, x += 16L * PANELS * words, sizes += 16 * PANELS)
+    add_squares(keys, PANELS * VECTORS, words, x, z, sizes, total);
+  for (; rows > 0; rows -= 16, x += 16L * words, sizes += 16) add_squares(keys, VECTORS, words, x, z, sizes, total);
   UNROLL for (int j = 0; j < keys; j++) weights[j] = sum_of(total[j]);
 }
 
