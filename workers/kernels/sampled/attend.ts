@@ -13,7 +13,6 @@ import { Random } from '../random.js';
 import { type Coordinates, rowsOfHead } from './coordinates.js';
 import { KeyDraw, sizeOf } from './draw.js';
 import { Measure, type Measurements, makeMeasurements, withoutError } from './error/measure.js';
-import { SinkErrors } from './error/sinks.js';
 import type { Tables } from './error/tables.js';
 import { Listed } from './listed.js';
 import { NEAR, type SampledPlan } from './plan/plan.js';
@@ -125,7 +124,6 @@ function keysOfPartition(
   const listed = new Listed(wasm, memory, Math.ceil(plan.keys / 2));
   const keyDraw = new KeyDraw(wasm, spread, listed.capacity);
   const measure = new Measure(task, wasm, memory, checkpoint);
-  const ofSink = plan.problem.sinks ? new SinkErrors(task, wasm, listed.capacity) : null;
   const sink = task.origin.head + partition.head;
   return (rows) => {
     const { first, n } = rows;
@@ -145,7 +143,7 @@ function keysOfPartition(
     // Memory may have moved by then.
     const [index, probability] = [keys.index.slice(), drawn.probability.slice()];
     const after = () => {
-      ofSink?.add(rows, keys, probability, sink, measurements.sinks);
+      measure.sinks?.addDrawn(rows, keys, probability, sink, measurements.sinks);
       end?.(keys.memory, index, worths);
     };
     return { ...keys, after };

@@ -25,6 +25,10 @@ export interface Worths {
 
 export const sizeOf = ({ first, last }: Range): number => last - first;
 
+/** With which a key is drawn, as `draw_keys` does. */
+export const probabilityOf = ({ share, even }: Worths, worth: number, scale: number): number =>
+  Math.min(1, Math.max(LEAST_PROBABILITY, scale * (share * worth + even)));
+
 export class KeyDraw {
   readonly #wasm: Wasm;
   readonly #room: number;

@@ -145,15 +145,23 @@ function squareOfError(runs: readonly RunErrors[], name: string, ofNorm: number)
   return { variance, limit: variance * chiSquare(freedom) };
 }
 
-/** The same of sinks, by the draws of all blocks; heads have a number each. */
+/** The same of sinks: the larger one of what drawn keys and measured blocks say; heads have a number each. */
 function squareOfSinks(runs: readonly Pick<MeasuredRun, 'share' | 'sinks'>[]) {
-  const heads = runs[0]!.sinks.length / 2;
+  const [drawn, measured] = (['byDrawn', 'byMeasured'] as const).map((by) => {
+    const sums = runs.map(({ share, sinks }) => ({ share, sums: sinks[by] }));
+    return squareOfNumbers(sums);
+  });
+  return drawn!.limit > measured!.limit ? drawn! : measured!;
+}
+
+function squareOfNumbers(runs: readonly { share: number; sums: Float64Array }[]) {
+  const heads = runs[0]!.sums.length / 2;
   let [variance, ofAll] = [0, 0];
   for (let h = 0; h < heads; h++) {
     let ofHead = 0;
-    for (const { share, sinks } of runs) {
-      ofHead += share ** 2 * sinks[2 * h]!;
-      ofAll += 2 * share ** 4 * sinks[2 * h + 1]!;
+    for (const { share, sums } of runs) {
+      ofHead += share ** 2 * sums[2 * h]!;
+      ofAll += 2 * share ** 4 * sums[2 * h + 1]!;
     }
     variance += ofHead;
     ofAll += 2 * ofHead ** 2;

@@ -8,7 +8,7 @@ import { KeySquares } from '../key-squares.js';
 import { joinKeys, type KeySums, makeKeySums } from '../plan/scale.js';
 import { Apart } from './apart.js';
 import { Contributions, type Narrowed, squareOf } from './contributions.js';
-import { makeSinkSums, type SinkSums } from './sinks.js';
+import { makeSinkSums, SinkErrors, type SinkSums } from './sinks.js';
 import type { Role, Tables } from './tables.js';
 
 /** What one block shows; what it does not name has no error. */
@@ -33,7 +33,7 @@ export interface Measurements {
   drawn: number;
   /** What keys add to all blocks, extrapolated. */
   readonly keys: KeySums;
-  /** What the draws of all blocks do to the gradients of sinks. */
+  /** What draws do to the gradients of sinks. */
   readonly sinks: SinkSums;
 }
 
@@ -46,12 +46,15 @@ export const makeMeasurements = (heads: number): Measurements => ({
 interface Measured extends Partitions {
   readonly tables: Tables;
   readonly origin: { readonly batchItem: number; readonly head: number };
+  readonly sampled: { readonly scale: number };
 }
 
 export class Measure {
   readonly #apart: Apart;
   readonly #contributions: Contributions;
   readonly #squares: KeySquares;
+  /** null: there are no sinks. */
+  readonly sinks: SinkErrors | null;
 
   constructor(
     readonly task: Measured,
@@ -63,6 +66,7 @@ export class Measure {
     this.#apart = new Apart(task, wasm, memory);
     this.#contributions = new Contributions(task, wasm, tables);
     this.#squares = new KeySquares(task, wasm, tables);
+    this.sinks = task.plan.problem.sinks ? new SinkErrors(task, wasm) : null;
   }
 
   /**
@@ -75,9 +79,14 @@ export class Measure {
     return (memory: AttentionMemory, index: Int32Array, worths: Worths) => {
       const drawn = this.#contributions.of(rows, this.#apart.since(before, rows, memory, index));
       const products = this.#apart.whole(rows, this.checkpoint);
+      const each = 1 / probability;
       this.#squares.load(rows, products);
-      this.#squares.addTo(to.keys, worths, 1 / probability);
+      this.#squares.addTo(to.keys, worths, each);
       const whole = this.#contributions.of(rows, products);
+      const { origin, sampled } = this.task;
+      const item = origin.batchItem + rows.partition.headGroup.batchItem;
+      const head = origin.head + rows.partition.head;
+      this.sinks?.addMeasured(rows, products, worths, sampled.scale, each, head, to.sinks);
       const less = <K extends string>(
         x: Readonly<Partial<Record<K, Narrowed>>>,
         y: typeof x,
@@ -87,9 +96,6 @@ export class Measure {
           difference(all, y[name]!),
         ]);
       const errors = less(whole.tensors, drawn.tensors);
-      const { origin } = this.task;
-      const item = origin.batchItem + rows.partition.headGroup.batchItem;
-      const head = origin.head + rows.partition.head;
       to.blocks.push({
         probability,
         roles: squaresOf(less(whole.roles, drawn.roles)),
@@ -136,5 +142,6 @@ export function joinMeasurements(to: Measurements, from: Measurements): void {
   to.blocks.push(...from.blocks);
   to.drawn += from.drawn;
   joinKeys(to.keys, from.keys);
-  joinKeys(to.sinks, from.sinks);
+  joinKeys(to.sinks.byDrawn, from.sinks.byDrawn);
+  joinKeys(to.sinks.byMeasured, from.sinks.byMeasured);
 }
