@@ -10,7 +10,7 @@ import { type LowRankTask, runLowRankTask } from '../../../workers/kernels/low-r
 import type { AttentionProblem } from '../../../workers/problem.js';
 import type { TensorData } from '../../../workers/tensor/tensor.js';
 import { testSeed } from '../../support/random.js';
-import { distance, norm } from '../run.js';
+import { distance, norm, reference } from '../run.js';
 import { exactGradients, makeProblem, type Recipe } from './support.js';
 
 const wasm = loadWasm();
@@ -259,6 +259,26 @@ for (const [name, change] of Object.entries(tiny)) {
     }
   });
 }
+
+test('a limit holds where the target is nearly the output, and what the values have in common is large', () => {
+  const problem = makeProblem({
+    ...{ seed: 4, queryLength: 600, d: 8, rank: 2, adapted: 'qkv', deviation: 0.1 },
+    ...{ kind: 'target', related: true, mean: 30 },
+  });
+  const { attentionOutput } = reference(problem);
+  const { data } = problem.objective.tensor;
+  data.forEach((y, i) => {
+    data[i] = attentionOutput![i]! + 1e-4 * y;
+  });
+  const exact = exactGradients(problem);
+  const { result } = solveProblem(problem, 512, 8);
+  for (const tensor of TENSORS) {
+    const gradient = gradientOf(result, tensor)!;
+    const error = distance(gradient, exact[tensor]) / norm(gradient);
+    const { upper } = result.errors[tensor]!.estimate;
+    assert.ok(error <= upper, `${tensor}: ${error} above ${upper}`);
+  }
+});
 
 test('a gradient that is 0, since its adapter begins at 0, has no error', () => {
   const problem = makeProblem({ ...base, queryLength: 600 });

@@ -45,7 +45,7 @@ export function headGradients(arithmetic: Arithmetic, run: HeadRun): void {
     const terms = new Float64Array(n * SQUARES);
     addSlots(arithmetic.checkpoint, run.outlierTerms, 0, run.segments.length, terms);
     TENSORS.forEach((_, t) => {
-      const squares = squaredTerms(head, terms, { rows, gradient }, t);
+      const squares = squaredTerms(space, terms, { rows, gradient }, t);
       run.asideTerms[t] = tensorScale(head, t) ** 2 * squares.reduce((a, b) => a + b, 0);
     });
     const full = fullWidth(head);

@@ -14,6 +14,7 @@ import type { Real } from '../arithmetic/arithmetic.js';
 import { BLOCK } from '../head/block.js';
 import { fullWidth, type Head } from '../head/head.js';
 import { layout } from '../head/layout.js';
+import type { HeadPlan } from '../head/plan.js';
 import type { KeyRows } from '../head/rows/key-rows.js';
 import type { QueryRows } from '../head/rows/query-rows.js';
 import type { Workspace } from '../head/workspace.js';
@@ -123,9 +124,25 @@ const UNITS = 8;
 /** The least number of float32 over a unit: what is smaller loses digits. */
 const LEAST = 2 ** -125;
 
+/**
+ * What is rounded of O in all rows alike, so that their shares add up, where a target may leave little else of G: of the weights
+ * that the centre of X^V is projected with, and of the centre of V.
+ */
+function commonTerms(
+  { value: { effective } }: Pick<Head, 'value'>,
+  { centreXV, centreV }: Pick<HeadPlan, 'centreXV' | 'centreV'>,
+): number {
+  const { weight, outputs } = effective;
+  let squares = 0;
+  for (let i = 0; i < weight.length; i++) {
+    squares += (centreXV[Math.floor(i / outputs)] * weight[i]) ** 2;
+  }
+  return Math.sqrt(squares) + frobenius(centreV);
+}
+
 /** Of each row, the square of what may be rounded away of tensor t, in units of float32, without the tensor's scale; `sums`: TermSums of all segments. */
 export function squaredTerms(
-  head: Head,
+  { head, plan }: Pick<Workspace, 'head' | 'plan'>,
   sums: Float64Array,
   { rows, gradient }: { readonly rows: QueryRows; readonly gradient: Real },
   t: number,
@@ -151,6 +168,7 @@ export function squaredTerms(
   ][t];
   const others = [query.up, query.down, key.up, key.down, value.up, value.down];
   if (frobenius(others[t]) === 0) return new Float64Array(n);
+  const common = head.kind === 'target' ? commonTerms(head, plan) : 0;
   const [keys, entries] = [head.keyLength, Math.sqrt(layout(head).gradientSizes[t])];
   return Float64Array.from({ length: n }, (_, i) => {
     const root = (factor: number) => Math.sqrt(sums[i * SQUARES + factor]);
@@ -165,6 +183,7 @@ export function squaredTerms(
     const carried = l * ofG * (v * u + Math.sqrt(logits(i)) * logit);
     // Each factor is no nearer to what it should be than LEAST, nor a product with a key, nor an entry of the tensor.
     const least = l * ofG * (v + u) + (l + ofG) * v * u + keys * l * (1 + u) + entries;
-    return (UNITS * (carried + LEAST * least)) ** 2;
+    const all = common * u * (t < 4 ? l * v : t === 4 ? Math.sqrt(upV) : 1);
+    return (UNITS * (carried + LEAST * least)) ** 2 + head.queryLength * all ** 2;
   });
 }

@@ -94,16 +94,17 @@ function rowContributions(
 
 /** The estimated sum over all rows of a head that are not set aside, in the scale of tensor t. */
 function sumOfSquares(
-  { arithmetic, head, isOutlierQuery }: Workspace,
+  space: Workspace,
   { run, terms }: SampledRun,
   state: SampledGradient,
   draws: readonly Draw[],
   t: number,
 ): number {
   const { sampled } = run;
+  const { arithmetic, head, isOutlierQuery } = space;
   const sums = new Float64Array(sampled.length * SQUARES);
   addSlots(arithmetic.checkpoint, terms, 0, terms.length, sums);
-  const squares = squaredTerms(head, sums, state, t);
+  const squares = squaredTerms(space, sums, state, t);
   const scale = tensorScale(head, t) ** 2 / draws.length;
   let sum = 0;
   for (const { batch, position, probability } of draws) {
