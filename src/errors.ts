@@ -299,6 +299,10 @@ export function toProblem(error: unknown): Problem {
   if (code === 'ECONNRESET') {
     return new Problem('client-gone', 'The client closed the connection.', { cause: error });
   }
+  if (code === 'EMFILE' || code === 'ENFILE') {
+    const said = 'As many files and connections are open as the system allows. Try again later.';
+    return new Problem('queue-full', said, { cause: error, headers: { 'retry-after': '10' } });
+  }
   const kind = code === undefined ? undefined : FRAMEWORK_KINDS[code];
   if (kind) {
     // Fastify says no more of a media type than that it is not supported.

@@ -78,6 +78,8 @@ export class WorkerPool implements Executor {
       workerData: kernels,
       ...(heapMiB && { resourceLimits: { maxOldGenerationSizeMb: heapMiB } }),
     });
+    // A thread that ended while it was idle: another has begun. Without a listener the error would end this thread.
+    this.#piscina.on('error', () => this.#restarts++);
   }
 
   /**
@@ -87,23 +89,26 @@ export class WorkerPool implements Executor {
    *   the kernels that were asked for cannot be used.
    */
   static async start(options: PoolOptions): Promise<WorkerPool> {
-    const { workers, warmUpMs, kernels = 'auto' } = options;
+    const { warmUpMs, kernels = 'auto' } = options;
     // On Node 20 this sets a V8 flag, which has to be done before a thread compiles.
     relaxedSimd();
-    const pool = new WorkerPool(options, chooseKernels(kernels, stagesDiffer));
+    const chosen = chooseKernels(kernels, stagesDiffer);
     const signal = AbortSignal.timeout(warmUpMs);
+    let pool: WorkerPool | undefined;
     try {
-      const ready = async () => {
-        await pool.#warmUp(workers + 1);
-        pool.#rates = options.rates ?? (await pool.run(calibrateJob(), { signal }));
-      };
-      await Promise.race([ready(), aborted(signal)]);
+      pool = new WorkerPool(options, chosen);
+      await Promise.race([pool.#ready(signal), aborted(signal)]);
+      return pool;
     } catch (error) {
-      await pool.#piscina.destroy();
+      if (pool) await pool.#piscina.destroy();
       const reason = signal.aborted ? `not ready within ${warmUpMs} ms` : String(error);
       throw new Error(`The worker threads did not start: ${reason}`, { cause: error });
     }
-    return pool;
+  }
+
+  async #ready(signal: AbortSignal): Promise<void> {
+    await this.#warmUp(this.#options.workers + 1);
+    this.#rates = this.#options.rates ?? (await this.run(calibrateJob(), { signal }));
   }
 
   /** @throws {WorkerLostError} when a worker ended under one of its tasks. */
