@@ -23,7 +23,13 @@ after(() => pool.close());
 const never = () => new AbortController().signal;
 
 /** Holds a worker until `open` is called: it waits for one more arrival than there are workers. */
-function gate(): { readonly job: Job<void>; readonly task: WarmUpTask; open(): void } {
+function gate(): {
+  readonly job: Job<void>;
+  readonly task: WarmUpTask;
+  /** Resolves when it holds one. */
+  holds(): Promise<void>;
+  open(): void;
+} {
   const arrived = new Int32Array(new SharedArrayBuffer(4));
   const task: WarmUpTask = { kernel: 'warm_up', arrived, expected: 1000 };
   return {
@@ -31,6 +37,9 @@ function gate(): { readonly job: Job<void>; readonly task: WarmUpTask; open(): v
     job: (function* () {
       yield { name: 'gate', tasks: [task] };
     })(),
+    holds: async () => {
+      while (Atomics.load(arrived, 0) === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+    },
     open: () => {
       Atomics.add(arrived, 0, 1000);
       Atomics.notify(arrived, 0);
@@ -161,6 +170,7 @@ test('brief stages share a turn: what its time does not reach is begun again, fa
   ];
   one.open();
   controller.abort(new Error('nobody waits'));
+  await long.holds();
   // Longer than a turn.
   await new Promise((resolve) => setTimeout(resolve, 30));
   long.open();
