@@ -224,6 +224,23 @@ test('forward: the upper limit holds with 99 % confidence', () => {
   assertLimits(ratios, `seed ${seed}`);
 });
 
+test('forward: a long row that no draw has seen is in the limit', () => {
+  const seed = testSeed();
+  const [rows, inFeatures] = [400, 16];
+  for (let round = 0; round < 40; round++) {
+    const problem = randomProblem({
+      ...{ queryLength: rows, inFeatures, heads: 2, headDim: 16, spread: 10, seed: seed + round },
+    });
+    const { data } = problem.inputs.query;
+    for (let c = 0; c < inFeatures; c++) data[(round * 10 + 1) * inFeatures + c]! *= 100;
+    const job = exactForwardJob(problem, { seed });
+    const { error, ...answer } = runJob(job, (task, c) => runExactTask(task, wasm, c));
+    const truth = runJob(referenceForwardJob(problem), runReferenceTask).attentionOutput;
+    const relative = distance(answer.attentionOutput, truth) / norm(truth);
+    assert.ok(relative <= error.upper, `${relative} above ${error.upper}; seed ${seed + round}`);
+  }
+});
+
 test('a gradient that vanishes has no error', () => {
   const problem = randomProblem({ seed: 6, queryLength: 100 });
   for (const { adapter } of Object.values(problem.projections)) adapter?.B.data.fill(0);

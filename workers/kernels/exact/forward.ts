@@ -22,6 +22,7 @@ import { joinForward, placed } from '../parts/join.js';
 import { takeParts } from '../parts/take.js';
 import { type ForwardResult, sharedFloat32 } from '../result.js';
 import { exactWork } from './cost.js';
+import { largestLogit, logitError } from './error/estimate.js';
 import type { ProjectionNorms, ProjectTask } from './project.js';
 import { fitsOneTask } from './tasks.js';
 import { attendWave, composedNorms } from './wave.js';
@@ -39,6 +40,8 @@ interface ForwardSums extends ForwardResult {
   readonly attentionOutput: Float32Array;
   /** Its squared norm. */
   readonly square: number;
+  /** Of the longest queries and keys. */
+  readonly logit: number;
 }
 
 /** A part of a layer, a layer by itself. It may run on another machine. */
@@ -108,7 +111,8 @@ export function* forwardParts(
   if (sums.length === 1) return yield* measured(layer, seed, sums[0]!);
   const joined = yield* joinForward(layer, placed(layer, cuts, sums), sharedFloat32);
   const square = sums.reduce((sum, part) => sum + part.square, 0);
-  return yield* measured(layer, seed, { ...joined, square });
+  const logit = sums.reduce((largest, part) => Math.max(largest, part.logit), 0);
+  return yield* measured(layer, seed, { ...joined, square, logit });
 }
 
 export const forwardOf = ({ layer }: ForwardPart) => forwardSums(layer);
@@ -126,7 +130,7 @@ function* forwardSums(layer: AttentionLayer): Job<ForwardSums, ProjectTask | Att
   const plan = planOf(layer);
   const attentionOutput = sharedFloat32(batch * queryLength * heads * valueDim);
   const norms: ProjectionNorms[] = [];
-  let square = 0;
+  let [square, logit] = [0, 0];
   const memory = new Lease();
   try {
     const workspace = makeWorkspace(plan, memory);
@@ -134,23 +138,27 @@ function* forwardSums(layer: AttentionLayer): Job<ForwardSums, ProjectTask | Att
       const attended = yield* attendWave(plan, workspace, attentionOutput, wave);
       norms.push(...attended.norms);
       square += 2 * attended.loss;
+      logit = Math.max(logit, largestLogit(plan, workspace));
     }
   } finally {
     memory.end();
   }
-  return { attentionOutput, headNorms: composedNorms(norms, layer), square };
+  return { attentionOutput, headNorms: composedNorms(norms, layer), square, logit };
 }
 
-/** From an output to an answer: rows of the whole say how far it is off. */
+/** From an output to an answer: rows of the whole say how far it is off, and the largest logit what rows that were not drawn may hide. */
 function* measured(
   layer: AttentionLayer,
   seed: number,
-  { square, ...result }: ForwardSums,
+  { square, logit, ...result }: ForwardSums,
 ): Job<ExactForwardResult, ForwardSampleTask> {
   const { batch, queryLength, heads } = layer.dims;
   const tasks = sampleTasks(layer, result.attentionOutput, seed);
   const errors = (yield { name: 'sample', tasks }) as RowError[][];
-  return { ...result, error: rowErrorEstimate(errors.flat(), batch * heads * queryLength, square) };
+  const all = batch * heads * queryLength;
+  const error = rowErrorEstimate(errors.flat(), all, square);
+  const hidden = square > 0 && error.rows_sampled < all ? logitError(logit) : 0;
+  return { ...result, error: { ...error, upper: error.upper + hidden } };
 }
 
 /** Rows drawn evenly from all heads, or from some; those of one batch item share a pass over its inputs. */

@@ -57,11 +57,11 @@ export interface EstimateTask extends Task<ErrorEstimates> {
 
 /** Relative error that sampled rows cannot show: of adding up, and of logits that are rounded where nobody looked. */
 export function roundingError(plan: ExactPlan, logit: number): number {
-  return summationError(plan) + LOGIT_ROUNDING * logit;
+  return summationError(plan) + logitError(logit);
 }
 
 /** A logit is rounded to float32, and its weight is off by as much of itself as the logit in numbers. */
-const LOGIT_ROUNDING = 2 ** -24;
+export const logitError = (logit: number): number => 2 ** -24 * logit;
 /** Roundings that a logit is off by at most: it is a sum of products of sums. A gradient of many rows averages over them. */
 const ROUNDINGS = 8;
 
