@@ -67,15 +67,17 @@ for (const host of ['x86_64-conda-linux-gnu', '192.0.2.1', 'not an address']) {
   });
 }
 
-test('a port that is taken: the setting is named', async () => {
-  const other = createServer().listen(0, '127.0.0.1');
-  await once(other, 'listening');
-  const { port } = other.address() as { port: number };
-  const { code, complaint } = await run([], { PORT: String(port) });
-  other.close();
-  assert.equal(code, 1);
-  assert.match(complaint, new RegExp(`^PORT: ${port} is taken at 127.0.0.1`));
-});
+for (const name of ['PORT', 'LORAGRAD_METRICS_PORT']) {
+  test(`${name} is taken: the setting is named`, async () => {
+    const other = createServer().listen(0, '127.0.0.1');
+    await once(other, 'listening');
+    const { port } = other.address() as { port: number };
+    const { code, complaint } = await run([], { PORT: '0', [name]: String(port) });
+    other.close();
+    assert.equal(code, 1);
+    assert.match(complaint, new RegExp(`^${name}: ${port} is taken at 127.0.0.1`));
+  });
+}
 
 test('loragrad serves, with one line of JSON for each request', async () => {
   const child = spawn(process.execPath, [CLI], {
