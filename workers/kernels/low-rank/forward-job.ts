@@ -14,12 +14,14 @@ import { Random } from '../random.js';
 import { type ForwardResult, sharedFloat32 } from '../result.js';
 import { ROUNDOFF } from './arithmetic/arithmetic.js';
 import { mergeRows } from './chain/keys.js';
+import { squaredOutputTerms } from './chain/rounding.js';
 import { openRun, recordWidth } from './chain/run.js';
 import { type ChainTask, chainJob } from './chain-job.js';
 import { NO_CONDITIONAL_MEAN } from './error/drawn-features/conditional-mean.js';
-import { openSampledRun, type SampledRun } from './error/sampled-rows/sampled-run.js';
+import { loadSampled, openSampledRun, type SampledRun } from './error/sampled-rows/sampled-run.js';
 import { outputHead } from './head/head.js';
 import type { HeadPlan } from './head/plan.js';
+import { TENSORS } from './head/tensors.js';
 import type { Workspace } from './head/workspace.js';
 import { cutByPlan, headsOfPart, type PartPlan, planOfPart } from './part.js';
 import { outputRows } from './plan/cost.js';
@@ -53,8 +55,9 @@ interface LowRankForwardSums extends ForwardResult {
   readonly attentionOutput: Float32Array;
   /** Of drawn rows, as many of each head. */
   readonly errors: readonly RowError[];
-  /** |O|^2 */
+  /** |O|^2, and of rows set aside the sum of squaredOutputTerms. */
   readonly square: number;
+  readonly aside: number;
   readonly lostRows: number;
 }
 
@@ -130,6 +133,7 @@ export function* lowRankForwardParts(
     ...joined,
     errors: sums.flatMap(({ errors }) => errors),
     square: total(({ square }) => square),
+    aside: total(({ aside }) => aside),
     lostRows: total(({ lostRows }) => lostRows),
   });
 }
@@ -143,13 +147,16 @@ export function* lowRankForwardOf(part: LowRankForwardPart): Job<LowRankForwardS
 /** From an output to an answer: what the drawn rows say about it. */
 function measured(
   { dims }: AttentionLayer,
-  { errors, square, lostRows, ...result }: LowRankForwardSums,
+  { errors, square, aside, lostRows, ...result }: LowRankForwardSums,
 ): LowRankForwardResult {
   const rows = dims.batch * dims.heads * dims.queryLength;
   const { upper, ...estimate } = rowErrorEstimate(errors, rows, square);
   return {
     ...result,
-    error: { ...estimate, upper: upper + (square > 0 ? ROUNDING : 0) },
+    error: {
+      ...estimate,
+      upper: upper + (square > 0 ? ROUNDING + ROUNDOFF * Math.sqrt(aside / square) : 0),
+    },
     lostRows: Number.isFinite(square) ? lostRows : Math.max(1, lostRows),
   };
 }
@@ -171,7 +178,7 @@ function* forwardSums(
     [0, 0.05],
   );
   const errors: RowError[] = [];
-  let square = 0;
+  let [square, aside] = [0, 0];
   let lostRows = 0;
   let first = 0;
   const open = (h: number, memory: Lease) => {
@@ -186,6 +193,7 @@ function* forwardSums(
   > {
     for (const run of runs) {
       for (const part of run.loss) square += 2 * part;
+      aside += run.asideTerms[TENSORS.length]!;
       for (const part of run.lostRows) lostRows += part;
     }
     const opened = runs.map((run) => openSampledRun(run, new Float32Array(0), memory));
@@ -211,7 +219,7 @@ function* forwardSums(
     first += runs.length;
   });
   yield* within([0.05, 1], chain);
-  return { attentionOutput: output, headNorms: plan.headNorms, errors, square, lostRows };
+  return { attentionOutput: output, headNorms: plan.headNorms, errors, square, aside, lostRows };
 }
 
 /** Half of the draws even, half by the square of what the features leave out of a row. */
@@ -239,16 +247,17 @@ const forwardPlan = (plan: HeadPlan): HeadPlan => ({
   centreVA: new Float64Array(0),
 });
 
-/** |O - O~|^2 of the sampled rows of a head. */
+/** |O - O~|^2 of the sampled rows of a head, and what both may have lost. */
 export function outputErrors(space: Workspace, { run, exact }: SampledRun): Float64Array {
   const { dv } = run.head;
   const n = run.sampled.length;
-  const { output } = mergeRows(space, exact, n);
+  const { output, norms } = mergeRows(space, exact, n);
+  const rounded = squaredOutputTerms(run.head, loadSampled(space, run), norms);
   const width = recordWidth(run.head);
   return Float64Array.from(run.sampled, (row, i) => {
-    // Outlier rows are exact in the chain too.
+    // Outlier rows are exact in the chain too, and known.
     if (space.isOutlierQuery(row)) return 0;
-    let sum = 0;
+    let sum = ROUNDOFF ** 2 * rounded[i]!;
     for (let a = 0; a < dv; a++) {
       sum += (output[i * dv + a] - run.sampledRows[i * width + 3 + a]) ** 2;
     }

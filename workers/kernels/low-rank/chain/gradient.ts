@@ -7,7 +7,7 @@ import { TENSORS, tensorScale } from '../head/tensors.js';
 import { openWorkspace } from '../head/workspace.js';
 import { fullSums } from './full.js';
 import { outlierGradient } from './queries/outlier-queries.js';
-import { SQUARES, squaredTerms } from './rounding.js';
+import { SQUARES, squaredOutputTerms, squaredTerms } from './rounding.js';
 import { addSlots, type HeadRun } from './run.js';
 
 /** They are joined in the first slot of the queries', those of the drawn features in their own first slot. */
@@ -28,7 +28,7 @@ export function headGradients(arithmetic: Arithmetic, run: HeadRun): void {
   if (plan.outlierQueries.length > 0) {
     const mark = arithmetic.mark();
     const space = openWorkspace(arithmetic, head, plan);
-    const { rows, gradient, va, output } = outlierGradient(space, run);
+    const { rows, gradient, va, output, norms } = outlierGradient(space, run);
     let squares = 0;
     for (const g of gradient) squares += g * g;
     run.loss[run.segments.length] = squares / 2;
@@ -46,8 +46,9 @@ export function headGradients(arithmetic: Arithmetic, run: HeadRun): void {
     addSlots(arithmetic.checkpoint, run.outlierTerms, 0, run.segments.length, terms);
     TENSORS.forEach((_, t) => {
       const squares = squaredTerms(space, terms, { rows, gradient }, t);
-      run.asideTerms[t] = tensorScale(head, t) ** 2 * squares.reduce((a, b) => a + b, 0);
+      run.asideTerms[t] = tensorScale(head, t) ** 2 * sumOf(squares);
     });
+    run.asideTerms[TENSORS.length] = sumOf(squaredOutputTerms(head, rows, norms));
     const full = fullWidth(head);
     if (full.query) {
       const sums = fullSums(space, at, 'query', run.inputs?.query ?? null, n);
@@ -87,6 +88,8 @@ export function headGradients(arithmetic: Arithmetic, run: HeadRun): void {
     });
   }
 }
+
+const sumOf = (x: Float64Array) => x.reduce((a, b) => a + b, 0);
 
 function subColumns(n: number, x: Real, stride: number, from: number, width: number): Float64Array {
   const out = new Float64Array(n * width);

@@ -21,7 +21,8 @@ import { type QueryRows, queryRows } from '../head/rows/query-rows.js';
 import { weightedFeatures } from '../head/rows/weighted-features.js';
 import type { Workspace } from '../head/workspace.js';
 import { hiddenQueries } from './exact-block.js';
-import { addSlots, EMPTY, type HeadRun, MASKED } from './run.js';
+import { NORMS_OF_ROW } from './rounding.js';
+import { addSlots, EMPTY, exactWidth, type HeadRun, MASKED } from './run.js';
 import { wideSums } from './wide.js';
 
 /** Looks at every block of keys. */
@@ -154,12 +155,14 @@ export function exactRows(space: Workspace, queries: QueryRows, maxima: boolean)
   const { arithmetic, head } = space;
   const { d, dv, causal } = head;
   const rv = head.value.rank;
-  const width = dv + rv;
+  const at = dv + rv;
+  const width = at + NORMS_OF_ROW;
   const n = queries.count;
   const attention = new Attention(arithmetic, BLOCK, d);
   const panels = openPanels(arithmetic, n, d);
   fillPanels(arithmetic, panels, n, queries.scaled, Math.LOG2E);
   const values = arithmetic.array(BLOCK * width);
+  const [ofV, ofK] = [arithmetic.array(BLOCK), arithmetic.array(BLOCK)];
   const before = new Float32Array(ROWS);
   const factor = arithmetic.array(ROWS);
   const blocks = Array.from({ length: Math.ceil(n / ROWS) }, () => ({
@@ -174,6 +177,12 @@ export function exactRows(space: Workspace, queries: QueryRows, maxima: boolean)
       const largest = maxima ? Infinity : arithmetic.largestNorm(count, d, keys.k);
       arithmetic.copyColumns(count, dv, keys.v, dv, 0, values, width, 0);
       arithmetic.copyColumns(count, rv, keys.va, rv, 0, values, width, dv);
+      arithmetic.rowDots(count, dv, keys.v, keys.v, ofV);
+      arithmetic.rowDots(count, d, keys.k, keys.k, ofK);
+      for (let r = 0; r < count; r++) {
+        const [v, k] = [Math.sqrt(ofV[r]), Math.sqrt(ofK[r])];
+        values.set([v, k, v * k], r * width + at);
+      }
       blocks.forEach(({ max, total, output }, b) => {
         before.set(max);
         const hidden = hiddenQueries(causal, queries, b * ROWS, keys);
@@ -212,6 +221,8 @@ export interface MergedRows {
   /** O - centre (n, dv) and P (X^V A_V') (n, r_v). */
   readonly output: Float64Array;
   readonly va: Float64Array;
+  /** NORMS_OF_ROW of each row. */
+  readonly norms: Float64Array;
 }
 
 /** What the second pass needs of the first: key sums, but under a mask, and rows of outliers. */
@@ -245,11 +256,12 @@ export function mergeRows(space: Workspace, slots: readonly Float64Array[], n: n
   const { arithmetic, head } = space;
   const { dv } = head;
   const rv = head.value.rank;
-  const width = 2 + dv + rv;
+  const width = exactWidth(head);
   const max = arithmetic.array(n).fill(EMPTY);
   const inverse = arithmetic.array(n);
   const output = new Float64Array(n * dv);
   const va = new Float64Array(n * rv);
+  const norms = new Float64Array(n * NORMS_OF_ROW);
   for (let i = 0; i < n; i++) {
     arithmetic.checkpoint();
     for (const slot of slots) max[i] = Math.max(max[i], slot[i * width]);
@@ -260,10 +272,14 @@ export function mergeRows(space: Workspace, slots: readonly Float64Array[], n: n
       total += factor * slot[from + 1];
       for (let a = 0; a < dv; a++) output[i * dv + a] += factor * slot[from + 2 + a];
       for (let c = 0; c < rv; c++) va[i * rv + c] += factor * slot[from + 2 + dv + c];
+      for (let c = 0; c < NORMS_OF_ROW; c++) {
+        norms[i * NORMS_OF_ROW + c] += factor * slot[from + 2 + dv + rv + c];
+      }
     }
     inverse[i] = 1 / total;
     for (let a = 0; a < dv; a++) output[i * dv + a] /= total;
     for (let c = 0; c < rv; c++) va[i * rv + c] /= total;
+    for (let c = 0; c < NORMS_OF_ROW; c++) norms[i * NORMS_OF_ROW + c] /= total;
   }
-  return { max, inverse, output, va };
+  return { max, inverse, output, va, norms };
 }

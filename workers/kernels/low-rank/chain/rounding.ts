@@ -121,6 +121,21 @@ function squaredNorm(x: ArrayLike<number>, from: number, width: number): number 
 /** Roundings of what a row carries before it cancels, in the chain and in the rows that it is compared with; and of a logit. */
 const UNITS = 8;
 
+/** What exactRows carries along of each row: sum_j P_ij of |v_j|, |k_j| and |v_j| |k_j|. */
+export const NORMS_OF_ROW = 3;
+
+/** Of each row, the square of what may be rounded away of O, in units of float32: |dO_i| <= sum_j P_ij |dS_ij| (|v_j| + |O_i|). */
+export function squaredOutputTerms(
+  { d }: Head,
+  { count, scaled }: QueryRows,
+  norms: Float64Array,
+): Float64Array {
+  return Float64Array.from({ length: count }, (_, i) => {
+    const [v, k, vk] = norms.subarray(i * NORMS_OF_ROW);
+    return (UNITS * (v + Math.sqrt(squaredNorm(scaled, i * d, d)) * (vk + k * v))) ** 2;
+  });
+}
+
 /** The least number of float32 over a unit: what is smaller loses digits. */
 const LEAST = 2 ** -125;
 

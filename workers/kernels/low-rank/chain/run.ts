@@ -7,7 +7,7 @@ import { fullWidth, type Head } from '../head/head.js';
 import { layout, type Segment, segments, sumSizes } from '../head/layout.js';
 import type { HeadPlan } from '../head/plan.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
-import { SQUARES } from './rounding.js';
+import { NORMS_OF_ROW, SQUARES } from './rounding.js';
 
 /** Score of a pair that the causal mask hides, and the running maximum of a row that saw nothing yet. */
 export const MASKED = -1e30;
@@ -26,7 +26,7 @@ export interface HeadRun {
   /** The sums of all segments; not used under a causal mask, where every segment sees another sum. */
   readonly keyTotal: Float64Array;
   readonly queryTotal: Float64Array;
-  /** Outlier queries: (n, 2 + dv + r_v): running maximum, total, unnormalised [V | X^V A_V']. */
+  /** Outlier queries: (n, exactWidth). */
   readonly outlierRows: readonly Float64Array[];
   /** The same of all segments together. */
   readonly joinedRows: Float64Array;
@@ -37,7 +37,7 @@ export interface HeadRun {
   /** dS'L and P'(G B_V) of the outlier keys (n, left + lv), from the other queries. */
   readonly outlierLeft: readonly Float64Array[];
   readonly joinedLeft: Float64Array;
-  /** By tensor, the sum over the outlier queries of squaredTerms, in the scale of the tensor. */
+  /** By tensor, the sum over the outlier queries of squaredTerms, in the scale of the tensor; and behind them that of squaredOutputTerms. */
   readonly asideTerms: Float64Array;
   /** The six gradients, from the stage over the queries and from the stage over the keys. */
   readonly queryGradients: readonly Float64Array[];
@@ -75,6 +75,11 @@ interface InputMemory {
  */
 export function recordWidth(head: Head): number {
   return 3 + head.dv + (fullWidth(head).query ? head.d : 0);
+}
+
+/** Columns of an exact row: running maximum, total, and unnormalised [V | X^V A_V' | norms]. */
+export function exactWidth({ dv, value }: Head): number {
+  return 2 + dv + value.rank + NORMS_OF_ROW;
 }
 
 /** What a causal run keeps for every row, since the sums over queries run backwards. */
@@ -122,11 +127,11 @@ export function openRun(
     querySums: divide(querySums, cut.length, sums.query),
     keyTotal: memory.float64(head.causal ? 0 : sums.key),
     queryTotal: memory.float64(head.causal ? 0 : sums.query),
-    outlierRows: leased(nq * (2 + head.dv + head.value.rank)),
-    joinedRows: memory.float64(nq * (2 + head.dv + head.value.rank)),
+    outlierRows: leased(nq * exactWidth(head)),
+    joinedRows: memory.float64(nq * exactWidth(head)),
     outlierRight: leased(nq * at.right),
     outlierTerms: leased(nq * SQUARES),
-    asideTerms: sharedFloat64(at.gradientSizes.length),
+    asideTerms: sharedFloat64(at.gradientSizes.length + 1),
     outlierLeft: leased(nk * (at.left + at.lv)),
     joinedLeft: memory.float64(nk * (at.left + at.lv)),
     queryGradients: slots(at.gradientTotal),

@@ -3,7 +3,7 @@ import type { Lease } from '../../../../tensor/shared-memory.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
 import { type MergedRows, mergeRows } from '../../chain/keys.js';
 import { SQUARES } from '../../chain/rounding.js';
-import { type HeadRun, leaseSlots, recordWidth } from '../../chain/run.js';
+import { exactWidth, type HeadRun, leaseSlots, recordWidth } from '../../chain/run.js';
 import { fullWidth, type Head } from '../../head/head.js';
 import { type QueryRows, queryRows } from '../../head/rows/query-rows.js';
 import type { Workspace } from '../../head/workspace.js';
@@ -46,7 +46,7 @@ export function openSampledRun(run: HeadRun, lowA: Float32Array, memory: Lease):
   const slots = (width: number) => leaseSlots(memory, run.segments.length, n * width);
   return {
     run,
-    exact: slots(2 + run.head.dv + run.head.value.rank),
+    exact: slots(exactWidth(run.head)),
     errors: { score: slots(score), value: slots(2 * value) },
     terms: slots(SQUARES),
     keyErrors: hasKeyErrors(run.head)
