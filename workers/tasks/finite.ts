@@ -9,8 +9,8 @@ export interface FiniteTask extends Task<boolean> {
 
 /** About a millisecond of work. */
 const TASK_NUMBERS = 2 ** 20;
-/** What is looked at here and now: the way to a worker would take longer. */
-const SMALL_NUMBERS = 2 ** 15;
+/** So many in all are looked at here and now: the way to a worker would take longer. */
+const SMALL_NUMBERS = 2 ** 16;
 
 export function runFiniteTask({ data }: FiniteTask, cancelled: Cancelled): boolean {
   checkpoint(cancelled);
@@ -33,8 +33,7 @@ export function* finiteJob(arrays: readonly TensorData[]): Job<boolean, FiniteTa
       return { kernel: 'finite', data: data.subarray(from, from + TASK_NUMBERS) };
     }),
   );
-  const small = tasks.filter(({ data }) => data.length <= SMALL_NUMBERS);
-  if (!small.every((task) => runFiniteTask(task, () => false))) return false;
-  const large = tasks.filter(({ data }) => data.length > SMALL_NUMBERS);
-  return (yield* stage('finite', large)).every(Boolean);
+  const numbers = arrays.reduce((sum, { length }) => sum + length, 0);
+  if (numbers <= SMALL_NUMBERS) return tasks.every((task) => runFiniteTask(task, () => false));
+  return (yield* stage('finite', tasks)).every(Boolean);
 }
