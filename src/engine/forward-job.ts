@@ -17,7 +17,13 @@ import { decodePhase } from '../solver/decode-phase.js';
 import { encodeForwardPhase } from '../solver/encode-phase.js';
 import { planFigures } from '../solver/figures.js';
 import type { Workplace } from '../solver/phases.js';
-import { requireTolerance, send, type TensorError, withoutCertificate } from '../solver/send.js';
+import {
+  IN_FLOAT64,
+  requireTolerance,
+  send,
+  type TensorError,
+  withoutCertificate,
+} from '../solver/send.js';
 import { isChecked, type Solution, type SolveOptions } from '../solver/solution.js';
 import { missedReason, toleranceMissed } from '../solver/solve.js';
 import { efficiencyThreshold, theoryAndPractice } from '../solver/threshold.js';
@@ -37,7 +43,7 @@ type ForwardSolution = Pick<Solution, 'method' | 'reason' | 'fallback'> & {
 /** @throws {Problem} when the result is beyond float64. */
 function* inFloat64(layer: AttentionLayer): Job<Pick<ForwardSolution, 'result' | 'estimate'>> {
   const result = yield* referenceForwardParts(layer);
-  if (yield* finiteJob([result.attentionOutput])) return { result, estimate: null };
+  if (yield* finiteJob([result.attentionOutput])) return { result, estimate: IN_FLOAT64 };
   throw new Problem(
     'not-finite',
     'The tensors are finite, but the attention output is too large even for float64.',

@@ -9,6 +9,7 @@ import { Problem } from '../errors.js';
 import { needsOf } from './choose-low-rank.js';
 import { stateGradient } from './encode-phase.js';
 import {
+  IN_FLOAT64,
   requirePrecision,
   requireTolerance,
   type TensorError,
@@ -36,13 +37,13 @@ export function* inFloat64(problem: AttentionProblem, options: SolveOptions): Jo
   }
   const error: Record<string, TensorError> = {};
   for (const name of Object.keys(result.gradients)) {
-    error[`${name}.lora_A`] = withoutCertificate(null);
-    error[`${name}.lora_B`] = withoutCertificate(null);
+    error[`${name}.lora_A`] = withoutCertificate(IN_FLOAT64);
+    error[`${name}.lora_B`] = withoutCertificate(IN_FLOAT64);
   }
-  if (result.sinks) error.sinks = withoutCertificate(null);
+  if (result.sinks) error.sinks = withoutCertificate(IN_FLOAT64);
   return yield* sent(
     problem,
-    { result, error: { ...inputErrors(problem, result), ...error } },
+    { result, error: { ...inputErrors(problem, result, IN_FLOAT64), ...error } },
     options,
   );
 }

@@ -6,7 +6,7 @@ import { Problem } from '../errors.js';
 import { type Encoded, titleOf } from './encode-phase.js';
 
 export interface TensorError {
-  /** null: computed and sent in float64, with nothing more precise to compare with. */
+  /** null: computed and sent in float64, with nothing more precise to compare with, or nothing measures it. */
   readonly estimate: ErrorEstimate | null;
   /** Worst-case bound of a low-rank gradient; null: void, or not of the low-rank kernel. */
   readonly certificate: { readonly frobenius: number; readonly relative: number } | null;
@@ -60,15 +60,18 @@ export function* send<Tensors>(
     Object.entries(computed).map(([name, figures]) => {
       const { estimate, certificate } = figures;
       const off = narrowings.get(name)?.relative ?? 0;
-      if (off === 0 && estimate === null) return [name, figures];
+      if (estimate === null) return [name, figures];
+      if (estimate === IN_FLOAT64 && off === 0) return [name, { ...figures, estimate: null }];
+      const { relative, upper } = estimate;
+      const own = estimate === IN_FLOAT64 ? OF_FLOAT64 * off : upper;
       return [
         name,
         {
           ...figures,
           estimate: {
-            ...(estimate ?? KNOWN),
-            relative: Math.hypot(estimate?.relative ?? 0, off),
-            upper: ofTheTruth((estimate?.upper ?? OF_FLOAT64 * off) + off),
+            ...estimate,
+            relative: Math.hypot(relative, off),
+            upper: ofTheTruth(own + off),
           },
           certificate: certificate && certificateOf(certificate, off),
         },
@@ -102,8 +105,10 @@ function ofTheTruth(upper: number): number {
 
 /** What float64 itself is off by at most, as a part of what rounding its result takes: of 29 bits more 24 may cancel. */
 const OF_FLOAT64 = 2 ** -5;
-/** Of a tensor that is known but for its rounding. */
-const KNOWN = { standard_error: 0, confidence: 0.99, rows_sampled: 0 } as const;
+/** Of a tensor that was computed in float64: known but for its rounding. */
+export const IN_FLOAT64: ErrorEstimate = {
+  ...{ relative: 0, upper: 0, standard_error: 0, confidence: 0.99, rows_sampled: 0 },
+};
 
 function certificateOf(
   { frobenius, relative }: NonNullable<TensorError['certificate']>,

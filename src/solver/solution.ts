@@ -56,13 +56,14 @@ export function* overflowed(result: GradientResult): Job<boolean> {
   return !(yield* finiteJob(tensors));
 }
 
-/** Gradients of the inputs that nothing measures: in float64 there is nothing more precise, and low-rank has no figure. */
+/** Gradients of the inputs that no rows tell of. @param estimate null: neither low-rank nor sampled has a figure. */
 export function inputErrors(
   problem: AttentionProblem,
   { inputGradients }: GradientResult,
+  estimate: TensorError['estimate'] = null,
 ): Record<string, TensorError> {
   const names = Object.keys(inputGradients ?? {}) as StatesName[];
-  const unknown = withoutCertificate(null, 'Input gradients have none.');
+  const unknown = withoutCertificate(estimate, 'Input gradients have none.');
   return Object.fromEntries(names.map((name) => [stateGradient(problem, name), unknown]));
 }
 

@@ -6,6 +6,7 @@ import { solve } from '../../src/solver/solve.js';
 import { type Job, runJob } from '../../workers/job.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { planSampled } from '../../workers/kernels/sampled/plan/stages.js';
+import type { AttentionKind, AttentionProblem } from '../../workers/problem.js';
 import { runTask } from '../../workers/tasks/run.js';
 import { widenEncoded } from '../../workers/tensor/narrow.js';
 import { randomProblem, randomStates } from '../kernels/problems.js';
@@ -47,11 +48,12 @@ function inDtype(dtype: 'bfloat16' | 'float16') {
 }
 
 function solveIn(
-  problem: ReturnType<typeof inDtype>,
+  problem: AttentionProblem,
   method: 'auto' | 'sampled',
   tolerance: number,
+  inputGradients: AttentionKind = 'attention',
 ) {
-  const outputs = { attentionOutput: false, inputGradients: 'attention' } as const;
+  const outputs = { attentionOutput: false, inputGradients };
   const options: SolveOptions = {
     ...{ method, tolerance, toleranceStated: true, seed: SEED },
     rates: { exact: 1, lowRank: 1 },
@@ -86,4 +88,15 @@ test('where that rounding alone misses the tolerance `auto` computes exactly, an
   const { method, fallback } = solveIn(problem, 'auto', 0.005);
   assert.deepEqual({ method, fallback }, { method: 'exact', fallback: true });
   assert.throws(() => solveIn(problem, 'sampled', 0.005), /key is off by .* rounded to bfloat16/);
+});
+
+test('gradients of inputs, which nothing measures, have no figure in 16 bits either', () => {
+  const random = randomProblem({ queryLength: L, inFeatures: inputs, headDim: d, seed: SEED });
+  const { query, key, value } = random.inputs;
+  const half = { dtype: 'bfloat16' } as const;
+  const states = { ...query, ...half };
+  assert.ok(query === key && key === value);
+  const problem = { ...random, inputs: { query: states, key: states, value: states } };
+  const { error } = solveIn(problem, 'sampled', 0.5, 'self');
+  assert.equal(error['input_gradients.hidden_states']!.estimate, null);
 });
