@@ -135,7 +135,22 @@ export interface ExactPlan {
   readonly blockFlops: number;
   /** Whether O is needed: G = O - Y, or the caller wants it. */
   readonly formOutput: boolean;
-  readonly waves: readonly (readonly HeadGroup[])[];
+  /** Head groups of a wave at most. */
+  readonly perWave: number;
+}
+
+/** Every task has the plan with it: nothing in it grows with the number of batch items. */
+export const wavesOf = ({ problem: { dims }, perWave }: ExactPlan): number =>
+  Math.ceil((dims.batch * dims.keyValueHeads) / perWave);
+
+export function headGroupsOf({ problem: { dims }, perWave }: ExactPlan, wave: number): HeadGroup[] {
+  const { batch, keyValueHeads } = dims;
+  const first = wave * perWave;
+  const last = Math.min(first + perWave, batch * keyValueHeads);
+  return Array.from({ length: last - first }, (_, k) => ({
+    batchItem: Math.floor((first + k) / keyValueHeads),
+    sharedHead: (first + k) % keyValueHeads,
+  }));
 }
 
 /** Whether dP = G V^T and G.O are needed: for dS, or for the gradient of sinks. */
@@ -206,23 +221,13 @@ export function makePlan(problem: ExactProblem, outputs: GradientOutputs): Exact
       keys * (headDim + valueDim + group * thin.us + thin.uv));
   const partitionBytes = 4 * group * keys * (thin.ls + thin.pv);
   const fitting = Math.floor(WAVE_BYTES / (headGroupBytes + partitionBytes));
-  const perWave = Math.max(1, Math.min(WAVE_HEAD_GROUPS, fitting));
-  const headGroups: HeadGroup[] = [];
-  for (let batchItem = 0; batchItem < batch; batchItem++) {
-    for (let sharedHead = 0; sharedHead < keyValueHeads; sharedHead++) {
-      headGroups.push({ batchItem, sharedHead });
-    }
-  }
-  const waves: HeadGroup[][] = [];
-  for (let u = 0; u < headGroups.length; u += perWave) waves.push(headGroups.slice(u, u + perWave));
-
-  const headGroupsAtOnce = waves[0]!.length;
+  const perWave = Math.max(1, Math.min(WAVE_HEAD_GROUPS, fitting, batch * keyValueHeads));
   const formOutput =
     outputs.attentionOutput || (problem.objective?.kind === 'target' && !problem.known?.output);
   const blockFlops = flopsOfBlock(problem, thin, formOutput);
   const worthwhile = Math.ceil((blocks * blockFlops) / PARTITION_FLOPS);
-  const wanted = Math.min(worthwhile, Math.ceil(WAVE_PARTITIONS / (headGroupsAtOnce * group)));
-  const affordable = Math.floor(PARTITION_BYTES / (headGroupsAtOnce * partitionBytes || 1));
+  const wanted = Math.min(worthwhile, Math.ceil(WAVE_PARTITIONS / (perWave * group)));
+  const affordable = Math.floor(PARTITION_BYTES / (perWave * partitionBytes || 1));
   return {
     id: randomUUID(),
     problem,
@@ -235,7 +240,7 @@ export function makePlan(problem: ExactProblem, outputs: GradientOutputs): Exact
     blocks,
     blockFlops,
     formOutput,
-    waves,
+    perWave,
   };
 }
 
@@ -247,7 +252,7 @@ export function makeWorkspace(plan: ExactPlan, memory: Lease): Workspace {
   // Rows of keys that are padding are read, to be multiplied by a probability of 0.
   const padded = plan.keys > keyLength || plan.problem.mask.keys !== undefined;
   const rows = (n: number) => (padded ? floats(n).fill(0) : floats(n));
-  const headGroups = plan.waves[0]!.length;
+  const headGroups = plan.perWave;
   const heads = headGroups * plan.group;
   const partitioned = heads * plan.partitions;
   return {

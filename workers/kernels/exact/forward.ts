@@ -6,7 +6,7 @@
 import { type Job, type LargeTask, parts } from '../../job.js';
 import type { AttentionLayer } from '../../problem.js';
 import { Lease } from '../../tensor/shared-memory.js';
-import { makePlan, makeWorkspace } from '../attention/plan.js';
+import { makePlan, makeWorkspace, wavesOf } from '../attention/plan.js';
 import type { AttendTask } from '../attention/task.js';
 import type { ErrorEstimate } from '../estimate/estimate.js';
 import { exactOutputs } from '../estimate/exact-rows.js';
@@ -24,7 +24,7 @@ import { type ForwardResult, sharedFloat32 } from '../result.js';
 import { exactWork } from './cost.js';
 import { largestLogit, logitError } from './error/estimate.js';
 import type { ProjectionNorms, ProjectTask } from './project.js';
-import { fitsOneTask } from './tasks.js';
+import { fitsOneTask, type SeveralTask } from './tasks.js';
 import { attendWave, composedNorms } from './wave.js';
 
 /** Rows to compute again: one costs about four passes over the inputs. */
@@ -70,6 +70,7 @@ interface WholeForwardTask {
 
 export type ForwardTask =
   | ProjectTask
+  | SeveralTask
   | AttendTask
   | ForwardSampleTask
   | WholeForwardTask
@@ -121,11 +122,13 @@ export const forwardOf = ({ layer }: ForwardPart) => forwardSums(layer);
 export function* forwardStages(
   layer: AttentionLayer,
   seed: number,
-): Job<ExactForwardResult, ProjectTask | AttendTask | ForwardSampleTask> {
+): Job<ExactForwardResult, ProjectTask | SeveralTask | AttendTask | ForwardSampleTask> {
   return yield* measured(layer, seed, yield* forwardSums(layer));
 }
 
-function* forwardSums(layer: AttentionLayer): Job<ForwardSums, ProjectTask | AttendTask> {
+function* forwardSums(
+  layer: AttentionLayer,
+): Job<ForwardSums, ProjectTask | SeveralTask | AttendTask> {
   const { batch, queryLength, heads, valueDim } = layer.dims;
   const plan = planOf(layer);
   const attentionOutput = sharedFloat32(batch * queryLength * heads * valueDim);
@@ -134,7 +137,7 @@ function* forwardSums(layer: AttentionLayer): Job<ForwardSums, ProjectTask | Att
   const memory = new Lease();
   try {
     const workspace = makeWorkspace(plan, memory);
-    for (const wave of plan.waves.keys()) {
+    for (let wave = 0; wave < wavesOf(plan); wave++) {
       const attended = yield* attendWave(plan, workspace, attentionOutput, wave);
       norms.push(...attended.norms);
       square += 2 * attended.loss;

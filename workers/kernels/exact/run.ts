@@ -35,6 +35,8 @@ export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled):
       return runFull(task, wasm, checkpoint);
     case 'forward_sample':
       return runForwardSample(task, wasm, checkpoint);
+    case 'several':
+      return task.tasks.map((one) => runExactTask(one, wasm, cancelled));
     case 'finish':
       return runFinish(task);
     case 'estimate':

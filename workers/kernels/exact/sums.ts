@@ -9,9 +9,11 @@ import { Lease } from '../../tensor/shared-memory.js';
 import {
   type ExactPlan,
   type HeadGroup,
+  headGroupsOf,
   makePlan,
   makeWorkspace,
   type Workspace,
+  wavesOf,
 } from '../attention/plan.js';
 import type { AttendTask } from '../attention/task.js';
 import type { ComposedNorms } from '../norms.js';
@@ -29,7 +31,13 @@ import type { StateSampleTask } from './error/sample-states.js';
 import type { FinishTask } from './finish.js';
 import type { FullTask } from './full.js';
 import type { ProjectionNorms, ProjectTask } from './project.js';
-import { contractTasks, fullStages } from './tasks.js';
+import {
+  contractTasks,
+  fullStages,
+  inMessages,
+  type SeveralTask,
+  type ShortTask,
+} from './tasks.js';
 import { attendWave, composedNorms } from './wave.js';
 
 export type SumsTask =
@@ -39,6 +47,7 @@ export type SumsTask =
   | StateSampleTask
   | ContractTask
   | FullTask
+  | SeveralTask
   | FinishTask;
 
 export interface ExactOptions extends GradientOutputs {
@@ -86,7 +95,7 @@ function* sumsOfWaves(
   let loss = 0;
   let contradiction: Contradiction | null = null;
 
-  for (const wave of plan.waves.keys()) {
+  for (let wave = 0; wave < wavesOf(plan); wave++) {
     const attended = yield* attendWave(plan, workspace, attentionOutput, wave);
     norms.push(...attended.norms);
     loss += attended.loss;
@@ -114,13 +123,13 @@ export function* contractWave(
   rows: RowSamples,
   memory: Lease,
 ): Job<void, SumsTask> {
-  const headGroups = plan.waves[wave]!;
+  const headGroups = headGroupsOf(plan, wave);
   const samples = rows.tasks(wave);
   const stages = contractStages(plan, workspace, headGroups, kind, inputGradients, memory);
   // Samples and sums over all rows do not need each other: no thread waits in between.
-  const tasks: SumsTask[] = [...samples, ...(stages[0] ?? [])];
+  const tasks: ShortTask[] = [...samples, ...(stages[0] ?? [])];
   for (const mine of [tasks, ...stages.slice(1)]) {
-    if (mine.length > 0) rows.take(mine, yield { name: 'contract', tasks: mine });
+    if (mine.length > 0) rows.take(mine, yield* inMessages('contract', mine));
   }
   const finish: FinishTask = {
     ...{ kernel: 'exact', step: 'finish', plan, workspace, headGroups, totals },

@@ -1,5 +1,6 @@
 /** The tasks of each stage of a wave. */
 
+import type { Job } from '../../job.js';
 import { keysOf } from '../../mask.js';
 import {
   type AttentionKind,
@@ -13,6 +14,7 @@ import {
   CONTRACT_TOKENS,
   type ExactPlan,
   type HeadGroup,
+  headGroupsOf,
   PROJECT_TOKENS,
   rankOf,
   roundUp,
@@ -21,6 +23,8 @@ import {
 import type { AttendTask, PartitionOfHead } from '../attention/task.js';
 import { type InputGradients, ROLES } from '../result.js';
 import { type ContractParts, type ContractTask, placesOf, TOKENS } from './contract.js';
+import type { SampleTask } from './error/sample.js';
+import type { StateSampleTask } from './error/sample-states.js';
 import type { FullTask } from './full.js';
 import type { ProjectTask } from './project.js';
 
@@ -91,6 +95,32 @@ export function projectTasks(
   });
 }
 
+/** Messages of a stage: what a task has with it takes longer than many a short one. */
+const MOST_MESSAGES = 64;
+
+/** Tasks that go together: what they share is in their message once. */
+export interface SeveralTask {
+  readonly kernel: 'exact';
+  readonly step: 'several';
+  readonly tasks: readonly ShortTask[];
+}
+
+export type ShortTask = ProjectTask | SampleTask | StateSampleTask | ContractTask | FullTask;
+
+/** One stage of tasks of any number. @returns what each of them does. */
+export function* inMessages<T extends ShortTask>(
+  name: string,
+  tasks: readonly T[],
+): Job<unknown[], T | SeveralTask> {
+  if (tasks.length <= MOST_MESSAGES) return [...(yield { name, tasks })];
+  const messages = stretches(tasks.length, Math.ceil(tasks.length / MOST_MESSAGES)).map(
+    ({ first, last }): SeveralTask => {
+      return { kernel: 'exact', step: 'several', tasks: tasks.slice(first, last) };
+    },
+  );
+  return (yield { name, tasks: messages }).flat();
+}
+
 /** Tokens that cost as much as the way of the weights into WebAssembly memory. */
 const LEAST_TOKENS = 64;
 
@@ -111,7 +141,7 @@ export function fitsOneTask(plan: ExactPlan): boolean {
 
 /** Query heads of a wave in the order of their places. */
 export function headsOfWave(plan: ExactPlan, wave: number): Omit<PartitionOfHead, 'partition'>[] {
-  return plan.waves[wave]!.flatMap((headGroup, index) =>
+  return headGroupsOf(plan, wave).flatMap((headGroup, index) =>
     Array.from({ length: plan.group }, (_, x) => ({
       place: index * plan.group + x,
       headGroup,

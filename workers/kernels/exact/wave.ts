@@ -3,11 +3,20 @@
 import type { Job } from '../../job.js';
 import type { AttentionLayer, ProjectionName } from '../../problem.js';
 import type { AttendReport } from '../attention/attend.js';
-import type { ExactPlan, Workspace } from '../attention/plan.js';
+import { type ExactPlan, headGroupsOf, type Workspace, wavesOf } from '../attention/plan.js';
 import type { AttendTask } from '../attention/task.js';
 import { type ComposedNorms, ZERO_NORMS } from '../norms.js';
 import type { OutputNorms, ProjectionNorms, ProjectTask } from './project.js';
-import { attendTasks, projectTasks } from './tasks.js';
+import { attendTasks, inMessages, projectTasks, type SeveralTask } from './tasks.js';
+
+export function* projectWave(
+  plan: ExactPlan,
+  workspace: Workspace,
+  wave: number,
+): Job<ProjectionNorms[], ProjectTask | SeveralTask> {
+  const tasks = projectTasks(plan, workspace, headGroupsOf(plan, wave));
+  return (yield* inMessages('project', tasks)) as ProjectionNorms[];
+}
 
 /** Projections, softmax and backward of a wave. */
 export function* attendWave(
@@ -15,11 +24,13 @@ export function* attendWave(
   workspace: Workspace,
   attentionOutput: Float32Array | null,
   wave: number,
-): Job<{ readonly norms: readonly ProjectionNorms[] } & AttendReport, ProjectTask | AttendTask> {
-  const project = projectTasks(plan, workspace, plan.waves[wave]!);
-  const norms = (yield { name: 'project', tasks: project }) as ProjectionNorms[];
+): Job<
+  { readonly norms: readonly ProjectionNorms[] } & AttendReport,
+  ProjectTask | SeveralTask | AttendTask
+> {
+  const norms = yield* projectWave(plan, workspace, wave);
   const attend = attendTasks(plan, workspace, attentionOutput, wave);
-  const span = [wave / plan.waves.length, (wave + 1) / plan.waves.length] as const;
+  const span = [wave / wavesOf(plan), (wave + 1) / wavesOf(plan)] as const;
   const reports = (yield { name: 'attend', ...attend, span }) as AttendReport[];
   const loss = reports.reduce((sum, part) => sum + part.loss, 0);
   const contradiction = reports.find((part) => part.contradiction)?.contradiction ?? null;

@@ -37,7 +37,7 @@ export function makeCoordinates(
 ): Coordinates {
   const { queryLength } = plan.problem.dims;
   const pitch = Math.max(...heads.map(({ coordinates }) => wordsOf(coordinates)));
-  const headGroups = plan.waves[0]!.length;
+  const headGroups = plan.perWave;
   return {
     queries: memory.int32(headGroups * plan.group * queryLength * pitch),
     keys: memory.int32(headGroups * plan.group * plan.keys * pitch),

@@ -6,14 +6,20 @@
 import { type Job, stage } from '../../job.js';
 import { type AttentionProblem, hasAttentionStates, STATES } from '../../problem.js';
 import { Lease } from '../../tensor/shared-memory.js';
-import { type ExactPlan, makePlan, makeWorkspace, type Workspace } from '../attention/plan.js';
+import {
+  type ExactPlan,
+  makePlan,
+  makeWorkspace,
+  type Workspace,
+  wavesOf,
+} from '../attention/plan.js';
 import type { PartitionOfHead } from '../attention/task.js';
 import type { EstimateTask, Samples } from '../exact/error/estimate.js';
 import { type RowDraws, RowSamples } from '../exact/error/row-samples.js';
 import type { ProjectionNorms } from '../exact/project.js';
 import { contractWave, type SumsTask } from '../exact/sums.js';
-import { attendTasks, headsOfWave, projectTasks } from '../exact/tasks.js';
-import { composedNorms } from '../exact/wave.js';
+import { attendTasks, headsOfWave } from '../exact/tasks.js';
+import { composedNorms, projectWave } from '../exact/wave.js';
 import {
   allocateOutputs,
   type GradientOutputs,
@@ -113,9 +119,9 @@ function* stages(
     sampled.heads[headGroup.batchItem * heads + head]!;
   const measurements = makeMeasurements(origin.heads);
   let loss = 0;
-  for (const [wave, headGroups] of plan.waves.entries()) {
-    const tasks = projectTasks(plan, workspace, headGroups);
-    projectionNorms.push(...((yield { name: 'project', tasks }) as ProjectionNorms[]));
+  const waves = wavesOf(plan);
+  for (let wave = 0; wave < waves; wave++) {
+    projectionNorms.push(...(yield* projectWave(plan, workspace, wave)));
     yield* coordinateStage(plan, workspace, coordinates, wave, planOf);
     const heads = headsOfWave(plan, wave)
       .filter((head) => planOf(head).coordinates > 0)
@@ -130,7 +136,7 @@ function* stages(
         ...{ kernel: 'sampled', sampled, coordinates, tables, measured, seed, origin },
       }),
     );
-    const span = [wave / plan.waves.length, (wave + 1) / plan.waves.length] as const;
+    const span = [wave / waves, (wave + 1) / waves] as const;
     const reports = (yield {
       name: 'attend',
       ...{ tasks: tasksOfWave, stride: attend.stride, span },

@@ -3,7 +3,7 @@
  * they say of rounding is that of the kernel with all keys, whatever keys the sums were made of.
  */
 import { type AttentionProblem, hasAttentionStates } from '../../../problem.js';
-import type { ExactPlan, Workspace } from '../../attention/plan.js';
+import { type ExactPlan, headGroupsOf, type Workspace, wavesOf } from '../../attention/plan.js';
 import { makeErrorSums } from '../../estimate/estimate.js';
 import type { Cut } from '../../parts/cut.js';
 import { seedOf, shareOf } from '../../parts/take.js';
@@ -108,7 +108,7 @@ export class RowSamples {
       this.#concentrations[k]!.add(carried(workspace, rows));
     }
     if (!draws) return [];
-    const share = plan.waves[wave]!.length / (batch * keyValueHeads);
+    const share = headGroupsOf(plan, wave).length / (batch * keyValueHeads);
     const count = Math.max(LEAST_DRAWS, Math.ceil(draws.rows * share));
     if (this.#isStates) {
       this.#states.push({ draws: count, errors: noErrors() });
@@ -133,7 +133,7 @@ export class RowSamples {
 
   /** By sampler; after the last wave all become the first. */
   sumsToMerge(wave: number): readonly SampleTask['sums'][] {
-    return wave === this.#plan.waves.length - 1 ? this.#sums : [];
+    return wave === wavesOf(this.#plan) - 1 ? this.#sums : [];
   }
 
   /** After the last wave. */

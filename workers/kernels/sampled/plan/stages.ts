@@ -2,17 +2,18 @@
 import { type Job, stage } from '../../../job.js';
 import type { AttentionProblem } from '../../../problem.js';
 import { Lease } from '../../../tensor/shared-memory.js';
-import { makePlan, makeWorkspace } from '../../attention/plan.js';
+import { makePlan, makeWorkspace, wavesOf } from '../../attention/plan.js';
 import type { Needs } from '../../exact/cost.js';
 import type { ProjectTask } from '../../exact/project.js';
-import { headsOfWave, projectTasks } from '../../exact/tasks.js';
+import { headsOfWave, type SeveralTask } from '../../exact/tasks.js';
+import { projectWave } from '../../exact/wave.js';
 import type { GradientOutputs } from '../../result.js';
 import { type TableTask, tableTasks } from '../error/tables.js';
 import type { ChoiceTask } from './choice.js';
 import type { Pilot, PilotTask } from './pilot.js';
 import type { SampledPlan } from './plan.js';
 
-export type PlanTask = ProjectTask | TableTask | PilotTask | ChoiceTask;
+export type PlanTask = ProjectTask | SeveralTask | TableTask | PilotTask | ChoiceTask;
 
 export interface PlanOptions extends GradientOutputs {
   /** Of the upper limit of every gradient. */
@@ -59,8 +60,8 @@ function* pilotStages(
     const { tables, tasks } = tableTasks(problem, seed);
     yield* stage('plan', tasks);
     const pilots: Pilot[] = [];
-    for (const [wave, headGroups] of plan.waves.entries()) {
-      yield { name: 'project', tasks: projectTasks(plan, workspace, headGroups) };
+    for (let wave = 0; wave < wavesOf(plan); wave++) {
+      yield* projectWave(plan, workspace, wave);
       const looks = headsOfWave(plan, wave).map(
         (head): PilotTask => ({
           ...{ kernel: 'sampled', step: 'pilot', plan, workspace, wave, head, tables, seed },
