@@ -10,15 +10,20 @@ export interface Mask {
   /** Row i sees keys i - left to i + right at most. Infinity: no limit. Causal: right = 0. */
   readonly left: number;
   readonly right: number;
-  /** By batch item: its keys [first, last) are no padding. Absent: all keys of all items. */
-  readonly keys?: readonly Range[];
-  /**
-   * Where the packed sequences of a batch item end, rising to L: rows see keys of their own sequence. One list,
-   * or one for each batch item. Absent: every item is one sequence.
-   */
-  readonly sequenceEnds?: readonly (readonly number[])[];
+  /** By batch item: its keys [first, last) are no padding (`keyRanges`). Absent: all keys of all items. */
+  readonly keys?: Int32Array;
+  /** Rows see keys of their own sequence. Absent: every item is one sequence. */
+  readonly sequences?: Sequences;
   /** Position of the first row, counted as those of the keys. Absent: 0. */
   readonly offset?: number;
+}
+
+/** Packed sequences (`packedSequences`), in memory that all tasks share. */
+export interface Sequences {
+  /** Where the sequences of a batch item end, rising to L; one list after the other. */
+  readonly ends: Int32Array;
+  /** Where the lists begin, and the last one ends: one list, or one for each batch item. */
+  readonly lists: Int32Array;
 }
 
 /** [first, last); first = last: empty. */
@@ -35,14 +40,31 @@ export interface Masked {
 export const NO_MASK: Mask = { left: Number.POSITIVE_INFINITY, right: Number.POSITIVE_INFINITY };
 export const CAUSAL: Mask = { left: Number.POSITIVE_INFINITY, right: 0 };
 
+const shared = (numbers: readonly number[]): Int32Array => {
+  const to = new Int32Array(new SharedArrayBuffer(4 * numbers.length));
+  to.set(numbers);
+  return to;
+};
+
+export const keyRanges = (ofItems: readonly Range[]): Int32Array =>
+  shared(ofItems.flatMap(({ first, last }) => [first, last]));
+
+/** @param ends of one list, or of one for each batch item. */
+export function packedSequences(ends: readonly ArrayLike<number>[]): Sequences {
+  let count = 0;
+  const lists = [0, ...ends.map(({ length }) => (count += length))];
+  return { ends: shared(ends.flatMap((list) => Array.from(list))), lists: shared(lists) };
+}
+
 /** Keys of a batch item that are no padding. */
-export function keysOf({ mask, dims }: Masked, batchItem: number): Range {
-  return mask.keys?.[batchItem] ?? { first: 0, last: dims.keyLength };
+export function keysOf({ mask: { keys }, dims }: Masked, batchItem: number): Range {
+  if (!keys) return { first: 0, last: dims.keyLength };
+  return { first: keys[2 * batchItem]!, last: keys[2 * batchItem + 1]! };
 }
 
 /** Whether all rows of a batch item see all its keys that are no padding. */
 export function seesAll({ mask }: Masked): boolean {
-  return mask.left === Infinity && mask.right === Infinity && mask.sequenceEnds === undefined;
+  return mask.left === Infinity && mask.right === Infinity && mask.sequences === undefined;
 }
 
 /** Keys that a row sees. Both ends rise with the row. */
@@ -125,17 +147,25 @@ function pairsBelow(rows: Range, keys: Range, shift: number): number {
 
 const offsetOf = ({ mask }: Masked): number => mask.offset ?? 0;
 
-function endsOf({ mask, dims }: Masked, batchItem: number): readonly number[] {
-  const { sequenceEnds } = mask;
-  if (!sequenceEnds) return [Math.max(dims.queryLength + (mask.offset ?? 0), dims.keyLength)];
-  return sequenceEnds[sequenceEnds.length === 1 ? 0 : batchItem]!;
+/** Of the sequences of a batch item. */
+function endsOf(layer: Masked, batchItem: number): Int32Array {
+  const { sequences } = layer.mask;
+  const { queryLength, keyLength } = layer.dims;
+  return sequences
+    ? sequenceEnds(sequences, batchItem)
+    : Int32Array.of(Math.max(queryLength + offsetOf(layer), keyLength));
+}
+
+export function sequenceEnds({ ends, lists }: Sequences, batchItem: number): Int32Array {
+  const list = lists.length === 2 ? 0 : batchItem;
+  return ends.subarray(lists[list]!, lists[list + 1]!);
 }
 
 const EVERYWHERE: Range = { first: 0, last: Number.POSITIVE_INFINITY };
 
 /** The packed sequence that holds a position. */
 function sequenceOf(layer: Masked, batchItem: number, position: number): Range {
-  if (!layer.mask.sequenceEnds) return EVERYWHERE;
+  if (!layer.mask.sequences) return EVERYWHERE;
   const ends = endsOf(layer, batchItem);
   let [low, high] = [0, ends.length - 1];
   while (low < high) {

@@ -1,6 +1,6 @@
 /** From the keys of a request that mask to the one description that kernels take. */
 
-import type { Mask } from '../../workers/mask.js';
+import { keyRanges, type Mask, packedSequences, type Sequences } from '../../workers/mask.js';
 import type { Dimensions } from '../../workers/problem.js';
 import { decodeTensor } from '../../workers/tensor/decode.js';
 import { isEncodedTensor } from '../../workers/tensor/encoded.js';
@@ -63,7 +63,7 @@ function parsePadding(
       : new Array<number>(batch).fill(otherwise);
   const first = read('/first_keys', first_keys, 0);
   const last = read('/key_lengths', key_lengths, keyLength);
-  return last.map((end, item) => ({ first: Math.min(first[item], end), last: end }));
+  return keyRanges(last.map((end, item) => ({ first: Math.min(first[item], end), last: end })));
 }
 
 /** The lists of the batch items, or one for all: as lists, or as the rows of one array. */
@@ -80,7 +80,7 @@ function listsOf(given: GivenTensor | GivenTensor[]): GivenTensor[] {
 function parseSequences(
   { sequence_lengths: given }: ForwardRequest,
   { batch, queryLength, keyLength }: Dimensions,
-): Mask['sequenceEnds'] {
+): Sequences | undefined {
   if (!given) return undefined;
   const pointer = '/sequence_lengths';
   if (queryLength !== keyLength) {
@@ -98,7 +98,7 @@ function parseSequences(
       { pointer },
     );
   }
-  return lists.map((list, item) => {
+  const ends = lists.map((list, item) => {
     const at = lists === given || lists.length > 1 ? `${pointer}/${item}` : pointer;
     if (list.shape.length !== 1) throw shapeMismatch(at, list, 'a list of integers is needed.');
     const count = [list.shape[0], 'a list of integers is needed'] as const;
@@ -114,11 +114,16 @@ function parseSequences(
       { pointer: at, limit: keyLength, actual: end },
     );
   });
+  return packedSequences(ends);
 }
 
 /** @throws {Problem} with a pointer to the key at fault. */
 export function parseMask(request: ForwardRequest, dims: Dimensions): Mask {
   const keys = parsePadding(request, dims);
-  const sequenceEnds = parseSequences(request, dims);
-  return { ...parseWindow(request), ...(keys && { keys }), ...(sequenceEnds && { sequenceEnds }) };
+  const sequences = parseSequences(request, dims);
+  return {
+    ...parseWindow(request),
+    ...(keys && { keys }),
+    ...(sequences && { sequences }),
+  };
 }

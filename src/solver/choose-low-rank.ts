@@ -90,7 +90,7 @@ function lowRankObstacle(layer: AttentionLayer): string | null {
     dims,
     mask: { ...mask, right: mask.right === 0 ? Infinity : mask.right },
   });
-  if (!isPlain || mask.keys?.some(({ first, last }) => first > 0 || last === 0)) {
+  if (!isPlain || mask.keys?.some((at, k) => (k % 2 === 0 ? at > 0 : at === 0))) {
     return 'Low-rank takes no mask but a causal one and padding at the end of the keys.';
   }
   if (layer.softcap !== undefined || layer.sinks) return 'Low-rank takes no soft cap and no sinks.';

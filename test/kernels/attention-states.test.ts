@@ -5,6 +5,7 @@ import { runJob } from '../../workers/job.js';
 import { exactJob, exactStages } from '../../workers/kernels/exact/gradient.js';
 import { runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
+import { keyRanges } from '../../workers/mask.js';
 import type { KnownForward } from '../../workers/problem.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
 import { testSeed } from '../support/random.js';
@@ -30,10 +31,10 @@ const shapes: Record<string, Omit<ProblemOptions, 'seed'>> = {
     mask: {
       left: 30,
       right: 5,
-      keys: [
+      keys: keyRanges([
         { first: 60, last: 150 },
         { first: 0, last: 100 },
-      ],
+      ]),
     },
   },
   'an item that is all padding': { queryLength: 70, batch: 2, keyLengths: [0, 70] },

@@ -5,7 +5,15 @@ import { runJob } from '../../workers/job.js';
 import { exactJob } from '../../workers/kernels/exact/gradient.js';
 import { runExactTask } from '../../workers/kernels/exact/run.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
-import { keysOfRow, type Mask, NO_MASK, rowsOfKeys, visiblePairs } from '../../workers/mask.js';
+import {
+  keyRanges,
+  keysOfRow,
+  type Mask,
+  NO_MASK,
+  packedSequences,
+  rowsOfKeys,
+  visiblePairs,
+} from '../../workers/mask.js';
 import { testSeed } from '../support/random.js';
 import { naiveGradient } from './naive.js';
 import { type ProblemOptions, randomProblem } from './problems.js';
@@ -17,7 +25,7 @@ const SEED = testSeed(11);
 
 const window = (left: number, right: number): Mask => ({ left, right });
 const keys = (...ranges: [number, number][]) => ({
-  keys: ranges.map(([first, last]) => ({ first, last })),
+  keys: keyRanges(ranges.map(([first, last]) => ({ first, last }))),
 });
 /** L = 150: more than two blocks of rows, and keys in more than three tiles. */
 const masks: Record<string, Mask> = {
@@ -32,18 +40,18 @@ const masks: Record<string, Mask> = {
   },
   'padding on both sides, window': { ...window(20, 5), ...keys([11, 60], [0, 150]) },
   'an item that is all padding': { ...NO_MASK, ...keys([0, 0], [0, 150]) },
-  packed: { ...NO_MASK, sequenceEnds: [[1, 50, 130, 150]] },
+  packed: { ...NO_MASK, sequences: packedSequences([[1, 50, 130, 150]]) },
   'packed, causal, another way for each item': {
     ...window(Infinity, 0),
-    sequenceEnds: [
+    sequences: packedSequences([
       [70, 150],
       [64, 128, 129, 150],
-    ],
+    ]),
   },
   'packed, window, padding': {
     ...window(9, 0),
     ...keys([0, 140], [3, 150]),
-    sequenceEnds: [[80, 150]],
+    sequences: packedSequences([[80, 150]]),
   },
 };
 const shape = { queryLength: 150, batch: 2, heads: 2, keyValueHeads: 1, bias: true } as const;

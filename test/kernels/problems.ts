@@ -1,5 +1,5 @@
 /** Random attention problems for tests of kernels. */
-import { CAUSAL, keysOfRow, type Mask, NO_MASK } from '../../workers/mask.js';
+import { CAUSAL, keyRanges, keysOfRow, type Mask, NO_MASK } from '../../workers/mask.js';
 import type { Adapter, AttentionProblem, Projection, Rotary } from '../../workers/problem.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
 import { normal } from '../support/random.js';
@@ -157,7 +157,9 @@ export function randomProblem(options: ProblemOptions): AttentionProblem {
     scaling: headDim ** -0.5,
     mask: options.mask ?? {
       ...(options.causal ? CAUSAL : NO_MASK),
-      ...(options.keyLengths && { keys: options.keyLengths.map((last) => ({ first: 0, last })) }),
+      ...(options.keyLengths && {
+        keys: keyRanges(options.keyLengths.map((last) => ({ first: 0, last }))),
+      }),
     },
     ...(options.softcap && { softcap: options.softcap }),
     ...(options.sinks && { sinks: make([heads], 1) }),

@@ -1,4 +1,5 @@
 /** Gradients with drawn far keys: what they converge to, what their error figures say, and that no thread changes them. */
+
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runJob } from '../../../workers/job.js';
@@ -7,6 +8,7 @@ import { chiSquare } from '../../../workers/kernels/sampled/error/errors.js';
 import { sampledJob } from '../../../workers/kernels/sampled/job.js';
 import { planSampled } from '../../../workers/kernels/sampled/plan/stages.js';
 import { runSampledTask } from '../../../workers/kernels/sampled/run.js';
+import { packedSequences } from '../../../workers/mask.js';
 import { type AttentionProblem, hasAttentionStates } from '../../../workers/problem.js';
 import { testSeed } from '../../support/random.js';
 import {
@@ -63,7 +65,7 @@ const shapes: Record<string, Omit<ProblemOptions, 'seed'>> = {
   },
   'packed sequences, sliding window': {
     ...{ ...long, heads: 2 },
-    mask: { left: 500, right: 0, sequenceEnds: [[830, 1100]] },
+    mask: { left: 500, right: 0, sequences: packedSequences([[830, 1100]]) },
   },
   'soft cap': { ...long, heads: 2, causal: true, softcap: 4 },
 };

@@ -36,7 +36,7 @@ export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled):
     case 'forward_sample':
       return runForwardSample(task, wasm, checkpoint);
     case 'several':
-      return task.tasks.map((one) => runExactTask(one, wasm, cancelled));
+      return task.tasks.map((one) => runExactTask(one as ExactTask, wasm, cancelled));
     case 'finish':
       return runFinish(task);
     case 'estimate':

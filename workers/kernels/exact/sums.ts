@@ -31,13 +31,7 @@ import type { StateSampleTask } from './error/sample-states.js';
 import type { FinishTask } from './finish.js';
 import type { FullTask } from './full.js';
 import type { ProjectionNorms, ProjectTask } from './project.js';
-import {
-  contractTasks,
-  fullStages,
-  inMessages,
-  type SeveralTask,
-  type ShortTask,
-} from './tasks.js';
+import { contractTasks, fullStages, inMessages, type SeveralTask } from './tasks.js';
 import { attendWave, composedNorms } from './wave.js';
 
 export type SumsTask =
@@ -127,7 +121,7 @@ export function* contractWave(
   const samples = rows.tasks(wave);
   const stages = contractStages(plan, workspace, headGroups, kind, inputGradients, memory);
   // Samples and sums over all rows do not need each other: no thread waits in between.
-  const tasks: ShortTask[] = [...samples, ...(stages[0] ?? [])];
+  const tasks: SumsTask[] = [...samples, ...(stages[0] ?? [])];
   for (const mine of [tasks, ...stages.slice(1)]) {
     if (mine.length > 0) rows.take(mine, yield* inMessages('contract', mine));
   }

@@ -1,6 +1,6 @@
 /** The tasks of each stage of a wave. */
 
-import type { Job } from '../../job.js';
+import type { Job, Task } from '../../job.js';
 import { keysOf } from '../../mask.js';
 import {
   type AttentionKind,
@@ -23,8 +23,6 @@ import {
 import type { AttendTask, PartitionOfHead } from '../attention/task.js';
 import { type InputGradients, ROLES } from '../result.js';
 import { type ContractParts, type ContractTask, placesOf, TOKENS } from './contract.js';
-import type { SampleTask } from './error/sample.js';
-import type { StateSampleTask } from './error/sample-states.js';
 import type { FullTask } from './full.js';
 import type { ProjectTask } from './project.js';
 
@@ -102,13 +100,12 @@ const MOST_MESSAGES = 64;
 export interface SeveralTask {
   readonly kernel: 'exact';
   readonly step: 'several';
-  readonly tasks: readonly ShortTask[];
+  /** Of the exact kernel. */
+  readonly tasks: readonly Task[];
 }
 
-export type ShortTask = ProjectTask | SampleTask | StateSampleTask | ContractTask | FullTask;
-
 /** One stage of tasks of any number. @returns what each of them does. */
-export function* inMessages<T extends ShortTask>(
+export function* inMessages<T extends Task>(
   name: string,
   tasks: readonly T[],
 ): Job<unknown[], T | SeveralTask> {

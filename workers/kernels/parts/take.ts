@@ -1,6 +1,14 @@
 /** The part of a problem that a cut describes, as a problem of the same form. */
 import { type Job, stage } from '../../job.js';
-import { keysOf, keysOfRows, type Mask, type Range } from '../../mask.js';
+import {
+  keyRanges,
+  keysOf,
+  keysOfRows,
+  type Mask,
+  packedSequences,
+  type Range,
+  sequenceEnds,
+} from '../../mask.js';
 import {
   type AttentionLayer,
   type AttentionProblem,
@@ -223,17 +231,22 @@ function maskOf(problem: Layer, { items, rows }: Cut, keys: Range): Mask {
   const shifted = (position: number) =>
     Math.min(Math.max(0, position - keys.first), keys.last - keys.first);
   const padded = mask.keys && {
-    keys: Array.from({ length: size(items) }, (_, k) => {
-      const { first, last } = keysOf(problem, items.first + k);
-      return { first: shifted(first), last: shifted(last) };
-    }),
+    keys: keyRanges(
+      Array.from({ length: size(items) }, (_, k) => {
+        const { first, last } = keysOf(problem, items.first + k);
+        return { first: shifted(first), last: shifted(last) };
+      }),
+    ),
   };
-  const { sequenceEnds } = mask;
-  const ends = sequenceEnds && {
-    sequenceEnds: (sequenceEnds.length === 1
-      ? sequenceEnds
-      : sequenceEnds.slice(items.first, items.last)
-    ).map((list) => list.map((end) => end - keys.first).filter((end) => end > 0)),
+  const { sequences } = mask;
+  const packed = sequences && {
+    sequences: packedSequences(
+      Array.from({ length: sequences.lists.length === 2 ? 1 : size(items) }, (_, k) =>
+        sequenceEnds(sequences, items.first + k)
+          .map((end) => end - keys.first)
+          .filter((end) => end > 0),
+      ),
+    ),
   };
-  return { ...mask, ...padded, ...ends, offset: (mask.offset ?? 0) + rows.first - keys.first };
+  return { ...mask, ...padded, ...packed, offset: (mask.offset ?? 0) + rows.first - keys.first };
 }
