@@ -3,7 +3,7 @@
  * they say of rounding is that of the kernel with all keys, whatever keys the sums were made of.
  */
 import { type AttentionProblem, hasAttentionStates } from '../../../problem.js';
-import { type ExactPlan, headGroupsOf, type Workspace, wavesOf } from '../../attention/plan.js';
+import { type ExactPlan, type Workspace, wavesOf } from '../../attention/plan.js';
 import { makeErrorSums } from '../../estimate/estimate.js';
 import type { Cut } from '../../parts/cut.js';
 import { seedOf, shareOf } from '../../parts/take.js';
@@ -101,14 +101,14 @@ export class RowSamples {
   /** Of a wave that has been attended to. */
   tasks(wave: number): (SampleTask | StateSampleTask)[] {
     const [plan, workspace, draws] = [this.#plan, this.#workspace, this.#draws];
-    const { batch, keyValueHeads } = plan.problem.dims;
+    const { batch, heads, queryLength } = plan.problem.dims;
     this.#logit = Math.max(this.#logit, largestLogit(plan, workspace));
-    const rows = headsOfWave(plan, wave).length * plan.problem.dims.queryLength;
+    const rows = headsOfWave(plan, wave).length * queryLength;
     for (const [k, carried] of FAMILIES.entries()) {
       this.#concentrations[k]!.add(carried(workspace, rows));
     }
     if (!draws) return [];
-    const share = headGroupsOf(plan, wave).length / (batch * keyValueHeads);
+    const share = rows / (batch * heads * queryLength);
     const count = Math.max(LEAST_DRAWS, Math.ceil(draws.rows * share));
     if (this.#isStates) {
       this.#states.push({ draws: count, errors: noErrors() });
