@@ -17,6 +17,8 @@ const WANTED = 1.8;
 /** The lengths that the target speaks of; below, a request is over before sharing it pays. */
 const TARGET_LENGTHS = [4096, 16384];
 const sideName = (workers: number) => plural(workers, 'worker');
+/** Gradients that share nothing but the processors: no way to divide one gradient is faster. */
+const apartName = (workers: number) => `${workers} apart`;
 
 /** 1, 2, 4, ... and all. */
 function workerCounts(cpus: number): number[] {
@@ -35,12 +37,21 @@ async function run(bench: Bench): Promise<Measurement<ThreadsSetting>[]> {
       pool: await startPool(workers),
     })),
   );
+  const alone = await Promise.all(Array.from({ length: bench.cpus }, () => startPool(1)));
   const sides = pools.map(
     ({ workers, pool }): Side<ThreadsSetting> => ({
       name: sideName(workers),
       seconds: (setting) => exactSeconds(pool, problem(setting)),
     }),
   );
+  sides.push({
+    name: apartName(bench.cpus),
+    seconds: async (setting) => {
+      const start = performance.now();
+      await Promise.all(alone.map((pool) => exactSeconds(pool, problem(setting))));
+      return (performance.now() - start) / 1000 / bench.cpus;
+    },
+  });
   const measurements: Measurement<ThreadsSetting>[] = [];
   try {
     for (const length of lengths) {
@@ -49,7 +60,7 @@ async function run(bench: Bench): Promise<Measurement<ThreadsSetting>[]> {
       measurements.push(await takeTurns(sides, setting, rounds, bench.progress));
     }
   } finally {
-    await Promise.all(pools.map(({ pool }) => pool.close()));
+    await Promise.all([...pools.map(({ pool }) => pool), ...alone].map((pool) => pool.close()));
   }
   return measurements;
 }
@@ -58,7 +69,9 @@ function tell({ measurements }: Run<ThreadsSetting>): Section {
   const names = Object.keys(measurements[0].seconds);
   const [one, ...others] = names;
   const text = [
-    'The same gradient by pools of different sizes that take turns; the answers are the same bit for bit.',
+    'The same gradient by pools of different sizes that take turns; the answers are the same bit for bit. The last',
+    'side computes as many gradients as there are processors, each in a pool of one worker, and its time is that of all of',
+    'them over their number: what the processors give, were nothing to be divided.',
     '',
     table(
       ['L', 'd', 'adapters', ...names, ...others.map((name) => `${name}: faster`)],
@@ -90,8 +103,14 @@ function tell({ measurements }: Run<ThreadsSetting>): Section {
     .map(({ setting, seconds }) => ({
       length: setting.length,
       ratio: pairedRatios(seconds[one], seconds[sideName(2)]).median,
+      apart: seconds[apartName(2)] && pairedRatios(seconds[one], seconds[apartName(2)]).median,
     }));
-  const said = ratios.map(({ length, ratio }) => `${times(ratio)} at L = ${length}`).join(', ');
+  const said = ratios
+    .map(({ length, ratio, apart }) => {
+      const ceiling = apart ? ` (two apart: ${times(apart)})` : '';
+      return `${times(ratio)} at L = ${length}${ceiling}`;
+    })
+    .join(', ');
   const target = {
     wanted: `Two workers are at least ${times(WANTED)} as fast as one, on one request with one head`,
     measured: said || null,
