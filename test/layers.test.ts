@@ -49,7 +49,7 @@ const ROOMS = [
 
 /** What the layers above may import of workers/: the doors. */
 const DOORS_OF_SRC =
-  /^workers\/(job|mask|problem|board|timeslice|package-file)\.ts$|^workers\/(tasks|tensor|kernels)\//;
+  /^workers\/(job|mask|problem|board|team|timeslice|package-file)\.ts$|^workers\/(tasks|tensor|kernels)\//;
 
 const files = ['src', 'workers'].flatMap((folder) =>
   readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })

@@ -12,6 +12,18 @@ const WORDS_OF_TASK = 2;
 /** How often a thread that waits for another looks whether the stage was stopped. */
 const POLL_MS = 5;
 
+/** Threads of one stage are through at about the same time: to wake one that sleeps takes longer than so many looks. */
+const LOOKS = 2000;
+
+/** Blocks until words[at] is not `value`, a few milliseconds at most. @returns whether it has changed. */
+export function awaitChange(words: Int32Array, at: number, value: number): boolean {
+  for (let look = 0; look < LOOKS; look++) {
+    if (Atomics.load(words, at) !== value) return true;
+  }
+  Atomics.wait(words, at, value, POLL_MS);
+  return Atomics.load(words, at) !== value;
+}
+
 export class Board {
   /** @param words over a SharedArrayBuffer, as `open` made them. */
   constructor(readonly words: Int32Array) {}
@@ -74,8 +86,7 @@ export class Board {
   waitFor(index: number, stopped: () => boolean): boolean {
     const word = TASKS + WORDS_OF_TASK * index;
     while (!stopped()) {
-      if (Atomics.load(this.words, word) !== 0) return true;
-      Atomics.wait(this.words, word, 0, POLL_MS);
+      if (awaitChange(this.words, word, 0)) return true;
     }
     return false;
   }

@@ -36,6 +36,8 @@ export interface Stage<T extends Task = Task> {
   readonly stride?: number;
   /** Its one task takes a few milliseconds at most: a worker may be given several such stages at once. */
   readonly brief?: boolean;
+  /** Its one task is a job that a worker runs: others that have nothing to do may join it. */
+  readonly team?: boolean;
   /** The job that a task is, where all of them are LargeTasks. */
   jobOf?(task: T): Job<unknown>;
   /** Which part of the whole job's work this stage is: from, to, both in [0, 1]. */
@@ -85,6 +87,9 @@ export function* within<Result, T extends Task>(
   }
 }
 
+/** Runs all tasks of a stage. @returns what each of them does. */
+export type RunStage = (stage: Stage, runOne: (task: Task) => unknown) => readonly unknown[];
+
 /** Asked between row blocks; true: stop now, the result is not wanted any more. */
 export interface Cancelled {
   (): boolean;
@@ -117,21 +122,27 @@ export function checkpoint(cancelled: Cancelled): void {
   if (cancelled()) throw new CancelledError();
 }
 
-/** Run a job on this thread: for tests, benchmarks and tiny problems. */
+/**
+ * Run a job on this thread: for tests, benchmarks and short problems.
+ *
+ * @param all runs the tasks of a stage; by default one after the other.
+ */
 export function runJob<Result, T extends Task>(
   job: Job<Result, T>,
   run: (task: Exclude<T, LargeTask>, cancelled: Cancelled) => unknown,
   cancelled: Cancelled = () => false,
+  all: RunStage = ({ tasks }, runOne) => tasks.map(runOne),
 ): Result {
   try {
     let step = job.next([]);
     while (!step.done) {
       const { tasks, jobOf } = step.value;
-      const runOne = (task: T) =>
+      const runOne = (task: Task) => run(task as Exclude<T, LargeTask>, cancelled);
+      step = job.next(
         jobOf
-          ? runJob(jobOf(task) as Job<unknown, T>, run, cancelled)
-          : run(task as Exclude<T, LargeTask>, cancelled);
-      step = job.next(tasks.map(runOne));
+          ? tasks.map((task) => runJob(jobOf(task) as Job<unknown, T>, run, cancelled, all))
+          : all(step.value, runOne),
+      );
     }
     return step.value;
   } finally {

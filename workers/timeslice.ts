@@ -1,5 +1,6 @@
 /** What goes to a worker thread and what comes back. Errors travel as values: threads strip them. */
 import type { Task } from './job.js';
+import type { Others } from './team.js';
 
 /**
  * One worker's timeslice at a stage: it runs the first of `tasks`, which nobody else has begun, and then takes
@@ -14,6 +15,8 @@ export interface Timeslice {
   readonly stride: number | null;
   /** The words of the stage's Board. */
   readonly board: Int32Array;
+  /** Workers that join the job that its task is. */
+  readonly others?: Others;
 }
 
 /** A timeslice ends with the first task that is done after this time; then it is another job's. */

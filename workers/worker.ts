@@ -1,9 +1,10 @@
 /** What a worker thread runs: its timeslice at a stage, tasks of any kernel; the outcome as a value. */
 import { Board } from './board.js';
-import { type Cancelled, CancelledError } from './job.js';
+import { type Cancelled, CancelledError, type RunStage } from './job.js';
 import { giveWay } from './priority.js';
 import { giveBack, type RestTask } from './tasks/rest.js';
 import { type AnyTask, runTask } from './tasks/run.js';
+import { type JoinTask, join, Team } from './team.js';
 import {
   type TaskResult,
   TIMESLICE_MS,
@@ -14,8 +15,13 @@ import { renewWasm, wasm } from './wasm.js';
 
 giveWay();
 
-function run(task: AnyTask | RestTask, cancelled: Cancelled): unknown {
-  if (task.kernel !== 'rest') return runTask(task, wasm, cancelled);
+type WorkerTask = AnyTask | RestTask | JoinTask;
+
+function run(task: WorkerTask, cancelled: Cancelled, all?: RunStage): unknown {
+  if (task.kernel === 'team') {
+    return join(task, cancelled, (one, stopped) => run(one as WorkerTask, stopped));
+  }
+  if (task.kernel !== 'rest') return runTask(task, wasm, cancelled, all);
   renewWasm();
   return giveBack();
 }
@@ -29,7 +35,7 @@ export default function takeTurn(turn: readonly Timeslice[]): TimesliceOutcome[]
 }
 
 function takeTimeslice(
-  { tasks, first, stride, board: words }: Timeslice,
+  { tasks, first, stride, board: words, others }: Timeslice,
   end: number,
 ): TimesliceOutcome {
   const board = new Board(words);
@@ -41,13 +47,15 @@ function takeTimeslice(
     },
     { words: { stop: board.stopWord, beat } },
   );
+  const team = others && new Team(others, cancelled);
   const results: TaskResult[] = [];
   try {
     for (let index: number | null = first; index !== null; ) {
       const before = stride === null ? -1 : index - stride;
       if (cancelled() || (before >= 0 && !board.waitFor(before, cancelled)))
         throw new CancelledError();
-      results.push({ index, value: run(tasks[index - first] as AnyTask | RestTask, cancelled) });
+      const value = run(tasks[index - first] as WorkerTask, cancelled, team?.all);
+      results.push({ index, value });
       board.finish(index);
       index = performance.now() < end ? board.begin(first + tasks.length) : null;
     }
@@ -56,5 +64,7 @@ function takeTimeslice(
     if (error instanceof CancelledError) return { status: 'cancelled' };
     const { message, stack } = error as Error;
     return { status: 'failed', message, stack };
+  } finally {
+    team?.close();
   }
 }

@@ -16,7 +16,7 @@ export class StageRun implements Member {
 
   readonly #board: Board;
   readonly #values: unknown[];
-  readonly #onAbort = () => this.#stop(this.context.signal.reason as Error);
+  readonly #onAbort = () => this.stop(this.context.signal.reason as Error);
   #resolve!: (values: unknown[]) => void;
   #reject!: (error: Error) => void;
   /** Workers that have a timeslice now. */
@@ -87,11 +87,11 @@ export class StageRun implements Member {
       this.#board.putBack();
       this.#settleIfOver();
     } else if (outcome.status === 'lost') {
-      this.#stop(new WorkerLostError(`A worker thread was lost: ${outcome.message}`));
+      this.stop(new WorkerLostError(`A worker thread was lost: ${outcome.message}`));
     } else if (outcome.status === 'failed') {
-      this.#stop(Object.assign(new Error(outcome.message), { stack: outcome.stack }));
+      this.stop(Object.assign(new Error(outcome.message), { stack: outcome.stack }));
     } else {
-      this.#stop(new Error('A task was cancelled'));
+      this.stop(new Error('A task was cancelled'));
     }
   }
 
@@ -109,7 +109,8 @@ export class StageRun implements Member {
     return span ? span[0] + ((span[1] - span[0]) * this.#done) / tasks.length : null;
   }
 
-  #stop(error: Error): void {
+  /** Tasks that run are told to stop, and no other begins. */
+  stop(error: Error): void {
     this.#failure ??= error;
     this.#board.stop();
     this.#settleIfOver();

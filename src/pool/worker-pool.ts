@@ -1,5 +1,6 @@
 /** The executor on worker threads of this process: Piscina runs the threads, the timeslices are ours. */
 import { EventEmitter } from 'node:events';
+import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import type { Job, Stage, Task } from '../../workers/job.js';
 import { type Kernels, relaxedSimd } from '../../workers/kernels/inner/builds.js';
@@ -11,6 +12,7 @@ import type { CalibrateTask } from '../../workers/tasks/calibration/calibrate.js
 import { stagesDiffer } from '../../workers/tasks/check-stages.js';
 import type { RestTask } from '../../workers/tasks/rest.js';
 import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
+import { disband, type JoinTask, lose, type Others, teamWords } from '../../workers/team.js';
 import { TIMESLICE_MS, type Timeslice, type TimesliceOutcome } from '../../workers/timeslice.js';
 import type { Executor, Load, RunContext } from './executor.js';
 import { FairQueue } from './fair-queue.js';
@@ -37,6 +39,8 @@ export interface PoolOptions {
 
 /** After so much more than its timeslice a task is one that others do not wait for. */
 const OVERDUE_MS = 5 * TIMESLICE_MS;
+/** Workers that join another: what it says to each of them takes a part of its time. */
+const MOST_OTHERS = 3;
 /** Brief stages that a worker is given at once, where as many wait: threads then say less to each other. */
 const TOGETHER = 4;
 
@@ -205,9 +209,36 @@ export class WorkerPool implements Executor {
       if (this.#busy > workers || (spare && this.#overdue === 0)) break;
       const turn = this.#turn((run) => !spare || !this.#slow.has(run.context));
       if (turn.length === 0) break;
-      this.#give(turn);
+      this.#give(turn, this.#teamOf(turn));
     }
     this.#options.onLoad?.(this);
+  }
+
+  /** Workers that would have nothing to do join a job that one of them runs; null: there are none. */
+  #teamOf([{ run }, ...more]: Given[]): Others | null {
+    const idle = Math.min(this.#options.workers - this.#busy - 1, MOST_OTHERS);
+    const alone = more.length > 0 || this.#queue.waiting > 0 || this.#suspect.has(run.context);
+    if (!run.stage.team || alone || idle <= 0) return null;
+    const words = teamWords();
+    const channels = Array.from({ length: idle }, () => new MessageChannel());
+    // The others come second: the job is begun without them.
+    queueMicrotask(() => {
+      for (const { port2 } of channels) this.#join(run, { kernel: 'team', port: port2, words });
+      this.#options.onLoad?.(this);
+    });
+    return { ports: channels.map(({ port1 }) => port1), words };
+  }
+
+  /** One worker joins the job of `run`, for as long as that runs. */
+  #join(run: StageRun, task: JoinTask): void {
+    const { signal } = new AbortController();
+    const join = new StageRun({ name: 'join', tasks: [task] }, { signal });
+    join.results.catch((error: Error) => {
+      lose(task.words);
+      this.#suspect.add(run.context);
+      run.stop(error);
+    });
+    this.#give([{ run: join, timeslice: join.begin()! }], null, [task.port]);
   }
 
   /** For one worker; empty: there is nothing to do. */
@@ -226,7 +257,12 @@ export class WorkerPool implements Executor {
     return turn;
   }
 
-  async #give(turn: readonly Given[]): Promise<void> {
+  /** @param others who join it, and @param ports what goes with the message. */
+  async #give(
+    turn: readonly Given[],
+    others: Others | null = null,
+    ports: readonly MessagePort[] = others?.ports ?? [],
+  ): Promise<void> {
     this.#busy++;
     // As good as an AbortSignal for one listener, at a tenth of its cost.
     const killer = new EventEmitter();
@@ -248,10 +284,11 @@ export class WorkerPool implements Executor {
         killer.emit('abort');
       },
     });
-    const timeslices = turn.map(({ timeslice }) => timeslice);
+    const timeslices = turn.map(({ timeslice }) => ({ ...timeslice, ...(others && { others }) }));
     const outcomes = await this.#piscina
-      .run(timeslices, { signal: killer })
+      .run(timeslices, { signal: killer, transferList: [...ports] })
       .catch((error: Error) => this.#lost(turn, hung ? 'it hung' : error.message));
+    if (others) disband(others.words);
     this.#settle(watch);
     for (const [k, { run }] of turn.entries()) {
       run.settled(outcomes[k]!);

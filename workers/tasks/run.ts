@@ -1,5 +1,5 @@
 /** Every task that a worker can be given, and what runs it. */
-import type { Cancelled } from '../job.js';
+import type { Cancelled, RunStage } from '../job.js';
 import { type ExactTask, runExactTask } from '../kernels/exact/run.js';
 import type { Wasm } from '../kernels/inner/instance.js';
 import { type LowRankTask, runLowRankTask } from '../kernels/low-rank/task.js';
@@ -29,7 +29,8 @@ export type AnyTask =
   | SampledTask
   | WarmUpTask;
 
-export function runTask(task: AnyTask, wasm: Wasm, cancelled: Cancelled): unknown {
+/** @param all runs the stages of a task that is a job; by default this thread does. */
+export function runTask(task: AnyTask, wasm: Wasm, cancelled: Cancelled, all?: RunStage): unknown {
   switch (task.kernel) {
     case 'decode':
       return runDecodeTask(task, cancelled);
@@ -39,7 +40,7 @@ export function runTask(task: AnyTask, wasm: Wasm, cancelled: Cancelled): unknow
       return runEncodeTask(task);
     case 'parts':
     case 'exact':
-      return runExactTask(task, wasm, cancelled);
+      return runExactTask(task, wasm, cancelled, all);
     case 'finite':
       return runFiniteTask(task, cancelled);
     case 'low_rank':

@@ -24,7 +24,7 @@ import { type ForwardResult, sharedFloat32 } from '../result.js';
 import { exactWork } from './cost.js';
 import { largestLogit, logitError } from './error/estimate.js';
 import type { ProjectionNorms, ProjectTask } from './project.js';
-import { fitsOneTask, type SeveralTask } from './tasks.js';
+import { type SeveralTask, wholeStage } from './tasks.js';
 import { attendWave, composedNorms } from './wave.js';
 
 /** Rows to compute again: one costs about four passes over the inputs. */
@@ -85,10 +85,10 @@ export function* exactForwardJob(
   layer: AttentionLayer,
   { seed }: { readonly seed: number },
 ): Job<ExactForwardResult, ForwardTask> {
-  if (!fitsOneTask(planOf(layer))) return yield* forwardParts(layer, seed);
-  const whole: WholeForwardTask = { kernel: 'exact', step: 'whole_forward', layer, seed };
-  const [result] = yield { name: 'whole', tasks: [whole], span: [0, 1], brief: true };
-  return result as ExactForwardResult;
+  const task: WholeForwardTask = { kernel: 'exact', step: 'whole_forward', layer, seed };
+  const whole = wholeStage(planOf(layer), task);
+  if (!whole) return yield* forwardParts(layer, seed);
+  return (yield whole)[0] as ExactForwardResult;
 }
 
 const workOf = (layer: AttentionLayer) =>

@@ -21,7 +21,7 @@ import { drawsOfPart } from './error/row-samples.js';
 import { stateErrors } from './error/sample-states.js';
 import { joinSums } from './join.js';
 import { type ExactOptions, type ExactSums, exactSums, type SumsTask } from './sums.js';
-import { fitsOneTask } from './tasks.js';
+import { wholeStage } from './tasks.js';
 
 /** A part of a problem, a problem by itself. It may run on another machine. */
 export interface SumsPart extends LargeTask<ExactSums> {
@@ -55,10 +55,10 @@ export function* exactJob(
   problem: AttentionProblem,
   options: ExactOptions,
 ): Job<ExactResult, GradientTask> {
-  if (!fitsOneTask(makePlan(problem, options))) return yield* exactParts(problem, options);
-  const whole: WholeTask = { kernel: 'exact', step: 'whole', problem, options };
-  const [result] = yield { name: 'whole', tasks: [whole], span: [0, 1], brief: true };
-  return result as ExactResult;
+  const task: WholeTask = { kernel: 'exact', step: 'whole', problem, options };
+  const whole = wholeStage(makePlan(problem, options), task);
+  if (!whole) return yield* exactParts(problem, options);
+  return (yield whole)[0] as ExactResult;
 }
 
 /** The cut follows from the problem alone: the answer is the same wherever the parts run. */

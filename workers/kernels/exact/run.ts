@@ -1,5 +1,12 @@
 /** Runs a task of the exact kernel, of any stage. */
-import { type Cancelled, checkpointOf, type Job, type LargeTask, runJob } from '../../job.js';
+import {
+  type Cancelled,
+  checkpointOf,
+  type Job,
+  type LargeTask,
+  type RunStage,
+  runJob,
+} from '../../job.js';
 import { runAttend } from '../attention/attend.js';
 import type { Wasm } from '../inner/instance.js';
 import { runBlocks } from '../parts/blocks.js';
@@ -16,8 +23,16 @@ import { runProject } from './project.js';
 /** Parts are jobs, run by whoever runs the job that they are of. */
 export type ExactTask = Exclude<GradientTask | ForwardTask, LargeTask>;
 
-/** @throws {CancelledError} within milliseconds of `cancelled` answering true. */
-export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled): unknown {
+/**
+ * @param all runs the stages of all of a problem; by default this thread does.
+ * @throws {CancelledError} within milliseconds of `cancelled` answering true.
+ */
+export function runExactTask(
+  task: ExactTask,
+  wasm: Wasm,
+  cancelled: Cancelled,
+  all?: RunStage,
+): unknown {
   if (task.kernel === 'parts') return runBlocks(task, cancelled);
   const checkpoint = checkpointOf(cancelled);
   switch (task.step) {
@@ -42,12 +57,17 @@ export function runExactTask(task: ExactTask, wasm: Wasm, cancelled: Cancelled):
     case 'estimate':
       return estimateErrors(task);
     case 'whole':
-      return inOneTask(exactStages(task.problem, task.options), wasm, cancelled);
+      return inOneTask(exactStages(task.problem, task.options), wasm, cancelled, all);
     case 'whole_forward':
-      return inOneTask(forwardStages(task.layer, task.seed), wasm, cancelled);
+      return inOneTask(forwardStages(task.layer, task.seed), wasm, cancelled, all);
   }
 }
 
-function inOneTask<Result>(job: Job<Result, ExactTask>, wasm: Wasm, cancelled: Cancelled): Result {
-  return runJob(job, (task) => runExactTask(task, wasm, cancelled));
+function inOneTask<Result>(
+  job: Job<Result, ExactTask>,
+  wasm: Wasm,
+  cancelled: Cancelled,
+  all?: RunStage,
+): Result {
+  return runJob(job, (task) => runExactTask(task, wasm, cancelled), cancelled, all);
 }

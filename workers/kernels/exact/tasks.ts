@@ -1,6 +1,6 @@
 /** The tasks of each stage of a wave. */
 
-import type { Job, Task } from '../../job.js';
+import type { Job, Stage, Task } from '../../job.js';
 import { keysOf } from '../../mask.js';
 import {
   type AttentionKind,
@@ -35,8 +35,8 @@ const TASKS_OF_STAGE = 32;
 const LEAST_TASK_FLOPS = 5e6;
 /** Tasks that a contraction is cut into where it is long: each keeps sums as large as the gradients. */
 const CONTRACT_TASKS = 8;
-/** Flops of a problem that is one task: two or three milliseconds, as long as four ways between threads and their waits. */
-const ONE_TASK_FLOPS = 1.5e8;
+/** Flops of a problem of two or three milliseconds: about as long as a team of threads takes for it. */
+const BRIEF_FLOPS = 1.5e8;
 
 /** Stretches [first, last) of at most `size` out of `total`, as even as whole numbers of `head group` are. */
 function stretches(total: number, size: number, headGroup = 1): { first: number; last: number }[] {
@@ -131,9 +131,13 @@ function problemFlops(plan: ExactPlan): number {
   return 2 * tokens * weights + dims.batch * dims.heads * plan.blocks * plan.blockFlops;
 }
 
-/** Whether the problem is done in one task sooner than it is shared, or not much later. */
-export function fitsOneTask(plan: ExactPlan): boolean {
-  return problemFlops(plan) <= ONE_TASK_FLOPS;
+/** Whether the problem is done by one thread sooner than it is shared. */
+export const isBrief = (plan: ExactPlan): boolean => problemFlops(plan) <= BRIEF_FLOPS;
+
+/** All of a problem as one task; null: it is cut, so that threads share it fairly. */
+export function wholeStage<T extends Task>(plan: ExactPlan, task: T): Stage<T> | null {
+  if (problemFlops(plan) > TASK_FLOPS) return null;
+  return { name: 'whole', tasks: [task], span: [0, 1], [isBrief(plan) ? 'brief' : 'team']: true };
 }
 
 /** Query heads of a wave in the order of their places. */

@@ -9,7 +9,7 @@ import type { Cut } from '../../parts/cut.js';
 import { seedOf, shareOf } from '../../parts/take.js';
 import { type InputGradients, type ParameterGradients, ROLES, tensorsOf } from '../../result.js';
 import type { FullTask } from '../full.js';
-import { fitsOneTask, headsOfWave } from '../tasks.js';
+import { headsOfWave, isBrief } from '../tasks.js';
 import { sampleTasks } from './draw.js';
 import { Concentration, largestLogit, largestOf, roundingError, type Samples } from './estimate.js';
 import type { DrawnSizes, SampleTask } from './sample.js';
@@ -92,7 +92,7 @@ export class RowSamples {
     this.#workspace = workspace;
     this.#draws = wanted ? draws : null;
     this.#isStates = hasAttentionStates(plan.problem) && inputGradients !== null;
-    this.#samplers = fitsOneTask(plan) ? 1 : SAMPLERS;
+    this.#samplers = isBrief(plan) ? 1 : SAMPLERS;
     this.#sums = Array.from({ length: this.#draws && !this.#isStates ? this.#samplers : 0 }, () =>
       makeErrorSums(tensorsOf(totals).map(([name, x]) => [name, x.length])),
     );
