@@ -1,6 +1,6 @@
 /** Which kernel computes a problem, and why. */
 import { type Job, NumericError } from '../../workers/job.js';
-import { exactWork, type Needs } from '../../workers/kernels/exact/cost.js';
+import type { Needs } from '../../workers/kernels/exact/cost.js';
 import { mostFullWidthFeatures, type Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import {
   findPlan,
@@ -9,6 +9,7 @@ import {
   planLowRank,
 } from '../../workers/kernels/low-rank/plan/plan.js';
 import type { PlanOptions } from '../../workers/kernels/low-rank/plan/plan-options.js';
+import type { PlanBudget } from '../../workers/kernels/plan-budget.js';
 import type { Planned } from '../../workers/kernels/sampled/plan/stages.js';
 import { seesAll } from '../../workers/mask.js';
 import {
@@ -200,8 +201,9 @@ export function seconds(x: number): string {
 export function* chooseLowRank(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: ChooseOptions,
+  budget: PlanBudget,
 ): Job<WithoutSampled> {
-  const early = withoutPlan(problem, options);
+  const early = withoutPlan(problem, options, budget);
   if (early) return { ...early, lowRank: null };
   const obstacle = obstacleOf(problem, options);
   if (obstacle) return { kernel: 'exact', reason: obstacle, lowRank: null };
@@ -210,32 +212,35 @@ export function* chooseLowRank(
     if (!tried.plan) return unplanned(tried.reason, options);
     return { ...judge(tried.plan, options), lowRank: tried.plan };
   }
-  return yield* findLowRank(problem, options);
+  return yield* findLowRank(problem, options, budget);
 }
 
 /** The choice of auto: no more is planned than it takes to see that low-rank will not do. */
 function* findLowRank(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: ChooseOptions,
+  budget: PlanBudget,
 ): Job<WithoutSampled> {
-  const found = yield* planned(() => findPlan(problem, planOptions(problem, options)));
+  const found = yield* planned(() => findPlan(problem, planOptions(problem, options), budget));
   if (found.plan === null) return unplanned(found.reason, options);
   const { plan } = found;
   if (!('miss' in plan)) return { ...judge(plan, options), lowRank: plan };
-  return { kernel: 'exact', reason: missReason(plan.miss, options), lowRank: null };
+  const { miss } = plan;
+  const reason = miss ? unpaidReason(miss, budget.exact, options) : noPlanReason(budget.exact);
+  return { kernel: 'exact', reason, lowRank: null };
 }
 
 /** The choices that need no plan. */
 function withoutPlan(
   layer: AttentionLayer & Partial<AttentionProblem>,
   options: ChooseOptions,
+  { exact }: PlanBudget,
 ): Pick<Choice, 'kernel' | 'reason'> | null {
-  const { method, tolerance, rates } = options;
+  const { method, tolerance } = options;
   if (method !== 'low_rank' && tolerance < FLOAT32_TOLERANCE) {
     return { kernel: 'reference', reason: float64Reason(tolerance) };
   }
   if (method === 'exact') return { kernel: 'exact', reason: 'The exact kernel was asked for.' };
-  const { queryLength, keyLength } = layer.dims;
   const obstacle = lowRankObstacle(layer);
   if (obstacle) {
     if (method !== 'low_rank') return { kernel: 'exact', reason: obstacle };
@@ -247,14 +252,14 @@ function withoutPlan(
   }
   const reason = unmeasured(options);
   if (reason) return { kernel: 'exact', reason };
-  const exactSeconds = exactWork(layer, needsOf(layer, options), rates.pairs) / rates.exact;
+  const { queryLength, keyLength } = layer.dims;
   const short = Math.max(queryLength, keyLength) < SHORT;
-  if (!short && exactSeconds >= NOT_WORTH_A_PLAN) return null;
-  return {
-    kernel: 'exact',
-    reason: `The exact kernel takes about ${seconds(exactSeconds)} on one thread: not worth a plan.`,
-  };
+  if (!short && exact >= NOT_WORTH_A_PLAN) return null;
+  return { kernel: 'exact', reason: noPlanReason(exact) };
 }
+
+const noPlanReason = (exact: number) =>
+  `The exact kernel takes about ${seconds(exact)} on one thread: not worth a plan.`;
 
 /** What low-rank answers without an error figure cannot be held to a tolerance. */
 function unmeasured({ method, inputGradients }: ChooseOptions): string | null {
@@ -266,8 +271,23 @@ function float64Reason(tolerance: number): string {
   return `The tolerance of ${tolerance} is below what float32 can keep (${FLOAT32_TOLERANCE}): computed in float64.`;
 }
 
-function missReason({ features, predictedError }: Miss, { tolerance }: ChooseOptions): string {
+type Reached = Pick<Miss, 'features' | 'predictedError'>;
+
+function missReason({ features, predictedError }: Reached, { tolerance }: ChooseOptions): string {
   return `With ${features} features, the most that pay, low-rank would reach an error of ${percent(predictedError)}, above the tolerance of ${percent(tolerance)}.`;
+}
+
+/** Why low-rank, which would keep the tolerance, does not pay. */
+function dearReason(m: string, lowRank: number, exact: number): string {
+  return `The exact kernel is cheaper at this length: about ${seconds(exact)} on one thread, low-rank with ${m} ${seconds(lowRank)}.`;
+}
+
+/** Why no plan is made for what is the best that can be expected. */
+function unpaidReason(miss: Miss, exact: number, options: ChooseOptions): string {
+  if (!(miss.predictedError <= options.tolerance)) return missReason(miss, options);
+  const m = `${miss.features} features`;
+  if (miss.seconds >= exact) return dearReason(m, miss.seconds, exact);
+  return `Low-rank with ${m} may take ${seconds(miss.seconds)} on one thread, too little less than the ${seconds(exact)} of exact to be worth its plan.`;
 }
 
 /** What the plan says about the kernel to take. */
@@ -286,10 +306,7 @@ export function judge(
   }
   if (!plan.meetsTolerance) return { kernel: 'exact', reason: missReason(plan, options) };
   if (plan.seconds.lowRank >= plan.seconds.exact) {
-    return {
-      kernel: 'exact',
-      reason: `The exact kernel is cheaper at this length: about ${exact} on one thread, low-rank with ${m} ${low}.`,
-    };
+    return { kernel: 'exact', reason: dearReason(m, plan.seconds.lowRank, plan.seconds.exact) };
   }
   return {
     kernel: 'low_rank',

@@ -1,6 +1,7 @@
 /** Which of all kernels computes a problem, and why. */
 import type { Job } from '../../workers/job.js';
 import { exactWork } from '../../workers/kernels/exact/cost.js';
+import { PlanBudget } from '../../workers/kernels/plan-budget.js';
 import { leastWork } from '../../workers/kernels/sampled/plan/cost.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import {
@@ -65,14 +66,25 @@ export function kernelsOf(
 
 /** The cheapest kernel that is expected to keep the tolerance, or the one that was asked for. */
 export function* choose(problem: Layer, options: ChooseOptions): Job<Choice> {
-  const first = yield* withoutDraws(problem, options);
+  const { rates } = options;
+  const exact = exactWork(problem, needsOf(problem, options), rates.pairs) / rates.exact;
+  const budget = new PlanBudget(exact);
+  const first = yield* withoutDraws(problem, options, budget);
   if (first.kernel === 'reference') return { ...first, sampled: null };
   const why = whyNotSampled(problem, options);
   if (why !== null) {
     const reason = options.method === 'sampled' ? why : first.reason;
     return { ...first, reason, sampled: null };
   }
-  const tried = yield* trySampled(problem as AttentionProblem, options);
+  const other = first.kernel === 'low_rank' ? first.lowRank!.seconds.lowRank : exact;
+  /** Nothing is known of what is saved before there has been a look. */
+  const affords = (work: number, whole?: number) =>
+    budget.affords(work / rates.exact, whole === undefined ? 0 : other - whole / rates.exact);
+  const tried = yield* trySampled(
+    problem as AttentionProblem,
+    options,
+    options.method === 'auto' ? affords : null,
+  );
   if (!tried.planned) {
     const reason = options.method === 'sampled' ? tried.reason : first.reason;
     return { ...first, reason, sampled: null };
@@ -85,9 +97,13 @@ export function* choose(problem: Layer, options: ChooseOptions): Job<Choice> {
 }
 
 /** Exact or low-rank; nothing is planned where sampled was asked for. */
-function* withoutDraws(problem: Layer, options: ChooseOptions): Job<Omit<Choice, 'sampled'>> {
+function* withoutDraws(
+  problem: Layer,
+  options: ChooseOptions,
+  budget: PlanBudget,
+): Job<Omit<Choice, 'sampled'>> {
   const method = options.method === 'sampled' ? 'exact' : options.method;
-  return yield* chooseLowRank(problem, { ...options, method });
+  return yield* chooseLowRank(problem, { ...options, method }, budget);
 }
 
 function judgeSampled(

@@ -4,7 +4,12 @@ import { exactWork } from '../../workers/kernels/exact/cost.js';
 import { roundingOfWeights, type SampledResult } from '../../workers/kernels/sampled/answer.js';
 import { sampledParts, toppedUp } from '../../workers/kernels/sampled/job.js';
 import { mostKeys, type SampledPlan } from '../../workers/kernels/sampled/plan/plan.js';
-import { type Planned, planSampled } from '../../workers/kernels/sampled/plan/stages.js';
+import {
+  type Affords,
+  findSampled,
+  type Planned,
+  planSampled,
+} from '../../workers/kernels/sampled/plan/stages.js';
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import { Problem } from '../errors.js';
 import {
@@ -53,19 +58,27 @@ export function sampledObstacle(layer: Layer, { outputOnly }: ChooseOptions): st
 export const isMeasured = ({ projections }: AttentionLayer, { inputGradients }: ChooseOptions) =>
   inputGradients === undefined || projections.q_proj.weight === null;
 
-/** The plan, or why none can be made: numbers of the input that overflow in its algebra. */
+/**
+ * The plan, or why there is none: it is not expected to pay, or numbers of the input overflow in its algebra.
+ *
+ * @param affords null: it is made whatever it costs.
+ */
 export function* trySampled(
   problem: AttentionProblem,
   options: ChooseOptions,
+  affords: Affords | null,
 ): Job<{ readonly planned: Planned } | { readonly planned: null; readonly reason: string }> {
   const { keys, seed, attentionOutput, inputGradients } = options;
   try {
-    const planned = yield* planSampled(problem, {
+    const what = {
       ...{ keys, seed, attentionOutput, inputGradients },
       tolerance: toleranceOfPlan(problem, options),
       needs: needsOf(problem, options),
-    });
-    return { planned };
+    };
+    const planned = affords
+      ? yield* findSampled(problem, what, affords)
+      : yield* planSampled(problem, what);
+    return planned ? { planned } : { planned, reason: 'Sampled is not expected to pay.' };
   } catch (error) {
     if (!(error instanceof NumericError)) throw error;
     return { planned: null, reason: `Sampled cannot plan for this input. ${error.message}` };

@@ -6,7 +6,7 @@
 import type { TensorData } from '../../../tensor/tensor.js';
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
 import { choleskyFactor } from './decompose.js';
-import { eigensystem } from './eigensystem.js';
+import { eigensystem, eigenvalues } from './eigensystem.js';
 
 export interface Balance {
   readonly d: number;
@@ -51,10 +51,8 @@ export function balance(
   const mark = arithmetic.mark();
   const a = factor(arithmetic, q, d, centreQ);
   const b = factor(arithmetic, k, d, centreK);
-  // Products of rows are what `dots` makes: M' = beta B'A, then M'M and M V.
-  const rootProduct = product(arithmetic, transposed(b, d), transposed(a, d), d).map(
-    (x) => beta * x,
-  );
+  // Products of rows are what `dots` makes: M'M and M V.
+  const rootProduct = rootProductOf(arithmetic, a, b, d, beta);
   const gram = product(arithmetic, rootProduct, rootProduct, d);
   const v = eigensystem(gram, d, arithmetic.checkpoint).vectors;
   const scaled = product(arithmetic, transposed(rootProduct, d), transposed(v, d), d);
@@ -85,6 +83,35 @@ export function balance(
     ),
     sigma: Float64Array.from(order, (c) => sizes[c]),
   };
+}
+
+/** sigma of the balance alone, up to rounding of its square. @throws {NumericError} */
+export function deviations(
+  arithmetic: Arithmetic,
+  q: TensorData,
+  k: TensorData,
+  d: number,
+  beta: number,
+): Float64Array {
+  const [a, b] = [q, k].map((x) => factor(arithmetic, x, d, mean(x, d))) as [
+    Float64Array,
+    Float64Array,
+  ];
+  const rootProduct = rootProductOf(arithmetic, a, b, d, beta);
+  const gram = product(arithmetic, rootProduct, rootProduct, d);
+  const squares = eigenvalues(gram, d, arithmetic.checkpoint);
+  return squares.map((x) => Math.sqrt(Math.max(0, x))).sort((x, y) => y - x);
+}
+
+/** M' = beta B'A (d, d) of the factors of both covariances. */
+function rootProductOf(
+  arithmetic: Arithmetic,
+  a: Float64Array,
+  b: Float64Array,
+  d: number,
+  beta: number,
+): Float64Array {
+  return product(arithmetic, transposed(b, d), transposed(a, d), d).map((x) => beta * x);
 }
 
 /** x y' (d, d) for x, y (d, d), in float64. */

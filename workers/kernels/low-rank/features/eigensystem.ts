@@ -12,11 +12,13 @@ interface Eigensystem {
   readonly vectors: Float64Array;
 }
 
-/** Of the form: diagonal (n,), subdiagonal (n,) whose last is 0, and the rows (n, n) of Q' for A = Q T Q'. */
+/** Of the form: diagonal (n,), subdiagonal (n,) whose last is 0, and reflectors whose product is Q for A = Q T Q'. */
 interface Tridiagonal {
   readonly diagonal: Float64Array;
   readonly subdiagonal: Float64Array;
-  readonly rows: Float64Array;
+  /** Reflector k (I - scale v v') is row k (n, n), from place k + 1 on. */
+  readonly reflectors: Float64Array;
+  readonly scales: Float64Array;
 }
 
 const WHAT = 'The product of queries and keys';
@@ -29,19 +31,28 @@ const WHAT = 'The product of queries and keys';
 export function eigensystem(matrix: Float64Array, n: number, checkpoint: Checkpoint): Eigensystem {
   requireFinite(WHAT, matrix);
   const form = tridiagonal(matrix, n, checkpoint);
-  diagonalise(form, n, checkpoint);
-  const { diagonal, rows } = form;
+  const rows = rowsOfProduct(form, n, checkpoint);
+  const { diagonal } = form;
+  diagonalise(form, rows, n, checkpoint);
   requireFinite(WHAT, diagonal, rows);
   const vectors = new Float64Array(n * n);
   for (let c = 0; c < n; c++) for (let a = 0; a < n; a++) vectors[a * n + c] = rows[c * n + a]!;
   return { values: diagonal, vectors };
 }
 
+/** The eigenvalues alone: vectors take most of the time. */
+export function eigenvalues(matrix: Float64Array, n: number, checkpoint: Checkpoint): Float64Array {
+  requireFinite(WHAT, matrix);
+  const form = tridiagonal(matrix, n, checkpoint);
+  diagonalise(form, null, n, checkpoint);
+  requireFinite(WHAT, form.diagonal);
+  return form.diagonal;
+}
+
 function tridiagonal(matrix: Float64Array, n: number, checkpoint: Checkpoint): Tridiagonal {
   const a = matrix.slice();
   const diagonal = new Float64Array(n);
   const subdiagonal = new Float64Array(n);
-  /** Reflector k (I - scale v v') is row k of `reflectors`, from place k + 1 on. */
   const reflectors = new Float64Array(n * n);
   const scales = new Float64Array(n);
   const product = new Float64Array(n);
@@ -56,7 +67,7 @@ function tridiagonal(matrix: Float64Array, n: number, checkpoint: Checkpoint): T
     if (scale !== 0) reflectBoth(a, n, k + 1, v, scale, product);
   }
   if (n > 0) diagonal[n - 1] = a[n * n - 1]!;
-  return { diagonal, subdiagonal, rows: rowsOfProduct(reflectors, scales, n, checkpoint) };
+  return { diagonal, subdiagonal, reflectors, scales };
 }
 
 /**
@@ -118,10 +129,9 @@ function reflectBoth(
   }
 }
 
-/** Rows of Q' for Q = H_0 H_1 ...: from the last reflector to the first, each of which leaves the rows before it alone. */
+/** Rows (n, n) of Q' for Q = H_0 H_1 ...: from the last reflector to the first, each of which leaves the rows before it alone. */
 function rowsOfProduct(
-  reflectors: Float64Array,
-  scales: Float64Array,
+  { reflectors, scales }: Tridiagonal,
   n: number,
   checkpoint: Checkpoint,
 ): Float64Array {
@@ -146,9 +156,10 @@ function rowsOfProduct(
 /** Far more than any matrix of finite numbers takes. */
 const MOST_SWEEPS = 60;
 
-/** The diagonal becomes the eigenvalues, the rows the eigenvectors. @throws {NumericError} */
+/** The diagonal becomes the eigenvalues, the rows, where they are wanted, the eigenvectors. @throws {NumericError} */
 function diagonalise(
-  { diagonal: d, subdiagonal: e, rows }: Tridiagonal,
+  { diagonal: d, subdiagonal: e }: Tridiagonal,
+  rows: Float64Array | null,
   n: number,
   checkpoint: Checkpoint,
 ): void {
@@ -186,7 +197,7 @@ function shiftDiagonal(d: Float64Array, e: Float64Array, l: number, n: number): 
 function sweep(
   d: Float64Array,
   e: Float64Array,
-  rows: Float64Array,
+  rows: Float64Array | null,
   l: number,
   m: number,
   n: number,
@@ -203,7 +214,7 @@ function sweep(
     c = p / r;
     p = c * d[i]! - s * g;
     d[i + 1] = h + s * (c * g + s * d[i]!);
-    rotate(rows, i * n, n, c, s);
+    if (rows) rotate(rows, i * n, n, c, s);
   }
   // In this order no product of small numbers vanishes.
   p = -s * s2 * c3 * below * (e[l]! / second);

@@ -71,20 +71,33 @@ export function sampleBasis(
   const conditionalMean = canDrawFeatures(head)
     ? conditionalMeanFrom(arithmetic, head, result, centreXK, random)
     : NO_CONDITIONAL_MEAN;
-  const full = fullWidth(head);
-  const directions = (x: TensorData, centre: Float64Array) =>
-    principalDirections(covariance(arithmetic, x, d, centre), d, arithmetic.checkpoint);
-  const right = full.query ? directions(bulk.k, result.centreK) : null;
-  // Columns of dS do not add up to zero, so Q has no centre to be taken from.
-  const left = full.key ? directions(bulk.q, new Float64Array(d)) : null;
+  const directions = directionsOf(arithmetic, head, bulk, result.centreK);
   arithmetic.release(mark);
   return {
     balance: result,
-    directions: { right, left },
+    directions,
     features: selectFeatures(result.sigma, features),
     centreXK,
     centreXV: meanRow(arithmetic, value.rows, value.effective.inputs, keyList),
     conditionalMean,
+  };
+}
+
+/** Those of K - centre and of Q that products at full width need. */
+export function directionsOf(
+  arithmetic: Arithmetic,
+  head: Head,
+  { q, k }: { readonly q: TensorData; readonly k: TensorData },
+  centreK: Float64Array,
+): Basis['directions'] {
+  const { d } = head;
+  const full = fullWidth(head);
+  const of = (x: TensorData, centre: Float64Array) =>
+    principalDirections(covariance(arithmetic, x, d, centre), d, arithmetic.checkpoint);
+  return {
+    right: full.query ? of(k, centreK) : null,
+    // Columns of dS do not add up to zero, so Q has no centre to be taken from.
+    left: full.key ? of(q, new Float64Array(d)) : null,
   };
 }
 
@@ -237,7 +250,10 @@ function smallest(
 }
 
 /** Pairs of features and directions that m features would take at full width. */
-export function crossPairs({ directions: { right, left }, features }: Basis, m: number): number {
+export function crossPairs(
+  { directions: { right, left }, features }: Pick<Basis, 'directions' | 'features'>,
+  m: number,
+): number {
   const used = Math.min(m, features.size);
   return [right, left].reduce(
     (sum, side) => sum + (side ? hyperbolicCross(side, features, used).pairs : 0),

@@ -5,6 +5,12 @@ import { fullWidth, type Head } from '../head/head.js';
 import { type Layout, layout } from '../head/layout.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
 
+/** Of a plan: of any, by the width of the head and its cube, and for each number of what is projected. */
+const [SCREEN_FLOPS, SCREEN_WIDTH, SCREEN_CUBE, SCREEN_ROWS] = [5e7, 8e5, 150, 500];
+const [TRIAL_FLOPS, TRIAL_WIDTH, TRIAL_CUBE, TRIAL_ROWS] = [8e8, 1.2e7, 1600, 30_000];
+/** What a row costs that a plan judges, beside its projections. */
+const PLAN_ROW = 12_000;
+
 /** Flops per second that each kernel reaches on this machine, one thread. */
 export interface Rates {
   readonly exact: number;
@@ -122,6 +128,25 @@ function thinColumns({ d, query, key }: Head): number {
 /** A row of dK before the rotation, and both gradients of the adapter from it. */
 function keyRowWork({ d, key }: Head): number {
   return 8 * d + key.rank * (2 * d + key.effective.inputs);
+}
+
+/** Of a plan, in flops at the rate of the chain, most of them in algebra and in little loops: measured. */
+interface PlanCost {
+  /** The look at one head (screen.ts). */
+  readonly screen: number;
+  /** The trials of a head, those with outliers among them. */
+  readonly trial: number;
+  /** What is done with all rows of a head when it has been tried. */
+  readonly rows: number;
+}
+
+export function planCost({ d, query, key, queryLength, keyLength }: Head): PlanCost {
+  const inputs = query.effective.inputs + key.effective.inputs;
+  return {
+    screen: SCREEN_FLOPS + SCREEN_WIDTH * d + SCREEN_CUBE * d ** 3 + SCREEN_ROWS * inputs * d,
+    trial: TRIAL_FLOPS + TRIAL_WIDTH * d + TRIAL_CUBE * d ** 3 + TRIAL_ROWS * inputs * d,
+    rows: (queryLength + keyLength) * (PLAN_ROW + inputs * d),
+  };
 }
 
 const rowWork = (inputs: number, width: number) => inputs * width + width * width;

@@ -10,10 +10,10 @@ import { DRAWN_GROUPS } from '../head/plan.js';
 import { balanceSample, crossPairs } from './basis.js';
 import { type Draws, headCost, outputRows, samplingFlops } from './cost.js';
 import type { PlanOptions } from './plan-options.js';
-import type { Enough, Trial, TrialRow } from './trial/trial.js';
+import type { Enough, Judged, Trial, TrialRow } from './trial/trial.js';
 
-export interface Choice {
-  readonly trial: Trial;
+export interface Choice<T extends Judged = Trial> {
+  readonly trial: T;
   readonly share: number;
   readonly m: number;
   /** Of the rows of the trial, and upper limit to expect of the estimate. */
@@ -139,9 +139,14 @@ const SAMPLED_FEATURES = [0, 1, 2, 3, 4, 6, 8].map((perGroup) => perGroup * DRAW
 const WORTH = 1.3;
 
 /** The cheapest pair of features and outliers that is expected to meet the tolerance, else the best. */
-function choose(head: Head, trials: readonly Trial[], options: PlanOptions, draws: Draws): Choice {
+function choose<T extends Judged>(
+  head: Head,
+  trials: readonly T[],
+  options: PlanOptions,
+  draws: Draws,
+): Choice<T> {
   const { tolerance, features } = options;
-  const all: Choice[] = trials.flatMap((trial) => {
+  const all: Choice<T>[] = trials.flatMap((trial) => {
     const tried = triedRows(head, trial, options, draws);
     const between =
       features === undefined ? interpolate(tried, trial.basis.features.weight, tolerance) : [];
@@ -168,7 +173,7 @@ type Tried = Pick<Choice, 'm' | 'rowError' | 'error'>;
 /** The numbers of features that a trial has seen, with the errors to expect. */
 export function triedRows(
   head: Head,
-  trial: Trial,
+  trial: Judged,
   options: PlanOptions,
   draws: Draws,
 ): readonly Tried[] {
@@ -183,7 +188,7 @@ export function triedRows(
 /** Of a head with m features, on one thread. */
 export function secondsOf(
   head: Head,
-  { share, basis }: Trial,
+  { share, basis }: Judged,
   m: number,
   { rates }: PlanOptions,
   draws: Draws,
@@ -215,12 +220,12 @@ function interpolate(tried: readonly Tried[], weight: Float64Array, tolerance: n
 }
 
 /** One choice for every head, with the draws that make the whole cheapest. */
-export function chooseAll(
+export function chooseAll<T extends Judged>(
   heads: readonly Head[],
-  trials: readonly (readonly Trial[])[],
+  trials: readonly (readonly T[])[],
   batch: number,
   options: PlanOptions,
-): { choices: readonly Choice[]; sampledRows: number; sampledFeatures: number } {
+): { choices: readonly Choice<T>[]; sampledRows: number; sampledFeatures: number } {
   const drawable = heads.every(canDrawFeatures);
   const all = batch * heads[0].queryLength;
   const features = drawable && all > WHOLE_ROWS ? SAMPLED_FEATURES : SAMPLED_FEATURES.slice(0, 1);

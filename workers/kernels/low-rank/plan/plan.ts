@@ -4,12 +4,13 @@ import { type Job, stage, within } from '../../../job.js';
 import type { AttentionLayer, AttentionProblem } from '../../../problem.js';
 import { exactFlops, exactWork } from '../../exact/cost.js';
 import type { ComposedNorms } from '../../norms.js';
+import type { PlanBudget } from '../../plan-budget.js';
 import type { NormsTask } from '../head/composed-norms.js';
 import { type Head, outputHead } from '../head/head.js';
 import type { HeadPlan } from '../head/plan.js';
 import { type SplitTask, splitHeads } from '../head/split.js';
 import type { AsideTask } from './aside.js';
-import { headCost } from './cost.js';
+import { headCost, planCost } from './cost.js';
 import type { DraftTask } from './draft.js';
 import { type Choice, chooseAll, outlierCount } from './plan-choice.js';
 import type { PlanOptions } from './plan-options.js';
@@ -17,7 +18,7 @@ import { openScan, type ScanTask } from './scan.js';
 import type { ScreenTask } from './screen.js';
 import { segmentsOf, stepsToTry, tryHeads } from './trial/heads.js';
 import type { LongestTask } from './trial/sample.js';
-import type { Trial, TrialTask } from './trial/trial.js';
+import type { Judged, Trial, TrialTask } from './trial/trial.js';
 import { type TriedFeatures, triedFeatures } from './tried-features.js';
 
 export type { PlanOptions };
@@ -100,34 +101,57 @@ export function* planLowRank(
   return yield* finish(layer, tried.headNorms, chosen(layer, tried.trials));
 }
 
-/** Where every plan misses the tolerance: the most features that pay, and the error to expect of them. */
-export type Miss = Pick<LowRankPlan, 'features' | 'predictedError'>;
+/** The best that can be expected where no plan is made: features, their error, and seconds of a run. */
+export interface Miss extends Pick<LowRankPlan, 'features' | 'predictedError'> {
+  readonly seconds: number;
+}
 
 /**
- * The plan, or a miss, that is seen as early as may be: on a few rows of the first head, then on the trials of the heads that
- * share the first key/value head, then on those of all.
+ * The plan, or why there is none, which is seen as early as may be: on a few rows of the first head, then on the trials of the
+ * heads that share the first key/value head, then on those of all. Each step is priced before it begins.
+ *
+ * @returns miss: null where not even a look pays.
  */
 export function* findPlan(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: PlanOptions,
-): Job<LowRankPlan | { readonly miss: Miss }, PlanTask> {
+  budget: PlanBudget,
+): Job<LowRankPlan | { readonly miss: Miss | null }, PlanTask> {
   const layer = yield* openLayer(problem, options);
   const { heads, batch, steps } = layer;
-  const features = steps[steps.length - 1];
+  const [head] = heads;
+  const cost = planCost(head);
+  const seconds = (flops: number) => flops / options.rates.lowRank;
+  if (!budget.affords(seconds(cost.screen))) return { miss: null };
   const task: ScreenTask = {
-    ...{ kernel: 'low_rank', step: 'screen', head: heads[0], features, seed: options.seed },
+    ...{ kernel: 'low_rank', step: 'screen', head, steps, seed: options.seed },
   };
-  const [left] = yield* stage('screen', [task]);
-  if (left > HOPELESS * options.tolerance) return { miss: { features, predictedError: left } };
+  const [screened] = yield* stage('screen', [task]);
+  const most = screened.rows[screened.rows.length - 1];
+  const left = most.score.error;
+  if (left > HOPELESS * options.tolerance) {
+    return { miss: { features: most.features, predictedError: left, seconds: 0 } };
+  }
   const first = heads.filter((head) => head.batch === 0 && head.keyValueHead === 0);
+  const rest = heads.length - first.length;
+  /** Of the trials of so many heads, and of what then is done with all. */
+  const price = (count: number) => seconds(count * cost.trial + heads.length * cost.rows);
+  const look = chosen({ ...layer, heads: [head] }, [[screened]]);
+  const saved = savedBy(layer, look, 1) - price(heads.length);
+  if (!budget.affords(seconds(first.length * cost.trial), saved)) {
+    return { miss: missOf(layer, look, 1) };
+  }
   const { trials } = yield* within(SPANS.first, tryHeads(first, [], batch, steps, options));
   const ofFirst = chosen({ ...layer, heads: first }, trials);
-  if (isMiss(ofFirst, options)) return { miss: missOf(ofFirst) };
-  const rest = yield* tryRest(layer, trials);
-  const ofAll = chosen(layer, rest.trials);
-  return isMiss(ofAll, options)
-    ? { miss: missOf(ofAll) }
-    : yield* finish(layer, rest.headNorms, ofAll);
+  const still = savedBy(layer, ofFirst, first.length) - price(rest);
+  if (!(still > 0 && budget.affords(price(rest), still))) {
+    return { miss: missOf(layer, ofFirst, first.length) };
+  }
+  const { headNorms, ...all } = yield* tryRest(layer, trials);
+  const ofAll = chosen(layer, all.trials);
+  return savedBy(layer, ofAll, heads.length) > 0
+    ? yield* finish(layer, headNorms, ofAll)
+    : { miss: missOf(layer, ofAll, heads.length) };
 }
 
 /** Of the tolerance: rows that are not normal had up to 2.5 times less error than the screen says, unless the softmax was saturated. */
@@ -171,22 +195,31 @@ function* tryRest(
   return { trials: [...known, ...trials], headNorms };
 }
 
-type Chosen = ReturnType<typeof chooseAll>;
+type Chosen<T extends Judged = Trial> = ReturnType<typeof chooseAll<T>>;
 
-function chosen(
+function chosen<T extends Judged>(
   { heads, batch, options }: Pick<Layer, 'heads' | 'batch' | 'options'>,
-  trials: Tried['trials'],
-): Chosen {
+  trials: readonly (readonly T[])[],
+): Chosen<T> {
   const allowed = options.withoutOutliers ? trials.map(([none]) => [none]) : trials;
   return chooseAll(heads, allowed, batch, options);
 }
 
-const errorOf = ({ choices }: Chosen) => Math.max(...choices.map(({ error }) => error));
-const isMiss = (found: Chosen, { tolerance }: PlanOptions) => !(errorOf(found) <= tolerance);
-const missOf = (found: Chosen): Miss => ({
-  features: Math.max(...found.choices.map(({ m }) => m)),
-  predictedError: errorOf(found),
-});
+/** What so many heads say of all. */
+function missOf<T extends Judged>({ heads }: Layer, { choices }: Chosen<T>, of: number): Miss {
+  return {
+    features: Math.max(...choices.map(({ m }) => m)),
+    predictedError: Math.max(...choices.map(({ error }) => error)),
+    seconds: (heads.length / of) * choices.reduce((sum, choice) => sum + choice.seconds, 0),
+  };
+}
+
+/** Seconds that a run is expected to be faster than exact; less than 0 where it misses its tolerance. */
+function savedBy<T extends Judged>(layer: Layer, found: Chosen<T>, of: number): number {
+  const { predictedError, seconds } = missOf(layer, found, of);
+  const { exact, options } = layer;
+  return predictedError <= options.tolerance ? exact.work / options.rates.exact - seconds : -1;
+}
 
 function* finish(
   { heads, batch, exact, options }: Layer,

@@ -17,7 +17,7 @@ const MEASURING = 1.9;
 /** Coordinates and norms, for each token of a head. */
 const TOKEN_FLOPS = 7e4;
 /** Of the plan: the basis of a head, and for each key of a block that it looks at. */
-const BASIS_FLOPS = 8e8;
+const BASIS_FLOPS = 1.4e9;
 const LOOK_FLOPS = 5e4;
 
 /** Flops of one row of one head. */

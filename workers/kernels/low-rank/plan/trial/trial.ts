@@ -34,13 +34,17 @@ export interface TrialRow {
   readonly value: TrialError;
 }
 
-/** A basis, a share of outliers, and a list of errors over FEATURE_STEPS. */
-export interface Trial {
+/** A share of outliers, and a list of errors over FEATURE_STEPS: all that a choice is made by. */
+export interface Judged {
   readonly share: number;
+  readonly basis: Pick<Basis, 'features' | 'directions'>;
+  readonly rows: readonly TrialRow[];
+}
+
+export interface Trial extends Judged {
   readonly basis: Basis;
   /** How much each feature of the basis weighs in an error when it is left out; empty where none can be drawn. */
   readonly weightsBeyond: Float64Array;
-  readonly rows: readonly TrialRow[];
 }
 
 /** Errors so small that the least draws will do, and more features only cost more. */

@@ -1,0 +1,23 @@
+/** What may be spent on plans before it is known that one pays. */
+
+/** Of the time of the exact kernel: what plans cost that come to nothing, unless a look said that they would pay. */
+const IN_VAIN = 0.05;
+
+export class PlanBudget {
+  #spent = 0;
+
+  /** @param exact seconds that the exact kernel is expected to take on one thread. */
+  constructor(readonly exact: number) {}
+
+  /**
+   * Whether so many seconds more are spent: they are few, or a look at the input said that they save at least as much again.
+   *
+   * @param saves seconds that are expected to be saved, when all is paid that the plan and its run still cost.
+   */
+  affords(seconds: number, saves = 0): boolean {
+    const few = this.#spent + seconds <= IN_VAIN * this.exact;
+    if (!few && saves < seconds) return false;
+    this.#spent += seconds;
+    return true;
+  }
+}
