@@ -25,7 +25,7 @@ import {
   withoutCertificate,
 } from '../solver/send.js';
 import { isChecked, type Solution, type SolveOptions } from '../solver/solution.js';
-import { missedReason, toleranceMissed } from '../solver/solve.js';
+import { missedReason, secondPlan, toleranceMissed } from '../solver/solve.js';
 import { efficiencyThreshold, theoryAndPractice } from '../solver/threshold.js';
 import type { GradientAnswer } from './gradient-job.js';
 
@@ -35,7 +35,7 @@ export interface ForwardAnswer
   readonly error: { readonly attention_output: TensorError };
 }
 
-type ForwardSolution = Pick<Solution, 'method' | 'reason' | 'fallback'> & {
+type ForwardSolution = Pick<Solution, 'method' | 'reason' | 'fallback' | 'plan'> & {
   readonly result: ForwardResult;
   readonly estimate: TensorError['estimate'];
 };
@@ -50,27 +50,33 @@ function* inFloat64(layer: AttentionLayer): Job<Pick<ForwardSolution, 'result' |
   );
 }
 
-/** @throws {Problem} when low_rank was asked for and cannot keep what was promised. */
+/**
+ * @param second This plan was made since another one did not keep its promise.
+ * @throws {Problem} when low_rank was asked for and cannot keep what was promised.
+ */
 function* approximately(
   layer: AttentionLayer,
   plan: LowRankPlan,
   options: SolveOptions,
   reason: string,
+  second = false,
 ): Job<ForwardSolution> {
   const { seed, tolerance, features, toleranceStated } = options;
   const { error, lostRows, ...result } = yield* lowRankForwardParts(layer, plan, seed);
   const worst = lostRows > 0 ? Number.POSITIVE_INFINITY : error.upper;
   const unchecked = features !== undefined && !toleranceStated;
   if (worst <= tolerance || (unchecked && worst < Number.POSITIVE_INFINITY)) {
-    return { result, estimate: error, method: 'low_rank', reason, fallback: false };
+    return { result, estimate: error, method: 'low_rank', reason, fallback: false, plan };
+  }
+  const missed = missedReason(plan, worst, tolerance);
+  const next = second ? null : yield* secondPlan(layer, plan, worst, options);
+  if (next) {
+    const why = `${missed}: again with ${next.features}.`;
+    // Rows that the first run was not judged by.
+    return yield* approximately(layer, next, { ...options, seed: seed + 1 }, why, true);
   }
   if (options.method === 'low_rank') throw yield* toleranceMissed(layer, plan, worst, options);
-  return yield* exactly(
-    layer,
-    options,
-    `${missedReason(plan, worst, tolerance)}: computed exactly.`,
-    true,
-  );
+  return { ...(yield* exactly(layer, options, `${missed}: computed exactly.`, true)), plan };
 }
 
 function* exactly(
@@ -78,7 +84,7 @@ function* exactly(
   { seed }: SolveOptions,
   reason: string,
   fallback: boolean,
-): Job<ForwardSolution> {
+): Job<Omit<ForwardSolution, 'plan'>> {
   const { error, ...result } = yield* exactForwardJob(layer, { seed });
   if (yield* finiteJob([result.attentionOutput])) {
     return { result, estimate: error, method: 'exact', reason, fallback };
@@ -100,9 +106,10 @@ function* solveForward(
     return yield* approximately(layer, lowRank, options, reason);
   }
   if (kernel === 'reference') {
-    return { ...(yield* inFloat64(layer)), method: 'exact', reason, fallback: false };
+    const solved = yield* inFloat64(layer);
+    return { ...solved, method: 'exact', reason, fallback: false, plan: lowRank };
   }
-  return yield* exactly(layer, options, reason, false);
+  return { ...(yield* exactly(layer, options, reason, false)), plan: lowRank };
 }
 
 /** @throws {Problem} when a tensor is not finite. */
@@ -118,7 +125,7 @@ export function* forwardJob(
   clock('decode');
   const choice = yield* choose(layer, options);
   clock('plan');
-  const { result, estimate, ...solution } = yield* solveForward(layer, choice, options);
+  const { result, estimate, plan, ...solution } = yield* solveForward(layer, choice, options);
   clock('compute');
   const sent = yield* send(encodeForwardPhase(layer, result, options.encode), {
     attention_output: withoutCertificate(estimate, 'An attention output has none.'),
@@ -129,11 +136,11 @@ export function* forwardJob(
   const { method, reason, fallback } = solution;
   return {
     method,
-    reason: reason + theoryAndPractice(threshold, method, options.method, choice.lowRank),
+    reason: reason + theoryAndPractice(threshold, method, options.method, plan),
     fallback,
     threshold,
     attention_output: sent.tensors,
     error: sent.error as ForwardAnswer['error'],
-    plan: planFigures(choice.lowRank, method, layer, options),
+    plan: planFigures(plan, method, layer, options),
   };
 }

@@ -94,8 +94,8 @@ function* stricterPlan(
 const MARGIN = 0.75;
 
 /** null: none that is expected to do, or exact would be cheaper, where it is allowed. */
-function* secondPlan(
-  problem: AttentionProblem,
+export function* secondPlan(
+  problem: AttentionLayer & Partial<AttentionProblem>,
   plan: LowRankPlan,
   worst: number,
   options: SolveOptions,

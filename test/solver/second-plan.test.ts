@@ -1,6 +1,7 @@
 /** A plan that was too hopeful: auto tries once more before it pays for the exact kernel. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { forwardJob } from '../../src/engine/forward-job.js';
 import type { SolveOptions } from '../../src/solver/solution.js';
 import { solve } from '../../src/solver/solve.js';
 import { type Job, runJob, type Task } from '../../workers/job.js';
@@ -8,6 +9,7 @@ import { type ExactTask, runExactTask } from '../../workers/kernels/exact/run.js
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { planLowRank } from '../../workers/kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../workers/kernels/low-rank/task.js';
+import { Lease } from '../../workers/tensor/shared-memory.js';
 import { exactGradients, makeProblem } from '../kernels/low-rank/support.js';
 import { distance, norm } from '../kernels/run.js';
 
@@ -70,4 +72,26 @@ test('where exact is fast it computes what missed the tolerance', () => {
   assert.equal(solution.fallback, true);
   assert.match(solution.reason, /above the tolerance of 0.02: computed exactly\.$/);
   assert.equal(solution.plan?.features, few.features);
+});
+
+test('an output that misses its tolerance has a second plan, too', () => {
+  // Values go with the keys, so that the errors of a row add up: the first plan cannot know.
+  const layer = makeProblem({
+    ...{ seed: 7, d: 16, rank: 0, adapted: '', queryLength: 2000, deviation: 0.1, related: true },
+  });
+  const tolerance = 0.02;
+  const options: SolveOptions = {
+    ...{ method: 'low_rank', tolerance, toleranceStated: true, seed: 1, rates: SLOW_EXACT },
+    ...{ correction: false, attentionOutput: false },
+    encode: { gradients: true, batched: true, outputsDtype: 'same' },
+  };
+  const place = { clock: () => {}, memory: new Lease() };
+  const { method, reason, plan, error } = run(forwardJob(layer, [], options, place));
+  assert.equal(method, 'low_rank');
+  assert.match(
+    reason,
+    /^Low-rank with 16 features gave .* above the tolerance of 0.02: again with \d+\./,
+  );
+  assert.ok(plan.features! > 16);
+  assert.ok(error.attention_output.estimate!.upper <= tolerance);
 });

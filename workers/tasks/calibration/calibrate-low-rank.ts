@@ -1,11 +1,11 @@
-/** How fast this machine runs the low-rank kernel. Most of a second goes by: its code is compiled meanwhile. */
+/** How fast this machine runs the low-rank kernel. About a second goes by: its code is compiled meanwhile. */
 import { type Cancelled, runJob, type Task } from '../../job.js';
 import type { Wasm } from '../../kernels/inner/instance.js';
 import { lowRankJob } from '../../kernels/low-rank/job.js';
 import { planLowRank } from '../../kernels/low-rank/plan/plan.js';
 import { type LowRankTask, runLowRankTask } from '../../kernels/low-rank/task.js';
 import { sampleProblem } from '../sample-problem.js';
-import { LENGTH, RANK, WIDTH } from './calibrate.js';
+import { RANK, WIDTH } from './calibrate.js';
 import { fastest } from './fastest.js';
 
 export interface CalibrateLowRankTask extends Task<number> {
@@ -13,6 +13,8 @@ export interface CalibrateLowRankTask extends Task<number> {
 }
 
 const FEATURES = 64;
+/** About the shortest that is planned for: with fewer rows most of the time is spent around them. */
+const LENGTH = 8192;
 
 /** @returns flops per second on one thread, overheads included. */
 export function runCalibrateLowRankTask(

@@ -28,8 +28,9 @@ interface HeadCost {
   readonly quadratic: number;
 }
 
-/** What a row costs beside products (exponentials, features, copies), expressed in flops. */
+/** What a row costs beside products (exponentials, features, copies), expressed in flops: of a gradient, and of an output alone. */
 const ROW_OVERHEAD = 60_000;
+const OUTPUT_ROW_OVERHEAD = 15_000;
 
 /** Measured: what exact rows and columns beside the chain cost over their flops at its rate. */
 const OUTLIER_OVERHEAD = 1.15;
@@ -63,8 +64,10 @@ export function headCost(
   const at = layout(head);
   const { d, dv, queryLength: nq, keyLength: nk, query, key, value } = head;
   const visiblePairs = visible(head);
+  const backward = at.gradientTotal > 0 || head.inputGradients;
   // Over the keys; an output alone has no third pass.
-  const passes = at.gradientTotal > 0 || head.inputGradients ? 2 : 1;
+  const passes = backward ? 2 : 1;
+  const overhead = backward ? ROW_OVERHEAD : OUTPUT_ROW_OVERHEAD;
   // Every sum is made from the rows of one side and multiplied by those of the other; under a mask the
   // running sums are made once more.
   const columns = (m + draws.features) * (at.keyWidth + at.queryWidth) + pairs * dv;
@@ -89,8 +92,7 @@ export function headCost(
     OUTLIER_OVERHEAD *
     (outlierQueries * (visiblePairs / nq) * pairWork(at, 2 * d, 2 * dv) +
       outlierKeys * seen * pair);
-  const linear =
-    chain + projections + inputs + diagonal + sampled + ROW_OVERHEAD * (nq + passes * nk);
+  const linear = chain + projections + inputs + diagonal + sampled + overhead * (nq + passes * nk);
   const length = Math.sqrt(nq * nk);
   return {
     flops: linear + outliers,

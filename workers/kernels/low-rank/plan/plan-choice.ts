@@ -100,8 +100,11 @@ function deviations(n: number): number {
   return (deviation + unseen) / standardError;
 }
 
-/** The same for an output, whose rows are judged by themselves (row-error.ts). */
-const OUTPUT_LIMIT = 1.6;
+/**
+ * The same for an output, whose rows are judged by themselves (row-error.ts): 1.4, and room for values that go with the keys, whose errors
+ * add up; of 100 random layers 6 missed their tolerance with it, 12 with a third less, in as much time.
+ */
+const OUTPUT_LIMIT = 2.4;
 
 /** How much a limit may come out above what is expected of it: one run in ten exceeds it. */
 const ROOM = 1.15;
