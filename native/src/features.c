@@ -31,42 +31,65 @@ void OF_SET(feature_products)(int features, int rows, const int32_t *base, const
   }
 }
 
-enum { AT_ONCE = 4 };
+/* Functions and vectors of rows whose sums and products are in registers together. */
+enum { FUNCTIONS = 4, AT_ONCE = DOUBLES == 8 ? 2 : 1 };
 
-/* Product of the sums of directions for `vectors` vectors of rows, all in registers. */
-INLINE void product_of_sums(int vectors, int rows, int directions, const int32_t *ends, const double *signs,
-                            const double *table, double *out) {
-  vd product[AT_ONCE];
-  UNROLL for (int v = 0; v < vectors; v++) product[v] = SPLAT_DOUBLE(1.0);
+/*
+ * Products of the sums of directions of `functions` functions for `vectors` vectors of rows: a vector of the table, which is
+ * larger than the first-level cache for all rows, is read once for all of them.
+ */
+INLINE void product_of_sums(int functions, int vectors, int rows, int directions, int slots, const int32_t *ends,
+                            const double *signs, const double *table, double *out) {
+  vd product[FUNCTIONS][AT_ONCE], sum[FUNCTIONS][AT_ONCE];
+  UNROLL for (int k = 0; k < functions; k++)
+    UNROLL for (int v = 0; v < vectors; v++) product[k][v] = SPLAT_DOUBLE(1.0);
   for (int a = 0, s = 0; a < directions; a++) {
-    vd sum[AT_ONCE];
-    UNROLL for (int v = 0; v < vectors; v++) sum[v] = SPLAT_DOUBLE(1.0);
+    UNROLL for (int k = 0; k < functions; k++)
+      UNROLL for (int v = 0; v < vectors; v++) sum[k][v] = SPLAT_DOUBLE(1.0);
     for (; s < ends[a]; s++) {
       const double *row = table + (long)s * rows;
-      UNROLL for (int v = 0; v < vectors; v++) sum[v] += SPLAT_DOUBLE(signs[s]) * load_double(row + v * DOUBLES);
+      UNROLL for (int v = 0; v < vectors; v++) {
+        const vd x = load_double(row + v * DOUBLES);
+        UNROLL for (int k = 0; k < functions; k++) sum[k][v] += SPLAT_DOUBLE(signs[(long)k * slots + s]) * x;
+      }
     }
-    UNROLL for (int v = 0; v < vectors; v++) product[v] *= sum[v];
+    UNROLL for (int k = 0; k < functions; k++)
+      UNROLL for (int v = 0; v < vectors; v++) product[k][v] *= sum[k][v];
   }
-  UNROLL for (int v = 0; v < vectors; v++) *(vd *)(out + v * DOUBLES) = product[v];
+  UNROLL for (int k = 0; k < functions; k++)
+    UNROLL for (int v = 0; v < vectors; v++) *(vd *)(out + (long)k * rows + v * DOUBLES) = product[k][v];
+}
+
+/* The same for rows that are no whole vector. */
+static void product_of_row(int rows, int directions, const int32_t *ends, const double *signs, const double *table,
+                           double *out) {
+  *out = 1;
+  for (int a = 0, s = 0; a < directions; a++) {
+    double sum = 1;
+    for (; s < ends[a]; s++) sum += signs[s] * table[(long)s * rows];
+    *out *= sum;
+  }
+}
+
+INLINE void some_products(int functions, int rows, int directions, int slots, const int32_t *ends, const double *signs,
+                          const double *table, double *out) {
+  int i = 0;
+  for (; i + AT_ONCE * DOUBLES <= rows; i += AT_ONCE * DOUBLES)
+    product_of_sums(functions, AT_ONCE, rows, directions, slots, ends, signs, table + i, out + i);
+  for (; i + DOUBLES <= rows; i += DOUBLES)
+    product_of_sums(functions, 1, rows, directions, slots, ends, signs, table + i, out + i);
+  for (; i < rows; i++)
+    for (int k = 0; k < functions; k++)
+      product_of_row(rows, directions, ends, signs + (long)k * slots, table + i, out + (long)k * rows + i);
 }
 
 void OF_SET(signed_products)(int functions, int rows, int directions, int slots, const int32_t *ends,
                              const double *signs, const double *table, double *out) {
-  for (int k = 0; k < functions; k++, signs += slots, out += rows) {
-    int i = 0;
-    for (; i + AT_ONCE * DOUBLES <= rows; i += AT_ONCE * DOUBLES)
-      product_of_sums(AT_ONCE, rows, directions, ends, signs, table + i, out + i);
-    for (; i + DOUBLES <= rows; i += DOUBLES)
-      product_of_sums(1, rows, directions, ends, signs, table + i, out + i);
-    for (; i < rows; i++) {
-      out[i] = 1;
-      for (int a = 0, s = 0; a < directions; a++) {
-        double sum = 1;
-        for (; s < ends[a]; s++) sum += signs[s] * table[(long)s * rows + i];
-        out[i] *= sum;
-      }
-    }
-  }
+  int k = 0;
+  for (; k + FUNCTIONS <= functions; k += FUNCTIONS)
+    some_products(FUNCTIONS, rows, directions, slots, ends, signs + (long)k * slots, table, out + (long)k * rows);
+  for (; k < functions; k++)
+    some_products(1, rows, directions, slots, ends, signs + (long)k * slots, table, out + (long)k * rows);
 }
 
 void OF_SET(weigh_features)(int features, int rows, const double *restrict phi, const double *restrict weight,

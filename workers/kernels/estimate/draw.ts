@@ -35,22 +35,43 @@ function hasWeight(weights: Float64Array): boolean {
   return total > 0 && Number.isFinite(total);
 }
 
+/** Rows whose weights are added up when one of them is drawn: the sums of all rows would take as much memory as the weights. */
+const TOGETHER = 512;
+
 /** Draws in proportion to weights; uniform if they are all 0. */
 export function proportional(weights: Float64Array, random: Random): Sampler {
-  const cumulative = new Float64Array(weights.length);
-  let total = 0;
-  for (let i = 0; i < weights.length; i++) {
-    total += weights[i]!;
-    cumulative[i] = total;
-  }
   const n = weights.length;
+  const cumulative = new Float64Array(Math.ceil(n / TOGETHER));
+  let total = 0;
+  for (let b = 0; b < cumulative.length; b++) {
+    const last = Math.min(n, (b + 1) * TOGETHER);
+    let sum = 0;
+    for (let i = b * TOGETHER; i < last; i++) sum += weights[i]!;
+    total += sum;
+    cumulative[b] = total;
+  }
   if (!(total > 0 && Number.isFinite(total))) {
     return { draw: () => random.integer(n), probability: () => 1 / n };
   }
   return {
-    draw: () => Math.min(upperBound(cumulative, random.uniform() * total), n - 1),
+    draw: () => {
+      const x = random.uniform() * total;
+      const b = Math.min(upperBound(cumulative, x), cumulative.length - 1);
+      return rowAt(weights, b * TOGETHER, x - (cumulative[b - 1] ?? 0));
+    },
     probability: (row) => weights[row]! / total,
   };
+}
+
+/** Of the rows from `first` on that are added up together, the one in which the sum of the weights exceeds x: none of weight 0. */
+function rowAt(weights: Float64Array, first: number, x: number): number {
+  const end = Math.min(weights.length, first + TOGETHER);
+  let [at, left] = [first, x];
+  for (let i = first; i < end && left >= 0; i++) {
+    if (weights[i]! > 0) at = i;
+    left -= weights[i]!;
+  }
+  return at;
 }
 
 /** First index whose value exceeds x. */
