@@ -133,8 +133,10 @@ static void keep_right(const RowBlock *rows) {
     const long row = row_at(rows, i);
     const double scale = inverse(a->sum[i]);
     const double carried = scale * norm_of(a->right_s + (long)i * ps, ps);
+    const double q = norm_of_floats(a->q_rows + (long)i * a->d, a->d);
     a->norm_s[row] = weight_of(carried);
-    a->norm_qs[row] = weight_of(carried * norm_of_floats(a->q_rows + (long)i * a->d, a->d));
+    a->norm_qs[row] = weight_of(carried * q);
+    a->norm_dq[row] = a->t ? weight_of(fabs(a->mean[i]) * q) : 0;
     for (int c = 0; c < a->right; c++) a->right_q[row * a->right + c] = (float)(a->right_s[(long)i * ps + c] * scale);
   }
   if (a->rk) contract_rows(rows, a->right_s + a->rq, ps, a->rk, a->q_rows, a->d, a->out_k);

@@ -137,6 +137,7 @@ function attendRow(s: Numbers, a: Arrays, { row, index, block, keys }: Row): Off
   const rightV = right(a.uv!, s.pv!, P);
   a.normS![row] = norm(rightS);
   a.normQs![row] = norm(rightS) * norm(q);
+  a.normDq![row] = Math.abs(mean) * norm(q);
   a.rightQ!.set(rightS.slice(0, s.right), row * s.right!);
   const add = (out: Float64Array, x: readonly number[], y: readonly number[]) =>
     x.forEach((u, i) => {

@@ -172,7 +172,7 @@ function wordsOf(
     sinkGradient: place(workspace.sinks, number), ...reports,
     output: place(task.attentionOutput ?? undefined, corner), rightQ: ofHead(workspace.rightQ, thin.right),
     normG: ofHead(workspace.normG, 1), normS: ofHead(workspace.normS, 1), normQs: ofHead(workspace.normQS, 1),
-    normSink: ofHead(workspace.normSink, 1),
+    normDq: ofHead(workspace.normDQ, 1), normSink: ofHead(workspace.normSink, 1),
     keptE: place(kept?.e), keptT: kept?.t.length ? place(kept.t) : 0,
     qPacked: fields.q, gPacked: fields.g, qRows: memory.qRows, gRows: memory.gRows,
     rightS: memory.rightS, rightV: memory.rightV, contracted: memory.contracted,

@@ -100,12 +100,13 @@ export interface Workspace {
   /** dS K B_Q (head group, group, Lq, rq), or dS K (head group, group, Lq, d) */
   readonly rightQ: Float32Array;
   /**
-   * |G_i|; what a row carries of dS, |dS_i [K B_Q | X^K A_K^T]| or |dS_i K|; that times |q_i|; and what it adds to the
-   * gradient of the sink, |P_sink G.O| (head group, group, Lq)
+   * |G_i|; what a row carries of dS, |dS_i [K B_Q | X^K A_K^T]| or |dS_i K|; that times |q_i|; |G.O| |q_i|, before it cancels
+   * in dS; and what it adds to the gradient of the sink, |P_sink G.O| (head group, group, Lq)
    */
   readonly normG: Float32Array;
   readonly normS: Float32Array;
   readonly normQS: Float32Array;
+  readonly normDQ: Float32Array;
   readonly normSink: Float32Array;
   /** dS^T [Q B_K | X^Q A_Q^T] or dS^T Q (head group, group, partition, keys, ps); P^T G B_V or P^T G (.., pv). */
   readonly ls: Float32Array;
@@ -268,6 +269,7 @@ export function makeWorkspace(plan: ExactPlan, memory: Lease): Workspace {
     normG: floats(heads * queryLength).fill(0),
     normS: floats(heads * queryLength).fill(0),
     normQS: floats(heads * queryLength).fill(0),
+    normDQ: floats(heads * queryLength).fill(0),
     normSink: floats(heads * queryLength).fill(0),
     ls: floats(partitioned * plan.keys * ls),
     lv: floats(partitioned * plan.keys * pv),

@@ -88,15 +88,17 @@ export class RightSums {
     const { rq, rk, rv, right } = plan.thin;
     const s = this.#s;
     const kept = slice(workspace.rightQ, partition.place, queryLength * right);
-    const [normS, normQS] = [workspace.normS, workspace.normQS].map((norms) =>
-      slice(norms, partition.place, queryLength),
+    const [normS, normQS, normDQ] = [workspace.normS, workspace.normQS, workspace.normDQ].map(
+      (norms) => slice(norms, partition.place, queryLength),
     );
+    const mean = memory.fields.t ? this.#wasm.f32(memory.fields.mean, n) : null;
     for (let i = 0; i < n; i++) {
       const scale = this.#inverse(i);
       const carried = scale * norm(s.subarray(i * this.#ps, (i + 1) * this.#ps));
       const q = norm(this.#wasm.f32(memory.qRows + 4 * i * d, d));
       normS![first + i] = Math.min(carried, LARGEST_NORM);
       normQS![first + i] = Math.min(carried * q, LARGEST_NORM);
+      normDQ![first + i] = mean ? Math.min(Math.abs(mean[i]!) * q, LARGEST_NORM) : 0;
       for (let c = 0; c < right; c++) {
         kept[(first + i) * right + c] = s[i * this.#ps + c]! * scale;
       }

@@ -7,6 +7,14 @@ interface Sampler {
   probability(row: number): number;
 }
 
+interface MixtureSampler extends Sampler {
+  /**
+   * So many draws at once, evenly over the sum of the probabilities (systematic sampling): a row of probability 1 / count is
+   * surely among them, and their mean scatters no more than that of independent draws where neighbours are alike or unrelated.
+   */
+  spread(count: number): number[];
+}
+
 /** Share of the draws that ignore all weights: n draws weigh a row by 1 / UNIFORM_SHARE times the number of rows at most. */
 const UNIFORM_SHARE = 0.25;
 
@@ -15,24 +23,39 @@ const UNIFORM_SHARE = 0.25;
  * them. A quarter of the draws is uniform, the others are shared alike between the families. So the
  * probability of a row is at least 3 / (4 f) of what would suit any one of f families alone.
  */
-export function mixture(families: readonly Float64Array[], random: Random): Sampler {
+export function mixture(families: readonly Float64Array[], random: Random): MixtureSampler {
   const n = families[0]!.length;
-  const weighted = families.filter(hasWeight).map((weights) => proportional(weights, random));
+  const weighted = families.flatMap((weights) => {
+    const total = weights.reduce((sum, w) => sum + w, 0);
+    return total > 0 && Number.isFinite(total) ? [{ weights, total }] : [];
+  });
   const share = weighted.length > 0 ? UNIFORM_SHARE : 1;
   const each = (1 - share) / Math.max(1, weighted.length);
+  let samplers: readonly Sampler[] | null = null;
+  const probability = (row: number) => {
+    let sum = share / n;
+    for (const { weights, total } of weighted) sum += (each * weights[row]!) / total;
+    return sum;
+  };
   return {
     draw: () => {
-      const family = Math.floor((random.uniform() - share) / each);
-      return (weighted[family] ?? { draw: () => random.integer(n) }).draw();
+      samplers ??= weighted.map(({ weights }) => proportional(weights, random));
+      const family = samplers[Math.floor((random.uniform() - share) / each)];
+      return family ? family.draw() : random.integer(n);
     },
-    probability: (row) =>
-      weighted.reduce((sum, sampler) => sum + each * sampler.probability(row), share / n),
+    probability,
+    spread: (count) => {
+      const drawn: number[] = [];
+      const offset = random.uniform();
+      for (let row = 0, sum = 0; row < n; row++) {
+        sum += count * probability(row);
+        while (drawn.length < count && (drawn.length + offset < sum || row === n - 1)) {
+          drawn.push(row);
+        }
+      }
+      return drawn;
+    },
   };
-}
-
-function hasWeight(weights: Float64Array): boolean {
-  const total = weights.reduce((sum, w) => sum + w, 0);
-  return total > 0 && Number.isFinite(total);
 }
 
 /** Rows whose weights are added up when one of them is drawn: the sums of all rows would take as much memory as the weights. */

@@ -14,7 +14,7 @@ interface SampledRow {
 export const ROTATED_UNITS = 4;
 
 /**
- * `draws` rows, with replacement, by the weights in `families` (draw.ts). Where there are more than a few clusters of
+ * `draws` rows, evenly over the weights in `families` (draw.ts). Where there are more than a few clusters of
  * `size` neighbours, these are drawn first, and then rows in them.
  */
 export function sampleRows(
@@ -29,10 +29,9 @@ export function sampleRows(
       families.map((weights) => weights.subarray(from, to)),
       random,
     );
-    return Array.from({ length: count }, () => {
-      const at = part.draw();
-      return { index: from + at, probability: part.probability(at) };
-    });
+    return part
+      .spread(count)
+      .map((at) => ({ index: from + at, probability: part.probability(at) }));
   };
   const [{ length }] = families as [Float64Array];
   if (length <= ROTATED_UNITS * size) {
@@ -44,13 +43,12 @@ export function sampleRows(
     ),
   );
   const clusters = mixture(sums, random);
-  return Array.from({ length: ROTATED_UNITS }, (_, cluster) => {
-    const k = clusters.draw();
+  return clusters.spread(ROTATED_UNITS).flatMap((k, cluster) => {
     const share = Math.ceil(draws / ROTATED_UNITS);
     return rows(k * size, (k + 1) * size, share).map(({ index, probability }) => {
       return { index, cluster, probability: probability * clusters.probability(k) };
     });
-  }).flat();
+  });
 }
 
 /** One of each of `draws` equal stretches of 0 ... n - 1, or all numbers if there are not more. */

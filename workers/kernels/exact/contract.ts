@@ -149,6 +149,9 @@ function meetInputs(
   product(wasm, wasm.put(X), columns, thin, r, n, to);
 }
 
+/** Tokens whose products are added up before they meet the sum of the others: short chains of float32 round little. */
+export const CHAIN_TOKENS = 64;
+
 /** to (m, r8) += x^T thin, for the addresses of x (n, m) and thin (n, r), padded with zeros to r8 columns. */
 export function product(
   wasm: Wasm,
@@ -160,9 +163,12 @@ export function product(
   to: Float32Array,
 ): void {
   const r8 = roundUp(r, 8);
-  const packed = wasm.allocFloats(packedFloats(n, r));
-  wasm.fn.pack(n, r, thin, r, packed);
+  const packed = wasm.allocFloats(packedFloats(CHAIN_TOKENS, r));
   const at = wasm.put(to);
-  wasm.fn.gemm_tn(m, r8, n, x, m, packed, at, r8, true);
+  for (let first = 0; first < n; first += CHAIN_TOKENS) {
+    const count = Math.min(CHAIN_TOKENS, n - first);
+    wasm.fn.pack(count, r, thin + 4 * first * r, r, packed);
+    wasm.fn.gemm_tn(m, r8, count, x + 4 * first * m, m, packed, at, r8, true);
+  }
   wasm.keep(to, at);
 }

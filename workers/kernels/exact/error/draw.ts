@@ -8,8 +8,9 @@ import type { SampleTask } from './sample.js';
 
 /** What the rows of a wave carry, by which they are drawn. */
 function familiesOf(workspace: Workspace, rows: number): Float64Array[] {
-  const { normG, normS, normQS, normSink } = workspace;
-  return [normG, normS, normQS, normSink].map((norms) => new Float64Array(norms.subarray(0, rows)));
+  const { normG, normS, normQS, normDQ, normSink } = workspace;
+  const families = [normG, normS, normQS, normDQ, normSink];
+  return families.map((norms) => new Float64Array(norms.subarray(0, rows)));
 }
 
 /** Rows of a wave in their order. @param size of a cluster; absent: there are none. */

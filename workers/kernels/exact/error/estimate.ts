@@ -24,6 +24,7 @@ import { sumErrorEstimate } from '../../estimate/row-error.js';
 import type { Sizes } from '../../estimate/state-sizes.js';
 import { ROWS } from '../../inner/block.js';
 import { type InputGradients, type ParameterGradients, tensorsOf } from '../../result.js';
+import { CHAIN_TOKENS } from '../contract.js';
 import type { DrawnSizes } from './sample.js';
 import type { DrawnErrors } from './sample-states.js';
 
@@ -167,13 +168,16 @@ export function vanishes(problem: ExactProblem, name: string): boolean {
 export type ErrorEstimates = Readonly<Record<string, ErrorEstimate>>;
 
 /**
- * Relative error of sums of float32, as a random walk: each of n additions rounds a partial sum, which
- * on average is smaller than the whole, by at most 2^-24. The longest chains are those of a partition over
- * its rows and of a contraction over its tokens; all longer sums are made in float64.
+ * Relative error of sums of float32: each of n additions rounds a partial sum, half of the whole on average, by at most
+ * 2^-24. Where terms are alike, as under a pooled loss, they round alike, too, and no random walk keeps that small. So chains are short: a
+ * partition's over the rows of a block and over its blocks, a contraction's over CHAIN_TOKENS and over as many of them as
+ * CONTRACT_TOKENS has; all longer sums are made in float64.
  */
 function summationError(plan: ExactPlan): number {
   const { queryLength, keyLength } = plan.problem.dims;
-  const rowsOfPartition = Math.min(queryLength, ROWS * Math.ceil(plan.blocks / plan.partitions));
+  const chain = (terms: number, block: number) => Math.min(terms, block) + Math.ceil(terms / block);
+  const blocks = Math.ceil(plan.blocks / plan.partitions);
   const tokens = Math.min(Math.max(queryLength, keyLength), CONTRACT_TOKENS);
-  return 2 ** -24 * Math.sqrt(Math.max(rowsOfPartition, tokens) / 2);
+  const additions = chain(Math.min(queryLength, ROWS * blocks), ROWS) + chain(tokens, CHAIN_TOKENS);
+  return 2 ** -25 * additions;
 }

@@ -136,6 +136,7 @@ const attention: StructArgument = {
     update('f32', 'normG', of('sequence')),
     update('f32', 'normS', of('sequence')),
     update('f32', 'normQs', of('sequence')),
+    update('f32', 'normDq', of('sequence')),
     update('f32', 'normSink', of('sequence')),
     // Of picked rows, E and E (dP - G.O), over all keys.
     update(
