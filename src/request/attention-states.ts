@@ -135,12 +135,19 @@ export function parseProjectedFrom(
       pointer: '/inputs',
     });
   }
-  const lengths = { query: dims.queryLength, key: dims.keyLength, value: dims.keyLength };
-  const take = (name: (typeof NAMES)[number]): Tensor | undefined => {
+  const other = NAMES.find((name) => inputs[name]);
+  if (inputs.hidden_states && other) {
+    throw new Problem(
+      'conflicting-keys',
+      `hidden_states entered all three projections; it and ${other} exclude each other.`,
+      { pointer: `/inputs/${other}` },
+    );
+  }
+  const take = (name: 'hidden_states' | (typeof NAMES)[number], length: number) => {
     const given = inputs[name];
     if (!given) return undefined;
     const width = given.shape.at(-1) ?? 0;
-    const shape = [dims.batch, lengths[name], width];
+    const shape = [dims.batch, length, width];
     const expected = batched ? shape : shape.slice(1);
     if (width > 0 && given.shape.join() === expected.join()) {
       return intake.take(`/inputs/${name}`, given, shape);
@@ -149,12 +156,21 @@ export function parseProjectedFrom(
     throw shapeMismatch(
       `/inputs/${name}`,
       given,
-      `it must be (${needed}), a row for each of ${name}.`,
+      `it must be (${needed}), a row for each of ${name === 'hidden_states' ? 'query' : name}.`,
     );
   };
+  const { queryLength, keyLength } = dims;
+  const all = take('hidden_states', queryLength);
+  if (all && keyLength !== queryLength) {
+    throw shapeMismatch(
+      '/inputs/hidden_states',
+      inputs.hidden_states!,
+      'its rows entered all three projections: query and key have as many.',
+    );
+  }
   const taken = Object.fromEntries(
     NAMES.flatMap((name) => {
-      const tensor = take(name);
+      const tensor = all ?? take(name, name === 'query' ? queryLength : keyLength);
       return tensor ? [[name, tensor]] : [];
     }),
   );

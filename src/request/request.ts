@@ -218,6 +218,11 @@ export const GradientRequest = Type.Object(
     inputs: Type.Optional(
       Type.Object(
         {
+          hidden_states: Type.Optional(
+            Tensor(
+              'X of all three projections, in place of query, key and value: shape (L, d_in) or (B, L, d_in).',
+            ),
+          ),
           query: Type.Optional(
             Tensor('X of the query projection, shape (Lq, d_in) or (B, Lq, d_in).'),
           ),

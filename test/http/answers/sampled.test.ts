@@ -90,6 +90,16 @@ test('errors of attention states are those of the weights where their inputs are
   assert.equal(without.error_of, 'gradients');
 });
 
+test('what entered all three projections is given once', async () => {
+  const { query: hidden_states } = inputs;
+  const [once, thrice] = await Promise.all(
+    [{ hidden_states }, { query: hidden_states, key: hidden_states, value: hidden_states }].map(
+      (given) => client.gradient({ ...states, inputs: given, keys: 100 }),
+    ),
+  );
+  assert.deepEqual(once!.error, thrice!.error);
+});
+
 test('POST /plan shows the draws without making them', async () => {
   const { method, plan } = await client.plan({ ...states, method: 'sampled', tolerance: 0.2 });
   assert.equal(method, 'sampled');
@@ -118,6 +128,11 @@ const refused: Record<string, [request: object, code: string, pointer: string]> 
   'inputs of another length': [
     { ...states, inputs: { query: randomTensor(1, [L - 1, width]) } },
     'shape-mismatch',
+    '/inputs/query',
+  ],
+  'inputs of all three projections and of one': [
+    { ...states, inputs: { ...inputs, hidden_states: inputs.query } },
+    'conflicting-keys',
     '/inputs/query',
   ],
   'cos without sin': [

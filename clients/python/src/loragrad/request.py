@@ -33,9 +33,11 @@ class Projection(_Weight, total=False):
 class Inputs(TypedDict, total=False):
     """What entered the projections of attention states: rows (B, L, d_in) for each of query, key, value.
 
+    hidden_states: the same for all three, in place of them.
     cos, sin: the rotary positions of queries and keys, (L, r) or (B, L, r), r up to d.
     """
 
+    hidden_states: Tensor
     query: Tensor
     key: Tensor
     value: Tensor

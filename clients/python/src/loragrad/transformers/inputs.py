@@ -71,7 +71,11 @@ class ProjectionInputs:
                 if turned:
                     found |= dict(zip(("cos", "sin"), tables, strict=True)) | turned
         kept.clear()
-        return found if found.keys() & states.keys() else {}
+        sources = [found[name] for name in states if name in found]
+        if len(sources) == len(states) and all(source is sources[0] for source in sources):
+            found = {name: t for name, t in found.items() if name not in states}
+            found["hidden_states"] = sources[0]
+        return {name: t.detach() for name, t in found.items()} if sources else {}
 
     def of(self, layer: nn.Module) -> dict[str, Any]:
         """What this thread has kept of a layer."""
@@ -152,7 +156,7 @@ def _sources(
         for reading in readings:
             for state in reading.keys() & set(wanted):
                 if _is_same(states[state], reading[state], tables):
-                    found[state] = given.detach()
+                    found[state] = given
     return found
 
 
