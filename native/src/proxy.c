@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "operations.h"
+#include "processor.h"
 #include "simd.h"
 
 /*
@@ -36,9 +37,21 @@ INLINE const int32_t *vector_of(const int32_t *x, int words, int k, int v) {
   return x + (long)(v / VECTORS) * 16 * words + 16L * k + v % VECTORS * W;
 }
 
+/* to + the products of both halves: one instruction where `fused` says that there is one. */
+INLINE vi add_pairs(vi to, vi a, vi b, const int fused) {
+#if defined(__AVX512F__) && W == 16
+  if (fused) {
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(to) : "v"(a), "v"(b));
+    return to;
+  }
+#endif
+  (void)fused;
+  return to + multiply_pairs(a, b);
+}
+
 /* to (key, vector) = s + v / 2^halves + bias for some panels x and `keys` rows of z. */
 INLINE void logits(const int keys, const int vectors, int words, const int32_t *x, const int32_t *z, int bias, int halves,
-                   vi to[][PANELS * VECTORS]) {
+                   const int fused, vi to[][PANELS * VECTORS]) {
   const int pairs = words - 2;
   UNROLL for (int j = 0; j < keys; j++) {
     const int32_t *key = z + (long)j * words + pairs;
@@ -54,7 +67,7 @@ INLINE void logits(const int keys, const int vectors, int words, const int32_t *
     UNROLL for (int v = 0; v < vectors; v++) a[v] = load_int(vector_of(x, words, k, v));
     UNROLL for (int j = 0; j < keys; j++) {
       const vi b = splat_int(z[(long)j * words + k]);
-      UNROLL for (int v = 0; v < vectors; v++) to[j][v] += multiply_pairs(a[v], b);
+      UNROLL for (int v = 0; v < vectors; v++) to[j][v] = add_pairs(to[j][v], a[v], b, fused);
     }
   }
 }
@@ -66,7 +79,7 @@ INLINE vf power_of(vi x, int largest, int shift) {
 
 INLINE void add_rows(const int keys, int words, const int32_t *x, const int32_t *z, vf sums[VECTORS]) {
   vi s[KEYS_AT_ONCE][PANELS * VECTORS];
-  logits(keys, VECTORS, words, x, z, ONE - ABOVE, 1, s);
+  logits(keys, VECTORS, words, x, z, ONE - ABOVE, 1, 0, s);
   UNROLL for (int j = 0; j < keys; j++)
     UNROLL for (int v = 0; v < VECTORS; v++) sums[v] += power_of(s[j][v], LARGEST_SUM, 11);
 }
@@ -85,30 +98,46 @@ void OF_SET(proxy_rows)(int rows, int keys, int c, const int32_t *x, const int32
 
 /* Squares of powers: of twice the exponent. */
 INLINE void add_squares(const int keys, const int vectors, int words, const int32_t *x, const int32_t *z,
-                        const float *sizes, vf *total) {
+                        const float *sizes, const int fused, vf *total) {
   vi s[KEYS_AT_ONCE][PANELS * VECTORS];
-  logits(keys, vectors, words, x, z, (ONE - ABOVE) / 2, 0, s);
+  logits(keys, vectors, words, x, z, (ONE - ABOVE) / 2, 0, fused, s);
   UNROLL for (int j = 0; j < keys; j++)
     UNROLL for (int v = 0; v < vectors; v++) total[j] += load(sizes + v * W) * power_of(s[j][v], ONE / 2, 12);
 }
 
+/* By halves: one number after the other takes as long as some words of a panel. */
+INLINE float total_of(vf x) {
+#if defined(__AVX512F__) && W == 16
+  return _mm512_reduce_add_ps((__m512)x);
+#else
+  return sum_of(x);
+#endif
+}
+
 INLINE void weigh_keys(const int keys, int rows, int words, const int32_t *x, const int32_t *z, const float *sizes,
-                       float *weights) {
+                       const int fused, float *weights) {
   vf total[KEYS_AT_ONCE];
   UNROLL for (int j = 0; j < keys; j++) total[j] = zero();
   for (; rows >= 16 * PANELS; rows -= 16 * PANELS, x += 16L * PANELS * words, sizes += 16 * PANELS)
-    add_squares(keys, PANELS * VECTORS, words, x, z, sizes, total);
-  for (; rows > 0; rows -= 16, x += 16L * words, sizes += 16) add_squares(keys, VECTORS, words, x, z, sizes, total);
-  UNROLL for (int j = 0; j < keys; j++) weights[j] = sum_of(total[j]);
+    add_squares(keys, PANELS * VECTORS, words, x, z, sizes, fused, total);
+  for (; rows > 0; rows -= 16, x += 16L * words, sizes += 16)
+    add_squares(keys, VECTORS, words, x, z, sizes, fused, total);
+  UNROLL for (int j = 0; j < keys; j++) weights[j] = total_of(total[j]);
+}
+
+INLINE void weigh_all(int rows, int keys, int c, const int32_t *x, const int32_t *z, const float *sizes,
+                      const int fused, float *weights) {
+  const int words = words_of(c);
+  int j = 0;
+  for (; j + KEYS_AT_ONCE <= keys; j += KEYS_AT_ONCE)
+    weigh_keys(KEYS_AT_ONCE, rows, words, x, z + (long)j * words, sizes, fused, weights + j);
+  for (; j < keys; j++) weigh_keys(1, rows, words, x, z + (long)j * words, sizes, fused, weights + j);
 }
 
 void OF_SET(proxy_keys)(int rows, int keys, int c, const int32_t *x, const int32_t *z, const float *sizes,
                         float *weights) {
-  const int words = words_of(c);
-  int j = 0;
-  for (; j + KEYS_AT_ONCE <= keys; j += KEYS_AT_ONCE)
-    weigh_keys(KEYS_AT_ONCE, rows, words, x, z + (long)j * words, sizes, weights + j);
-  for (; j < keys; j++) weigh_keys(1, rows, words, x, z + (long)j * words, sizes, weights + j);
+  if (W == 16 && has_vnni()) weigh_all(rows, keys, c, x, z, sizes, 1, weights);
+  else weigh_all(rows, keys, c, x, z, sizes, 0, weights);
 }
 
 static float square_of(int n, const float *x) {
@@ -142,12 +171,14 @@ void OF_SET(proxy_coordinates)(int rows, int d, int c, float rest, const float *
 }
 
 float OF_SET(key_worths)(int n, const float *restrict squares, const float *restrict spread, double *restrict worth) {
-  double total = 0;
-  for (int j = 0; j < n; j++) {
-    worth[j] = spread[j] * sqrtf(squares[j]);
-    total += worth[j];
-  }
-  return (float)total;
+  double total[W] = {0};
+  int j = 0;
+  for (; j + W <= n; j += W)
+    UNROLL for (int k = 0; k < W; k++) total[k] += worth[j + k] = spread[j + k] * sqrtf(squares[j + k]);
+  for (; j < n; j++) total[0] += worth[j] = spread[j] * sqrtf(squares[j]);
+  double sum = 0;
+  for (int k = 0; k < W; k++) sum += total[k];
+  return (float)sum;
 }
 
 float OF_SET(draw_keys)(int n, int room, double share, double even, double scale, double least, double u, const double *worth,
