@@ -71,9 +71,12 @@ export function runChoice(task: ChoiceTask, checkpoint: Checkpoint): SampledPlan
   const cost = rowCost(problem, needs);
   const fixed = first ? cost.fixed : cost.plan + (1 + againOf(task)) * cost.fixed;
   const totals = squaresOfGradients(pilots, problem);
+  const known = new Map<number, Candidate[][]>();
   const at: Candidates = (scale) => {
     checkpoint();
-    return candidates(task, cost, totals, scale);
+    const found = known.get(scale) ?? candidates(task, cost, totals, scale);
+    known.set(scale, found);
+    return found;
   };
   const best = keys === undefined ? cheapest(task, at) : withKeys(task, at, keys);
   return shared({
