@@ -192,7 +192,7 @@ function shiftDiagonal(d: Float64Array, e: Float64Array, l: number, n: number): 
   return shift;
 }
 
-/** One implicit QL transformation of the rows l to m. */
+/** One implicit QL transformation of the rows l to m. Numbers in lists would be objects, millions of them. */
 function sweep(
   d: Float64Array,
   e: Float64Array,
@@ -203,10 +203,17 @@ function sweep(
 ): void {
   const [second, below] = [d[l + 1]!, e[l + 1]!];
   let p = d[m]!;
-  let [c, c2, c3, s, s2] = [1, 1, 1, 0, 0];
+  let c = 1;
+  let c2 = 1;
+  let c3 = 1;
+  let s = 0;
+  let s2 = 0;
   for (let i = m - 1; i >= l; i--) {
-    [c3, c2, s2] = [c2, c, s];
-    const [g, h] = [c * e[i]!, c * p];
+    c3 = c2;
+    c2 = c;
+    s2 = s;
+    const g = c * e[i]!;
+    const h = c * p;
     const r = Math.hypot(p, e[i]!);
     e[i + 1] = s * r;
     s = e[i]! / r;
@@ -225,7 +232,8 @@ function sweep(
 function rotate(rows: Float64Array, from: number, n: number, c: number, s: number): void {
   const next = from + n;
   for (let k = 0; k < n; k++) {
-    const [x, y] = [rows[from + k]!, rows[next + k]!];
+    const x = rows[from + k]!;
+    const y = rows[next + k]!;
     rows[next + k] = s * x + c * y;
     rows[from + k] = c * x - s * y;
   }
