@@ -72,10 +72,15 @@ export class Concentration {
   #squares = 0;
 
   add(carried: Float32Array): void {
-    for (const x of carried) {
-      this.#sum += x;
-      this.#squares += x * x;
+    let sum = this.#sum;
+    let squares = this.#squares;
+    for (let k = 0; k < carried.length; k++) {
+      const x = carried[k]!;
+      sum += x;
+      squares += x * x;
     }
+    this.#sum = sum;
+    this.#squares = squares;
   }
 
   /** As independent errors of so many rows add up; a few rows make all of it where the softmax is saturated. */

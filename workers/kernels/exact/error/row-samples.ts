@@ -60,9 +60,11 @@ const FAMILIES: readonly ((of: Workspace, rows: number) => Float32Array)[] = [
   ({ normQS }, rows) => normQS.subarray(0, rows),
   ({ normG, normS, normQS, largestQ }, rows) => {
     const longest = largestOf(largestQ);
-    return normG
-      .slice(0, rows)
-      .map((g, i) => g * (normS[i]! > 0 ? normQS[i]! / normS[i]! : longest));
+    const carried = normG.slice(0, rows);
+    for (let i = 0; i < rows; i++) {
+      carried[i]! *= normS[i]! > 0 ? normQS[i]! / normS[i]! : longest;
+    }
+    return carried;
   },
 ];
 
