@@ -64,6 +64,9 @@ function writeStates(
   const token = batchItem * (name === 'q_proj' ? dims.queryLength : dims.keyLength) + first;
   const scale = name === 'v_proj' ? 1 : beta;
   wasm.reset();
+  const [none, ones, squares] = [width, width, n].map((count) => wasm.alloc(8 * count));
+  wasm.f64(none!, width).fill(0);
+  wasm.f64(ones!, width).fill(1);
   const mark = wasm.mark();
   let square = 0;
   for (const { place, slot, head } of headsOf(task)) {
@@ -72,12 +75,14 @@ function writeStates(
     const rows = gradientRows(task, wasm, place, slot, first, n);
     const scaled = wasm.allocFloats(n * width);
     wasm.fn.combine(n * width, scale, rows, 0, scaled);
-    const values = wasm.f32(scaled, n * width);
-    for (let k = 0; k < values.length; k++) square += values[k]! * values[k]!;
+    wasm.fn.forms(n, width, scaled, none!, ones!, squares!);
+    const ofRows = wasm.f64(squares!, n);
+    for (let i = 0; i < n; i++) square += ofRows[i]!;
     const begin = token * inFeatures + head * width;
     const at = wasm.elementAt(to!, begin);
     if (at !== null) wasm.fn.copy_columns(n, width, scaled, width, at, inFeatures);
     else {
+      const values = wasm.f32(scaled, n * width);
       for (let i = 0; i < n; i++) to!.set(slice(values, i, width), begin + i * inFeatures);
     }
   }
