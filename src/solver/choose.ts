@@ -24,8 +24,6 @@ type Layer = AttentionLayer & Partial<AttentionProblem>;
 const SHORT_FOR_SAMPLED = 2048;
 /** Below this tolerance draws were never cheaper than exact on a trained model. */
 const LEAST_TOLERANCE = 0.03;
-/** Of the exact kernel's work, what the cheapest plan may take to be worth making. */
-const WORTH_A_PLAN = 0.75;
 
 /** Why nothing is drawn; null: a plan says whether it pays. */
 function whyNotSampled(layer: Layer, options: ChooseOptions): string | null {
@@ -41,7 +39,7 @@ function whyNotSampled(layer: Layer, options: ChooseOptions): string | null {
     return 'Not worth a plan.';
   }
   const least = leastWork(layer, needsOf(layer, options)) / rates.exact;
-  return least > WORTH_A_PLAN * exact ? 'Not worth a plan.' : null;
+  return least > exact ? 'Not worth a plan.' : null;
 }
 
 /** Which kernels may have to run; `dryRun`: for a plan alone. */

@@ -17,8 +17,10 @@ const MEASURING = 1.9;
 /** Coordinates and norms, for each token of a head. */
 const TOKEN_FLOPS = 7e4;
 /** Of the plan: the basis of a head, and for each key of a block that it looks at. */
-const BASIS_FLOPS = 1.4e9;
+const BASIS_FLOPS = 1e9;
 const LOOK_FLOPS = 5e4;
+/** Of a look at one head beside those of the others: tables of the inputs, and a choice of its own. */
+export const FIRST_LOOK_FLOPS = 1.2e9;
 
 /** Flops of one row of one head. */
 export interface RowCost {

@@ -16,7 +16,7 @@ import { headsOfWave, inMessages, projectTasks, type SeveralTask } from '../../e
 import type { GradientOutputs } from '../../result.js';
 import { type TableTask, tableTasks } from '../error/tables.js';
 import type { ChoiceTask } from './choice.js';
-import { rowCost } from './cost.js';
+import { FIRST_LOOK_FLOPS, rowCost } from './cost.js';
 import type { Pilot, PilotTask } from './pilot.js';
 import type { SampledPlan } from './plan.js';
 
@@ -61,7 +61,7 @@ export function* findSampled(
 ): Job<Planned | null, PlanTask> {
   const heads = problem.dims.batch * problem.dims.heads;
   const { plan: all, fixed } = rowCost(problem, options.needs);
-  if (!affords(all / heads)) return null;
+  if (!affords(all / heads + FIRST_LOOK_FLOPS)) return null;
   /** Whether to look at the others after a look at one head, which stands for all. */
   function* goOn(pilot: Pilot): Job<boolean, PlanTask> {
     const { plan: one } = yield* plannedBy(problem, options, [pilot]);
