@@ -25,8 +25,18 @@ import {
   sent,
 } from './solution.js';
 
-/** @throws {Problem} when the result is beyond float64. */
-export function* inFloat64(problem: AttentionProblem, options: SolveOptions): Job<Solved> {
+/** float64 rounds by so much less than float32. */
+const FINER = 2 ** -29;
+
+/**
+ * @param inFloat32 largest limit that the errors of float32 had; 0: it is not known.
+ * @throws {Problem} when the result is beyond float64.
+ */
+export function* inFloat64(
+  problem: AttentionProblem,
+  options: SolveOptions,
+  inFloat32 = 0,
+): Job<Solved> {
   const { attentionOutput, inputGradients } = options;
   const result = yield* referenceParts(problem, { attentionOutput, inputGradients });
   if (yield* overflowed(result)) {
@@ -35,15 +45,16 @@ export function* inFloat64(problem: AttentionProblem, options: SolveOptions): Jo
       'The tensors are finite, but the gradient is too large even for float64.',
     );
   }
+  const estimate = inFloat32 > 0 ? { ...IN_FLOAT64, upper: FINER * inFloat32 } : IN_FLOAT64;
   const error: Record<string, TensorError> = {};
   for (const name of Object.keys(result.gradients)) {
-    error[`${name}.lora_A`] = withoutCertificate(IN_FLOAT64);
-    error[`${name}.lora_B`] = withoutCertificate(IN_FLOAT64);
+    error[`${name}.lora_A`] = withoutCertificate(estimate);
+    error[`${name}.lora_B`] = withoutCertificate(estimate);
   }
-  if (result.sinks) error.sinks = withoutCertificate(IN_FLOAT64);
+  if (result.sinks) error.sinks = withoutCertificate(estimate);
   return yield* sent(
     problem,
-    { result, error: { ...inputErrors(problem, result, IN_FLOAT64), ...error } },
+    { result, error: { ...inputErrors(problem, result, estimate), ...error } },
     options,
   );
 }
@@ -100,7 +111,7 @@ export function* exactly(
   const why = single
     ? `In float32 the error is up to ${single.worst.toPrecision(2)}, above the tolerance of ${tolerance}`
     : 'The numbers are too large for float32';
-  const double = yield* inFloat64(problem, options);
+  const double = yield* inFloat64(problem, options, single?.worst);
   if (isChecked(options)) requireTolerance(double, tolerance);
   return { ...double, method: 'exact', reason: `${why}: computed in float64.`, fallback: true };
 }

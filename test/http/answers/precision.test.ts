@@ -168,6 +168,20 @@ test('numbers too large for float32 are computed in float64, not answered as NaN
   assert.ok(gradients.v_proj);
 });
 
+test('where float32 misses the tolerance float64 has its part of that error, and says so', async () => {
+  const tolerance = 1e-3;
+  const { fallback, reason, error } = await answer((body) => {
+    body.hidden_states = tensor([4, 4], (k) => 300 * Math.sin(k + 1));
+    body.tolerance = tolerance;
+    inDouble(body);
+  });
+  assert.equal(fallback, true);
+  assert.match(reason, /In float32 the error is up to/);
+  for (const { estimate } of Object.values<Body>(error)) {
+    assert.ok(estimate.upper >= 2 ** -29 * tolerance && estimate.upper < tolerance);
+  }
+});
+
 test('numbers too large for float64 are refused', async () => {
   const { status, bytes } = await ask((body) => {
     const huge = (k: number) => 1e300 * Math.cos(k);
