@@ -160,13 +160,18 @@ export interface NumericFailure {
   readonly numericFailure: string;
 }
 
+/** @throws whatever else it was. */
+export function numericFailure(error: unknown): NumericFailure {
+  if (error instanceof NumericError) return { numericFailure: error.message };
+  throw error;
+}
+
 /** Runs a task whose algebra may break down. */
 export function withNumericFailure<Result>(run: () => Result): Result | NumericFailure {
   try {
     return run();
   } catch (error) {
-    if (error instanceof NumericError) return { numericFailure: error.message };
-    throw error;
+    return numericFailure(error);
   }
 }
 

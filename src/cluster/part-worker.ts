@@ -2,7 +2,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { UnrecoverableError, Worker } from 'bullmq';
 import type { Redis } from 'ioredis';
-import { type Job, NumericError, type NumericFailure, type Task } from '../../workers/job.js';
+import { type Job, numericFailure, type Task } from '../../workers/job.js';
 import type { QueueOptions } from '../config.js';
 import type { Executor } from '../pool/executor.js';
 import { Blobs, type BlobTraffic } from './blobs.js';
@@ -175,10 +175,4 @@ function aborted(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => {
     signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
   });
-}
-
-/** An answer too, and the same wherever the part runs. */
-function numericFailure(error: unknown): NumericFailure {
-  if (error instanceof NumericError) return { numericFailure: error.message };
-  throw error;
 }

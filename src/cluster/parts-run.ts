@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
-import type { Stage, Task } from '../../workers/job.js';
+import { numericFailure, type Stage, type Task } from '../../workers/job.js';
 import { type Executor, type RunContext, WorkerLostError } from '../pool/executor.js';
 import type { Blobs } from './blobs.js';
 import { timely } from './connection.js';
@@ -201,7 +201,7 @@ export class PartsRun {
       .catch(() => {})
       .then(() => {
         signal.throwIfAborted();
-        return pool.run(this.stage.jobOf!(task), { ...this.context, signal });
+        return pool.run(this.stage.jobOf!(task), { ...this.context, signal }).catch(numericFailure);
       });
     this.#local = mine;
     const value = await mine;

@@ -1,5 +1,5 @@
 /** A stage whose tasks are jobs, here: one after the other, since each keeps all workers busy. */
-import type { Stage, Task } from '../../workers/job.js';
+import { numericFailure, type Stage, type Task } from '../../workers/job.js';
 import type { RunContext } from './executor.js';
 
 export async function runParts(
@@ -14,7 +14,8 @@ export async function runParts(
       const whole = span && done !== null ? span[0] + (span[1] - span[0]) * done : done;
       context.onProgress?.({ ...progress, fraction: whole });
     };
-    results.push(await run(task, { ...context, onProgress }));
+    // What breaks down in a part is for the job to know.
+    results.push(await run(task, { ...context, onProgress }).catch(numericFailure));
   }
   return results;
 }

@@ -1,6 +1,6 @@
 /** Runs the kernel that was chosen, and another one when its answer will not do. */
 
-import type { Job } from '../../workers/job.js';
+import { type Job, NumericError } from '../../workers/job.js';
 import { type LowRankResult, lowRankParts } from '../../workers/kernels/low-rank/job.js';
 import type { LowRankPlan } from '../../workers/kernels/low-rank/plan/plan.js';
 import { FEATURE_STEPS } from '../../workers/kernels/low-rank/plan/trial/trial.js';
@@ -32,12 +32,14 @@ function* approximately(
   second = false,
 ): Job<Solution> {
   const { seed, correction, attentionOutput, inputGradients, tolerance, method } = options;
-  const run = yield* lowRankParts(problem, plan, {
-    ...{ seed, correction, attentionOutput, inputGradients },
-    certificate: options.certificate ?? false,
-  });
-  const broken = run.lostRows > 0 || (yield* overflowed(run));
-  const solved = broken ? null : yield* sentRun(problem, run, options);
+  const run = yield* attempted(
+    lowRankParts(problem, plan, {
+      ...{ seed, correction, attentionOutput, inputGradients },
+      certificate: options.certificate ?? false,
+    }),
+  );
+  const whole = run && run.lostRows === 0 && !(yield* overflowed(run));
+  const solved = whole ? yield* sentRun(problem, run, options) : null;
   const worst = solved?.worst ?? Number.POSITIVE_INFINITY;
   const unchecked = options.features !== undefined && !options.toleranceStated;
   if (solved && (worst <= tolerance || unchecked)) {
@@ -45,7 +47,7 @@ function* approximately(
   }
   if (solved) requirePrecision(solved.rounded, tolerance);
   const missed = missedReason(plan, worst, tolerance);
-  const next = second ? null : yield* secondPlan(problem, plan, worst, options);
+  const next = second || !run ? null : yield* secondPlan(problem, plan, worst, options);
   if (next) {
     const why = `${missed}: again with ${next.features}.`;
     // Rows that the first run was not judged by.
@@ -57,6 +59,16 @@ function* approximately(
     plan,
     sampled: null,
   };
+}
+
+/** null: its algebra breaks down, or its sums do not fit. */
+function* attempted<Result>(job: Job<Result>): Job<Result | null> {
+  try {
+    return yield* job;
+  } catch (error) {
+    if (!(error instanceof NumericError)) throw error;
+    return null;
+  }
 }
 
 function* sentRun(
@@ -120,7 +132,7 @@ export function* toleranceMissed(
     ? `Low-rank with ${plan.features} features reaches an error of up to ${worst.toPrecision(3)} ` +
       `(99 % confidence), above the tolerance of ${tolerance}. A tolerance of ` +
       `${(1.2 * worst).toPrecision(2)} would do with as many features.`
-    : `Low-rank with ${plan.features} features breaks down on this input: its logits are too large.`;
+    : `Low-rank with ${plan.features} features breaks down on this input: its logits or its sums are too large.`;
   return new Problem(
     'tolerance-missed',
     `${reached} ${yield* advice(problem, plan, worst, options)}`,

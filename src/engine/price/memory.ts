@@ -10,6 +10,7 @@ import {
   type AttentionProblem,
   hasAttentionStates,
   PROJECTIONS,
+  type Projection,
 } from '../../../workers/problem.js';
 import type { Lease } from '../../../workers/tensor/shared-memory.js';
 import type { ChooseOptions } from '../../solver/choose-low-rank.js';
@@ -22,6 +23,15 @@ export const MOST_FEATURES = 1024;
 const SAMPLED_PLAN_BYTES = 2 ** 18;
 /** A plan of low-rank: bases, trials and drawn features of one head. */
 const PLAN_BYTES = 2 ** 18;
+/** Its drawn features at most; rows of a segment at least, and of a block; sums of a head, and of heads at a time; scratch of a thread. */
+const DRAWN_FEATURES = 128;
+const SEGMENT_ROWS = 2048;
+const BLOCK = 128;
+const MOST_SEGMENTS = 16;
+const HEAD_SUMS = 2 ** 24;
+const GROUP_SUMS = 2 ** 26;
+const GROUP = 8;
+const SCRATCH_BYTES = 224 * 2 ** 20;
 /** Tokens that are contracted together at most, and tasks of a contraction. */
 const CONTRACT_TOKENS = 2048;
 const CONTRACT_TASKS = 16;
@@ -74,7 +84,8 @@ export function referenceBytes(layer: Layer, gradients: boolean): number {
   return tally((memory) => makeWorkspace(layer, gradients, memory)) + copiedBytes(layer);
 }
 
-export function lowRankBytes(layer: Layer, { features }: ChooseOptions): number {
+export function lowRankBytes(layer: Layer, options: ChooseOptions): number {
+  const { features } = options;
   const { batch, heads, queryLength, keyLength, headDim, valueDim } = layer.dims;
   const width = Math.max(headDim, valueDim) + 8;
   const m = features ?? MOST_FEATURES;
@@ -84,10 +95,34 @@ export function lowRankBytes(layer: Layer, { features }: ChooseOptions): number 
     0,
   );
   const plan = PLAN_BYTES + 8 * (16 * width * width + width * (inputs + ranks));
-  const segments = Math.ceil(Math.max(queryLength, keyLength) / 4096) + 1;
-  const sums = 8 * segments * m * (4 * width + 2 * ranks);
+  const length = Math.max(queryLength, keyLength);
+  const columns = 4 * width + 2 * ranks + width * factorsOf(layer, options, width);
+  const sums = (m + DRAWN_FEATURES) * columns;
+  const affordable = Math.max(1, Math.floor(HEAD_SUMS / (2 * sums)));
+  const segments = Math.min(MOST_SEGMENTS, affordable, Math.ceil(length / SEGMENT_ROWS));
+  // Those of the segments, over keys and over queries, their totals, and one that is added up.
+  const head = (2 * segments + 3) * sums;
+  const all = Math.min(Math.min(GROUP, batch * heads) * head, GROUP_SUMS + head);
+  const scratch = Math.min(SCRATCH_BYTES, 20 * sums + 16 * BLOCK * columns);
   const rows = 16 * (queryLength + keyLength) * (width + ranks);
-  return batch * heads * (plan + 8 * (queryLength + keyLength)) + 8 * (sums + rows);
+  const heldByHead = plan + 8 * (queryLength + keyLength);
+  return batch * heads * heldByHead + 8 * (all + GROUP * rows) + scratch;
+}
+
+/**
+ * Columns of the thin factors that sums over keys and over queries have for each column of V, as many as a head is wide where a
+ * rotation or gradients of the inputs stand between. 0: there are none, or nobody asked for low-rank, which is taken where
+ * it is cheap.
+ */
+function factorsOf(
+  { projections, rotary }: Layer,
+  { method, outputOnly, inputGradients }: ChooseOptions,
+  width: number,
+): number {
+  if (method !== 'low_rank' || outputOnly) return 0;
+  if (rotary || inputGradients) return width;
+  const rankOf = ({ adapter }: Projection) => adapter?.rank ?? 0;
+  return rankOf(projections.q_proj) + rankOf(projections.k_proj);
 }
 
 /** The workspace of the exact kernel once more, coordinates and narrowed inputs, and the plans of its heads. */

@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import type { ProblemDetails } from '../../../src/errors.js';
 import { type GradientRequest, loadFixtures, PROJECTIONS } from '../../support/fixtures.js';
 import { type RunningServer, sharedServer, startServer } from '../../support/processes/server.js';
+import { pack, tensor } from '../../support/wire/bodies.js';
 import { DIALECTS, decodeAnswer } from '../../support/wire/dialects.js';
 import { values, type WireTensor } from '../../support/wire/wire-tensor.js';
 
@@ -205,6 +206,23 @@ test('the same seed gives the same bits, with one worker or two', async () => {
   } finally {
     await one.close();
   }
+});
+
+test('sums that no thread has room for break low-rank down, not the service', async () => {
+  const [width, rank] = [256, 200];
+  const adapted = {
+    weight: tensor([width, 8]),
+    lora_A: tensor([rank, 8]),
+    lora_B: tensor([width, rank]),
+  };
+  const body = pack({
+    hidden_states: tensor([8, 8]),
+    ...{ q_proj: adapted, k_proj: adapted, v_proj: { weight: tensor([width, 8]) } },
+    ...{ grad_output: tensor([8, width]), method: 'low_rank', features: 512 },
+  });
+  const response = await server.post('/gradient', body, contentType, contentType);
+  assert.equal(response.status, 422);
+  assert.match(await response.text(), /tolerance-missed.*its sums are too large/);
 });
 
 test('options of the low-rank kernel beside method exact are refused', async () => {

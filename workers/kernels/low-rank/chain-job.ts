@@ -72,6 +72,8 @@ export type ChainTask =
 
 /** Heads whose sums are in memory at the same time. */
 const GROUP = 8;
+/** Numbers in the sums of these, beyond which no other head is opened. */
+const GROUP_SUMS = 2 ** 26;
 /** Numbers that these may keep of their rows: gradients of the inputs, and products under a causal mask. */
 const GROUP_NUMBERS = 2 ** 28;
 
@@ -106,12 +108,20 @@ export function* chainJob<T extends Task>(
   const numbers = 3 * Math.max(queryLength, keyLength) * (headDim + valueDim);
   const group = Math.max(1, Math.min(GROUP, Math.floor(GROUP_NUMBERS / numbers)));
   const certificates: (number | null)[][] = [];
-  for (let first = 0; first < heads; first += group) {
+  for (let first = 0, count = 0; first < heads; first += count) {
     const memory = new Lease();
     try {
-      const count = Math.min(group, heads - first);
+      const most = Math.min(group, heads - first);
+      const runs = [open(first, memory)];
+      for (let sums = 0; runs.length < most; ) {
+        // Heads have about as many.
+        const last = sumsOf(runs[runs.length - 1]);
+        sums += last;
+        if (sums + last > GROUP_SUMS) break;
+        runs.push(open(first + runs.length, memory));
+      }
+      count = runs.length;
       const place = (share: number) => (first + share * count) / heads;
-      const runs = Array.from({ length: count }, (_, i) => open(first + i, memory));
       const chain = passes(runs, options, gradients);
       certificates.push(...(yield* within([place(0), place(PASSES)], chain)));
       yield* within([place(PASSES), place(1)], after(runs, memory));
@@ -120,6 +130,12 @@ export function* chainJob<T extends Task>(
     }
   }
   return { gradients, certificates };
+}
+
+/** Numbers in the sums of a head. */
+function sumsOf({ keySums, querySums, keyTotal, queryTotal }: HeadRun): number {
+  const slots = Math.max(...[keySums, querySums].map((sums) => sums.length * sums[0].length));
+  return slots + keyTotal.length + queryTotal.length;
 }
 
 /** The chain of heads whose sums are in memory together. @returns the bounds of each head. */

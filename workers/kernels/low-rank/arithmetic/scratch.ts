@@ -4,7 +4,7 @@
  * That memory must not grow while views of it are in use, so the whole budget is reserved once; the operating
  * system gives pages only when they are touched.
  */
-import type { Checkpoint } from '../../../job.js';
+import { type Checkpoint, NumericError } from '../../../job.js';
 import type { Wasm } from '../../inner/instance.js';
 
 /** Bytes of scratch that a task may use. */
@@ -53,7 +53,7 @@ export class Scratch {
   #allocate(bytes: number): number {
     const address = this.wasm.alloc(bytes);
     if (this.wasm.mark() > this.#end) {
-      throw new RangeError(`a low-rank task needs more than ${SCRATCH_BYTES} bytes of scratch`);
+      throw new NumericError(`Its sums need more than ${SCRATCH_BYTES} bytes of a thread.`);
     }
     return address;
   }
