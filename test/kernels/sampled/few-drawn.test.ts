@@ -36,3 +36,24 @@ test('limits count blocks that are measured and have all their keys', () => {
   }
   assert.ok(drawn > 0, `nothing was drawn; seed ${SEED}`);
 });
+
+test('where no more blocks are drawn than are measured, none is left out', () => {
+  // Of three drawn blocks of this one, two make all of the error: they were measured by chance.
+  const shape = { queryLength: 586, heads: 2, headDim: 8, spread: 3, softcap: 20, causal: true };
+  const problem = randomStates({ ...shape, seed: 34 });
+  const query = problem.inputs.query.data;
+  for (let c = 0; c < 16; c++) query[513 * 16 + c]! *= 10;
+  const outputs = { attentionOutput: false, inputGradients: 'attention' } as const;
+  const needs = { gradients: true, output: false, inputGradients: true };
+  const truth = named(exact(problem, wasm, false, 'attention'));
+  const options = { ...outputs, keys: 120, tolerance: 0.1, needs, seed: 34 };
+  const { plan } = run(planSampled(problem, options));
+  for (let seed = 340; seed < 344; seed++) {
+    const result = run(sampledJob(problem, plan, { ...outputs, seed }));
+    for (const [tensor, x] of named(result)) {
+      const error = distance(truth.get(tensor)!, x) / norm(x);
+      const { upper } = result.errors[tensor]!;
+      assert.ok(error <= upper, `${tensor}: ${error} above ${upper}; seed ${seed}`);
+    }
+  }
+});

@@ -58,7 +58,9 @@ export function chooseMeasured(
     const even = 1 / ofAll;
     const byGradient = total > 0 ? (even * blocks.length * weights[k]!) / total : even;
     const byVariance = ofAllHeads > 0 ? variance / ofAllHeads : even;
-    const probability = Math.min(1, (count / 3) * (even + byGradient + byVariance));
+    // Where no more are drawn than are measured, none is left out: the error may be in a single one.
+    const probability =
+      count < ofAll ? Math.min(1, (count / 3) * (even + byGradient + byVariance)) : 1;
     const before = Math.floor(sum);
     sum += probability;
     if (Math.floor(sum) > before) chosen[place * plan.blocks + block] = probability;

@@ -56,8 +56,7 @@ export function drawErrors(
 ): ErrorEstimates {
   const unseen = unseenShares(runs);
   const all = runs.flatMap(({ blocks }) => blocks);
-  // Of blocks that were drawn none was measured.
-  const blind = runs.some(({ blocks, drawn }) => drawn > 0 && !blocks.some(hasError));
+  const blind = runs.some(isBlind);
   const figures = { confidence: 0.99, rows_sampled: all.length * ROWS } as const;
   const estimate = (name: string, { norm, variance: ofNorm }: Norm): ErrorEstimate => {
     if (!(norm > 0)) {
@@ -84,6 +83,15 @@ export function drawErrors(
   return Object.fromEntries(
     Object.entries(norms).map(([name, norm]) => [name, estimate(name, norm)]),
   );
+}
+
+/** Drawn blocks that are measured, at least, where others are not. */
+const FEWEST_MEASURED = 4;
+
+/** Whether too few of the measured blocks speak for others. */
+function isBlind({ blocks, drawn }: MeasuredRun): boolean {
+  const measured = blocks.filter(hasError).length;
+  return measured < Math.min(drawn, FEWEST_MEASURED);
 }
 
 const hasError = ({ tensors }: MeasuredBlock) => Object.keys(tensors).length > 0;
