@@ -133,6 +133,7 @@ export function join(
     stages = Atomics.load(words, STAGES);
     for (const begun of received<Begun>(port)) help(begun, port, runOne, cancelled);
   }
+  port.close();
 }
 
 /** The part in a stage of one of the others. */

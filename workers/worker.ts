@@ -17,8 +17,13 @@ giveWay();
 
 type WorkerTask = AnyTask | RestTask | JoinTask;
 
+/** A thread that only waits for its next turn sees no events, and frees no port that it has closed. */
+const MOST_CLOSED = 32;
+let closed = 0;
+
 function run(task: WorkerTask, cancelled: Cancelled, all?: RunStage): unknown {
   if (task.kernel === 'team') {
+    closed++;
     return join(task, cancelled, (one, stopped) => run(one as WorkerTask, stopped));
   }
   if (task.kernel !== 'rest') return runTask(task, wasm, cancelled, all);
@@ -27,11 +32,17 @@ function run(task: WorkerTask, cancelled: Cancelled, all?: RunStage): unknown {
 }
 
 /** Timeslices at brief stages, one after the other in the time of one; or one at any stage. An outcome for each. */
-export default function takeTurn(turn: readonly Timeslice[]): TimesliceOutcome[] {
+export default function takeTurn(
+  turn: readonly Timeslice[],
+): TimesliceOutcome[] | Promise<TimesliceOutcome[]> {
   const end = performance.now() + TIMESLICE_MS;
-  return turn.map((timeslice, k) =>
-    k > 0 && performance.now() >= end ? { status: 'left' } : takeTimeslice(timeslice, end),
-  );
+  const outcomes = turn.map((timeslice, k): TimesliceOutcome => {
+    const isLate = k > 0 && performance.now() >= end;
+    return isLate ? { status: 'left' } : takeTimeslice(timeslice, end);
+  });
+  if (closed < MOST_CLOSED) return outcomes;
+  closed = 0;
+  return new Promise((resolve) => setImmediate(resolve, outcomes));
 }
 
 function takeTimeslice(
@@ -48,6 +59,7 @@ function takeTimeslice(
     { words: { stop: board.stopWord, beat } },
   );
   const team = others && new Team(others, cancelled);
+  closed += others?.ports.length ?? 0;
   const results: TaskResult[] = [];
   try {
     for (let index: number | null = first; index !== null; ) {
