@@ -13,8 +13,8 @@ const ENTRIES = [
   ...['src/config', 'src/errors', 'src/engine/engine', 'src/http/app'],
 ];
 
-/** All others are loaded from where npm put them. This is hundreds of modules. */
-const BUNDLED_PACKAGES = ['typebox'];
+/** All others are loaded from where npm put them. These are hundreds of modules, or loaded by every worker thread. */
+const BUNDLED_PACKAGES = ['typebox', 'ml-matrix'];
 
 const { output } = await build({
   configFile: false,

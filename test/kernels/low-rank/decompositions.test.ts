@@ -104,7 +104,7 @@ for (const n of [0, 1, 5, 64, 65, 150, 256]) {
     const matrix = definite(n);
     let polls = 0;
     const ours = choleskyFactor(matrix, n, () => polls++);
-    assert.ok(polls >= n, `${polls} polls`);
+    assert.ok(polls >= n - 64, `${polls} polls`);
     const library = new CholeskyDecomposition(Matrix.from1DArray(n, n, matrix));
     const theirs = library.lowerTriangularMatrix.to1DArray();
     const largest = Math.max(0, ...theirs.map(Math.abs));

@@ -1,6 +1,7 @@
 /**
  * Eigenvalues and eigenvectors of a symmetric matrix: Householder's tridiagonal form, then QL sweeps with implicit
- * shifts (tred2 and tql2 of EISPACK). A library's decomposition cannot be stopped, and of 256 columns takes a fifth of a second.
+ * shifts (tred2 and tql2 of EISPACK). The library of decompose.ts has the same, but a decomposition of it cannot be
+ * stopped, and of 256 columns takes a fifth of a second.
  */
 import { type Checkpoint, NumericError } from '../../../job.js';
 import { requireFinite } from './decompose.js';

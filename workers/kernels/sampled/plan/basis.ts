@@ -34,7 +34,7 @@ export function basisOf(
     const index = random.sample(n, ROWS_BALANCED);
     const out = new Float32Array(index.length * d);
     index.forEach((row, i) => {
-      for (let c = 0; c < d; c++) out[i * d + c] = rows[row * d + c]!;
+      out.set(slice(rows, row, d), i * d);
     });
     return out;
   };
