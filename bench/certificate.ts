@@ -51,6 +51,7 @@ async function run(bench: Bench): Promise<Measurement<CertificateSetting>[]> {
           const { plan, result, seconds } = await lowRank(pool, problem, {
             features,
             tolerance: TOLERANCE,
+            certificate: true,
           });
           const stated = statedErrors(result.errors);
           const met = stated.certificate !== undefined && stated.certificate <= TOLERANCE;

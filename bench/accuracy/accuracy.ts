@@ -41,7 +41,9 @@ async function run(bench: Bench): Promise<Measurement<AccuracySetting>[]> {
         });
         const truth = await reference(pool, problem);
         for (const features of counts) {
-          const { result, seconds } = await lowRank(pool, problem, { features, tolerance: 0.01 });
+          const { result, seconds } = await lowRank(pool, problem, {
+            ...{ features, tolerance: 0.01, certificate: true },
+          });
           measurements.push({
             setting: { spectrum, deviation, length, features },
             seconds: { 'low-rank': [seconds] },

@@ -138,7 +138,7 @@ export function tell({ measurements, environment }: Run<GrowthSetting>): Section
   const text = [
     `One head, d = 64, adapters of rank 8 on q and v, logits of deviation 0.2 with an exponentially falling`,
     `spectrum, rows without structure; tolerance 1 %; ${environment.cpus} threads on every side. The time of low-rank holds`,
-    'everything: plan, chain, certificate, estimate. `upper` is the 99 % limit that the answer states, `error` the true',
+    'everything that a request takes which does not ask for the certificate: plan, chain, estimate. `upper` is the 99 % limit that the answer states, `error` the true',
     'one against the exact kernel, of the worst tensor. `drawn` are the features and rows that the estimate looks at; the',
     'features run through the chain, and their share of its time is counted as estimate. `memory` is the largest',
     'resident set of the whole process, all threads and the inputs included.',

@@ -20,7 +20,7 @@ import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import type { GradientResult } from '../../workers/kernels/result.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 
-/** Stages of a low-rank run that make the gradient, its certificate included; the others estimate. */
+/** Stages of a low-rank run that make the gradient; the others estimate. */
 const CHAIN = ['keys', 'queries', 'join', 'left', 'gradients'];
 
 export interface LowRankRun {
@@ -49,16 +49,19 @@ export function run<R>(pool: WorkerPool, job: Job<R>): Promise<R> {
   return pool.run(job, { signal: new AbortController().signal });
 }
 
-/** Plan, chain, certificate and estimate. */
+/** Plan, chain and estimate; the certificate, as in a request, if it is asked for. */
 export async function lowRank(
   pool: WorkerPool,
   problem: AttentionProblem,
-  options: Omit<PlanOptions, 'seed' | 'rates'>,
+  {
+    certificate = false,
+    ...options
+  }: Omit<PlanOptions, 'seed' | 'rates'> & { readonly certificate?: boolean },
 ): Promise<LowRankRun> {
   const start = performance.now();
   const plan = await run(pool, planLowRank(problem, { seed: SEED, rates: pool.rates, ...options }));
   const planned = performance.now();
-  const settings = { correction: false, certificate: true, attentionOutput: false };
+  const settings = { correction: false, certificate, attentionOutput: false };
   let chainSeconds = 0;
   const result = await run(
     pool,
