@@ -17,7 +17,7 @@ import { giveBack } from '../../workers/tasks/rest.js';
 import { type AnyTask, runTask } from '../../workers/tasks/run.js';
 import { Lease } from '../../workers/tensor/shared-memory.js';
 import { seededRandom, testSeed } from '../support/random.js';
-import { pack } from '../support/wire/bodies.js';
+import { pack, tensor } from '../support/wire/bodies.js';
 import { type SizedRequest, sizedRequest } from '../support/wire/sized-request.js';
 
 const RATES = { exact: 1e10, lowRank: 5e9 };
@@ -126,4 +126,16 @@ test('the price of a request is at least what it takes, and seldom a large multi
 test('sums of low-rank that have a column for each pair of a value and a rank are priced', () => {
   // One row, 40 features, values of width 82 and a rank of 49.
   assert.ok(looked(519_918_913));
+});
+
+test('a long request of one head is not priced as if it had eight', () => {
+  const [length, width] = [65_536, 64];
+  const weight = tensor([width, width]);
+  const body = {
+    hidden_states: tensor([length, width]),
+    q_proj: { weight, lora_A: tensor([2, width]), lora_B: tensor([width, 2]) },
+    ...{ k_proj: { weight }, v_proj: { weight }, grad_output: tensor([length, width]) },
+  };
+  const { bytes } = priceOf(workOf({ path: 'gradient', body }), FORM);
+  assert.ok(bytes < 3 * 2 ** 30, `${bytes}`);
 });

@@ -102,11 +102,14 @@ export function lowRankBytes(layer: Layer, options: ChooseOptions): number {
   const segments = Math.min(MOST_SEGMENTS, affordable, Math.ceil(length / SEGMENT_ROWS));
   // Those of the segments, over keys and over queries, their totals, and one that is added up.
   const head = (2 * segments + 3) * sums;
-  const all = Math.min(Math.min(GROUP, batch * heads) * head, GROUP_SUMS + head);
+  const together = Math.min(GROUP, batch * heads);
+  const all = Math.min(together * head, GROUP_SUMS + head);
   const scratch = Math.min(SCRATCH_BYTES, 20 * sums + 16 * BLOCK * columns);
-  const rows = 16 * (queryLength + keyLength) * (width + ranks);
+  // What a head keeps of its rows, and what one head has of them in work beside it.
+  const kept = 3 * length * (headDim + valueDim);
+  const rows = 16 * (queryLength + keyLength) * (width + ranks) + (together - 1) * kept;
   const heldByHead = plan + 8 * (queryLength + keyLength);
-  return batch * heads * heldByHead + 8 * (all + GROUP * rows) + scratch;
+  return batch * heads * heldByHead + 8 * (all + rows) + scratch;
 }
 
 /**
