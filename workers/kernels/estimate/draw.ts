@@ -25,16 +25,18 @@ const UNIFORM_SHARE = 0.25;
  */
 export function mixture(families: readonly Float64Array[], random: Random): MixtureSampler {
   const n = families[0]!.length;
-  const weighted = families.flatMap((weights) => {
-    const total = weights.reduce((sum, w) => sum + w, 0);
-    return total > 0 && Number.isFinite(total) ? [{ weights, total }] : [];
-  });
+  const weighted = families
+    .map((weights) => ({ weights, total: sumOf(weights) }))
+    .filter(({ total }) => total > 0 && Number.isFinite(total));
   const share = weighted.length > 0 ? UNIFORM_SHARE : 1;
   const each = (1 - share) / Math.max(1, weighted.length);
   let samplers: readonly Sampler[] | null = null;
   const probability = (row: number) => {
     let sum = share / n;
-    for (const { weights, total } of weighted) sum += (each * weights[row]!) / total;
+    for (let f = 0; f < weighted.length; f++) {
+      const { weights, total } = weighted[f]!;
+      sum += (each * weights[row]!) / total;
+    }
     return sum;
   };
   return {
@@ -56,6 +58,12 @@ export function mixture(families: readonly Float64Array[], random: Random): Mixt
       return drawn;
     },
   };
+}
+
+function sumOf(weights: Float64Array): number {
+  let sum = 0;
+  for (let i = 0; i < weights.length; i++) sum += weights[i]!;
+  return sum;
 }
 
 /** Rows whose weights are added up when one of them is drawn: the sums of all rows would take as much memory as the weights. */
