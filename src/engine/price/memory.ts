@@ -1,9 +1,18 @@
 /** Memory that each kernel will take at most, beside the tensors of the request and of its answer. */
 
 import {
+  CONTRACT_TOKENS,
   makeWorkspace as makeExactWorkspace,
   makePlan,
 } from '../../../workers/kernels/attention/plan.js';
+import { SCRATCH_BYTES } from '../../../workers/kernels/low-rank/arithmetic/scratch.js';
+import { GROUP, GROUP_SUMS } from '../../../workers/kernels/low-rank/chain-job.js';
+import { BLOCK } from '../../../workers/kernels/low-rank/head/block.js';
+import {
+  MOST_SEGMENTS,
+  SHORTEST_SEGMENT,
+  SUMS_BUDGET,
+} from '../../../workers/kernels/low-rank/head/layout.js';
 import { makeWorkspace } from '../../../workers/kernels/reference/workspace.js';
 import {
   type AttentionLayer,
@@ -23,17 +32,9 @@ export const MOST_FEATURES = 1024;
 const SAMPLED_PLAN_BYTES = 2 ** 18;
 /** A plan of low-rank: bases, trials and drawn features of one head. */
 const PLAN_BYTES = 2 ** 18;
-/** Its drawn features at most; rows of a segment at least, and of a block; sums of a head, and of heads at a time; scratch of a thread. */
+/** Its drawn features at most. */
 const DRAWN_FEATURES = 128;
-const SEGMENT_ROWS = 2048;
-const BLOCK = 128;
-const MOST_SEGMENTS = 16;
-const HEAD_SUMS = 2 ** 24;
-const GROUP_SUMS = 2 ** 26;
-const GROUP = 8;
-const SCRATCH_BYTES = 224 * 2 ** 20;
-/** Tokens that are contracted together at most, and tasks of a contraction. */
-const CONTRACT_TOKENS = 2048;
+/** Tasks of a contraction at most. */
 const CONTRACT_TASKS = 16;
 
 /** Counts what is asked of it and hands out nothing: what allocates is what says how much. */
@@ -58,7 +59,7 @@ export function exactBytes(
   const { batch, queryLength, keyLength, heads, headDim, valueDim } = layer.dims;
   const tokens = Math.max(queryLength, keyLength);
   const parts = CONTRACT_TASKS + batch + Math.ceil((batch * tokens) / CONTRACT_TOKENS);
-  const ranks = PROJECTIONS.map((name) => layer.projections[name].adapter?.rank ?? 0);
+  const ranks = PROJECTIONS.map((name) => rankOf(layer.projections[name]));
   const inputs = PROJECTIONS.map((name) => layer.projections[name].inFeatures);
   const widest = Math.max(...inputs);
   const rank = Math.max(...ranks) + 8;
@@ -90,16 +91,13 @@ export function lowRankBytes(layer: Layer, options: ChooseOptions): number {
   const width = Math.max(headDim, valueDim) + 8;
   const m = features ?? MOST_FEATURES;
   const inputs = PROJECTIONS.reduce((sum, name) => sum + layer.projections[name].inFeatures, 0);
-  const ranks = PROJECTIONS.reduce(
-    (sum, name) => sum + (layer.projections[name].adapter?.rank ?? 0),
-    0,
-  );
+  const ranks = PROJECTIONS.reduce((sum, name) => sum + rankOf(layer.projections[name]), 0);
   const plan = PLAN_BYTES + 8 * (16 * width * width + width * (inputs + ranks));
   const length = Math.max(queryLength, keyLength);
   const columns = 4 * width + 2 * ranks + width * factorsOf(layer, options, width);
   const sums = (m + DRAWN_FEATURES) * columns;
-  const affordable = Math.max(1, Math.floor(HEAD_SUMS / (2 * sums)));
-  const segments = Math.min(MOST_SEGMENTS, affordable, Math.ceil(length / SEGMENT_ROWS));
+  const affordable = Math.max(1, Math.floor(SUMS_BUDGET / (2 * sums)));
+  const segments = Math.min(MOST_SEGMENTS, affordable, Math.ceil(length / SHORTEST_SEGMENT));
   // Those of the segments, over keys and over queries, their totals, and one that is added up.
   const head = (2 * segments + 3) * sums;
   const together = Math.min(GROUP, batch * heads);
@@ -111,6 +109,8 @@ export function lowRankBytes(layer: Layer, options: ChooseOptions): number {
   const heldByHead = plan + 8 * (queryLength + keyLength);
   return batch * heads * heldByHead + 8 * (all + rows) + scratch;
 }
+
+const rankOf = ({ adapter }: Projection): number => adapter?.rank ?? 0;
 
 /**
  * Columns of the thin factors that sums over keys and over queries have for each column of V, as many as a head is wide where a
@@ -124,7 +124,6 @@ function factorsOf(
 ): number {
   if (method !== 'low_rank' || outputOnly) return 0;
   if (rotary || inputGradients) return width;
-  const rankOf = ({ adapter }: Projection) => adapter?.rank ?? 0;
   return rankOf(projections.q_proj) + rankOf(projections.k_proj);
 }
 

@@ -71,9 +71,9 @@ export type ChainTask =
   | CollectTask;
 
 /** Heads whose sums are in memory at the same time. */
-const GROUP = 8;
+export const GROUP = 8;
 /** Numbers in the sums of these, beyond which no other head is opened. */
-const GROUP_SUMS = 2 ** 26;
+export const GROUP_SUMS = 2 ** 26;
 /** Numbers that these may keep of their rows: gradients of the inputs, and products under a causal mask. */
 const GROUP_NUMBERS = 2 ** 28;
 

@@ -8,7 +8,7 @@ import { type Checkpoint, NumericError } from '../../../job.js';
 import type { Wasm } from '../../inner/instance.js';
 
 /** Bytes of scratch that a task may use. */
-const SCRATCH_BYTES = 224 * 2 ** 20;
+export const SCRATCH_BYTES = 224 * 2 ** 20;
 
 export class Scratch {
   readonly #end: number;

@@ -99,9 +99,9 @@ export interface Segment {
 }
 
 /** Memory that the sums of all segments of one head may take, in float64 numbers. */
-const SUMS_BUDGET = 2 ** 24;
+export const SUMS_BUDGET = 2 ** 24;
 export const MOST_SEGMENTS = 16;
-const SHORTEST_SEGMENT = 16 * BLOCK;
+export const SHORTEST_SEGMENT = 16 * BLOCK;
 
 /**
  * The cut of a head into segments, the same for queries and keys. It depends on the problem and the
