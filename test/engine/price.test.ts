@@ -15,9 +15,10 @@ import { runJob } from '../../workers/job.js';
 import { loadWasm } from '../../workers/kernels/inner/load.js';
 import { giveBack } from '../../workers/tasks/rest.js';
 import { type AnyTask, runTask } from '../../workers/tasks/run.js';
+import { encodedTensor } from '../../workers/tensor/encoded.js';
 import { Lease } from '../../workers/tensor/shared-memory.js';
 import { seededRandom, testSeed } from '../support/random.js';
-import { pack, tensor } from '../support/wire/bodies.js';
+import { pack, tensor, validBody } from '../support/wire/bodies.js';
 import { type SizedRequest, sizedRequest } from '../support/wire/sized-request.js';
 
 const RATES = { exact: 1e10, lowRank: 5e9 };
@@ -138,4 +139,17 @@ test('a long request of one head is not priced as if it had eight', () => {
   };
   const { bytes } = priceOf(workOf({ path: 'gradient', body }), FORM);
   assert.ok(bytes < 3 * 2 ** 30, `${bytes}`);
+});
+
+test('what stays until the answer is read is priced in the dtype that is asked for, and in that of the store', () => {
+  const { target: _, ...layer } = validBody();
+  const states = { ...layer.hidden_states, dtype: 'bfloat16', shape: [8, 4] };
+  const answerOf = (more: object) =>
+    priceOf(workOf({ path: 'forward', body: { ...layer, hidden_states: states, ...more } }), FORM)
+      .answerBytes;
+  const numbers = 8 * 2;
+  assert.equal(answerOf({ outputs_dtype: 'float32' }) - answerOf({}), 2 * numbers);
+  const encoded = encodedTensor('bfloat16', [numbers], new Uint8Array(2 * numbers));
+  const kept = priceOf({ kind: 'keep', digest: '', encoded }, null);
+  assert.equal(kept.answerBytes, 4 * numbers);
 });

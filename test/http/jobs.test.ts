@@ -115,12 +115,14 @@ test('progress while it computes, for its owner only; DELETE stops it', async ()
   await metricIsFor('loragrad_inflight_requests', 0);
 });
 
-test('beyond the limit of jobs: 429, and room again when one is deleted', async () => {
+test('beyond the limit of jobs: 429, and room again when one is deleted, and all the time for others', async () => {
   const small = pack(validBody());
   const held = [await locationOf(await begin(small)), await locationOf(await begin(small))];
   const refused = await begin(small);
   assert.equal(refused.status, 429);
   assert.equal(((await refused.json()) as { limit: number }).limit, 2);
+  const ofOther = await locationOf(await begin(small, '/gradient', by('two')));
+  assert.equal((await ask(ofOther, 'DELETE', 'two')).status, 204);
   assert.equal((await ask(held[0]!, 'DELETE')).status, 204);
   const third = await locationOf(await begin(small));
   for (const location of [held[1]!, third]) {

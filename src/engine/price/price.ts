@@ -26,7 +26,7 @@ export interface Price {
   readonly bytes: number;
   /** Of one worker that has nothing else to do. */
   readonly seconds: number;
-  /** Of the body of the answer. */
+  /** What stays of it until its answer is read: the body of that, or the tensor on its way into the store. */
   readonly answerBytes: number;
 }
 
@@ -66,7 +66,7 @@ export function priceOf(work: Work, form: AnswerForm | null): Price {
     case 'keep': {
       const { shape, dtype, bytes } = work.encoded;
       const kept = elementCount(shape) * (dtype === 'float64' ? 8 : 4);
-      return { bytes: BASE_BYTES + kept, seconds: bytes.length / 4e8, answerBytes: 0 };
+      return { bytes: BASE_BYTES + kept, seconds: bytes.length / 4e8, answerBytes: kept };
     }
     case 'give':
       return finished(BASE_BYTES, wireBytes(work.tensor) / 1e9, [work.tensor], 0, form);
@@ -125,7 +125,11 @@ function layerPrice(
   }
   const kernels = kernelsOf(layer, options, wanted.flops === 0);
   const decoded = pending.reduce((sum, { tensor }) => sum + memoryOf(tensor), 0);
-  const results = wanted.answer.reduce((sum, { shape }) => sum + elementCount(shape), 0);
+  const { outputsDtype } = options.encode;
+  const answer = wanted.answer.map(({ shape, dtype }) => {
+    return { shape, dtype: outputsDtype === 'same' ? dtype : outputsDtype };
+  });
+  const results = answer.reduce((sum, { shape }) => sum + elementCount(shape), 0);
   const errors = wanted.gradients ? 8 * ERROR_COPIES * results : 0;
   let kernelBytes = 0;
   let seconds = batch * heads * HEAD_SECONDS + decoded / 1e9;
@@ -155,7 +159,7 @@ function layerPrice(
       errors +
       Math.max(kernelBytes, float64Bytes),
     seconds,
-    wanted.answer,
+    answer,
     batch * heads,
     form,
   );

@@ -1,9 +1,9 @@
 /**
  * Who is in the house and what it holds: places, bytes that have arrived or wait to be read, and the
- * computing that is still to be done. Nothing is held on a promise, and one client cannot keep others out:
- * beyond the limits there is a reserve as large again for those that have less than their share.
+ * computing that is still to be done. Nothing is held on a promise, and one client cannot keep others out (share.ts).
  */
 import { Problem } from '../../errors.js';
+import { limitFor } from './share.js';
 
 export interface LedgerLimits {
   /** Requests that compute or wait to. */
@@ -59,7 +59,7 @@ export class Ledger {
     this.#requirePlace(client);
     const { maxInflightBytes } = this.limits;
     // What could never be let in is refused as too large when it is read, not as too much for now.
-    if (announced <= maxInflightBytes) this.#requireBytes(announced);
+    if (announced <= maxInflightBytes) this.#requireBytes(client, announced);
     const entry = new Entry(this, client);
     this.#coming.add(entry);
     return entry;
@@ -72,7 +72,7 @@ export class Ledger {
 
   /** @throws {Problem} queue-full */
   hold(entry: Entry, more: number): void {
-    this.#requireBytes(more);
+    this.#requireBytes(entry.client, more);
     this.count(entry, more);
   }
 
@@ -95,10 +95,16 @@ export class Ledger {
   begin(entry: Entry): void {
     this.seat(entry);
     const { workers, maxWaitSeconds } = this.limits;
-    // Workers take turns: nobody waits for more of another request than it has work itself.
-    let wait = 0;
-    for (const other of this.#working) wait += Math.min(other.seconds, entry.seconds);
-    wait = (wait - entry.seconds) / workers;
+    // Workers take turns between requests: nobody waits for more of another one than it has work itself.
+    const work = new Map<string, number>();
+    for (const { client, seconds } of this.#working) {
+      work.set(client, (work.get(client) ?? 0) + Math.min(seconds, entry.seconds));
+    }
+    // And before that between clients, so for no more of another client than its own has.
+    const mine = work.get(entry.client)!;
+    let wait = -entry.seconds;
+    for (const seconds of work.values()) wait += Math.min(seconds, mine);
+    wait /= workers;
     if (wait > maxWaitSeconds) {
       throw this.busy('Expected wait, seconds', maxWaitSeconds, Math.ceil(wait));
     }
@@ -117,18 +123,20 @@ export class Ledger {
   }
 
   #placesFor(client: string): number {
-    const { maxRequests } = this.limits;
-    const mine = this.#clients.get(client)?.requests ?? 0;
-    const others = this.#clients.size - (this.#clients.has(client) ? 1 : 0);
-    const share = maxRequests / (others + 1);
-    return mine < share && others > 0 ? 2 * maxRequests : maxRequests;
+    return this.#limitFor('requests', client, 1, this.limits.maxRequests);
   }
 
-  #requireBytes(more: number): void {
-    const { maxInflightBytes } = this.limits;
+  #requireBytes(client: string, more: number): void {
+    const limit = this.#limitFor('bytes', client, more, this.limits.maxInflightBytes);
     const total = this.#bytes + more;
-    if (total <= maxInflightBytes) return;
-    throw this.busy('Bytes of all requests in flight', maxInflightBytes, total);
+    if (total <= limit) return;
+    throw this.busy('Bytes of all requests in flight', limit, total);
+  }
+
+  #limitFor(what: keyof Held, client: string, more: number, limit: number): number {
+    const mine = (this.#clients.get(client)?.[what] ?? 0) + more;
+    const others = this.#clients.size - (this.#clients.has(client) ? 1 : 0);
+    return limitFor({ limit, mine, others });
   }
 
   /** What is said to who may come again. */
@@ -199,13 +207,16 @@ export class Entry {
   }
 
   /**
-   * Its body is priced.
+   * Its body is priced. The answer will take the place of the body: if it is larger, there is room for it from now on, so that
+   * answers which nobody reads are no more than what may be in flight.
    *
    * @throws {Problem} queue-full
    */
-  begin(seconds: number): void {
+  begin(seconds: number, answerBytes: number): void {
     this.#seconds = seconds;
-    if (!this.#left) this.ledger.begin(this);
+    if (this.#left) return;
+    this.ledger.begin(this);
+    this.holdMore(Math.max(0, answerBytes - this.#bytes));
   }
 
   /** Nothing is computed for it any more; the body is gone and `answerBytes` wait to be read. */

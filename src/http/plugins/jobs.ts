@@ -8,6 +8,7 @@ import fp from 'fastify-plugin';
 import type { Done } from '../../engine/messages.js';
 import { Problem, toProblem } from '../../errors.js';
 import { type JobState, SharedJobs } from '../../store/shared-jobs.js';
+import { limitFor } from '../admission/share.js';
 import { progressOf } from '../schemas/jobs.js';
 
 interface JobLimits {
@@ -46,7 +47,7 @@ declare module 'fastify' {
     jobs: {
       readonly count: number;
       /** @throws {Problem} queue-full when as many jobs are kept as are allowed. */
-      requireRoom(): void;
+      requireRoom(client: string): void;
       keep(request: FastifyRequest, answer: Promise<Done>): KeptJob;
       /** Jobs are seen by those alone whose API key began them. */
       find(id: string, owner: string): KeptJob | undefined;
@@ -89,11 +90,16 @@ async function jobsPlugin(
     request.wantsJob = takesIt && RESPOND_ASYNC.test([prefer].flat().join());
   });
 
-  function requireRoom(): void {
-    if (jobs.size < maxJobs) return;
-    throw new Problem('queue-full', `Jobs: ${jobs.size + 1}, the limit is ${maxJobs}.`, {
-      limit: maxJobs,
-      actual: jobs.size + 1,
+  function requireRoom(client: string): void {
+    const all = [...jobs.values()].map(({ request }) => request.client);
+    const mine = 1 + all.filter((other) => other === client).length;
+    const others = new Set(all.filter((other) => other !== client)).size;
+    const limit = limitFor({ limit: maxJobs, mine, others });
+    const actual = jobs.size + 1;
+    if (actual <= limit) return;
+    throw new Problem('queue-full', `Jobs: ${actual}, the limit is ${limit}.`, {
+      limit,
+      actual,
       headers: { 'retry-after': '10' },
     });
   }

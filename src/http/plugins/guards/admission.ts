@@ -130,13 +130,20 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
         price.answerBytes,
       );
     }
+    if (price.answerBytes > limits.maxInflightBytes) {
+      throw exceeded(
+        'Bytes that stay until the answer is read',
+        limits.maxInflightBytes,
+        price.answerBytes,
+      );
+    }
     if (bytes > limits.maxComputeBytes) {
       throw exceeded('Bytes of memory that this takes', limits.maxComputeBytes, bytes);
     }
     if (seconds > limits.maxComputeSeconds) {
       throw exceeded('Seconds of one worker that this takes', limits.maxComputeSeconds, seconds);
     }
-    this.entry.begin(price.seconds);
+    this.entry.begin(price.seconds, price.answerBytes);
     const { client } = this.entry;
     return memory.take(client, bytes, this.cancellation).then(() => () => {
       memory.give(client, bytes);

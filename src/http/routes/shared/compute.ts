@@ -104,7 +104,7 @@ export async function respond(
   work: Work,
   extra?: object,
 ): Promise<FastifyReply> {
-  if (request.wantsJob) app.jobs.requireRoom();
+  if (request.wantsJob) app.jobs.requireRoom(request.client);
   const answer = compute(app, engine, request, work, request.answerForm(extra));
   if (!request.wantsJob) return reply.sendWritten(written(await answer));
   const { id, told } = app.jobs.keep(request, answer);
