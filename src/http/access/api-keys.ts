@@ -1,6 +1,7 @@
 /** API keys: several, each with a name; from a setting, or from a file that may change at any time. */
 import { createHash, timingSafeEqual } from 'node:crypto';
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
+import { stampOf } from './file-stamp.js';
 import { QUOTA_NAMES, type Quota } from './quotas.js';
 
 interface KeyHolder {
@@ -47,7 +48,7 @@ function parseQuota(limits: readonly string[]): Quota | null {
 
 export class ApiKeys {
   #keys: readonly ApiKey[];
-  #seen = 0;
+  #seen = '';
   #looked = performance.now();
   /** Why the file was of no use when it was looked at last. */
   #trouble = '';
@@ -86,7 +87,7 @@ export class ApiKeys {
     if (this.file === '' || performance.now() - this.#looked < LOOK_MS) return;
     this.#looked = performance.now();
     try {
-      if (statSync(this.file).mtimeMs !== this.#seen) this.#read();
+      if (stampOf(this.file) !== this.#seen) this.#read();
       this.#trouble = '';
     } catch (error) {
       const { message } = error as Error;
@@ -96,8 +97,8 @@ export class ApiKeys {
   }
 
   #read(): void {
-    const { mtimeMs } = statSync(this.file);
+    const stamp = stampOf(this.file);
     this.#keys = parse(readFileSync(this.file, 'utf8'), 'LORAGRAD_API_KEYS_FILE');
-    this.#seen = mtimeMs;
+    this.#seen = stamp;
   }
 }

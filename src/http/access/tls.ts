@@ -1,6 +1,7 @@
 /** HTTPS, with a certificate that is renewed without a restart. */
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import type { Server } from 'node:https';
+import { stampOf } from './file-stamp.js';
 
 export interface TlsFiles {
   readonly cert: string;
@@ -17,7 +18,7 @@ export function readTls({ cert, key }: TlsFiles): { cert: Buffer; key: Buffer } 
 
 /** @param failed told when the new files are no good; the old ones hold. */
 export function renewTls(server: Server, files: TlsFiles, failed: (error: unknown) => void): void {
-  const stamp = () => `${statSync(files.cert).mtimeMs} ${statSync(files.key).mtimeMs}`;
+  const stamp = () => `${stampOf(files.cert)} ${stampOf(files.key)}`;
   let seen = stamp();
   const timer = setInterval(() => {
     try {

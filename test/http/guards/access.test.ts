@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { copyFileSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import { type AddressInfo, createServer } from 'node:net';
@@ -53,6 +53,23 @@ test('a file of keys changes without a restart', (context) => {
   writeFileSync(file, '');
   now += 60_000;
   assert.deepEqual([nameOf(keys, TWO), keys.open], [null, false]);
+});
+
+test('a file of keys that takes the place of another with the same times is seen', (context) => {
+  const folder = mkdtempSync(join(tmpdir(), 'keys-'));
+  const [file, next] = [join(folder, 'keys'), join(folder, 'next')];
+  for (const [at, text] of [
+    [file, `one:${ONE}\n`],
+    [next, `two:${TWO}\n`],
+  ] as const) {
+    writeFileSync(at, text);
+    utimesSync(at, 1, 1);
+  }
+  const keys = new ApiKeys('', file);
+  renameSync(next, file);
+  const now = performance.now() + 60_000;
+  context.mock.method(performance, 'now', () => now);
+  assert.deepEqual([nameOf(keys, ONE), nameOf(keys, TWO)], [null, 'two']);
 });
 
 test('a file of keys that is of no use is told once, and the keys of before hold', (context) => {
