@@ -62,7 +62,7 @@ export const ConfigSchema = Type.Object({
     default: 0,
     minimum: 0,
     description:
-      'Sum of the bodies that have arrived, of the tensors that they refer to and of answers that are not yet read; more get 429. 0 means a sixteenth of the memory that the process may use (cgroup limit included)',
+      'Sum of the bodies that have arrived, of the tensors that they refer to and of answers that are computed or not yet read; more get 429, but clients that have less than their share find as much again. 0 means a sixteenth of the memory that the process may use (cgroup limit included)',
   }),
   LORAGRAD_COMPUTE_BYTES: Type.Integer({
     default: 0,
@@ -101,7 +101,7 @@ export const ConfigSchema = Type.Object({
     minimum: 0,
     maximum: 100_000,
     description:
-      'Such requests that are computed or whose answers are kept; more get 429. Their answers count as not yet read',
+      'Such requests that are computed or whose answers are kept; more get 429, but clients that have less than their share find as many again. Their answers count as not yet read',
   }),
   LORAGRAD_BODY_TIMEOUT_MS: milliseconds(
     300_000,

@@ -15,7 +15,7 @@ export const LimitsSchema = Type.Object(
       'Requests that compute or wait to, at once; more wait for a second at most, then get 429.',
     ),
     max_inflight_bytes: limit(
-      'Sum of the bodies that have arrived, of the tensors that they refer to and of answers not yet read, bytes; more get 429.',
+      'Sum of the bodies that have arrived, of the tensors that they refer to and of answers that are computed or not yet read, bytes; more get 429. Also the longest answer.',
     ),
     max_compute_bytes: limit(
       'Memory that a computation may take, as its shapes predict, bytes; together they take no more.',
