@@ -35,7 +35,7 @@ export function meanOf(
 export interface Spread {
   /** (tr C^2)^(1/2): no direction has more than that. */
   readonly spread: number;
-  /** A limit of E'CE, of the direction of E itself; null: not known. */
+  /** Variance of the products of each draw with the mean of all others, over their number, by which their mean varies; null: not known. */
   readonly along: number | null;
   /** Standard deviations to a 99 % limit. */
   readonly deviations: number;
@@ -46,7 +46,7 @@ const UNEVEN_DEVIATIONS = 6;
 
 /**
  * D_k.D_l of different draws varies by tr C_1^2 + 2 E'C_1 E with the covariance C_1 of one draw, and D_k.M_k, with M_k all that is
- * known of E without D_k, by no less than E'C_1 E: so both are known without C_1.
+ * known of E without D_k, by E'C_1 E + tr C_1^2 / (n - 1): so both are known without C_1.
  *
  * @param mean of all draws. @param others what else is known of E, added to the mean.
  */
@@ -84,9 +84,7 @@ export function spreadOf(
   const even = fourth > 0 ? (squares * squares) / (n * fourth) : 1;
   return {
     spread: (scale ** 2 * Math.max(Math.sqrt(variance), least)) / n,
-    along:
-      (varianceAlong(arithmetic, draws, mean, others) / n) *
-      (1 + deviations * Math.sqrt(2 / freedom)),
+    along: varianceAlong(arithmetic, draws, mean, others) / n,
     deviations: deviations + UNEVEN_DEVIATIONS * (1 - even),
   };
 }

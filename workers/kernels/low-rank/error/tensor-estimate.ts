@@ -60,21 +60,23 @@ export function distanceOf({ rows, features }: Scatters): {
  * What the draws say about the norm of the error E itself. Of rows alone: the norm of the mean, and |E| <= |mean| + limit.
  *
  * Where features are drawn, most of |mean|^2 is scatter, of which only the sum is large: it has hundreds of directions. With C the
- * covariance of the mean, |mean|^2 - tr C has the mean |E|^2 and the variance 4 E'CE + 2 tr C^2; where E'CE is not known it is at
- * most |E|^2 (tr C^2)^(1/2). The largest |E|^2 = x that is no more than z deviations above solves
- * (x - U)^2 = z^2 (4 E'CE + 2 tr C^2). Rows and features may share a direction.
+ * covariance of the mean, |mean|^2 - tr C has the mean |E|^2 and the variance 4 E'CE + 2 tr C^2. The jackknife's is that of products of
+ * draws with all others, four times (J. N. Arvesen, 1969): 4 E'CE + 4 tr C^2 on average, never taken for less than 2 tr C^2. Where no
+ * products are known E'CE is at most |E|^2 (tr C^2)^(1/2). The largest |E|^2 = x that is no more than z deviations above solves
+ * (x - U)^2 = z^2 times that. Rows and features may share a direction.
  */
 export function normOf(norm: number, scatters: Scatters): { norm: number; upper: number } {
   const { rows, features } = scatters;
   if (!features) return { norm, upper: norm + distanceOf(scatters).limit };
   const square = Math.max(0, norm ** 2 - rows.variance - features.variance);
-  let [known, shares, spreads] = [0, 0, 0];
+  let [jackknife, shares, spreads] = [0, 0, 0];
   for (const { spread, along, deviations } of [rows, features]) {
     if (along === null) shares += 2 * deviations ** 2 * spread;
-    else known += 4 * deviations ** 2 * along;
+    else jackknife += 4 * deviations ** 2 * along;
     spreads += deviations * spread;
   }
-  const beyond = Math.sqrt(2 * shares * square + shares ** 2 + known + 2 * spreads ** 2);
+  const variance = Math.max(jackknife, 2 * spreads ** 2);
+  const beyond = Math.sqrt(2 * shares * square + shares ** 2 + variance);
   return { norm: Math.sqrt(square), upper: Math.sqrt(square + shares + beyond) + rows.unseen };
 }
 

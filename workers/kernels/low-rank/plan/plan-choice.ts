@@ -71,7 +71,7 @@ function mixtureLimit(ofFeatures: number, ofRows: number, n: number, correction:
     const [spread, freedom] = [variance / DIRECTIONS, draws - 1];
     const deviations = deviationsOf(freedom);
     // Of a draw and all others: most of what varies along their mean is the scatter of both.
-    const along = (spread ** 2 + spread / DIRECTIONS) * (1 + deviations * Math.sqrt(2 / freedom));
+    const along = spread ** 2 + spread / DIRECTIONS;
     return { variance, freedom, spread, along, deviations, unseen: 0 };
   };
   const { unseen } = meanError(n, 0, n, Math.sqrt(n * ofRows));
