@@ -193,6 +193,12 @@ export const PROBLEMS = {
     remedy:
       'Send the same request again after Retry-After; the operator can give the store more memory.',
   },
+  'store-away': {
+    status: 503,
+    title: 'The store of the queue does not answer',
+    remedy:
+      'Send the same request again after Retry-After: whether there is such a job is not known now.',
+  },
   'shutting-down': {
     status: 503,
     title: 'The service is shutting down',

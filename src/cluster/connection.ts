@@ -9,7 +9,7 @@ const require = createRequire(import.meta.url);
 const RETRY_MS = 200;
 const RETRIES = 10;
 const CONNECT_MS = 5000;
-/** How long BullMQ is waited for, whose commands wait until the store is back, ms. */
+/** How long an answer of the store is waited for, ms. */
 const TIMELY_MS = 5000;
 
 const OPTIONS = {
@@ -18,10 +18,14 @@ const OPTIONS = {
   retryStrategy: () => RETRY_MS,
 };
 
-/** Its commands fail when the store stays away. */
+/** Its commands fail when the store stays away, or does not answer in time. */
 export function connect(url: string): Redis {
   const { Redis } = require('ioredis') as typeof import('ioredis');
-  const connection = new Redis(url, { ...OPTIONS, maxRetriesPerRequest: RETRIES });
+  const connection = new Redis(url, {
+    ...OPTIONS,
+    maxRetriesPerRequest: RETRIES,
+    commandTimeout: TIMELY_MS,
+  });
   // Told by what fails; without a listener each would be printed.
   connection.on('error', () => {});
   return connection;
@@ -30,7 +34,7 @@ export function connect(url: string): Redis {
 /** For BullMQ, which opens and closes connections of its own. */
 export const connection = (url: string) => ({ ...OPTIONS, url, maxRetriesPerRequest: null });
 
-/** @throws {Error} when the store does not answer in time. */
+/** For BullMQ, whose commands wait until the store is back. @throws {Error} when it does not answer in time. */
 export function timely<T>(answer: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {

@@ -14,9 +14,10 @@ export function queueName(kernels: KernelBuild): string {
 }
 
 export const blobKey = (digest: string, chunk: number) => `${PREFIX}:blob:${digest}:${chunk}`;
-/** A tensor of PUT /tensors, and the list of those of its owner. */
+/** A tensor of PUT /tensors, the list of those of its owner, and the bytes of all of these. */
 export const tensorKey = (owner: string, name: string) => `${PREFIX}:tensor:${owner}:${name}`;
-export const tensorsKey = (owner: string) => `${PREFIX}:tensors:${owner}`;
+export const tensorsKey = (owner: string) => `${PREFIX}:tensor-list:${owner}`;
+export const tensorBytesKey = (owner: string) => `${PREFIX}:tensor-bytes:${owner}`;
 /** Tensors that nodes are to forget are published here. */
 export const FORGET_CHANNEL = `${PREFIX}:forget`;
 /** What a job of Prefer: respond-async has come to. */

@@ -6,7 +6,7 @@ import { type Job, numericFailure, type Task } from '../../workers/job.js';
 import type { QueueOptions } from '../config.js';
 import type { Executor } from '../pool/executor.js';
 import { Blobs, type BlobTraffic } from './blobs.js';
-import { connect, connection, timely } from './connection.js';
+import { connect, connection } from './connection.js';
 import { digestOn } from './digest.js';
 import { open, seal } from './envelope.js';
 import {
@@ -114,7 +114,7 @@ export class PartWorker {
   async #away(): Promise<void> {
     try {
       for (;;) {
-        await timely(this.#listener.ping());
+        await this.#listener.ping();
         await pause(SIGN_MS);
       }
     } catch {

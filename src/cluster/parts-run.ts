@@ -69,6 +69,8 @@ export class PartsRun {
   #done = 0;
   #jobs = 0;
   #silentSince: number | null = null;
+  /** The queue was of no use: what is not sent yet is not kept waiting for it again. */
+  #gaveUp = false;
   /** Parts that were run by this node. */
   here = 0;
 
@@ -159,6 +161,7 @@ export class PartsRun {
       try {
         const name = await this.#inTurn(async () => {
           signal.throwIfAborted();
+          if (this.#gaveUp) throw new NoQueueError();
           const put = (region: Uint8Array) => this.#put(region, signal);
           const envelope = await seal(task, put, this.regions);
           return blobs.put(envelope);
@@ -177,6 +180,7 @@ export class PartsRun {
           continue;
         }
         if (kind === 'other') throw error;
+        this.#gaveUp = true;
         return this.#runHere(task, signal);
       }
     }

@@ -1,6 +1,5 @@
 /** A large value in a hash of the store: in chunks, each under the place of its first byte. */
 import type { Redis } from 'ioredis';
-import { timely } from '../cluster/connection.js';
 import { CHUNK_BYTES, MISSING } from '../cluster/names.js';
 
 export async function writeChunks(
@@ -23,8 +22,8 @@ export async function writeField(
   value: string | Buffer,
   ttlMs: number,
 ): Promise<void> {
-  await timely(store.hset(key, field, value));
-  await timely(store.pexpire(key, ttlMs));
+  await store.hset(key, field, value);
+  await store.pexpire(key, ttlMs);
 }
 
 /** @throws {Error} MISSING when the store does not have all of it any more. */
@@ -34,7 +33,7 @@ export async function* readChunks(
   length: number,
 ): AsyncGenerator<Buffer> {
   for (let at = 0; at < length; at += CHUNK_BYTES) {
-    const chunk = await timely(store.hgetBuffer(key, String(at)));
+    const chunk = await store.hgetBuffer(key, String(at));
     if (chunk?.length !== Math.min(CHUNK_BYTES, length - at)) throw new Error(MISSING);
     yield chunk;
   }

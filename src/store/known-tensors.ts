@@ -55,16 +55,18 @@ export class KnownTensors {
   ): Promise<ReadonlyMap<string, Tensor>> {
     const found = new Map<string, Tensor>();
     const elsewhere: { readonly name: string; readonly form: TensorForm }[] = [];
-    for (const name of names) {
+    // Asked for all at once: a store that does not answer is waited for once.
+    const asked = [...names].map(async (name) => {
       const tensor = this.own.get(name, owner);
       if (tensor) {
         this.#sign(name, tensor, { owner, quota });
         found.set(name, tensor);
-        continue;
+        return;
       }
       const form = await this.#shared?.formOf(name, owner);
       if (form) elsewhere.push({ name, form });
-    }
+    });
+    await Promise.all(asked);
     reserve(elsewhere.map(({ form }) => form));
     for (const { name, form } of elsewhere) {
       const tensor = await this.#shared!.get(name, owner, form);

@@ -1,7 +1,7 @@
 /** Jobs of all API nodes of a queue, in its store: any of them tells their progress and gives their answers. */
 import type { Redis } from 'ioredis';
-import { connect, timely } from '../cluster/connection.js';
-import { isAway, isFull } from '../cluster/faults.js';
+import { connect } from '../cluster/connection.js';
+import { isAway, isFull, storeAway } from '../cluster/faults.js';
 import { FORGET_JOB_CHANNEL, jobKey } from '../cluster/names.js';
 import { readChunks, writeChunks, writeField } from './chunks.js';
 
@@ -45,7 +45,7 @@ export class SharedJobs {
   ): Promise<boolean> {
     const key = jobKey(owner, id);
     try {
-      await timely(this.#store.pexpire(key, ttlMs));
+      await this.#store.pexpire(key, ttlMs);
       if (bytes) await writeChunks(this.#store, key, bytes, ttlMs);
       await writeField(this.#store, key, STATE, JSON.stringify(state), ttlMs);
       return true;
@@ -55,14 +55,13 @@ export class SharedJobs {
     }
   }
 
-  /** undefined: there is none of this owner, or the store is away. */
+  /** undefined: there is none of this owner. @throws {Problem} store-away: it may be there. */
   async find(id: string, owner: string): Promise<JobState | undefined> {
     try {
-      const text = await timely(this.#store.hget(jobKey(owner, id), STATE));
+      const text = await this.#store.hget(jobKey(owner, id), STATE);
       return text ? (JSON.parse(text) as JobState) : undefined;
     } catch (error) {
-      if (isAway(error as Error)) return undefined;
-      throw error;
+      throw isAway(error as Error) ? storeAway() : error;
     }
   }
 
@@ -77,7 +76,7 @@ export class SharedJobs {
       this.#store.del(jobKey(owner, id)),
       this.#store.publish(FORGET_JOB_CHANNEL, JSON.stringify([id, owner])),
     ];
-    await timely(Promise.all(commands));
+    await Promise.all(commands);
   }
 
   close(): void {

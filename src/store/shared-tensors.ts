@@ -5,9 +5,15 @@
 import type { Redis } from 'ioredis';
 import { copyBytes } from '../../workers/tensor/shared-memory.js';
 import { elementCount, type Tensor } from '../../workers/tensor/tensor.js';
-import { connect, timely } from '../cluster/connection.js';
+import { connect } from '../cluster/connection.js';
 import { isAway, isFull, storeFull } from '../cluster/faults.js';
-import { FORGET_CHANNEL, MISSING, tensorKey, tensorsKey } from '../cluster/names.js';
+import {
+  FORGET_CHANNEL,
+  MISSING,
+  tensorBytesKey,
+  tensorKey,
+  tensorsKey,
+} from '../cluster/names.js';
 import { readChunks, writeChunks, writeField } from './chunks.js';
 import { storedBytes } from './tensor-store.js';
 
@@ -17,23 +23,32 @@ export type TensorForm = Pick<Tensor, 'dtype' | 'shape'>;
 const FORM = 'form';
 
 /**
- * Tensors of an owner by their last use, as 'name bytes'. One counts as used now; beyond the quota the others make
- * room, those first that were not used for the longest time.
+ * Tensors of an owner by their last use, as 'name bytes', and the bytes of all: what is done with one does not take longer
+ * where there are many.
  */
-const BOOK = `
+const LIST = `
+local list, sum = KEYS[1], KEYS[2]
+local function size(tensor) return tonumber(tensor:match(' (%d+)')) end
+local function leave(tensor)
+  if redis.call('ZREM', list, tensor) == 1 then redis.call('DECRBY', sum, size(tensor)) end
+end`;
+
+/** One counts as used now; beyond the quota the others make room, those first that were not used for the longest time. */
+const BOOK = `${LIST}
+local tensor, quota, ttl, prefix = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-local kept, bytes = redis.call('ZRANGE', KEYS[1], 0, -1), 0
-for _, tensor in ipairs(kept) do bytes = bytes + tensor:match(' (%d+)') end
-for _, tensor in ipairs(kept) do
-  if bytes <= tonumber(ARGV[2]) then break end
-  redis.call('DEL', ARGV[4] .. tensor:match('[^ ]+'))
-  redis.call('ZREM', KEYS[1], tensor)
-  bytes = bytes - tensor:match(' (%d+)')
-end`;
+if redis.call('ZADD', list, now, tensor) == 1 then redis.call('INCRBY', sum, size(tensor)) end
+for _, old in ipairs(redis.call('ZRANGEBYSCORE', list, '-inf', now - ttl)) do leave(old) end
+while tonumber(redis.call('GET', sum)) > quota do
+  local oldest = redis.call('ZRANGE', list, 0, 0)[1]
+  redis.call('DEL', prefix .. oldest:match('[^ ]+'))
+  leave(oldest)
+end
+redis.call('PEXPIRE', list, ttl)
+redis.call('PEXPIRE', sum, ttl)`;
+
+const LEAVE = `${LIST} leave(ARGV[1])`;
 
 export class SharedTensors {
   readonly #store: Redis;
@@ -82,10 +97,10 @@ export class SharedTensors {
   async formOf(name: string, owner: string): Promise<TensorForm | undefined> {
     const key = tensorKey(owner, name);
     try {
-      const text = await timely(this.#store.hget(key, FORM));
+      const text = await this.#store.hget(key, FORM);
       if (!text) return undefined;
       const form = JSON.parse(text) as TensorForm;
-      await timely(this.#store.pexpire(key, this.options.ttlMs));
+      await this.#store.pexpire(key, this.options.ttlMs);
       await this.#book(name, owner, form).catch(whenFull);
       return form;
     } catch (error) {
@@ -109,9 +124,9 @@ export class SharedTensors {
     try {
       const form = await this.formOf(name, owner);
       if (!form) return false;
-      await timely(this.#store.del(tensorKey(owner, name)));
-      await timely(this.#store.zrem(tensorsKey(owner), listed(name, form)));
-      await timely(this.#store.publish(FORGET_CHANNEL, JSON.stringify([name, owner])));
+      await this.#store.del(tensorKey(owner, name));
+      await this.#onList(LEAVE, owner, listed(name, form));
+      await this.#store.publish(FORGET_CHANNEL, JSON.stringify([name, owner]));
       return true;
     } catch (error) {
       return whenAway(error as Error, false);
@@ -134,8 +149,10 @@ export class SharedTensors {
         at += chunk.length;
       }
     } catch (error) {
-      if ((error as Error).message === MISSING) return undefined;
-      return whenAway(error as Error, undefined);
+      if ((error as Error).message !== MISSING) return whenAway(error as Error, undefined);
+      // What is left of it would keep others from sending it again.
+      await this.#store.del(key).catch(() => {});
+      return undefined;
     }
     return { dtype, shape, data: wide ? new Float64Array(memory) : new Float32Array(memory) };
   }
@@ -146,8 +163,12 @@ export class SharedTensors {
     form: TensorForm,
     quota = Number.MAX_SAFE_INTEGER,
   ): Promise<void> {
-    const values = [listed(name, form), quota, this.options.ttlMs, tensorKey(owner, '')];
-    await timely(this.#store.eval(BOOK, 1, tensorsKey(owner), ...values));
+    const { ttlMs } = this.options;
+    await this.#onList(BOOK, owner, listed(name, form), quota, ttlMs, tensorKey(owner, ''));
+  }
+
+  async #onList(script: string, owner: string, ...values: (string | number)[]): Promise<void> {
+    await this.#store.eval(script, 2, tensorsKey(owner), tensorBytesKey(owner), ...values);
   }
 }
 

@@ -98,6 +98,22 @@ test('an answer that finds the store full is told when there is room', { skip },
   admin.disconnect();
 });
 
+test('while the store does not answer a job of another node is not said to be gone', {
+  skip,
+}, async () => {
+  const [a, b] = nodes as [RunningServer, RunningServer];
+  const location = await begin(a, pack(validBody()));
+  cluster.store.signal('SIGSTOP');
+  const response = await ask(b, location);
+  cluster.store.signal('SIGCONT');
+  assert.equal(response.status, 503);
+  assert.ok(Number(response.headers.get('retry-after')) > 0);
+  const later = await outcome(b, location);
+  assert.equal(later.status, 200);
+  await later.arrayBuffer();
+  await forgotten(location);
+});
+
 test('a node that is asked to end waits for no answer that the others can give', {
   skip,
 }, async () => {

@@ -170,6 +170,18 @@ test('a store that stays away: the node computes by itself', { skip }, async () 
   await knows(node, workers.length);
 });
 
+test('a store that stands still while parts are sent: the node computes by itself', {
+  skip,
+}, async () => {
+  const { node, store } = cluster;
+  await knows(node, workers.length);
+  const run = node.run(jobOf(randomProblem({ ...LONG, queryLength: 500 })), { signal });
+  store.signal('SIGSTOP');
+  await run;
+  store.signal('SIGCONT');
+  await knows(node, workers.length);
+});
+
 test('a full store: 503 with Retry-After', { skip }, async () => {
   const { node, store } = cluster;
   const admin = new Redis(store.url);

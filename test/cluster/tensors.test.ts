@@ -87,6 +87,12 @@ test('each key has tensors of its own, and beyond its quota the oldest make room
   for (const one of others) assert.equal((await put(c, one, BOB)).status, 201);
   assert.equal((await ask(d, first, 'HEAD', BOB)).status, 404);
   for (const one of others) assert.equal((await ask(d, one, 'HEAD', BOB)).status, 200);
+  // What is deleted leaves its room to another.
+  assert.equal((await ask(d, others[0]!, 'DELETE', BOB)).status, 204);
+  assert.equal((await put(c, first, BOB)).status, 201);
+  for (const one of [first, ...others.slice(1)]) {
+    assert.equal((await ask(d, one, 'HEAD', BOB)).status, 200);
+  }
 });
 
 test('what is not used is forgotten by the store after its time, what is used is not', {
@@ -131,6 +137,34 @@ test('a full store: 503 with Retry-After, and what it has is not lost', { skip }
   await admin.config('SET', 'maxmemory', '0');
   assert.equal((await put(a, refused)).status, 201);
   assert.equal((await ask(b, refused)).status, 200);
+  admin.disconnect();
+});
+
+test('a store that takes nothing now is as good as none', { skip }, async () => {
+  const [a, b] = nodes as [RunningServer, RunningServer];
+  const kept = numbers(400);
+  await put(a, kept);
+  const admin = new Redis(cluster.store.url);
+  await admin.config('SET', 'min-replicas-to-write', '1');
+  const one = numbers(401);
+  assert.equal((await put(a, one)).status, 201);
+  assert.equal((await ask(a, one)).status, 200);
+  assert.equal((await ask(b, one)).status, 404);
+  await admin.config('SET', 'min-replicas-to-write', '0');
+  assert.equal((await ask(b, kept)).status, 200);
+  admin.disconnect();
+});
+
+test('a tensor of which the store has lost a part can be sent again', { skip }, async () => {
+  const [a, b] = nodes as [RunningServer, RunningServer];
+  const one = numbers(500);
+  await put(a, one);
+  const admin = new Redis(cluster.store.url);
+  const [key] = await admin.keys(`*:${sha256(one)}`);
+  await admin.hdel(key!, '0');
+  assert.equal((await ask(b, one, 'GET')).status, 404);
+  assert.equal((await put(b, one)).status, 201);
+  assert.equal(await admin.hexists(key!, '0'), 1);
   admin.disconnect();
 });
 
