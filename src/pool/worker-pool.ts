@@ -10,7 +10,7 @@ import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import { packageFile } from '../../workers/package-file.js';
 import type { CalibrateTask } from '../../workers/tasks/calibration/calibrate.js';
 import { stagesDiffer } from '../../workers/tasks/check-stages.js';
-import type { RestTask } from '../../workers/tasks/rest.js';
+import { letHeapsGrow, type RestTask } from '../../workers/tasks/rest.js';
 import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
 import { disband, type JoinTask, lose, type Others, teamWords } from '../../workers/team.js';
 import { TIMESLICE_MS, type Timeslice, type TimesliceOutcome } from '../../workers/timeslice.js';
@@ -96,6 +96,7 @@ export class WorkerPool implements Executor {
     const { warmUpMs, kernels = 'auto' } = options;
     // On Node 20 this sets a V8 flag, which has to be done before a thread compiles.
     relaxedSimd();
+    letHeapsGrow();
     const chosen = chooseKernels(kernels, stagesDiffer);
     const signal = AbortSignal.timeout(warmUpMs);
     let pool: WorkerPool | undefined;
