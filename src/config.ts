@@ -37,7 +37,7 @@ export const ConfigSchema = Type.Object({
   LORAGRAD_KERNELS: Type.Enum([...KERNEL_CHOICES], {
     default: 'auto',
     description:
-      'Build of the inner loops: the fastest that computes correctly (auto), native code or nothing (native, avx2), WebAssembly (wasm)',
+      'Build of the inner loops: the widest that computes correctly (auto), native code or nothing (native, avx2), WebAssembly (wasm)',
   }),
   LORAGRAD_MAX_BODY_BYTES: Type.Integer({
     default: GIB,

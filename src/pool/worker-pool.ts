@@ -31,7 +31,7 @@ export interface PoolOptions {
   readonly heapMiB?: number;
   /** Called whenever `load` has changed. */
   readonly onLoad?: (pool: WorkerPool) => void;
-  /** By default the fastest. */
+  /** By default the widest. */
   readonly kernels?: KernelChoice;
   /** Absent: they are measured, which takes a second. */
   readonly rates?: Rates;

@@ -23,7 +23,8 @@ test('fused multiply-add is in use where WebAssembly is', () => {
   assert.equal(chooseKernels('wasm').build, 'wasm-relaxed');
 });
 
-test('native kernels are in use where they were built, and asking for what is not there says so', () => {
+test('the widest native kernels are in use where they were built, and asking for what is not there says so', () => {
+  assert.equal(chooseKernels('auto').build, native[0] ?? portableKernels().build);
   for (const choice of ['native', 'avx2'] as const) {
     const found = choice === 'avx2' ? native.filter((build) => build === 'avx2') : native;
     if (found.length > 0) assert.equal(chooseKernels(choice).build, found[0]);
@@ -112,4 +113,10 @@ test('stages are checked too: one that leaves its sums as they were is seen', ()
     assert.match(stagesDiffer(idle, portable) ?? '', /^attend: /);
     assert.throws(() => chooseKernels('native', () => 'wrong'), /wrong/);
   }
+});
+
+test('a build that computes something else is passed over for the next one', () => {
+  const [widest, next = portableKernels().build] = native;
+  const found = chooseKernels('auto', ({ build }) => (build === widest ? 'wrong' : null));
+  assert.equal(found.build, next);
 });

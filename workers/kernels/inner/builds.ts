@@ -40,11 +40,13 @@ export function portableKernels(): Kernels {
   return { build: relaxedSimd() ? 'wasm-relaxed' : 'wasm-plain', file: null };
 }
 
-/** Every build that can run here. */
+const WIDEST_FIRST: readonly KernelBuild[] = ['avx512', 'avx2', 'neon'];
+
+/** Every build that can run here, the widest first; of the same build that which was built here comes first. */
 export function availableKernels(): Kernels[] {
-  const native = nativeFiles().flatMap(({ path, builds }: NativeFile) =>
-    builds.map((build) => ({ build, file: path })),
-  );
+  const native = nativeFiles()
+    .flatMap(({ path, builds }: NativeFile) => builds.map((build) => ({ build, file: path })))
+    .sort((a, b) => WIDEST_FIRST.indexOf(a.build) - WIDEST_FIRST.indexOf(b.build));
   const wasm: Kernels[] = relaxedSimd() ? [portableKernels()] : [];
   return [...native, ...wasm, { build: 'wasm-plain', file: null }];
 }

@@ -117,7 +117,7 @@ interface Place {
 }
 
 /** The operands in memory, at addresses that are no better aligned than callers' are, and the arguments. */
-export function placeCall(
+function placeCall(
   wasm: Wasm,
   { name, numbers, arrays }: Call,
 ): { args: number[]; places: Place[] } {
