@@ -68,6 +68,20 @@ test('respondAsync: a job computes the same answer', async () => {
   await metricIs(server.url, 'loragrad_kept_jobs', 0);
 });
 
+test('a job that the service has lost is begun again', async () => {
+  const begun: string[] = [];
+  const losing: typeof globalThis.fetch = async (input, init) => {
+    const isFirst = init?.method === 'GET' && begun.length === 1;
+    if (isFirst) await globalThis.fetch(input, { method: 'DELETE' });
+    if (init?.method === 'POST') begun.push(String(input));
+    return globalThis.fetch(input, init);
+  };
+  const mine = new Client(server.url, { fetch: losing });
+  const { gradients } = await mine.gradient(request(), { respondAsync: true });
+  assert.ok(gradients?.q_proj);
+  assert.equal(begun.length, 2);
+});
+
 test('follow: progress, then the answer; who leaves the loop ends the job', async () => {
   const mine = { ...request(), seed: 3 };
   const steps: JobStep[] = [];

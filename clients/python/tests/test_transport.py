@@ -77,6 +77,22 @@ def test_a_connection_that_the_service_has_closed_meanwhile_costs_no_attempt(con
     assert not waits
 
 
+def test_a_job_that_the_service_has_lost_is_begun_again(contract, waits):
+    x, projections, grad, layer = problems.make()
+    contract.script = [(202, {"Location": "/jobs/1"})]
+    result = Client(contract.url, references=False).gradient(
+        hidden_states=x,
+        grad_output=grad,
+        respond_async=True,
+        **projections,
+        **problems.request_of(layer),
+    )
+    assert result.gradients["q_proj"]
+    assert [path for _, path, _ in contract.requests] == ["/gradient", "/jobs/1", "/gradient"]
+    # No Retry-After: it is not asked without a pause.
+    assert waits == [transport.FIRST_DELAY_SECONDS]
+
+
 def test_one_connection_serves_many_calls(contract):
     with Client(contract.url) as client:
         x, projections, grad, layer = problems.make()

@@ -49,6 +49,10 @@ export type JobStep =
 
 const MSGPACK = 'application/vnd.msgpack';
 const MISSING = 'urn:loragrad:problem:missing-tensors';
+/** A job is lost with the service that had it. Who loses several will lose the next. */
+const MOST_JOBS = 3;
+/** Between two questions after a job, where no Retry-After says more: a proxy may drop it. */
+const ASK_MS = 250;
 
 export class Client {
   readonly #base: URL;
@@ -137,7 +141,8 @@ export class Client {
     options: ComputeOptions,
   ): AsyncGenerator<JobProgress, unknown> {
     let kept = keptTensors(request);
-    for (let refusals = 0; ; refusals++) {
+    let [lost, refusals] = [0, 0];
+    for (;;) {
       options.signal?.throwIfAborted();
       const stored = await abortable(this.#uploads.ensure(kept), options.signal);
       try {
@@ -145,13 +150,14 @@ export class Client {
         const answer = await this.#send('POST', path, body, options);
         return decodeAnswer((yield* this.#finished(answer, options)).body);
       } catch (error) {
+        if (isLostJob(error) && ++lost < MOST_JOBS) continue;
         if (!(error instanceof ProblemError) || error.type !== MISSING) throw error;
         const names = new Set(error.missing);
         const forgotten = kept.filter((tensor) => names.has(stored.get(tensor) ?? ''));
         if (forgotten.length === 0) throw error;
         for (const tensor of forgotten) this.#uploads.forget(stored.get(tensor) as string);
         // Forgotten a second time: the store is too small for all that is kept.
-        if (refusals > 0) kept = kept.filter((tensor) => !forgotten.includes(tensor));
+        if (refusals++ > 0) kept = kept.filter((tensor) => !forgotten.includes(tensor));
       }
     }
   }
@@ -164,7 +170,7 @@ export class Client {
     try {
       for (let last = answer; ; ) {
         yield jsonOf(last) as JobProgress;
-        await pause(retryAfterMs(last), options.signal);
+        await pause(Math.max(ASK_MS, retryAfterMs(last)), options.signal);
         last = await this.#send('GET', `jobs/${id}`, undefined, options);
         if (last.status === 202) continue;
         isOver = true;
@@ -198,6 +204,9 @@ export class Client {
     throw problemOf(answer, url);
   }
 }
+
+const isLostJob = (error: unknown): boolean =>
+  error instanceof ProblemError && error.status === 404 && error.url.includes('/jobs/');
 
 const jsonOf = ({ body }: Answer): unknown => JSON.parse(new TextDecoder().decode(body));
 

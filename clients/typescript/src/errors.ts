@@ -54,12 +54,22 @@ export class ServiceUnreachableError extends Error {
   }
 }
 
-/** @param answer with a status that is no success. */
-export function problemOf({ status, headers, body }: Answer, url: URL): ProblemError {
-  // The answer to HEAD has the header without the body.
-  if (body.length > 0 && headers.get('content-type')?.startsWith(PROBLEM_MEDIA_TYPE)) {
-    return new ProblemError(JSON.parse(new TextDecoder().decode(body)) as Problem, url);
+/** null: the answer does not describe itself. */
+function detailsOf({ headers, body }: Answer): Problem | null {
+  if (!headers.get('content-type')?.startsWith(PROBLEM_MEDIA_TYPE)) return null;
+  try {
+    return JSON.parse(new TextDecoder().decode(body)) as Problem | null;
+  } catch {
+    // That to HEAD has the header without the body; another one may be cut short on its way.
+    return null;
   }
+}
+
+/** @param answer with a status that is no success. */
+export function problemOf(answer: Answer, url: URL): ProblemError {
+  const details = detailsOf(answer);
+  if (details) return new ProblemError(details, url);
+  const { status } = answer;
   return new ProblemError(
     {
       type: 'about:blank',

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .capabilities import Capabilities
 from .connections import Address
+from .errors import ProblemError
 from .references import MIN_BYTES, Reference
 from .request import Request, is_frozen, map_tensors
 from .result import (
@@ -25,6 +26,9 @@ from .transport import Traffic, Transport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+# A job is lost with the service that had it. Who loses several will lose the next.
+MAX_JOBS = 3
 
 _TENSOR_KEYS = ("gradients", "input_gradients", "attention_output")
 
@@ -172,9 +176,17 @@ class Client(AbstractContextManager["Client"]):
             return Reference.of(wire) if by_reference and large and is_frozen(where) else wire
 
         headers = {"Prefer": "respond-async"} if respond_async else {}
-        answer = self._store.post(path, map_tensors(request, encode), headers)
-        value: dict[str, Any] = self._transport.finished(answer).value()
-        return value
+        encoded = map_tensors(request, encode)
+        for attempt in range(MAX_JOBS):
+            answer = self._store.post(path, encoded, headers)
+            try:
+                value: dict[str, Any] = self._transport.finished(answer).value()
+            except ProblemError as error:
+                if error.status != 404 or attempt + 1 == MAX_JOBS:
+                    raise
+            else:
+                return value
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _gradients(answer: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
