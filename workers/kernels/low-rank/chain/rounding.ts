@@ -46,7 +46,7 @@ export class TermSums {
     const { d, dv, key, value } = head;
     const width = Math.max(d, dv, key.effective.inputs, value.effective.inputs);
     this.#squares = Array.from({ length: FACTORS }, () => arithmetic.sums(BLOCK));
-    this.#ones = arithmetic.sums(width).fill(1);
+    this.#ones = arithmetic.sums(Math.max(width, BLOCK)).fill(1);
     this.#none = arithmetic.sums(width);
     this.#columns = arithmetic.array(BLOCK * SQUARES);
     this.#block = arithmetic.array(atOnce * SQUARES);
@@ -60,8 +60,8 @@ export class TermSums {
     this.#square(keys);
     const ofK = this.#squares[OF_K];
     this.#squares.forEach((squares, c) => {
-      this.#column(c, (r) => squares[r]);
-      this.#column(FACTORS + c, (r) => squares[r] * ofK[r]);
+      this.#column(c, squares, this.#ones);
+      this.#column(FACTORS + c, squares, ofK);
     });
   }
 
@@ -78,13 +78,14 @@ export class TermSums {
     for (let i = 0; i < slot.length; i++) slot[i] = factor(Math.floor(i / SQUARES)) * this.#sums[i];
   }
 
-  #column(c: number, square: (r: number) => number): void {
+  /** Column c: the products of a and b. */
+  #column(c: number, a: Float64Array, b: Float64Array): void {
+    const [count, columns] = [this.#count, this.#columns];
     let largest = 0;
-    for (let r = 0; r < this.#count; r++) largest = Math.max(largest, square(r));
+    for (let r = 0; r < count; r++) largest = Math.max(largest, a[r] * b[r]);
     this.#largest[c] = largest;
-    for (let r = 0; r < this.#count; r++) {
-      this.#columns[r * SQUARES + c] = largest > 0 ? square(r) / largest : 0;
-    }
+    const scale = largest > 0 ? 1 / largest : 0;
+    for (let r = 0; r < count; r++) columns[r * SQUARES + c] = scale * (a[r] * b[r]);
   }
 
   #square({ count, v, k, u, xk, low, xv, va }: KeyRows): void {
@@ -119,7 +120,7 @@ function squaredNorm(x: ArrayLike<number>, from: number, width: number): number 
 }
 
 /** Roundings of what a row carries before it cancels, in the chain and in the rows that it is compared with; and of a logit. */
-const UNITS = 8;
+export const UNITS = 8;
 
 /** What exactRows carries along of each row: sum_j P_ij of |v_j|, |k_j| and |v_j| |k_j|. */
 export const NORMS_OF_ROW = 3;

@@ -40,7 +40,7 @@ export function outlierCount(head: Head, length: number, share: number): number 
 /**
  * Upper limit to expect of the estimate (estimate.ts), over the error. Gradients of unrelated rows add up like noise, so
  * does their error; the square of the standard error is then that of the error times the rows that matter over
- * those that are drawn. Where features are drawn too, rows only tell what these leave to them.
+ * those that are drawn. Where features are drawn too, rows only tell what these leave to them. A limit allows for rounding, too.
  */
 function predicted(
   { score, value, drawnFeatures }: TrialRow,
@@ -49,18 +49,17 @@ function predicted(
   { correction = false, outputOnly }: PlanOptions,
 ): number {
   if (outputOnly) return OUTPUT_LIMIT * value.error;
-  if (rows >= queryLength) return Math.max(score.error, value.error);
   return Math.max(
-    ...[score, value].map((part) => {
-      if (!Number.isFinite(part.error)) return part.error;
+    ...[score, value].map(({ rounding, ...part }) => {
+      if (!Number.isFinite(part.error) || rows >= queryLength) return part.error + rounding;
       const ofRows = part.rows / rows;
-      if (features === 0) return part.error * limitOver(ofRows, rows, correction);
+      if (features === 0) return part.error * limitOver(ofRows, rows, correction) + rounding;
       // Where few keys make the error, all features err alike.
       const alike = Math.max(1, EVEN_KEYS / (part.columns / keyLength));
       const ofFeatures = (SIGNS * alike * drawnFeatures) / features;
       const unbalanced = Math.max(part.normalisation, 1 / balanceSample(keyLength));
       const normalisation = unbalanced * ofRows;
-      return part.error * mixtureLimit(ofFeatures, normalisation, rows, correction);
+      return part.error * mixtureLimit(ofFeatures, normalisation, rows, correction) + rounding;
     }),
   );
 }

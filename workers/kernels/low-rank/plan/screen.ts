@@ -47,7 +47,7 @@ export function screen(arithmetic: Arithmetic, { head, steps, seed }: ScreenTask
     const m = Math.min(step, features.size);
     const taken = weight.subarray(0, m).reduce((sum, w) => sum + w * w, 0);
     const error = Math.sqrt(Math.max(0, -Math.expm1(Math.log(taken) - whole)));
-    const all = { error, rows: queryLength, columns: keyLength, normalisation: 0 };
+    const all = { error, rows: queryLength, columns: keyLength, normalisation: 0, rounding: 0 };
     return {
       ...{ features: m, score: all, value: all },
       drawnFeatures: effectiveFeatures(features, drawable, m),

@@ -2,7 +2,8 @@
 
 import type { TensorData } from '../../../../tensor/tensor.js';
 import type { Random } from '../../../random.js';
-import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
+import { type Arithmetic, type Real, ROUNDOFF } from '../../arithmetic/arithmetic.js';
+import { UNITS } from '../../chain/rounding.js';
 import { EMPTY, MASKED } from '../../chain/run.js';
 import { evaluateFeatures, featureBlock } from '../../features/evaluate.js';
 import type { FeatureSet } from '../../features/features.js';
@@ -31,9 +32,11 @@ interface ExactRow {
   /** 1 / sum_j e, and sum_j P t. */
   readonly inverse: number;
   readonly mean: number;
-  /** Squares of the rows of dS K and of P V, key by key. */
+  /** Squares of the rows of dS K and of P V, key by key; and of what may be rounded away of them (chain/rounding.ts). */
   readonly scoreWhole: number;
   readonly valueWhole: number;
+  readonly scoreRounding: number;
+  readonly valueRounding: number;
 }
 
 export function exactBlock(space: Workspace, sample: TrialSample, random: Random): ExactBlock {
@@ -61,19 +64,24 @@ export function exactBlock(space: Workspace, sample: TrialSample, random: Random
   const [keySquares, valueSquares] = [squares(keys.k, d), squares(keys.v, dv)];
   const block = { e, max, t, keySquares, valueSquares, weight: inScratch(arithmetic, keyWeight) };
   const means = squaredMeans(space, sample, e);
-  return { ...block, means, rows: exactRows(arithmetic, block, n) };
+  const [ofG, ofQ] = [arithmetic.array(n), arithmetic.array(n)];
+  arithmetic.rowDots(n, dv, gradient, gradient, ofG);
+  arithmetic.rowDots(n, d, queries.scaled, queries.scaled, ofQ);
+  return { ...block, means, rows: exactRows(arithmetic, block, ofG, ofQ) };
 }
 
+/** @param ofG, ofQ: |G_i|^2 and |beta q_i|^2. */
 function exactRows(
   arithmetic: Arithmetic,
   { e, t, weight, keySquares: u, valueSquares: v }: Omit<ExactBlock, 'rows' | 'means'>,
-  n: number,
+  ofG: Real,
+  ofQ: Real,
 ): (ExactRow | null)[] {
   const count = weight.length;
   const [row, nothing, unused] = [0, 1, 2].map(() => arithmetic.sums(count));
   const exactly = arithmetic.sums(count).fill(1);
   const out = arithmetic.sums(2);
-  return Array.from({ length: n }, (_, i) => {
+  return Array.from(ofG, (square, i) => {
     const [ei, ti] = [e.subarray(i * count), t.subarray(i * count)];
     arithmetic.joinedRow(count, 0, ei, exactly, ei, weight, ti, row, out);
     const [total, dot] = out;
@@ -81,7 +89,15 @@ function exactRows(
     const [inverse, mean] = [1 / total, dot / total];
     const sums = [weight, u, v, unused, unused, out] as const;
     arithmetic.rowErrors(count, inverse, 0, mean, 0, 0, 0, ei, ti, nothing, ...sums);
-    return { inverse, mean, scoreWhole: out[0], valueWhole: out[1] };
+    let [ofK, ofV] = [0, 0];
+    for (let j = 0; j < count; j++) {
+      const p = inverse * weight[j] * ei[j];
+      ofK += p * u[j];
+      ofV += p * v[j];
+    }
+    const valueRounding = ofV * (UNITS * ROUNDOFF * (1 + Math.sqrt(ofQ[i] * ofK))) ** 2;
+    const scoreRounding = square * ofK * valueRounding;
+    return { inverse, mean, scoreWhole: out[0], valueWhole: out[1], scoreRounding, valueRounding };
   });
 }
 

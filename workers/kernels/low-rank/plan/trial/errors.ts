@@ -12,10 +12,12 @@ export interface TrialError {
   readonly columns: number;
   /** Share of the square that the row sums of the chain make, and not the features for themselves. */
   readonly normalisation: number;
+  /** What may be rounded away, relative. */
+  readonly rounding: number;
 }
 
 /** Of products that nobody wants. */
-const NO_ERROR: TrialError = { error: 0, rows: 0, columns: 0, normalisation: 0 };
+const NO_ERROR: TrialError = { error: 0, rows: 0, columns: 0, normalisation: 0, rounding: 0 };
 
 interface TrialErrors {
   readonly score: TrialError;
@@ -80,14 +82,21 @@ function errorSums(
       sumSquare = noise + Math.max(0, (1 / (exact.inverse * total) - 1) ** 2 - keysForOne * noise);
     }
     const square = querySquares[i];
-    const ofScore = (scoreError / meanKey) * means.key[i];
-    score.addRow(i, square * scoreError, square * exact.scoreWhole, square * ofScore);
-    value.addRow(i, valueError, exact.valueWhole, sumSquare * means.value[i]);
+    const normalised = square * (scoreError / meanKey) * means.key[i];
+    score.addRow(i, square * scoreError, {
+      ...{ whole: square * exact.scoreWhole, rounding: square * exact.scoreRounding, normalised },
+    });
+    value.addRow(i, valueError, {
+      ...{ whole: exact.valueWhole, rounding: exact.valueRounding },
+      normalised: sumSquare * means.value[i],
+    });
   }
   return { score: score.result(), value: value.result() };
 }
 
-const LOST: TrialError = { error: Number.POSITIVE_INFINITY, rows: 0, columns: 0, normalisation: 1 };
+const LOST: TrialError = {
+  ...{ error: Number.POSITIVE_INFINITY, rows: 0, columns: 0, normalisation: 1, rounding: 0 },
+};
 
 /** Sums of squares over a sample of rows and columns, each of which stands for several. */
 class ErrorSums {
@@ -95,6 +104,7 @@ class ErrorSums {
   readonly #rows: Float64Array;
   #whole = 0;
   #normalised = 0;
+  #rounding = 0;
 
   constructor(
     arithmetic: Arithmetic,
@@ -105,10 +115,11 @@ class ErrorSums {
     this.columns = arithmetic.sums(columnWeight.length);
   }
 
-  addRow(i: number, error: number, whole: number, normalised: number): void {
+  addRow(i: number, error: number, of: Record<'whole' | 'normalised' | 'rounding', number>): void {
     this.#rows[i] = error;
-    this.#whole += this.rowWeight[i] * whole;
-    this.#normalised += this.rowWeight[i] * normalised;
+    this.#whole += this.rowWeight[i] * of.whole;
+    this.#normalised += this.rowWeight[i] * of.normalised;
+    this.#rounding += this.rowWeight[i] * of.rounding;
   }
 
   result(): TrialError {
@@ -117,7 +128,8 @@ class ErrorSums {
     const error = Math.sqrt(rows.total / (this.#whole || 1));
     if (!Number.isFinite(error)) return LOST;
     const normalisation = rows.total > 0 ? Math.min(1, this.#normalised / rows.total) : 0;
-    return { error, rows: rows.count, columns: columns.count, normalisation };
+    const rounding = Math.sqrt(this.#rounding / (this.#whole || 1));
+    return { error, rows: rows.count, columns: columns.count, normalisation, rounding };
   }
 }
 
