@@ -88,8 +88,8 @@ class Transport:
     def finished(self, answer: Answer) -> Answer:
         """The answer itself or, after 202, that of the job which it names: asked for until it is there.
 
-        The job is cancelled when the caller is interrupted. ProblemError of status 404 when the service has
-        lost it, as when it was started again.
+        The job is cancelled when the caller is interrupted. ProblemError of status 404 when the service
+        has lost it, as when it was started again.
         """
         if answer.status == 202:
             job = f"/jobs/{answer.headers['location'].rsplit('/', 1)[-1]}"
