@@ -47,13 +47,13 @@ function transpose(a: Matrix): Matrix {
 function multiply(a: Matrix, b: Matrix, scale = 1): Matrix {
   const out = zeros(a.rows, b.columns);
   for (let i = 0; i < a.rows; i++) {
-    for (let j = 0; j < b.columns; j++) {
-      let sum = 0;
-      for (let k = 0; k < a.columns; k++) {
-        sum = fround(sum + fround(a.data[i * a.columns + k]! * b.data[k * b.columns + j]!));
-      }
-      out.data[i * b.columns + j] = fround(sum * fround(scale));
+    const sums = out.data.subarray(i * b.columns, (i + 1) * b.columns);
+    // Each sum in the order of its terms; side by side they do not wait for each other.
+    for (let k = 0; k < a.columns; k++) {
+      const x = a.data[i * a.columns + k]!;
+      for (let j = 0; j < sums.length; j++) sums[j]! += fround(x * b.data[k * b.columns + j]!);
     }
+    for (let j = 0; j < sums.length; j++) sums[j]! *= fround(scale);
   }
   return out;
 }

@@ -45,8 +45,8 @@ export function rowsOf(M: Matrix, rows: Range): Matrix {
 const INNER = 256;
 
 /**
- * target += factor left right; sums in float64, always in the same order. Two rows by two columns at a time, each read
- * once for two sums.
+ * target += factor left right; sums in float64, always in the same order. Two rows by four columns at a time: each number
+ * that is read is in several sums.
  *
  * @param checkpoint asked with every two rows.
  */
@@ -59,9 +59,9 @@ export function addProduct(
 ): void {
   const { data, rows, columns, down, right: across } = target;
   const depth = Math.min(INNER, left.columns);
-  // One more than there are: the last may have no other beside it.
+  // More than there are: the last may have no others beside it.
   const L = new Float64Array(depth * (rows + 1));
-  const R = new Float64Array(depth * (columns + 1));
+  const R = new Float64Array(depth * (columns + 3));
   for (let from = 0; from < left.columns; from += INNER) {
     const n = Math.min(INNER, left.columns - from);
     const terms = { first: from, last: from + n };
@@ -69,29 +69,45 @@ export function addProduct(
     copyRows(R, transposed(part(right, terms, { first: 0, last: columns })));
     for (let i = 0; i < rows; i += 2) {
       checkpoint();
-      const [l, isLastRow] = [i * n, i + 1 === rows];
-      for (let j = 0; j < columns; j += 2) {
+      const l = i * n;
+      for (let j = 0; j < columns; j += 4) {
         const r = j * n;
         let a = 0;
         let b = 0;
         let c = 0;
         let d = 0;
+        let e = 0;
+        let f = 0;
+        let g = 0;
+        let h = 0;
         for (let k = 0; k < n; k++) {
           const x = L[l + k]!;
           const y = L[l + n + k]!;
-          const u = R[r + k]!;
-          const v = R[r + n + k]!;
-          a += x * u;
-          b += x * v;
-          c += y * u;
-          d += y * v;
+          const s = R[r + k]!;
+          const t = R[r + n + k]!;
+          const u = R[r + 2 * n + k]!;
+          const v = R[r + 3 * n + k]!;
+          a += x * s;
+          b += x * t;
+          c += x * u;
+          d += x * v;
+          e += y * s;
+          f += y * t;
+          g += y * u;
+          h += y * v;
         }
-        const at = target.at + i * down + j * across;
-        const isLastColumn = j + 1 === columns;
+        const count = columns - j;
+        let at = target.at + i * down + j * across;
         data[at]! += factor * a;
-        if (!isLastColumn) data[at + across]! += factor * b;
-        if (!isLastRow) data[at + down]! += factor * c;
-        if (!isLastRow && !isLastColumn) data[at + down + across]! += factor * d;
+        if (count > 1) data[at + across]! += factor * b;
+        if (count > 2) data[at + 2 * across]! += factor * c;
+        if (count > 3) data[at + 3 * across]! += factor * d;
+        if (i + 1 === rows) continue;
+        at += down;
+        data[at]! += factor * e;
+        if (count > 1) data[at + across]! += factor * f;
+        if (count > 2) data[at + 2 * across]! += factor * g;
+        if (count > 3) data[at + 3 * across]! += factor * h;
       }
     }
   }
