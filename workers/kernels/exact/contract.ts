@@ -7,6 +7,7 @@
  *
  * The factors s beta come in at the very end.
  */
+import type { Range } from '../../mask.js';
 import type { ProjectionName } from '../../problem.js';
 import { type ExactPlan, type HeadGroup, roundUp, type Workspace } from '../attention/plan.js';
 import type { Wasm } from '../inner/instance.js';
@@ -37,11 +38,16 @@ export interface ContractParts {
   readonly B: Partial<Record<ProjectionName, Float32Array>>;
 }
 
-/** Places in the wave of the head groups of one batch item. */
-export function placesOf(headGroups: readonly HeadGroup[], batchItem: number): number[] {
-  return headGroups.flatMap((headGroup, place) =>
-    headGroup.batchItem === batchItem ? [place] : [],
-  );
+/** Places in the wave of the head groups of one batch item: they are in order. */
+export function placesOf(
+  { problem }: ExactPlan,
+  headGroups: readonly HeadGroup[],
+  batchItem: number,
+): Range {
+  const { keyValueHeads } = problem.dims;
+  const { batchItem: item, sharedHead } = headGroups[0]!;
+  const first = (batchItem - item) * keyValueHeads - sharedHead;
+  return { first: Math.max(0, first), last: Math.min(first + keyValueHeads, headGroups.length) };
 }
 
 export function runContract(task: ContractTask, wasm: Wasm, checkpoint: () => void): null {
@@ -58,9 +64,9 @@ export function runContract(task: ContractTask, wasm: Wasm, checkpoint: () => vo
 function contractQueries(task: ContractTask, wasm: Wasm, first: number, n: number): void {
   const { plan, workspace, headGroups, batchItem } = task;
   const { rq } = plan.thin;
-  const places = placesOf(headGroups, batchItem);
+  const places = placesOf(plan, headGroups, batchItem);
   const heads = {
-    ...{ first: places[0]! * plan.group, count: places.length * plan.group },
+    ...{ first: places.first * plan.group, count: (places.last - places.first) * plan.group },
     ...{ rows: plan.problem.dims.queryLength, width: rq },
   };
   wasm.reset();
@@ -71,9 +77,9 @@ function contractKeys(task: ContractTask, wasm: Wasm, first: number, n: number):
   const { plan, workspace, headGroups, batchItem, parts } = task;
   const { headDim: d } = plan.problem.dims;
   const { rq, rk, rv } = plan.thin;
-  const places = placesOf(headGroups, batchItem);
-  const slot = places[0]! * plan.group;
-  const heads = places.length * plan.group;
+  const places = placesOf(plan, headGroups, batchItem);
+  const slot = places.first * plan.group;
+  const heads = (places.last - places.first) * plan.group;
   for (let head = 0; parts.B.q_proj && head < heads; head++) {
     wasm.reset();
     const K = slice(workspace.K, Math.floor((slot + head) / plan.group), plan.keys * d);

@@ -78,16 +78,17 @@ function addHeads(
   const r8 = roundUp(rank, 8);
   const scale = scaleOf(plan, name);
   const each = name === 'q_proj' ? plan.group : 1;
-  placesOf(headGroups, batchItem).forEach((place, index) => {
+  const { first, last } = placesOf(plan, headGroups, batchItem);
+  for (let place = first; place < last; place++) {
     for (let x = 0; x < each; x++) {
-      const from = slice(part, index * each + x, width * r8);
+      const from = slice(part, (place - first) * each + x, width * r8);
       const head = headGroups[place]!.sharedHead * each + x;
       const to = slice(gradients[name]!.lora_B, head, width * rank);
       for (let c = 0; c < width; c++) {
         for (let r = 0; r < rank; r++) to[c * rank + r]! += scale * from[c * r8 + r]!;
       }
     }
-  });
+  }
 }
 
 /** s beta for queries and keys, s for values. */

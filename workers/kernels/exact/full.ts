@@ -150,7 +150,8 @@ function runTokens(
 function* headsOf({ plan, headGroups, batchItem, projection }: FullTask) {
   const each = projection === 'q_proj' ? plan.group : 1;
   let index = 0;
-  for (const place of placesOf(headGroups, batchItem)) {
+  const { first, last } = placesOf(plan, headGroups, batchItem);
+  for (let place = first; place < last; place++) {
     for (let x = 0; x < each; x++) {
       yield {
         place,

@@ -76,13 +76,14 @@ export function projectTasks(
     // As many head groups as the time allows, for they share the inputs in memory; then as many tokens.
     const fitting = Math.max(1, Math.floor(flops / flopsOf(projection)));
     return batchItems(headGroups).flatMap((batchItem) => {
-      const places = placesOf(headGroups, batchItem);
-      const together = Math.min(places.length, fitting);
+      const places = placesOf(plan, headGroups, batchItem);
+      const count = places.last - places.first;
+      const together = Math.min(count, fitting);
       const tokens = PROJECT_TOKENS * Math.floor(fitting / together);
       const length =
         projection === 'q_proj' ? dims.queryLength : keysOf(plan.problem, batchItem).last;
-      return stretches(places.length, together).flatMap(({ first, last }) => {
-        const firstHeadGroup = places[first]!;
+      return stretches(count, together).flatMap(({ first, last }) => {
+        const firstHeadGroup = places.first + first;
         const mine = headGroups.slice(firstHeadGroup, firstHeadGroup + last - first);
         const what = { plan, workspace, projection, headGroups: mine, firstHeadGroup };
         return stretches(length, tokens, PROJECT_TOKENS).map(
@@ -213,7 +214,8 @@ export function contractTasks(
   };
   const items = batchItems(headGroups);
   return items.flatMap((batchItem) => {
-    const heads = placesOf(headGroups, batchItem).length * plan.group;
+    const places = placesOf(plan, headGroups, batchItem);
+    const heads = (places.last - places.first) * plan.group;
     const task = (side: 'query' | 'key', parts: ContractParts, span: object) =>
       ({
         ...{
@@ -261,7 +263,8 @@ export function* fullStages(
     const inputGradient = (kind && inputGradients?.[STATES[kind][ROLES[projection]]]) ?? null;
     const items = batchItems(headGroups);
     yield items.flatMap((batchItem) => {
-      const heads = placesOf(headGroups, batchItem).length * (isQuery ? plan.group : 1);
+      const places = placesOf(plan, headGroups, batchItem);
+      const heads = (places.last - places.first) * (isQuery ? plan.group : 1);
       const length = isQuery ? dims.queryLength : keysOf(plan.problem, batchItem).last;
       return tokenStretches(plan, items.length, length).map((span): FullTask => {
         const A = { [projection]: memory.float32(projections[projection].inFeatures * r8) };
