@@ -58,7 +58,7 @@ USER node
 EXPOSE 3000
 # Ready means: worker threads warm, and not draining.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT}/health/ready`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+    CMD ["node", "-e", "fetch(`http://127.0.0.1:${Number(process.env.LORAGRAD_METRICS_PORT) || process.env.PORT}/health/ready`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
 # No shell and no npm in between: node is process 1 and gets SIGTERM itself, on which it finishes
 # the requests in hand and exits with 0. `docker stop -t` must leave it the time.
 STOPSIGNAL SIGTERM

@@ -169,7 +169,7 @@ export const ConfigSchema = Type.Object({
     minimum: 0,
     maximum: 65535,
     description:
-      'TCP port on which /metrics is served, without a key and nowhere else; 0: on that of the service',
+      'TCP port of the operator: /metrics without a key and nowhere else, and /health, which there waits for no client, in plain HTTP; 0: none, /metrics is on that of the service',
   }),
   OTEL_EXPORTER_OTLP_ENDPOINT: Type.String({
     default: '',

@@ -1,5 +1,5 @@
 /** GET /metrics: Prometheus text format. */
-import Fastify, { type FastifyInstance } from 'fastify';
+import type { FastifyInstance } from 'fastify';
 import Type from 'typebox';
 
 export default async function metrics(app: FastifyInstance): Promise<void> {
@@ -18,15 +18,4 @@ export default async function metrics(app: FastifyInstance): Promise<void> {
       return reply.type(registry.contentType).send(await registry.metrics());
     },
   });
-}
-
-/** The same on a port of its own, which a firewall can keep to the machines of the operator. */
-export function metricsPort(app: FastifyInstance, at: { host: string; port: number }): void {
-  const side = Fastify();
-  side.decorate('metrics', app.metrics);
-  side.register(metrics);
-  app.addHook('onListen', async () => {
-    await side.listen(at);
-  });
-  app.addHook('onClose', () => side.close());
 }

@@ -183,7 +183,7 @@ test('quotas of a key: requests and bytes a minute, and what it keeps; another k
   }
 });
 
-test('pages have the headers of helmet; they can be closed, and the metrics be on a port of their own', async () => {
+test('pages have the headers of helmet; they can be closed, and metrics and health be on a port of their own', async () => {
   const open = await startServer();
   const page = await fetch(`${open.url}/docs/`);
   assert.equal(page.status, 200);
@@ -207,6 +207,9 @@ test('pages have the headers of helmet; they can be closed, and the metrics be o
     }
     const metrics = await fetch(`http://127.0.0.1:${port}/metrics`);
     assert.match(await metrics.text(), /^loragrad_workers 2$/m);
+    for (const path of ['/health/live', '/health/ready']) {
+      assert.equal((await fetch(`http://127.0.0.1:${port}${path}`)).status, 200, path);
+    }
     assert.equal((await fetch(`http://127.0.0.1:${port}/gradient`)).status, 404);
   } finally {
     await closed.close();
