@@ -1,7 +1,7 @@
 /** The service as main.ts puts it together, on a free port of this process. */
 import type { AddressInfo } from 'node:net';
 import { after } from 'node:test';
-import { poolOptions, queueOptions, readConfig } from '../../../src/config.js';
+import { type Config, poolOptions, queueOptions, readConfig } from '../../../src/config.js';
 import { ThreadedEngine } from '../../../src/engine/engine.js';
 import { buildApp } from '../../../src/http/app.js';
 import type { GradientRequest, Gradients, InputGradients, Threshold } from '../fixtures.js';
@@ -48,6 +48,31 @@ export function sharedServer(settings: NodeJS.ProcessEnv = {}): Promise<RunningS
   return server;
 }
 
+const engines = new Map<string, { readonly engine: Promise<ThreadedEngine>; servers: number }>();
+
+/**
+ * Threads for a server of this process. Those that run at a time share them where they want the same, for to start them takes
+ * longer than most tests; nodes of a queue do not, being machines.
+ */
+async function engineFor(config: Config) {
+  const [pool, queue] = [{ ...poolOptions(config), rates: RATES }, queueOptions(config)];
+  if (queue) {
+    const engine = await ThreadedEngine.start(pool, queue);
+    return { engine, leave: () => engine.close() };
+  }
+  const name = JSON.stringify(pool);
+  const shared = engines.get(name) ?? { engine: ThreadedEngine.start(pool), servers: 0 };
+  engines.set(name, shared);
+  shared.servers++;
+  const engine = await shared.engine;
+  const leave = async () => {
+    if (--shared.servers > 0) return;
+    engines.delete(name);
+    await engine.close();
+  };
+  return { engine, leave };
+}
+
 /** @param settings environment variables that differ from their defaults. */
 export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<RunningServer> {
   const config = readConfig({
@@ -58,8 +83,7 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
     LORAGRAD_WARMUP_MS: '120000',
     ...settings,
   });
-  const pool = { ...poolOptions(config), rates: RATES };
-  const engine = await ThreadedEngine.start(pool, queueOptions(config));
+  const { engine, leave } = await engineFor(config);
   const app = await buildApp(config, engine);
   await app.listen({ port: config.PORT, host: config.HOST });
   const { port } = app.server.address() as AddressInfo;
@@ -88,7 +112,7 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
     forward: ({ target: _, grad_output: __, outputs: ___, ...layer }) => ask('/forward', layer),
     close: async () => {
       await app.close();
-      await engine.close();
+      await leave();
     },
   };
 }
