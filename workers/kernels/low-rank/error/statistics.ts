@@ -42,7 +42,7 @@ export interface Spread {
 }
 
 /** Deviations beyond those of a normal distribution where one of the draws carries all: what carries most may then not be among them. */
-const UNEVEN_DEVIATIONS = 6;
+export const UNEVEN_DEVIATIONS = 6;
 
 /**
  * D_k.D_l of different draws varies by tr C_1^2 + 2 E'C_1 E with the covariance C_1 of one draw, and D_k.M_k, with M_k all that is

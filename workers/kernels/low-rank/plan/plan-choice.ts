@@ -2,6 +2,7 @@
 
 import { deviationsOf, meanError } from '../../estimate/mean.js';
 import { canDrawFeatures } from '../error/drawn-features/draw.js';
+import { UNEVEN_DEVIATIONS } from '../error/statistics.js';
 import { distanceOf, normOf } from '../error/tensor-estimate.js';
 import { CROSS_ERROR } from '../features/hyperbolic-cross.js';
 import { BLOCK } from '../head/block.js';
@@ -45,9 +46,11 @@ export function outlierCount(head: Head, length: number, share: number): number 
 function predicted(
   { score, value, drawnFeatures }: TrialRow,
   { rows, features }: Draws,
-  { keyLength, queryLength }: Head,
+  head: Head,
+  directions: number,
   { correction = false, outputOnly }: PlanOptions,
 ): number {
+  const { keyLength, queryLength } = head;
   if (outputOnly) return OUTPUT_LIMIT * value.error;
   return Math.max(
     ...[score, value].map(({ rounding, ...part }) => {
@@ -59,31 +62,59 @@ function predicted(
       const ofFeatures = (SIGNS * alike * drawnFeatures) / features;
       const unbalanced = Math.max(part.normalisation, 1 / balanceSample(keyLength));
       const normalisation = unbalanced * ofRows;
-      return part.error * mixtureLimit(ofFeatures, normalisation, rows, correction) + rounding;
+      return (
+        part.error *
+          mixtureLimit(...[ofFeatures, features, normalisation, rows, directions, correction]) +
+        rounding
+      );
     }),
   );
 }
 
-/** The same where features are drawn, for variances of the means of mixtures and of n rows. */
-function mixtureLimit(ofFeatures: number, ofRows: number, n: number, correction: boolean): number {
-  const scatter = (variance: number, draws: number) => {
-    const [spread, freedom] = [variance / DIRECTIONS, draws - 1];
-    const deviations = deviationsOf(freedom);
+/**
+ * The same where features are drawn, for variances of the means of mixtures and of n rows whose scatter has so many
+ * directions.
+ */
+function mixtureLimit(
+  ofFeatures: number,
+  mixtures: number,
+  ofRows: number,
+  n: number,
+  directions: number,
+  correction: boolean,
+): number {
+  const scatter = (variance: number, draws: number, even: number) => {
+    const [spread, freedom] = [variance / Math.sqrt(directions), draws - 1];
+    const deviations = deviationsOf(freedom) + UNEVEN_DEVIATIONS * (1 - even);
     // Of a draw and all others: most of what varies along their mean is the scatter of both.
-    const along = spread ** 2 + spread / DIRECTIONS;
+    const along = spread ** 2 + variance / directions;
     return { variance, freedom, spread, along, deviations, unseen: 0 };
   };
-  const { unseen } = meanError(n, 0, n, Math.sqrt(n * ofRows));
+  const { unseen } = meanError(n, 0, n, LARGEST_ROW * Math.sqrt(n * ofRows));
+  const even = 1 / (1 + 2 / directions + (UNEVEN_MIXTURES * DRAWN_GROUPS) / mixtures);
   const scatters = {
-    rows: { ...scatter(ofRows, n), unseen },
-    features: scatter(ofFeatures, DRAWN_GROUPS),
+    rows: { ...scatter(ofRows, n, EVEN_ROWS), unseen },
+    features: scatter(ofFeatures, DRAWN_GROUPS, even),
   };
   if (correction) return ROOM * distanceOf(scatters).limit;
   return MIXED_ROOM * normOf(Math.sqrt(1 + ofRows + ofFeatures), scatters).upper;
 }
 
-/** Root of the number of directions that the scatter of an estimate has. */
-const DIRECTIONS = 7;
+/**
+ * Directions that the scatter of an estimate has, measured: 0.7 for each column of the least adapter and each direction of the
+ * keys, these counted as (sum of sigma)^2 / sum of sigma^2.
+ */
+function directionsOf({ query, key, value }: Head, sigma: Float64Array): number {
+  const ranks = [query.rank, key.rank, value.rank].filter((rank) => rank > 0);
+  const [sum, squares] = sigma.reduce(([a, b], s) => [a + s, b + s * s], [0, 0]);
+  return Math.max(1, 0.7 * Math.min(...ranks) * (squares > 0 ? sum ** 2 / squares : 1));
+}
+
+/** Measured: how unlike the squares of mixtures are, one in each group, beside what few directions make of them; and those of rows. */
+const UNEVEN_MIXTURES = 0.15;
+const EVEN_ROWS = 0.3;
+/** The largest of the drawn rows over the root of their mean square. */
+const LARGEST_ROW = 2.5;
 /** Scatter of mixtures over that of signs which are independent, and not products. */
 const SIGNS = 1.4;
 
@@ -180,10 +211,11 @@ export function triedRows(
   draws: Draws,
 ): readonly Tried[] {
   const allowance = fullWidth(head).scores ? CROSS_ERROR : 1;
+  const directions = directionsOf(head, trial.basis.features.sigma);
   return trial.rows.map((row) => ({
     m: row.features,
     rowError: Math.max(row.score.error, row.value.error),
-    error: allowance * predicted(row, draws, head, options),
+    error: allowance * predicted(row, draws, head, directions, options),
   }));
 }
 
