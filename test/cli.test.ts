@@ -97,11 +97,13 @@ test('loragrad serves, with one line of JSON for each request', async () => {
   };
   const url = await address();
   await fetch(`${url}/limits`, { headers: { 'x-request-id': 'job-1' } });
-  await fetch(`${url}/nothing`, { headers: { 'x-request-id': 'job-2' } });
+  // A key is often put where it does not belong.
+  await fetch(`${url}/nothing?api_key=secret`, { headers: { 'x-request-id': 'job-2' } });
   await fetch(`${url}/health/live`);
   child.kill('SIGTERM');
   const [code] = await once(child, 'exit');
   assert.equal(code, 0);
+  assert.doesNotMatch(log, /secret/);
   const lines = log
     .trim()
     .split('\n')

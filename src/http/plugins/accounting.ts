@@ -41,8 +41,10 @@ function account(app: FastifyInstance, request: FastifyRequest, reply: FastifyRe
   request.span?.end(status, problem?.kind ?? null);
   if (problem) app.metrics.problems.inc({ type: problem.kind });
   const { pointer, cause } = problem?.options ?? {};
+  // No route reads what follows, and it may be a key.
+  const [path] = request.url.split('?', 1) as [string];
   const line = {
-    ...{ method: request.method, url: request.url.slice(0, 200), status, ms },
+    ...{ method: request.method, url: path.slice(0, 200), status, ms },
     client: request.ip,
     bytes: Number(reply.getHeader('content-length')) || undefined,
     ...request.notes,

@@ -128,7 +128,7 @@ test('with keys: none, 401; health and pages are open; each has a store of its o
 });
 
 test('with host names: others get 421', async () => {
-  const server = await startServer({ LORAGRAD_HOSTS: 'gradients.example' });
+  const server = await startServer({ LORAGRAD_HOSTS: 'Gradients.example' });
   const statusOf = (host: string) =>
     new Promise<number>((resolve, reject) => {
       request(`${server.url}/limits`, { headers: { host } }, (response) => {
@@ -140,6 +140,7 @@ test('with host names: others get 421', async () => {
     });
   try {
     assert.equal(await statusOf('gradients.example'), 200);
+    assert.equal(await statusOf('GRADIENTS.EXAMPLE:80'), 200);
     assert.equal(await statusOf('evil.example'), 421);
   } finally {
     await server.close();

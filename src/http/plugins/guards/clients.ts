@@ -54,6 +54,7 @@ function keyOf({ headers }: FastifyRequest): string {
 async function clients(app: FastifyInstance, { keys, hosts }: ClientsOptions): Promise<void> {
   app.decorateRequest('client', '');
   const usage = new Usage();
+  const names = new Set(hosts.map((name) => name.toLowerCase()));
   app.decorateRequest('owner', '');
   app.decorateRequest('quota');
   app.decorateRequest('spendBytes', function (this: FastifyRequest, amount: number) {
@@ -65,7 +66,7 @@ async function clients(app: FastifyInstance, { keys, hosts }: ClientsOptions): P
     request.quota = NO_QUOTA;
     const { open, compute } = request.routeOptions.config ?? {};
     if (open === 'probe') return;
-    if (hosts.length > 0 && !hosts.includes(request.hostname)) {
+    if (names.size > 0 && !names.has(request.hostname.toLowerCase())) {
       throw new Problem(
         'misdirected-request',
         `The service does not answer to ${quote(request.hostname)}.`,
