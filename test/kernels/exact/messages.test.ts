@@ -11,7 +11,7 @@ import type { AttentionProblem } from '../../../workers/problem.js';
 import { randomProblem } from '../problems.js';
 
 const wasm = loadWasm();
-const [FEW, MANY] = [4000, 8000];
+const [FEW, MANY] = [1000, 2000];
 
 /** Values of a message; typed arrays are shared. */
 function valuesIn(x: unknown): number {
