@@ -141,6 +141,19 @@ test('a long request of one head is not priced as if it had eight', () => {
   assert.ok(bytes < 3 * 2 ** 30, `${bytes}`);
 });
 
+test('long attention states are not priced as if error figures kept sums for each of their numbers', () => {
+  const [length, heads, width] = [4096, 9, 64];
+  const states = tensor([1, length, heads, width]);
+  const grad = tensor([1, length, heads * width]);
+  const inputs = { hidden_states: grad };
+  const body = { query: states, key: states, value: states, grad_output: grad, inputs };
+  const sent = 4 * 5 * length * heads * width;
+  for (const method of ['exact', 'sampled']) {
+    const { bytes } = priceOf(workOf({ path: 'gradient', body: { ...body, method } }), FORM);
+    assert.ok(bytes < 16 * sent, `${method}: ${bytes / sent} times what is sent`);
+  }
+});
+
 test('what stays until the answer is read is priced in the dtype that is asked for, and in that of the store', () => {
   const { target: _, ...layer } = validBody();
   const states = { ...layer.hidden_states, dtype: 'bfloat16', shape: [8, 4] };

@@ -68,11 +68,11 @@ export function exactBytes(
   const rows = 8 * (queryLength + keyLength) * (headDim + valueDim + rank);
   const worker =
     4 * (widest * (rank + 512 + heads * (headDim + valueDim)) + 4 * rank * (headDim + valueDim));
-  return workspace + parts * partBytes + 4 * (rows + worker) + copiedBytes(layer);
+  return workspace + parts * partBytes + 4 * (rows + worker);
 }
 
-/** Of the heads that a part of a large problem takes, and of its rows in what the parts answer. */
-function copiedBytes(layer: Layer): number {
+/** Of the heads that a part of a large problem takes, and of its rows in what the parts answer: one kernel at a time has parts. */
+export function copiedBytes(layer: Layer): number {
   const { batch, queryLength, keyLength, heads, keyValueHeads, headDim, valueDim } = layer.dims;
   const outputs = queryLength * heads * valueDim;
   const keys = keyLength * keyValueHeads * (headDim + valueDim);

@@ -19,7 +19,14 @@ import { kernelsOf } from '../../solver/choose.js';
 import { type ChooseOptions, needsOf } from '../../solver/choose-low-rank.js';
 import type { AnswerForm } from '../messages.js';
 import type { Work } from '../work.js';
-import { exactBytes, lowRankBytes, MOST_FEATURES, referenceBytes, sampledBytes } from './memory.js';
+import {
+  copiedBytes,
+  exactBytes,
+  lowRankBytes,
+  MOST_FEATURES,
+  referenceBytes,
+  sampledBytes,
+} from './memory.js';
 
 export interface Price {
   /** Memory beside the body and the tensors of the store, at most. */
@@ -54,7 +61,7 @@ const BASE_BYTES = 2 ** 21;
 const HEAD_BYTES = 4096;
 /** What an answer says of one head: its norms, in JSON. */
 const VERDICT_BYTES = 360;
-/** Sums that error figures keep for each number of a gradient, in float64. */
+/** Sums that error figures keep for each number of an adapter's gradient, in float64; of long tensors they look at some rows. */
 const ERROR_COPIES = 10;
 /** Numbers of one float32 tensor in JSON lists take so many bytes at most, with their comma. */
 const LISTED_BYTES = 16;
@@ -130,8 +137,9 @@ function layerPrice(
     return { shape, dtype: outputsDtype === 'same' ? dtype : outputsDtype };
   });
   const results = answer.reduce((sum, { shape }) => sum + elementCount(shape), 0);
-  const errors = wanted.gradients ? 8 * ERROR_COPIES * results : 0;
-  let kernelBytes = 0;
+  const weights = adaptersOf(layer).reduce((sum, { shape }) => sum + elementCount(shape), 0);
+  const errors = wanted.gradients ? 8 * ERROR_COPIES * weights : 0;
+  let kernelBytes = copiedBytes(layer);
   let seconds = batch * heads * HEAD_SECONDS + decoded / 1e9;
   if (kernels.exact && wanted.flops > 0) {
     kernelBytes += exactBytes(layer, options);
