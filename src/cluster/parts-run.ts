@@ -179,8 +179,8 @@ export class PartsRun {
           this.#sent.clear();
           continue;
         }
-        if (kind === 'other') throw error;
-        this.#gaveUp = true;
+        if (kind === 'lost') throw error;
+        this.#gaveUp ||= kind === 'away';
         return this.#runHere(task, signal);
       }
     }
@@ -275,14 +275,17 @@ export class PartsRun {
 }
 
 function failureOf(reason: string): Error {
-  return /stalled/.test(reason)
+  return /stalled|worker thread was lost/.test(reason)
     ? new WorkerLostError(`A part was lost: ${reason}`)
     : new Error(reason);
 }
 
-function kindOf(error: Error): 'full' | 'missing' | 'away' | 'other' {
+function kindOf(error: Error): 'full' | 'missing' | 'lost' | 'away' | 'other' {
   const { message } = error;
   if (isFull(error)) return 'full';
   if (message === MISSING || message === UNWANTED) return 'missing';
+  // It ends whoever runs it.
+  if (error instanceof WorkerLostError) return 'lost';
+  // A worker that fails otherwise says nothing of the part: what is wrong with that is found here, too.
   return error instanceof NoQueueError || isAway(error) ? 'away' : 'other';
 }

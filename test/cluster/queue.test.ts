@@ -1,7 +1,10 @@
 /** Parts of problems on other machines: the same answers bit by bit, whatever becomes of workers and store. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { Worker } from 'bullmq';
 import { Redis } from 'ioredis';
+import { connection } from '../../src/cluster/connection.js';
+import { PREFIX } from '../../src/cluster/names.js';
 import type { Problem } from '../../src/errors.js';
 import { type ExactResult, exactParts } from '../../workers/kernels/exact/gradient.js';
 import type { AttentionProblem } from '../../workers/problem.js';
@@ -205,4 +208,23 @@ test('workers with another build of the kernels take no part: the node computes 
   await knows(node, node.kernels.startsWith('wasm') ? 1 : 0);
   const problem = randomProblem({ ...GROUPED, seed: seed + 2 });
   assertSame(await node.run(jobOf(problem), { signal }), await here(problem));
+});
+
+test('a worker that fails, and one that names nonsense: the node computes by itself', {
+  skip,
+}, async () => {
+  const { node, store } = cluster;
+  await Promise.all(workers.splice(0).map((worker) => worker.end()));
+  const nonsense = { result: { digest: 'none', bytes: 2 ** 50 } };
+  const answers = [() => Promise.reject(new Error('out of memory')), async () => nonsense];
+  const problem = randomProblem({ ...GROUPED, seed: seed + 3 });
+  for (const answer of answers) {
+    const worker = new Worker(node.queue.name, answer, {
+      connection: connection(store.url),
+      prefix: PREFIX,
+    });
+    await knows(node, 1);
+    assertSame(await node.run(jobOf(problem), { signal }), await here(problem));
+    await worker.close();
+  }
 });
