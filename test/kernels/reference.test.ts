@@ -5,40 +5,32 @@ import { referenceForwardJob, referenceNormsJob } from '../../workers/kernels/re
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import { runReferenceTask } from '../../workers/kernels/reference/operations.js';
 import type { AttentionProblem } from '../../workers/problem.js';
-import { type ProblemShape, randomProblem } from '../support/problems.js';
-import { randomProblem as layerProblem } from './problems.js';
+import { type ProblemOptions, randomProblem } from './problems.js';
 
 const solve = (problem: AttentionProblem) =>
   runJob(referenceJob(problem, { attentionOutput: true }), runReferenceTask);
 
-/** The problem in float64, so that a small step in one entry is not rounded away. */
-function inFloat64(problem: AttentionProblem): AttentionProblem {
-  return JSON.parse(JSON.stringify(problem), (_key, value) =>
-    value && typeof value === 'object' && 'dtype' in value
-      ? { ...value, data: Float64Array.from(Object.values(value.data as object)) }
-      : value,
-  );
-}
-
-const CASES: Record<string, ProblemShape> = {
-  'self-attention': { length: 7 },
-  'causal, two heads': { length: 6, heads: 2, headDim: 4, causal: true },
-  'cross-attention, dv unlike d': { length: 5, keyLength: 8, headDim: 6, valueDim: 3 },
-  'causal with fewer keys than queries': { length: 8, keyLength: 5, causal: true },
+const SMALL = { headDim: 8, inFeatures: 12, ranks: { q: 2, k: 2, v: 2 } };
+const CASES: Record<string, Omit<ProblemOptions, 'seed'>> = {
+  'self-attention': { queryLength: 7 },
+  'causal, two heads': { queryLength: 6, heads: 2, headDim: 4, causal: true },
+  'cross-attention, dv unlike d': { queryLength: 5, keyLength: 8, headDim: 6, valueDim: 3 },
+  'causal with fewer keys than queries': { queryLength: 8, keyLength: 5, causal: true },
   'four heads share two, batch of two': {
-    batch: 2,
-    length: 4,
-    heads: 4,
-    keyValueHeads: 2,
-    headDim: 3,
+    ...{ batch: 2, queryLength: 4, heads: 4, keyValueHeads: 2, headDim: 3 },
   },
-  'more rows than a block': { length: 70, width: 4, headDim: 3, rank: 1 },
+  'more rows than a block': {
+    ...{ queryLength: 70, inFeatures: 4, headDim: 3, ranks: { q: 1, k: 1, v: 1 } },
+  },
 };
 
 for (const [name, shape] of Object.entries(CASES)) {
   test(`central differences of the loss: ${name}`, () => {
     const seed = 20260101;
-    const problem = inFloat64(randomProblem(seed, { ...shape, objective: 'target' }));
+    // In float64: a small step in one entry is not rounded away.
+    const problem = randomProblem({
+      ...{ ...SMALL, ...shape, seed, objective: 'target', dtype: 'float64' },
+    });
     const { gradients } = solve(problem);
     for (const projection of ['q_proj', 'k_proj', 'v_proj'] as const) {
       const adapter = problem.projections[projection].adapter;
@@ -72,7 +64,7 @@ for (const [name, shape] of Object.entries(CASES)) {
 test('central differences of the loss by the inputs: rotary positions, padding, shared heads', () => {
   const options = { queryLength: 6, heads: 2, keyValueHeads: 1, headDim: 4, inFeatures: 5 };
   for (const causal of [false, true]) {
-    const problem = layerProblem({
+    const problem = randomProblem({
       ...{ ...options, seed: 9, batch: 2, causal, rotary: true, bias: true, keyLengths: [6, 3] },
       ...{ objective: 'target', dtype: 'float64', spread: 3 },
     });
@@ -97,9 +89,10 @@ test('central differences of the loss by the inputs: rotary positions, padding, 
 });
 
 test('rows of logits at +-10,000, one key and equal keys stay finite', () => {
-  const huge = inFloat64(randomProblem(3, { length: 5 }));
+  const huge = randomProblem({ ...SMALL, seed: 3, queryLength: 5, dtype: 'float64' });
   const scaled = { ...huge, scaling: 1e4 };
-  for (const problem of [scaled, randomProblem(4, { length: 3, keyLength: 1 })]) {
+  const oneKey = randomProblem({ ...SMALL, seed: 4, queryLength: 3, keyLength: 1 });
+  for (const problem of [scaled, oneKey]) {
     const { gradients, attentionOutput } = solve(problem);
     for (const gradient of Object.values(gradients)) {
       assert.ok([...gradient.lora_A, ...gradient.lora_B].every(Number.isFinite));
@@ -109,7 +102,7 @@ test('rows of logits at +-10,000, one key and equal keys stay finite', () => {
 });
 
 test('with lora_B at zero the gradient of lora_A is exactly zero', () => {
-  const problem = randomProblem(5, { length: 6 });
+  const problem = randomProblem({ ...SMALL, seed: 5, queryLength: 6 });
   for (const { adapter } of Object.values(problem.projections)) adapter?.B.data.fill(0);
   for (const { lora_A, lora_B } of Object.values(solve(problem).gradients)) {
     assert.ok(lora_A.every((x) => x === 0));
@@ -118,12 +111,12 @@ test('with lora_B at zero the gradient of lora_A is exactly zero', () => {
 });
 
 test('no adapter, no gradient', () => {
-  const { gradients } = solve(randomProblem(6, { adapted: ['v_proj'] }));
+  const { gradients } = solve(randomProblem({ ...SMALL, seed: 6, ranks: { v: 2 } }));
   assert.deepEqual(Object.keys(gradients), ['v_proj']);
 });
 
 test('a task stops at once, and asks with every two rows of its products', () => {
-  const problem = layerProblem({ queryLength: 300, headDim: 64, inFeatures: 700, seed: 3 });
+  const problem = randomProblem({ queryLength: 300, headDim: 64, inFeatures: 700, seed: 3 });
   let [polls, tasks] = [0, 0];
   runJob(referenceJob(problem, { attentionOutput: true }), (task) => {
     assert.throws(() => runReferenceTask(task, () => true), CancelledError);
@@ -138,7 +131,7 @@ test('a task stops at once, and asks with every two rows of its products', () =>
 });
 
 test('every stage tells how far the work is, from nothing to all of it', () => {
-  const problem = layerProblem({
+  const problem = randomProblem({
     seed: 3,
     queryLength: 400,
     heads: 4,

@@ -8,7 +8,7 @@ import type { GradientResult } from '../../workers/kernels/result.js';
 import type { DecodeTask } from '../../workers/tasks/decode.js';
 import { type DigestTask, runDigestTask } from '../../workers/tasks/digest.js';
 import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
-import { randomProblem } from '../support/problems.js';
+import { randomProblem } from '../kernels/problems.js';
 
 const WORKERS = 2;
 /** However busy the machine is. */
@@ -52,7 +52,7 @@ const idle = async () => {
 };
 
 test('results come back in the order of the tasks, stage by stage', async () => {
-  const problem = randomProblem(1, { length: 9 });
+  const problem = randomProblem({ seed: 1, queryLength: 9 });
   function* twice(): Job<GradientResult[]> {
     const first = yield* referenceJob(problem, { attentionOutput: false });
     const second = yield* referenceJob(problem, { attentionOutput: false });
@@ -64,7 +64,7 @@ test('results come back in the order of the tasks, stage by stage', async () => 
 });
 
 test('after a rest the threads compute as before', async () => {
-  const problem = randomProblem(3, { length: 9 });
+  const problem = randomProblem({ seed: 3, queryLength: 9 });
   const solve = () => pool.run(exactJob(problem, { attentionOutput: false }), { signal: never() });
   const before = await solve();
   await pool.rest();
@@ -86,7 +86,7 @@ test('a task that fails fails its job and no other', async () => {
   }
   await assert.rejects(pool.run(broken(), { signal: never() }), /not iterable/);
   const result = await pool.run(
-    referenceJob(randomProblem(2, { length: 3 }), { attentionOutput: false }),
+    referenceJob(randomProblem({ seed: 2, queryLength: 3 }), { attentionOutput: false }),
     { signal: never() },
   );
   assert.ok(result.gradients.q_proj);
@@ -110,7 +110,7 @@ test('an abort drops the tasks that still wait', async () => {
   while (pool.load().busy < WORKERS) await new Promise((resolve) => setTimeout(resolve, 1));
   const controller = new AbortController();
   const waiting = pool.run(
-    referenceJob(randomProblem(3, { length: 3 }), { attentionOutput: false }),
+    referenceJob(randomProblem({ seed: 3, queryLength: 3 }), { attentionOutput: false }),
     { signal: controller.signal },
   );
   assert.equal(pool.load().waiting, 1);
@@ -249,9 +249,12 @@ test('a worker that runs out of memory fails its job, is replaced, and the other
     await assert.rejects(narrow.run(job, { signal }), { name: 'WorkerLostError' });
     assert.equal(narrow.load().restarts, 1);
     const outputs = { attentionOutput: false };
-    const small = await narrow.run(referenceJob(randomProblem(2, { length: 3 }), outputs), {
-      signal,
-    });
+    const small = await narrow.run(
+      referenceJob(randomProblem({ seed: 2, queryLength: 3 }), outputs),
+      {
+        signal,
+      },
+    );
     assert.ok(small.gradients.q_proj);
   } finally {
     await narrow.close();
