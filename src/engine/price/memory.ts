@@ -5,6 +5,7 @@ import {
   makeWorkspace as makeExactWorkspace,
   makePlan,
 } from '../../../workers/kernels/attention/plan.js';
+import { CONTRACT_TASKS } from '../../../workers/kernels/exact/tasks.js';
 import { SCRATCH_BYTES } from '../../../workers/kernels/low-rank/arithmetic/scratch.js';
 import { GROUP, GROUP_SUMS } from '../../../workers/kernels/low-rank/chain-job.js';
 import { BLOCK } from '../../../workers/kernels/low-rank/head/block.js';
@@ -13,6 +14,7 @@ import {
   SHORTEST_SEGMENT,
   SUMS_BUDGET,
 } from '../../../workers/kernels/low-rank/head/layout.js';
+import { SAMPLED_FEATURES } from '../../../workers/kernels/low-rank/plan/plan-choice.js';
 import { makeWorkspace } from '../../../workers/kernels/reference/workspace.js';
 import {
   type AttentionLayer,
@@ -33,9 +35,7 @@ const SAMPLED_PLAN_BYTES = 2 ** 18;
 /** A plan of low-rank: bases, trials and drawn features of one head. */
 const PLAN_BYTES = 2 ** 18;
 /** Its drawn features at most. */
-const DRAWN_FEATURES = 128;
-/** Tasks of a contraction at most. */
-const CONTRACT_TASKS = 16;
+const DRAWN_FEATURES = Math.max(...SAMPLED_FEATURES);
 
 /** Counts what is asked of it and hands out nothing: what allocates is what says how much. */
 function tally(run: (memory: Lease) => void): number {
@@ -58,7 +58,8 @@ export function exactBytes(
   const workspace = tally((memory) => makeExactWorkspace(plan, memory));
   const { batch, queryLength, keyLength, heads, headDim, valueDim } = layer.dims;
   const tokens = Math.max(queryLength, keyLength);
-  const parts = CONTRACT_TASKS + batch + Math.ceil((batch * tokens) / CONTRACT_TOKENS);
+  // Of both sides: queries, and keys with values.
+  const parts = 2 * CONTRACT_TASKS + batch + Math.ceil((batch * tokens) / CONTRACT_TOKENS);
   const ranks = PROJECTIONS.map((name) => rankOf(layer.projections[name]));
   const inputs = PROJECTIONS.map((name) => layer.projections[name].inFeatures);
   const widest = Math.max(...inputs);

@@ -34,7 +34,7 @@ const TASKS_OF_STAGE = 32;
 /** Flops of a task that is not worth cutting: a fifth of a millisecond. */
 const LEAST_TASK_FLOPS = 5e6;
 /** Tasks that a contraction is cut into where it is long: each keeps sums as large as the gradients. */
-const CONTRACT_TASKS = 8;
+export const CONTRACT_TASKS = 8;
 /** Flops of a problem of two or three milliseconds: about as long as a team of threads takes for it. */
 const BRIEF_FLOPS = 1.5e8;
 

@@ -167,7 +167,7 @@ const SAMPLED_ROWS = [96, 192, 384, 768] as const;
 const FEWER_ROWS = 64;
 const SAMPLING_SHARE = 0.2;
 /** Features that it may draw. */
-const SAMPLED_FEATURES = [0, 1, 2, 3, 4, 6, 8].map((perGroup) => perGroup * DRAWN_GROUPS);
+export const SAMPLED_FEATURES = [0, 1, 2, 3, 4, 6, 8].map((perGroup) => perGroup * DRAWN_GROUPS);
 /** With a given number of features, what may be spent on error bars: the time over that without. */
 const WORTH = 1.3;
 
