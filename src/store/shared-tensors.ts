@@ -33,20 +33,31 @@ local function leave(tensor)
   if redis.call('ZREM', list, tensor) == 1 then redis.call('DECRBY', sum, size(tensor)) end
 end`;
 
-/** One counts as used now; beyond the quota the others make room, those first that were not used for the longest time. */
+/** Tensors that leave in one go: everybody waits for the store meanwhile, ten milliseconds. */
+const AT_ONCE = 1000;
+
+/**
+ * One counts as used now; beyond the quota the others make room, those first that were not used for the longest time.
+ * Answers whether more of them have to.
+ */
 const BOOK = `${LIST}
 local tensor, quota, ttl, prefix = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 if redis.call('ZADD', list, now, tensor) == 1 then redis.call('INCRBY', sum, size(tensor)) end
-for _, old in ipairs(redis.call('ZRANGEBYSCORE', list, '-inf', now - ttl)) do leave(old) end
-while tonumber(redis.call('GET', sum)) > quota do
+redis.call('PEXPIRE', list, ttl)
+redis.call('PEXPIRE', sum, ttl)
+local old = redis.call('ZRANGEBYSCORE', list, '-inf', now - ttl, 'LIMIT', 0, ${AT_ONCE})
+for _, one in ipairs(old) do leave(one) end
+for _ = 1, ${AT_ONCE} do
+  if tonumber(redis.call('GET', sum) or 0) <= quota then return 0 end
   local oldest = redis.call('ZRANGE', list, 0, 0)[1]
+  -- The store has lost the list alone.
+  if not oldest then redis.call('DEL', sum) return 0 end
   redis.call('DEL', prefix .. oldest:match('[^ ]+'))
   leave(oldest)
 end
-redis.call('PEXPIRE', list, ttl)
-redis.call('PEXPIRE', sum, ttl)`;
+return 1`;
 
 const LEAVE = `${LIST} leave(ARGV[1])`;
 
@@ -164,11 +175,12 @@ export class SharedTensors {
     quota = Number.MAX_SAFE_INTEGER,
   ): Promise<void> {
     const { ttlMs } = this.options;
-    await this.#onList(BOOK, owner, listed(name, form), quota, ttlMs, tensorKey(owner, ''));
+    const values = [listed(name, form), quota, ttlMs, tensorKey(owner, '')];
+    while ((await this.#onList(BOOK, owner, ...values)) === 1);
   }
 
-  async #onList(script: string, owner: string, ...values: (string | number)[]): Promise<void> {
-    await this.#store.eval(script, 2, tensorsKey(owner), tensorBytesKey(owner), ...values);
+  #onList(script: string, owner: string, ...values: (string | number)[]): Promise<unknown> {
+    return this.#store.eval(script, 2, tensorsKey(owner), tensorBytesKey(owner), ...values);
   }
 }
 
