@@ -10,8 +10,8 @@ import { ROOT } from './make.mjs';
 
 const TESTS = join(ROOT, 'dist/test');
 const PROCESSES = join(TESTS, 'processes');
-/** One measures the memory of its process; those of the cluster have nothing to share. */
-const ALONE = /^(engine\/price|cluster\/)/;
+/** One measures the memory of its process; others of the cluster have nothing to share. */
+const ALONE = /^(engine\/price|cluster\/(?!cancel|fixtures|methods|queue))/;
 
 /** @returns a file that runs them; one that cannot be loaded is a test that fails. */
 function inOneProcess(name, files) {

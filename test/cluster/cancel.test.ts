@@ -4,12 +4,11 @@ import { test } from 'node:test';
 import { PartWorker } from '../../src/cluster/part-worker.js';
 import type { Executor, RunContext } from '../../src/pool/executor.js';
 import { type LargeTask, parts } from '../../workers/job.js';
-import { startCluster } from './cluster.js';
+import { cluster } from './cluster.js';
 import { knows, large } from './nodes.js';
 import { withoutStore } from './store.js';
 
 const skip = withoutStore;
-const cluster = startCluster();
 
 /** Runs nothing: what it is given ends when it is told to. */
 class Endless implements Executor {

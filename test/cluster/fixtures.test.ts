@@ -13,7 +13,7 @@ import { named } from '../kernels/run.js';
 import { type Fixture, loadFixtures } from '../support/fixtures.js';
 import { DIALECTS } from '../support/wire/dialects.js';
 import { relativeError, values, type WireTensor } from '../support/wire/wire-tensor.js';
-import { startCluster } from './cluster.js';
+import { cluster } from './cluster.js';
 import { cutsOf, large } from './nodes.js';
 import { withoutStore } from './store.js';
 
@@ -22,7 +22,6 @@ const TIMES_NAIVE = 3;
 const FLOOR = 2 ** -21;
 
 const skip = withoutStore;
-const cluster = startCluster(WORKERS);
 
 const context = () => ({ signal: new AbortController().signal });
 
@@ -63,6 +62,7 @@ function truthOf({ expected, naive_float32: naive }: Fixture): Map<string, [Wire
 
 for (const fixture of skip ? [] : loadFixtures()) {
   test(fixture.name, async () => {
+    await cluster.have(WORKERS);
     const { problem, outputs } = await problemOf(fixture);
     const options = { ...outputs, estimate: { rows: 16, seed: 1 } };
     const job = () => large(exactParts(problem, options, cutsFor(problem, outputs)));

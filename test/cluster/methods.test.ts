@@ -13,8 +13,8 @@ import { planSampled } from '../../workers/kernels/sampled/plan/stages.js';
 import { everyCut } from '../kernels/cuts.js';
 import { randomProblem } from '../kernels/problems.js';
 import { testSeed } from '../support/random.js';
-import { startCluster } from './cluster.js';
-import { knows, large } from './nodes.js';
+import { cluster } from './cluster.js';
+import { large } from './nodes.js';
 import { withoutStore } from './store.js';
 
 const seed = testSeed();
@@ -24,7 +24,6 @@ const problem = randomProblem({ ...size, spread: 0.5, causal: true, seed });
 const [, heads, rows] = everyCut(problem, false);
 
 const skip = withoutStore;
-const cluster = startCluster();
 
 const output = { attentionOutput: true };
 const planned = <Result>(job: Job<Result>) => cluster.node.pool.run(job, { signal });
@@ -87,10 +86,9 @@ test('every method on 1, 2 and 4 workers: the answer of a node by itself, bit by
       return { name, parts, job, expected: await planned(job()) };
     }),
   );
-  const { node, workers, addWorker } = cluster;
-  for (const count of [1, 2, 4]) {
-    while (workers.length < count) await addWorker();
-    await knows(node, count);
+  const { node } = cluster;
+  for (const count of [2, 4, 1]) {
+    await cluster.have(count);
     for (const { name, parts, job, expected } of subjects) {
       const { partsSent } = node.figures();
       const found = await node.run(large(job()), { signal });

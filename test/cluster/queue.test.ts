@@ -11,7 +11,7 @@ import type { AttentionProblem } from '../../workers/problem.js';
 import { type ProblemOptions, randomProblem, randomStates } from '../kernels/problems.js';
 import { named } from '../kernels/run.js';
 import { testSeed } from '../support/random.js';
-import { startCluster } from './cluster.js';
+import { cluster } from './cluster.js';
 import { cutsOf, knows, large, startWorker } from './nodes.js';
 import { withoutStore } from './store.js';
 
@@ -42,8 +42,7 @@ const LONG = { batch: 2, heads: 4, headDim: 32, queryLength: 3000, seed };
 const long = randomProblem(LONG);
 
 const skip = withoutStore;
-const cluster = startCluster(1);
-const { workers, addWorker } = cluster;
+const { workers } = cluster;
 const here = (problem: AttentionProblem, inputGradients?: 'attention') =>
   cluster.node.pool.run(jobOf(problem, inputGradients), { signal });
 /** What every test of the long problem has to find. */
@@ -69,8 +68,7 @@ async function underWay(run: Promise<unknown>): Promise<void> {
 test('1 and 2 workers: the same answer as without, bit by bit', { skip }, async () => {
   const { node } = cluster;
   for (const count of [1, 2]) {
-    while (workers.length < count) await addWorker();
-    await knows(node, count);
+    await cluster.have(count);
     for (const options of Object.values(CASES)) {
       const problem = randomProblem({ ...options, seed });
       const { partsSent } = node.figures();
@@ -146,7 +144,7 @@ test('a worker that is killed: its part is done by another', { skip }, async () 
 
 test('a worker that is asked to end finishes its part first', { skip }, async () => {
   const { node } = cluster;
-  await addWorker();
+  await cluster.have(2);
   const run = node.run(jobOf(long), { signal });
   await underWay(run);
   assert.equal(await workers.shift()!.end(), 0);
@@ -203,7 +201,7 @@ test('workers with another build of the kernels take no part: the node computes 
   skip,
 }, async () => {
   const { node, store } = cluster;
-  await Promise.all(workers.splice(0).map((worker) => worker.end()));
+  await cluster.have(0);
   workers.push(await startWorker(store.url, { LORAGRAD_KERNELS: 'wasm' }));
   await knows(node, node.kernels.startsWith('wasm') ? 1 : 0);
   const problem = randomProblem({ ...GROUPED, seed: seed + 2 });
@@ -214,7 +212,7 @@ test('a worker that fails, and one that names nonsense: the node computes by its
   skip,
 }, async () => {
   const { node, store } = cluster;
-  await Promise.all(workers.splice(0).map((worker) => worker.end()));
+  await cluster.have(0);
   const nonsense = { result: { digest: 'none', bytes: 2 ** 50 } };
   const answers = [() => Promise.reject(new Error('out of memory')), async () => nonsense];
   const problem = randomProblem({ ...GROUPED, seed: seed + 3 });
