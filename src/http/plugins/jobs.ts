@@ -30,7 +30,9 @@ interface KeptJob {
   readonly known: boolean;
   /** Resolves when the other API nodes know of it. */
   readonly told: Promise<void>;
-  /** Gives back all that it holds; what is still computed is stopped. */
+  /** Its answer is read by another request. When that has it whole, the job is forgotten; who lost the connection may ask again. */
+  readBy(reader: FastifyRequest): void;
+  /** Gives back all that it holds, when nobody reads it any more; what is still computed is stopped. */
   forget(): void;
   /** Leaves it to the other API nodes, where they have its outcome. */
   leave(): void;
@@ -108,23 +110,35 @@ async function jobsPlugin(
     const id = randomUUID();
     const end = request.lifetime.outlive();
     let timer: NodeJS.Timeout | undefined;
+    let readers = 0;
+    const release = () => {
+      if (!jobs.has(id) && readers === 0) end();
+    };
+    const drop = () => {
+      clearTimeout(timer);
+      release();
+    };
     const job: MutableJob = {
       id,
       request,
       outcome: null,
       known: false,
       told: Promise.resolve(),
+      readBy: (reader) => {
+        readers++;
+        reader.lifetime.whenOver((left) => {
+          readers--;
+          if (left) release();
+          else job.forget();
+        });
+      },
       forget: () => {
         elsewhere?.forget(id, request.owner).catch(() => {});
-        if (!jobs.delete(id)) return;
-        clearTimeout(timer);
-        if (!job.outcome) request.cancel();
-        end();
+        if (jobs.delete(id) && !job.outcome) request.cancel();
+        drop();
       },
       leave: () => {
-        if (!job.known || !jobs.delete(id)) return;
-        clearTimeout(timer);
-        end();
+        if (job.known && jobs.delete(id)) drop();
       },
     };
     jobs.set(id, job);

@@ -75,10 +75,7 @@ export default async function jobs(app: FastifyInstance): Promise<void> {
       if (!job) return answerElsewhere(request, reply);
       const { outcome } = job;
       if (!outcome) return tellProgress(reply, progressOf(job.request));
-      // Who lost the connection on the way may ask again.
-      request.lifetime.whenOver((left) => {
-        if (!left) job.forget();
-      });
+      job.readBy(request);
       if (outcome instanceof Problem) throw outcome;
       request.timings = outcome.timings;
       request.answerType = job.request.answerType;

@@ -1,5 +1,6 @@
 /** What one client holds keeps no other out. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { connect } from 'node:net';
 import { test } from 'node:test';
 import type { ProblemDetails } from '../../../src/errors.js';
@@ -30,14 +31,14 @@ const wide = (length: number) =>
     method: 'exact',
   });
 
-const post = (path: string, bytes: Uint8Array, key: string) =>
+const authorization = `Bearer ${ONE}`;
+const post = (path: string, bytes: Uint8Array, key: string, headers = {}) =>
   fetch(server.url + path, {
     method: 'POST',
-    headers: { 'content-type': MSGPACK, authorization: `Bearer ${key}` },
+    headers: { 'content-type': MSGPACK, authorization: `Bearer ${key}`, ...headers },
     body: new Uint8Array(bytes),
   });
-const until = (name: string, value: number) =>
-  metricIs(server.url, name, value, { authorization: `Bearer ${ONE}` });
+const until = (name: string, value: number) => metricIs(server.url, name, value, { authorization });
 
 test('an answer that nobody reads keeps no other client out, and its own sends no more than may be in flight', async () => {
   const body = wide(500);
@@ -61,6 +62,22 @@ test('an answer that is larger than what may be in flight is refused before it i
   assert.equal(refused.status, 422);
   const { limit, actual } = (await refused.json()) as ProblemDetails;
   assert.deepEqual([limit, actual], [LIMIT, ANSWER + 6000 * 4]);
+});
+
+test('the answer of a job is in flight as long as anybody reads it, whoever has it already', async () => {
+  const begun = await post('/forward', wide(500), ONE, { prefer: 'respond-async' });
+  const location = begun.headers.get('location');
+  await until('loragrad_inflight_requests', 0);
+  const socket = connect(Number(new URL(server.url).port), '127.0.0.1');
+  socket.write(`GET ${location} HTTP/1.1\r\nhost: x\r\nauthorization: ${authorization}\r\n\r\n`);
+  await once(socket, 'readable');
+  const whole = await fetch(server.url + location, { headers: { authorization } });
+  assert.equal(whole.status, 200);
+  await whole.arrayBuffer();
+  await until('loragrad_kept_jobs', 0);
+  await until('loragrad_inflight_bytes', ANSWER);
+  socket.destroy();
+  await until('loragrad_inflight_bytes', 0);
 });
 
 test('long work of one client is not reckoned as a wait of others, with whom it takes turns', () => {
