@@ -1,10 +1,12 @@
 /** The exact kernel, and float64 where float32 does not do. */
 import type { Job } from '../../workers/job.js';
+import { frobenius } from '../../workers/kernels/estimate/estimate.js';
 import { exactFlops } from '../../workers/kernels/exact/cost.js';
 import { rowsForEstimate } from '../../workers/kernels/exact/error/row-samples.js';
 import { exactJob } from '../../workers/kernels/exact/gradient.js';
 import { referenceParts } from '../../workers/kernels/reference/parts.js';
 import type { AttentionProblem, Contradiction, StatesName } from '../../workers/problem.js';
+import type { TensorData } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
 import { needsOf } from './choose-low-rank.js';
 import { stateGradient } from './encode-phase.js';
@@ -59,7 +61,15 @@ export function* inFloat64(
   );
 }
 
-/** null: the numbers are too large for float32. */
+/** Below it weights of sinks may be less than the least numbers of float32. */
+const TINY = 2 ** -100;
+
+function isTiny(sinks: TensorData | null): boolean {
+  const norm = sinks ? frobenius(sinks) : 0;
+  return norm > 0 && norm < TINY;
+}
+
+/** null: the numbers are too large for float32, or too small. */
 function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solved | null> {
   const { errors, contradiction, ...result } = yield* exactJob(problem, {
     attentionOutput: options.attentionOutput,
@@ -67,7 +77,7 @@ function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solve
     estimate: { rows: rowsForEstimate(problem), seed: options.seed },
   });
   if (contradiction) throw contradictory(contradiction);
-  if (yield* overflowed(result)) return null;
+  if ((yield* overflowed(result)) || isTiny(result.sinks)) return null;
   const inputs = Object.keys(result.inputGradients ?? {});
   const error = Object.fromEntries(
     Object.entries(errors ?? {}).map(([name, estimate]) => [

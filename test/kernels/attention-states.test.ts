@@ -134,6 +134,38 @@ test('gradients that came out as 0 are off by all of themselves, unless float32 
   assert.equal(limits(110, 1), 0);
 });
 
+test('long rows that carry no more than others are surely drawn: more is rounded of their logits', () => {
+  const [length, d] = [1136, 32];
+  const size = { queryLength: length, headDim: d, causal: true, spread: 0.02 };
+  const problem = randomStates({ ...size, seed: 3 });
+  const [Q, K] = [problem.inputs.query.data, problem.inputs.key.data];
+  // A massive channel, and some queries that look for a key.
+  for (let i = 0; i < length; i++) {
+    Q[i * d + 9]! += 2;
+    K[i * d + 9]! += 20;
+  }
+  for (const [row, key] of [
+    [137, 40],
+    [360, 706],
+    [742, 345],
+    [1005, 13],
+    [1118, 900],
+  ] as const) {
+    for (let c = 0; c < d; c++) Q[row * d + c] = 3 * K[key * d + c]!;
+  }
+  const truth = named(reference(problem, 'attention')).get('key')!;
+  for (let seed = 1; seed <= 16; seed++) {
+    const job = exactJob(problem, {
+      ...{ attentionOutput: false, inputGradients: 'attention' },
+      estimate: { rows: 16, seed },
+    });
+    const { errors, ...got } = runJob(job, (task, stop) => runExactTask(task, wasm, stop));
+    const error = distance(named(got).get('key')!, truth) / norm(truth);
+    const { upper } = errors!.key!;
+    assert.ok(error <= upper, `seed ${seed}: ${error} above ${upper}`);
+  }
+});
+
 test('a kernel that is off by a hundredth is seen', () => {
   const problem = randomStates({ queryLength: 200, heads: 2, seed: SEED });
   const options = { attentionOutput: false, inputGradients: 'attention' } as const;

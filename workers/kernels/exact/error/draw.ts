@@ -4,13 +4,23 @@ import type { ExactPlan, Workspace } from '../../attention/plan.js';
 import { sampleRows } from '../../estimate/rows.js';
 import { headsOfWave } from '../tasks.js';
 import type { Draw } from './kernel-rows.js';
+import { largestOf, roundedLogit } from './logits.js';
 import type { SampleTask } from './sample.js';
 
-/** What the rows of a wave carry, by which they are drawn. */
-function familiesOf(workspace: Workspace, rows: number): Float64Array[] {
-  const { normG, normS, normQS, normDQ, normSink } = workspace;
+/**
+ * What is rounded away of what the rows of a wave carry, by which they are drawn: the logits of a row are rounded as they are
+ * long. A row of ten times the length may make all of the error and carry no more than others.
+ */
+function familiesOf(plan: ExactPlan, workspace: Workspace, rows: number): Float64Array[] {
+  const { normG, normS, normQS, normDQ, normSink, largestK } = workspace;
+  const longest = largestOf(largestK);
+  const rounded = new Float64Array(rows);
+  for (let i = 0; i < rows; i++) {
+    const length = normS[i]! > 0 ? normQS[i]! / normS[i]! : 0;
+    rounded[i] = 1 + roundedLogit(plan, length * longest);
+  }
   const families = [normG, normS, normQS, normDQ, normSink];
-  return families.map((norms) => new Float64Array(norms.subarray(0, rows)));
+  return families.map((norms) => rounded.map((size, i) => size * norms[i]!));
 }
 
 /** Rows of a wave in their order. @param size of a cluster; absent: there are none. */
@@ -25,7 +35,7 @@ export function drawRows(
   const { queryLength } = plan.problem.dims;
   const heads = headsOfWave(plan, wave);
   const rows = heads.length * queryLength;
-  return sampleRows(familiesOf(workspace, rows), size ?? rows, draws, seed + wave)
+  return sampleRows(familiesOf(plan, workspace, rows), size ?? rows, draws, seed + wave)
     .sort((a, b) => a.index - b.index)
     .map(({ index, probability, cluster }): Draw => {
       const { place, headGroup, head } = heads[Math.floor(index / queryLength)]!;

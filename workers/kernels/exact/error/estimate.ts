@@ -8,12 +8,7 @@ import {
   type StatesName,
 } from '../../../problem.js';
 import type { TensorData } from '../../../tensor/tensor.js';
-import {
-  CONTRACT_TOKENS,
-  type ExactPlan,
-  type ExactProblem,
-  type Workspace,
-} from '../../attention/plan.js';
+import { CONTRACT_TOKENS, type ExactPlan, type ExactProblem } from '../../attention/plan.js';
 import {
   type ErrorEstimate,
   type ErrorSums,
@@ -87,18 +82,6 @@ export class Concentration {
   get roundings(): number {
     return this.#sum > 0 ? Math.max(1, (ROUNDINGS * Math.sqrt(this.#squares)) / this.#sum) : 1;
   }
-}
-
-export const largestOf = (norms: Float32Array) => norms.reduce((a, b) => Math.max(a, b), 0);
-
-/**
- * beta |q| |k| of the longest queries and keys of a wave. A cap c lets no logit x exceed it, but its slope 1 - tanh^2(x / c),
- * by which gradients are multiplied, changes with x by up to 2 / c of itself.
- */
-export function largestLogit({ problem }: ExactPlan, { largestQ, largestK }: Workspace): number {
-  const logit = problem.scaling * largestOf(largestQ) * largestOf(largestK);
-  const { softcap: cap } = problem;
-  return cap ? Math.min(logit, cap) + (2 * logit) / cap : logit;
 }
 
 /** Adds what other threads found to the first. */

@@ -11,7 +11,8 @@ import { type InputGradients, type ParameterGradients, ROLES, tensorsOf } from '
 import type { FullTask } from '../full.js';
 import { headsOfWave, isBrief } from '../tasks.js';
 import { sampleTasks } from './draw.js';
-import { Concentration, largestLogit, largestOf, roundingError, type Samples } from './estimate.js';
+import { Concentration, roundingError, type Samples } from './estimate.js';
+import { largestLogit, largestOf } from './logits.js';
 import type { DrawnSizes, SampleTask } from './sample.js';
 import {
   addErrors,
