@@ -164,8 +164,14 @@ function sameBytes(a: Elements, b: Elements): boolean {
 
 /** Of sums of some hundred terms, in units of the largest element. */
 const ROUNDINGS = 100;
-const SINGLE = ROUNDINGS * 2 ** -24;
-const DOUBLE = 1000 * 2 ** -53;
+interface Precision {
+  /** Of the largest element. */
+  readonly rounding: number;
+  /** Of what nudged operands change, which are nudged as float32 rounds. */
+  readonly nudges: number;
+}
+const SINGLE: Precision = { rounding: ROUNDINGS * 2 ** -24, nudges: ROUNDINGS };
+const DOUBLE: Precision = { rounding: 1000 * 2 ** -53, nudges: ROUNDINGS * 2 ** -29 };
 
 /** What a call should come to. */
 export type Reference = (call: Call) => Pick<Outcome, 'arrays' | 'returned'>;
@@ -194,9 +200,9 @@ function beyond(
   const compare = (name: string, isDouble: boolean, pick: NumbersOf) => {
     // Of one type: loops over arrays that may be of several are ten times slower.
     const [x, y] = [outcome, right].map((of) => new Float64Array(pick(of))) as [Numbers, Numbers];
-    const z = other === right || isDouble ? y : new Float64Array(pick(other));
-    const rounding = isDouble ? DOUBLE : SINGLE;
-    const i = elementwise ? differsByItself(x, y, z, rounding) : differs(x, y, z, rounding);
+    const z = other === right ? y : new Float64Array(pick(other));
+    const precision = isDouble ? DOUBLE : SINGLE;
+    const i = elementwise ? differsByItself(x, y, z, precision) : differs(x, y, z, precision);
     if (i === null) return null;
     return `${call.name}: ${name}[${i}] is ${x[i]}, not ${y[i]} (sizes ${JSON.stringify(call.numbers)})`;
   };
@@ -221,8 +227,8 @@ const largest = (x: Numbers, y: Numbers | null) => {
 };
 
 /** The first x that is further from y than rounding makes it, beside the largest y; z: y of nudged operands. */
-function differs(x: Numbers, y: Numbers, z: Numbers, rounding: number): number | null {
-  const off = rounding * largest(y, null) + (z === y ? 0 : ROUNDINGS * largest(y, z));
+function differs(x: Numbers, y: Numbers, z: Numbers, of: Precision): number | null {
+  const off = of.rounding * largest(y, null) + (z === y ? 0 : of.nudges * largest(y, z));
   for (let i = 0; i < x.length; i++) {
     // Infinities are the same or not.
     if (x[i] !== y[i] && !(Math.abs(x[i]! - y[i]!) <= off)) return i;
@@ -231,10 +237,10 @@ function differs(x: Numbers, y: Numbers, z: Numbers, rounding: number): number |
 }
 
 /** The same beside its own y alone. */
-function differsByItself(x: Numbers, y: Numbers, z: Numbers, rounding: number): number | null {
+function differsByItself(x: Numbers, y: Numbers, z: Numbers, of: Precision): number | null {
   for (let i = 0; i < x.length; i++) {
     if (x[i] === y[i]) continue;
-    const off = rounding * finite(Math.abs(y[i]!)) + ROUNDINGS * finite(Math.abs(y[i]! - z[i]!));
+    const off = of.rounding * finite(Math.abs(y[i]!)) + of.nudges * finite(Math.abs(y[i]! - z[i]!));
     if (!(Math.abs(x[i]! - y[i]!) <= off)) return i;
   }
   return null;
