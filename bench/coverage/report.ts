@@ -156,7 +156,7 @@ export function tell({ measurements }: Run<CoverageSetting>): Section {
     '',
     groupTable(short),
     '',
-    `**${figure(total(long), 'problems')} long inputs** (8192 rows), truth by the exact kernel in float32; \`auto\` as the service runs it.`,
+    `**${figure(total(long), 'problems')} long inputs** (8192 rows), truth by the exact kernel in float32, from 2026-11-28 on by float64 under massive channels; \`auto\` as the service runs it.`,
     '',
     groupTable(long.filter(({ setting }) => LONG_TABLE.includes(setting.by))),
   ];
