@@ -111,7 +111,7 @@ export function lowRankBytes(layer: Layer, options: ChooseOptions): number {
   return batch * heads * heldByHead + 8 * (all + rows) + scratch;
 }
 
-const rankOf = ({ adapter }: Projection): number => adapter?.rank ?? 0;
+export const rankOf = ({ adapter }: Projection): number => adapter?.rank ?? 0;
 
 /**
  * Columns of the thin factors that sums over keys and over queries have for each column of V, as many as a head is wide where a

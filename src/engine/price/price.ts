@@ -24,6 +24,7 @@ import {
   exactBytes,
   lowRankBytes,
   MOST_FEATURES,
+  rankOf,
   referenceBytes,
   sampledBytes,
 } from './memory.js';
@@ -136,9 +137,8 @@ function layerPrice(
   const answer = wanted.answer.map(({ shape, dtype }) => {
     return { shape, dtype: outputsDtype === 'same' ? dtype : outputsDtype };
   });
-  const results = answer.reduce((sum, { shape }) => sum + elementCount(shape), 0);
-  const weights = adaptersOf(layer).reduce((sum, { shape }) => sum + elementCount(shape), 0);
-  const errors = wanted.gradients ? 8 * ERROR_COPIES * weights : 0;
+  const results = numbersOf(answer);
+  const errors = wanted.gradients ? 8 * ERROR_COPIES * numbersOf(adaptersOf(layer)) : 0;
   let kernelBytes = copiedBytes(layer);
   let seconds = batch * heads * HEAD_SECONDS + decoded / 1e9;
   if (kernels.exact && wanted.flops > 0) {
@@ -184,7 +184,7 @@ function finished(
     (sum, { shape, dtype }) => sum + elementCount(shape) * itemSize(dtype),
     0,
   );
-  const numbers = answer.reduce((sum, { shape }) => sum + elementCount(shape), 0);
+  const numbers = numbersOf(answer);
   const tensorBytes = !form?.json
     ? (form?.dialect === 'numpy' ? 2 : 1) * wire
     : form.dialect === 'list'
@@ -199,6 +199,9 @@ function finished(
     answerBytes,
   };
 }
+
+const numbersOf = (tensors: readonly Shaped[]) =>
+  tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0);
 
 const itemSize = (dtype: Tensor['dtype']) =>
   dtype === 'float64' ? 8 : dtype === 'float32' ? 4 : 2;
@@ -232,10 +235,7 @@ function lowRankSeconds(layer: Layer, { rates, features }: ChooseOptions, runs: 
   const { batch, heads, queryLength, keyLength, headDim, valueDim } = layer.dims;
   const width = Math.max(headDim, valueDim);
   const rows = batch * heads * (queryLength + keyLength);
-  const ranks = PROJECTIONS.reduce(
-    (sum, name) => sum + (layer.projections[name].adapter?.rank ?? 0),
-    0,
-  );
+  const ranks = PROJECTIONS.reduce((sum, name) => sum + rankOf(layer.projections[name]), 0);
   const plan = batch * heads * (PLAN_SECONDS + PLAN_CUBE_SECONDS * width ** 3);
   const chain = rows * (4 * (features ?? MOST_FEATURES / 4) * (2 * width + ranks) + ROW_FLOPS);
   const flops = projectionFlops(layer) + (runs ? chain : (rows * ROW_FLOPS) / 4);

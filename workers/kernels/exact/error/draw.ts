@@ -4,7 +4,7 @@ import type { ExactPlan, Workspace } from '../../attention/plan.js';
 import { sampleRows } from '../../estimate/rows.js';
 import { headsOfWave } from '../tasks.js';
 import type { Draw } from './kernel-rows.js';
-import { largestOf, roundedLogit } from './logits.js';
+import { largestOf, lengthOf, roundedLogit } from './logits.js';
 import type { SampleTask } from './sample.js';
 
 /**
@@ -13,14 +13,15 @@ import type { SampleTask } from './sample.js';
  */
 function familiesOf(plan: ExactPlan, workspace: Workspace, rows: number): Float64Array[] {
   const { normG, normS, normQS, normDQ, normSink, largestK } = workspace;
+  const families = [normG, normS, normQS, normDQ, normSink].map(
+    (norms) => new Float64Array(norms.subarray(0, rows)),
+  );
   const longest = largestOf(largestK);
-  const rounded = new Float64Array(rows);
   for (let i = 0; i < rows; i++) {
-    const length = normS[i]! > 0 ? normQS[i]! / normS[i]! : 0;
-    rounded[i] = 1 + roundedLogit(plan, length * longest);
+    const rounded = 1 + roundedLogit(plan, lengthOf(workspace, i, 0) * longest);
+    for (const carried of families) carried[i]! *= rounded;
   }
-  const families = [normG, normS, normQS, normDQ, normSink];
-  return families.map((norms) => rounded.map((size, i) => size * norms[i]!));
+  return families;
 }
 
 /** Rows of a wave in their order. @param size of a cluster; absent: there are none. */

@@ -12,7 +12,7 @@ import type { FullTask } from '../full.js';
 import { headsOfWave, isBrief } from '../tasks.js';
 import { sampleTasks } from './draw.js';
 import { Concentration, roundingError, type Samples } from './estimate.js';
-import { largestLogit, largestOf } from './logits.js';
+import { largestLogit, largestOf, lengthOf } from './logits.js';
 import type { DrawnSizes, SampleTask } from './sample.js';
 import {
   addErrors,
@@ -59,12 +59,10 @@ const FAMILIES: readonly ((of: Workspace, rows: number) => Float32Array)[] = [
   ({ normG }, rows) => normG.subarray(0, rows),
   ({ normS }, rows) => normS.subarray(0, rows),
   ({ normQS }, rows) => normQS.subarray(0, rows),
-  ({ normG, normS, normQS, largestQ }, rows) => {
-    const longest = largestOf(largestQ);
-    const carried = normG.slice(0, rows);
-    for (let i = 0; i < rows; i++) {
-      carried[i]! *= normS[i]! > 0 ? normQS[i]! / normS[i]! : longest;
-    }
+  (workspace, rows) => {
+    const longest = largestOf(workspace.largestQ);
+    const carried = workspace.normG.slice(0, rows);
+    for (let i = 0; i < rows; i++) carried[i]! *= lengthOf(workspace, i, longest);
     return carried;
   },
 ];

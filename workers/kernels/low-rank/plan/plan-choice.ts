@@ -62,25 +62,22 @@ function predicted(
       const ofFeatures = (SIGNS * alike * drawnFeatures) / features;
       const unbalanced = Math.max(part.normalisation, 1 / balanceSample(keyLength));
       const normalisation = unbalanced * ofRows;
-      return (
-        part.error *
-          mixtureLimit(...[ofFeatures, features, normalisation, rows, directions, correction]) +
-        rounding
-      );
+      const scatter = { ofFeatures, features, ofRows: normalisation, rows, directions };
+      return part.error * mixtureLimit(scatter, correction) + rounding;
     }),
   );
 }
 
-/**
- * The same where features are drawn, for variances of the means of mixtures and of n rows whose scatter has so many
- * directions.
- */
+/** Of so many drawn rows and features: the variances of their means, and the directions that both have. */
+interface MixtureScatter extends Draws {
+  readonly ofRows: number;
+  readonly ofFeatures: number;
+  readonly directions: number;
+}
+
+/** The same where features are drawn. */
 function mixtureLimit(
-  ofFeatures: number,
-  mixtures: number,
-  ofRows: number,
-  n: number,
-  directions: number,
+  { ofFeatures, features, ofRows, rows, directions }: MixtureScatter,
   correction: boolean,
 ): number {
   const scatter = (variance: number, draws: number, even: number) => {
@@ -90,10 +87,10 @@ function mixtureLimit(
     const along = spread ** 2 + variance / directions;
     return { variance, freedom, spread, along, deviations, unseen: 0 };
   };
-  const { unseen } = meanError(n, 0, n, LARGEST_ROW * Math.sqrt(n * ofRows));
-  const even = 1 / (1 + 2 / directions + (UNEVEN_MIXTURES * DRAWN_GROUPS) / mixtures);
+  const { unseen } = meanError(rows, 0, rows, LARGEST_ROW * Math.sqrt(rows * ofRows));
+  const even = 1 / (1 + 2 / directions + (UNEVEN_MIXTURES * DRAWN_GROUPS) / features);
   const scatters = {
-    rows: { ...scatter(ofRows, n, EVEN_ROWS), unseen },
+    rows: { ...scatter(ofRows, rows, EVEN_ROWS), unseen },
     features: scatter(ofFeatures, DRAWN_GROUPS, even),
   };
   if (correction) return ROOM * distanceOf(scatters).limit;
