@@ -1,4 +1,4 @@
-/** Every setting, its default and its environment variable. The README's table is made of this. */
+/** Every setting, its default and its environment variable. docs/operations.md takes its table from here. */
 import { Ajv } from 'ajv';
 import Type, { type Static } from 'typebox';
 import { KERNEL_CHOICES } from '../workers/kernels/inner/load.js';
@@ -37,7 +37,7 @@ export const ConfigSchema = Type.Object({
   LORAGRAD_KERNELS: Type.Enum([...KERNEL_CHOICES], {
     default: 'auto',
     description:
-      'Build of the inner loops: the widest that computes correctly (auto), native code or nothing (native, avx2), WebAssembly (wasm)',
+      'Build of the inner loops. auto: the widest that computes correctly. native, avx2: this one, or the service does not start. wasm: WebAssembly',
   }),
   LORAGRAD_MAX_BODY_BYTES: Type.Integer({
     default: GIB,
@@ -56,52 +56,52 @@ export const ConfigSchema = Type.Object({
     minimum: 1,
     maximum: 100_000,
     description:
-      'Requests that compute or wait to. Four times as many may wait for a place, for a second at most, as long as they are expected to find one; the others get 429. Beyond it there are as many places for clients that have less than their share',
+      'Requests that may compute or wait to. Four times as many may wait up to a second for a place; the others get 429. Clients that have less than their share may use as many places again',
   }),
   LORAGRAD_MAX_INFLIGHT_BYTES: Type.Integer({
     default: 0,
     minimum: 0,
     description:
-      'Sum of the bodies that have arrived, of the tensors that they refer to and of answers that are computed or not yet read; more get 429, but clients that have less than their share find as much again. 0 means a sixteenth of the memory that the process may use (cgroup limit included)',
+      'Bytes of all bodies that have arrived, of tensors that they refer to, and of answers that are computed or not yet read. Beyond it requests get 429; clients that have less than their share may use as much again. 0 means a sixteenth of the memory that the process may use (cgroup limit included)',
   }),
   LORAGRAD_COMPUTE_BYTES: Type.Integer({
     default: 0,
     minimum: 0,
     description:
-      'Memory that running computations may take, as their shapes predict, bytes; the others wait. 0 means three eighths of the memory that the process may use',
+      'Memory for all running computations, bytes, as predicted from their shapes; the others wait. 0 means three eighths of the memory that the process may use',
   }),
   LORAGRAD_MAX_COMPUTE_SECONDS: Type.Integer({
     default: 3600,
     minimum: 1,
-    description: 'Longest computation, in predicted seconds of one worker',
+    description: 'Longest computation that is accepted, in predicted seconds of one worker',
   }),
   LORAGRAD_STORE_BYTES: Type.Integer({
     default: 0,
     minimum: 0,
     description:
-      'Memory for the tensors that PUT /tensors keeps, bytes; the least recently used make room. 0 means 1 GiB, or an eighth of the memory that the process may use if that is less',
+      'Memory for the tensors that PUT /tensors keeps, bytes; the least recently used ones are dropped to make room. 0 means 1 GiB, or an eighth of the memory that the process may use if that is less',
   }),
   LORAGRAD_DEADLINE_MS: milliseconds(
     600_000,
     1,
-    'Longest time from the head of a request to its answer, ms; then the work is stopped and 504 answered',
+    'Longest time from the head of a request to its answer, ms. Then its work is stopped and it gets 504',
   ),
   LORAGRAD_JOB_DEADLINE_MS: milliseconds(
     14_400_000,
     1,
-    'The same for a request with Prefer: respond-async, ms',
+    'The same for a job (a request with Prefer: respond-async), ms',
   ),
   LORAGRAD_JOB_TTL_MS: milliseconds(
     600_000,
     1,
-    'How long the answer to such a request waits to be fetched, ms',
+    'How long the answer of a job is kept until it is fetched, ms',
   ),
   LORAGRAD_MAX_JOBS: Type.Integer({
     default: 1024,
     minimum: 0,
     maximum: 100_000,
     description:
-      'Such requests that are computed or whose answers are kept; more get 429, but clients that have less than their share find as many again. Their answers count as not yet read',
+      'Jobs that are computed or whose answers are kept; the others get 429. Clients that have less than their share may have as many again. Kept answers count as not yet read',
   }),
   LORAGRAD_BODY_TIMEOUT_MS: milliseconds(
     300_000,
@@ -112,17 +112,17 @@ export const ConfigSchema = Type.Object({
     default: 1024,
     minimum: 1,
     description:
-      'Least bytes a second that a client sends of a body, and reads of an answer, on average; who is slower is cut off',
+      'Lowest average rate at which a client may send a body or read an answer, bytes a second; slower connections are cut',
   }),
   LORAGRAD_PATIENCE_MS: milliseconds(
     10_000,
     10,
-    'Longest pause in a body or in the reading of an answer, ms',
+    'Longest pause while a body is sent or an answer is read, ms; then the connection is cut',
   ),
   LORAGRAD_LAME_DUCK_MS: milliseconds(
     3000,
     0,
-    'How long the service serves on after SIGTERM while it says that it is not ready, ms: time for a load balancer to see it',
+    'How long the service goes on after SIGTERM while /health/ready says 503, ms: time for a load balancer to see it',
   ),
   LORAGRAD_DRAIN_MS: milliseconds(
     30_000,
@@ -132,23 +132,23 @@ export const ConfigSchema = Type.Object({
   LORAGRAD_HUNG_MS: milliseconds(
     60_000,
     100,
-    'A worker that shows no sign of life for so long is replaced, ms',
+    'A worker that gives no sign of life for this long is replaced, ms',
   ),
   LORAGRAD_WARMUP_MS: milliseconds(
     120_000,
     1,
-    'Longest time for every worker to run its warm-up task, ms; then start fails. Some seconds are needed, on a busy machine a minute',
+    'Longest time for all workers to run their warm-up task, ms; then the start fails. It takes some seconds, on a busy machine up to a minute',
   ),
   LORAGRAD_BASE_PATH: Type.String({
     default: '',
     pattern: '^(/[A-Za-z0-9._~-]+)*$',
     description:
-      'Path below which a proxy publishes the service (/loragrad), for the address in its documentation; requests with and without it are taken. The header X-Forwarded-Prefix has precedence',
+      'Path below which a proxy publishes the service (/loragrad), for the addresses in its documentation. Requests are answered with and without it. The header X-Forwarded-Prefix has precedence',
   }),
   LORAGRAD_API_KEYS: Type.String({
     default: '',
     description:
-      'Who may use the service: name:key pairs, separated by commas, each perhaps with quotas: one:KEY requests=600 bytes=1000000000 (a minute) stored=500000000. Empty, and no file: everybody. Health and pages need no key',
+      'Who may use the service: name:key pairs, separated by commas, each with quotas if wanted: one:KEY requests=600 bytes=1000000000 stored=500000000 (requests and bytes a minute). Empty, and no file: everybody. Health and pages need no key',
   }),
   LORAGRAD_API_KEYS_FILE: Type.String({
     default: '',
@@ -169,12 +169,12 @@ export const ConfigSchema = Type.Object({
     minimum: 0,
     maximum: 65535,
     description:
-      'TCP port of the operator: /metrics without a key and nowhere else, and /health, which there waits for no client, in plain HTTP; 0: none, /metrics is on that of the service',
+      'TCP port for the operator, plain HTTP without a key: /metrics, which is then nowhere else, and /health, which does not wait behind clients there. 0: none, /metrics is on the port of the service',
   }),
   OTEL_EXPORTER_OTLP_ENDPOINT: Type.String({
     default: '',
     description:
-      'Address of an OpenTelemetry collector that takes OTLP over HTTP (http://127.0.0.1:4318): each request sends it a trace. Empty: nothing is traced',
+      'Address of an OpenTelemetry collector for OTLP over HTTP (http://127.0.0.1:4318), which gets a trace of each request. Empty: nothing is traced',
   }),
   LORAGRAD_TLS_CERT_FILE: Type.String({
     default: '',
@@ -189,17 +189,17 @@ export const ConfigSchema = Type.Object({
     default: '',
     writeOnly: true,
     description:
-      'Valkey or Redis that hands parts of large problems to machines that run loragrad worker, and shares kept tensors between services: redis://user:password@host:6379, rediss:// for TLS. Empty: all is computed here',
+      'Valkey or Redis through which parts of large problems go to machines that run loragrad worker, and which services share tensors by: redis://user:password@host:6379, rediss:// for TLS. Empty: everything is computed here',
   }),
   LORAGRAD_QUEUE_TTL_MS: milliseconds(
     600_000,
     1000,
-    'How long tensors and results stay there after their last use, ms',
+    'How long tensors and results stay in that store after their last use, ms',
   ),
   LORAGRAD_CORS_ORIGINS: Type.String({
     default: '',
     description:
-      'Origins whose pages may call the service, separated by commas (https://example.org), or *; empty: none but its own',
+      'Origins whose pages may call the service (CORS), separated by commas (https://example.org), or *. Empty: only its own',
   }),
 });
 

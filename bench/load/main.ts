@@ -2,7 +2,7 @@
  * npm run load -- [overload|fairness|deaths|terms|fuzz|soak ...] [--short] [--seed N]
  *
  * Runs the trials (all of them by default), each against a service of its own, and writes what they show into
- * docs/operations.md. --short: a minute each, and nothing is written. Ends with 1 when a trial missed what it is held to.
+ * docs/load.md. --short: a minute each, and nothing is written. Ends with 1 when a trial missed what it is held to.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
@@ -44,7 +44,7 @@ const TITLES: Readonly<Record<string, string>> = {
 /** What the services of the trials choose, too. */
 const kernels = chooseKernels('auto', stagesDiffer).build;
 
-const DOCUMENT = fileURLToPath(new URL('../../../docs/operations.md', import.meta.url));
+const DOCUMENT = fileURLToPath(new URL('../../../docs/load.md', import.meta.url));
 
 /** Replaces what stands between the markers of a trial. */
 function write(name: string, text: string, before: number): void {
@@ -55,7 +55,7 @@ function write(name: string, text: string, before: number): void {
   if (from < 0 || to < from) throw new Error(`There is no place for ${name} in ${DOCUMENT}.`);
   writeFileSync(
     DOCUMENT,
-    `${document.slice(0, from + open.length)}\n#### ${TITLES[name]}\n\n${text}\n\n${where}\n${document.slice(to)}`,
+    `${document.slice(0, from + open.length)}\n### ${TITLES[name]}\n\n${text}\n\n${where}\n${document.slice(to)}`,
   );
 }
 

@@ -61,6 +61,7 @@ export default defineConfig({
           { text: 'Python', link: '/client-python' },
           { text: 'TypeScript', link: '/client-typescript' },
           { text: 'Operations', link: '/operations' },
+          { text: 'Under load', link: '/load' },
           { text: 'More than one machine', link: '/scaling' },
           { text: 'Problems', link: '/problems' },
         ],
