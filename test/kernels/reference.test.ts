@@ -5,7 +5,7 @@ import { referenceForwardJob, referenceNormsJob } from '../../workers/kernels/re
 import { referenceJob } from '../../workers/kernels/reference/gradient.js';
 import { runReferenceTask } from '../../workers/kernels/reference/operations.js';
 import type { AttentionProblem } from '../../workers/problem.js';
-import { type ProblemOptions, randomProblem } from './problems.js';
+import { type ProblemOptions, randomProblem, randomStates } from './problems.js';
 
 const solve = (problem: AttentionProblem) =>
   runJob(referenceJob(problem, { attentionOutput: true }), runReferenceTask);
@@ -98,6 +98,37 @@ test('rows of logits at +-10,000, one key and equal keys stay finite', () => {
       assert.ok([...gradient.lora_A, ...gradient.lora_B].every(Number.isFinite));
     }
     assert.ok(attentionOutput?.every(Number.isFinite));
+  }
+});
+
+test('a row that is saturated keeps its digits: one key has all but 1e-14 of the weight, beside values of 1e10', () => {
+  const [logit, keys] = [38, 200];
+  for (const heavy of [0, 70, 199]) {
+    for (const sink of [undefined, 40]) {
+      const states = randomStates({
+        ...{ seed: 7, queryLength: 1, keyLength: keys, headDim: 1, dtype: 'float64' },
+        objective: 'grad_output',
+      });
+      const { query, key, value } = states.inputs;
+      const G = 0.7;
+      query.data.set([1]);
+      key.data.fill(0).set([logit], heavy);
+      value.data.fill(-3e9).set([1e10], heavy);
+      states.objective.tensor.data.set([G]);
+      const sinks = sink === undefined ? null : { ...query, data: Float64Array.of(sink) };
+      const problem = { ...states, scaling: 1, ...(sinks && { sinks }) };
+      const outputs = { attentionOutput: false, inputGradients: 'attention' } as const;
+      const result = runJob(referenceJob(problem, outputs), runReferenceTask);
+      // The other keys are alike: P of the heavy one, of all others, of the sink.
+      const [others, rest] = [(keys - 1) * Math.exp(-logit), sinks ? Math.exp(sink! - logit) : 0];
+      const P = 1 / (1 + others + rest);
+      const expected = logit * P * P * (others * G * (1e10 + 3e9) + rest * G * 1e10);
+      const [found] = result.inputGradients!.query!;
+      assert.ok(
+        Math.abs(found! - expected) <= 1e-13 * expected,
+        `${found} and not ${expected}: key ${heavy}, sink ${sink}`,
+      );
+    }
   }
 });
 

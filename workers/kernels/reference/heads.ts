@@ -51,13 +51,14 @@ export function headOf(
   const { queryLength, headDim, valueDim } = layer.dims;
   const { q_proj, k_proj, v_proj } = workspace.projections;
   const keys = rowsOfItem(layer, 'k_proj', batchItem);
-  const { largest, sum } = workspace;
+  const { largest, heaviest, others } = workspace;
   return {
     Q: matrix(q_proj.output, queryLength, headDim),
     K: matrix(k_proj.output, keys, headDim),
     V: matrix(v_proj.output, keys, valueDim),
     O: matrix(workspace.O, queryLength, valueDim),
-    ...{ largest, sum, seen: seenOf(layer, workspace, batchItem) },
+    D: matrix(workspace.D, queryLength, valueDim),
+    ...{ largest, heaviest, others, seen: seenOf(layer, workspace, batchItem) },
     ...{ scaling: layer.scaling, softcap: layer.softcap, sink: layer.sinks?.data[head] },
   };
 }

@@ -18,15 +18,17 @@ interface ProjectionSpace {
 
 export interface Workspace {
   readonly projections: Readonly<Record<ProjectionName, ProjectionSpace>>;
-  /** (Lq, dv) */
+  /** (Lq, dv): see attention.ts. */
   readonly O: Float64Array;
+  readonly D: Float64Array;
   /** The adapter's part of an output, (L, width). */
   readonly adapter: Float64Array;
   /** dOut B, (L, r). */
   readonly back: Float64Array;
   /** Of each row: see attention.ts. */
   readonly largest: Float64Array;
-  readonly sum: Float64Array;
+  readonly heaviest: Int32Array;
+  readonly others: Float64Array;
   /** By batch item and row. */
   readonly seen: Int32Array;
   /** One number. */
@@ -71,10 +73,12 @@ export function makeWorkspace(
       ]),
     ) as unknown as Workspace['projections'],
     O: floats(queryLength * valueDim),
+    D: floats(queryLength * valueDim),
     adapter: floats(most(adapted.map(({ entries }) => entries))),
     back: floats(backward ? most(adapted.map(({ low }) => low)) : 0),
     largest: floats(queryLength),
-    sum: floats(queryLength),
+    heaviest: memory.int32(queryLength),
+    others: floats(queryLength),
     seen: memory.int32(2 * batch * queryLength),
     loss: floats(1).fill(0),
   };
