@@ -23,11 +23,25 @@ export function* decodePhase(pending: readonly PendingTensor[], memory: Memory):
   );
   if (!found) return;
   const { pointer, index, value } = found;
+  const { shape } = pending.find((one) => one.pointer === pointer)!.tensor;
   throw new Problem(
     'not-finite',
-    `${nameOf(pointer)} holds ${value} at flat index ${index} (row-major).`,
+    `${nameOf(pointer)} holds ${value} at [${coordinates(index, shape).join(', ')}] (flat index ${index}, row-major).`,
     { pointer },
   );
+}
+
+/** Where the element is that has this index in row-major order. */
+function coordinates(index: number, shape: readonly number[]): number[] {
+  let rest = index;
+  return shape
+    .toReversed()
+    .map((size) => {
+      const at = rest % size;
+      rest = (rest - at) / size;
+      return at;
+    })
+    .reverse();
 }
 
 function furnish(tensor: { -readonly [Key in keyof Tensor]: Tensor[Key] }, memory: Memory) {

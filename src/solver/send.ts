@@ -126,7 +126,7 @@ export function requirePrecision(rounded: Sent<unknown>['rounded'], tolerance: n
     dtype === 'float32' ? 'Send its tensor in float64' : 'Ask for outputs_dtype float32';
   throw new Problem(
     'tolerance-missed',
-    `${titleOf(name)} is off by ${relative.toPrecision(2)} when it is rounded to ${dtype}, above the tolerance of ${tolerance}. ${remedy}, or for a larger tolerance.`,
+    `${titleOf(name)} is off by ${relative.toPrecision(2)} when it is rounded to ${dtype}, above the tolerance of ${tolerance}. ${remedy}, or allow a larger tolerance.`,
     { pointer: '/tolerance', limit: tolerance, actual: relative },
   );
 }

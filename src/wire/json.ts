@@ -22,11 +22,13 @@ export function decodeJson(body: Uint8Array, limits: WireLimits): Decoded {
 }
 
 function parse(text: string): unknown {
+  if (text.trim() === '') throw new WireError('malformed-body', '', 'The body is empty.');
   try {
     return JSON.parse(text);
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
-    throw new WireError('malformed-body', '', `The body is not valid JSON: ${reason}.`);
+    const hint = /^Unexpected token '[NI]'/.test(reason) ? ' JSON has no NaN and no Infinity.' : '';
+    throw new WireError('malformed-body', '', `The body is not valid JSON: ${reason}.${hint}`);
   }
 }
 

@@ -30,11 +30,12 @@ const map = (
   pointer,
   ...(says && { says }),
 });
-const json = (text: string, kind: ProblemKind, pointer?: string): Case => ({
+const json = (text: string, kind: ProblemKind, pointer?: string, says?: RegExp): Case => ({
   body: Buffer.from(text),
   type: JSON_TYPE,
   kind,
   ...(pointer !== undefined && { pointer }),
+  ...(says && { says }),
 });
 const bytes = (hex: string, kind: ProblemKind): Case => ({ body: Buffer.from(hex, 'hex'), kind });
 const good = pack(validBody());
@@ -125,6 +126,16 @@ const CASES: Record<string, Case> = {
   'not JSON': json('{hidden_states: 1}', 'malformed-body'),
   'JSON cut short': json('{"hidden_states": [[1, 2]', 'malformed-body'),
   'JSON and a trailing brace': json(`${jsonBody(() => {})}}`, 'malformed-body'),
+  'no JSON at all': json(' ', 'malformed-body', '', /is empty/),
+  'NaN in JSON': json('{"hidden_states": [[NaN]]}', 'malformed-body', '', /no NaN/),
+  'a list of numbers in JSON': json('[1, 2]', 'invalid-value', '', /it is a tensor/),
+  'a number too large for float32': json(
+    jsonBody(set('hidden_states', [[1e300, 1]])),
+    'invalid-value',
+    `${X}/0/0`,
+    /1e\+300 .* too large for float32/,
+  ),
+  'an empty list': json(jsonBody(set('hidden_states', [])), 'invalid-tensor', X, /an empty list/),
   'JSON null': json('null', 'invalid-value', ''),
   'JSON nested 100,000 deep': json(`{"hidden_states": ${nested(100_000)}}`, 'limit-exceeded'),
   'JSON with __proto__': json('{"__proto__": {"polluted": 1}}', 'unknown-key', '/__proto__'),
@@ -176,7 +187,12 @@ const CASES: Record<string, Case> = {
     'invalid-tensor',
     `${X}/shape`,
   ),
-  'a negative size': map(set('hidden_states.shape', [-4, 4]), 'invalid-tensor', `${X}/shape`),
+  'a negative size': map(
+    set('hidden_states.shape', [-4, 4]),
+    'invalid-tensor',
+    `${X}/shape`,
+    /it is \[-4, 4\]/,
+  ),
   'a size that is no integer': map(
     set('hidden_states.shape', [4.5, 4]),
     'invalid-tensor',
@@ -256,7 +272,25 @@ const CASES: Record<string, Case> = {
   ),
 
   // Keys and values.
-  'an unknown key': map(set('learning_rate', 0.1), 'unknown-key', '/learning_rate', /known keys/),
+  'an unknown key': map(set('learning_rate', 0.1), 'unknown-key', '/learning_rate', /Known keys/),
+  'a misspelt key': map(
+    set('hidden_state', tensor([4, 4])),
+    'unknown-key',
+    '/hidden_state',
+    /did you mean hidden_states\?/,
+  ),
+  'a tensor in place of a projection': map(
+    set('q_proj', tensor([2, 4])),
+    'invalid-value',
+    '/q_proj',
+    /a map with the keys weight, .*; it is a tensor/,
+  ),
+  'a string in place of a number': map(
+    set('tolerance', '0.1'),
+    'invalid-value',
+    '/tolerance',
+    /must be a number; it is "0\.1"/,
+  ),
   'an unknown key of a projection': map(
     set('q_proj.lora_dropout', 0.1),
     'unknown-key',

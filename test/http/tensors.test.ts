@@ -89,7 +89,7 @@ test('NaN is refused by its index', async () => {
   const tensor = encodeValues('float32', [2, 2], Float64Array.of(1, 2, Number.NaN, 4));
   const refused = await problem(await putTensor(server.url, tensor));
   assert.equal(refused.kind, 'not-finite');
-  assert.equal(refused.detail, 'The tensor holds NaN at flat index 2 (row-major).');
+  assert.equal(refused.detail, 'The tensor holds NaN at [1, 0] (flat index 2, row-major).');
   assert.equal(refused.pointer, '');
   assert.equal((await fetch(at(tensor), { method: 'HEAD' })).status, 404);
 });

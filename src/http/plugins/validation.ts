@@ -11,11 +11,48 @@ import { quote } from '../../wire/tree/quote.js';
 import { TensorReference } from '../../wire/tree/reference.js';
 import { appendPointer } from '../../wire/tree/wire-error.js';
 
-/** The schema whose property was at fault: its known keys help to find the right spelling. */
-function knownKeys(error: ErrorObject): string {
+/** The keys that the object at fault may have. */
+function knownKeys(error: ErrorObject): string[] {
   const { properties } = error.parentSchema as { properties: Record<string, unknown> };
-  return Object.keys(properties).join(', ');
+  return Object.keys(properties);
 }
+
+/** No known key is as long: what is longer is no misspelling. */
+const LONGEST_KEY = 32;
+
+/** The known key that one is most likely a misspelling of; null: none is near. */
+function nearest(key: string, known: readonly string[]): string | null {
+  const near = known
+    .map((name) => ({
+      name,
+      edits: edits(key.slice(0, LONGEST_KEY).toLowerCase(), name.toLowerCase()),
+    }))
+    .sort((a, b) => a.edits - b.edits)[0];
+  return near && near.edits <= Math.max(1, near.name.length / 4) ? near.name : null;
+}
+
+/** Letters to insert, delete or replace to make one text of the other (Levenshtein). */
+function edits(from: string, to: string): number {
+  let row = Array.from({ length: to.length + 1 }, (_, j) => j);
+  for (let i = 0; i < from.length; i++) {
+    const next = [i + 1];
+    for (let j = 0; j < to.length; j++) {
+      next.push(Math.min(row[j]! + Number(from[i] !== to[j]), row[j + 1]! + 1, next[j]! + 1));
+    }
+    row = next;
+  }
+  return row[to.length]!;
+}
+
+/** How a sentence names the types of JSON Schema. */
+const TYPES: Readonly<Record<string, string>> = {
+  object: 'a map',
+  array: 'a list',
+  integer: 'an integer',
+  number: 'a number',
+  boolean: 'true or false',
+  string: 'a string',
+};
 
 function place(pointer: string): string {
   return pointer === '' ? 'the body' : pointer.slice(1).replaceAll('/', '.');
@@ -24,12 +61,24 @@ function place(pointer: string): string {
 function problemOf(error: ErrorObject): Problem {
   const { keyword, params, instancePath, message, data } = error;
   switch (keyword) {
-    case 'additionalProperties':
+    case 'additionalProperties': {
+      const known = knownKeys(error);
+      // A list of numbers and a map with its dtype, shape and data are a tensor by now.
+      if (isEncodedTensor(data)) {
+        return new Problem(
+          'invalid-value',
+          `${place(instancePath)} must be a map with the keys ${known.join(', ')}; it is a tensor.`,
+          { pointer: instancePath },
+        );
+      }
+      const key: string = params.additionalProperty;
+      const near = nearest(key, known);
       return new Problem(
         'unknown-key',
-        `${quote(params.additionalProperty)} is not a key of ${place(instancePath)}; known keys: ${knownKeys(error)}.`,
-        { pointer: appendPointer(instancePath, params.additionalProperty) },
+        `${quote(key)} is not a key of ${place(instancePath)}${near ? `; did you mean ${near}?` : '.'} Known keys: ${known.join(', ')}.`,
+        { pointer: appendPointer(instancePath, key) },
       );
+    }
     case 'required':
       return new Problem(
         'missing-key',
@@ -42,10 +91,16 @@ function problemOf(error: ErrorObject): Problem {
         `${place(instancePath)} is ${quote(data)}; allowed: ${params.allowedValues.map(quote).join(', ')}.`,
         { pointer: instancePath },
       );
+    case 'type':
+      return new Problem(
+        'invalid-value',
+        `${place(instancePath)} must be ${TYPES[params.type] ?? params.type}; it is ${quote(data)}.`,
+        { pointer: instancePath },
+      );
     case 'tensor':
       return new Problem(
         'invalid-tensor',
-        `${place(instancePath)} must be a tensor {dtype, shape, data} or a nested list of numbers; it is ${quote(data)}.`,
+        `${place(instancePath)} must be a tensor {dtype, shape, data} or a nested list of numbers; it is ${Array.isArray(data) && data.length === 0 ? 'an empty list' : quote(data)}.`,
         { pointer: instancePath },
       );
     default:

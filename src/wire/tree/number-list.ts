@@ -58,8 +58,11 @@ function fill(
   const innermost = dimension === shape.length - 1;
   for (let i = 0; i < list.length; i++) {
     const item = list[i];
-    if (innermost && typeof item === 'number') data[next++] = item;
-    else if (!innermost && Array.isArray(item)) {
+    if (innermost && typeof item === 'number') {
+      data[next] = item;
+      if (!Number.isFinite(data[next]) && Number.isFinite(item)) throw tooLarge(item, pointer, i);
+      next++;
+    } else if (!innermost && Array.isArray(item)) {
       next = fill(item, shape, dimension + 1, data, next, appendPointer(pointer, i));
     } else {
       const place = appendPointer(pointer, i);
@@ -71,6 +74,12 @@ function fill(
     }
   }
   return next;
+}
+
+function tooLarge(item: number, pointer: string, index: number): WireError {
+  const place = appendPointer(pointer, index);
+  const sentence = `${item} at ${place} is too large for float32, which lists of numbers become; send {dtype: float64, shape, data}.`;
+  return new WireError('invalid-value', place, sentence);
 }
 
 function describe(item: unknown): string {

@@ -114,7 +114,7 @@ function readShape(shape: unknown, pointer: string): number[] {
   if (!Array.isArray(shape) || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
     throw refuse(
       place,
-      `The shape of the tensor at ${placeName(pointer)} must be an array of non-negative integers.`,
+      `The shape of the tensor at ${placeName(pointer)} must be a list of non-negative integers; it is ${Array.isArray(shape) ? `[${shape.slice(0, MAX_DIMENSIONS).map(quote).join(', ')}]` : quote(shape)}.`,
     );
   }
   if (shape.length > MAX_DIMENSIONS) {
