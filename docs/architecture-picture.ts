@@ -1,4 +1,4 @@
-/** The picture of docs/architecture.md: one way through the layers, arrows point down only. */
+/** The picture of docs/architecture.md: layers, each of which imports from those below it only. */
 
 interface Layer {
   readonly name: string;
@@ -17,15 +17,24 @@ const LAYERS: readonly (readonly Layer[])[] = [
     { name: 'src/request', what: 'names on the wire to the problem' },
     { name: 'src/store', what: 'tensors that are kept' },
   ],
+  [{ name: 'src/engine', what: 'the thread that runs jobs, and prices them' }],
   [{ name: 'src/solver', what: 'chooses a kernel, runs it, checks its answer, falls back' }],
-  [{ name: 'src/pool', what: 'worker threads; jobs take turns of a few milliseconds' }],
+  [
+    { name: 'src/pool', what: 'worker threads that jobs take turns at' },
+    { name: 'src/cluster', what: 'parts of large problems, elsewhere' },
+  ],
   [{ name: 'workers/', what: 'problem.ts, tensor/, tasks/: all that a thread may load' }],
   [
     { name: 'kernels/exact', what: 'blocks of rows' },
-    { name: 'kernels/low-rank', what: 'features, plan, chain, error' },
-    { name: 'kernels/reference', what: 'float64, as the formulas stand' },
+    { name: 'kernels/low-rank', what: 'features' },
+    { name: 'kernels/sampled', what: 'drawn keys' },
+    { name: 'kernels/reference', what: 'float64' },
   ],
-  [{ name: 'kernels/inner', what: 'the inner loops, compiled; tiles of S, P and dS' }],
+  [{ name: 'kernels/attention', what: 'the attention stage: rows of P by tiles' }],
+  [
+    { name: 'kernels/inner', what: 'inner loops as WebAssembly, bindings' },
+    { name: 'native/', what: 'the same loops and the attention stage in C' },
+  ],
 ];
 
 const WIDTH = 760;

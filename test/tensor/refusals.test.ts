@@ -16,7 +16,7 @@ const F = '"float32"';
 const ONE = '"AAAAAA=="';
 
 const JSON_ROWS: Row[] = [
-  ['', 'malformed-body', '', /not valid JSON/],
+  ['', 'malformed-body', '', /is empty/],
   ['{"a":', 'malformed-body', '', /not valid JSON/],
   ['{} {}', 'malformed-body', '', /not valid JSON/],
   ['"\\', 'malformed-body', '', /not valid JSON/],
@@ -46,10 +46,10 @@ const JSON_ROWS: Row[] = [
   [tensor('"int4"', '[1]', ONE), 'invalid-tensor', '/x/dtype', /"int4"; accepted are float32/],
   [tensor('"torch.F32"', '[1]', ONE), 'invalid-tensor', '/x/dtype', /accepted are/],
   [tensor('4', '[1]', ONE), 'invalid-tensor', '/x/dtype', /element type 4/],
-  [tensor(F, '1', ONE), 'invalid-tensor', '/x/shape', /array of non-negative integers/],
-  [tensor(F, '[1.5]', ONE), 'invalid-tensor', '/x/shape', /array of non-negative integers/],
-  [tensor(F, '[-1]', ONE), 'invalid-tensor', '/x/shape', /array of non-negative integers/],
-  [tensor(F, '["1"]', ONE), 'invalid-tensor', '/x/shape', /array of non-negative integers/],
+  [tensor(F, '1', ONE), 'invalid-tensor', '/x/shape', /list of non-negative integers/],
+  [tensor(F, '[1.5]', ONE), 'invalid-tensor', '/x/shape', /list of non-negative integers/],
+  [tensor(F, '[-1]', ONE), 'invalid-tensor', '/x/shape', /list of non-negative integers/],
+  [tensor(F, '["1"]', ONE), 'invalid-tensor', '/x/shape', /list of non-negative integers/],
   [tensor(F, '[2,0]', '""'), 'invalid-tensor', '/x/shape', /dimension 1 of its shape \[2, 0\]/],
   [tensor(F, '[1,1,1,1,1,1,1,1,1]', ONE), 'invalid-tensor', '/x/shape', /9 dimensions/],
   [tensor(F, '[94906267,94906267]', ONE), 'invalid-tensor', '/x/shape', /larger than any memory/],
