@@ -1,6 +1,7 @@
 /** Tables of the documentation that are made of the code: npm run docs writes them, a test compares. */
-import { SETTINGS } from '../src/config.js';
-import { PROBLEMS, type ProblemKind, problemType } from '../src/errors.js';
+
+import { PROBLEMS, type ProblemKind, problemType } from '../src/problem-kinds.js';
+import { SETTINGS } from '../src/settings.js';
 
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /** The command line: loragrad [serve], worker, --help, --version. */
 import { parseArgs } from 'node:util';
-import { allowedValues, SETTINGS } from './config.js';
+import { allowedValues, SETTINGS } from './settings.js';
 import { packageVersion } from './version.js';
 
 const WIDTH = 96;

@@ -1,7 +1,7 @@
 /** Why the service cannot listen, in words that name the setting. */
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:net';
-import type { Config } from './config.js';
+import type { Config } from './settings.js';
 
 interface ListenError extends Error {
   readonly code?: string;

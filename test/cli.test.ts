@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { SETTINGS } from '../src/config.js';
+import { SETTINGS } from '../src/settings.js';
 import { packageVersion } from '../src/version.js';
 
 const CLI = fileURLToPath(new URL('../src/cli.js', import.meta.url));

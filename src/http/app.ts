@@ -3,7 +3,6 @@ import type { Server as HttpsServer } from 'node:https';
 import cors, { type FastifyCorsOptions } from '@fastify/cors';
 import Fastify, { type FastifyInstance, LogController } from 'fastify';
 import {
-  type Config,
   computeBytes,
   maxBodyBytes,
   maxInflightBytes,
@@ -13,6 +12,7 @@ import {
 } from '../config.js';
 import type { Engine } from '../engine/engine.js';
 import { toProblem } from '../errors.js';
+import type { Config } from '../settings.js';
 import { KnownTensors } from '../store/known-tensors.js';
 import { ApiKeys } from './access/api-keys.js';
 import { readTls, renewTls, type TlsFiles } from './access/tls.js';

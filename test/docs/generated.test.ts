@@ -5,8 +5,8 @@ import { Validator } from '@seriousme/openapi-schema-validator';
 import { PICTURES } from '../../docs/pictures.js';
 import { TABLES, withTable } from '../../docs/tables.js';
 import { openapiDocument } from '../../openapi/generate.js';
-import { ConfigSchema } from '../../src/config.js';
 import { swaggerDocument } from '../../src/http/schemas/swagger-document.js';
+import { ConfigSchema } from '../../src/settings.js';
 
 const root = new URL('../../../', import.meta.url);
 const read = (file: string) => readFileSync(new URL(file, root), 'utf8');

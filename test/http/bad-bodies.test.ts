@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { ProblemDetails, ProblemKind } from '../../src/errors.js';
+import type { ProblemDetails } from '../../src/errors.js';
+import type { ProblemKind } from '../../src/problem-kinds.js';
 import { sharedServer } from '../support/processes/server.js';
 import { type Body, pack, spoilt, tensor, validBody } from '../support/wire/bodies.js';
 

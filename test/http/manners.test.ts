@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { test } from 'node:test';
-import type { ProblemDetails, ProblemKind } from '../../src/errors.js';
+import type { ProblemDetails } from '../../src/errors.js';
+import type { ProblemKind } from '../../src/problem-kinds.js';
 import { sharedServer } from '../support/processes/server.js';
 import { pack, validBody } from '../support/wire/bodies.js';
 

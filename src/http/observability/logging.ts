@@ -1,7 +1,7 @@
 /** The log, on standard output: for people where that is a terminal, JSON lines for machines everywhere else. */
 import { writeSync } from 'node:fs';
 import type { DestinationStream, LoggerOptions } from 'pino';
-import type { Config } from '../../config.js';
+import type { Config } from '../../settings.js';
 import { LineWriter } from './line-writer.js';
 
 /** Of this process. */

@@ -4,7 +4,8 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import { PROBLEMS, Problem } from '../../errors.js';
+import { Problem } from '../../errors.js';
+import { PROBLEMS } from '../../problem-kinds.js';
 import type { Timings } from '../../solver/phases.js';
 
 declare module 'fastify' {

@@ -1,7 +1,8 @@
 /** GET and DELETE /jobs/{id}: requests that were sent with Prefer: respond-async. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import Type from 'typebox';
-import { Problem, type ProblemKind } from '../../errors.js';
+import { Problem } from '../../errors.js';
+import type { ProblemKind } from '../../problem-kinds.js';
 import type { Timings } from '../../solver/phases.js';
 import type { JobState } from '../../store/shared-jobs.js';
 import { type JobProgress, jobAccepted, progressOf, retryAfter } from '../schemas/jobs.js';

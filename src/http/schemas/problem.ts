@@ -1,6 +1,7 @@
 /** RFC 9457 problem details, for the OpenAPI document. */
 import Type from 'typebox';
-import { PROBLEM_MEDIA_TYPE, PROBLEMS, type ProblemKind, problemType } from '../../errors.js';
+import { PROBLEM_MEDIA_TYPE } from '../../errors.js';
+import { PROBLEMS, type ProblemKind, problemType } from '../../problem-kinds.js';
 
 const kinds = Object.keys(PROBLEMS) as ProblemKind[];
 

@@ -1,9 +1,10 @@
 /** The service as main.ts puts it together, on a free port of this process. */
 import type { AddressInfo } from 'node:net';
 import { after } from 'node:test';
-import { type Config, poolOptions, queueOptions, readConfig } from '../../../src/config.js';
+import { poolOptions, queueOptions, readConfig } from '../../../src/config.js';
 import { ThreadedEngine } from '../../../src/engine/engine.js';
 import { buildApp } from '../../../src/http/app.js';
+import type { Config } from '../../../src/settings.js';
 import type { GradientRequest, Gradients, InputGradients, Threshold } from '../fixtures.js';
 import { DIALECTS, decodeAnswer } from '../wire/dialects.js';
 import type { WireTensor } from '../wire/wire-tensor.js';

@@ -1,6 +1,7 @@
 /** What the routes are given. */
-import type { Config } from '../../../config.js';
+
 import type { Engine } from '../../../engine/engine.js';
+import type { Config } from '../../../settings.js';
 import type { KnownTensors } from '../../../store/known-tensors.js';
 
 export interface RouteOptions {
