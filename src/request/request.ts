@@ -232,7 +232,7 @@ export const GradientRequest = Type.Object(
           ),
           cos: Type.Optional(
             Tensor(
-              'With sin: the positions by which queries and keys were turned, shape (L, r), (1, L, r) or (B, L, r), r up to d.',
+              'With sin: the positions by which queries and keys were rotated, shape (L, r), (1, L, r) or (B, L, r), r up to d.',
             ),
           ),
           sin: Type.Optional(Tensor('With cos and of its shapes.')),

@@ -54,7 +54,7 @@ export function parseTables(
   if (queryLength !== keyLength) {
     throw new Problem(
       'shape-mismatch',
-      `cos and sin turn queries and keys of the same positions, but Lq = ${queryLength} and Lk = ${keyLength}.`,
+      `cos and sin rotate queries and keys by the same positions, but Lq = ${queryLength} and Lk = ${keyLength}.`,
       { pointer: `${pointer}/cos` },
     );
   }

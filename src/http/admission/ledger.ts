@@ -1,6 +1,6 @@
 /**
- * Who is in the house and what it holds: places, bytes that have arrived or wait to be read, and the
- * computing that is still to be done. Nothing is held on a promise, and one client cannot keep others out (share.ts).
+ * What accepted requests hold: places, bytes that have arrived or wait to be read, and work that is still to be done. Bytes that are
+ * only announced are not counted, and one client cannot keep others out (share.ts).
  */
 import { Problem } from '../../errors.js';
 import { limitFor } from './share.js';
@@ -24,7 +24,7 @@ interface Held {
 export class Ledger {
   readonly #clients = new Map<string, Held>();
   readonly #working = new Set<Entry>();
-  /** Let in, but not here with their bodies yet. */
+  /** Accepted by their heads; their bodies are still on the way. */
   readonly #coming = new Set<Entry>();
   #bytes = 0;
 
@@ -43,7 +43,7 @@ export class Ledger {
     return this.#bytes;
   }
 
-  /** Seconds until what is accepted is done. */
+  /** Seconds until all accepted work is done, as predicted. */
   get backlog(): number {
     let seconds = 0;
     for (const entry of this.#working) seconds += entry.seconds;
@@ -51,9 +51,9 @@ export class Ledger {
   }
 
   /**
-   * A request whose head has come; `announced` is what it says that it will send.
+   * A request whose head has come; `announced` is its Content-Length.
    *
-   * @throws {Problem} queue-full when it could not be taken now: better told before the body is sent.
+   * @throws {Problem} queue-full when it cannot be taken now, so that its body need not be sent.
    */
   enter(client: string, announced: number): Entry {
     this.#requirePlace(client);
@@ -76,7 +76,7 @@ export class Ledger {
     this.count(entry, more);
   }
 
-  /** What is held already, whatever the limits. */
+  /** Adds bytes that are held already, whatever the limits. */
   count(entry: Entry, more: number): void {
     this.#bytes += more;
     this.#held(entry.client).bytes += more;
@@ -139,12 +139,12 @@ export class Ledger {
     return limitFor({ limit, mine, others });
   }
 
-  /** What is said to who may come again. */
+  /** The refusal of a request that may be sent again. */
   busy(what: string, limit: number, actual: number): Problem {
     const seconds = Math.min(600, Math.max(1, Math.ceil(this.backlog / 2)));
     return new Problem(
       'queue-full',
-      `${what}: ${actual}, the limit is ${limit}. Try again later.`,
+      `${what}: ${actual}, the limit is ${limit}. Try again in ${seconds} s.`,
       {
         limit,
         actual,

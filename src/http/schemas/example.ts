@@ -49,7 +49,7 @@ const target = [
   [0, 0],
 ];
 
-/** Two query heads share one key/value head; positions 0 to 3 turn queries and keys. */
+/** Two query heads share one key/value head; positions 0 to 3 rotate queries and keys. */
 const GROUPED = {
   ...LAYER,
   q_proj: {

@@ -50,7 +50,7 @@ test('a place that becomes free within a moment goes to who waits for it', async
   await until('loragrad_inflight_requests', 0);
 });
 
-test('who leaves the line at the door leaves nothing behind', async () => {
+test('a request whose client leaves while it waits leaves nothing behind', async () => {
   const held = [longRequest(server.url), longRequest(server.url)];
   await until('loragrad_inflight_requests', 2);
   const impatient = longRequest(server.url);

@@ -80,9 +80,10 @@ export function runProject(task: ProjectTask, wasm: Wasm, checkpoint: () => void
     wasm.reset();
     const row = batchItem * length + first;
     const X = wasm.put(rowsOf(input, projection.inFeatures, row, n));
-    const turn = rotary && name !== 'v_proj' ? rotaryRows(wasm, rotary, batchItem, first, n) : null;
+    const tables =
+      rotary && name !== 'v_proj' ? rotaryRows(wasm, rotary, batchItem, first, n) : null;
     const rotateRows = (at: number) => {
-      if (turn) wasm.fn.rotate(n, width, turn.width, turn.cos, turn.sin, at, false);
+      if (tables) wasm.fn.rotate(n, width, tables.width, tables.cos, tables.sin, at, false);
     };
     const tokens: Tokens = { first, n, X, low: lowRank(wasm, projection, X, n) };
     const mark = wasm.mark();

@@ -1,15 +1,15 @@
 /**
- * Admission control. At the head of a request: is there a place, perhaps after a moment, and would its body fit. As the body arrives:
- * its bytes. When it is decoded: what it will cost, by its shapes. What is refused for now gets 429 and may
- * be sent again when Retry-After says; what could never be done here is refused for good, and says why.
+ * Admission control. At the head of a request: is there a place, perhaps after a moment, and would its body fit? As the body arrives:
+ * its bytes. When it is decoded: its price, by its shapes. A request that cannot be taken now gets 429 and may be sent again
+ * after Retry-After. A request that could never be computed here gets 422 and the reason.
  */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Price } from '../../../engine/price/price.js';
 import { Problem } from '../../../errors.js';
-import { Door } from '../../admission/door.js';
 import { type Entry, Ledger, type LedgerLimits } from '../../admission/ledger.js';
 import { MemoryQueue } from '../../admission/memory-queue.js';
+import { WaitingRoom } from '../../admission/waiting-room.js';
 
 interface AdmissionLimits extends LedgerLimits {
   /** Memory that computations may take, bytes. */
@@ -39,13 +39,13 @@ declare module 'fastify' {
     compute?: boolean;
   }
   interface FastifyInstance {
-    /** What is in the house now. */
+    /** What is accepted now. */
     admitted(): Admitted;
     /** Why no request of this client can even wait for a place; null: one can. @param crowded too many come before it. */
     turnedAway(client: string, crowded: boolean): Problem | null;
   }
   interface FastifyRequest {
-    /** What it holds of the house. */
+    /** What this request holds: a place, bytes, seconds of work. */
     entry: Entry;
     /**
      * Its body is here and is to be decoded.
@@ -66,10 +66,10 @@ declare module 'fastify' {
   }
 }
 
-/** Requests that may wait at the door, for each that may be in the house. */
+/** Requests that may wait for a place, for each place. */
 const WAITING_FOR_EACH = 4;
-/** How long the same is said to all who may not wait: under overload, to thousands a second. */
-const SAID_MS = 100;
+/** How long one refusal serves for all: under overload there are thousands a second. */
+const SAME_REFUSAL_MS = 100;
 
 function exceeded(what: string, limit: number, actual: number): Problem {
   return new Problem('limit-exceeded', `${what}: ${actual}, the limit is ${limit}.`, {
@@ -80,30 +80,36 @@ function exceeded(what: string, limit: number, actual: number): Problem {
 }
 
 async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise<void> {
-  const ledger: Ledger = new Ledger(limits, () => door.open());
-  const door = new Door(WAITING_FOR_EACH * limits.maxRequests, (client) => ledger.hasPlace(client));
+  const ledger: Ledger = new Ledger(limits, () => waitingRoom.admitNext());
+  const waitingRoom = new WaitingRoom(WAITING_FOR_EACH * limits.maxRequests, (client) =>
+    ledger.hasPlace(client),
+  );
   const memory = new MemoryQueue(limits.maxComputeBytes);
 
   app.decorate('admitted', () => ({
     requests: ledger.requests,
     bytes: ledger.bytes,
     computeBytes: memory.used,
-    waiting: memory.waiting + door.waiting,
+    waiting: memory.waiting + waitingRoom.waiting,
     backlog: ledger.backlog,
   }));
 
-  let said: Problem;
-  let saidUntil = 0;
+  let refusal: Problem;
+  let refusalUntil = 0;
   const tooMany = () => {
     const now = performance.now();
-    if (now >= saidUntil) {
-      said = ledger.busy('Requests that wait for a place', door.waiting, door.waiting + 1);
-      saidUntil = now + SAID_MS;
+    if (now >= refusalUntil) {
+      refusal = ledger.busy(
+        'Requests that wait for a place',
+        waitingRoom.waiting,
+        waitingRoom.waiting + 1,
+      );
+      refusalUntil = now + SAME_REFUSAL_MS;
     }
-    return said;
+    return refusal;
   };
   app.decorate('turnedAway', (client: string, crowded: boolean) =>
-    crowded || door.isFull(client) ? tooMany() : null,
+    crowded || waitingRoom.isFull(client) ? tooMany() : null,
   );
 
   app.decorateRequest('entry');
@@ -151,28 +157,32 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
     });
   });
 
-  async function waitAtDoor(request: FastifyRequest, ahead = false): Promise<void> {
+  async function waitForPlace(request: FastifyRequest, ahead = false): Promise<void> {
     const { client, lifetime, cancellation } = request;
-    const mayEnter = await door.wait(client, (callback) => lifetime.whenOver(callback), ahead);
+    const mayEnter = await waitingRoom.wait(
+      client,
+      (callback) => lifetime.whenOver(callback),
+      ahead,
+    );
     cancellation.throwIfAborted();
     if (!mayEnter) throw tooMany();
   }
 
   app.decorateRequest('takePlace', async function (this: FastifyRequest) {
-    if (!ledger.hasPlace(this.client)) await waitAtDoor(this, true);
+    if (!ledger.hasPlace(this.client)) await waitForPlace(this, true);
     this.entry.arrive();
   });
 
   async function enter(request: FastifyRequest): Promise<void> {
     const { client, headers } = request;
-    if (door.isClosed(client)) await waitAtDoor(request);
+    if (waitingRoom.mustWait(client)) await waitForPlace(request);
     try {
       const entry = ledger.enter(client, Number(headers['content-length'] ?? 0));
       request.entry = entry;
       request.lifetime.whenOver(() => entry.leave());
     } catch (error) {
       // The place that it waited for may be for the next.
-      door.open();
+      waitingRoom.admitNext();
       throw error;
     }
   }

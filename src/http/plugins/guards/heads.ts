@@ -14,7 +14,7 @@ import { discardRest } from '../problems.js';
 import { addressOf } from './clients.js';
 
 /**
- * Heads that wait with what has come of their bodies, some 64 KiB each: more than find a place at the door. Of a client that has
+ * Heads that wait with what has come of their bodies, some 64 KiB each: more than may wait for a place. Of a client that has
  * some there, those that come after them are refused in their turn.
  */
 const MOST = 1024;

@@ -29,7 +29,7 @@ export function column_dots(features: i32, rows: i32, a: usize, b: usize, out: u
 /** u c - v s of four float32, made in float64. */
 // @ts-ignore: decorator
 @inline
-function turned(u: v128, c: v128, v: v128, s: v128): v128 {
+function rotated(u: v128, c: v128, v: v128, s: v128): v128 {
   const low = f64x2.sub(
     f64x2.mul(f64x2.promote_low_f32x4(u), f64x2.promote_low_f32x4(c)),
     f64x2.mul(f64x2.promote_low_f32x4(v), f64x2.promote_low_f32x4(s)),
@@ -71,8 +71,8 @@ export function rotate(
         su = f32x4.neg(sv);
         sv = f32x4.neg(swap);
       }
-      v128.store(at(a, e), turned(u, v128.load(at(c, e)), v, sv));
-      v128.store(at(b, e), turned(v, v128.load(at(c, half + e)), u, f32x4.neg(su)));
+      v128.store(at(a, e), rotated(u, v128.load(at(c, e)), v, sv));
+      v128.store(at(b, e), rotated(v, v128.load(at(c, half + e)), u, f32x4.neg(su)));
     }
     for (let e = whole; e < half; e++) {
       const u = <f64>load<f32>(at(a, e));

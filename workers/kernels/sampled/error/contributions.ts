@@ -154,12 +154,12 @@ export class Contributions {
     const { count } = side;
     const at = wasm.allocFloats(count * width);
     wasm.fn.copy_columns(count, width, side.at, side.pitch, at, width);
-    const turned = cos.shape[2];
+    const rotaryWidth = cos.shape[2];
     const [c, s] = [cos, sin].map(({ data, shape: [items, length] }) => {
       const item = items === 1 ? 0 : partition.headGroup.batchItem;
-      return this.#rows(slice(data as Floats, item, length! * turned), turned, side);
+      return this.#rows(slice(data as Floats, item, length! * rotaryWidth), rotaryWidth, side);
     });
-    wasm.fn.rotate(count, width, turned, c!.at, s!.at, at, true);
+    wasm.fn.rotate(count, width, rotaryWidth, c!.at, s!.at, at, true);
     return { ...side, at, pitch: width };
   }
 

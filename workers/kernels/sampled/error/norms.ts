@@ -53,8 +53,8 @@ export function runNorm(task: NormTask, wasm: Wasm, checkpoint: () => void): Flo
     const rows = wasm.allocFloats(n * width);
     wasm.fn.copy_columns(n, width, dY, all, rows, width);
     if (rotary) {
-      const { width: turned, cos, sin } = rotaryRows(wasm, rotary, batchItem, first, n);
-      wasm.fn.rotate(n, width, turned, cos, sin, rows, true);
+      const { width: rotaryWidth, cos, sin } = rotaryRows(wasm, rotary, batchItem, first, n);
+      wasm.fn.rotate(n, width, rotaryWidth, cos, sin, rows, true);
     }
     const packed = wasm.allocFloats(packedFloats(n, width));
     wasm.fn.pack(n, width, rows, width, packed);

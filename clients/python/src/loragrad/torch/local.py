@@ -95,5 +95,5 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     states, rest = states[..., : cos.shape[-1]], states[..., cos.shape[-1] :]
     real, imaginary = states.chunk(2, dim=-1)
-    turned = torch.cat((-imaginary, real), dim=-1)
-    return torch.cat(((states * cos + turned * sin).to(states.dtype), rest), dim=-1)
+    rotated_half = torch.cat((-imaginary, real), dim=-1)
+    return torch.cat(((states * cos + rotated_half * sin).to(states.dtype), rest), dim=-1)

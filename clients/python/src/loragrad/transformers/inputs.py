@@ -67,9 +67,9 @@ class ProjectionInputs:
             pair = {"query", "key"}
             found = _sources(kept, states, states.keys(), None)
             if tables and not found.keys() & pair:
-                turned = _sources(kept, states, pair, tables)
-                if turned:
-                    found |= dict(zip(("cos", "sin"), tables, strict=True)) | turned
+                rotated = _sources(kept, states, pair, tables)
+                if rotated:
+                    found |= dict(zip(("cos", "sin"), tables, strict=True)) | rotated
         kept.clear()
         sources = [found[name] for name in states if name in found]
         if len(sources) == len(states) and all(source is sources[0] for source in sources):

@@ -143,8 +143,8 @@ function rowCentres(space: Workspace, rows: QueryRows, matrices: readonly Float6
   const { arithmetic, head } = space;
   const { d } = head;
   const n = rows.count;
-  const tilted = conditionalMeanRows(space, n);
-  tilted.load(rows);
+  const predicted = conditionalMeanRows(space, n);
+  predicted.load(rows);
   const width = matrices.reduce((sum, { length }) => sum + length / d, 0);
   const y = new Float64Array(n * width);
   let first = 0;
@@ -153,7 +153,7 @@ function rowCentres(space: Workspace, rows: QueryRows, matrices: readonly Float6
     const part = arithmetic.array(n * columns);
     const right = arithmetic.array(matrix.length);
     right.set(matrix);
-    arithmetic.gemm(n, columns, d, tilted.x, right, part);
+    arithmetic.gemm(n, columns, d, predicted.x, right, part);
     for (let i = 0; i < n; i++) {
       y.set(part.subarray(i * columns, (i + 1) * columns), i * width + first);
     }

@@ -1,4 +1,4 @@
-/** What is left of the mean rows of a trial's keys when they are taken from their centres (conditionalMean.ts). */
+/** How far the mean keys and values of a trial's queries, rows of P K and P V, are from what their conditional mean predicts (conditional-mean.ts). */
 
 import type { Arithmetic, Real } from '../../arithmetic/arithmetic.js';
 import { conditionalMeanRows } from '../../error/drawn-features/conditional-mean.js';
@@ -28,7 +28,7 @@ export function squaredMeans(space: Workspace, sample: TrialSample, e: Real): Me
   const squares = (rows: Real, b: Float64Array) => meanSquares(space, sample, p, rows, x, b);
   const value = squares(sample.keys.v, slopes);
   if (head.kind === 'target') {
-    // G - G~ = O - O~ times the mean of the values comes with it.
+    // G - G~ = O - O~ adds its product with the mean of the values.
     const centre = plan.centreV.reduce((sum, c) => sum + c * c, 0);
     for (let i = 0; i < value.length; i++) value[i] += centre;
   }
@@ -37,7 +37,7 @@ export function squaredMeans(space: Workspace, sample: TrialSample, e: Real): Me
   return result;
 }
 
-/** However large the scatter is, some of the square is left. */
+/** At least this share of the square is left, however large the scatter is. */
 const LEAST = 0.02;
 
 /** Rows of P from e (n, count), whose columns weigh differently, and behind them the mean of all keys (n + 1, count). */
@@ -57,15 +57,16 @@ function rowsAndMean(arithmetic: Arithmetic, { queries, keyWeight }: TrialSample
 }
 
 /**
- * |(P X)_i - y_i|^2 for rows x (count, width) and p of rowsAndMean; y_i = tilted_i slopes (d, width), 0 without. Of keys, the sample's own mean stands for that of all, and what is expected of it to be the
- * scatter of a mean of few keys, which that of all has not, is taken off.
+ * |(P X)_i - y_i|^2 for rows x (count, width) and p of rowsAndMean, where y_i = predicted_i slopes; slopes (d, width), or empty: y = 0.
+ * The mean over the keys of the sample stands for that over all keys. It scatters more, as a mean of few keys does; the expected excess is
+ * subtracted.
  */
 function meanSquares(
   { arithmetic, head }: Workspace,
   { queries, keyWeight }: TrialSample,
   p: Real,
   x: Real,
-  tilted: Real,
+  predicted: Real,
   slopes: Float64Array,
 ): Float64Array {
   const { d } = head;
@@ -79,7 +80,7 @@ function meanSquares(
   if (slopes.length > 0) {
     const matrix = arithmetic.array(d * width);
     matrix.set(slopes);
-    arithmetic.gemm(n, width, d, tilted, matrix, y);
+    arithmetic.gemm(n, width, d, predicted, matrix, y);
   }
   const norms = arithmetic.array(count);
   arithmetic.rowDots(count, width, x, x, norms);
