@@ -1,28 +1,27 @@
 /**
  * How a computation is cut into pieces that any number of worker threads can run.
  *
- * A job is a generator: it yields one stage after the other and is handed the results of the tasks of
- * that stage, in the order of the tasks; what it returns is the result of the job. The tasks of one
- * stage are independent of each other and may run anywhere, in any order, but for what `stride` says. The
- * cut depends on the problem only, never on the number of workers, so the answer is bitwise the same at any thread count.
+ * A job is a generator. It yields stages, one after the other, and receives the results of the tasks of each, in their
+ * order. What it returns is the result of the job. The tasks of a stage are independent and may run anywhere, in any order
+ * (except as `stride` says). The cut depends on the problem only, never on the number of workers, so the answer is
+ * bitwise the same on any number of threads.
  *
- * A job that is given up is ended with `return()` when none of its tasks runs any more, so that what it
- * does `finally` is done in any case.
+ * A job that is given up is ended with `return()` once none of its tasks runs any more, so that its `finally` blocks
+ * always run.
  *
- * A task must survive structured cloning: a plain object whose typed arrays sit over
- * SharedArrayBuffers. Big results are written there; what a task returns travels back by value and
- * is small.
+ * A task must survive structured cloning: it is a plain object whose typed arrays lie in SharedArrayBuffers. Large results
+ * are written there; what a task returns is copied back and is small.
  */
 export interface Task<Result = unknown> {
-  /** Which kernel runs it; `workers/worker.ts` holds the table. */
+  /** Which kernel runs it: `workers/tasks/run.ts` has the table. */
   readonly kernel: string;
-  /** Never there: the type of what a worker makes of the task. */
+  /** Never set: the type of the task's result. */
   readonly returns?: Result;
 }
 
-/** A task that is a job by itself: whoever runs it cuts it further, here or on another machine. */
+/** A task that is a job by itself: it is cut further where it runs, here or on another machine. */
 export interface LargeTask<Result = unknown> extends Task<Result> {
-  /** About so much work, as floating-point operations of the exact kernel. */
+  /** Its work, in floating-point operations of the exact kernel that take as long. */
   readonly flops: number;
 }
 
@@ -32,21 +31,21 @@ export interface Stage<T extends Task = Task> {
   /** For the log, the progress and the metrics: 'decode', 'project', 'attention', ... */
   readonly name: string;
   readonly tasks: readonly T[];
-  /** Task k goes on where task k - stride ended, and begins after it. Absent: tasks wait for no other. */
+  /** Task k continues task k - stride and begins after it has ended. Absent: tasks wait for no other. */
   readonly stride?: number;
-  /** Its one task takes a few milliseconds at most: a worker may be given several such stages at once. */
+  /** Its only task takes a few milliseconds at most: a worker may be given several such stages at once. */
   readonly brief?: boolean;
-  /** Its one task is a job that a worker runs: others that have nothing to do may join it. */
+  /** Its only task is a job that one worker runs: idle workers may join it. */
   readonly team?: boolean;
   /** The job that a task is, where all of them are LargeTasks. */
   jobOf?(task: T): Job<unknown>;
-  /** Which part of the whole job's work this stage is: from, to, both in [0, 1]. */
+  /** Which part of the job's work this stage is, for the progress: from, to, both in [0, 1]. */
   readonly span?: readonly [number, number];
 }
 
 export type Job<Result, T extends Task = Task> = Generator<Stage<T>, Result, readonly unknown[]>;
 
-/** One stage: hands back what its tasks return. Nothing is asked of the workers where there are none. */
+/** One stage: returns the results of its tasks. Without tasks nothing is sent to the workers. */
 export function* stage<T extends Task>(
   name: string,
   tasks: readonly T[],
@@ -90,13 +89,13 @@ export function* within<Result, T extends Task>(
 /** Runs all tasks of a stage. @returns what each of them does. */
 export type RunStage = (stage: Stage, runOne: (task: Task) => unknown) => readonly unknown[];
 
-/** Asked between row blocks; true: stop now, the result is not wanted any more. */
+/** Called between row blocks; true: stop now, the result is not wanted any more. */
 export interface Cancelled {
   (): boolean;
   readonly words?: CancelWords | undefined;
 }
 
-/** What `Cancelled` does, for code that cannot call it: count up `beat`, and stop where `stop` is not 0. */
+/** The same for code that cannot call it: increment `beat`, and stop when `stop` is not 0. */
 interface CancelWords {
   readonly stop: Int32Array;
   readonly beat: Int32Array;
@@ -150,12 +149,15 @@ export function runJob<Result, T extends Task>(
   }
 }
 
-/** Numbers that overflow in the algebra of a plan, or that a decomposition cannot take. Thrown by a task; the job that asked for it sees it again, from `stage`. */
+/**
+ * Numbers overflowed in the algebra of a plan, or a decomposition failed. Thrown by a task, and again by `stage` in the
+ * job that yielded the task.
+ */
 export class NumericError extends Error {
   override readonly name = 'NumericError';
 }
 
-/** What a task returns in its place: threads strip errors. */
+/** What a task returns in its place: errors lose their class between threads. */
 export interface NumericFailure {
   readonly numericFailure: string;
 }

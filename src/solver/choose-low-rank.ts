@@ -1,11 +1,10 @@
-/** Which kernel computes a problem, and why. */
+/** Exact or low-rank: which of the two computes a problem, and why. */
 import { type Job, NumericError } from '../../workers/job.js';
 import type { Needs } from '../../workers/kernels/exact/cost.js';
 import { mostFullWidthFeatures, type Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import {
   findPlan,
   type LowRankPlan,
-  type Miss,
   planLowRank,
 } from '../../workers/kernels/low-rank/plan/plan.js';
 import type { PlanOptions } from '../../workers/kernels/low-rank/plan/plan-options.js';
@@ -22,10 +21,17 @@ import type { Dtype } from '../../workers/tensor/dtype.js';
 import { Problem } from '../errors.js';
 import type { METHODS } from '../request/request.js';
 import type { EncodeOptions } from './encode-phase.js';
+import {
+  dearReason,
+  FLOAT32_TOLERANCE,
+  float64Reason,
+  missReason,
+  noPlanReason,
+  seconds,
+  unpaidReason,
+} from './reasons.js';
 
-/** Below this relative error float32 can promise nothing. */
-export const FLOAT32_TOLERANCE = 1e-5;
-/** Seconds of exact work, and a length, that are not worth a plan: below, low-rank was never faster. */
+/** Below so many seconds of exact work, or this length, nothing is planned: low-rank was never faster there. */
 export const NOT_WORTH_A_PLAN = 0.25;
 export const SHORT = 8192;
 /** Widest head that is balanced: the algebra of the plan grows with the cube of the width. */
@@ -98,7 +104,7 @@ function lowRankObstacle(layer: AttentionLayer): string | null {
   return null;
 }
 
-/** The same for a gradient: without an adapter there is nothing whose error low-rank could show. */
+/** The same for a gradient. Low-rank has error figures for adapters only. */
 function gradientObstacle(layer: AttentionLayer): string | null {
   const obstacle = lowRankObstacle(layer);
   const adapted = Object.values(layer.projections).some(({ adapter }) => adapter !== null);
@@ -132,7 +138,7 @@ const ROUNDING: Readonly<Record<Dtype, number>> = {
   float16: 2 ** -12,
   bfloat16: 2 ** -9,
 };
-/** Of the tolerance, what a plan is held to at least, however much the rounding of the answer takes. */
+/** A plan is held to at least this share of the tolerance, however much the rounding of the answer takes. */
 const LEAST_SHARE = 0.1;
 
 /**
@@ -163,7 +169,7 @@ function planOptions(layer: AttentionLayer, options: ChooseOptions): PlanOptions
 
 type Planning<Plan> = { readonly plan: Plan } | { readonly plan: null; readonly reason: string };
 
-/** What is planned, or why nothing can be: numbers that overflow in its algebra. */
+/** A plan, or why there can be none: numbers of the input overflow in its algebra. */
 function* planned<Plan>(make: () => Job<Plan>): Job<Planning<Plan>> {
   try {
     return { plan: yield* make() };
@@ -189,14 +195,6 @@ function unplanned(reason: string, { method }: ChooseOptions): WithoutSampled {
   throw new Problem('tolerance-missed', `${reason} Take the exact kernel.`, { pointer: '/method' });
 }
 
-export function percent(x: number): string {
-  return `${(100 * x).toPrecision(2)} %`;
-}
-
-export function seconds(x: number): string {
-  return x < 1 ? `${Number((1000 * x).toPrecision(2))} ms` : `${Number(x.toPrecision(2))} s`;
-}
-
 /** The cheaper of exact and low-rank that is expected to keep the tolerance; low_rank when it was asked for. */
 export function* chooseLowRank(
   problem: AttentionLayer & Partial<AttentionProblem>,
@@ -215,7 +213,7 @@ export function* chooseLowRank(
   return yield* findLowRank(problem, options, budget);
 }
 
-/** The choice of auto: no more is planned than it takes to see that low-rank will not do. */
+/** The choice of auto: it plans no further than it takes to see that low-rank does not pay. */
 function* findLowRank(
   problem: AttentionLayer & Partial<AttentionProblem>,
   options: ChooseOptions,
@@ -226,7 +224,9 @@ function* findLowRank(
   const { plan } = found;
   if (!('miss' in plan)) return { ...judge(plan, options), lowRank: plan };
   const { miss } = plan;
-  const reason = miss ? unpaidReason(miss, budget.exact, options) : noPlanReason(budget.exact);
+  const reason = miss
+    ? unpaidReason(miss, budget.exact, options.tolerance)
+    : noPlanReason(budget.exact);
   return { kernel: 'exact', reason, lowRank: null };
 }
 
@@ -258,36 +258,10 @@ function withoutPlan(
   return { kernel: 'exact', reason: noPlanReason(exact) };
 }
 
-const noPlanReason = (exact: number) =>
-  `The exact kernel takes about ${seconds(exact)} on one thread: not worth a plan.`;
-
-/** What low-rank answers without an error figure cannot be held to a tolerance. */
+/** Why auto leaves low-rank where it has no error figure: such an answer cannot be held to a tolerance. */
 function unmeasured({ method, inputGradients }: ChooseOptions): string | null {
   if (method !== 'auto' || inputGradients === undefined) return null;
   return 'Gradients of the inputs have an error figure from the exact kernel only: auto takes no other.';
-}
-
-function float64Reason(tolerance: number): string {
-  return `The tolerance of ${tolerance} is below what float32 can keep (${FLOAT32_TOLERANCE}): computed in float64.`;
-}
-
-type Reached = Pick<Miss, 'features' | 'predictedError'>;
-
-function missReason({ features, predictedError }: Reached, { tolerance }: ChooseOptions): string {
-  return `With ${features} features, the most that pay, low-rank would reach an error of ${percent(predictedError)}, above the tolerance of ${percent(tolerance)}.`;
-}
-
-/** Why low-rank, which would keep the tolerance, does not pay. */
-function dearReason(m: string, lowRank: number, exact: number): string {
-  return `The exact kernel is cheaper at this length: about ${seconds(exact)} on one thread, low-rank with ${m} ${seconds(lowRank)}.`;
-}
-
-/** Why no plan is made for what is the best that can be expected. */
-function unpaidReason(miss: Miss, exact: number, options: ChooseOptions): string {
-  if (!(miss.predictedError <= options.tolerance)) return missReason(miss, options);
-  const m = `${miss.features} features`;
-  if (miss.seconds >= exact) return dearReason(m, miss.seconds, exact);
-  return `Low-rank with ${m} may take ${seconds(miss.seconds)} on one thread, too little less than the ${seconds(exact)} of exact to be worth its plan.`;
 }
 
 /** What the plan says about the kernel to take. */
@@ -304,7 +278,7 @@ export function judge(
     const given = features === undefined ? '' : ' of the request';
     return { kernel: 'low_rank', reason: `Low-rank was asked for; it uses the ${m}${given}.` };
   }
-  if (!plan.meetsTolerance) return { kernel: 'exact', reason: missReason(plan, options) };
+  if (!plan.meetsTolerance) return { kernel: 'exact', reason: missReason(plan, options.tolerance) };
   if (plan.seconds.lowRank >= plan.seconds.exact) {
     return { kernel: 'exact', reason: dearReason(m, plan.seconds.lowRank, plan.seconds.exact) };
   }

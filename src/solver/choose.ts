@@ -8,14 +8,12 @@ import {
   type Choice,
   type ChooseOptions,
   chooseLowRank,
-  FLOAT32_TOLERANCE,
   NOT_WORTH_A_PLAN,
   needsOf,
   obstacleOf,
-  percent,
   SHORT,
-  seconds,
 } from './choose-low-rank.js';
+import { FLOAT32_TOLERANCE, percent, seconds } from './reasons.js';
 import { isMeasured, sampledObstacle, sampledSeconds, trySampled } from './sampled.js';
 
 type Layer = AttentionLayer & Partial<AttentionProblem>;
@@ -25,7 +23,7 @@ const SHORT_FOR_SAMPLED = 2048;
 /** Below this tolerance draws were never cheaper than exact on a trained model. */
 const LEAST_TOLERANCE = 0.03;
 
-/** Why nothing is drawn; null: a plan says whether it pays. */
+/** Why no keys are drawn; null: a plan has to say whether draws pay. */
 function whyNotSampled(layer: Layer, options: ChooseOptions): string | null {
   const obstacle = sampledObstacle(layer, options);
   if (obstacle || options.method === 'sampled') return obstacle;
@@ -75,7 +73,7 @@ export function* choose(problem: Layer, options: ChooseOptions): Job<Choice> {
     return { ...first, reason, sampled: null };
   }
   const other = first.kernel === 'low_rank' ? first.lowRank!.seconds.lowRank : exact;
-  /** Nothing is known of what is saved before there has been a look. */
+  /** Before the first look it is not known how much draws would save. */
   const affords = (work: number, whole?: number) =>
     budget.affords(work / rates.exact, whole === undefined ? 0 : other - whole / rates.exact);
   const tried = yield* trySampled(

@@ -1,4 +1,4 @@
-/** The sampled kernel: whether it takes a problem, its plan, its run, and what follows when its answer will not do. */
+/** The sampled kernel: whether it takes a problem, its plan, its run, and what follows when its answer misses the tolerance. */
 import { type Job, NumericError } from '../../workers/job.js';
 import { exactWork } from '../../workers/kernels/exact/cost.js';
 import { roundingOfWeights, type SampledResult } from '../../workers/kernels/sampled/answer.js';
@@ -36,13 +36,13 @@ type Layer = AttentionLayer & Partial<AttentionProblem>;
 export function sampledObstacle(layer: Layer, { outputOnly }: ChooseOptions): string | null {
   if (outputOnly) return 'Sampled computes gradients, not the output alone.';
   const { objective, known } = layer;
-  // G = O - Y by a drawn O: its error enters G.O squared, and does not average out.
+  // With G = O - Y the error of a drawn O enters G.O squared, and does not average out.
   if (objective?.kind === 'target' && !known?.output) {
-    return 'Sampled takes grad_output; a target takes the whole attention output, which is exact.';
+    return 'Sampled needs grad_output, or attention_output beside a target: else the whole output has to be computed.';
   }
-  if (!objective) return 'Sampled is planned with grad_output.';
-  // A row that lacks its largest key would be all sink.
-  if (layer.sinks && !known?.logSumExp) return 'Sampled takes sinks with log_sum_exp.';
+  if (!objective) return 'Sampled can be planned only with grad_output.';
+  // A row whose largest key is not drawn would be all sink.
+  if (layer.sinks && !known?.logSumExp) return 'With sinks sampled needs log_sum_exp.';
   const { batch, heads, headDim, valueDim, keyLength } = layer.dims;
   if (Math.max(headDim, valueDim) > MAX_LOW_RANK_WIDTH) {
     return `Sampled takes heads of up to ${MAX_LOW_RANK_WIDTH} columns.`;
@@ -118,7 +118,7 @@ export function* bySampling(
   if (once.solved && (once.worst <= tolerance || unchecked))
     return answer(once.solved, plan, reason);
   if ((once.solved?.rounded?.relative ?? 0) > tolerance) {
-    // More draws are of no use. What rounding adds to the gradients of weights is no part of the figures of exact.
+    // More draws do not help. Exact may keep the tolerance: its figures are not those of the weights.
     if (options.method === 'sampled') requirePrecision(once.solved!.rounded, tolerance);
     return yield* instead(problem, once, options);
   }
@@ -136,7 +136,7 @@ const answer = (solved: Solved, sampled: SampledPlan, reason: string): Solution 
   ...{ method: 'sampled', reason, fallback: false, plan: null, sampled },
 });
 
-/** What a run comes to when it is sent. */
+/** A run as it would be sent. */
 interface Tried {
   /** null: numbers that overflowed. */
   readonly solved: Solved | null;
@@ -181,7 +181,7 @@ function missed({ plan, worst }: Tried, { tolerance }: SolveOptions): string {
   return `Sampled with ${plan.keys} keys drawn for a block gave ${reached}, above the tolerance of ${tolerance}`;
 }
 
-/** What follows when the answer of the sampled kernel will not do. @throws {Problem} when it was asked for. */
+/** The exact answer in place of a sampled one that missed the tolerance. @throws {Problem} when sampled was asked for. */
 function* instead(problem: AttentionProblem, last: Tried, options: SolveOptions): Job<Solution> {
   const { tolerance, method } = options;
   const why = missed(last, options);
@@ -195,10 +195,10 @@ function* instead(problem: AttentionProblem, last: Tried, options: SolveOptions)
   return { ...exact, plan: null, sampled: last.plan };
 }
 
-/** Of the tolerance that both runs together are held to: room for the second one's own bad luck. */
+/** Both runs together are held to this share of the tolerance: the second one may have bad luck, too. */
 const MARGIN = 0.9;
 
-/** Draws beside those that missed the tolerance; null: they are not expected to keep it either, or exact is cheaper. */
+/** The plan of a second run; null: both together are not expected to keep the tolerance, or exact is cheaper. */
 function* moreDraws(
   problem: AttentionProblem,
   { topUp }: Planned,
@@ -214,7 +214,7 @@ function* moreDraws(
   return more.meetsTolerance && pays ? more : null;
 }
 
-/** As one plan, for the figures of an answer. */
+/** Two plans as one, for the figures of an answer. */
 const bothOf = (first: SampledPlan, more: SampledPlan): SampledPlan => ({
   ...more,
   keys: first.keys + more.keys,

@@ -1,4 +1,4 @@
-/** Runs the kernel that was chosen, and another one when its answer will not do. */
+/** Runs the kernel that was chosen, and another one when its answer misses the tolerance. */
 
 import { type Job, NumericError } from '../../workers/job.js';
 import { type LowRankResult, lowRankParts } from '../../workers/kernels/low-rank/job.js';
@@ -21,7 +21,7 @@ import {
 } from './solution.js';
 
 /**
- * @param second This plan was made since another one did not keep its promise.
+ * @param second this plan was made because a first one missed the tolerance.
  * @throws {Problem} when low_rank was asked for and cannot keep what was promised.
  */
 function* approximately(
@@ -50,7 +50,7 @@ function* approximately(
   const next = second || !run ? null : yield* secondPlan(problem, plan, worst, options);
   if (next) {
     const why = `${missed}: again with ${next.features}.`;
-    // Rows that the first run was not judged by.
+    // Another seed: fresh rows judge the second run.
     return yield* approximately(problem, next, { ...options, seed: seed + 1 }, why, true);
   }
   if (method === 'low_rank') throw yield* toleranceMissed(problem, plan, worst, options);
@@ -88,7 +88,7 @@ export function missedReason(plan: LowRankPlan, worst: number, tolerance: number
   return `Low-rank with ${plan.features} features gave ${reached}, above the tolerance of ${tolerance}`;
 }
 
-/** A plan that was too hopeful once is held to as much more, and some: a second miss costs more than features. */
+/** Held to a tolerance that is smaller by as much as the first plan was too hopeful, and some: a second miss costs more than features. */
 function* stricterPlan(
   problem: AttentionLayer & Partial<AttentionProblem>,
   { predictedError }: LowRankPlan,
@@ -102,10 +102,10 @@ function* stricterPlan(
   return (yield* tryPlan(problem, { ...options, tolerance, features: undefined })).plan;
 }
 
-/** Of the tolerance that a second plan is held to: room for its own bad luck. */
+/** A second plan is held to this share of the tolerance: it may have bad luck, too. */
 const MARGIN = 0.75;
 
-/** null: none that is expected to do, or exact would be cheaper, where it is allowed. */
+/** null: no plan is expected to keep the tolerance, or exact is cheaper and allowed. */
 export function* secondPlan(
   problem: AttentionLayer & Partial<AttentionProblem>,
   plan: LowRankPlan,
@@ -120,7 +120,7 @@ export function* secondPlan(
   return stricter && pays ? next : null;
 }
 
-/** Says what was reached, which tolerance that would meet, and which number of features this one. */
+/** Says which error was reached, which tolerance it would meet, and how many features would meet the tolerance of the request. */
 export function* toleranceMissed(
   problem: AttentionLayer & Partial<AttentionProblem>,
   plan: LowRankPlan,
@@ -143,7 +143,7 @@ export function* toleranceMissed(
   );
 }
 
-/** The number of features that a plan expects to do, whatever it costs; nothing is extrapolated. */
+/** The number of features that a plan expects to be enough, at any cost. Nothing is extrapolated. */
 function* advice(
   problem: AttentionLayer & Partial<AttentionProblem>,
   plan: LowRankPlan,

@@ -111,10 +111,10 @@ test('what is not drawn is computed exactly, and the reason says why', async () 
   const { grad_output, ...layer } = projected;
   const answer = await client.gradient({ ...layer, target: grad_output, method: 'sampled' });
   assert.equal(answer.method, 'exact');
-  assert.match(answer.reason, /Sampled takes grad_output/);
+  assert.match(answer.reason, /Sampled needs grad_output/);
   const withSinks = await client.gradient({ ...states, sinks: [1, 1], method: 'sampled' });
   assert.equal(withSinks.method, 'exact');
-  assert.match(withSinks.reason, /Sampled takes sinks with log_sum_exp/);
+  assert.match(withSinks.reason, /With sinks sampled needs log_sum_exp/);
 });
 
 const refused: Record<string, [request: object, code: string, pointer: string]> = {
