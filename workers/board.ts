@@ -5,7 +5,7 @@
 
 const STOP = 0;
 const NEXT = 1;
-/** From here on two words for each task: whether it is done, and the beat of a timeslice that begins with it. */
+/** Two words for each task from here on: whether it is done, and the heartbeat of a timeslice that begins with it. */
 const TASKS = 2;
 const WORDS_OF_TASK = 2;
 

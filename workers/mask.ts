@@ -10,7 +10,7 @@ export interface Mask {
   /** Row i sees keys i - left to i + right at most. Infinity: no limit. Causal: right = 0. */
   readonly left: number;
   readonly right: number;
-  /** By batch item: its keys [first, last) are no padding (`keyRanges`). Absent: all keys of all items. */
+  /** Keys [first, last) of each batch item that are no padding (`keyRanges`). Absent: all keys of all items. */
   readonly keys?: Int32Array;
   /** Rows see keys of their own sequence. Absent: every item is one sequence. */
   readonly sequences?: Sequences;
@@ -147,7 +147,7 @@ function pairsBelow(rows: Range, keys: Range, shift: number): number {
 
 const offsetOf = ({ mask }: Masked): number => mask.offset ?? 0;
 
-/** Of the sequences of a batch item. */
+/** Ends of the sequences of a batch item. */
 function endsOf(layer: Masked, batchItem: number): Int32Array {
   const { sequences } = layer.mask;
   const { queryLength, keyLength } = layer.dims;

@@ -33,7 +33,7 @@ export interface JoinTask extends Task<void> {
   readonly words: Int32Array;
 }
 
-/** Of a stage: what the primary thread sends. */
+/** A stage, as the primary thread sends it. */
 interface Begun extends Pick<Stage, 'tasks' | 'stride'> {
   readonly board: Int32Array;
 }
@@ -58,7 +58,7 @@ export function lose(words: Int32Array): void {
 
 /** The team, for its primary thread. */
 export class Team {
-  /** Of the last stage: who leaves it may not leave memory to tasks that still run. */
+  /** Board of the last stage: memory must not be given up while its tasks still run. */
   #board: Board | null = null;
 
   constructor(

@@ -11,7 +11,7 @@ export interface Timeslice {
   readonly tasks: readonly Task[];
   /** Index in the stage of the first of them. */
   readonly first: number;
-  /** Of the stage. */
+  /** The stride of the stage. */
   readonly stride: number | null;
   /** The words of the stage's Board. */
   readonly board: Int32Array;
@@ -32,7 +32,7 @@ export type TimesliceOutcome =
   | { readonly status: 'failed'; readonly message: string; readonly stack: string | undefined };
 
 export interface TaskResult {
-  /** Of the task in its stage. */
+  /** Index of the task in its stage. */
   readonly index: number;
   readonly value: unknown;
 }

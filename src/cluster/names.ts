@@ -2,7 +2,7 @@
 import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
 import { packageVersion } from '../version.js';
 
-/** Of all keys. */
+/** Begins all keys of the store. */
 export const PREFIX = 'loragrad';
 
 /**
@@ -24,9 +24,9 @@ export const FORGET_CHANNEL = `${PREFIX}:forget`;
 export const jobKey = (owner: string, id: string) => `${PREFIX}:job:${owner}:${id}`;
 /** Jobs that their nodes are to forget are published here. */
 export const FORGET_JOB_CHANNEL = `${PREFIX}:forget-job`;
-/** Of a large value: less than what other commands, such as those that cancel, would have to wait for. */
+/** Large values travel in chunks of this size, so that other commands, such as those that cancel, do not wait long. */
 export const CHUNK_BYTES = 2 ** 22;
-/** There as long as the API node is. */
+/** Exists as long as the API node does. */
 export const aliveKey = (node: string) => `${PREFIX}:alive:${node}`;
 /** Names of requests that were given up are published here. */
 export const CANCEL_CHANNEL = `${PREFIX}:cancel`;

@@ -58,7 +58,7 @@ export interface Home {
 
 export class PartsRun {
   readonly #request = randomUUID();
-  /** By the names of their jobs. */
+  /** Parts that have no result yet, by the names of their jobs. */
   readonly #waiting = new Map<string, Waiting>();
   /** Parts are sent, and run here, one after the other. */
   #sending: Promise<unknown> = Promise.resolve();
@@ -78,11 +78,11 @@ export class PartsRun {
     private readonly home: Home,
     private readonly stage: Stage,
     private readonly context: RunContext,
-    /** Of the tasks. */
+    /** The shared arrays of the tasks. */
     private readonly regions: Regions,
   ) {}
 
-  /** In the order of the tasks. */
+  /** The results, in the order of the tasks. */
   async results(): Promise<unknown[]> {
     const { signal } = this.context;
     signal.throwIfAborted();

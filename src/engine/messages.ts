@@ -24,7 +24,7 @@ export interface Interval {
   /** Milliseconds since 1970, fractions included. */
   readonly start: number;
   readonly end: number;
-  /** Of a stage; null: it is a phase. */
+  /** Number of tasks of a stage; null: it is a phase. */
   readonly tasks: number | null;
 }
 
@@ -107,7 +107,7 @@ export interface EngineData {
   readonly pool: PoolOptions;
   /** null: all parts run on the threads of this process. */
   readonly queue: QueueOptions | null;
-  /** Of a SharedArrayBuffer, in the order of LOAD. */
+  /** Figures of the load in shared memory, in the order of LOAD. */
   readonly load: Int32Array;
 }
 

@@ -14,7 +14,7 @@ export class AllowedMethods {
     }
   }
 
-  /** In the order in which they were first seen; none when there is nothing at the address. */
+  /** Methods of an address, in the order of their registration; none when there is nothing at the address. */
   of(address: string): readonly HTTPMethod[] {
     const [path] = address.split('?', 1);
     return [...this.#methods].filter((method) => this.#router.find(method, path) !== null);

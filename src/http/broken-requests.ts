@@ -60,7 +60,7 @@ export function clientErrorHandler(
   // What follows the broken request is broken too, and has been answered.
   if (socket.writableEnded) return;
   const { _httpMessage: current } = socket as Socket & { _httpMessage?: ServerResponse };
-  // In the middle of another answer there is no place for this one.
+  // Another answer is being sent: this one cannot be.
   if (current?.headersSent) {
     socket.destroy(error);
     return;

@@ -1,9 +1,9 @@
 /** Headers that weigh alternatives (RFC 9110, section 12.5): Accept and Accept-Encoding. */
 
 interface Preference {
-  /** In lower case, without parameters: a media range, a content coding or '*'. */
+  /** A media range, a content coding or '*', in lower case and without parameters. */
   readonly name: string;
-  /** From 0 (refused) to 1. */
+  /** Quality value, from 0 (refused) to 1. */
   readonly weight: number;
 }
 

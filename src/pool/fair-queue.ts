@@ -11,7 +11,7 @@ export interface Member {
 }
 
 export class FairQueue<Job extends Member> {
-  /** By owner, in the order of their turns. */
+  /** Jobs by owner, in the order of the owners' turns. */
   readonly #lines = new Map<string, Job[]>();
 
   /** Tasks that wait, of all members. */

@@ -1,4 +1,4 @@
-/** From the keys of a request that mask to the one description that kernels take. */
+/** Makes the mask that kernels take from the keys of a request that describe one. */
 
 import { keyRanges, type Mask, packedSequences, type Sequences } from '../../workers/mask.js';
 import type { Dimensions } from '../../workers/problem.js';

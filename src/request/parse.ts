@@ -1,4 +1,4 @@
-/** From the checked request to the typed problem: the rules between tensors, and the defaults. */
+/** Makes the typed problem from the checked request: rules between tensors, and defaults. */
 
 import type {
   AttentionKind,

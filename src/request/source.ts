@@ -8,6 +8,6 @@ export interface Source {
   readonly dims: Dimensions;
   readonly inputs: AttentionLayer['inputs'];
   readonly projections: AttentionLayer['projections'];
-  /** Of the attention output, with the batch dimension. */
+  /** Shape of the attention output, with the batch dimension. */
   readonly outputShape: readonly number[];
 }

@@ -1,4 +1,4 @@
-/** From a result to what is sent: its tensors in their dtypes, and error figures that hold for these. */
+/** Makes what is sent from a result: tensors in their dtypes, and error figures that hold for these. */
 import type { Job } from '../../workers/job.js';
 import type { ErrorEstimate } from '../../workers/kernels/estimate/estimate.js';
 import type { Narrowing, Sent as SentTensor } from '../../workers/tasks/encode.js';
@@ -16,7 +16,7 @@ export interface TensorError {
 
 export type TensorErrors = Readonly<Record<string, TensorError>>;
 
-/** Of a tensor that has no certificate because no features are left out of it. */
+/** The figures of a tensor without a certificate. */
 export function withoutCertificate(
   estimate: ErrorEstimate | null,
   reason = 'An exact answer has none.',
@@ -103,9 +103,9 @@ function ofTheTruth(upper: number): number {
   return upper / Math.max(LEAST_NORM, 1 - upper);
 }
 
-/** What float64 itself is off by at most, as a part of what rounding its result takes: of 29 bits more 24 may cancel. */
+/** Largest error of float64 itself, as a share of the rounding of its result to float32: of its 29 additional bits 24 may cancel. */
 const OF_FLOAT64 = 2 ** -5;
-/** Of a tensor that was computed in float64: known but for its rounding. */
+/** The estimate of a tensor that was computed in float64: only its rounding is unknown. */
 export const IN_FLOAT64: ErrorEstimate = {
   ...{ relative: 0, upper: 0, standard_error: 0, confidence: 0.99, rows_sampled: 0 },
 };

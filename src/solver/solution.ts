@@ -27,7 +27,7 @@ export interface SolveOptions extends ChooseOptions {
 export interface Solution {
   readonly result: GradientResult;
   readonly tensors: EncodedResult;
-  /** By tensor: 'q_proj.lora_A', ...; of `tensors`, as they are sent. */
+  /** Error figures of `tensors` as they are sent, by name: 'q_proj.lora_A', ... */
   readonly error: TensorErrors;
   readonly method: 'exact' | 'low_rank' | 'sampled';
   /** Why this kernel, in one sentence. */

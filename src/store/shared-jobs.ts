@@ -9,7 +9,7 @@ import { readChunks, writeChunks, writeField } from './chunks.js';
 export interface JobState {
   /** Until it is done. */
   readonly progress?: object;
-  /** Of an answer; its bytes follow. */
+  /** The head of an answer, whose bytes follow. */
   readonly answer?: { readonly length: number; readonly type: string; readonly timings: object };
   readonly problem?: { readonly kind: string; readonly message: string; readonly options: object };
 }

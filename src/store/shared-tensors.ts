@@ -19,7 +19,7 @@ import { storedBytes } from './tensor-store.js';
 
 export type TensorForm = Pick<Tensor, 'dtype' | 'shape'>;
 
-/** Of a hash: what is written last. */
+/** Field of the hash that is written last. */
 const FORM = 'form';
 
 /**
@@ -119,7 +119,7 @@ export class SharedTensors {
     }
   }
 
-  /** In shared memory. Those who want the same tensor at the same time share it. */
+  /** The tensor, in shared memory. Concurrent calls for the same tensor share it. */
   get(name: string, owner: string, form: TensorForm): Promise<Tensor | undefined> {
     const key = tensorKey(owner, name);
     let fetching = this.#fetching.get(key);

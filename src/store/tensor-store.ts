@@ -15,7 +15,7 @@ export function storedBytes(dtype: Dtype, shape: readonly number[]): number {
 }
 
 export class TensorStore {
-  /** By owner; those without an API key share one space. */
+  /** Tensors by owner; clients without an API key share one space. */
   readonly #spaces = new Map<string, LRUCache<string, Tensor>>();
   #evicted = 0;
 

@@ -14,7 +14,7 @@ const COLON = 0x3a;
 /** Throws WireError for a limit that is exceeded and for a key that stands twice in an object. */
 export function scanJson(body: Buffer, limits: WireLimits): void {
   const state = new ScanState(limits);
-  /** In an object: the next string is a key. In an array: an element has begun. */
+  /** Of each open object: the next string is a key. Of each open array: an element has begun. */
   const begun: boolean[] = [];
   let position = 0;
   while (position < body.length) {

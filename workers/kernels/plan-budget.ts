@@ -1,8 +1,8 @@
 /** What may be spent on plans before it is known that one pays. */
 
-/** Of the time of the exact kernel: what plans cost that come to nothing, unless a look said that they would pay. */
+/** Share of the time of the exact kernel that plans may cost in vain, unless a look said that they would pay. */
 const IN_VAIN = 0.05;
-/** Of what is staked on a look: what is to be won at least. Looks were right about low-rank in five of six cases. */
+/** Least expected gain of a step, as a share of its price. Looks were right about low-rank in five of six cases. */
 const LEAST_GAIN = 0.5;
 
 export class PlanBudget {

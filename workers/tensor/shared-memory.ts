@@ -5,7 +5,7 @@
  * receiving it. So blocks that are given back are kept for who asks next.
  */
 
-/** Of a block: the tensors of a small request share one. */
+/** Smallest block: the tensors of a small request share one. */
 const SMALLEST = 2 ** 18;
 const CACHE_LINE = 64;
 /** Bytes that are kept; the blocks given back longest ago make room. */
@@ -89,7 +89,7 @@ export function shared<T>(value: T): T {
  */
 export class Lease {
   #blocks: SharedArrayBuffer[] = [];
-  /** Of the last block for small arrays: bytes that are taken. */
+  /** The last block for small arrays, and how many of its bytes are taken. */
   #small: { readonly block: SharedArrayBuffer; used: number } | null = null;
 
   bytes(length: number): Uint8Array {

@@ -58,7 +58,7 @@ export function exactBytes(
   const workspace = tally((memory) => makeExactWorkspace(plan, memory));
   const { batch, queryLength, keyLength, heads, headDim, valueDim } = layer.dims;
   const tokens = Math.max(queryLength, keyLength);
-  // Of both sides: queries, and keys with values.
+  // Both sides: queries, and keys with values.
   const parts = 2 * CONTRACT_TASKS + batch + Math.ceil((batch * tokens) / CONTRACT_TOKENS);
   const ranks = PROJECTIONS.map((name) => rankOf(layer.projections[name]));
   const inputs = PROJECTIONS.map((name) => layer.projections[name].inFeatures);
@@ -72,7 +72,7 @@ export function exactBytes(
   return workspace + parts * partBytes + 4 * (rows + worker);
 }
 
-/** Of the heads that a part of a large problem takes, and of its rows in what the parts answer: one kernel at a time has parts. */
+/** Copies that the parts of a large problem take: inputs of their heads, and their rows of the results. Only one kernel at a time has parts. */
 export function copiedBytes(layer: Layer): number {
   const { batch, queryLength, keyLength, heads, keyValueHeads, headDim, valueDim } = layer.dims;
   const outputs = queryLength * heads * valueDim;
@@ -81,7 +81,7 @@ export function copiedBytes(layer: Layer): number {
   return 8 * batch * (2 * outputs + states);
 }
 
-/** Of the float64 kernel. */
+/** Memory of the float64 kernel. */
 export function referenceBytes(layer: Layer, gradients: boolean): number {
   return tally((memory) => makeWorkspace(layer, gradients, memory)) + copiedBytes(layer);
 }

@@ -32,9 +32,9 @@ import {
 export interface Price {
   /** Memory beside the body and the tensors of the store, at most. */
   readonly bytes: number;
-  /** Of one worker that has nothing else to do. */
+  /** Seconds of one worker that does nothing else. */
   readonly seconds: number;
-  /** What stays of it until its answer is read: the body of that, or the tensor on its way into the store. */
+  /** Bytes that stay until the answer is read: its body, or the tensor on its way into the store. */
   readonly answerBytes: number;
 }
 
@@ -48,7 +48,7 @@ const ROW_BLOCK = 8;
 const KEY_BLOCK = 8;
 /** Tasks and messages of one head. */
 const HEAD_SECONDS = 2e-4;
-/** Of the plan of one head: its trials, and algebra that grows with the cube of the width. */
+/** The plan of one head: its trials, and algebra that grows with the cube of the width. */
 const PLAN_SECONDS = 0.005;
 const PLAN_CUBE_SECONDS = 4e-8;
 /** What features, exponentials and copies of a row cost, in flops. */
@@ -108,7 +108,7 @@ export function priceOf(work: Work, form: AnswerForm | null): Price {
 }
 
 interface Wanted {
-  /** Of the exact kernel; 0: it does not run. */
+  /** Work of the exact kernel; 0: it does not run. */
   readonly flops: number;
   readonly answer: readonly Shaped[];
   readonly gradients: boolean;

@@ -179,7 +179,7 @@ export class Entry {
     readonly client: string,
   ) {}
 
-  /** Of computing, as expected. */
+  /** Predicted seconds of computing. */
   get seconds(): number {
     return this.#seconds;
   }

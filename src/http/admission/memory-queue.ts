@@ -4,7 +4,7 @@
  * for a large one.
  */
 
-/** Of the memory: what small requests take, and what is kept for them. */
+/** Shares of the memory: up to which a request is small, and what is reserved for small ones. */
 const SMALL = 1 / 256;
 const KEPT_FOR_SMALL = 1 / 8;
 

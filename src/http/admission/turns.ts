@@ -5,11 +5,11 @@
  * bodies, and clients take turns; probes, answers and new connections, of which Node takes up one in a round, go between.
  */
 
-/** Of each round of the event loop. */
+/** Time for such work in each round of the event loop. */
 const ROUND_MS = 2;
 
 export class Turns {
-  /** By client, in the order of their turns. */
+  /** Who waits, by client, in the order of their turns. */
   readonly #lines = new Map<string, (() => void)[]>();
   #waiting = 0;
   #busy = false;

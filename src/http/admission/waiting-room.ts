@@ -15,7 +15,7 @@ interface WaitingRequest {
 }
 
 export class WaitingRoom {
-  /** By client, in the order of their turns. The first of a line has waited longest. */
+  /** Who waits, by client, in the order of their turns. The first of a line has waited longest. */
   readonly #lines = new Map<string, WaitingRequest[]>();
   #waiting = 0;
   /** When the last requests entered, while some have waited all the time; by `now`. */

@@ -4,7 +4,7 @@ import type { DestinationStream, LoggerOptions } from 'pino';
 import type { Config } from '../../settings.js';
 import { LineWriter } from './line-writer.js';
 
-/** Of this process. */
+/** The destination of this process, made once. */
 let output: DestinationStream | undefined;
 
 export async function loggerOptions({

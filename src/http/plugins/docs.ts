@@ -73,7 +73,7 @@ async function docs(app: FastifyInstance, { config }: { config: Config }): Promi
         description: 'The paper: Computational Limits of Low-Rank Adaptation',
         url: 'https://arxiv.org/abs/2406.03136',
       },
-      // Of the file in the repository; what is served names where it is served.
+      // For the file in the repository. The document that is served names its own address.
       servers: [
         { url: 'http://127.0.0.1:3000', description: 'The service with its default settings' },
       ],

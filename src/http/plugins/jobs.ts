@@ -16,7 +16,7 @@ interface JobLimits {
   readonly maxJobs: number;
   /** How long an answer is kept, ms. */
   readonly ttlMs: number;
-  /** Of the store that tells other API nodes; null: there are none. */
+  /** The store by which other API nodes know of jobs; null: there are none. */
   readonly queueUrl: string | null;
 }
 

@@ -18,7 +18,7 @@ export interface Run {
 declare module 'fastify' {
   interface FastifyInstance {
     runs: {
-      /** From now on the run is shown; call `end` in any case. */
+      /** Shows the run from now on. `end` must be called in any case. */
       begin(log: FastifyBaseLogger): Run & { advance(report: ProgressReport): void; end(): void };
       /** The one that has been running longest. */
       oldest(): Run | null;
@@ -35,7 +35,7 @@ declare module 'fastify' {
 const LOG_EVERY_MS = 5000;
 
 async function progress(app: FastifyInstance): Promise<void> {
-  // In order of their start.
+  // In the order of their start.
   const running = new Set<Run>();
 
   app.decorateRequest('run', null);

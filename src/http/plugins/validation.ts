@@ -136,7 +136,7 @@ async function validation(app: FastifyInstance): Promise<void> {
     validate: (kind: 'tensor' | 'given', data: unknown) =>
       isEncodedTensor(data) || (kind === 'given' && data instanceof TensorReference),
   });
-  // In the document these ids describe tensors on the wire; here the body is decoded already.
+  // In the OpenAPI document these ids describe tensors on the wire. Here they describe decoded ones.
   ajv.addSchema({ $id: TENSOR_SCHEMA_ID, tensor: 'tensor' });
   ajv.addSchema({ $id: GIVEN_TENSOR_SCHEMA_ID, tensor: 'given' });
   ajv.addSchema(GradientRequest);

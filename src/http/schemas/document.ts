@@ -37,12 +37,12 @@ const text = (description: string): Header => ({
   description,
   schema: { type: 'string' },
 });
-/** Of every answer. */
+/** Headers of every answer. */
 const HEADERS = {
   'x-request-id': text('Id of the request, as in the log: that of the request, or a new one.'),
   'server-timing': text('Milliseconds in each phase, as browsers show them.'),
 };
-/** Of the answers with these statuses. */
+/** Headers of the answers with these statuses. */
 const HEADERS_OF: Readonly<Record<string, Record<string, Header>>> = {
   405: { allow: text('Methods that the address takes.') },
   415: { 'accept-encoding': text('Content codings that a body may have.') },

@@ -11,7 +11,7 @@ export interface RecordedAnswer {
 export interface Recorded {
   /** By operationId and by name of the example. */
   readonly answers: Readonly<Record<string, Readonly<Record<string, RecordedAnswer>>>>;
-  /** By kind. */
+  /** By kind of problem. */
   readonly problems: Readonly<Record<string, ProblemDetails>>;
 }
 

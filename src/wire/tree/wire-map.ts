@@ -1,6 +1,6 @@
 /** One map of a body, whichever decoder it came from. */
 export interface WireMap {
-  /** In document order, with bytes keys turned into the text they spell. */
+  /** In the order of the document. Keys that are bytes are decoded as text. */
   readonly entries: ReadonlyMap<string, unknown>;
   /** The first key that was bytes and not a string, if there was one. */
   readonly bytesKey: string | null;

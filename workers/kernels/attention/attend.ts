@@ -32,9 +32,9 @@ import {
 import type { PartitionOfHead, Partitions, RowBlock } from './task.js';
 
 export interface AttendReport {
-  /** Of these rows, 1/2 ||O - Y||^2, or 0. */
+  /** 1/2 ||O - Y||^2 of these rows; 0 without a target. */
   readonly loss: number;
-  /** The first row where the client's forward pass is another one; null: none. */
+  /** The first row whose known log_sum_exp or output is not that of these inputs; null: none. */
   readonly contradiction: Contradiction | null;
 }
 
@@ -98,7 +98,7 @@ function attendByPasses(
   let loss = 0;
   let contradiction: Contradiction | null = null;
   const sums = sumsOfPartition(task, wasm, memory, partition);
-  // In a single window they may stay from block to block.
+  // With a single window they may stay from block to block.
   const stay = windows.length === 1;
   if (stay) sums.begin(windows[0]!);
   for (let index = task.first; index < task.last; index++) {

@@ -9,7 +9,7 @@ import type { PartitionOfHead, Partitions, RowBlock } from './task.js';
 
 /** Keys of a block that are in memory as a list of their own, with their left products. */
 export interface ListedKeys {
-  /** Of all lists of a partition the same fields. */
+  /** The same fields for all lists of a partition. */
   readonly memory: AttentionMemory;
   readonly count: number;
   /** Adds their left products to those of the partition. */

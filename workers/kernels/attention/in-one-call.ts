@@ -97,7 +97,7 @@ export class AttendCall {
       listed === undefined
         ? seenByBlocks(plan, this.#partition, blocks, this.#picked)
         : [0, listed, 0];
-    // By number of the block: nothing is told of those before the first.
+    // Indexed by block; entries before the first are not read.
     const before = this.#picked ? 0 : 3 * blocks.first;
     const at = wasm.alloc(4 * (before + seen.length));
     wasm.i32(at + 4 * before, seen.length).set(seen);
@@ -180,7 +180,7 @@ function wordsOf(
   return wordsOfAttention(values, fields);
 }
 
-/** Of each row block, from the first on: the first key that it sees, the one after the last, and whether a row sees one only. */
+/** For each row block from the first on: the first key that it sees, the key after the last, and whether some row sees only one. */
 function seenByBlocks(
   { problem }: ExactPlan,
   { headGroup: { batchItem } }: PartitionOfHead,

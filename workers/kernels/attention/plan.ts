@@ -75,7 +75,7 @@ interface ThinSizes {
   /** Widths in whole vectors: rq + rk, or d at full width; rv, or dv at full width. */
   readonly ps: number;
   readonly pv: number;
-  /** Of them, what is kept in the workspace: right factors, left products; 0: not needed. */
+  /** Widths that the workspace keeps: right factors, left products; 0: not needed. */
   readonly us: number;
   readonly uv: number;
   readonly ls: number;

@@ -84,7 +84,7 @@ export function sinkGradients(
   const [max, mean] = [wasm.f32(fields.max, n), wasm.f32(fields.mean, n)];
   const sum = wasm.f64(fields.sum, n);
   const sink = sinkOf(plan, partition);
-  // Of keys that stand for others the sum may lack the largest: a row would then be all sink.
+  // Drawn keys may lack the largest of a row, whose own sum would then be all sink: the client's sum is used.
   const byClient = fields.bias !== 0 && plan.problem.known?.logSumExp;
   const p = (i: number) =>
     byClient

@@ -14,9 +14,9 @@ export interface Partitions {
   /** (B, Lq, H dv) or null */
   readonly attentionOutput: Float32Array | null;
   readonly wave: number;
-  /** Partitions, each with its query head: place in the wave, and who that is. */
+  /** Partitions, each with its query head and that head's index in the wave (`place`). */
   readonly partitions: readonly PartitionOfHead[];
-  /** Of each partition its row blocks number [first, last): number k of partition l is row block l + k partitions. */
+  /** Row blocks [first, last) of each partition: number k of partition l is row block l + k partitions. */
   readonly first: number;
   readonly last: number;
 }
@@ -34,7 +34,7 @@ export interface RowBlock {
   readonly first: number;
   readonly n: number;
   readonly picked?: readonly number[];
-  /** In memory are so many keys of a list, and no others. Absent: all keys of the head. */
+  /** Number of keys of a list that are in memory, instead of all keys of the head. Absent: all keys. */
   readonly listed?: number;
 }
 

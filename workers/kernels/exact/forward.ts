@@ -36,12 +36,12 @@ interface ExactForwardResult extends ForwardResult {
   readonly error: ErrorEstimate;
 }
 
-/** What is known of an output before its error. */
+/** An output before its error is known. */
 interface ForwardSums extends ForwardResult {
   readonly attentionOutput: Float32Array;
   /** Its squared norm. */
   readonly square: number;
-  /** Of the longest queries and keys. */
+  /** Largest logit that the longest queries and keys can have. */
   readonly logit: number;
 }
 
@@ -81,7 +81,7 @@ export type ForwardTask =
 const planOf = (layer: AttentionLayer) =>
   makePlan({ ...layer, objective: null }, { attentionOutput: true });
 
-/** In one task or in many, as with the gradient. */
+/** The same result in one task or in many, as with the gradient. */
 export function* exactForwardJob(
   layer: AttentionLayer,
   { seed }: { readonly seed: number },
@@ -150,7 +150,7 @@ function* forwardSums(
   return { attentionOutput, headNorms: composedNorms(norms, layer), square, logit };
 }
 
-/** From an output to an answer: rows of the whole say how far it is off, and the largest logit what rows that were not drawn may hide. */
+/** Adds the error figure to an output: sampled rows measure its error, the largest logit bounds what other rows may hide. */
 function* measured(
   layer: AttentionLayer,
   seed: number,

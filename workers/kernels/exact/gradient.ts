@@ -44,13 +44,13 @@ export type GradientTask = SumsTask | SumsPart | EstimateTask | BlocksTask | Who
 export type { ExactOptions };
 
 export interface ExactResult extends GradientResult {
-  /** By tensor, 'q_proj.lora_A' and so on; null when not asked for. */
+  /** Estimates by tensor, 'q_proj.lora_A' and so on; null when not asked for. */
   readonly errors: ErrorEstimates | null;
-  /** Where the client's forward pass is another one; null: nowhere. The gradients do not rest on it. */
+  /** Where the client's log_sum_exp or output is not that of these inputs; null: nowhere. */
   readonly contradiction: Contradiction | null;
 }
 
-/** The same result, bit by bit, in one task or in many: a small problem is not worth the ways between threads. */
+/** In one task where a problem is too small to be shared between threads; the same result bit by bit. */
 export function* exactJob(
   problem: AttentionProblem,
   options: ExactOptions,
@@ -67,7 +67,7 @@ export function* exactParts(
   options: ExactOptions,
   cuts: readonly Cut[] = cutsOf(problem, options),
 ): Job<ExactResult, GradientTask> {
-  // Of no use here.
+  // Only the sampled kernel needs it.
   const { projectedFrom: _, ...rest } = problem;
   const taken = yield* takeParts(rest, cuts);
   const tasks = taken.map(
@@ -81,7 +81,7 @@ export function* exactParts(
   return yield* estimated(problem, options, yield* joinSums(problem, options, cuts, sums));
 }
 
-/** In flops. */
+/** Work of the exact kernel, flops. */
 function workOf(problem: AttentionProblem, options: GradientOutputs): number {
   return exactWork(problem, {
     output: options.attentionOutput || problem.objective.kind === 'target',
@@ -118,7 +118,7 @@ export function* exactStages(
   return yield* estimated(problem, options, yield* exactSums(problem, options, plan));
 }
 
-/** From sums to an answer: what the samples say about each gradient. */
+/** Adds the error figures to the sums: what the samples say about each gradient. */
 function* estimated(
   problem: AttentionProblem,
   options: ExactOptions,

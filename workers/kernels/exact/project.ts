@@ -38,7 +38,7 @@ export interface OutputNorms {
   sum: number;
 }
 
-/** Of consecutive heads of the projection. */
+/** Norms of consecutive heads of the projection. */
 export interface ProjectionNorms {
   readonly projection: ProjectionName;
   readonly batchItem: number;

@@ -49,13 +49,13 @@ export interface ExactOptions extends GradientOutputs {
   readonly estimate?: RowDraws;
 }
 
-/** What is known of a problem after its last row. Parts of a problem add up to it or stand beside each other. */
+/** Results over all rows of a problem. Those of its parts are added up, or stand beside each other. */
 export interface ExactSums extends ParameterGradients {
   /** 1/2 ||O - Y||_F^2; 0 when the upstream gradient was given. */
   readonly loss: number;
   readonly attentionOutput: Float32Array | null;
   readonly inputGradients: InputGradients<Float32Array> | null;
-  /** Of each query head, those of a batch item one after the other. */
+  /** Norms of each query head; heads of a batch item stand one after the other. */
   readonly headNorms: readonly ComposedNorms[];
   readonly contradiction: Contradiction | null;
   readonly samples: Samples;

@@ -101,7 +101,7 @@ const MOST_MESSAGES = 64;
 export interface SeveralTask {
   readonly kernel: 'exact';
   readonly step: 'several';
-  /** Of the exact kernel. */
+  /** Tasks of the exact kernel. */
   readonly tasks: readonly Task[];
 }
 

@@ -13,7 +13,7 @@ import { STAGES, type StageName } from './operations/stages.js';
 
 export type Elements = Float32Array | Float64Array | Int32Array;
 
-/** By name of the argument, or of the field of a structure. */
+/** One call of an operation; arrays and sizes by the names of arguments or fields. */
 export interface Call {
   readonly name: OperationName | StageName;
   readonly numbers: Sizes;
@@ -162,12 +162,12 @@ function sameBytes(a: Elements, b: Elements): boolean {
   return x!.equals(y!);
 }
 
-/** Of sums of some hundred terms, in units of the largest element. */
+/** Allowed rounding of sums of some hundred terms, in float32 units of the largest element. */
 const ROUNDINGS = 100;
 interface Precision {
-  /** Of the largest element. */
+  /** Allowed difference, relative to the largest element. */
   readonly rounding: number;
-  /** Of what nudged operands change, which are nudged as float32 rounds. */
+  /** Allowed difference in multiples of what changes when the operands are nudged by a rounding of float32. */
   readonly nudges: number;
 }
 const SINGLE: Precision = { rounding: ROUNDINGS * 2 ** -24, nudges: ROUNDINGS };
@@ -198,7 +198,7 @@ function beyond(
   const operation = DECLARED[call.name];
   const { single, elementwise } = operation;
   const compare = (name: string, isDouble: boolean, pick: NumbersOf) => {
-    // Of one type: loops over arrays that may be of several are ten times slower.
+    // All of one type: loops over arrays of several types are ten times slower.
     const [x, y] = [outcome, right].map((of) => new Float64Array(pick(of))) as [Numbers, Numbers];
     const z = other === right ? y : new Float64Array(pick(other));
     const precision = isDouble ? DOUBLE : SINGLE;

@@ -5,7 +5,10 @@
 import { keysOfRow, type Range, visiblePairs } from '../../mask.js';
 import { type AttentionLayer, hasAttentionStates } from '../../problem.js';
 
-/** Of batch items, key/value heads with their query heads, and query rows: one of each, or all of the last two. */
+/**
+ * Ranges of batch items, of key/value heads with their query heads, and of query rows. Rows are cut only where each part has one
+ * item and one key/value head.
+ */
 export interface Cut {
   readonly items: Range;
   readonly sharedHeads: Range;

@@ -40,13 +40,13 @@ function keysOfCut(problem: Layer, { items, rows }: Cut): Range {
   return last > first ? { first, last } : { first: 0, last: 1 };
 }
 
-/** Of the pairs of rows and heads of a problem, those of a cut. */
+/** Share of a cut in the pairs of rows and heads of a problem. */
 export function shareOf({ dims }: Layer, { items, sharedHeads, rows }: Cut): number {
   const { batch, keyValueHeads, queryLength } = dims;
   return (size(items) * size(sharedHeads) * size(rows)) / (batch * keyValueHeads * queryLength);
 }
 
-/** Of what every query head of every batch item has, that of the heads of a cut, in their order. */
+/** Entries of the heads of a cut, from a list with one for every query head of every batch item. */
 export function ofHeads<T>({ dims }: Layer, { items, sharedHeads }: Cut, all: readonly T[]): T[] {
   const group = dims.heads / dims.keyValueHeads;
   return Array.from({ length: size(items) }, (_, k) => (items.first + k) * dims.heads).flatMap(

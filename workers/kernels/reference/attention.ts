@@ -32,7 +32,7 @@ export interface Head {
   /** (Lq, dv); D is O less the value of the heaviest key. */
   readonly O: Matrix;
   readonly D: Matrix;
-  /** Of each row: the largest logit, its key (NO_KEY: the sink, or none), and the sum of e^(S - largest) of the others. */
+  /** For each row: the largest logit, its key (NO_KEY: the sink, or none), and the sum of e^(S - largest) of the others. */
   readonly largest: Float64Array;
   readonly heaviest: Int32Array;
   readonly others: Float64Array;

@@ -7,7 +7,7 @@ const PAIR_FLOPS = 16;
 /** Flops of the exact kernel in the time of one. */
 const SLOWNESS = 50;
 
-/** Of a gradient, and at most of the output alone. */
+/** Flops of a gradient; an upper limit for the output alone. */
 export function referenceFlops(layer: AttentionLayer): number {
   const { heads, headDim, valueDim } = layer.dims;
   const pair = 2 * (3 * headDim + 3 * valueDim) + PAIR_FLOPS;

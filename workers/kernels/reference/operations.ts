@@ -25,7 +25,7 @@ export type Operation =
       readonly factor: number;
     }
   | ({ readonly kind: 'compose' } & Compose)
-  /** From the gradient of rotated rows to that of the rows before. */
+  /** The gradient of rows from that of the rotated rows. */
   | {
       readonly kind: 'rotate_back';
       readonly target: Matrix;
@@ -81,7 +81,7 @@ function run(operation: Operation, checkpoint: Checkpoint): void {
 
 /** What a piece costs at most, unless a single entry costs more, in flops: some milliseconds. */
 const PIECE_FLOPS = 2 ** 21;
-/** Of each number, in flops: moves, sines, bookkeeping. */
+/** Cost of each number in flops: moves, sines, bookkeeping. */
 const ENTRY_FLOPS = 16;
 /** Rows and keys of a tile, at most. */
 const TILE = 64;
@@ -143,7 +143,7 @@ function flopsOf(operation: Operation): number {
   return rows * columns * (inner + ENTRY_FLOPS);
 }
 
-/** Of a pair of a query and a key, in the more expensive direction. */
+/** Flops of a query and a key, in the more expensive direction. */
 function pairFlops(headDim: number, valueDim: number): number {
   return 6 * headDim + 4 * valueDim + 2 * ENTRY_FLOPS;
 }

@@ -12,7 +12,7 @@ interface ProjectionSpace {
   readonly gradient: Float64Array;
   /** (L, r): X A^T; empty without an adapter. */
   readonly low: Float64Array;
-  /** By batch item and head: max |frozen|, |adapter|, |output|. */
+  /** Norms by batch item and head: max |frozen|, |adapter|, |output|. */
   readonly norms: Float64Array;
 }
 
@@ -25,7 +25,7 @@ export interface Workspace {
   readonly adapter: Float64Array;
   /** dOut B, (L, r). */
   readonly back: Float64Array;
-  /** Of each row: see attention.ts. */
+  /** One entry for each row: see attention.ts. */
   readonly largest: Float64Array;
   readonly heaviest: Int32Array;
   readonly others: Float64Array;
@@ -89,7 +89,7 @@ export function rowsOfItem(layer: AttentionLayer, name: ProjectionName, batchIte
   return name === 'q_proj' ? layer.dims.queryLength : keysOf(layer, batchItem).last;
 }
 
-/** Of a batch item. */
+/** Keys that the rows of a batch item see. */
 export function seenOf(
   { dims }: AttentionLayer,
   { seen }: Workspace,

@@ -61,9 +61,9 @@ export function runCalibrateTask(_task: CalibrateTask, wasm: Wasm, cancelled: Ca
   };
 }
 
-/** Of the exact kernel's rate, about what low-rank reaches: enough for a price. */
+/** Rate of low-rank as a share of the exact kernel's, roughly: enough for a price. */
 const LOW_RANK_SHARE = 0.6;
-/** Of the time of a head of common width, what is not flops: at most half of it. */
+/** Largest ratio of the two rates: at most half of the time of a head of common width is not flops. */
 const MOST_OVERHEAD = 2;
 /** A busy machine is off by more than any processor from another. */
 const MOST_OFF = 3;

@@ -25,7 +25,7 @@ interface BodyLimits {
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** In which form the tensors came, and are to go back. */
+    /** The form in which tensors came and are sent back. */
     dialect: Decoded['dialect'];
     /** Holds the body and the tensors in it. Whoever is the last to need them ends it. */
     memory: Lease;

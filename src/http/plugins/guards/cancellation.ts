@@ -23,7 +23,7 @@ declare module 'fastify' {
 
 interface Deadlines {
   readonly deadlineMs: number;
-  /** Of requests that are answered by a job. */
+  /** The deadline of requests that are answered by a job, ms. */
   readonly jobDeadlineMs: number;
 }
 

@@ -75,7 +75,7 @@ async function heads(app: FastifyInstance): Promise<void> {
   app.server.off('request', handle);
   app.server.on('request', async (request, response) => {
     if (isProbe(request)) {
-      // By connection: who sends thousands at once waits for them itself.
+      // By connection: a client that sends thousands of probes at once delays only itself.
       await probes.take(`${request.socket.remoteAddress} ${request.socket.remotePort}`);
       return handle(request, response);
     }

@@ -21,7 +21,7 @@ class Lifetime {
     this.#callbacks.push(callback);
   }
 
-  /** From now on the connection may close; call what is returned once when it is over. */
+  /** The request goes on when its connection closes. Call what is returned, once, when it is over. */
   outlive(): () => void {
     this.#outlives = true;
     return () => this.#end(false);

@@ -43,7 +43,7 @@ export function rowsForEstimate({ dims, rotary, projections }: AttentionProblem)
   return rank ? Math.min(rows, Math.max(8, Math.floor(ROTATED_PASSES / rank))) : rows;
 }
 
-/** Of a part of a problem: its share of the draws, and a seed of its own. */
+/** The draws of a part of a problem: its share of them, and a seed of its own. */
 export function drawsOfPart(
   problem: AttentionProblem,
   { rows, seed }: RowDraws,
@@ -99,7 +99,7 @@ export class RowSamples {
     );
   }
 
-  /** Of a wave that has been attended to. */
+  /** Tasks of a wave whose attention stage is done. */
   tasks(wave: number): (SampleTask | StateSampleTask)[] {
     const [plan, workspace, draws] = [this.#plan, this.#workspace, this.#draws];
     const { batch, heads, queryLength } = plan.problem.dims;
@@ -132,7 +132,7 @@ export class RowSamples {
     });
   }
 
-  /** By sampler; after the last wave all become the first. */
+  /** Sums by sampler, to be merged into the first after the last wave. */
   sumsToMerge(wave: number): readonly SampleTask['sums'][] {
     return wave === wavesOf(this.#plan) - 1 ? this.#sums : [];
   }

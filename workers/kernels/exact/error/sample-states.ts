@@ -211,7 +211,7 @@ function problemOf(
   };
 }
 
-/** Of a tensor (1, L, heads, width), copied. */
+/** A copy of one head of a tensor (1, L, heads, width). */
 function headOf({ dtype, shape, data }: Tensor, head: number, width: number): Tensor {
   const length = shape[1]!;
   const copy = new (data instanceof Float64Array ? Float64Array : Float32Array)(length * width);

@@ -42,11 +42,11 @@ export interface SampleTask {
   readonly draws: readonly Draw[];
   /** Independent draws of all tasks of the wave. */
   readonly clusters: number;
-  /** By tensor name; this task adds to them, and no other at the same time. */
+  /** Sums by tensor name. Only this task adds to them at the same time. */
   readonly sums: Readonly<Record<string, ErrorSums>>;
 }
 
-/** Of one draw: |Delta| / p of the gradients of the inputs, where these are wanted. */
+/** One draw's |Delta| / p of the gradients of the inputs, where these are wanted. */
 export interface DrawnSizes extends Sizes {
   readonly cluster: number;
 }
@@ -72,7 +72,7 @@ interface Place {
 /** Where draws are booked: single ones in the sums of the task, those of a cluster together. */
 class Books {
   readonly #single: Place;
-  /** Of the clusters that have more than one draw. */
+  /** Sums of the clusters that have more than one draw. */
   readonly #clusters = new Map<number, Place>();
 
   constructor(readonly task: SampleTask) {

@@ -124,7 +124,7 @@ function stepsOf(x: f32, steps: f32, largest: f32): i32 {
   return <i32>nearest<f32>(above < largest ? above : largest);
 }
 
-/** In the lower and the upper half of a word. */
+/** Two coordinates in one word: lower and upper half. */
 function pairOf(x: f32, y: f32): i32 {
   const lower = stepsOf(x, STEPS, LARGEST_COORDINATE) & 0xffff;
   return lower | (stepsOf(y, STEPS, LARGEST_COORDINATE) << 16);

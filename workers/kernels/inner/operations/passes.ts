@@ -17,13 +17,13 @@ const tiles = (s: Sizes) => Math.ceil(keysHere(s) / KEYS) * TILE_FLOATS;
 type Length = ArrayArgument['length'];
 type Value = NonNullable<ArrayArgument['value']>;
 
-/** Of keys that are padding there are zeros; `has`: a size that says whether the array is there. */
+/** An array with a row for each key; rows of padding are zeros. `has`: a size that is 0 where the array is absent. */
 const ofKeys = (width: string, has?: string): [Length, Value] => [
   (s) => (has && !s[has] ? 0 : keysHere(s) * s[width]!),
   (draw, s, i) => (Math.floor(i / s[width]!) + s.origin! * KEYS < s.keys! ? unit(draw) : 0),
 ];
 const ofRows = (width: string): [Length] => [(s) => ROWS * s[width]!];
-/** Of a row that sees a key: of this block, or up to 70 rows before or after it. */
+/** Position of a row that sees a key: within this block, or up to 70 rows before or after it. */
 const position =
   (least: number): Value =>
   (draw, { firstRow, rows }) =>

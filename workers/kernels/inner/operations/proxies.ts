@@ -33,7 +33,7 @@ const coordinate =
     const whole = (least: number, most: number) => draw.integer(STEPS * least, STEPS * most);
     if (word === words - 1) return STEPS * whole(-0.5, 0.5);
     if (word === words - 2) return whole(0, 3);
-    // Of an odd number of coordinates the last has half a word.
+    // With an odd number of coordinates the last has half a word.
     const upper = 2 * word + 1 < s.c! ? whole(-0.5, 0.5) : 0;
     return (whole(-0.5, 0.5) & 0xffff) | (upper << 16);
   };
@@ -156,7 +156,7 @@ export const PROXIES = {
     (draw) => {
       const [n, p] = [draw.integer(1, 40), draw.integer(1, 40)];
       const pitches = { lda: n + draw.integer(0, 5), ldx: p + draw.integer(0, 5) };
-      // Of a single key, which is its own mean, nothing is left but rounding.
+      // At least 3 keys: a single key is its own mean, and only rounding would be left.
       return { keys: draw.integer(3, 40), n, p, ...pitches };
     },
   ),

@@ -87,7 +87,7 @@ export const ROWS_OF_NUMBERS = {
   row_dots: operation(
     [
       ...([size('rows'), size('n')] as const),
-      // Of one sign: of a single sum that cancels few digits are left in any build.
+      // All of one sign: a single sum that cancels has few digits in any build.
       ...(['a', 'b'] as const).map((name) =>
         read('f32', name, rowsByN, (draw) => draw.uniform(0, 1)),
       ),

@@ -80,7 +80,7 @@ const attention: StructArgument = {
     read('i32', 'to', when('masked', of('keys')), (draw, { sequence }) =>
       draw.integer(0, sequence! + 1),
     ),
-    // Of each block: the first key that its rows see, the key after the last, whether a row sees a single one.
+    // For each block: the first key that its rows see, the key after the last, and whether a row sees only one.
     read(
       'i32',
       'seen',
@@ -138,7 +138,7 @@ const attention: StructArgument = {
     update('f32', 'normQs', of('sequence')),
     update('f32', 'normDq', of('sequence')),
     update('f32', 'normSink', of('sequence')),
-    // Of picked rows, E and E (dP - G.O), over all keys.
+    // E and E (dP - G.O) of picked rows, over all keys.
     update(
       'f64',
       'keptE',
