@@ -48,6 +48,9 @@ test('a computation that would take too long is refused before it begins', async
   const problem = (await refused.json()) as ProblemDetails;
   assert.equal(refused.status, 422);
   assert.match(problem.type, /limit-exceeded$/);
-  assert.match(problem.detail, /^Seconds of one worker that this takes: \d+, the limit is 1000\.$/);
+  assert.match(
+    problem.detail,
+    /^This request may take \d+ seconds of one worker; the limit is 1000\. Send fewer/,
+  );
   assert.ok(problem.actual! > problem.limit!);
 });

@@ -71,13 +71,16 @@ const WAITING_FOR_EACH = 4;
 /** How long one refusal serves for all: under overload there are thousands a second. */
 const SAME_REFUSAL_MS = 100;
 
-function exceeded(what: string, limit: number, actual: number): Problem {
-  return new Problem('limit-exceeded', `${what}: ${actual}, the limit is ${limit}.`, {
+/** @param sentence says what takes so much. @param remedy what may be sent in place of it. */
+function exceeded(sentence: string, limit: number, actual: number, remedy: string): Problem {
+  return new Problem('limit-exceeded', `${sentence}; the limit is ${limit}. ${remedy}`, {
     pointer: '',
     limit,
     actual,
   });
 }
+
+const SMALLER = 'Send fewer rows, heads or batch items.';
 
 async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise<void> {
   const ledger: Ledger = new Ledger(limits, () => waitingRoom.admitNext());
@@ -129,31 +132,44 @@ async function admission(app: FastifyInstance, limits: AdmissionLimits): Promise
   app.decorateRequest('admit', function (this: FastifyRequest, price: Price, json: boolean) {
     const seconds = Math.ceil(price.seconds);
     const bytes = Math.ceil(price.bytes);
-    if (json && price.answerBytes > limits.maxJsonBytes) {
+    const { answerBytes } = price;
+    if (json && answerBytes > limits.maxJsonBytes) {
       throw exceeded(
-        'Bytes of the answer in JSON (MessagePack has no such limit)',
+        `The answer may have ${answerBytes} bytes in JSON`,
         limits.maxJsonBytes,
-        price.answerBytes,
+        answerBytes,
+        'Accept application/vnd.msgpack, which has no such limit.',
       );
     }
-    if (price.answerBytes > limits.maxInflightBytes) {
+    if (answerBytes > limits.maxInflightBytes) {
       throw exceeded(
-        'Bytes that stay until the answer is read',
+        `The answer would keep ${answerBytes} bytes until it is read`,
         limits.maxInflightBytes,
-        price.answerBytes,
+        answerBytes,
+        'Ask for fewer outputs, or send fewer batch items.',
       );
     }
     if (bytes > limits.maxComputeBytes) {
-      throw exceeded('Bytes of memory that this takes', limits.maxComputeBytes, bytes);
+      throw exceeded(
+        `This request may take ${bytes} bytes of memory`,
+        limits.maxComputeBytes,
+        bytes,
+        SMALLER,
+      );
     }
     if (seconds > limits.maxComputeSeconds) {
-      throw exceeded('Seconds of one worker that this takes', limits.maxComputeSeconds, seconds);
+      throw exceeded(
+        `This request may take ${seconds} seconds of one worker`,
+        limits.maxComputeSeconds,
+        seconds,
+        SMALLER,
+      );
     }
-    this.entry.begin(price.seconds, price.answerBytes);
+    this.entry.begin(price.seconds, answerBytes);
     const { client } = this.entry;
     return memory.take(client, bytes, this.cancellation).then(() => () => {
       memory.give(client, bytes);
-      this.entry.computed(price.answerBytes);
+      this.entry.computed(answerBytes);
     });
   });
 
