@@ -27,7 +27,7 @@ export function* storeJob(digest: string, encoded: EncodedTensor, clock: PhaseCl
   }
   const { dtype, shape, bytes } = encoded;
   const tensor: Tensor = { dtype, shape, data: new Float32Array(0) };
-  yield* decodePhase([{ pointer: '', bytes, tensor }], KEPT);
+  yield* decodePhase([{ pointer: '', bytes, givenShape: shape, tensor }], KEPT);
   clock('decode');
   return tensor;
 }

@@ -7,6 +7,8 @@ export interface PendingTensor {
   /** RFC 6901 pointer of the tensor in the body. */
   readonly pointer: string;
   readonly bytes: Uint8Array;
+  /** As the client gave it; the tensor's own may have a batch dimension more. */
+  readonly givenShape: readonly number[];
   /** Its data is set when it is decoded: nothing is allocated for a request that is not admitted. */
   readonly tensor: Tensor;
 }
@@ -22,7 +24,7 @@ export class Intake {
     if (!isEncodedTensor(given)) return { ...given, shape };
     const { dtype, bytes } = given;
     const tensor: Tensor = { dtype, shape, data: NOTHING };
-    this.pending.push({ pointer, bytes, tensor });
+    this.pending.push({ pointer, bytes, givenShape: given.shape, tensor });
     return tensor;
   }
 }

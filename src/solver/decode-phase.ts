@@ -23,10 +23,10 @@ export function* decodePhase(pending: readonly PendingTensor[], memory: Memory):
   );
   if (!found) return;
   const { pointer, index, value } = found;
-  const { shape } = pending.find((one) => one.pointer === pointer)!.tensor;
+  const { givenShape } = pending.find((one) => one.pointer === pointer)!;
   throw new Problem(
     'not-finite',
-    `${nameOf(pointer)} holds ${value} at [${coordinates(index, shape).join(', ')}] (flat index ${index}, row-major).`,
+    `${nameOf(pointer)} holds ${value} at [${coordinates(index, givenShape).join(', ')}] (flat index ${index}, row-major).`,
     { pointer },
   );
 }

@@ -254,7 +254,7 @@ const CASES: Record<string, Case> = {
     ),
     'not-finite',
     X,
-    /NaN.*index 6/,
+    /NaN at \[1, 2\] \(flat index 6/,
   ),
   'infinity in an adapter': map(
     set(
