@@ -31,7 +31,7 @@ interface KeysTask extends OfRun<'keys', KeySide | null> {
 
 interface JoinTask extends OfRun<'join', KeySide | null> {
   readonly side: 'key' | 'query';
-  /** Of the segments of the keys; empty where there is no certificate. */
+  /** Sides of the segments of the keys; empty without a certificate. */
   readonly certificate: readonly KeySide[];
 }
 
@@ -92,7 +92,7 @@ interface ChainOptions {
   readonly backward?: boolean;
 }
 
-/** Of the work of a group of heads, the part of the passes; `after` has the rest. */
+/** Share of the passes in the work of a group of heads; `after` has the rest. */
 const PASSES = 0.8;
 
 /** `after` sees every group of heads while its sums are in memory, and may lease more until then. */

@@ -44,7 +44,7 @@ export interface LowRankForwardPart extends LargeTask<LowRankForwardSums> {
   readonly draws: OutputDraws;
 }
 
-/** Of each head. */
+/** Draws of each head. */
 interface OutputDraws {
   readonly count: number;
   readonly seed: number;
@@ -53,7 +53,7 @@ interface OutputDraws {
 /** What is known after the last head. Parts stand beside each other. */
 interface LowRankForwardSums extends ForwardResult {
   readonly attentionOutput: Float32Array;
-  /** Of drawn rows, as many of each head. */
+  /** Errors of drawn rows, as many of each head. */
   readonly errors: readonly RowError[];
   /** |O|^2, and of rows set aside the sum of squaredOutputTerms. */
   readonly square: number;
@@ -144,7 +144,7 @@ export function* lowRankForwardOf(part: LowRankForwardPart): Job<LowRankForwardS
   return yield* forwardSums(layer, { ...plan, heads }, draws);
 }
 
-/** From an output to an answer: what the drawn rows say about it. */
+/** Adds the error figure to an output: what the drawn rows say about it. */
 function measured(
   { dims }: AttentionLayer,
   { errors, square, aside, lostRows, ...result }: LowRankForwardSums,

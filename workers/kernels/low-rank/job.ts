@@ -105,7 +105,7 @@ function* joinErrors(
   return found;
 }
 
-/** From sums to an answer: what the draws say about each gradient. */
+/** Adds the error figures to the sums: what the draws say about each gradient. */
 function measured(
   plan: LowRankPlan,
   options: LowRankOptions,

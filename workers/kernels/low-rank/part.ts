@@ -15,7 +15,7 @@ export type PartPlan = Omit<RunPlan, 'heads'> & { readonly heads: readonly Head[
 /** Draws that tell how much the rows of a part scatter. */
 const LEAST_DRAWS = 8;
 
-/** By items and heads: a row needs what all rows make of the keys. */
+/** Cuts by items and heads only: a row needs sums over all keys, a key those over all rows. */
 export const cutByPlan = (layer: AttentionLayer, { flops }: LowRankPlan, needs: CutNeeds): Cut[] =>
   cutProblem(layer, { ...needs, rowsTogether: true }, flops);
 

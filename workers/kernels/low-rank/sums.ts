@@ -49,7 +49,7 @@ export type RunPlan = Pick<
 
 /** What is known after the last head. Parts of a problem add up to it or stand beside each other. */
 export interface LowRankSums extends GradientResult {
-  /** Of the errors of the gradients. */
+  /** Estimates of the errors of the gradients. */
   readonly estimates: Partial<Record<TensorName, TensorEstimate>>;
   /** Bounds of the six tensors of every head; null: none. */
   readonly certificates: ChainResult['certificates'];

@@ -1,4 +1,4 @@
-/** From the sums of one run, or of two, to an answer: what measured blocks, and rows that were looked at twice, say about it. */
+/** Makes the answer from the sums of one run or two: gradients, and what measured blocks and rows that were computed twice say about their errors. */
 import { type Job, stage } from '../../job.js';
 import { type AttentionProblem, hasAttentionStates, STATES } from '../../problem.js';
 import type { EncodedTensor } from '../../tensor/encoded.js';
@@ -21,13 +21,13 @@ import { type SampledSums, squaresOfWeights, stateSquares } from './sums.js';
 
 export interface SampledResult extends GradientResult {
   readonly inputGradients: SampledSums['inputGradients'];
-  /** By tensor, as the answer's `error` has them. */
+  /** Estimates by tensor, under the names of the answer's `error`. */
   readonly errors: ErrorEstimates;
   /** What they are made of. */
   readonly measured: Measured;
 }
 
-/** Of one run. */
+/** The answer of one run. */
 export function* answerOf(
   problem: AttentionProblem,
   plan: SampledPlan,

@@ -14,7 +14,7 @@ export class KeySquares {
   readonly #task: Partitions;
   readonly #wasm: Wasm;
   readonly #tables: Tables;
-  /** By key: the square of what it adds to X^T dQ, X^T dK or X^T dV, with tables in place of X. */
+  /** For each key the square of what it adds to X^T dQ, X^T dK or X^T dV, with tables in place of X. */
   readonly #squares: Readonly<Record<Name, number>>;
 
   constructor(task: Partitions, wasm: Wasm, tables: Tables) {

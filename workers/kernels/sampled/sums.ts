@@ -57,7 +57,7 @@ export type SampledTask =
   | SampledAttendTask;
 
 export interface SumsOptions extends GradientOutputs {
-  /** Of the draws of the whole problem. */
+  /** Seed of the draws of the whole problem. */
   readonly seed: number;
   readonly origin: Origin;
   readonly measure: MeasureOptions;
@@ -73,7 +73,7 @@ export interface SampledSums extends ParameterGradients {
   readonly inputGradients: InputGradients<Float32Array> | null;
   readonly headNorms: HeadNorms;
   readonly measurements: Measurements;
-  /** Of the gradients of attention states, in the space in which they are measured, by role. */
+  /** Squares of the gradients of attention states, in the space in which they are measured, by role. */
   readonly squares: Readonly<Partial<Record<Role, Float64Array>>>;
   /** Rows that are looked at twice: what rounding does. */
   readonly samples: Samples;
@@ -185,7 +185,7 @@ export function* stateSquares(
   return found;
 }
 
-/** By column of what stands for the gradient of the weights of a role. */
+/** Squares by column of what stands for the gradient of the weights of a role. */
 export function* squaresOfWeights(
   problem: AttentionProblem,
   role: Role,

@@ -37,12 +37,12 @@ export interface HeadRun {
   /** dS'L and P'(G B_V) of the outlier keys (n, left + lv), from the other queries. */
   readonly outlierLeft: readonly Float64Array[];
   readonly joinedLeft: Float64Array;
-  /** By tensor, the sum over the outlier queries of squaredTerms, in the scale of the tensor; and behind them that of squaredOutputTerms. */
+  /** Sums over the outlier queries of squaredTerms, one for each tensor and in its scale, then that of squaredOutputTerms. */
   readonly asideTerms: Float64Array;
   /** The six gradients, from the stage over the queries and from the stage over the keys. */
   readonly queryGradients: readonly Float64Array[];
   readonly keyGradients: readonly Float64Array[];
-  /** By groups of drawn features, the six gradients that they would add (groups, gradientTotal), unscaled. */
+  /** The six gradients that each group of drawn features would add (groups, gradientTotal), unscaled. */
   readonly drawnGradients: readonly Float64Array[];
   /** Where features are drawn: sums of the rows of X^K and of X^V of each segment (inputs + inputs). */
   readonly inputSums: readonly Float64Array[];

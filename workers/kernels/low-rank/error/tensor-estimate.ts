@@ -14,15 +14,15 @@ export interface Scatter extends Spread {
 export interface TensorEstimate {
   /** The estimated error matrix, to be added by those who want no bias. */
   readonly mean: Float64Array;
-  /** Of drawn rows; where features are drawn too, of what these leave to the rows. */
+  /** Scatter of drawn rows; where features are drawn too, of what these leave to the rows. */
   readonly rows: Scatter;
-  /** Of drawn features; null: none are. */
+  /** Scatter of drawn features; null: none are drawn. */
   readonly features: Scatter | null;
   /** Root of the sum over all rows of the squares of what may be rounded away of them, in units of float32: rounding.ts. */
   readonly terms: number;
 }
 
-/** Of n draws. */
+/** Scatter of the mean of n draws. */
 export const scatterOf = (
   { standardError, unseen }: MeanError,
   draws: number,
@@ -34,7 +34,7 @@ export const scatterOf = (
   unseen,
 });
 
-/** Of what was looked at whole. */
+/** Scatter of what was compared whole. */
 export const NO_SCATTER: Scatter = {
   ...{ variance: 0, freedom: 1, unseen: 0 },
   ...{ spread: 0, along: 0, deviations: 0 },

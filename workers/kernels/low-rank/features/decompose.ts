@@ -22,7 +22,7 @@ export function choleskyFactor(
   const factor = new Float64Array(d * d);
   for (let from = 0; from < d; from += BLOCK) {
     const to = Math.min(from + BLOCK, d);
-    /** Of row i and column j, what the columns before `until` leave. */
+    /** What the columns before `until` leave of row i and column j. */
     const rest = (i: number, j: number, until: number) => {
       let sum = matrix[i * d + j];
       for (let k = 0; k < until; k++) sum -= factor[i * d + k] * factor[j * d + k];

@@ -12,7 +12,7 @@ interface Eigensystem {
   readonly vectors: Float64Array;
 }
 
-/** Of the form: diagonal (n,), subdiagonal (n,) whose last is 0, and reflectors whose product is Q for A = Q T Q'. */
+/** A = Q T Q': diagonal (n,) and subdiagonal (n,), whose last entry is 0, of T, and reflectors whose product is Q. */
 interface Tridiagonal {
   readonly diagonal: Float64Array;
   readonly subdiagonal: Float64Array;
@@ -89,7 +89,7 @@ function reflector(v: Float64Array, from: number): [norm: number, scale: number]
   }
   const length = Math.sqrt(squares);
   const scale = 1 / (squares + Math.abs(v[from]!) * length);
-  // Of the sign that adds up.
+  // The sign that adds up, so that no digits cancel.
   const norm = first > 0 ? -length : length;
   v[from]! -= norm;
   return [norm * size, scale];

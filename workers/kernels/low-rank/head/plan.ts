@@ -7,7 +7,7 @@ import type { HyperbolicCross } from '../features/hyperbolic-cross.js';
 /** Mixtures of features beyond those that are used, with random signs. */
 export interface DrawnFeatures {
   readonly count: number;
-  /** Of each direction the degrees 1, 2 and so on up to the last that is not negligible: where they end in the list of all. */
+  /** Where the degrees of each direction (1, 2, ... up to the last that is not negligible) end in the list of all degrees. */
   readonly ends: Int32Array;
   /** 1 or -1 (count, degrees of all directions): the sign of a feature is the product of those of its degrees. */
   readonly signs: Float32Array;
@@ -18,11 +18,11 @@ export const DRAWN_GROUPS = 16;
 
 /** The matrices B, (d, ..) row-major; empty where there is no adapter for it. */
 export interface ConditionalMean {
-  /** Of K, X^K and X^V. */
+  /** Slopes of K, X^K and X^V. */
   readonly key: Float64Array;
   readonly inputsK: Float64Array;
   readonly inputsV: Float64Array;
-  /** Of U = [K B_Q | X^K A_K'] and of X^V A_V'. */
+  /** Slopes of U = [K B_Q | X^K A_K'] and of X^V A_V'. */
   readonly u: Float64Array;
   readonly va: Float64Array;
 }

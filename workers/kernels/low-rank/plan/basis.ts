@@ -130,7 +130,7 @@ export function sampleRows(
   return { q, k, keyList, centreXK };
 }
 
-/** Of twice as many: what is left of them is to be small beside 1 / sqrt(L). */
+/** From twice as many rows: what the conditional mean leaves is to be small beside 1 / sqrt(L). */
 function conditionalMeanFrom(
   arithmetic: Arithmetic,
   head: Head,

@@ -5,7 +5,7 @@ import { fullWidth, type Head } from '../head/head.js';
 import { type Layout, layout } from '../head/layout.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
 
-/** Of a plan: of any, by the width of the head and its cube, and for each number of what is projected. */
+/** Flops of the first look and of a trial: constant, times the width of the head, times its cube, and for each number that is projected. */
 const [SCREEN_FLOPS, SCREEN_WIDTH, SCREEN_CUBE, SCREEN_ROWS] = [5e7, 8e5, 150, 500];
 const [TRIAL_FLOPS, TRIAL_WIDTH, TRIAL_CUBE, TRIAL_ROWS] = [8e8, 1.2e7, 1600, 30_000];
 /** What a row costs that a plan judges, beside its projections. */
@@ -132,7 +132,7 @@ function keyRowWork({ d, key }: Head): number {
   return 8 * d + key.rank * (2 * d + key.effective.inputs);
 }
 
-/** Of a plan, in flops at the rate of the chain, most of them in algebra and in little loops: measured. */
+/** Measured cost of a plan's steps, in flops at the rate of the chain; most of it is algebra and small loops. */
 interface PlanCost {
   /** The look at one head (screen.ts). */
   readonly screen: number;

@@ -17,7 +17,7 @@ export interface Choice<T extends Judged = Trial> {
   readonly trial: T;
   readonly share: number;
   readonly m: number;
-  /** Of the rows of the trial, and upper limit to expect of the estimate. */
+  /** Error on the rows of the trial, and the limit to expect of the estimate. */
   readonly rowError: number;
   readonly error: number;
   readonly seconds: number;
@@ -68,7 +68,7 @@ function predicted(
   );
 }
 
-/** Of so many drawn rows and features: the variances of their means, and the directions that both have. */
+/** Variances of the means of so many drawn rows and features, and the number of their directions. */
 interface MixtureScatter extends Draws {
   readonly ofRows: number;
   readonly ofFeatures: number;
@@ -216,7 +216,7 @@ export function triedRows(
   }));
 }
 
-/** Of a head with m features, on one thread. */
+/** Seconds of a head with m features on one thread. */
 export function secondsOf(
   head: Head,
   { share, basis }: Judged,

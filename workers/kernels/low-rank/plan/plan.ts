@@ -54,7 +54,7 @@ export interface LowRankPlan {
   readonly meetsTolerance: boolean;
   /** Length from which low-rank is faster, at this share of outliers; null: never. */
   readonly breakEvenLength: number | null;
-  /** Of each head: they decide on the theoretical threshold. */
+  /** Norms of each head, which the theoretical threshold is about. */
   readonly headNorms: readonly ComposedNorms[];
   /** What was tried, with the outliers and draws of the plan. */
   readonly tried: readonly TriedFeatures[];
@@ -67,7 +67,7 @@ export interface LowRankPlan {
   };
 }
 
-/** Of the exact kernel. */
+/** Cost of the exact kernel. */
 interface ExactCost {
   readonly flops: number;
   readonly work: number;
@@ -134,7 +134,7 @@ export function* findPlan(
   }
   const first = heads.filter((head) => head.batch === 0 && head.keyValueHead === 0);
   const rest = heads.length - first.length;
-  /** Of the trials of so many heads, and of what then is done with all. */
+  /** Seconds for trials of so many heads, and for what is then done with all heads. */
   const price = (count: number) => seconds(count * cost.trial + heads.length * cost.rows);
   const look = chosen({ ...layer, heads: [head] }, [[screened]]);
   const saved = savedBy(layer, look, 1) - price(heads.length);
@@ -154,7 +154,7 @@ export function* findPlan(
     : { miss: missOf(layer, ofAll, heads.length) };
 }
 
-/** Of the tolerance: rows that are not normal had up to 2.5 times less error than the screen says, unless the softmax was saturated. */
+/** A multiple of the tolerance: rows that are not normal had up to 2.5 times less error than the first look says, unless the softmax was saturated. */
 const HOPELESS = 3;
 
 /** What is planned for: its heads, and what the plan is compared with. */

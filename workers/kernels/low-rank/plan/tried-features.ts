@@ -9,7 +9,7 @@ export interface TriedFeatures {
   readonly features: number;
   /** Upper limit to expect of the relative error; the largest over the heads. */
   readonly error: number;
-  /** Of all heads on one thread. */
+  /** Seconds of all heads on one thread. */
   readonly seconds: number;
 }
 

@@ -17,7 +17,7 @@ interface DrawnHead extends Omit<PartitionOfHead, 'partition'> {
   readonly variance: number;
 }
 
-/** Of the whole problem, for all of its parts and waves. */
+/** Figures of the whole problem, the same for all of its parts and waves. */
 export interface MeasureOptions {
   /** Blocks that are drawn, and the sum of the variances of their heads. */
   readonly blocks: number;

@@ -19,9 +19,9 @@ import type { Role, Table, Tables } from './tables.js';
 export type Narrowed = Float32Array;
 
 interface Contribution {
-  /** Of a role at the width at which it meets dS or P: what the plan reckons with. */
+  /** By role, at the width at which it meets dS or P: what the plan counts with. */
   readonly roles: Readonly<Partial<Record<Role, Narrowed>>>;
-  /** By name of the tensor, as the answer's `error` has it. */
+  /** By tensor, under the names of the answer's `error`. */
   readonly tensors: Readonly<Record<string, Narrowed>>;
 }
 

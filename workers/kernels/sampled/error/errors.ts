@@ -38,13 +38,13 @@ export interface MeasuredRun extends Measurements {
 /** What is known of an answer. */
 export interface Measured {
   readonly runs: readonly MeasuredRun[];
-  /** Of the gradients in the space in which they are measured, by name. */
+  /** Norms of the gradients, in the space in which they are measured, by name. */
   readonly norms: Readonly<Record<string, Norm>>;
   /** What rounding does, relative to these norms. */
   readonly rounding: ErrorEstimates;
 }
 
-/** Of a tensor that no row tells of. */
+/** The estimate of a tensor about which no row says anything. */
 const ALL = { relative: 1, upper: 1, standard_error: 1, rows_sampled: 0 };
 
 /** Draws that a class of keys must have in the measured blocks to show itself there. */
@@ -106,7 +106,7 @@ function roleOf(name: string): Role {
   );
 }
 
-/** By role: the variance of keys that measured blocks hardly draw, over that of what these show. */
+/** For each role the variance of keys that measured blocks hardly draw, over the variance of those that they show. */
 function unseenShares(runs: readonly MeasuredRun[]): Partial<Record<Role, number>> {
   const known = runs.map(({ share, blocks, keys, scale, all }) => {
     const sums = runningSums(keys);
@@ -180,7 +180,7 @@ function squareOfNumbers(runs: readonly { share: number; sums: Float64Array }[])
 
 type RunErrors = Pick<MeasuredRun, 'share' | 'blocks'>;
 
-/** Of the blocks of a run that have an error: their part of that of the answer. */
+/** For the measured blocks of a run their parts of the answer's error. */
 function errorsOf({ share, blocks }: RunErrors, name: string) {
   return blocks.flatMap(({ tensors, signatures, probability }) => {
     const square = share ** 2 * (tensors[name] ?? 0);

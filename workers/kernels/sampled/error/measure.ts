@@ -18,7 +18,7 @@ export interface MeasuredBlock {
   /** Squares of its error, by role and by tensor. */
   readonly roles: Readonly<Partial<Record<Role, number>>>;
   readonly tensors: Readonly<Record<string, number>>;
-  /** Of the error of each tensor: products of these are about those of the errors. */
+  /** Short random projections of the error of each tensor: their inner products are about those of the errors. */
   readonly signatures: Readonly<Record<string, Float32Array>>;
 }
 

@@ -88,7 +88,7 @@ export function columnSquares(products: readonly Float64Array[], columns: number
 
 export interface Norm {
   readonly norm: number;
-  /** Of the square of the norm, relative to its square: 0 where it is known. */
+  /** Relative variance of the squared norm; 0 where the norm is known. */
   readonly variance: number;
 }
 

@@ -15,7 +15,7 @@ export type Role = (typeof ROLES)[keyof typeof ROLES];
 /** (B, L, columns + rank) */
 export interface Table {
   readonly data: Float32Array;
-  /** Of X Omega. */
+  /** Columns of X Omega. */
   readonly columns: number;
   readonly rank: number;
   /** Whether there are inputs: else gradients are measured as they are. */
@@ -110,7 +110,7 @@ export function runTable(task: TableTask, wasm: Wasm, checkpoint: () => void): n
   return longest;
 }
 
-/** By role: the largest norm of a row of the inputs of attention states. */
+/** For each role the largest norm of a row of the inputs of attention states. */
 export function longestRows(
   tables: Tables,
   tasks: readonly TableTask[],

@@ -14,9 +14,9 @@ export interface ChoiceTask extends Task<SampledPlan> {
   readonly step: 'choose';
   readonly problem: AttentionLayer & Partial<AttentionProblem>;
   readonly needs: Needs;
-  /** Of all heads of all batch items. */
+  /** Pilots of all heads of all batch items. */
   readonly pilots: readonly Pilot[];
-  /** Of the upper limit. */
+  /** What the upper limit is to keep. */
   readonly tolerance: number;
   /** Mean number of drawn keys, if that is not to be chosen. */
   readonly keys: number | undefined;
@@ -115,7 +115,7 @@ function squaresOfGradients(
 /** How often a run is followed by a second one. */
 const againOf = ({ keys, first }: ChoiceTask) => (first || keys !== undefined ? 0 : MISSED);
 
-/** Of the heads that are not computed exactly. */
+/** Mean number of keys of the heads that are not computed exactly. */
 function meanKeys({ chosen }: Draft): number {
   const drawn = chosen.filter(({ coordinates }) => coordinates > 0);
   return drawn.reduce((sum, one) => sum + one.keys, 0) / Math.max(1, drawn.length);

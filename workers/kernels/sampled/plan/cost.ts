@@ -6,7 +6,7 @@ import { ROWS } from '../../inner/block.js';
 import { measuredOf } from '../error/blocks.js';
 import { COORDINATES, looksAt, NEAR } from './plan.js';
 
-/** Of a pair of a row and a far key: a power of two, beside products of 16 bits, which take half of the time. */
+/** Cost of a row and a far key beside the products of 16 bits: a power of two. */
 const PROXY_OVERHEAD = 6;
 /** Draws, gathering and scattering, as a share of the passes over tiles. */
 const LISTING = 0.5;
@@ -16,10 +16,10 @@ const SUMS = 0.2;
 const MEASURING = 1.9;
 /** Coordinates and norms, for each token of a head. */
 const TOKEN_FLOPS = 7e4;
-/** Of the plan: the basis of a head, and for each key of a block that it looks at. */
+/** Flops of the plan: for the basis of a head, and for each key of a block that it looks at. */
 const BASIS_FLOPS = 1e9;
 const LOOK_FLOPS = 5e4;
-/** Of a look at one head beside those of the others: tables of the inputs, and a choice of its own. */
+/** Flops that the first look at one head adds: tables of the inputs, and a choice of its own. */
 export const FIRST_LOOK_FLOPS = 1.2e9;
 
 /** Flops of one row of one head. */
@@ -29,7 +29,7 @@ export interface RowCost {
     of: { readonly near: number; readonly drawn: number; readonly seen: number },
     c: number,
   ): number;
-  /** Of the whole problem, whatever is drawn: of every run, and of the plan. */
+  /** Work of the whole problem whatever is drawn: of each run, and of the plan. */
   readonly fixed: number;
   readonly plan: number;
 }

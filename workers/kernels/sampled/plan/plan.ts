@@ -31,9 +31,9 @@ export interface Basis {
 
 export interface HeadPlan {
   readonly basis: Basis;
-  /** Of the proxy; 0: the head is computed exactly. */
+  /** Coordinates of the proxy; 0: the head is computed exactly. */
   readonly coordinates: number;
-  /** That its draws are expected to leave: sum over query, key and value, each over the square of that gradient of all heads. */
+  /** Expected variance of its draws: the sum over query, key and value, each relative to the squared gradient of all heads. */
   readonly variance: number;
 }
 
@@ -44,9 +44,9 @@ export interface SampledPlan {
   readonly scale: number;
   /** Query heads of a batch item one after the other. */
   readonly heads: readonly HeadPlan[];
-  /** That all draws are expected to leave, each over the square of that gradient. */
+  /** Expected variances of all draws, each relative to the squared gradient. */
   readonly variances: Readonly<Record<Name, number>>;
-  /** Of the answer, what these draws make: 1, or less where they top up a first run. */
+  /** Share of these draws in the answer: 1, or less where they top up a first run. */
   readonly share: number;
   /** Flops of the exact kernel that take as long. */
   readonly work: number;

@@ -23,7 +23,7 @@ import type { SampledPlan } from './plan.js';
 export type PlanTask = ProjectTask | SeveralTask | TableTask | PilotTask | ChoiceTask;
 
 export interface PlanOptions extends GradientOutputs {
-  /** Of the upper limit of every gradient. */
+  /** What the upper limit of every gradient is to keep. */
   readonly tolerance: number;
   /** Mean number of drawn keys; absent: as many as keep the tolerance. */
   readonly keys?: number | undefined;

@@ -46,7 +46,7 @@ export function rounding(space: Workspace): number {
   return ROUNDOFF * (BLOCK + inner);
 }
 
-/** Of the rows of a block, one entry each. */
+/** One entry for each row of a block. */
 export interface Residuals {
   /** R(x, x) = k(x, x) - |phi(x)|^2, and k(x, x). */
   readonly rest: Float64Array;

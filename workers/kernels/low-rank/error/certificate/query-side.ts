@@ -51,7 +51,7 @@ export const openQuerySide = (nextFeatures: Float64Array): QuerySide => ({
 
 /** What is known of one row. */
 export interface RowBound {
-  /** Of |y_i - y~_i| for each tensor, and of |h_i| for a target. */
+  /** Bounds of |y_i - y~_i| for each tensor, and of |h_i| for a target. */
   readonly bounds: readonly number[];
   readonly objective: number;
   /** Bounds of sum_j P_ij |u_j|^2, sum_j P_ij |v_j|^2 and sum_j P_ij t_ij^2. */

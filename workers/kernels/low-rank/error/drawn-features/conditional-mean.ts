@@ -25,7 +25,7 @@ export const NO_CONDITIONAL_MEAN: ConditionalMean = {
   va: NONE,
 };
 
-/** From sample keys k (n, d) and their rows of X^K and X^V. */
+/** The conditional mean from sample keys k (n, d) and their rows of X^K and X^V. */
 export function sampleConditionalMean(
   arithmetic: Arithmetic,
   { d, query, key, value }: Head,

@@ -8,7 +8,7 @@ import type { Workspace } from '../../head/workspace.js';
 /** Where a gradient of every group goes. */
 export interface GroupSlots {
   readonly slot: Float64Array;
-  /** Of the gradient of the first group; those of the others follow `stride` apart. */
+  /** Where the gradient of the first group begins; those of the others follow `stride` apart. */
   readonly offset: number;
   readonly stride: number;
 }

@@ -79,7 +79,7 @@ export function outerProducts(
     }
   }
   const errors = sum(sampled.errors.value, 2 * widths.value);
-  // In (G - G~) P~ X the centres go back in.
+  // The centres are part of (G - G~) P~ X.
   centres?.take(errors, 2 * widths.value, widths.value, widths.value - 1, 1);
   centres?.take(errors, 2 * widths.value, 0, widths.value - 1);
   const { inputs } = value.effective;

@@ -147,7 +147,7 @@ function part(
   };
 }
 
-/** Of each query, its share in the directions of each length of prefix, in the coordinates of K: (lengths, d). */
+/** For each query its share in the directions of each length of prefix, in the coordinates of K: (lengths, d). */
 function queryParts(
   space: Workspace,
   { prefix, vectors }: HyperbolicCross,

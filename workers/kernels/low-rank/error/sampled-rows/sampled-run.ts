@@ -20,9 +20,9 @@ export interface SampledRun {
   readonly keyErrors: KeyErrors | null;
 }
 
-/** By sampled row, errors of d lora_A_K (n, r inputs) and d lora_B_K (n, d r), without s beta. */
+/** Errors of d lora_A_K (n, r inputs) and d lora_B_K (n, d r) by sampled row, without s beta. */
 export interface KeyErrors {
-  /** Of all heads of the batch item together. */
+  /** Those of all heads of the batch item together. */
   readonly lowA: Float32Array;
   readonly lowB: Float32Array;
 }

@@ -34,7 +34,7 @@ export interface KeyRows {
   readonly low: Real;
   /** X^V A_V' (capacity, r_v). */
   readonly va: Real;
-  /** Of these rows, for those who rotate gradients back. */
+  /** Rotation of these rows, to rotate gradients back. */
   readonly rotation: Rotation | null;
   /** log w_j, the weight beside the features; -infinity for outliers. */
   readonly logWeight: Float64Array;

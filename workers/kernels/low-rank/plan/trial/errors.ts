@@ -16,7 +16,7 @@ export interface TrialError {
   readonly rounding: number;
 }
 
-/** Of products that nobody wants. */
+/** The error of products that are not wanted. */
 const NO_ERROR: TrialError = { error: 0, rows: 0, columns: 0, normalisation: 0, rounding: 0 };
 
 interface TrialErrors {
@@ -77,7 +77,7 @@ function errorSums(
       );
       scoreError = out[0];
       valueError = out[1];
-      // Of the row sum; that over a sample of keys has more noise than that over all.
+      // Error of the row sum. Over a sample of keys it has more noise than over all.
       const noise = valueError / meanValue;
       sumSquare = noise + Math.max(0, (1 / (exact.inverse * total) - 1) ** 2 - keysForOne * noise);
     }

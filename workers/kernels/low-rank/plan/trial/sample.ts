@@ -14,10 +14,10 @@ import { openWorkspace, type Workspace } from '../../head/workspace.js';
 import { judging, logResiduals } from '../scan.js';
 
 const QUERIES = 72;
-/** Of the queries, those of which the features leave out most in the pool are taken for certain. */
+/** So many queries of the sample are those of the pool of which the features leave out most. */
 const LARGEST_QUERIES = 24;
 const KEYS = 768;
-/** Of the keys, those of which the features leave out most in the pool are taken for certain. */
+/** So many keys of the sample are those of the pool of which the features leave out most. */
 const LARGEST_KEYS = 192;
 /** Rows among which the sample is chosen, and which tell what an outlier is. */
 const POOL = 2048;
