@@ -3,7 +3,7 @@ import { closeSync } from 'node:fs';
 import { isatty } from 'node:tty';
 import closeWithGrace from 'close-with-grace';
 
-/** What a fault of native code raises. Whoever listens goes on with the instruction at fault, for ever. */
+/** Signals that a fault of native code raises. A process that listens to one repeats the faulty instruction for ever. */
 const FAULTS = ['SIGILL', 'SIGTRAP', 'SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGSEGV'] as const;
 
 interface Cause {

@@ -29,13 +29,13 @@ async function main(): Promise<void> {
   let app: FastifyInstance | undefined;
   let engine: ThreadedEngine | undefined;
 
-  // Before anything else: a container's process 1 ignores signals that nobody listens to.
+  // Before anything else: process 1 of a container ignores signals without a listener.
   const delay =
     config.LORAGRAD_LAME_DUCK_MS + config.LORAGRAD_DRAIN_MS + 2 * LAST_WORDS_MS + CLOSE_MS;
   endWithGrace(delay, async ({ signal, error }) => {
     if (error) app?.log.fatal(error, 'The process fails');
     else app?.log.info(`${signal}: requests in flight are finished first`);
-    // Who presses Ctrl-C has no balancer that must be told first.
+    // Ctrl-C: there is no load balancer that has to see it first.
     const lameDuckMs = signal === 'SIGTERM' ? config.LORAGRAD_LAME_DUCK_MS : 0;
     await app?.drain({ lameDuckMs, drainMs: config.LORAGRAD_DRAIN_MS, lastWordsMs: LAST_WORDS_MS });
     await inTime(app?.close());

@@ -10,7 +10,7 @@ interface ListenError extends Error {
 
 const PORTS = ['PORT', 'LORAGRAD_METRICS_PORT'] as const;
 
-/** @throws {Error} when the service could not listen: told before anything takes its time. */
+/** @throws {Error} when the service could not listen, before the slow steps of a start. */
 export async function requireAddress(config: Config): Promise<void> {
   const servers: Server[] = [];
   for (const name of PORTS) {

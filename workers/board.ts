@@ -12,7 +12,7 @@ const WORDS_OF_TASK = 2;
 /** How often a thread that waits for another looks whether the stage was stopped. */
 const POLL_MS = 5;
 
-/** Threads of one stage are through at about the same time: to wake one that sleeps takes longer than so many looks. */
+/** Looks before a thread sleeps: the threads of a stage finish at about the same time, and waking one takes longer than this. */
 const LOOKS = 2000;
 
 /** Blocks until words[at] is not `value`, a few milliseconds at most. @returns whether it has changed. */

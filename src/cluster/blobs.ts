@@ -22,7 +22,7 @@ interface Kept {
   readonly memory: Uint8Array;
   /** Those that are here, or on their way. */
   readonly chunks: Map<number, Promise<void>>;
-  /** Who waits for some of them. */
+  /** Fetches that wait for chunks. */
   readers: number;
 }
 
@@ -93,7 +93,7 @@ export class Blobs {
     return this.get(whole(name));
   }
 
-  /** What was fetched is used by nobody else: results. */
+  /** Fetches a result, which nothing else reads: it is not kept here. */
   async take(part: BlobPart): Promise<Uint8Array> {
     const bytes = await this.get(part);
     this.#cache.delete(part.digest);

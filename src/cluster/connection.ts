@@ -26,7 +26,7 @@ export function connect(url: string): Redis {
     maxRetriesPerRequest: RETRIES,
     commandTimeout: TIMELY_MS,
   });
-  // Told by what fails; without a listener each would be printed.
+  // The commands that fail say so; without a listener each error would be printed.
   connection.on('error', () => {});
   return connection;
 }

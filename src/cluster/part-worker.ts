@@ -23,14 +23,14 @@ import {
 
 /** Parts at once: one computes while the next is fetched. */
 const AT_ONCE = 2;
-/** How long a worker that gives no sign keeps its part, and how often that is looked at, ms. */
+/** How long a worker without a sign of life keeps its part, and how often that is checked, ms. */
 const LOCK_MS = 10_000;
 const STALLED_MS = 3000;
-/** Workers that may be lost under a part before it is taken for the reason. */
+/** Workers that may be lost under a part before the part is taken for the cause. */
 const MOST_STALLED = 3;
-/** How often it is asked whether somebody still waits for what runs, ms. */
+/** How often a worker checks that an API node still waits for its parts, ms. */
 const LOOK_MS = 5000;
-/** How often the store is asked for a sign while the last parts are finished, ms. */
+/** How often the store is pinged while the last parts are finished, ms. */
 const SIGN_MS = 500;
 
 interface PartFigures extends BlobTraffic {
@@ -127,7 +127,7 @@ export class PartWorker {
     const { signal } = controller;
     this.#running.set(controller, data);
     try {
-      // Asked after it is known here: whoever cancels from now on is heard.
+      // Asked after the part is registered here: a later cancellation is heard.
       const [cancelled, alive] = await Promise.all([
         this.#store.exists(cancelledKey(data.request)),
         this.#store.exists(aliveKey(data.node)),

@@ -19,14 +19,14 @@ import {
 } from './names.js';
 import type { Regions } from './regions.js';
 
-/** How often a part is sent again whose tensors the store has lost. */
+/** How often a part is sent when the store keeps losing its tensors. */
 const MOST_SENDS = 5;
 /** How long parts wait for a store that does not answer, and for workers where there are none, ms. */
 const PATIENCE_MS = 10_000;
 /** A part that takes so much longer than others is given to a second worker; never before the least time, ms. */
 const STRAGGLER = 4;
 const STRAGGLER_LEAST_MS = 5000;
-/** Looks at the queue that do not find a part before it is taken for lost: its answer may be on its way. */
+/** A part counts as lost when the queue has not had it so many times in a row: its answer may be on the way. */
 const LOST_LOOKS = 3;
 
 interface Waiting {
@@ -40,7 +40,7 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-/** It has to run here: the queue is of no use now. */
+/** The part has to run here: the queue cannot be used now. */
 class NoQueueError extends Error {}
 
 /** The API node that it belongs to. */
@@ -69,7 +69,7 @@ export class PartsRun {
   #done = 0;
   #jobs = 0;
   #silentSince: number | null = null;
-  /** The queue was of no use: what is not sent yet is not kept waiting for it again. */
+  /** The queue could not be used: parts that are not sent yet do not wait for it again. */
   #gaveUp = false;
   /** Parts that were run by this node. */
   here = 0;
@@ -131,7 +131,7 @@ export class PartsRun {
     } else part?.reject(failureOf(reason));
   }
 
-  /** Once a second: parts that the store has lost, that nobody takes, or that take too long. */
+  /** Called once a second: finds parts that the store has lost, that no worker takes, or that take too long. */
   async watch(workers: number): Promise<void> {
     for (const part of new Set(this.#waiting.values())) {
       const [id] = part.ids as [string];
@@ -186,7 +186,7 @@ export class PartsRun {
     }
   }
 
-  /** What several parts have is hashed and sent once. */
+  /** A region that several parts have is hashed and sent once. */
   async #put(region: Uint8Array, signal: AbortSignal): Promise<BlobName> {
     const name = this.#sent.get(region) ?? (await this.home.blobs.put(region, signal));
     this.#sent.set(region, name);
@@ -256,12 +256,12 @@ export class PartsRun {
     await timely(this.home.queue.add('part', part.data, { jobId }));
   }
 
-  /** Those that wait; what runs is stopped by `#cancel`, or its result is not looked at. */
+  /** Removes waiting jobs. Running ones are stopped by `#cancel`, or their results are ignored. */
   #remove(ids: readonly string[]): void {
     for (const id of ids) this.home.queue.remove(id).catch(() => {});
   }
 
-  /** Told to all workers first: what runs stops, whatever becomes of what waits. */
+  /** Tells all workers first, so that running parts stop even if waiting ones cannot be removed. */
   async #cancel(reason: Error): Promise<void> {
     const { signals, options } = this.home;
     const told = Promise.all([
@@ -269,7 +269,7 @@ export class PartsRun {
       signals.publish(CANCEL_CHANNEL, this.#request),
     ]);
     for (const part of new Set(this.#waiting.values())) part.reject(reason);
-    // Workers find out when they look whether this node is alive, or finish in vain.
+    // Without the message workers notice when they check that this node is alive.
     await told.catch(() => {});
   }
 }
@@ -284,7 +284,7 @@ function kindOf(error: Error): 'full' | 'missing' | 'lost' | 'away' | 'other' {
   const { message } = error;
   if (isFull(error)) return 'full';
   if (message === MISSING || message === UNWANTED) return 'missing';
-  // It ends whoever runs it.
+  // It would end any thread that runs it.
   if (error instanceof WorkerLostError) return 'lost';
   // A worker that fails otherwise says nothing of the part: what is wrong with that is found here, too.
   return error instanceof NoQueueError || isAway(error) ? 'away' : 'other';

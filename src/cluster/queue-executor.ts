@@ -28,7 +28,7 @@ const EVENTS = 2000;
 /** Bytes a second to a worker, and seconds of messages: what sending a part costs. */
 const TRANSFER_RATE = 5e8;
 const MESSAGE_SECONDS = 0.01;
-/** What is sent costs less than this share of its computation. */
+/** Sending a part may cost this share of its computation. */
 const WORTH = 0.5;
 
 export interface QueueFigures extends BlobTraffic {
@@ -156,7 +156,7 @@ export class QueueExecutor implements Executor, Home {
     return MESSAGE_SECONDS * tasks.length + bytes / TRANSFER_RATE < WORTH * seconds;
   }
 
-  /** Says that this node is alive, looks who is, and after its parts. */
+  /** Says that this node is alive, counts the workers, and looks after its parts. */
   async #watch(): Promise<void> {
     try {
       const [workers, counts] = await timely(

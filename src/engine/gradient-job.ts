@@ -48,7 +48,7 @@ export function* gradientJob(
   const { method, reason, fallback, error } = solution;
   const threshold = efficiencyThreshold(result.headNorms, problem.dims);
   return {
-    // The verdict first, for those who read the answer.
+    // The verdict first: people read the answer, too.
     method,
     reason: reason + theoryAndPractice(threshold, method, options.method, plan),
     fallback,

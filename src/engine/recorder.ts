@@ -1,7 +1,7 @@
 /** What was done when for one order, for those who trace it. */
 import type { Interval } from './messages.js';
 
-/** An answer tells of so many intervals at most: a job may have any number of stages. */
+/** Most intervals that an answer reports: a job may have any number of stages. */
 const MOST = 200;
 
 export class Recorder {

@@ -5,5 +5,5 @@ export const MSGPACK_TYPES = [
   'application/x-msgpack',
 ] as const;
 export const JSON_TYPE = 'application/json';
-/** JSON first: the documentation offers the first one to those who try it out. */
+/** JSON first: the documentation's "try it out" offers the first one. */
 export const BODY_TYPES = [JSON_TYPE, ...MSGPACK_TYPES] as const;

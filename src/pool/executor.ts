@@ -6,7 +6,7 @@ import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 export interface RunContext {
   /** When it aborts, the job is stopped within milliseconds and `run` rejects with its reason. */
   readonly signal: AbortSignal;
-  /** Owners take turns, and so do the jobs of one owner. Absent: that of all who say nothing. */
+  /** Owners take turns, and so do the jobs of one owner. Absent: one owner for all jobs without one. */
   readonly owner?: string;
   /** Tasks of the job have been handed to a worker: a first time, and again and again. */
   readonly onStart?: () => void;

@@ -4,7 +4,7 @@
  */
 export interface Member {
   readonly owner: string;
-  /** Tasks that nobody has begun; at 0 the member leaves the queue. */
+  /** Tasks that have not begun; at 0 the member leaves the queue. */
   readonly waiting: number;
   /** Whether one of them can be begun now. */
   readonly ready: boolean;
@@ -21,14 +21,14 @@ export class FairQueue<Job extends Member> {
     return sum;
   }
 
-  /** Who is there already keeps its place. */
+  /** A member that is in the queue already keeps its position. */
   add(job: Job): void {
     const line = this.#lines.get(job.owner);
     if (!line) this.#lines.set(job.owner, [job]);
     else if (!line.includes(job)) line.push(job);
   }
 
-  /** The first member that is ready, of the first owner who has one; both then go to the end of their lines. */
+  /** The first ready member of the first owner that has one. Both then go to the end of their lines. */
   take(allowed: (job: Job) => boolean = () => true): Job | null {
     for (const [owner, line] of [...this.#lines]) {
       const left = line.filter(({ waiting }) => waiting > 0);

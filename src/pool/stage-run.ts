@@ -6,7 +6,7 @@ import type { TaskResult, Timeslice, TimesliceOutcome } from '../../workers/time
 import { type RunContext, WorkerLostError } from './executor.js';
 import type { Member } from './fair-queue.js';
 
-/** Tasks that a worker is sent for one timeslice: what it leaves was sent in vain, so at first few, at most many. */
+/** Tasks that a worker is sent for one timeslice, at first and at most: tasks that it does not reach were copied for nothing. */
 const FEW = 4;
 const MANY = 32;
 
@@ -48,22 +48,22 @@ export class StageRun implements Member {
     return this.#failure ? 0 : this.stage.tasks.length - this.#board.begun;
   }
 
-  /** More workers than there are chains of tasks would wait for each other. */
+  /** Whether another worker can be used: more workers than chains of tasks would wait for each other. */
   get ready(): boolean {
     return this.waiting > 0 && this.#running < (this.stage.stride ?? Number.POSITIVE_INFINITY);
   }
 
-  /** Whether a worker may be given others with it. */
+  /** Whether a worker may be given other brief stages with it. */
   get brief(): boolean {
     return this.stage.brief ?? false;
   }
 
-  /** Whether nobody wants its results any more. */
+  /** Whether its results are not wanted any more. */
   get stopped(): boolean {
     return this.#failure !== null;
   }
 
-  /** What a worker gets that begins its timeslice now; null: the others have just taken the last task. */
+  /** The timeslice of a worker that begins now; null: others have just taken the last task. */
   begin(): Timeslice | null {
     const { tasks, stride = null } = this.stage;
     const first = this.#board.begin(tasks.length);
@@ -74,7 +74,7 @@ export class StageRun implements Member {
     return { tasks: window, first, stride, board: this.#board.words };
   }
 
-  /** Counted up while the worker lives that was given it. */
+  /** The heartbeat of the worker that was given this timeslice. */
   beatOf({ first }: Timeslice): Int32Array {
     return this.#board.beatOf(first);
   }
@@ -109,7 +109,7 @@ export class StageRun implements Member {
     return span ? span[0] + ((span[1] - span[0]) * this.#done) / tasks.length : null;
   }
 
-  /** Tasks that run are told to stop, and no other begins. */
+  /** Stops running tasks; no other begins. */
   stop(error: Error): void {
     this.#failure ??= error;
     this.#board.stop();

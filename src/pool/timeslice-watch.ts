@@ -17,7 +17,7 @@ export interface TimesliceWatch {
   stop(): void;
 }
 
-/** A task that was told to stop and does not: it asks too seldom, and nobody wants what it makes. */
+/** A task that was told to stop and does not: it polls too seldom, and its result is not wanted. */
 const STOPPED_MS = 5000;
 const LOOK_MS = 1000;
 
@@ -28,7 +28,7 @@ export function watchTimeslice(options: WatchOptions): TimesliceWatch {
   let timer: NodeJS.Timeout;
   const every = Math.min(LOOK_MS, hungMs / 4);
   let [last, looked] = [0, 0];
-  // Time in which nobody looked is no evidence: this thread was held up, or all of the process was.
+  // Time in which this thread could not look is no evidence: it was held up, or the whole process was.
   let [silent, given] = [0, 0];
   const look = () => {
     const now = performance.now();

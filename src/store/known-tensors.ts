@@ -4,7 +4,7 @@ import type { Tensor } from '../../workers/tensor/tensor.js';
 import { SharedTensors, type TensorForm } from './shared-tensors.js';
 import { storedBytes, TensorStore } from './tensor-store.js';
 
-/** A tensor in use is said to be so this often while others forget it. */
+/** How often a tensor in use is marked as used within its time to live, so that the store keeps it. */
 const SIGNS = 4;
 /** Tensors whose last sign is remembered. */
 const MOST_SIGNS = 10_000;

@@ -74,7 +74,7 @@ export class TensorStore {
     return this.#spaces.get(owner)?.delete(name) ?? false;
   }
 
-  /** Room is made by who holds most: a newcomer with much pushes out its own, not those of others. */
+  /** The owner that holds most makes room, so that one with many tensors pushes out its own and not those of others. */
   #largest(): LRUCache<string, Tensor> {
     return [...this.#spaces.values()].reduce((a, b) =>
       b.calculatedSize > a.calculatedSize ? b : a,

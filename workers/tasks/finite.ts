@@ -9,7 +9,7 @@ export interface FiniteTask extends Task<boolean> {
 
 /** About a millisecond of work. */
 const TASK_NUMBERS = 2 ** 20;
-/** So many in all are looked at here and now: the way to a worker would take longer. */
+/** Up to so many numbers are checked on this thread: the way to a worker would take longer. */
 const SMALL_NUMBERS = 2 ** 16;
 
 export function runFiniteTask({ data }: FiniteTask, cancelled: Cancelled): boolean {

@@ -50,7 +50,7 @@ export class ApiKeys {
   #keys: readonly ApiKey[];
   #seen = '';
   #looked = performance.now();
-  /** Why the file was of no use when it was looked at last. */
+  /** Why the file could not be used when it was last read. */
   #trouble = '';
 
   /**

@@ -4,7 +4,7 @@
  * for a large one.
  */
 
-/** Shares of the memory: up to which a request is small, and what is reserved for small ones. */
+/** Shares of the memory: up to which a request counts as small, and what is reserved for small ones. */
 const SMALL = 1 / 256;
 const KEPT_FOR_SMALL = 1 / 8;
 

@@ -10,7 +10,7 @@ import { hostname } from 'node:os';
  */
 const TOGETHER = 4096;
 const TOGETHER_MS = 100;
-/** Characters that wait for a reader who has stalled. */
+/** Characters that may wait for a stalled reader. */
 const MOST_WAITING = 2 ** 20;
 /** At the end of the process such a reader has a moment. */
 const LAST_MS = 500;

@@ -15,7 +15,7 @@ export async function loggerOptions({
 }
 
 async function standardOutput(): Promise<DestinationStream> {
-  // To ask Node for its stream makes a pipe one that never blocks. The stream itself is of no use after its first error.
+  // Asking Node for its stream makes a pipe non-blocking. The stream itself cannot be used after its first error.
   const { fd, isTTY } = process.stdout;
   const lines = new LineWriter((bytes) => writeSync(fd, bytes));
   process.on('exit', () => lines.end());

@@ -82,7 +82,7 @@ function codingOf(request: FastifyRequest): string | null {
 }
 
 async function* expand(raw: Readable, expander: Duplex, coding: string): AsyncGenerator<Buffer> {
-  // `pipe` hands no error on. What was received of a body that breaks off is of no use.
+  // `pipe` does not forward errors. A body that breaks off is discarded.
   raw.once('error', (error) => expander.destroy(error));
   const pieces = new Pieces();
   const count = (piece: Buffer) => {
@@ -111,7 +111,7 @@ async function* expand(raw: Readable, expander: Duplex, coding: string): AsyncGe
   }
 }
 
-/** Whoever reads it counts the bytes and ends the stream when they are too many. */
+/** Its reader counts the bytes and ends the stream when there are too many. */
 async function expandBody(
   request: FastifyRequest,
   _reply: FastifyReply,
@@ -119,7 +119,7 @@ async function expandBody(
 ): Promise<Readable> {
   const coding = request.contentCoding;
   if (coding === null) return payload;
-  // It counts bytes that nobody will see.
+  // It counts the compressed bytes.
   delete request.headers['content-length'];
   const expander = (CODINGS.get(coding) as Coding).expander();
   return ReadableStream.from(expand(payload, expander, coding), { objectMode: false });

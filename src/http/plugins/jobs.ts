@@ -32,7 +32,7 @@ interface KeptJob {
   readonly told: Promise<void>;
   /** Its answer is read by another request. When that has it whole, the job is forgotten; who lost the connection may ask again. */
   readBy(reader: FastifyRequest): void;
-  /** Gives back all that it holds, when nobody reads it any more; what is still computed is stopped. */
+  /** Frees all that the job holds, once its answer is not being read; a running computation is stopped. */
   forget(): void;
   /** Leaves it to the other API nodes, where they have its outcome. */
   leave(): void;
@@ -67,7 +67,7 @@ declare module 'fastify' {
 
 const RESPOND_ASYNC = /(?:^|,)\s*respond-async\s*(?:[;,]|$)/i;
 
-/** How often other nodes are told what a job has come to, and how long they believe it, ms. */
+/** How often a job's progress is written to the store, and how long other nodes trust it, ms. */
 const TELL_MS = 1000;
 const BELIEVED_MS = 15_000;
 

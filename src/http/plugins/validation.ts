@@ -122,7 +122,7 @@ function problemOfUrl({ instancePath, message, data }: ErrorObject): Problem {
   return new Problem('bad-request', `${place(instancePath)} ${message}; it is ${quote(data)}.`);
 }
 
-/** A misspelt key is often why another is missing, so it is told first. */
+/** A misspelt key is often why another is missing, so it is reported first. */
 function mostTelling(errors: readonly ErrorObject[]): ErrorObject {
   return errors.find(({ keyword }) => keyword === 'additionalProperties') ?? errors[0];
 }

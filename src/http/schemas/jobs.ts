@@ -1,4 +1,4 @@
-/** What is said of a job that is not done yet. */
+/** The progress of a job that is not done yet. */
 import type { FastifyRequest } from 'fastify';
 import Type, { type Static } from 'typebox';
 import { JSON_TYPE } from '../media-types.js';

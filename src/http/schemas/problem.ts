@@ -42,7 +42,7 @@ export function problemResponses(wanted: readonly ProblemKind[]): Record<number,
   return responses;
 }
 
-/** Not listed with every route: what any of them may answer, and what nobody sees. */
+/** Not listed with each route: problems that any route may answer, and one that no client sees. */
 const ELSEWHERE: readonly ProblemKind[] = [
   'not-found',
   'method-not-allowed',

@@ -52,7 +52,7 @@ export function attendInOneCall(
   return report;
 }
 
-/** What blocks of a partition have in common is told once. */
+/** Arguments that the blocks of a partition have in common, written once. */
 export class AttendCall {
   readonly #wasm: Wasm;
   readonly #plan: ExactPlan;

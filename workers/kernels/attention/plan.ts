@@ -42,7 +42,7 @@ export const CONTRACT_TOKENS = 2048;
 /** Tokens that are projected together. */
 export const PROJECT_TOKENS = 256;
 
-/** Number of stretches of so many tokens. */
+/** Number of stretches of PROJECT_TOKENS tokens. */
 export const stretchesOf = (length: number): number => Math.ceil(length / PROJECT_TOKENS);
 
 export interface HeadGroup {

@@ -20,7 +20,7 @@ import { runFull } from './full.js';
 import { exactStages, type GradientTask } from './gradient.js';
 import { runProject } from './project.js';
 
-/** Parts are jobs, run by whoever runs the job that they are of. */
+/** Parts are jobs, which run where their job runs. */
 export type ExactTask = Exclude<GradientTask | ForwardTask, LargeTask>;
 
 /**

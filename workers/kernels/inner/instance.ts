@@ -19,7 +19,7 @@ const SLACK = 4096;
 type Words = Float32Array | Int32Array;
 
 export class Wasm {
-  /** Who allocated what lies in memory now. A task that finds its own name may reuse its data. */
+  /** The job whose data is in memory now. A task that finds its own job's name may reuse them. */
   owner: string | null = null;
   #top = FIRST;
   #buffer: ArrayBuffer;

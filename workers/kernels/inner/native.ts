@@ -61,7 +61,7 @@ export function nativeFiles(): NativeFile[] {
 export function bindNative(path: string, build: NativeBuild, memory: WebAssembly.Memory): Wasm {
   const { bind, address } = addon(path);
   const { attach, ...operations } = bind(build, memory.buffer);
-  // Whoever holds one of the functions holds the memory that it works on.
+  // Each function keeps the memory that it works on alive.
   for (const operation of Object.values(operations)) Object.assign(operation, { memory });
   return new Wasm({ ...operations, memory }, build, () => attach(memory.buffer), address);
 }

@@ -5,7 +5,7 @@ import type { AttentionMemory } from '../attention/memory.js';
 import type { Wasm } from '../inner/instance.js';
 import { type Drawn, sizeOf } from './draw.js';
 
-/** Tiles end with whole vectors: so many keys must exist. */
+/** Tiles are whole vectors: a list is padded to a multiple of this. */
 const PADDED = 8;
 const padded = (n: number) => PADDED * Math.ceil(n / PADDED);
 

@@ -27,7 +27,7 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** The form in which tensors came and are sent back. */
     dialect: Decoded['dialect'];
-    /** Holds the body and the tensors in it. Whoever is the last to need them ends it. */
+    /** Holds the body and the tensors in it; ended by whatever needs them last. */
     memory: Lease;
   }
 }
@@ -41,7 +41,7 @@ function tooLarge(limit: number, actual: number): Problem {
 
 /** What is set aside for a body on the word of its head alone, bytes. */
 const ON_TRUST = 2 ** 20;
-/** A body of unknown length is collected in blocks of so many bytes. */
+/** Size of the blocks in which a body of unknown length is collected, bytes. */
 const BLOCK = 2 ** 20;
 /**
  * Chunks of bodies, once they are copied, are garbage outside of the heap. The collector counts it among what is old: by itself
@@ -92,7 +92,7 @@ class SharedBody {
     this.request.entry.holdMore(chunk.length);
     this.request.spendBytes(chunk.length);
     if (this.#announced > 0 && needed > this.#memory.length) {
-      // Who has sent that much means it.
+      // A client that has sent this much will send the rest.
       const whole = this.request.memory.bytes(this.#announced);
       copyBytes(whole, this.#memory.subarray(0, this.#used));
       this.#memory = whole;

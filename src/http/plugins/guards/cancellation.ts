@@ -16,7 +16,7 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** Aborts with a Problem (client-gone or deadline-exceeded) as its reason. */
     cancellation: AbortSignal;
-    /** Stop the computation; nobody wants its answer. */
+    /** Stops the computation: its answer is not wanted any more. */
     cancel(): void;
   }
 }

@@ -29,7 +29,7 @@ declare module 'fastify' {
     /** Whose tensors in the store are meant: the name of the API key; '' without keys. */
     owner: string;
     quota: Quota;
-    /** So many bytes of its body have arrived. */
+    /** Reports bytes of the body that have arrived. */
     spendBytes(amount: number): void;
   }
 }
@@ -41,7 +41,7 @@ export function withoutKey(route: RouteOptions): void {
 
 const NO_QUOTA: Quota = {};
 
-/** What clients without keys are told apart by: the address, of IPv6 the network, which one host has to itself. */
+/** Identifies a client without a key: its address, or of IPv6 its /64 network, which one host has to itself. */
 export function addressOf(ip: string): string {
   return ip.includes(':') && !ip.startsWith('::ffff:') ? ip.split(':').slice(0, 4).join(':') : ip;
 }

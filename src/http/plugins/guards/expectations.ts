@@ -1,4 +1,4 @@
-/** Expect: 100-continue: a client that waits for leave is told first when its request is refused. */
+/** Expect: 100-continue. A client that asks before it sends its body is refused before it does. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';

@@ -1,4 +1,4 @@
-/** What the computing routes share: have a request's work done, give it up when nobody waits. */
+/** What the computing routes share: run the work of a request, and stop it when no client waits for it. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { AttentionLayer } from '../../../../workers/problem.js';
 import type { Engine } from '../../../engine/engine.js';

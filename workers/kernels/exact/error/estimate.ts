@@ -51,7 +51,7 @@ export interface EstimateTask extends Task<ErrorEstimates> {
   readonly kind: AttentionKind | undefined;
 }
 
-/** Relative error that sampled rows cannot show: of adding up, and of logits that are rounded where nobody looked. */
+/** Relative error that sampled rows cannot show: of summation, and of rounded logits in rows that were not drawn. */
 export function roundingError(plan: ExactPlan, logit: number): number {
   return summationError(plan) + logitError(logit);
 }

@@ -111,7 +111,7 @@ type Given<T> = T extends { kind: 'array'; type: infer E extends ElementType }
   ? ArrayTypes[E]
   : Passed<T>;
 
-/** The same for those who have arrays in place of their addresses. */
+/** The same with arrays in place of their addresses. */
 export type OnArrays<O> =
   O extends Operation<infer A, infer R>
     ? (...args: { [I in keyof A]: Given<A[I]> }) => R extends true ? number : void

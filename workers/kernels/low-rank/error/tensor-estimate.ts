@@ -12,7 +12,7 @@ export interface Scatter extends Spread {
 }
 
 export interface TensorEstimate {
-  /** The estimated error matrix, to be added by those who want no bias. */
+  /** The estimated error matrix; `correction` adds it to remove the bias. */
   readonly mean: Float64Array;
   /** Scatter of drawn rows; where features are drawn too, of what these leave to the rows. */
   readonly rows: Scatter;

@@ -13,7 +13,7 @@ export interface DrawnFeatures {
   readonly signs: Float32Array;
 }
 
-/** So many groups of mixtures, each with an unbiased estimate of its own. */
+/** Groups of mixtures, each with an unbiased estimate of its own. */
 export const DRAWN_GROUPS = 16;
 
 /** The matrices B, (d, ..) row-major; empty where there is no adapter for it. */

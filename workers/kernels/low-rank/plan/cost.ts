@@ -44,7 +44,7 @@ export interface Draws {
 /** What a mixture of a row costs beside its part in the sums: values of all degrees, with signs. */
 const MIXTURE_FLOPS = 1000;
 
-/** Rows that the error estimate of an output draws in each of so many heads. */
+/** Rows that the error estimate of an output draws in each head, by the number of heads. */
 export function outputRows(heads: number): number {
   return Math.max(LEAST_ROWS_OF_HEAD, Math.ceil(OUTPUT_ROWS / heads));
 }

@@ -205,7 +205,7 @@ function chosen<T extends Judged>(
   return chooseAll(heads, allowed, batch, options);
 }
 
-/** What so many heads say of all. */
+/** What the tried heads say of all heads. */
 function missOf<T extends Judged>({ heads }: Layer, { choices }: Chosen<T>, of: number): Miss {
   return {
     features: Math.max(...choices.map(({ m }) => m)),

@@ -1,4 +1,4 @@
-/** What a plan looked at, for those who want to see why it chose as it did. */
+/** What a plan looked at, which shows why it chose as it did. */
 import type { Head } from '../head/head.js';
 import type { Draws } from './cost.js';
 import { type Choice, secondsOf, triedRows } from './plan-choice.js';

@@ -124,7 +124,7 @@ export function longestRows(
   return longest;
 }
 
-/** Random signs, of which a row of so many columns has the norm 1. */
+/** Random signs, scaled so that a row of `columns` of them has the norm 1. */
 function signs(random: Random, columns: number, to: Float32Array): void {
   const size = 1 / Math.sqrt(columns);
   for (let k = 0; k < to.length; k++) to[k] = random.uniform() < 0.5 ? -size : size;

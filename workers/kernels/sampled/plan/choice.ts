@@ -42,7 +42,7 @@ const WORTH_IT = 1.5;
 /** Octaves from the best of all scales to those that are tried beside it. */
 const FINE_STEPS = [-3 / 8, -2 / 8, -1 / 8, 1 / 8, 2 / 8, 3 / 8];
 
-/** What a head would be with so many coordinates at some scale; 0: exact. */
+/** A head with some number of coordinates at some scale; 0: exact. */
 interface Candidate {
   readonly coordinates: number;
   readonly cost: number;
@@ -239,7 +239,7 @@ function sensibleScales({ problem, pilots }: ChoiceTask): number[] {
   });
 }
 
-/** So many keys for a block on average, with no more coordinates than pay. */
+/** A plan with this mean number of keys for a block, and no more coordinates than pay. */
 function withKeys(task: ChoiceTask, at: Candidates, keys: number): Draft {
   const draft = (scale: number) => draftAt(task, at, scale);
   let [low, high] = [Math.log2(SCALES[0]!), Math.log2(SCALES.at(-1)!)];
@@ -260,7 +260,7 @@ function draftAt(task: ChoiceTask, at: Candidates, scale: number): Draft {
   return draftOf(task, scale, chosen);
 }
 
-/** What all heads would be with more and more keys, in steps of about two: for people, who choose nothing by it. */
+/** Plans of all heads with more and more keys, in steps of about two. They are shown in answers; nothing is chosen by them. */
 function drawing(task: ChoiceTask, at: Candidates): Draft[] {
   const drafts: Draft[] = [];
   for (const scale of sensibleScales(task)) {

@@ -6,11 +6,11 @@ import type { Name } from './scale.js';
 /** Coordinates of a proxy. */
 export const COORDINATES = [16, 32, 64] as const;
 
-/** One in so many blocks of a head is looked at for the plan, within limits of a head and of all heads together. */
+/** The plan looks at one in SHARE blocks of a head, within limits of a head and of all heads together. */
 const SHARE = 64;
 const [FEWEST, MOST, MOST_OF_ALL] = [2, 6, 24];
 
-/** Blocks of each of so many heads that are looked at: how well they tell the variance does not depend on the length. */
+/** Number of blocks of each head that the plan looks at: how well they tell the variance does not depend on the length. */
 export const looksAt = (blocks: number, heads: number): number =>
   Math.max(FEWEST, Math.min(MOST, Math.round(blocks / SHARE), Math.ceil(MOST_OF_ALL / heads)));
 

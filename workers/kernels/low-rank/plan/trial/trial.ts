@@ -19,7 +19,7 @@ import { drawTrial, type LongestRows } from './sample.js';
 
 /** Feature numbers that are tried; between them the plan interpolates. */
 export const FEATURE_STEPS = [16, 32, 64, 128, 256, 512, 1024] as const;
-/** So many are tried in any case: the answer can then say what the input would need. */
+/** These are tried in any case, so that the answer can say what the input would need. */
 export const ALWAYS_TRIED = 64;
 /** With so many times the error that is enough, still uneven, outliers are wanting and not features. */
 const FAR = 8;
