@@ -3,11 +3,11 @@ import { randomUUID } from 'node:crypto';
 import type { Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
 import { numericFailure, type Stage, type Task } from '../../workers/job.js';
-import { type Executor, type RunContext, WorkerLostError } from '../pool/executor.js';
+import type { Executor, RunContext } from '../pool/executor.js';
 import type { Blobs } from './blobs.js';
 import { timely } from './connection.js';
 import { open, seal } from './envelope.js';
-import { isAway, isFull, storeFull } from './faults.js';
+import { failureOf, faultOf, NoQueueError, storeFull } from './faults.js';
 import {
   type BlobName,
   CANCEL_CHANNEL,
@@ -15,7 +15,6 @@ import {
   MISSING,
   type PartData,
   type PartResult,
-  UNWANTED,
 } from './names.js';
 import type { Regions } from './regions.js';
 
@@ -39,9 +38,6 @@ interface Waiting {
   resolve(result: PartResult): void;
   reject(error: Error): void;
 }
-
-/** The part has to run here: the queue cannot be used now. */
-class NoQueueError extends Error {}
 
 /** The API node that it belongs to. */
 export interface Home {
@@ -173,14 +169,14 @@ export class PartsRun {
         return value;
       } catch (error) {
         signal.throwIfAborted();
-        const kind = kindOf(error as Error);
-        if (kind === 'full') throw storeFull();
-        if (kind === 'missing' && sends < MOST_SENDS) {
+        const fault = faultOf(error as Error);
+        if (fault === 'full') throw storeFull();
+        if (fault === 'missing' && sends < MOST_SENDS) {
           this.#sent.clear();
           continue;
         }
-        if (kind === 'lost') throw error;
-        this.#gaveUp ||= kind === 'away';
+        if (fault === 'lost') throw error;
+        this.#gaveUp ||= fault === 'away';
         return this.#runHere(task, signal);
       }
     }
@@ -272,20 +268,4 @@ export class PartsRun {
     // Without the message workers notice when they check that this node is alive.
     await told.catch(() => {});
   }
-}
-
-function failureOf(reason: string): Error {
-  return /stalled|worker thread was lost/.test(reason)
-    ? new WorkerLostError(`A part was lost: ${reason}`)
-    : new Error(reason);
-}
-
-function kindOf(error: Error): 'full' | 'missing' | 'lost' | 'away' | 'other' {
-  const { message } = error;
-  if (isFull(error)) return 'full';
-  if (message === MISSING || message === UNWANTED) return 'missing';
-  // It would end any thread that runs it.
-  if (error instanceof WorkerLostError) return 'lost';
-  // A worker that fails otherwise says nothing of the part: what is wrong with that is found here, too.
-  return error instanceof NoQueueError || isAway(error) ? 'away' : 'other';
 }
