@@ -70,8 +70,8 @@ function tell({ measurements }: Run<ThreadsSetting>): Section {
   const [one, ...others] = names;
   const text = [
     'The same gradient by pools of different sizes that take turns; the answers are the same bit for bit. The last',
-    'side computes as many gradients as there are processors, each in a pool of one worker, and its time is that of all of',
-    'them over their number: what the processors give, were nothing to be divided.',
+    'side computes as many gradients as there are processors, each in a pool of one worker; its time is divided by their',
+    'number. That is the limit which a perfect division of one request would reach.',
     '',
     table(
       ['L', 'd', 'adapters', ...names, ...others.map((name) => `${name}: faster`)],

@@ -137,16 +137,19 @@ export function tell({ measurements }: Run<CoverageSetting>): Section {
   const asked = figure(total(short), 'torch');
   const text = [
     'Random problems: one head, d from 4 to 128, three spectra, four kinds of rows, logit deviations from 0.02 to 4,',
-    'partial and full adaptation, both objectives, causal or not, gradients whose rows add up or are noise, and on top of',
-    'these one of the structures of test/kernels/structures.ts (heads are four where they are grouped). Each is',
-    'answered twice. First `low_rank` as it was asked for, with a random number of features or those of the plan: an',
-    'answer, however large its error, or the 422 of a tolerance that it cannot keep or of an input on which it breaks',
-    'down. An upper limit covers when the true error is not above it. Then `auto`, with its check and its fallback;',
-    'it misses when the true error of any tensor is above the tolerance (0.1, 0.02 or 0.005).',
+    'partial and full adaptation, both objectives, causal or not, gradients whose rows add up or are noise. On top of',
+    'these comes one of the structures of test/kernels/structures.ts (grouped heads are four). Each problem is answered twice:',
+    '',
+    '* `low_rank` as it was asked for, with a random number of features or those of the plan. It gives an answer, however',
+    '  large its error, or the 422 of a tolerance that it cannot keep or of an input on which it breaks down. An upper limit',
+    '  covers when the true error is not above it.',
+    '* `auto`, with its check and its fallback. It misses when the true error of any tensor is above the tolerance (0.1, 0.02',
+    '  or 0.005).',
+    '',
     'The columns `/ true` say how many times the true error the figures are, in the median.',
     '',
-    `**${figure(total(short), 'problems')} short inputs** (150 to 500 rows), truth in float64; low-rank counts as free of charge, so`,
-    '`auto` takes it whenever its plan expects to keep the tolerance, which it would not do at this length.',
+    `**${figure(total(short), 'problems')} short inputs** (150 to 500 rows), truth in float64. The price of low-rank counts as 0`,
+    'here, so `auto` takes it whenever its plan expects to keep the tolerance; in the service it would not at this length.',
     ...(asked
       ? [
           `PyTorch's autograd in float64 was asked about ${asked} of them: the truth differs from it by at most`,
@@ -156,7 +159,7 @@ export function tell({ measurements }: Run<CoverageSetting>): Section {
     '',
     groupTable(short),
     '',
-    `**${figure(total(long), 'problems')} long inputs** (8192 rows), truth by the exact kernel in float32, from 2026-11-28 on by float64 under massive channels; \`auto\` as the service runs it.`,
+    `**${figure(total(long), 'problems')} long inputs** (8192 rows), truth by the exact kernel in float32 (in runs since 2026-11-28 by float64 under massive channels); \`auto\` as the service runs it.`,
     '',
     groupTable(long.filter(({ setting }) => LONG_TABLE.includes(setting.by))),
   ];

@@ -136,12 +136,14 @@ export function tell({ measurements, environment }: Run<GrowthSetting>): Section
   const normal = measurements.filter(({ setting }) => setting.tail === 'normal');
   const ways = Object.keys(normal[0].seconds).filter(isTorch);
   const text = [
-    `One head, d = 64, adapters of rank 8 on q and v, logits of deviation 0.2 with an exponentially falling`,
-    `spectrum, rows without structure; tolerance 1 %; ${environment.cpus} threads on every side. The time of low-rank holds`,
-    'everything that a request takes which does not ask for the certificate: plan, chain, estimate. `upper` is the 99 % limit that the answer states, `error` the true',
-    'one against the exact kernel, of the worst tensor. `drawn` are the features and rows that the estimate looks at; the',
-    'features run through the chain, and their share of its time is counted as estimate. `memory` is the largest',
-    'resident set of the whole process, all threads and the inputs included.',
+    'One head, d = 64, adapters of rank 8 on q and v, logits of deviation 0.2 with an exponentially falling spectrum, rows',
+    `without structure; tolerance 1 %; ${environment.cpus} threads on every side.`,
+    '',
+    '* Low-rank: plan, chain and estimate, all that a request takes which does not ask for the certificate.',
+    '* `drawn`: mixtures of features and rows that the estimate looks at. The mixtures run through the chain; their share of',
+    '  its time counts as estimate.',
+    '* `upper`: the 99 % limit that the answer states. `error`: the true one against the exact kernel. Both of the worst tensor.',
+    '* `memory`: the largest resident set of the whole process, with all threads and the inputs.',
     '',
     table(
       [
