@@ -22,11 +22,11 @@ import { Problem } from '../errors.js';
 import type { METHODS } from '../request/request.js';
 import type { EncodeOptions } from './encode-phase.js';
 import {
-  dearReason,
   FLOAT32_TOLERANCE,
   float64Reason,
   missReason,
   noPlanReason,
+  notCheaperReason,
   seconds,
   unpaidReason,
 } from './reasons.js';
@@ -280,7 +280,10 @@ export function judge(
   }
   if (!plan.meetsTolerance) return { kernel: 'exact', reason: missReason(plan, options.tolerance) };
   if (plan.seconds.lowRank >= plan.seconds.exact) {
-    return { kernel: 'exact', reason: dearReason(m, plan.seconds.lowRank, plan.seconds.exact) };
+    return {
+      kernel: 'exact',
+      reason: notCheaperReason(m, plan.seconds.lowRank, plan.seconds.exact),
+    };
   }
   return {
     kernel: 'low_rank',

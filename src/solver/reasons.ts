@@ -26,7 +26,7 @@ export function missReason({ features, predictedError }: Reached, tolerance: num
 }
 
 /** Why low-rank, which would keep the tolerance, does not pay. */
-export function dearReason(m: string, lowRank: number, exact: number): string {
+export function notCheaperReason(m: string, lowRank: number, exact: number): string {
   return `The exact kernel is cheaper at this length: about ${seconds(exact)} on one thread, low-rank with ${m} ${seconds(lowRank)}.`;
 }
 
@@ -34,6 +34,6 @@ export function dearReason(m: string, lowRank: number, exact: number): string {
 export function unpaidReason(miss: Miss, exact: number, tolerance: number): string {
   if (!(miss.predictedError <= tolerance)) return missReason(miss, tolerance);
   const m = `${miss.features} features`;
-  if (miss.seconds >= exact) return dearReason(m, miss.seconds, exact);
+  if (miss.seconds >= exact) return notCheaperReason(m, miss.seconds, exact);
   return `Low-rank with ${m} may take ${seconds(miss.seconds)} on one thread, too little less than the ${seconds(exact)} of exact to be worth its plan.`;
 }

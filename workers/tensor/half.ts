@@ -5,7 +5,7 @@ const scratch = new DataView(new ArrayBuffer(8));
 /**
  * The number that 16 bits of IEEE 754 binary16 stand for: sign, 5 bits of exponent (bias 15), 10 of
  * fraction. Shifted into the places of a binary32 the exponent is 112 too small, which a product by
- * 2^112 mends for normal and subnormal numbers alike.
+ * 2^112 corrects for normal and subnormal numbers alike.
  */
 export function widenFloat16(bits: number): number {
   const magnitude = bits & 0x7fff;
