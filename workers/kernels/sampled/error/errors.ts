@@ -9,8 +9,8 @@
  *
  * and V^2 times the relative variance of the square of the gradient's norm, where that is an estimate, too.
  *
- * What the measured blocks cannot show are keys so unlikely that they were hardly drawn there: their variance is computed
- * from the design, sum (1 / pi_j - 1) a_j, from what these keys would have added.
+ * What the measured blocks cannot show are keys so unlikely that they were hardly drawn there. Their variance
+ * follows from the design: sum (1 / pi_j - 1) a_j, where a_j is what these keys would have added.
  *
  * Of an answer that is the weighted mean of two runs, e is the sum of both runs' e_b, each times its weight: their draws are
  * independent, of the same block too, and everything above holds for all of them together.
