@@ -34,7 +34,7 @@ export function TransitionPanel({ shown: isShown }: { shown: boolean }) {
   const picker = useRef<HTMLInputElement>(null);
 
   const ask = async (signal: AbortSignal) => {
-    say(file ? 'Reading the file' : 'Making the data');
+    say(file ? 'Reading the file' : 'Generating the data');
     const request = file ? await requestOfFile(file, settings) : await make(settings, signal);
     say('Asking for the plan');
     const plan = await client.plan(request, { signal });
@@ -103,7 +103,7 @@ export function TransitionPanel({ shown: isShown }: { shown: boolean }) {
             onDrop={drop}
           >
             {file
-              ? `${file.name} takes the place of made data`
+              ? `${file.name} takes the place of synthetic data`
               : 'Or drop a .npy (L, d), .safetensors or .msgpack file here'}
             <div class="row">
               <button type="button" onClick={() => picker.current?.click()}>
@@ -111,7 +111,7 @@ export function TransitionPanel({ shown: isShown }: { shown: boolean }) {
               </button>
               {file && (
                 <button type="button" onClick={() => setFile(null)}>
-                  Made data again
+                  Use synthetic data
                 </button>
               )}
             </div>
