@@ -1,7 +1,7 @@
 /*
  * The proxies of the sampled kernel: logits of a block of rows with many keys in a few coordinates, and their
- * powers of two. Rows lie in panels of 16; some keys at once meet a panel in registers. Then the draw of keys by what
- * they are worth, and what each adds to the gradients.
+ * powers of two. Keys lie in panels of 16 and meet four rows at once in registers. Then the draw of keys by what they
+ * are worth, and what each adds to the gradients.
  */
 #include <math.h>
 
@@ -10,134 +10,167 @@
 #include "simd.h"
 
 /*
- * Coordinates are whole numbers of 16 bits, two in a word: 64 steps to one, so that 4096 steps of their products are one
- * power of two. A processor multiplies and adds twice as many of them as of floats at a time.
+ * Coordinates are whole numbers of 8 bits, four in a word, which processors multiply and add at once: at level 0 of a
+ * panel 16 steps to one, so that 256 steps of their products are one power of two, and half as many at each level above.
  */
-static const float STEPS = 64.f, LARGEST_COORDINATE = 32767.f;
-static const float STEPS_OF_LOGIT = 4096.f, LARGEST_CONSTANT = 536870912.f; /* two of them fit a word */
-/* 3 log2(e): the largest variance of what the coordinates leave out. */
-enum { LARGEST_VARIANCE = 17728 };
+enum { LEVELS = 7, LARGEST_BYTE = 127 };
+static const float STEPS = 16.f, STEPS_OF_LOGIT = 256.f, LARGEST_CONSTANT = 33554432.f;
+/* Two of them make 3 log2(e): the largest variance of what the coordinates leave out. */
+static const float LARGEST_REST = 2.08f;
 
 /*
  * 2^x by the bits of a float: the exponent is x, and the mantissa a straight line between powers, at most 3 % off on
  * either side (N. N. Schraudolph 1999). The weights of a draw need no more. In steps of a logit: the exponent of 1, and
  * how much the line lies above the power on average.
  */
-enum { ONE = 127 << 12, ABOVE = 176, LARGEST_SUM = ONE + (100 << 12) };
+enum { ONE = 127 << 8, ABOVE = 12, LARGEST_SUM = ONE + (100 << 8) };
 
-/* Vectors of a panel, and keys that meet one at once, or two: as many as there are registers for their sums. */
-#define VECTORS (16 / W)
-#define PANELS (W == 16 ? 2 : 1)
-#define KEYS_AT_ONCE (W == 16 ? 8 : W == 8 ? 6 : 4)
+/* Rows of a block, of a panel, of those that meet a key at once; and words of bytes of a row: 67 coordinates. */
+enum { BLOCK = 64, PANEL = 16, GROUP = 4, MOST_WORDS = 17 };
 
-static inline int words_of(int c) { return (c + 1) / 2 + 2; }
+/* Words of a row that hold bytes: those of its coordinates and one of what they leave out. Its constant and its level follow. */
+static inline int words_of(int c) { return (c + 4) / 4; }
 
-/* Where vector v of word k of some panels lies. */
-INLINE const int32_t *vector_of(const int32_t *x, int words, int k, int v) {
-  return x + (long)(v / VECTORS) * 16 * words + 16L * k + v % VECTORS * W;
-}
+/* The rows of a block, as they meet keys whose bytes count from 128 below. */
+typedef struct {
+  int words, level[BLOCK / PANEL];
+  /* Bytes as they are, and the even and the odd ones as pairs of 16 bits. */
+  int32_t all[MOST_WORDS][BLOCK], even[MOST_WORDS][BLOCK], odd[MOST_WORDS][BLOCK];
+  /* By level of the keys: the constant, and what these bytes count too much. */
+  int32_t start[LEVELS][BLOCK];
+} block;
 
-/* to + the products of both halves: one instruction where `fused` says that there is one. */
-INLINE vi add_pairs(vi to, vi a, vi b, const int fused) {
-#if defined(__AVX512F__) && W == 16
-  if (fused) {
-    __asm__("vpdpwssd %2, %1, %0" : "+v"(to) : "v"(a), "v"(b));
-    return to;
-  }
-#endif
-  (void)fused;
-  return to + multiply_pairs(a, b);
-}
-
-/* to (key, vector) = s + v / 2^halves + bias for some panels x and `keys` rows of z. */
-INLINE void logits(const int keys, const int vectors, int words, const int32_t *x, const int32_t *z, int bias, int halves,
-                   const int fused, vi to[][PANELS * VECTORS]) {
-  const int pairs = words - 2;
-  UNROLL for (int j = 0; j < keys; j++) {
-    const int32_t *key = z + (long)j * words + pairs;
-    const vi variance = splat_int(key[0]), offset = splat_int(key[1] + bias);
-    UNROLL for (int v = 0; v < vectors; v++) {
-      const vi product = multiply_pairs(load_int(vector_of(x, words, pairs, v)), variance);
-      const vi constants = load_int(vector_of(x, words, pairs + 1, v)) + offset;
-      to[j][v] = (smaller_int(product, constant_int(LARGEST_VARIANCE)) >> halves) + constants;
+/* `halves`: how often what the coordinates leave out is halved. */
+static void lay_out(int rows, int c, const int32_t *x, int halves, block *to) {
+  const int words = words_of(c);
+  to->words = words;
+  for (int i = 0; i < rows; i++) {
+    const int32_t *row = x + (long)(i / PANEL) * PANEL * (words + 2) + i % PANEL;
+    const int level = row[PANEL * (words + 1)];
+    int sum = 0;
+    for (int k = 0; k < words; k++) {
+      int8_t b[4];
+      memcpy(b, row + PANEL * k, 4);
+      if (k == c / 4) b[c % 4] = (int8_t)(b[c % 4] >> halves);
+      memcpy(&to->all[k][i], b, 4);
+      to->even[k][i] = (b[0] & 0xffff) | (int32_t)((uint32_t)b[2] << 16);
+      to->odd[k][i] = (b[1] & 0xffff) | (int32_t)((uint32_t)b[3] << 16);
+      sum += b[0] + b[1] + b[2] + b[3];
     }
+    to->level[i / PANEL] = level;
+    for (int l = 0; l < LEVELS; l++) to->start[l][i] = (row[PANEL * words] >> (level + l)) - 128 * sum;
   }
-  for (int k = 0; k < pairs; k++) {
-    vi a[PANELS * VECTORS];
-    UNROLL for (int v = 0; v < vectors; v++) a[v] = load_int(vector_of(x, words, k, v));
-    UNROLL for (int j = 0; j < keys; j++) {
-      const vi b = splat_int(z[(long)j * words + k]);
-      UNROLL for (int v = 0; v < vectors; v++) to[j][v] = add_pairs(to[j][v], a[v], b, fused);
+}
+
+/* A vector of keys: where it lies in its panel. */
+typedef struct {
+  const int32_t *at;
+  int level;
+} key_vector;
+
+INLINE key_vector keys_at(const int32_t *z, int words, long key) {
+  const int32_t *panel = z + key / PANEL * PANEL * (words + 2);
+  return (key_vector){panel + key % PANEL, panel[PANEL * (words + 1)]};
+}
+
+/* to (row, vector) = the logits of four rows and some vectors of keys without the constants of these, in units of their levels. */
+INLINE void logits(const int vectors, const block *b, int row, const key_vector *keys, const int fused, vi to[GROUP][2]) {
+  UNROLL for (int v = 0; v < vectors; v++)
+    UNROLL for (int i = 0; i < GROUP; i++) to[i][v] = splat_int(b->start[keys[v].level][row + i]);
+  for (int k = 0; k < b->words; k++) {
+    vi key[2];
+    UNROLL for (int v = 0; v < vectors; v++)
+      key[v] = load_int(keys[v].at + PANEL * k) ^ constant_int((int32_t)0x80808080);
+#if defined(__AVX512F__) && W == 16
+    if (fused) {
+      UNROLL for (int i = 0; i < GROUP; i++) {
+        const vi bytes = splat_int(b->all[k][row + i]);
+        UNROLL for (int v = 0; v < vectors; v++)
+          __asm__("vpdpbusd %2, %1, %0" : "+v"(to[i][v]) : "v"(key[v]), "v"(bytes));
+      }
+      continue;
+    }
+#endif
+    (void)fused;
+    const vi low = constant_int(0xff00ff);
+    UNROLL for (int i = 0; i < GROUP; i++) {
+      const vi even = splat_int(b->even[k][row + i]), odd = splat_int(b->odd[k][row + i]);
+      UNROLL for (int v = 0; v < vectors; v++)
+        to[i][v] += multiply_pairs(key[v] & low, even) + multiply_pairs(key[v] >> 8 & low, odd);
     }
   }
 }
 
 /* The float with the exponent x, `largest` at most. */
-INLINE vf power_of(vi x, int largest, int shift) {
-  return (vf)(larger_int(smaller_int(x, constant_int(largest)), constant_int(0)) << shift);
+INLINE vf power_of(vi x, vi largest, int shift) {
+  return (vf)(larger_int(smaller_int(x, largest), constant_int(0)) << shift);
 }
 
-INLINE void add_rows(const int keys, int words, const int32_t *x, const int32_t *z, vf sums[VECTORS]) {
-  vi s[KEYS_AT_ONCE][PANELS * VECTORS];
-  logits(keys, VECTORS, words, x, z, ONE - ABOVE, 1, 0, s);
-  UNROLL for (int j = 0; j < keys; j++)
-    UNROLL for (int v = 0; v < VECTORS; v++) sums[v] += power_of(s[j][v], LARGEST_SUM, 11);
+/* Which of the keys from `key` on are in [first, last): 1 or 0 each. */
+INLINE vf inside(long key, long first, long last) {
+  vf x;
+  UNROLL for (int k = 0; k < W; k++) x[k] = key + k >= first && key + k < last;
+  return x;
 }
 
-void OF_SET(proxy_rows)(int rows, int keys, int c, const int32_t *x, const int32_t *z, float *sums) {
-  const int words = words_of(c);
-  for (; rows > 0; rows -= 16, x += 16L * words, sums += 16) {
-    vf total[VECTORS];
-    UNROLL for (int v = 0; v < VECTORS; v++) total[v] = load(sums + v * W);
-    int j = 0;
-    for (; j + KEYS_AT_ONCE <= keys; j += KEYS_AT_ONCE) add_rows(KEYS_AT_ONCE, words, x, z + (long)j * words, total);
-    for (; j < keys; j++) add_rows(1, words, x, z + (long)j * words, total);
-    UNROLL for (int v = 0; v < VECTORS; v++) store(sums + v * W, total[v]);
+void OF_SET(proxy_rows)(int rows, int first, int last, int step, int c, const int32_t *x, const int32_t *z, float *sums) {
+  block b;
+  lay_out(rows, c, x, 1, &b);
+  for (int row = 0; row < rows; row += GROUP) {
+    vf total[GROUP];
+    UNROLL for (int i = 0; i < GROUP; i++) total[i] = zero();
+    for (long panel = first / PANEL * PANEL; panel < last; panel += (long)PANEL * step) {
+      for (long key = panel; key < panel + PANEL; key += W) {
+        const key_vector keys = keys_at(z, b.words, key);
+        const vi offset = load_int(keys.at + PANEL * b.words) + constant_int(ONE - ABOVE);
+        const int whole = key >= first && key + W <= last;
+        const vf seen = whole ? constant(1) : inside(key, first, last);
+        vi s[GROUP][2];
+        logits(1, &b, row, &keys, 0, s);
+        UNROLL for (int i = 0; i < GROUP; i++)
+          total[i] += seen * power_of((s[i][0] << (keys.level + b.level[row / PANEL])) + offset, constant_int(LARGEST_SUM), 15);
+      }
+    }
+    for (int i = 0; i < GROUP; i++) sums[row + i] += sum_of(total[i]);
   }
 }
 
-/* Squares of powers: of twice the exponent. */
-INLINE void add_squares(const int keys, const int vectors, int words, const int32_t *x, const int32_t *z,
-                        const float *sizes, const int fused, vf *total) {
-  vi s[KEYS_AT_ONCE][PANELS * VECTORS];
-  logits(keys, vectors, words, x, z, (ONE - ABOVE) / 2, 0, fused, s);
-  UNROLL for (int j = 0; j < keys; j++)
-    UNROLL for (int v = 0; v < vectors; v++) total[j] += load(sizes + v * W) * power_of(s[j][v], ONE / 2, 12);
+/* Squares of powers, of twice the exponent, of the largest of four rows at a time. */
+INLINE void weigh(const int vectors, int rows, const block *b, const int32_t *z, long key, const int32_t *caps, float size,
+                  const int fused, float *weights) {
+  key_vector keys[2];
+  vi offset[2];
+  vf total[2];
+  UNROLL for (int v = 0; v < vectors; v++) {
+    keys[v] = keys_at(z, b->words, key + v * W);
+    offset[v] = load_int(keys[v].at + PANEL * b->words) + constant_int((ONE - ABOVE) / 2);
+    total[v] = zero();
+  }
+  for (int row = 0; row < rows; row += GROUP) {
+    vi s[GROUP][2];
+    logits(vectors, b, row, keys, fused, s);
+    const vi cap = splat_int(caps[row / GROUP] + ONE / 2);
+    UNROLL for (int v = 0; v < vectors; v++) {
+      const vi most = larger_int(larger_int(s[0][v], s[1][v]), larger_int(s[2][v], s[3][v]));
+      total[v] += power_of((most << (keys[v].level + b->level[row / PANEL])) + offset[v], cap, 16);
+    }
+  }
+  UNROLL for (int v = 0; v < vectors; v++) store(weights + v * W, constant(size) * total[v]);
 }
 
-/* By halves: one number after the other takes as long as some words of a panel. */
-INLINE float total_of(vf x) {
-#if defined(__AVX512F__) && W == 16
-  return _mm512_reduce_add_ps((__m512)x);
-#else
-  return sum_of(x);
-#endif
-}
-
-INLINE void weigh_keys(const int keys, int rows, int words, const int32_t *x, const int32_t *z, const float *sizes,
-                       const int fused, float *weights) {
-  vf total[KEYS_AT_ONCE];
-  UNROLL for (int j = 0; j < keys; j++) total[j] = zero();
-  for (; rows >= 16 * PANELS; rows -= 16 * PANELS, x += 16L * PANELS * words, sizes += 16 * PANELS)
-    add_squares(keys, PANELS * VECTORS, words, x, z, sizes, fused, total);
-  for (; rows > 0; rows -= 16, x += 16L * words, sizes += 16)
-    add_squares(keys, VECTORS, words, x, z, sizes, fused, total);
-  UNROLL for (int j = 0; j < keys; j++) weights[j] = total_of(total[j]);
-}
-
-INLINE void weigh_all(int rows, int keys, int c, const int32_t *x, const int32_t *z, const float *sizes,
+INLINE void weigh_all(int rows, int keys, const block *b, const int32_t *z, const int32_t *caps, float size,
                       const int fused, float *weights) {
-  const int words = words_of(c);
-  int j = 0;
-  for (; j + KEYS_AT_ONCE <= keys; j += KEYS_AT_ONCE)
-    weigh_keys(KEYS_AT_ONCE, rows, words, x, z + (long)j * words, sizes, fused, weights + j);
-  for (; j < keys; j++) weigh_keys(1, rows, words, x, z + (long)j * words, sizes, fused, weights + j);
+  long key = 0;
+  for (; key + 2 * W <= keys; key += 2 * W) weigh(2, rows, b, z, key, caps, size, fused, weights + key);
+  for (; key < keys; key += W) weigh(1, rows, b, z, key, caps, size, fused, weights + key);
 }
 
-void OF_SET(proxy_keys)(int rows, int keys, int c, const int32_t *x, const int32_t *z, const float *sizes,
+void OF_SET(proxy_keys)(int rows, int keys, int c, float size, const int32_t *x, const int32_t *z, const int32_t *caps,
                         float *weights) {
-  if (W == 16 && has_vnni()) weigh_all(rows, keys, c, x, z, sizes, 1, weights);
-  else weigh_all(rows, keys, c, x, z, sizes, 0, weights);
+  block b;
+  lay_out(rows, c, x, 0, &b);
+  if (W == 16 && has_vnni()) weigh_all(rows, keys, &b, z, caps, size, 1, weights);
+  else weigh_all(rows, keys, &b, z, caps, size, 0, weights);
 }
 
 static float square_of(int n, const float *x) {
@@ -154,19 +187,30 @@ INLINE int steps_of(float x, float steps, float largest) {
   return (int)lrintf(above < largest ? above : largest);
 }
 
-/* In the lower and the upper half of a word. */
-INLINE int32_t pair_of(float x, float y) {
-  return (steps_of(x, STEPS, LARGEST_COORDINATE) & 0xffff) |
-         (int32_t)((uint32_t)steps_of(y, STEPS, LARGEST_COORDINATE) << 16);
-}
-
 void OF_SET(proxy_coordinates)(int rows, int d, int c, float rest, const float *x, int32_t *out) {
-  const int pairs = c / 2, words = words_of(c);
-  for (int i = 0; i < rows; i++, x += d + 1, out += words) {
-    for (int k = 0; k < pairs; k++) out[k] = pair_of(x[2 * k], x[2 * k + 1]);
-    if (c % 2) out[pairs] = pair_of(x[c - 1], 0);
-    out[words - 2] = pair_of(rest * square_of(d - c, x + c), 0);
-    out[words - 1] = steps_of(x[d], STEPS_OF_LOGIT, LARGEST_CONSTANT);
+  const int words = words_of(c);
+  for (; rows > 0; rows -= PANEL, x += (long)PANEL * (d + 1), out += PANEL * (words + 2)) {
+    const int n = least(rows, PANEL);
+    float largest = 0;
+    for (int i = 0; i < n; i++)
+      for (int k = 0; k < c; k++) {
+        const float y = fabsf(x[(long)i * (d + 1) + k]);
+        largest = y > largest ? y : largest;
+      }
+    int level = 0;
+    float steps = STEPS;
+    for (; level < LEVELS - 1 && steps * largest > LARGEST_BYTE; level++) steps /= 2;
+    memset(out, 0, 4L * PANEL * (words + 2));
+    for (int i = 0; i < n; i++) {
+      const float *row = x + (long)i * (d + 1);
+      int8_t b[4 * MOST_WORDS] = {0};
+      for (int k = 0; k < c; k++) b[k] = (int8_t)steps_of(row[k], steps, LARGEST_BYTE);
+      const float left = rest * square_of(d - c, row + c);
+      b[c] = (int8_t)steps_of(left < LARGEST_REST ? left : LARGEST_REST, steps, LARGEST_BYTE);
+      for (int k = 0; k < words; k++) memcpy(out + PANEL * k + i, b + 4 * k, 4);
+      out[PANEL * words + i] = steps_of(row[d], STEPS_OF_LOGIT, LARGEST_CONSTANT);
+    }
+    for (int i = 0; i < PANEL; i++) out[PANEL * (words + 1) + i] = level;
   }
 }
 

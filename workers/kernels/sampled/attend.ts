@@ -8,7 +8,7 @@ import type { PartitionOfHead, Partitions, RowBlock } from '../attention/task.js
 import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
-import { wordsOf } from '../inner/operations/proxies.js';
+import { wordsOfRows } from '../inner/operations/proxies.js';
 import { Random } from '../random.js';
 import { type Coordinates, rowsOfHead } from './coordinates.js';
 import { KeyDraw, sizeOf } from './draw.js';
@@ -86,16 +86,17 @@ function coordinatesOf(
   c: number,
 ): HeadCoordinates {
   const { queryLength } = plan.problem.dims;
-  const { pitch, sizes } = coordinates;
-  const queries = rowsOfHead(coordinates.queries, place, queryLength, pitch, c);
-  const keys = rowsOfHead(coordinates.keys, place, plan.keys, pitch, c);
+  const { most, sizes } = coordinates;
+  const queries = rowsOfHead(coordinates.queries, place, queryLength, most, c);
+  const keys = rowsOfHead(coordinates.keys, place, plan.keys, most, c);
   const reached = wasm.elementAt(keys);
   const at = reached ?? wasm.alloc(keys.byteLength);
   if (reached === null && !warm) wasm.i32(at, keys.length).set(keys);
   const ofHead = slice(sizes, place, queryLength);
   return {
-    ...{ c, at, keys: () => keys },
-    queries: ({ first, n }) => queries.subarray(first * wordsOf(c), (first + n) * wordsOf(c)),
+    ...{ c, at },
+    queries: ({ first, n }) =>
+      queries.subarray(wordsOfRows(first, c), wordsOfRows(first, c) + wordsOfRows(n, c)),
     sizes: ({ first, n }) => ofHead.subarray(first, first + n),
   };
 }

@@ -5,19 +5,20 @@ import type { ExactPlan, Workspace } from '../attention/plan.js';
 import type { PartitionOfHead, RowBlock } from '../attention/task.js';
 import type { Wasm } from '../inner/instance.js';
 import { type Floats, pack, slice } from '../inner/operands.js';
-import { wordsOf } from '../inner/operations/proxies.js';
+import { wordsOfRows } from '../inner/operations/proxies.js';
 import type { Basis, HeadPlan } from './plan/plan.js';
 
-/** Rows of words, as `proxy_coordinates` makes them: the coordinates, the variance that the others leave out, the constant. */
+/** Rows in panels, as `proxy_coordinates` makes them: the coordinates, the variance that the others leave out, the constant. */
 export interface Coordinates {
-  /** (head, Lq, pitch) and (head, keys, pitch); of a head with c coordinates rows are wordsOf(c) of them. */
+  /** By head; of one with c coordinates the first wordsOfRows(rows, c) words are used. */
   readonly queries: Int32Array;
   readonly keys: Int32Array;
   /** (head group, keys): |v_j - mean v|, and a share of its root mean square. */
   readonly spread: Float32Array;
   /** (head, Lq): |G_i|^2 where it is known before O is, else 1. */
   readonly sizes: Float32Array;
-  readonly pitch: number;
+  /** Coordinates that a head has room for. */
+  readonly most: number;
 }
 
 export interface CoordinatesTask extends Task<void> {
@@ -36,14 +37,14 @@ export function makeCoordinates(
   memory: Lease,
 ): Coordinates {
   const { queryLength } = plan.problem.dims;
-  const pitch = Math.max(...heads.map(({ coordinates }) => wordsOf(coordinates)));
+  const most = Math.max(...heads.map(({ coordinates }) => coordinates));
   const headGroups = plan.perWave;
   return {
-    queries: memory.int32(headGroups * plan.group * queryLength * pitch),
-    keys: memory.int32(headGroups * plan.group * plan.keys * pitch),
+    queries: memory.int32(headGroups * plan.group * wordsOfRows(queryLength, most)),
+    keys: memory.int32(headGroups * plan.group * wordsOfRows(plan.keys, most)),
     spread: memory.float32(headGroups * plan.keys),
     sizes: memory.float32(headGroups * plan.group * queryLength),
-    pitch,
+    most,
   };
 }
 
@@ -52,10 +53,10 @@ export function rowsOfHead(
   rows: Int32Array,
   place: number,
   length: number,
-  pitch: number,
+  most: number,
   c: number,
 ) {
-  return slice(rows, place, length * pitch).subarray(0, length * wordsOf(c));
+  return slice(rows, place, wordsOfRows(length, most)).subarray(0, wordsOfRows(length, c));
 }
 
 export function runCoordinates(task: CoordinatesTask, wasm: Wasm, checkpoint: () => void): void {
@@ -73,18 +74,18 @@ export function runCoordinates(task: CoordinatesTask, wasm: Wasm, checkpoint: ()
   wasm.reset();
   squaresOfUpstream(wasm, plan, head, [{ first: 0, n: queryLength }], sizes);
   const Q = slice(workspace.Q, head.place, queryLength * d);
-  const queries = rowsOfHead(coordinates.queries, head.place, queryLength, coordinates.pitch, c);
+  const queries = rowsOfHead(coordinates.queries, head.place, queryLength, coordinates.most, c);
   const x = wasm.room(queries);
   mapQueries(wasm, basis, Q, d, [{ c, at: x }], checkpoint);
   wasm.keep(queries, x);
   const K = slice(workspace.K, headGroup, plan.keys * d);
-  const keys = rowsOfHead(coordinates.keys, head.place, plan.keys, coordinates.pitch, c);
+  const keys = rowsOfHead(coordinates.keys, head.place, plan.keys, coordinates.most, c);
   const z = wasm.room(keys);
   mapKeys(wasm, basis, K, d, [{ c, at: z }], checkpoint);
   wasm.keep(keys, z);
 }
 
-/** Where rows in so many coordinates lie, or are to lie, (n, wordsOf(c)). */
+/** Where rows in so many coordinates lie, or are to lie, in panels. */
 export interface Mapped {
   readonly c: number;
   readonly at: number;
@@ -114,7 +115,7 @@ export function mapKeys(
   map(wasm, K, d, keyMap, keyShift, to, checkpoint);
 }
 
-/** Rows that are in memory at once. */
+/** Rows that are in memory at once: whole panels. */
 const TOKENS = 256;
 
 /**
@@ -145,7 +146,7 @@ function map(
     wasm.fn.add_row(count, columns, offset, y);
     for (const { c, at } of to) {
       const rest = Math.sqrt(Math.LN2 / Math.max(1, d - c));
-      wasm.fn.proxy_coordinates(count, d, c, rest, y, at + 4 * first * wordsOf(c));
+      wasm.fn.proxy_coordinates(count, d, c, rest, y, at + 4 * wordsOfRows(first, c));
     }
   }
   wasm.release(mark);

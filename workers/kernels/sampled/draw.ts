@@ -47,13 +47,13 @@ export class KeyDraw {
     this.#probability = wasm.alloc(8 * room);
   }
 
-  /** p_j of far keys, mixed with their mean. @param squares p_j^2 / spread_j^2, one after the other. */
+  /** p_j of far keys, mixed with their mean. @param squares p_j^2 / spread_j^2 of all keys. */
   weigh(squares: number, far: readonly Range[]): Worths {
     let [total, count] = [0, 0];
     for (const range of far) {
       const [n, worth] = [sizeOf(range), this.#worth + 8 * count];
-      const spread = this.#spread + 4 * range.first;
-      total += this.#wasm.fn.key_worths(n, squares + 4 * count, spread, worth);
+      const [at, spread] = [squares, this.#spread].map((x) => x + 4 * range.first);
+      total += this.#wasm.fn.key_worths(n, at!, spread!, worth);
       count += n;
     }
     const even = (EVEN * total) / Math.max(1, count);

@@ -1,11 +1,12 @@
 /**
  * How much each far key is worth to a block of rows, told from its coordinates:
  *
- *     p_j^2 = |v_j - mean v|^2 sum over rows i of |G_i|^2 min(1, exp(2 s_ij + 2 V_ij - 2 lse_i))
+ *     p_j^2 = |v_j - mean v|^2 sum over groups of four rows of the largest |G_i|^2 min(1, exp(2 s_ij + 2 V_ij - 2 lse_i))
  *
- * with s_ij the logit in a few coordinates and V_ij the variance that the others add to it. lse_i is the logarithm of
+ * with s_ij the logit in a few coordinates and V_ij the variance that the others add to it: a quarter of the sum over all rows
+ * at least, whichever of them a key is worth something to. lse_i is the logarithm of
  * the row sum as the client knows it, or else that of the near keys' exact weights and some far keys' expected ones,
- * exp(s_ij + V_ij / 2): the first ones of a range, which may be sinks, and one in STRIDE of the others.
+ * exp(s_ij + V_ij / 2): the first ones of a range, which may be sinks, and one panel in STRIDE of the others.
  */
 import { keysOfRow, type Range } from '../../mask.js';
 import type { AttentionMemory } from '../attention/memory.js';
@@ -14,31 +15,29 @@ import { ROWS } from '../inner/block.js';
 import type { Wasm } from '../inner/instance.js';
 import { slice } from '../inner/operands.js';
 import { packedFloats } from '../inner/operations/products.js';
-import { STEPS_OF_LOGIT, wordsOf } from '../inner/operations/proxies.js';
+import {
+  GROUP,
+  LARGEST_CONSTANT,
+  PANEL,
+  placeIn,
+  STEPS_OF_LOGIT,
+  wordsOf,
+  wordsOfRows,
+} from '../inner/operations/proxies.js';
 import type { Mapped } from './coordinates.js';
 
-/** Rows of a panel. */
-const PANEL = 16;
 /** Near keys of a block at most that are multiplied at once. */
 const NEAR_AT_ONCE = 512;
-/** Of the far keys that row sums are estimated from. */
+/** Of the panels of far keys that row sums are estimated from. */
 const STRIDE = 8;
 const FIRST_KEYS = 16;
-/** Constant of a row, in steps: that of a key is added to it in 32 bits. */
-const LARGEST = 2 ** 29;
 
 /** A head in c coordinates: its keys, where operations find them, and what is asked for block by block. */
 export interface HeadCoordinates extends Mapped {
-  /** The keys once more, for whoever is not an operation: looked up when they are asked for, as memory may move. */
-  readonly keys: () => Int32Array;
-  /** Coordinates of a block's rows, and |G_i|^2. */
+  /** Coordinates of a block's rows, in panels, and |G_i|^2. */
   readonly queries: (rows: RowBlock) => Int32Array;
   readonly sizes: (rows: RowBlock) => Float32Array;
 }
-
-/** Of a word of row i, in panels of rows of so many words. */
-const placeIn = (words: number, word: number, i: number) =>
-  Math.floor(i / PANEL) * PANEL * words + word * PANEL + (i % PANEL);
 
 export class KeyProxy {
   readonly #task: Partitions;
@@ -46,15 +45,14 @@ export class KeyProxy {
   readonly #memory: AttentionMemory;
   readonly #head: HeadCoordinates;
   readonly #c: number;
-  /** Coordinates of all keys of the head, and of one in STRIDE where row sums are not known. */
+  /** Coordinates of all keys of the head. */
   readonly #z: number;
-  readonly #thinned: number;
   readonly #panels: number;
   readonly #sums: number;
-  readonly #sizes: number;
+  readonly #caps: number;
   readonly #q: number;
   readonly #near: number;
-  /** p_j^2 / |v_j - mean v|^2 of far keys. */
+  /** p_j^2 / |v_j - mean v|^2 by key, of panels with far ones. */
   readonly #weights: number;
 
   /** Allocates. */
@@ -62,59 +60,64 @@ export class KeyProxy {
     const { plan } = task;
     const { headDim: d } = plan.problem.dims;
     const { c, at } = head;
-    const words = wordsOf(c);
-    const some = plan.problem.known?.logSumExp ? 0 : Math.ceil(plan.keys / STRIDE);
     this.#task = task;
     this.#wasm = wasm;
     this.#memory = memory;
     this.#head = head;
     this.#c = c;
     this.#z = at;
-    this.#thinned = wasm.alloc(4 * some * words);
-    this.#panels = wasm.alloc(4 * ROWS * words);
+    this.#panels = wasm.alloc(4 * wordsOfRows(ROWS, c));
     this.#sums = wasm.allocFloats(ROWS);
-    this.#sizes = wasm.allocFloats(ROWS);
+    this.#caps = wasm.alloc((4 * ROWS) / GROUP);
     this.#q = wasm.allocFloats(packedFloats(d, ROWS));
     this.#near = wasm.allocFloats(NEAR_AT_ONCE * ROWS);
-    this.#weights = wasm.allocFloats(plan.keys);
-    if (memory.warm) return;
-    const thinned = wasm.i32(this.#thinned, some * words);
-    const keys = head.keys();
-    for (let k = 0; k < some; k++) thinned.set(slice(keys, k * STRIDE, words), k * words);
+    this.#weights = wasm.allocFloats(PANEL * Math.ceil(plan.keys / PANEL));
   }
 
-  /** Address of p_j^2 / |v_j - mean v|^2 of far keys one after the other. They stay until the next block. */
+  /** Address of p_j^2 / |v_j - mean v|^2 by key, of the far ones. They stay until the next block. */
   weigh(rows: RowBlock, near: Range, far: readonly Range[]): number {
     const wasm = this.#wasm;
-    const words = wordsOf(this.#c);
     const n = Math.ceil(rows.n / PANEL) * PANEL;
-    this.#load(rows, n);
-    const lse = this.#logSums(rows, near, far, n);
-    const panels = wasm.i32(this.#panels, n * words);
-    for (let i = 0; i < rows.n; i++) {
-      const at = placeIn(words, words - 1, i);
-      const constant = panels[at]! - STEPS_OF_LOGIT * lse[i]!;
-      panels[at] = Math.max(-LARGEST, Math.min(LARGEST, constant));
-    }
-    let weights = this.#weights;
+    wasm.i32(this.#panels, wordsOfRows(n, this.#c)).set(this.#head.queries(rows));
+    const largest = this.#weighRows(rows, this.#logSums(rows, near, far, n), n);
     for (const { first, last } of far) {
-      const z = this.#z + 4 * first * words;
-      wasm.fn.proxy_keys(n, last - first, this.#c, this.#panels, z, this.#sizes, weights);
-      weights += 4 * (last - first);
+      const [from, to] = [Math.floor(first / PANEL), Math.ceil(last / PANEL)];
+      wasm.fn.proxy_keys(
+        ...([n, PANEL * (to - from), this.#c, largest, this.#panels] as const),
+        this.#z + 4 * wordsOfRows(PANEL * from, this.#c),
+        ...([this.#caps, this.#weights + 4 * PANEL * from] as const),
+      );
     }
     return this.#weights;
   }
 
-  /** The rows' coordinates, packed, and their sizes; those that fill up the last panel have none. */
-  #load(block: RowBlock, n: number): void {
+  /**
+   * Adds to the constants of rows what makes their weights of logits, log2(|G_i| / max |G|) - lse_i, and caps those of groups.
+   *
+   * @returns max |G|^2.
+   */
+  #weighRows(rows: RowBlock, lse: Float64Array, n: number): number {
     const wasm = this.#wasm;
-    const words = wordsOf(this.#c);
-    const rows = this.#head.queries(block);
-    const panels = wasm.i32(this.#panels, n * words).fill(0);
-    for (let i = 0; i < block.n; i++) {
-      for (let k = 0; k < words; k++) panels[placeIn(words, k, i)] = rows[i * words + k]!;
+    const c = this.#c;
+    const sizes = this.#head.sizes(rows);
+    const largest = sizes.reduce((most, x) => Math.max(most, x), 0);
+    const panels = wasm.i32(this.#panels, wordsOfRows(n, c));
+    const caps = wasm.i32(this.#caps, n / GROUP).fill(-LARGEST_CONSTANT);
+    const held = (x: number) => Math.max(-LARGEST_CONSTANT, Math.min(LARGEST_CONSTANT, x));
+    for (let i = 0; i < n; i++) {
+      const at = placeIn(c, i, wordsOf(c) - 2);
+      // Rows without a gradient, and those that fill up the last panel, weigh nothing.
+      const size = i < rows.n ? sizes[i]! : 0;
+      if (!(size > 0)) {
+        panels[at] = -LARGEST_CONSTANT;
+        continue;
+      }
+      const above = 0.5 * STEPS_OF_LOGIT * Math.log2(size / largest);
+      const group = Math.floor(i / GROUP);
+      caps[group] = Math.max(caps[group]!, held(above));
+      panels[at] = held(panels[at]! + above - STEPS_OF_LOGIT * lse[i]!);
     }
-    wasm.f32(this.#sizes, n).fill(0).set(this.#head.sizes(block));
+    return largest;
   }
 
   /** log2 of the sum of e^S of each row. */
@@ -132,20 +135,22 @@ export class KeyProxy {
     const sums = this.#nearSums(rows, near);
     for (const range of far) {
       const start = Math.min(range.last, range.first + FIRST_KEYS);
-      this.#addRows(n, this.#z, range.first, start, 1, sums);
-      const [from, to] = [start, range.last].map((key) => Math.ceil(key / STRIDE));
-      const each = to! > from! ? (range.last - start) / (to! - from!) : 0;
-      this.#addRows(n, this.#thinned, from!, to!, each, sums);
+      this.#addRows(n, { first: range.first, last: start }, 1, sums);
+      this.#addRows(n, { first: start, last: range.last }, STRIDE, sums);
     }
     return sums.map(Math.log2);
   }
 
-  /** sums += `each` times the weights that some keys, rows [from, to) of z, are expected to have. */
-  #addRows(n: number, z: number, from: number, to: number, each: number, sums: Float64Array): void {
+  /** sums += the weights that far keys are expected to have, told by one panel in `step`. */
+  #addRows(n: number, { first, last }: Range, step: number, sums: Float64Array): void {
     const wasm = this.#wasm;
     const found = wasm.f32(this.#sums, n).fill(0);
-    const at = z + 4 * from * wordsOf(this.#c);
-    wasm.fn.proxy_rows(n, to - from, this.#c, this.#panels, at, this.#sums);
+    wasm.fn.proxy_rows(n, first, last, step, this.#c, this.#panels, this.#z, this.#sums);
+    let seen = 0;
+    for (let panel = first - (first % PANEL); panel < last; panel += PANEL * step) {
+      seen += Math.min(last, panel + PANEL) - Math.max(first, panel);
+    }
+    const each = seen > 0 ? (last - first) / seen : 0;
     for (let i = 0; i < sums.length; i++) sums[i]! += each * found[i]!;
   }
 

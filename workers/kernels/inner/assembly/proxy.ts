@@ -1,39 +1,97 @@
 /**
  * The proxies of the sampled kernel: logits of a block of rows with many keys in a few coordinates, and their
- * powers of two. Rows lie in panels of 16, four vectors of which meet a key at once. Then the draw of keys by what they
+ * powers of two. Keys lie in panels of 16, a vector of which meets four rows at once. Then the draw of keys by what they
  * are worth, and what each adds to the gradients.
  */
-import { madd } from './tile';
 
 /**
- * Coordinates are whole numbers of 16 bits, two in a word: 64 steps to one, so that 4096 steps of their products are one
- * power of two.
+ * Coordinates are whole numbers of 8 bits, four in a word: at level 0 of a panel 16 steps to one, so that 256 steps of
+ * their products are one power of two, and half as many at each level above.
  */
-const STEPS: f32 = 64;
-const LARGEST_COORDINATE: f32 = 32767;
-const STEPS_OF_LOGIT: f32 = 4096;
-/** Two of them fit a word. */
-const LARGEST_CONSTANT: f32 = 536870912;
-/** 3 log2(e): the largest variance of what the coordinates leave out. */
-const LARGEST_VARIANCE: i32 = 17728;
+const STEPS: f32 = 16;
+const LARGEST_BYTE: f32 = 127;
+const LEVELS: i32 = 7;
+const STEPS_OF_LOGIT: f32 = 256;
+const LARGEST_CONSTANT: f32 = 33554432;
+/** Two of them make 3 log2(e): the largest variance of what the coordinates leave out. */
+const LARGEST_REST: f32 = 2.08;
 
 /**
  * 2^x by the bits of a float: the exponent is x, and the mantissa a straight line between powers, at most 3 % off on
  * either side (N. N. Schraudolph 1999). The weights of a draw need no more. In steps of a logit: the exponent of 1, and
  * how much the line lies above the power on average.
  */
-const ONE: i32 = 127 << 12;
-const ABOVE: i32 = 176;
-const LARGEST_SUM: i32 = ONE + (100 << 12);
+const ONE: i32 = 127 << 8;
+const ABOVE: i32 = 12;
+const LARGEST_SUM: i32 = ONE + (100 << 8);
 
-/** The logits of one panel and one key. */
+/** Rows of a block and of a panel, words of bytes of a row; in bytes. */
+const BLOCK: usize = 64 << 2;
+const PANEL: usize = 16 << 2;
+const MOST_WORDS: usize = 17;
+
+/** The rows of a block: the even and the odd bytes as pairs of 16 bits (word, row), their constants and their levels. */
+const EVEN: usize = memory.data(<i32>(BLOCK * MOST_WORDS), 16);
+const ODD: usize = memory.data(<i32>(BLOCK * MOST_WORDS), 16);
+const START: usize = memory.data(<i32>BLOCK, 16);
+const LEVEL: usize = memory.data(<i32>BLOCK, 16);
+/** The logits of four rows and four keys. */
 const LOGITS: usize = memory.data(64, 16);
 
-/** Bytes of a row in c coordinates. */
+/** Words of a row that hold bytes: those of its coordinates and one of what they leave out. Its constant and its level follow. */
 // @ts-ignore: decorator
 @inline
-function bytesOf(c: i32): usize {
-  return <usize>((c + 1) / 2 + 2) << 2;
+function wordsOf(c: i32): usize {
+  return <usize>((c + 4) / 4);
+}
+
+// @ts-ignore: decorator
+@inline
+function pair(lower: i32, upper: i32): i32 {
+  return (lower & 0xffff) | (upper << 16);
+}
+
+/** @param halves how often what the coordinates leave out is halved. */
+function layOut(rows: i32, c: i32, x: usize, halves: i32): void {
+  const words = wordsOf(c);
+  for (let i: usize = 0; i < <usize>rows; i++) {
+    const row = x + (i >> 4) * PANEL * (words + 2) + ((i & 15) << 2);
+    for (let k: usize = 0; k < words; k++) {
+      const at = row + PANEL * k;
+      let b0 = <i32>load<i8>(at), b1 = <i32>load<i8>(at, 1), b2 = <i32>load<i8>(at, 2), b3 = <i32>load<i8>(at, 3);
+      if (k == <usize>(c / 4)) {
+        if (c % 4 == 0) b0 >>= halves;
+        else if (c % 4 == 1) b1 >>= halves;
+        else if (c % 4 == 2) b2 >>= halves;
+        else b3 >>= halves;
+      }
+      store<i32>(EVEN + k * BLOCK + (i << 2), pair(b0, b2));
+      store<i32>(ODD + k * BLOCK + (i << 2), pair(b1, b3));
+    }
+    store<i32>(START + (i << 2), load<i32>(row + PANEL * words));
+    store<i32>(LEVEL + (i << 2), load<i32>(row + PANEL * (words + 1)));
+  }
+}
+
+/** LOGITS (row, key) of four rows of the block, from `row` on, and the four keys of a panel at z, without the constants of these. */
+function logits(words: usize, z: usize, row: usize): void {
+  const level = load<i32>(LEVEL + row) + load<i32>(z + PANEL * (words + 1));
+  let s0 = i32x4.splat(load<i32>(START + row) >> level);
+  let s1 = i32x4.splat(load<i32>(START + row, 4) >> level);
+  let s2 = i32x4.splat(load<i32>(START + row, 8) >> level);
+  let s3 = i32x4.splat(load<i32>(START + row, 12) >> level);
+  for (let k: usize = 0, even = EVEN + row, odd = ODD + row; k < words; k++, even += BLOCK, odd += BLOCK) {
+    const bytes = v128.load(z + PANEL * k);
+    const y = i16x8.shr_s(i16x8.shl(bytes, 8), 8), w = i16x8.shr_s(bytes, 8);
+    s0 = i32x4.add(s0, i32x4.add(i32x4.dot_i16x8_s(v128.load32_splat(even), y), i32x4.dot_i16x8_s(v128.load32_splat(odd), w)));
+    s1 = i32x4.add(s1, i32x4.add(i32x4.dot_i16x8_s(v128.load32_splat(even, 4), y), i32x4.dot_i16x8_s(v128.load32_splat(odd, 4), w)));
+    s2 = i32x4.add(s2, i32x4.add(i32x4.dot_i16x8_s(v128.load32_splat(even, 8), y), i32x4.dot_i16x8_s(v128.load32_splat(odd, 8), w)));
+    s3 = i32x4.add(s3, i32x4.add(i32x4.dot_i16x8_s(v128.load32_splat(even, 12), y), i32x4.dot_i16x8_s(v128.load32_splat(odd, 12), w)));
+  }
+  v128.store(LOGITS, i32x4.shl(s0, level));
+  v128.store(LOGITS, i32x4.shl(s1, level), 16);
+  v128.store(LOGITS, i32x4.shl(s2, level), 32);
+  v128.store(LOGITS, i32x4.shl(s3, level), 48);
 }
 
 /** The float with the exponent x, `largest` at most. */
@@ -44,69 +102,50 @@ function power(x: v128, largest: i32, shift: i32): v128 {
   return i32x4.shl(held, shift);
 }
 
-/** LOGITS = s + v / 2^halves + bias for the 16 rows of the panel x and the key z. */
-function logits(width: usize, x: usize, z: usize, bias: i32, halves: i32): void {
-  const row = x + ((width - 8) << 4), key = z + width - 8;
-  let s0 = start(row, key, bias, halves), s1 = start(row + 16, key, bias, halves);
-  let s2 = start(row + 32, key, bias, halves), s3 = start(row + 48, key, bias, halves);
-  for (; x < row; x += 64, z += 4) {
-    const y = v128.load32_splat(z);
-    s0 = i32x4.add(s0, i32x4.dot_i16x8_s(v128.load(x), y));
-    s1 = i32x4.add(s1, i32x4.dot_i16x8_s(v128.load(x, 16), y));
-    s2 = i32x4.add(s2, i32x4.dot_i16x8_s(v128.load(x, 32), y));
-    s3 = i32x4.add(s3, i32x4.dot_i16x8_s(v128.load(x, 48), y));
-  }
-  v128.store(LOGITS, s0);
-  v128.store(LOGITS, s1, 16);
-  v128.store(LOGITS, s2, 32);
-  v128.store(LOGITS, s3, 48);
-}
-
-// @ts-ignore: decorator
-@inline
-function start(row: usize, key: usize, bias: i32, halves: i32): v128 {
-  const product = i32x4.dot_i16x8_s(v128.load(row), v128.load32_splat(key));
-  const variance = i32x4.shr_s(i32x4.min_s(product, i32x4.splat(LARGEST_VARIANCE)), halves);
-  const constant = i32x4.add(v128.load(row, 64), i32x4.splat(load<i32>(key, 4) + bias));
-  return i32x4.add(variance, constant);
-}
-
 /** sums_i += sum_j 2^(s_ij + v_ij / 2) */
-export function proxy_rows(rows: i32, keys: i32, c: i32, x: usize, z: usize, sums: usize): void {
-  const width = bytesOf(c);
-  for (; rows > 0; rows -= 16, x += width << 4, sums += 64) {
-    for (let j = 0, key = z; j < keys; j++, key += width) {
-      logits(width, x, key, ONE - ABOVE, 1);
-      for (let i: usize = 0; i < 64; i += 16) {
-        const t = power(v128.load(LOGITS + i), LARGEST_SUM, 11);
-        v128.store(sums + i, f32x4.add(v128.load(sums + i), t));
+export function proxy_rows(rows: i32, first: i32, last: i32, step: i32, c: i32, x: usize, z: usize, sums: usize): void {
+  const words = wordsOf(c);
+  layOut(rows, c, x, 1);
+  for (let row: usize = 0; row < <usize>rows << 2; row += 16) {
+    for (let panel = first & ~15; panel < last; panel += 16 * step) {
+      for (let key = panel; key < panel + 16; key += 4) {
+        const at = z + (<usize>panel >> 4) * PANEL * (words + 2) + (<usize>(key & 15) << 2);
+        const offset = i32x4.add(v128.load(at + PANEL * words), i32x4.splat(ONE - ABOVE));
+        logits(words, at, row);
+        for (let i: usize = 0; i < 16; i += 4) {
+          const t = power(i32x4.add(v128.load(LOGITS + (i << 2)), offset), LARGEST_SUM, 15);
+          let sum = load<f32>(sums + row + i);
+          if (key >= first && key < last) sum += f32x4.extract_lane(t, 0);
+          if (key + 1 >= first && key + 1 < last) sum += f32x4.extract_lane(t, 1);
+          if (key + 2 >= first && key + 2 < last) sum += f32x4.extract_lane(t, 2);
+          if (key + 3 >= first && key + 3 < last) sum += f32x4.extract_lane(t, 3);
+          store<f32>(sums + row + i, sum);
+        }
       }
     }
   }
 }
 
-/** weights_j = sum_i sizes_i min(1, 2^(2 (s_ij + v_ij))): powers of twice the exponent */
+/** weights_j = size sum_g 2^(2 min(cap_g, the largest s_ij + v_ij of the four rows of g)): powers of twice the exponent */
 export function proxy_keys(
-  rows: i32,
-  keys: i32,
-  c: i32,
-  x: usize,
-  z: usize,
-  sizes: usize,
-  weights: usize,
+  rows: i32, keys: i32, c: i32, size: f32, x: usize, z: usize, caps: usize, weights: usize,
 ): void {
-  const width = bytesOf(c);
-  for (let j = 0; j < keys; j++, z += width, weights += 4) {
-    let t = f32x4.splat(0);
-    for (let i = 0, panel = x, size = sizes; i < rows; i += 16, panel += width << 4, size += 64) {
-      logits(width, panel, z, (ONE - ABOVE) / 2, 0);
-      for (let k: usize = 0; k < 64; k += 16) {
-        t = madd(v128.load(size + k), power(v128.load(LOGITS + k), ONE / 2, 12), t);
-      }
+  const words = wordsOf(c);
+  layOut(rows, c, x, 0);
+  for (let key: usize = 0; key < <usize>keys << 2; key += 16) {
+    const at = z + key / PANEL * PANEL * (words + 2) + key % PANEL;
+    const offset = i32x4.add(v128.load(at + PANEL * words), i32x4.splat((ONE - ABOVE) / 2));
+    let total = f32x4.splat(0);
+    for (let row: usize = 0; row < <usize>rows << 2; row += 16) {
+      logits(words, at, row);
+      const most = i32x4.max_s(
+        i32x4.max_s(v128.load(LOGITS), v128.load(LOGITS, 16)),
+        i32x4.max_s(v128.load(LOGITS, 32), v128.load(LOGITS, 48)),
+      );
+      const cap = load<i32>(caps + (row >> 2)) + ONE / 2;
+      total = f32x4.add(total, power(i32x4.add(most, offset), cap, 16));
     }
-    t = f32x4.add(t, v128.shuffle<f32>(t, t, 2, 3, 0, 1));
-    t = f32x4.add(t, v128.shuffle<f32>(t, t, 1, 0, 3, 2));
-    store<f32>(weights, f32x4.extract_lane(t, 0));
+    v128.store(weights + key, f32x4.mul(f32x4.splat(size), total));
   }
 }
 
@@ -124,27 +163,37 @@ function stepsOf(x: f32, steps: f32, largest: f32): i32 {
   return <i32>nearest<f32>(above < largest ? above : largest);
 }
 
-/** Two coordinates in one word: lower and upper half. */
-function pairOf(x: f32, y: f32): i32 {
-  const lower = stepsOf(x, STEPS, LARGEST_COORDINATE) & 0xffff;
-  return lower | (stepsOf(y, STEPS, LARGEST_COORDINATE) << 16);
+/** out, in panels of 16 rows (word, row): bytes of the first c columns of x (rows, d + 1) and of `rest` |the others|^2, the last one, the level */
+export function proxy_coordinates(rows: i32, d: i32, c: i32, rest: f32, x: usize, out: usize): void {
+  const words = wordsOf(c), wide = <usize>(d + 1) << 2, coordinates = <usize>c << 2;
+  for (; rows > 0; rows -= 16, x += wide << 4, out += PANEL * (words + 2)) {
+    const n = <usize>min(rows, 16);
+    let largest: f32 = 0;
+    for (let i: usize = 0; i < n; i++) {
+      for (let k: usize = 0; k < coordinates; k += 4) largest = max(largest, abs(load<f32>(x + i * wide + k)));
+    }
+    let level = 0;
+    let steps = STEPS;
+    for (; level < LEVELS - 1 && steps * largest > LARGEST_BYTE; level++) steps /= 2;
+    memory.fill(out, 0, PANEL * (words + 2));
+    for (let i: usize = 0; i < n; i++) {
+      const row = x + i * wide;
+      for (let k: usize = 0; k < <usize>c; k++) {
+        store<i8>(placeOf(out, i, k), stepsOf(load<f32>(row + (k << 2)), steps, LARGEST_BYTE));
+      }
+      const left = min(rest * squareOf(d - c, row + coordinates), LARGEST_REST);
+      store<i8>(placeOf(out, i, <usize>c), stepsOf(left, steps, LARGEST_BYTE));
+      store<i32>(out + PANEL * words + (i << 2), stepsOf(load<f32>(row + (<usize>d << 2)), STEPS_OF_LOGIT, LARGEST_CONSTANT));
+    }
+    for (let i: usize = 0; i < PANEL; i += 4) store<i32>(out + PANEL * (words + 1) + i, level);
+  }
 }
 
-/** out (rows, ceil(c / 2) + 2): pairs of the first c columns of x (rows, d + 1), (`rest` |the others|^2, 0), the last one */
-export function proxy_coordinates(rows: i32, d: i32, c: i32, rest: f32, x: usize, out: usize): void {
-  const narrow = <usize>c << 2, wide = <usize>d << 2;
-  for (let i = 0; i < rows; i++, x += wide + 4, out += bytesOf(c)) {
-    let to = out, from = x;
-    for (let k = 0; k < c / 2; k++, to += 4, from += 8) {
-      store<i32>(to, pairOf(load<f32>(from), load<f32>(from, 4)));
-    }
-    if (c & 1) {
-      store<i32>(to, pairOf(load<f32>(from), 0));
-      to += 4;
-    }
-    store<i32>(to, pairOf(rest * squareOf(d - c, x + narrow), 0));
-    store<i32>(to, stepsOf(load<f32>(x + wide), STEPS_OF_LOGIT, LARGEST_CONSTANT), 4);
-  }
+/** Where byte k of row i of a panel lies. */
+// @ts-ignore: decorator
+@inline
+function placeOf(panel: usize, i: usize, k: usize): usize {
+  return panel + (k >> 2) * PANEL + (i << 2) + (k & 3);
 }
 
 /** worth_j = spread_j sqrt(squares_j), in float64; returns their sum */

@@ -1,6 +1,5 @@
 /** The operations of the sampled kernel: what keys are worth to a block of rows, the draw, and what each adds. */
 import {
-  type ArrayArgument,
   type Draw,
   f32,
   f64,
@@ -13,53 +12,48 @@ import {
   write,
 } from './operation.js';
 
-/** Rows of a panel. */
-const PANEL = 16;
+/** Rows or keys of a panel, and of a block, which meets keys at once. */
+export const PANEL = 16;
+const BLOCK = 64;
+/** Rows whose largest logit with a key stands for them. */
+export const GROUP = 4;
 
-/** Steps of one, of a coordinate; and of a power of two, of a logit. */
-const STEPS = 64;
-export const STEPS_OF_LOGIT = STEPS ** 2;
-/** Words of a row in c coordinates: pairs of them, one of what the others leave out, its constant. */
-export const wordsOf = (c: number): number => Math.ceil(c / 2) + 2;
+/** Steps of a power of two, of a logit; and of 1, of a coordinate at level 0. */
+export const STEPS_OF_LOGIT = 256;
+/** Constants are no larger: two of them and a product fit a word. */
+export const LARGEST_CONSTANT = 2 ** 25;
 
-const ofRow = (length: (s: Sizes) => number) => (s: Sizes) => wordsOf(s.c!) * length(s);
+/** Words of a row in c coordinates that hold bytes: four coordinates each, and what the coordinates leave out. */
+const bytesOf = (c: number): number => Math.ceil((c + 1) / 4);
+/** Of all its words, its constant and the level of its panel are the last two. */
+export const wordsOf = (c: number): number => bytesOf(c) + 2;
+/** Words of so many rows, in whole panels. */
+export const wordsOfRows = (rows: number, c: number): number =>
+  PANEL * Math.ceil(rows / PANEL) * wordsOf(c);
+/** Where a word of a row lies in panels (word, row). */
+export const placeIn = (c: number, row: number, word: number): number =>
+  (Math.floor(row / PANEL) * wordsOf(c) + word) * PANEL + (row % PANEL);
 
-/** The last two words of a row: the variance that the others leave out, which is not negative, and a constant. */
-const coordinate =
-  (wordAt: (index: number, words: number) => number) =>
-  (draw: Draw, s: Sizes, index: number): number => {
-    const words = wordsOf(s.c!);
-    const word = wordAt(index, words);
-    const whole = (least: number, most: number) => draw.integer(STEPS * least, STEPS * most);
-    if (word === words - 1) return STEPS * whole(-0.5, 0.5);
-    if (word === words - 2) return whole(0, 3);
-    // With an odd number of coordinates the last has half a word.
-    const upper = 2 * word + 1 < s.c! ? whole(-0.5, 0.5) : 0;
-    return (whole(-0.5, 0.5) & 0xffff) | (upper << 16);
-  };
+/** A word of rows in panels: of what the coordinates leave out, which is not negative, little. */
+const coordinate = (draw: Draw, { c }: Sizes, index: number): number => {
+  const word = Math.floor(index / PANEL) % wordsOf(c!);
+  if (word === bytesOf(c!)) return draw.integer(-128, 128);
+  // The level of a panel is that of its place.
+  if (word > bytesOf(c!)) return Math.floor(index / PANEL / wordsOf(c!)) % 3;
+  const bytes = Array.from({ length: 4 }, (_, k) => {
+    if (4 * word + k > c!) return 0;
+    return 4 * word + k === c ? draw.integer(0, 9) : draw.integer(-9, 9);
+  });
+  return bytes.reduceRight((sum, byte) => (sum << 8) | (byte & 0xff), 0);
+};
 
-const proxy = (...results: readonly ArrayArgument[]) =>
-  operation(
-    [
-      ...([size('rows'), size('keys'), size('c')] as const),
-      read(
-        'i32',
-        'x',
-        ofRow(({ rows }) => rows!),
-        coordinate((index, words) => Math.floor(index / PANEL) % words),
-      ),
-      read(
-        'i32',
-        'z',
-        ofRow(({ keys }) => keys!),
-        coordinate((index, words) => index % words),
-      ),
-      ...results,
-    ],
-    (draw) => ({
-      ...{ rows: PANEL * draw.integer(1, 4), keys: draw.integer(1, 40), c: draw.integer(1, 66) },
-    }),
-  );
+const panels = (name: string, rows: (s: Sizes) => number) =>
+  read('i32', name, (s) => wordsOfRows(rows(s), s.c!), coordinate);
+
+const blockOf = (draw: Draw) => ({
+  rows: PANEL * draw.integer(1, BLOCK / PANEL),
+  c: draw.integer(1, 66),
+});
 
 const positive = (draw: Draw) => draw.uniform(0, 3);
 const ofN = ({ n }: Sizes) => n!;
@@ -73,35 +67,66 @@ export const SIZES = 280;
 
 export const PROXIES = {
   /**
-   * sums_i += sum_j 2^(s_ij + v_ij / 2) for rows i of x and rows j of z, as `proxy_coordinates` makes them: s_ij is x_i . z_j
-   * in c coordinates and the constants of both, v_ij the product of what both leave out, 3 log2(e) at most.
-   * x in panels of 16 rows (word, row), z (keys, words); exponents are 100 at most. Mantissas of powers are a straight line
-   * between those of whole numbers: 3 % off on either side. Sums of logits that do not fit a word come out as anything
+   * sums_i += sum_j 2^(s_ij + v_ij / 2) for rows i of a block x and the rows [first, last) of z in every `step`-th panel from that of
+   * the first on, both as `proxy_coordinates` makes them: s_ij is x_i . z_j in c coordinates and the constants of both, v_ij the product
+   * of what both leave out. Exponents are 100 at most. Mantissas of powers are a straight line between those of whole
+   * numbers: 3 % off on either side. Sums of logits that do not fit a word come out as anything
    */
-  proxy_rows: proxy(update('f32', 'sums', ({ rows }) => rows!)),
-  /** weights_j = sum_i sizes_i min(1, 2^(2 (s_ij + v_ij))) of the same */
-  proxy_keys: proxy(
-    read('f32', 'sizes', ({ rows }) => rows!, positive),
-    write('f32', 'weights', ({ keys }) => keys!),
+  proxy_rows: operation(
+    [
+      ...([size('rows'), size('first'), size('last'), size('step'), size('c')] as const),
+      panels('x', ({ rows }) => rows!),
+      panels('z', ({ last }) => last!),
+      update('f32', 'sums', ({ rows }) => rows!),
+    ],
+    (draw) => {
+      const first = draw.integer(0, 40);
+      const last = first + draw.integer(0, 60);
+      return { ...blockOf(draw), first, last, step: draw.integer(1, 3) };
+    },
   ),
   /**
-   * Rows of words, (rows, ceil(c / 2) + 2), of x (rows, d + 1): its first c columns in pairs, 16 bits each, the lower first;
-   * `rest` times the squares of the others; its last column. In steps of 1/64, the last one of 1/4096, as far as they fit
+   * weights_j = size sum_g 2^(2 min(cap_g, max_i s_ij + v_ij)) of the same, over groups g of four rows i of x and for the rows j of z;
+   * caps are in steps of 1/256
+   */
+  proxy_keys: operation(
+    [
+      ...([size('rows'), size('keys'), size('c'), f32('size')] as const),
+      panels('x', ({ rows }) => rows!),
+      panels('z', ({ keys }) => keys!),
+      read(
+        'i32',
+        'caps',
+        ({ rows }) => rows! / GROUP,
+        (draw) => draw.integer(-500, 0),
+      ),
+      write('f32', 'weights', ({ keys }) => keys!),
+    ],
+    (draw) => ({ ...blockOf(draw), keys: PANEL * draw.integer(1, 5), size: draw.integer(1, 3) }),
+  ),
+  /**
+   * Rows in panels of 16, (word, row), of x (rows, d + 1): bytes of its first c columns and of `rest` times the squares of the
+   * others, 2.08 at most, four in a word; its last column in steps of 1/256; the level of the panel, the least of 0 to 6 at which the first columns
+   * fit bytes in steps of 2^level / 16
    */
   proxy_coordinates: operation(
     [
       ...([size('rows'), size('d'), size('c'), f32('rest')] as const),
-      read('f32', 'x', ({ rows, d }) => rows! * (d! + 1)),
-      write(
-        'i32',
-        'out',
-        ofRow(({ rows }) => rows!),
+      read(
+        'f32',
+        'x',
+        ({ rows, d }) => rows! * (d! + 1),
+        // Panels have levels of their own, and no number is in the middle between two steps.
+        (draw, { d }, index) => {
+          const panel = Math.floor(index / ((d! + 1) * PANEL));
+          return ((draw.integer(-120, 120) + 0.3) / 16) * 2 ** (panel % 3);
+        },
       ),
+      write('i32', 'out', ({ rows, c }) => wordsOfRows(rows!, c!)),
     ],
     (draw) => {
-      // A step more or less of the rest is little beside the upper half of a word.
-      const d = draw.integer(2, 70);
-      return { rows: draw.integer(1, 9), d, c: draw.integer(2, d) };
+      const d = draw.integer(2, 66);
+      return { rows: draw.integer(1, 40), d, c: draw.integer(2, d), rest: 0.01 };
     },
   ),
   /** worth_j = spread_j sqrt(squares_j), in float64; returns their sum */

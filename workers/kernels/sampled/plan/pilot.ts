@@ -9,7 +9,7 @@ import { spreadRows } from '../../estimate/rows.js';
 import { ROWS } from '../../inner/block.js';
 import type { Wasm } from '../../inner/instance.js';
 import { slice } from '../../inner/operands.js';
-import { wordsOf } from '../../inner/operations/proxies.js';
+import { wordsOfRows } from '../../inner/operations/proxies.js';
 import { splitKeys } from '../attend.js';
 import { mapKeys, mapQueries, spreadOf, squaresOfUpstream } from '../coordinates.js';
 import { KeyDraw, sizeOf } from '../draw.js';
@@ -114,12 +114,12 @@ function mapped(
   squaresOfUpstream(wasm, plan, head, looks, sizes);
   const tried = coordinatesFor(d).map((c) => {
     const [queries, keys] = [looks.length * ROWS, plan.keys].map((rows) =>
-      wasm.alloc(4 * rows * wordsOf(c)),
+      wasm.alloc(4 * wordsOfRows(rows, c)),
     ) as [number, number];
-    const addressOf = (rows: RowBlock) => queries + 4 * looks.indexOf(rows) * ROWS * wordsOf(c);
+    const addressOf = (rows: RowBlock) => queries + 4 * looks.indexOf(rows) * wordsOfRows(ROWS, c);
     const coordinates: HeadCoordinates = {
-      ...{ c, at: keys, keys: () => wasm.i32(keys, plan.keys * wordsOf(c)) },
-      queries: (rows) => wasm.i32(addressOf(rows), rows.n * wordsOf(c)),
+      ...{ c, at: keys },
+      queries: (rows) => wasm.i32(addressOf(rows), wordsOfRows(rows.n, c)),
       sizes: ({ first, n }) => sizes.subarray(first, first + n),
     };
     return { c, sums: makeKeySums(), addressOf, coordinates };
