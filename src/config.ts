@@ -43,6 +43,11 @@ export function maxInflightBytes(config: Config): number {
   return config.LORAGRAD_MAX_INFLIGHT_BYTES || Math.floor(usableMemory() / 16);
 }
 
+/** Memory that each of the two threads which hand it out keeps for the next work, until it rests: half of what may be in flight. */
+export function keptBytes(config: Config): number {
+  return Math.floor(maxInflightBytes(config) / 2);
+}
+
 /** Memory for what is computed at the same time. */
 export function computeBytes(config: Config): number {
   return config.LORAGRAD_COMPUTE_BYTES || Math.floor((usableMemory() * 3) / 8);
@@ -58,6 +63,7 @@ export function poolOptions(config: Config) {
     kernels: config.LORAGRAD_KERNELS,
     hungMs: config.LORAGRAD_HUNG_MS,
     heapMiB: Math.min(4096, Math.max(256, heapMiB)),
+    keptBytes: keptBytes(config),
   };
 }
 

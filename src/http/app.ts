@@ -2,8 +2,10 @@
 import type { Server as HttpsServer } from 'node:https';
 import cors, { type FastifyCorsOptions } from '@fastify/cors';
 import Fastify, { type FastifyInstance, LogController } from 'fastify';
+import { keepBytes } from '../../workers/tensor/shared-memory.js';
 import {
   computeBytes,
+  keptBytes,
   maxBodyBytes,
   maxInflightBytes,
   paceOf,
@@ -121,6 +123,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   await app.register(progress);
   await app.register(metrics, { engine });
   await app.register(heads);
+  keepBytes(keptBytes(config));
   await app.register(bodies, {
     maxBodyBytes: maxBodyBytes(config),
     maxJsonBytes: config.LORAGRAD_MAX_JSON_BYTES,

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { giveBack } from '../../workers/tasks/rest.js';
-import { copyBytes, Lease } from '../../workers/tensor/shared-memory.js';
+import { copyBytes, keepBytes, Lease } from '../../workers/tensor/shared-memory.js';
 
 const LENGTH = 50_000;
 
@@ -32,12 +32,17 @@ test('a block does not serve much less than it holds, and a lease ends once', ()
 
 test('what is kept is bounded: the oldest blocks go', () => {
   const sizes = Array.from({ length: 5 }, (_, k) => 40_000_000 + k);
-  const lease = new Lease();
-  const buffers = sizes.map((size) => lease.bytes(size).buffer);
-  lease.end();
-  const next = new Lease();
-  const again = sizes.map((size) => buffers.indexOf(next.bytes(size).buffer));
-  assert.deepEqual(again.filter((index) => index >= 0).sort(), [2, 3, 4]);
+  const keptOf = (bytes: number) => {
+    keepBytes(bytes);
+    const lease = new Lease();
+    const buffers = sizes.map((size) => lease.bytes(size).buffer);
+    lease.end();
+    const next = new Lease();
+    const again = sizes.map((size) => buffers.indexOf(next.bytes(size).buffer));
+    return again.filter((index) => index >= 0).sort();
+  };
+  assert.deepEqual(keptOf(180_000_000), [1, 2, 3, 4]);
+  assert.deepEqual(keptOf(0), [2, 3, 4]);
 });
 
 test('bytes are copied at any alignment, and nothing beside them is touched', () => {

@@ -9,7 +9,13 @@
 const SMALLEST = 2 ** 18;
 const CACHE_LINE = 64;
 /** Bytes that are kept; the blocks given back longest ago make room. */
-const KEPT_BYTES = 2 ** 27;
+const LEAST_KEPT_BYTES = 2 ** 27;
+let keptBytes = LEAST_KEPT_BYTES;
+
+/** This thread keeps so many bytes from now on, or the least that every thread keeps. */
+export function keepBytes(bytes: number): void {
+  keptBytes = Math.max(LEAST_KEPT_BYTES, bytes);
+}
 
 /** Those of this thread, in the order in which they were given back. */
 let kept: SharedArrayBuffer[] = [];
@@ -28,7 +34,7 @@ function take(bytes: number): SharedArrayBuffer {
 function give(blocks: readonly SharedArrayBuffer[]): void {
   kept.push(...blocks);
   let bytes = kept.reduce((sum, { byteLength }) => sum + byteLength, 0);
-  while (bytes > KEPT_BYTES) bytes -= kept.shift()?.byteLength as number;
+  while (bytes > keptBytes) bytes -= kept.shift()?.byteLength as number;
 }
 
 /**

@@ -10,6 +10,7 @@ import {
   type Contradiction,
   hasAttentionStates,
 } from '../../problem.js';
+import { Lease } from '../../tensor/shared-memory.js';
 import { type ExactPlan, makePlan } from '../attention/plan.js';
 import type { BlocksTask } from '../parts/blocks.js';
 import { type Cut, cutProblem } from '../parts/cut.js';
@@ -69,7 +70,8 @@ export function* exactParts(
 ): Job<ExactResult, GradientTask> {
   // Only the sampled kernel needs it.
   const { projectedFrom: _, ...rest } = problem;
-  const taken = yield* takeParts(rest, cuts);
+  const memory = new Lease();
+  const taken = yield* takeParts(rest, cuts, memory);
   const tasks = taken.map(
     (part, k): SumsPart => ({
       ...{ kernel: 'exact', step: 'sums', problem: part },
@@ -78,6 +80,7 @@ export function* exactParts(
     }),
   );
   const sums = yield* parts(tasks, sumsOf);
+  memory.end();
   return yield* estimated(problem, options, yield* joinSums(problem, options, cuts, sums));
 }
 

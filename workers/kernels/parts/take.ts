@@ -17,8 +17,8 @@ import {
   type Projection,
   type Rotary,
 } from '../../problem.js';
+import { Lease } from '../../tensor/shared-memory.js';
 import { elementCount, type Tensor, type TensorData } from '../../tensor/tensor.js';
-import { sharedFloat32, sharedFloat64 } from '../result.js';
 import { type Addition, type BlocksTask, blocksTask, runBlocks } from './blocks.js';
 import type { Cut } from './cut.js';
 
@@ -54,20 +54,23 @@ export function ofHeads<T>({ dims }: Layer, { items, sharedHeads }: Cut, all: re
   );
 }
 
+/** @param memory for the copies, of who knows when nobody looks at them any more. */
 export function* takeParts<L extends Layer>(
   problem: L,
   cuts: readonly Cut[],
+  memory = new Lease(),
 ): Job<readonly L[], BlocksTask> {
-  return cuts.length === 1 ? [problem] : yield* copyParts(problem, cuts);
+  return cuts.length === 1 ? [problem] : yield* copyParts(problem, cuts, memory);
 }
 
 /** The same where one cut may be less than the whole. */
 function* copyParts<L extends Layer>(
   problem: L,
   cuts: readonly Cut[],
+  memory: Lease,
 ): Job<readonly L[], BlocksTask> {
   const copies: Addition[] = [];
-  const parts = cuts.map((cut) => partOf(problem, cut, copies));
+  const parts = cuts.map((cut) => partOf(problem, cut, copies, memory));
   yield* stage(
     'take',
     copies.map((copy) => blocksTask([copy])),
@@ -78,13 +81,13 @@ function* copyParts<L extends Layer>(
 /** One part, copied here and now: for a task that needs no more of a problem. */
 export function takePart<L extends Layer>(problem: L, cut: Cut): L {
   const copies: Addition[] = [];
-  const part = partOf(problem, cut, copies);
+  const part = partOf(problem, cut, copies, new Lease());
   runBlocks(blocksTask(copies), () => false);
   return part;
 }
 
 /** @param copies gets what has to be done before the problem can be used. */
-function partOf<L extends Layer>(problem: L, cut: Cut, copies: Addition[]): L {
+function partOf<L extends Layer>(problem: L, cut: Cut, copies: Addition[], memory: Lease): L {
   const { dims, inputs, objective, known, projectedFrom, projections, rotary, sinks } = problem;
   const { items, sharedHeads, rows } = cut;
   const group = dims.heads / dims.keyValueHeads;
@@ -96,7 +99,7 @@ function partOf<L extends Layer>(problem: L, cut: Cut, copies: Addition[]): L {
   });
   /** Items, rows and columns of a tensor (B, L, width); copied where its rows do not lie together. */
   const take = (tensor: Tensor, tokens: Range, wanted: Range): Tensor =>
-    taken(tensor, items, tokens, wanted, copies);
+    taken(tensor, items, tokens, wanted, copies, memory);
   const states = hasAttentionStates(problem);
   const all = (tensor: Tensor): Range => ({ first: 0, last: widthOf(tensor) });
   const input = (tensor: Tensor, tokens: Range, of: Range, width: number) =>
@@ -145,8 +148,8 @@ function partOf<L extends Layer>(problem: L, cut: Cut, copies: Addition[]): L {
 /** Numbers of a token, in all its heads. */
 const widthOf = ({ shape }: Tensor): number => elementCount(shape.slice(2));
 
-function memoryLike(data: TensorData, length: number): TensorData {
-  return data instanceof Float64Array ? sharedFloat64(length) : sharedFloat32(length);
+function memoryLike(data: TensorData, length: number, memory: Lease): TensorData {
+  return data instanceof Float64Array ? memory.float64(length) : memory.float32(length);
 }
 
 function taken(
@@ -155,6 +158,7 @@ function taken(
   tokens: Range,
   columns: Range,
   copies: Addition[],
+  memory: Lease,
 ): Tensor {
   const { dtype, shape, data } = tensor;
   const [, length] = shape as [number, number];
@@ -167,12 +171,13 @@ function taken(
     return { dtype, shape: wanted, data: data.subarray(at, at + size(items) * n * width) };
   }
   // Heads are cut from one item alone.
-  const copy = memoryLike(data, n * w);
+  const copy = memoryLike(data, n * w, memory);
   copies.push({
     to: { data: copy, at: 0, pitch: w },
     from: { data, at, pitch: width },
     rows: n,
     columns: w,
+    copies: true,
   });
   return { dtype, shape: wanted, data: copy };
 }

@@ -1,6 +1,7 @@
 /** LoRA gradients with drawn far keys, as a job: sums over the parts of a problem, then the figures of its error. */
 import { type Job, type LargeTask, parts } from '../../job.js';
 import type { AttentionProblem } from '../../problem.js';
+import { Lease } from '../../tensor/shared-memory.js';
 import type { EstimateTask } from '../exact/error/estimate.js';
 import { drawsOfPart } from '../exact/error/row-samples.js';
 import { joinSamples } from '../exact/join.js';
@@ -95,7 +96,8 @@ function* sumsOfParts(
   cuts: readonly Cut[],
   twice = true,
 ): Job<SampledSums, PartsTask> {
-  const taken = yield* takeParts(problem, cuts);
+  const memory = new Lease();
+  const taken = yield* takeParts(problem, cuts, memory);
   const tasks = taken.map((part, k): SampledPart => {
     const cut = cuts[k]!;
     return {
@@ -106,6 +108,7 @@ function* sumsOfParts(
     };
   });
   const sums = yield* parts(tasks, sampledOf);
+  memory.end();
   return yield* joinSums(problem, options, cuts, sums);
 }
 
