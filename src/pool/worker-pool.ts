@@ -10,9 +10,10 @@ import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
 import { packageFile } from '../../workers/package-file.js';
 import type { CalibrateTask } from '../../workers/tasks/calibration/calibrate.js';
 import { stagesDiffer } from '../../workers/tasks/check-stages.js';
-import { letHeapsGrow, type RestTask } from '../../workers/tasks/rest.js';
+import { keepCode, letHeapsGrow, type RestTask } from '../../workers/tasks/rest.js';
 import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
 import { disband, type JoinTask, lose, type Others, teamWords } from '../../workers/team.js';
+import { keepBytes } from '../../workers/tensor/shared-memory.js';
 import { TIMESLICE_MS, type Timeslice, type TimesliceOutcome } from '../../workers/timeslice.js';
 import type { Executor, Load, RunContext } from './executor.js';
 import { FairQueue } from './fair-queue.js';
@@ -29,6 +30,8 @@ export interface PoolOptions {
   readonly hungMs?: number;
   /** Of the JavaScript heap of each thread. */
   readonly heapMiB?: number;
+  /** That the thread of the pool keeps for its next work. */
+  readonly keptBytes?: number;
   /** Called whenever `load` has changed. */
   readonly onLoad?: (pool: WorkerPool) => void;
   /** By default the widest. */
@@ -97,6 +100,8 @@ export class WorkerPool implements Executor {
     // On Node 20 this sets a V8 flag, which has to be done before a thread compiles.
     relaxedSimd();
     letHeapsGrow();
+    keepCode();
+    if (options.keptBytes) keepBytes(options.keptBytes);
     const chosen = chooseKernels(kernels, stagesDiffer);
     const signal = AbortSignal.timeout(warmUpMs);
     let pool: WorkerPool | undefined;

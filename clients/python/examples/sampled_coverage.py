@@ -145,7 +145,8 @@ def ratios(client: Client, problem: Problem, seed: int, keys: int) -> Iterator[t
     drawn = client.gradient(**problem, method="sampled", keys=keys, seed=seed)
     for name in ROLES:
         truth, got = (answer.gradients[name] for answer in (exact, drawn))
-        off = float((got - truth).norm() / truth.norm())
+        # Limits are relative to the gradient that was sent.
+        off = float((got - truth).norm() / got.norm())
         estimate = drawn.error[name].estimate
         if estimate.standard_error > 0:
             yield off / estimate.upper, off / estimate.standard_error
