@@ -2,12 +2,14 @@
  * What a row carries before it cancels: the scale of what float32 rounds away. Of sampled rows, and of all rows set aside.
  *
  * Entries of dS = P (dP - G.O) can cancel to nothing, in a row whose softmax is saturated or between rows, while each is
- * rounded relative to its terms. By Cauchy and Schwarz
+ * rounded relative to its terms: dP_ij = G_i.v_j relative to itself and to t_ij = (sum_a G_ia^2 v_ja^2)^(1/2), by which the
+ * sum of its products is rounded. By Cauchy and Schwarz
  *
- *     sum_j P_ij |G_i| |v_j| |u_j| <= |G_i| sqrt(sum_j P_ij |v_j|^2) sqrt(sum_j P_ij |u_j|^2),
+ *     sum_j P_ij (dP_ij^2 + t_ij^2)^(1/2) |u_j| <= (sum_j P_ij (dP_ij^2 + t_ij^2))^(1/2) (sum_j P_ij |u_j|^2)^(1/2),
  *
- * and rounding of different rows is independent, so squares of rows add up. A weight of P is rounded as its logit is,
- * which is relative to |q_i| |k_j|: |k_j| goes with |v_j|, with |u_j|, or with neither in the sum of the row.
+ * and rounding of different rows is independent, so squares of rows add up. Of rows set aside dP_ij is not at hand, but it and
+ * t_ij are at most |G_i| |v_j|. A weight of P is rounded as its logit is, which is relative to |q_i| |k_j|: |k_j| goes with
+ * dP_ij, with |u_j|, or with neither in the sum of the row.
  */
 import { frobenius } from '../../estimate/estimate.js';
 import type { Real } from '../arithmetic/arithmetic.js';
@@ -23,23 +25,29 @@ import type { Workspace } from '../head/workspace.js';
 const FACTORS = 7;
 const OF_K = 2;
 /** Those, and those times |k|^2. */
-export const SQUARES = 2 * FACTORS;
+const COLUMNS = 2 * FACTORS;
+/** Behind these: of (dP_ij^2 + t_ij^2) / |G_i|^2, and that times |k|^2. */
+const [PRODUCTS, PRODUCTS_K] = [COLUMNS, COLUMNS + 1];
+export const SQUARES = COLUMNS + 2;
 
 /** Sums over the keys of a segment: sum_j P_ij of the squares of a key, for n rows (n, SQUARES), so many of them at once. */
 export class TermSums {
   readonly #squares: readonly Float64Array[];
   readonly #ones: Float64Array;
   readonly #none: Float64Array;
-  /** The squares of a block of keys (BLOCK, SQUARES), each over the largest of the block: products of huge keys stay in float32. */
+  /** The squares of a block of keys (BLOCK, COLUMNS), each over the largest of the block: products of huge keys stay in float32. */
   readonly #columns: Real;
-  readonly #largest = new Float64Array(SQUARES);
+  readonly #largest = new Float64Array(COLUMNS);
   #count = 0;
   readonly #block: Real;
   readonly #sums: Float64Array;
+  readonly #products: ReturnType<typeof squaredProducts> | null;
 
+  /** @param gradient G (n, dv) where `products` will be told of it; null: dP_ij and t_ij are taken for |G_i| |v_j|. */
   constructor(
     private readonly space: Workspace,
     n: number,
+    gradient: Real | null,
     atOnce = n,
   ) {
     const { arithmetic, head } = space;
@@ -48,9 +56,10 @@ export class TermSums {
     this.#squares = Array.from({ length: FACTORS }, () => arithmetic.sums(BLOCK));
     this.#ones = arithmetic.sums(Math.max(width, BLOCK)).fill(1);
     this.#none = arithmetic.sums(width);
-    this.#columns = arithmetic.array(BLOCK * SQUARES);
-    this.#block = arithmetic.array(atOnce * SQUARES);
+    this.#columns = arithmetic.array(BLOCK * COLUMNS);
+    this.#block = arithmetic.array(atOnce * COLUMNS);
     this.#sums = arithmetic.sums(n * SQUARES);
+    this.#products = gradient && squaredProducts(space, n, gradient);
   }
 
   /** The keys that the next rows of P are of. */
@@ -67,15 +76,30 @@ export class TermSums {
 
   /** p (rows, count): rows of P from row `first` on, or of a multiple of them. */
   add(first: number, rows: number, p: Real): void {
-    this.space.arithmetic.gemm(rows, SQUARES, this.#count, p, this.#columns, this.#block);
-    for (let i = 0, to = first * SQUARES; i < rows * SQUARES; i++, to++) {
-      this.#sums[to] += this.#largest[i % SQUARES] * this.#block[i];
+    this.space.arithmetic.gemm(rows, COLUMNS, this.#count, p, this.#columns, this.#block);
+    for (let r = 0, i = 0; r < rows; r++) {
+      const to = (first + r) * SQUARES;
+      for (let c = 0; c < COLUMNS; c++, i++) {
+        this.#sums[to + c] += this.#largest[c] * this.#block[i];
+      }
     }
+  }
+
+  /** e, t (n, count): rows of P over `inverse`, and dP; v (dv, count): the values of the keys. */
+  products(e: Real, inverse: Real, t: Real, v: Real): void {
+    this.#products!(this.#count, e, inverse, t, v, this.#squares[OF_K], this.#sums);
   }
 
   /** @param factor what makes rows of P of those that were added. */
   save(slot: Float64Array, factor: (i: number) => number = () => 1): void {
-    for (let i = 0; i < slot.length; i++) slot[i] = factor(Math.floor(i / SQUARES)) * this.#sums[i];
+    const sums = this.#sums;
+    for (let i = 0, from = 0; from < slot.length; i++, from += SQUARES) {
+      if (!this.#products) {
+        sums[from + PRODUCTS] = sums[from];
+        sums[from + PRODUCTS_K] = sums[from + FACTORS];
+      }
+      for (let c = from; c < from + SQUARES; c++) slot[c] = factor(i) * sums[c];
+    }
   }
 
   /** Column c: the products of a and b. */
@@ -85,7 +109,7 @@ export class TermSums {
     for (let r = 0; r < count; r++) largest = Math.max(largest, a[r] * b[r]);
     this.#largest[c] = largest;
     const scale = largest > 0 ? 1 / largest : 0;
-    for (let r = 0; r < count; r++) columns[r * SQUARES + c] = scale * (a[r] * b[r]);
+    for (let r = 0; r < count; r++) columns[r * COLUMNS + c] = scale * (a[r] * b[r]);
   }
 
   #square({ count, v, k, u, xk, low, xv, va }: KeyRows): void {
@@ -111,6 +135,46 @@ export class TermSums {
       ofXA[r] = squaredNorm(u, r * p + query.rank, key.rank);
     }
   }
+}
+
+/** Adds sum_j P_ij (dP_ij^2 + t_ij^2) / |G_i|^2, and the same times |k_j|^2, to the sums of n rows; everything over the largest value, as above. */
+function squaredProducts({ arithmetic, head: { dv } }: Workspace, n: number, gradient: Real) {
+  const squares = arithmetic.array(n * dv);
+  const inverses = new Float64Array(n);
+  for (let i = 0; i < n; i++) {
+    const norm = Math.sqrt(squaredNorm(gradient, i * dv, dv));
+    inverses[i] = norm > 0 ? 1 / norm : 0;
+    for (let a = i * dv; a < (i + 1) * dv; a++) squares[a] = (inverses[i] * gradient[a]) ** 2;
+  }
+  const squaredValues = arithmetic.array(dv * BLOCK);
+  const terms = arithmetic.array(n * BLOCK);
+  return (
+    count: number,
+    e: Real,
+    inverse: Real,
+    t: Real,
+    v: Real,
+    ofK: Float64Array,
+    sums: Float64Array,
+  ): void => {
+    const largest = arithmetic.largest(dv * count, v);
+    if (largest === 0) return;
+    const scale = 1 / largest;
+    for (let a = 0; a < dv * count; a++) squaredValues[a] = (scale * v[a]) ** 2;
+    arithmetic.gemm(n, count, dv, squares, squaredValues, terms);
+    for (let i = 0, at = 0; i < n; i++) {
+      const unit = scale * inverses[i];
+      let [sum, sumK] = [0, 0];
+      for (let j = 0; j < count; j++, at++) {
+        const product = unit * t[at];
+        const weighted = e[at] * (product * product + terms[at]);
+        sum += weighted;
+        sumK += weighted * ofK[j];
+      }
+      sums[i * SQUARES + PRODUCTS] += largest ** 2 * inverse[i] * sum;
+      sums[i * SQUARES + PRODUCTS_K] += largest ** 2 * inverse[i] * sumK;
+    }
+  };
 }
 
 function squaredNorm(x: ArrayLike<number>, from: number, width: number): number {
@@ -173,13 +237,12 @@ export function squaredTerms(
   const p = query.rank + key.rank;
   const [q, g] = [squareOf(rows.q, d), squareOf(gradient, dv)];
   const logits = squareOf(rows.scaled, d);
-  const [upK, upV] = [frobenius(key.up) ** 2, frobenius(value.up) ** 2];
   const left = [
     squareOf(rows.xq, query.effective.inputs),
     full ? squareOf(rows.low, query.rank) : squareOf(rows.l, p, 0, query.rank),
-    (i: number) => q(i) * upK,
+    squaredProduct(rows.q, key),
     q,
-    (i: number) => g(i) * upV,
+    squaredProduct(gradient, value),
     g,
   ][t];
   const others = [query.up, query.down, key.up, key.down, value.up, value.down];
@@ -191,15 +254,37 @@ export function squaredTerms(
     const [l, ofG] = [left(i), t < 4 ? g(i) : 1].map(Math.sqrt);
     if (l === 0 || ofG === 0) return 0;
     const [v, u] = [t < 4 ? root(0) : 1, root(1 + t)];
+    const product = t < 4 ? root(PRODUCTS) : 1;
     const logit = Math.max(
-      root(OF_K) * v * u,
-      v * root(FACTORS + 1 + t),
-      t < 4 ? root(FACTORS) * u : 0,
+      root(OF_K) * product * u,
+      product * root(FACTORS + 1 + t),
+      t < 4 ? root(PRODUCTS_K) * u : 0,
     );
-    const carried = l * ofG * (v * u + Math.sqrt(logits(i)) * logit);
+    const carried = l * ofG * (product * u + Math.sqrt(logits(i)) * logit);
     // Each factor is no nearer to what it should be than LEAST, nor a product with a key, nor an entry of the tensor.
     const least = l * ofG * (v + u) + (l + ofG) * v * u + keys * l * (1 + u) + entries;
-    const all = common * u * (t < 4 ? l * v : t === 4 ? Math.sqrt(upV) : 1);
+    const all = common * u * (t < 4 ? l * v : t === 4 ? frobenius(value.up) : 1);
     return (UNITS * (carried + LEAST * least)) ** 2 + head.queryLength * all ** 2;
   });
+}
+
+/** |x_i B|^2 + sum_a x_ia^2 |B_a|^2 of rows x (.., inner) and B (inner, rank): of the product, and of its terms. */
+function squaredProduct(
+  x: ArrayLike<number>,
+  { up, rank }: { readonly up: ArrayLike<number>; readonly rank: number },
+): (i: number) => number {
+  const inner = rank > 0 ? up.length / rank : 0;
+  return (i) => {
+    let sum = 0;
+    for (let c = 0; c < rank; c++) {
+      let product = 0;
+      for (let a = 0; a < inner; a++) {
+        const term = x[i * inner + a] * up[a * rank + c];
+        product += term;
+        sum += term * term;
+      }
+      sum += product * product;
+    }
+    return sum;
+  };
 }

@@ -45,7 +45,7 @@ export function outlierQueries(space: Workspace, at: Layout, run: HeadRun) {
   const sums = arithmetic.sums(right.length);
   const leftBlock = blockSum(arithmetic, at.left);
   const valueBlock = blockSum(arithmetic, at.lv);
-  const terms = new TermSums(space, n, ROWS);
+  const terms = new TermSums(space, n, null, ROWS);
   const weights = arithmetic.array(ROWS * BLOCK);
   // Known from the pass before.
   const [total, dot] = [arithmetic.sums(ROWS), arithmetic.sums(ROWS)];

@@ -62,7 +62,7 @@ export function sampledErrorPass(space: Workspace, sampled: SampledRun, s: numbe
   const keys = keyRows(space, BLOCK);
   const chainRow = chainRows(space, run, state);
   const errors = new ErrorSums(space, n);
-  const terms = new TermSums(space, n);
+  const terms = new TermSums(space, n, state.gradient);
   const keysTransposed = arithmetic.array(d * BLOCK);
   const valuesTransposed = arithmetic.array(dv * BLOCK);
   const exact = arithmetic.array(n * BLOCK);
@@ -101,6 +101,7 @@ export function sampledErrorPass(space: Workspace, sampled: SampledRun, s: numbe
     centreValues?.(keys);
     valueColumns(space, keys, widths.value, columns.value);
     arithmetic.scoreGradient(n, count, approximate, chain, ones, state.approximateShift);
+    terms.products(exact, inverse, t, valuesTransposed);
     arithmetic.scoreGradient(n, count, exact, t, inverse, state.shift);
     terms.add(0, n, exact);
     if (!fullWidth(head).scores) arithmetic.combine(size, -1, chain, 1, t);

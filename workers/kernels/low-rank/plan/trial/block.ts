@@ -67,21 +67,23 @@ export function exactBlock(space: Workspace, sample: TrialSample, random: Random
   const [ofG, ofQ] = [arithmetic.array(n), arithmetic.array(n)];
   arithmetic.rowDots(n, dv, gradient, gradient, ofG);
   arithmetic.rowDots(n, d, queries.scaled, queries.scaled, ofQ);
-  return { ...block, means, rows: exactRows(arithmetic, block, ofG, ofQ) };
+  // The probe is even: the terms of G_i.v_j have that square.
+  const ofTerms = ofG.map((square) => square / dv);
+  return { ...block, means, rows: exactRows(arithmetic, block, ofTerms, ofQ) };
 }
 
-/** @param ofG, ofQ: |G_i|^2 and |beta q_i|^2. */
+/** @param ofTerms, ofQ: sum_a G_ia^2 v_ja^2 over |v_j|^2, and |beta q_i|^2. */
 function exactRows(
   arithmetic: Arithmetic,
   { e, t, weight, keySquares: u, valueSquares: v }: Omit<ExactBlock, 'rows' | 'means'>,
-  ofG: Real,
+  ofTerms: Real,
   ofQ: Real,
 ): (ExactRow | null)[] {
   const count = weight.length;
   const [row, nothing, unused] = [0, 1, 2].map(() => arithmetic.sums(count));
   const exactly = arithmetic.sums(count).fill(1);
   const out = arithmetic.sums(2);
-  return Array.from(ofG, (square, i) => {
+  return Array.from(ofTerms, (ofTerm, i) => {
     const [ei, ti] = [e.subarray(i * count), t.subarray(i * count)];
     arithmetic.joinedRow(count, 0, ei, exactly, ei, weight, ti, row, out);
     const [total, dot] = out;
@@ -89,14 +91,15 @@ function exactRows(
     const [inverse, mean] = [1 / total, dot / total];
     const sums = [weight, u, v, unused, unused, out] as const;
     arithmetic.rowErrors(count, inverse, 0, mean, 0, 0, 0, ei, ti, nothing, ...sums);
-    let [ofK, ofV] = [0, 0];
+    let [ofK, ofV, ofProduct] = [0, 0, 0];
     for (let j = 0; j < count; j++) {
       const p = inverse * weight[j] * ei[j];
       ofK += p * u[j];
       ofV += p * v[j];
+      ofProduct += p * (ti[j] * ti[j] + ofTerm * v[j]);
     }
-    const valueRounding = ofV * (UNITS * ROUNDOFF * (1 + Math.sqrt(ofQ[i] * ofK))) ** 2;
-    const scoreRounding = square * ofK * valueRounding;
+    const rounded = (UNITS * ROUNDOFF * (1 + Math.sqrt(ofQ[i] * ofK))) ** 2;
+    const [valueRounding, scoreRounding] = [rounded * ofV, rounded * ofK * ofProduct];
     return { inverse, mean, scoreWhole: out[0], valueWhole: out[1], scoreRounding, valueRounding };
   });
 }
