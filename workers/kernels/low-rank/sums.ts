@@ -104,7 +104,7 @@ function* stages(
   options: LowRankOptions,
   memory: Lease,
 ): Job<LowRankSums, RunTask> {
-  const draws = yield* within([0, 0.05], drawRows(problem, plan, options, memory));
+  const draws = yield* within([0, 0.05], drawRows(problem, plan, options));
   const certified = withoutCertificate(plan, options) === null;
   const sampledRuns: SampledRun[] = [];
   const outputs = options.attentionOutput ? allocateOutput(problem) : null;

@@ -2,7 +2,7 @@
 
 import { type Job, stage, type Task } from '../../../../job.js';
 import type { AttentionProblem } from '../../../../problem.js';
-import type { Lease } from '../../../../tensor/shared-memory.js';
+import { Lease } from '../../../../tensor/shared-memory.js';
 import { mixture } from '../../../estimate/draw.js';
 import { Random } from '../../../random.js';
 import type { Arithmetic } from '../../arithmetic/arithmetic.js';
@@ -79,13 +79,12 @@ export function* drawRows(
   problem: AttentionProblem,
   plan: DrawPlan,
   { seed }: { readonly seed: number },
-  memory: Lease,
 ): Job<Draws, WeightsTask | DrawTask> {
   const { batch, queryLength } = problem.dims;
   const rows = batch * queryLength;
   const complete = plan.sampledRows >= rows;
   const everyRow = () => Array.from({ length: rows }, (_, row) => ({ row, probability: 1 / rows }));
-  const drawn = complete ? everyRow() : yield* drawByWeight(problem, plan, seed, memory);
+  const drawn = complete ? everyRow() : yield* drawByWeight(problem, plan, seed);
   const lists = Array.from({ length: batch }, (_, b) => {
     const mine = drawn.filter(({ row }) => Math.floor(row / queryLength) === b);
     return Int32Array.from(new Set(mine.map(({ row }) => row % queryLength))).sort();
@@ -98,14 +97,32 @@ export function* drawRows(
   return { draws, complete, lists };
 }
 
+/** The weights are one block, given back before the chain wants about as much for its sums. */
 function* drawByWeight(
   problem: AttentionProblem,
   plan: DrawPlan,
   seed: number,
-  memory: Lease,
+): Job<DrawnRow[], WeightsTask | DrawTask> {
+  const rows = problem.dims.batch * problem.dims.queryLength;
+  const memory = new Lease();
+  try {
+    const block = memory.float64(FAMILIES * rows);
+    const weights = Array.from({ length: FAMILIES }, (_, f) =>
+      block.subarray(f * rows, (f + 1) * rows),
+    );
+    return yield* weighAndDraw(problem, plan, seed, weights);
+  } finally {
+    memory.end();
+  }
+}
+
+function* weighAndDraw(
+  problem: AttentionProblem,
+  plan: DrawPlan,
+  seed: number,
+  weights: readonly Float64Array[],
 ): Job<DrawnRow[], WeightsTask | DrawTask> {
   const { batch, queryLength, heads: headCount } = problem.dims;
-  const weights = Array.from({ length: FAMILIES }, () => memory.float64(batch * queryLength));
   const step = Math.max(1024, Math.ceil(queryLength / 16));
   yield* stage(
     'weights',
