@@ -1,6 +1,6 @@
 /**
- * Puts what each thread loads into few files: hundreds of small modules take longer to find and to read than to run. What
- * tests and benchmarks need beside stays as it was compiled, one by one.
+ * Bundles what each thread loads, packages included: hundreds of small modules take longer to find and to read than to run.
+ * What tests and benchmarks need beside stays as it was compiled, one by one.
  */
 import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,15 +13,22 @@ const ENTRIES = [
   ...['src/config', 'src/errors', 'src/engine/engine', 'src/http/app'],
 ];
 
-/** All others are loaded from where npm put them. These are hundreds of modules, or loaded by every worker thread. */
-const BUNDLED_PACKAGES = ['typebox', 'ml-matrix'];
+/** Loaded from where npm put them: these start threads, or serve files that lie beside them. */
+const OTHER_PACKAGES = ['@fastify/swagger-ui', 'pino', 'pino-pretty', 'piscina'];
+
+/**
+ * BullMQ only packs. The main module of msgpackr installs a native reader in `unpack`, which reads bodies here; on shared
+ * memory that reader crashes the process.
+ */
+const ALIAS = [{ find: /^msgpackr$/, replacement: 'msgpackr/pack' }];
 
 const { output } = await build({
   configFile: false,
   root: ROOT,
   logLevel: 'warn',
   publicDir: false,
-  ssr: { external: true, noExternal: BUNDLED_PACKAGES },
+  resolve: { alias: ALIAS },
+  ssr: { external: OTHER_PACKAGES, noExternal: true },
   build: {
     ssr: true,
     target: 'es2023',

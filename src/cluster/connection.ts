@@ -1,9 +1,5 @@
 /** Connections to the store. They come back by themselves. */
-import { createRequire } from 'node:module';
-import type { Redis } from 'ioredis';
-
-/** Nothing of it is loaded where there is no queue. */
-const require = createRequire(import.meta.url);
+import { Redis } from 'ioredis';
 
 /** Between two attempts to connect, ms; attempts that a command waits for. */
 const RETRY_MS = 200;
@@ -20,7 +16,6 @@ const OPTIONS = {
 
 /** Its commands fail when the store stays away, or does not answer in time. */
 export function connect(url: string): Redis {
-  const { Redis } = require('ioredis') as typeof import('ioredis');
   const connection = new Redis(url, {
     ...OPTIONS,
     maxRetriesPerRequest: RETRIES,

@@ -134,7 +134,7 @@ export async function buildApp(config: Config, engine: Engine): Promise<FastifyI
   await app.register(docs, { config });
   if (config.LORAGRAD_DOCS) await app.register(pages, { secure: tls !== null });
 
-  const store = new KnownTensors(storeBytes(config), queueOptions(config));
+  const store = await KnownTensors.open(storeBytes(config), queueOptions(config));
   await app.register(storePlugin, { store });
   const options: RouteOptions = { engine, config, store };
   await app.register(gradientRoute, options);

@@ -1,7 +1,7 @@
 /** The tensors of this node and, where there is a queue, those of its other API nodes. */
 import { LRUCache } from 'lru-cache';
 import type { Tensor } from '../../workers/tensor/tensor.js';
-import { SharedTensors, type TensorForm } from './shared-tensors.js';
+import type { SharedTensors, TensorForm } from './shared-tensors.js';
 import { storedBytes, TensorStore } from './tensor-store.js';
 
 /** How often a tensor in use is marked as used within its time to live, so that the store keeps it. */
@@ -15,16 +15,30 @@ export interface Keeper {
   readonly quota: number;
 }
 
+interface Queue {
+  readonly url: string;
+  readonly ttlMs: number;
+}
+
 export class KnownTensors {
   readonly own: TensorStore;
-  readonly #shared: SharedTensors | null;
+  #shared: SharedTensors | null = null;
   readonly #signs: LRUCache<string, true>;
 
-  /** @param limit bytes of this node, as `storedBytes` counts them. */
-  constructor(limit: number, queue: { readonly url: string; readonly ttlMs: number } | null) {
+  private constructor(limit: number, queue: Queue | null) {
     this.own = new TensorStore(limit);
-    this.#shared = queue && new SharedTensors(queue, (name, owner) => this.own.delete(name, owner));
     this.#signs = new LRUCache({ max: MOST_SIGNS, ttl: queue ? queue.ttlMs / SIGNS : 1 });
+  }
+
+  /** @param limit bytes of this node, as `storedBytes` counts them. */
+  static async open(limit: number, queue: Queue | null): Promise<KnownTensors> {
+    const known = new KnownTensors(limit, queue);
+    if (queue) {
+      // Nothing of it is loaded where there is no queue.
+      const { SharedTensors } = await import('./shared-tensors.js');
+      known.#shared = new SharedTensors(queue, (name, owner) => known.own.delete(name, owner));
+    }
+    return known;
   }
 
   /**

@@ -7,7 +7,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Done } from '../../engine/messages.js';
 import { Problem, toProblem } from '../../errors.js';
-import { type JobState, SharedJobs } from '../../store/shared-jobs.js';
+import type { JobState, SharedJobs } from '../../store/shared-jobs.js';
 import { limitFor } from '../admission/share.js';
 import { progressOf } from '../schemas/jobs.js';
 
@@ -81,8 +81,12 @@ async function jobsPlugin(
     const job = jobs.get(id);
     return job?.request.owner === owner ? job : undefined;
   };
-  const elsewhere =
-    queueUrl === null ? null : new SharedJobs(queueUrl, (id, owner) => find(id, owner)?.forget());
+  let elsewhere: SharedJobs | null = null;
+  if (queueUrl !== null) {
+    // Nothing of it is loaded where there is no queue.
+    const { SharedJobs } = await import('../../store/shared-jobs.js');
+    elsewhere = new SharedJobs(queueUrl, (id, owner) => find(id, owner)?.forget());
+  }
   app.addHook('onClose', () => elsewhere?.close());
 
   app.decorateRequest('wantsJob', false);
