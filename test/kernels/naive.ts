@@ -46,14 +46,27 @@ function transpose(a: Matrix): Matrix {
 
 function multiply(a: Matrix, b: Matrix, scale = 1): Matrix {
   const out = zeros(a.rows, b.columns);
+  const n = b.columns;
+  // The last four may be fewer: rows of zeros follow, which change no sum.
+  const terms = 4 * Math.ceil(a.columns / 4);
+  const left = new Float32Array(terms);
+  const right = new Float32Array(terms * n);
+  right.set(b.data);
   for (let i = 0; i < a.rows; i++) {
-    const sums = out.data.subarray(i * b.columns, (i + 1) * b.columns);
-    // Each sum in the order of its terms; side by side they do not wait for each other.
-    for (let k = 0; k < a.columns; k++) {
-      const x = a.data[i * a.columns + k]!;
-      for (let j = 0; j < sums.length; j++) sums[j]! += fround(x * b.data[k * b.columns + j]!);
+    const sums = out.data.subarray(i * n, (i + 1) * n);
+    left.set(a.data.subarray(i * a.columns, (i + 1) * a.columns));
+    // Each sum in the order of its terms, four while it is at hand; side by side they do not wait for each other.
+    for (let k = 0; k < terms; k += 4) {
+      const [x, y, z, w] = [left[k]!, left[k + 1]!, left[k + 2]!, left[k + 3]!];
+      for (let j = 0; j < n; j++) {
+        const at = k * n + j;
+        let sum = fround(sums[j]! + fround(x * right[at]!));
+        sum = fround(sum + fround(y * right[at + n]!));
+        sum = fround(sum + fround(z * right[at + 2 * n]!));
+        sums[j] = sum + fround(w * right[at + 3 * n]!);
+      }
     }
-    for (let j = 0; j < sums.length; j++) sums[j]! *= fround(scale);
+    for (let j = 0; j < n; j++) sums[j]! *= fround(scale);
   }
   return out;
 }

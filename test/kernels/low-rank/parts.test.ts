@@ -114,7 +114,6 @@ test('a corrected gradient in parts has the error that its figures say', () => {
 
 test('the upper limits of problems in parts hold for at least 98 of 100 tensors', (t) => {
   let [held, total] = [0, 0];
-  let widest = 0;
   const tails = ['normal', 't4', 'few huge rows', 'one huge key'] as const;
   for (let k = 0; k < 10; k++) {
     const problem = makeProblem({
@@ -125,22 +124,18 @@ test('the upper limits of problems in parts hold for at least 98 of 100 tensors'
     const truth = named(reference(problem));
     const plan = planFor(problem, undefined, [16, 64][k % 2]);
     const options = { seed, correction: false, certificate: false, attentionOutput: false };
-    const whole = runJob(lowRankJob(problem, plan, options), run);
-    if (whole.lostRows > 0) continue;
-    for (const cuts of cutsOf(problem)) {
+    // One item alone is no part, and its heads draw what the whole draws.
+    for (const cuts of cutsOf(problem).filter(({ length }) => length > 1)) {
       const result = runJob(lowRankParts(problem, plan, options, cuts), run);
+      if (result.lostRows > 0) continue;
       for (const [tensor, x] of named(result)) {
         const { upper } = result.errors[tensor as keyof typeof result.errors]!.estimate;
-        const ofWhole = whole.errors[tensor as keyof typeof result.errors]!.estimate.upper;
         total++;
-        widest = Math.max(widest, upper / ofWhole);
         if (distance(x, truth.get(tensor)!) <= upper * norm(x)) held++;
       }
     }
   }
-  t.diagnostic(
-    `${held} of ${total} hold; at most ${widest.toPrecision(2)} times that of the whole`,
-  );
-  assert.ok(total > 100);
+  t.diagnostic(`${held} of ${total} hold`);
+  assert.ok(total > 80);
   assert.ok(held >= 0.98 * total, `${held} of ${total}`);
 });
