@@ -55,6 +55,13 @@ test('a request id is taken over and echoed, also with a problem; an unsafe one 
   }
 });
 
+test('the guide is there, or says what builds it', async () => {
+  const response = await ask('/guide/');
+  const text = await response.text();
+  if (response.ok) assert.match(text, /<html/);
+  else assert.match((JSON.parse(text) as ProblemDetails).detail, /npm run docs:site/);
+});
+
 for (const [path, allow] of [
   ['/gradient', 'POST'],
   [`/tensors/${'a'.repeat(64)}`, 'GET, HEAD, PUT, DELETE'],

@@ -5,6 +5,7 @@ import helmet from '@fastify/helmet';
 import fastifyStatic from '@fastify/static';
 import type { FastifyInstance } from 'fastify';
 import { packageFile } from '../../../workers/package-file.js';
+import { Problem } from '../../errors.js';
 import { pageHeaders } from '../pages/page-headers.js';
 import { withoutKey } from './guards/clients.js';
 
@@ -35,13 +36,27 @@ function cacheControl(path: string): string {
   return /[\\/]assets[\\/]/.test(path) ? 'public, max-age=31536000, immutable' : 'no-cache';
 }
 
+/** Pages link to each other, built or not. */
+function notBuilt(prefix: string): Problem {
+  return new Problem(
+    'not-found',
+    `The pages at ${prefix} are not built here: npm run build makes those at /, npm run docs:site those at /guide/. The documents are also in the folder docs/ of the repository.`,
+  );
+}
+
 async function pages(app: FastifyInstance, { secure }: { secure: boolean }): Promise<void> {
   app.addHook('onRoute', withoutKey);
   await app.register(helmet, pageHeaders(secure));
   for (const { folder, prefix, policy } of SITES) {
     const root = fileURLToPath(packageFile(`dist/${folder}/`));
-    if (!existsSync(root)) continue;
     const bare = prefix.slice(0, -1);
+    if (!existsSync(root)) {
+      app.get(prefix, {
+        schema: { hide: true },
+        handler: async () => Promise.reject(notBuilt(prefix)),
+      });
+      continue;
+    }
     if (bare) {
       // Relative, so that it works below the path of a proxy.
       app.get(bare, {
