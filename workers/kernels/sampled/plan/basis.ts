@@ -21,12 +21,15 @@ interface BasisOf {
   readonly seed: number;
 }
 
-/** @throws {NumericError} when the rows are too large for the algebra. */
+/**
+ * @returns the basis, and the deviation of logits, over pairs of a query and a key, that is left out by the first c coordinates.
+ * @throws {NumericError} when the rows are too large for the algebra.
+ */
 export function basisOf(
   { plan, workspace, head, seed }: BasisOf,
   wasm: Wasm,
   checkpoint: Checkpoint,
-): Basis {
+): { readonly basis: Basis; readonly leftOut: (c: number) => number } {
   const { problem, group } = plan;
   const { queryLength, headDim: d } = problem.dims;
   const random = new Random(seed);
@@ -55,12 +58,13 @@ export function basisOf(
   // beta q.k = beta (q - cq).(k - ck) + beta q.ck + beta k.cq - beta cq.ck
   const both = centreQ.reduce((sum, x, r) => sum + x * centreK[r]!, 0);
   query.shift[d] = -factor * both;
-  return shared({
+  const basis = shared({
     queryMap: query.matrix,
     queryShift: query.shift,
     keyMap: key.matrix,
     keyShift: key.shift,
   });
+  return { basis, leftOut: (c) => Math.hypot(...sigma.subarray(c)) };
 }
 
 /** [T diag(factors) | share other], and minus centre times its first columns. */

@@ -234,7 +234,10 @@ function sensibleScales({ problem, pilots }: ChoiceTask): number[] {
   const blocks = Math.ceil(problem.dims.queryLength / ROWS);
   const most = 0.5 * blocks * pilots.reduce((sum, { seen }) => sum + seen, 0);
   return SCALES.filter((scale) => {
-    const all = pilots.reduce((sum, { tried }) => sum + keysAt(tried[0]!.keys, scale), 0);
+    const all = pilots.reduce(
+      (sum, { tried: [one] }) => sum + (one ? keysAt(one.keys, scale) : 0),
+      0,
+    );
     return all > FEWEST_DRAWN * blocks * pilots.length && all < most;
   });
 }
@@ -251,12 +254,13 @@ function withKeys(task: ChoiceTask, at: Candidates, keys: number): Draft {
   return draft(2 ** high);
 }
 
-/** All heads are drawn, at one scale. */
+/** All heads are drawn that can be, at one scale. */
 function draftAt(task: ChoiceTask, at: Candidates, scale: number): Draft {
-  const chosen = at(scale).map((all) => {
-    const sampled = all.filter(({ coordinates }) => coordinates > 0);
-    return sampled.reduce((best, one) => (one.variance * WORTH_IT < best.variance ? one : best));
-  });
+  const chosen = at(scale).map((all) =>
+    all
+      .filter(({ coordinates }) => coordinates > 0 || all.length === 1)
+      .reduce((best, one) => (one.variance * WORTH_IT < best.variance ? one : best)),
+  );
   return draftOf(task, scale, chosen);
 }
 

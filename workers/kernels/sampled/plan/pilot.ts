@@ -41,16 +41,23 @@ export interface Pilot {
   readonly seen: number;
 }
 
-/** Numbers of coordinates for heads of width d. */
-const coordinatesFor = (d: number): number[] => [
-  ...new Set(COORDINATES.map((c) => Math.min(c, d))),
-];
+/**
+ * Deviation of what a proxy leaves out of a logit, at most. Where it is larger, keys of a few blocks that their proxy overlooks
+ * make most of the error, and neither looks nor measured blocks are sure to meet these blocks.
+ */
+const LARGEST_LEFT_OUT = 1;
+
+/** Numbers of coordinates for heads of width d; none: the head is computed exactly. */
+const coordinatesFor = (d: number, leftOut: (c: number) => number): number[] =>
+  [...new Set(COORDINATES.map((c) => Math.min(c, d)))].filter(
+    (c) => leftOut(c) <= LARGEST_LEFT_OUT,
+  );
 
 export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): Pilot {
   const { plan, workspace, head, seed, tables } = task;
-  const { batch, heads, queryLength, valueDim: dv } = plan.problem.dims;
+  const { batch, heads, queryLength, headDim: d, valueDim: dv } = plan.problem.dims;
   wasm.reset();
-  const basis = basisOf(task, wasm, checkpoint);
+  const { basis, leftOut } = basisOf(task, wasm, checkpoint);
   const partition = { ...head, partition: 0 };
   const count = looksAt(plan.blocks, batch * heads);
   const looks = spreadRows(plan.blocks, count, seed + head.head).map((block) => {
@@ -65,7 +72,7 @@ export function runPilot(task: PilotTask, wasm: Wasm, checkpoint: Checkpoint): P
     last: 0,
   };
   const memory = { ...prepareMemory(partitions, wasm, partition, checkpoint), warm: false };
-  const tried = mapped(task, wasm, basis, looks, checkpoint);
+  const tried = mapped(task, wasm, basis, coordinatesFor(d, leftOut), looks, checkpoint);
   const apart = new Apart(partitions, wasm, memory);
   const contributions = new Contributions(partitions, wasm, tables);
   const keySquares = new KeySquares(partitions, wasm, tables);
@@ -106,13 +113,14 @@ function mapped(
   { plan, workspace, head }: PilotTask,
   wasm: Wasm,
   basis: Basis,
+  numbers: readonly number[],
   looks: readonly RowBlock[],
   checkpoint: Checkpoint,
 ) {
   const { queryLength, headDim: d } = plan.problem.dims;
   const sizes = new Float32Array(queryLength);
   squaresOfUpstream(wasm, plan, head, looks, sizes);
-  const tried = coordinatesFor(d).map((c) => {
+  const tried = numbers.map((c) => {
     const [queries, keys] = [looks.length * ROWS, plan.keys].map((rows) =>
       wasm.alloc(4 * wordsOfRows(rows, c)),
     ) as [number, number];
