@@ -91,7 +91,7 @@ const LAYER = {
   ),
   window: Type.Optional(
     Tensor(
-      'Sliding window [left, right]: row i sees keys i - left to i + right at most; -1: no limit, as in FlashAttention. A plain list of two integers will do. The sliding_window W of Transformers is left = W - 1.',
+      'Sliding window [left, right]: row i sees keys i - left to i + right at most; -1: no limit, as in FlashAttention. A plain list of two integers is accepted. The sliding_window W of Transformers is left = W - 1.',
     ),
   ),
   softcap: Type.Optional(
@@ -113,12 +113,12 @@ const LAYER = {
   sin: Type.Optional(Tensor('Rotary positions, with cos and of its shapes.')),
   key_lengths: Type.Optional(
     Tensor(
-      'Padding: for each batch item an integer from 0 to Lk, shape (B,); a plain list will do. Keys from there on get no probability. Rows of queries are all computed; those that see no key have output 0 and no gradient.',
+      'Padding: for each batch item an integer from 0 to Lk, shape (B,); a plain list is accepted. Keys from there on get no probability. All query rows are computed; those that see no key have output 0 and no gradient.',
     ),
   ),
   first_keys: Type.Optional(
     Tensor(
-      'Padding on the left: for each batch item the first key that is none, an integer from 0 to Lk, shape (B,); a plain list will do.',
+      'Padding on the left: for each batch item the first key that is no padding, an integer from 0 to Lk, shape (B,). A plain list is accepted.',
     ),
   ),
   sequence_lengths: Type.Optional(
@@ -207,12 +207,12 @@ export const GradientRequest = Type.Object(
     ),
     log_sum_exp: Type.Optional(
       Tensor(
-        'With query, key and value: what the forward pass has for each row, ln of the sum of e^S over the keys that it sees (and the sink), shape (H, Lq) or (B, H, Lq), float32. Saves the service a pass; refused when it is that of other scores. Rows that see no key may hold any number.',
+        'With query, key and value: what the forward pass has for each row, ln of the sum of e^S over the keys that it sees (and the sink), shape (H, Lq) or (B, H, Lq), float32. Saves the service a pass; refused when it does not belong to these scores. Rows that see no key may hold any number.',
       ),
     ),
     attention_output: Type.Optional(
       Tensor(
-        'With query, key and value: O of the forward pass, shape (Lq, H, dv) or (B, Lq, H, dv). With a target it saves the service that product; refused when it is that of other values.',
+        'With query, key and value: O of the forward pass, shape (Lq, H, dv) or (B, Lq, H, dv). With a target it saves the service that product. Refused when it does not belong to these values.',
       ),
     ),
     inputs: Type.Optional(
@@ -250,7 +250,7 @@ export const GradientRequest = Type.Object(
         uniqueItems: true,
         minItems: 1,
         description:
-          'What the answer is to hold beside the verdict and the plan. input_gradients: dLoss/dX for hidden_states, or for query_states, key_states and value_states.',
+          'What the answer has beside the verdict and the plan. input_gradients: dLoss/dX for hidden_states, or for query_states, key_states and value_states.',
       }),
     ),
   },

@@ -88,7 +88,9 @@ const Plan = Type.Object(
             },
             { description: 'One number of drawn keys.' },
           ),
-          { description: 'What other numbers of keys would come to, with no head exact.' },
+          {
+            description: 'Expected error and time with other numbers of keys, with no head exact.',
+          },
         ),
       }),
       'Draws of the sampled kernel; null: nothing was planned.',
@@ -126,7 +128,7 @@ const Estimate = Type.Object(
   },
   {
     description:
-      'Statistical: measured on sampled rows, computed again: in float64 for an exact answer, by the exact formula in float32 for a low-rank one, whose upper limit has its rounding added; for a sampled one with other draws of keys, and `relative` is then the expected size of the error. Rounding to the dtype of the answer is in the figures.',
+      'Statistical. Exact: sampled rows are computed again in float64. Low-rank: sampled rows are computed by the exact formula in float32, and mixtures tell of the features left out; what rounding may do is in `upper`. Sampled: some blocks of rows are computed with all their keys, and `relative` is the expected size of the error. Rounding to the dtype of the answer is in the figures.',
   },
 );
 
@@ -173,10 +175,11 @@ const METHOD = Type.Enum(['exact', 'low_rank', 'sampled'], {
   description: 'The kernel that was used.',
 });
 const REASON = Type.String({
-  description: 'Why this kernel, in one sentence; a second one where the threshold says otherwise.',
+  description: 'Why this kernel, in one sentence; a second one where theory and practice differ.',
 });
 const FALLBACK = Type.Boolean({
-  description: 'Whether another kernel than the first choice had to compute it; see reason.',
+  description:
+    'Whether the first choice could not be used (it missed the tolerance, or numbers overflowed) and another kernel computed the answer; see reason.',
 });
 const SEED = Type.Integer({ description: 'The seed that was used.' });
 

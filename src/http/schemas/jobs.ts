@@ -16,11 +16,11 @@ export const JobProgressSchema = Type.Object(
     }),
     fraction: Type.Number({
       description:
-        'Share of the work that is done. It begins again when a plan is made and its kernel computes, and when another kernel has to take its place.',
+        'Share of the work that is done. It never goes back: where another kernel has to take the place of the first, it rests until that has come as far.',
     }),
-    elapsed_ms: Type.Number({ description: 'Since the request came.' }),
+    elapsed_ms: Type.Number({ description: 'Since the request came, ms.' }),
   },
-  { $id: 'JobProgress', description: 'What a job has come to.' },
+  { $id: 'JobProgress', description: 'The progress of a job.' },
 );
 export type JobProgress = Static<typeof JobProgressSchema>;
 

@@ -12,24 +12,24 @@ export const LimitsSchema = Type.Object(
     max_body_bytes: limit('Largest MessagePack body, bytes.'),
     max_json_body_bytes: limit('Largest JSON body, and longest answer in JSON, bytes.'),
     max_requests: limit(
-      'Requests that compute or wait to, at once; more wait for a second at most, then get 429.',
+      'Requests that may compute or wait to at the same time; others wait up to a second for a place, then get 429.',
     ),
     max_inflight_bytes: limit(
-      'Sum of the bodies that have arrived, of the tensors that they refer to and of answers that are computed or not yet read, bytes; more get 429. Also the longest answer.',
+      'Bytes of all bodies that have arrived, of tensors that they refer to, and of answers that are computed or not yet read; more get 429. Also the largest answer.',
     ),
     max_compute_bytes: limit(
-      'Memory that a computation may take, as its shapes predict, bytes; together they take no more.',
+      'Memory for one computation, and for all running ones together, bytes, as predicted from their shapes.',
     ),
     max_compute_seconds: limit('Longest computation, in predicted seconds of one worker.'),
     max_heads: limit('Query heads of all batch items together.'),
     max_low_rank_heads: limit('The same for the low-rank kernel.'),
     min_bytes_per_second: limit(
-      'Least rate at which a body has to arrive and an answer has to be read, on average.',
+      'Lowest average rate at which a body may arrive and an answer may be read.',
     ),
-    patience_ms: limit('Longest pause in a body or in the reading of an answer, ms.'),
+    patience_ms: limit('Longest pause while a body is sent or an answer is read, ms.'),
     deadline_ms: limit('Longest time from the head of a request to its answer, ms.'),
-    job_deadline_ms: limit('The same for requests with Prefer: respond-async, ms.'),
-    job_ttl_ms: limit('How long the answer of a job waits to be fetched, ms.'),
+    job_deadline_ms: limit('The same for jobs (requests with Prefer: respond-async), ms.'),
+    job_ttl_ms: limit('How long the answer of a job is kept until it is fetched, ms.'),
     max_jobs: limit('Jobs that are computed or whose answers are kept; more get 429.'),
     body_timeout_ms: limit('Longest time for a request to arrive whole, ms.'),
     max_store_bytes: limit(
