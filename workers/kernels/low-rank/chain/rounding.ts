@@ -137,17 +137,28 @@ export class TermSums {
   }
 }
 
+/** Float32 has the inverse of that; what is smaller counts by LEAST. */
+const SMALLEST = 2 ** -126;
+
 /** Adds sum_j P_ij (dP_ij^2 + t_ij^2) / |G_i|^2, and the same times |k_j|^2, to the sums of n rows; everything over the largest value, as above. */
 function squaredProducts({ arithmetic, head: { dv } }: Workspace, n: number, gradient: Real) {
+  const most = Math.max(n, dv);
+  const ones = arithmetic.array(most).fill(1);
+  const none = arithmetic.array(most);
+  /** b = a b (rows, columns), entry by entry. */
+  const multiply = (rows: number, columns: number, a: Real, b: Real) =>
+    arithmetic.scoreGradient(rows, columns, a, b, ones, none);
   const squares = arithmetic.array(n * dv);
-  const inverses = new Float64Array(n);
+  const inverseNorms = arithmetic.array(n);
   for (let i = 0; i < n; i++) {
     const norm = Math.sqrt(squaredNorm(gradient, i * dv, dv));
-    inverses[i] = norm > 0 ? 1 / norm : 0;
-    for (let a = i * dv; a < (i + 1) * dv; a++) squares[a] = (inverses[i] * gradient[a]) ** 2;
+    inverseNorms[i] = norm > 0 ? 1 / Math.max(norm, SMALLEST) : 0;
+    for (let a = i * dv; a < (i + 1) * dv; a++) squares[a] = (inverseNorms[i] * gradient[a]) ** 2;
   }
-  const squaredValues = arithmetic.array(dv * BLOCK);
-  const terms = arithmetic.array(n * BLOCK);
+  const [values, squaredValues] = [0, 1].map(() => arithmetic.array(dv * BLOCK));
+  const [products, terms, factors] = [0, 1, 2].map(() => arithmetic.array(n * BLOCK));
+  const keys = arithmetic.array(BLOCK);
+  const out = arithmetic.array(n);
   return (
     count: number,
     e: Real,
@@ -157,23 +168,29 @@ function squaredProducts({ arithmetic, head: { dv } }: Workspace, n: number, gra
     ofK: Float64Array,
     sums: Float64Array,
   ): void => {
-    const largest = arithmetic.largest(dv * count, v);
-    if (largest === 0) return;
-    const scale = 1 / largest;
-    for (let a = 0; a < dv * count; a++) squaredValues[a] = (scale * v[a]) ** 2;
-    arithmetic.gemm(n, count, dv, squares, squaredValues, terms);
-    for (let i = 0, at = 0; i < n; i++) {
-      const unit = scale * inverses[i];
-      let [sum, sumK] = [0, 0];
-      for (let j = 0; j < count; j++, at++) {
-        const product = unit * t[at];
-        const weighted = e[at] * (product * product + terms[at]);
-        sum += weighted;
-        sumK += weighted * ofK[j];
-      }
-      sums[i * SQUARES + PRODUCTS] += largest ** 2 * inverse[i] * sum;
-      sums[i * SQUARES + PRODUCTS_K] += largest ** 2 * inverse[i] * sumK;
+    const size = n * count;
+    const largest = Math.max(arithmetic.largest(dv * count, v), SMALLEST);
+    for (const copy of [values, squaredValues]) {
+      arithmetic.combine(dv * count, 1 / largest, v, 0, copy);
     }
+    multiply(dv, count, values, squaredValues);
+    arithmetic.gemm(n, count, dv, squares, squaredValues, terms);
+    arithmetic.combine(size, 1 / largest, t, 0, products);
+    arithmetic.scaleRows(n, count, products, inverseNorms);
+    arithmetic.combine(size, 1, products, 0, factors);
+    multiply(n, count, factors, products);
+    arithmetic.combine(size, 1, terms, 1, products);
+    const add = (column: number, scale: number) => {
+      arithmetic.rowDots(n, count, e, products, out);
+      for (let i = 0; i < n; i++) sums[i * SQUARES + column] += scale * inverse[i] * out[i];
+    };
+    add(PRODUCTS, largest ** 2);
+    let longest = 0;
+    for (let j = 0; j < count; j++) longest = Math.max(longest, ofK[j]);
+    for (let j = 0; j < count; j++) keys[j] = longest > 0 ? ofK[j] / longest : 0;
+    arithmetic.gemm(n, count, 1, ones, keys, factors);
+    multiply(n, count, factors, products);
+    add(PRODUCTS_K, largest ** 2 * longest);
   };
 }
 
