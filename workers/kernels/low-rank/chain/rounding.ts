@@ -278,8 +278,9 @@ export function squaredTerms(
       t < 4 ? root(PRODUCTS_K) * u : 0,
     );
     const carried = l * ofG * (product * u + Math.sqrt(logits(i)) * logit);
-    // Each factor is no nearer to what it should be than LEAST, nor a product with a key, nor an entry of the tensor.
-    const least = l * ofG * (v + u) + (l + ofG) * v * u + keys * l * (1 + u) + entries;
+    // Each factor is no nearer to what it should be than LEAST, nor a product of those of the row over its sum, nor one with a key, nor
+    // an entry of the tensor.
+    const least = l * ofG * (v + u) + (l + ofG + keys) * v * u + keys * l * (1 + u) + entries;
     const all = common * u * (t < 4 ? l * v : t === 4 ? frobenius(value.up) : 1);
     return (UNITS * (carried + LEAST * least)) ** 2 + head.queryLength * all ** 2;
   });

@@ -170,7 +170,10 @@ export function rowWeights(
     const x = arithmetic.array(BLOCK * width);
     const q = arithmetic.array(BLOCK * d);
     const g = arithmetic.array(BLOCK * dv);
-    const [xx, qq, gg] = [0, 1, 2].map(() => arithmetic.array(BLOCK));
+    const [xx, qq, gg] = [0, 1, 2].map(() => arithmetic.sums(BLOCK));
+    // In float64: of rows below 10^-20 float32 has no squares.
+    const none = arithmetic.sums(Math.max(width, d, dv));
+    const ones = arithmetic.sums(none.length).fill(1);
     const minusCentre = centre && minus(arithmetic, centre);
     for (let start = from; start < to; start += BLOCK) {
       const count = Math.min(BLOCK, to - start);
@@ -179,9 +182,9 @@ export function rowWeights(
       apply(arithmetic, count, toQ, x, q);
       gather(head.objective, dv, row, count, g, head.objectiveOffset, head.objectiveStride);
       if (minusCentre) arithmetic.addRow(count, dv, minusCentre, g);
-      arithmetic.rowDots(count, width, x, x, xx);
-      arithmetic.rowDots(count, d, q, q, qq);
-      arithmetic.rowDots(count, dv, g, g, gg);
+      arithmetic.forms(count, width, x, none, ones, xx);
+      arithmetic.forms(count, d, q, none, ones, qq);
+      arithmetic.forms(count, dv, g, none, ones, gg);
       for (let r = 0; r < count; r++) {
         const i = start + r;
         // A row that the head treats exactly has no error to be found.
