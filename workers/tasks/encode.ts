@@ -16,7 +16,10 @@ export interface Outgoing {
 
 export interface EncodeTask extends Task {
   readonly kernel: 'encode';
-  readonly tensors: readonly (Outgoing & { readonly target: Uint8Array })[];
+  readonly tensors: readonly (Outgoing & {
+    /** null: the bytes are sent as they lie in memory. */
+    readonly target: Uint8Array | null;
+  })[];
 }
 
 /** What rounding a result to its dtype did to it. */
@@ -40,15 +43,14 @@ export interface Sent {
 export function runEncodeTask(task: EncodeTask): Narrowing[] {
   return task.tensors.map(({ target, ...outgoing }) => {
     const { tensor, narrowing } = narrowed(outgoing);
-    target.set(tensor.bytes);
+    target?.set(tensor.bytes);
     return narrowing;
   });
 }
 
 function narrowed({ data, dtype, shape }: Outgoing): Sent {
   const tensor = narrowTensor(data, dtype, shape);
-  const isSame = dtype === (data instanceof Float64Array ? 'float64' : 'float32');
-  const { relative, infinite } = isSame
+  const { relative, infinite } = isSame(data, dtype)
     ? { relative: 0, infinite: 0 }
     : difference(data, widenEncoded(tensor));
   const lost = dtype === 'float64' ? 0 : underflow(data);
@@ -56,6 +58,9 @@ function narrowed({ data, dtype, shape }: Outgoing): Sent {
 }
 
 type Numbers = Float32Array | Float64Array;
+
+const isSame = (data: Numbers, dtype: Dtype) =>
+  dtype === (data instanceof Float64Array ? 'float64' : 'float32');
 
 /** Below 2^-126 float32 knows multiples of this alone. */
 const STEP = 2 ** -149;
@@ -90,26 +95,28 @@ function difference(computed: Numbers, sent: Numbers): Omit<Narrowing, 'dtype'> 
 const SMALL_BYTES = 2 ** 17;
 const WORD = 8;
 
-/** All tensors in one task, and their bytes in one block: results are small, or few. */
+/** All tensors in one task, and bytes that are not sent as they are in one block: results are small, or few. */
 export function* encodeJob(results: readonly Outgoing[]): Job<Sent[], EncodeTask> {
   let bytes = 0;
   const places = results.map(({ data, dtype }) => {
+    if (isSame(data, dtype) && data.buffer instanceof SharedArrayBuffer) return null;
     const place = { at: bytes, size: data.length * ITEM_SIZE[dtype] };
     // Aligned copies are the fast ones.
     bytes += WORD * Math.ceil(place.size / WORD);
     return place;
   });
-  if (bytes <= SMALL_BYTES) return results.map(narrowed);
+  const all = results.reduce((sum, { data, dtype }) => sum + data.length * ITEM_SIZE[dtype], 0);
+  if (all <= SMALL_BYTES) return results.map(narrowed);
   const memory = new SharedArrayBuffer(bytes);
   const tensors = results.map((result, k) => {
-    const { at, size } = places[k]!;
-    return { ...result, target: new Uint8Array(memory, at, size) };
+    const place = places[k];
+    return { ...result, target: place ? new Uint8Array(memory, place.at, place.size) : null };
   });
   const [narrowings] = (yield { name: 'encode', tasks: [{ kernel: 'encode', tensors }] }) as [
     Narrowing[],
   ];
-  return tensors.map(({ dtype, shape, target }, k) => ({
-    tensor: encodedTensor(dtype, shape, target),
+  return tensors.map(({ data, dtype, shape, target }, k) => ({
+    tensor: target ? encodedTensor(dtype, shape, target) : narrowTensor(data, dtype, shape),
     narrowing: narrowings[k]!,
   }));
 }

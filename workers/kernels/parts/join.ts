@@ -198,6 +198,7 @@ function beside(
     from: { data: from, at: 0, pitch: columns },
     rows: n,
     columns,
+    copies: true,
   };
 }
 
