@@ -174,7 +174,7 @@ const HUGE: [name: string, body: Buffer, decode: typeof decodeMsgpack, refused: 
   ['16 MiB of closing brackets', filled(16 * MIB, '[]', ']'), decodeJson, /not valid JSON/],
   ['16 MiB of escaped quotes', filled(16 * MIB, '"', '\\"'), decodeJson, /not valid JSON/],
   ['16 MiB of commas', filled(16 * MIB, '[', ','), decodeJson, /not valid JSON/],
-  ['16 MiB of spaces', filled(16 * MIB, '', ' '), decodeJson, /not valid JSON/],
+  ['16 MiB of spaces', filled(16 * MIB, '', ' '), decodeJson, /body is empty/],
   [
     '16 MiB of one JSON string',
     filled(16 * MIB, '"é', 'a').fill('"', 16 * MIB - 1),
