@@ -86,7 +86,7 @@ export function drawErrors(
 }
 
 /** Drawn blocks that are measured, at least, where others are not. */
-const FEWEST_MEASURED = 4;
+const FEWEST_MEASURED = 8;
 
 /** Whether too few of the measured blocks speak for others. */
 function isBlind({ blocks, drawn }: MeasuredRun): boolean {

@@ -42,10 +42,11 @@ export interface Pilot {
 }
 
 /**
- * Deviation of what a proxy leaves out of a logit, at most. Where it is larger, keys of a few blocks that their proxy overlooks
- * make most of the error, and neither looks nor measured blocks are sure to meet these blocks.
+ * Deviation of what a proxy leaves out of a logit, at most: weights are known within a factor of about two. Where it is larger,
+ * keys of a few blocks that their proxy overlooks make most of the error, and neither looks nor measured blocks are
+ * sure to meet these blocks.
  */
-const LARGEST_LEFT_OUT = 1;
+const LARGEST_LEFT_OUT = 0.7;
 
 /** Numbers of coordinates for heads of width d; none: the head is computed exactly. */
 const coordinatesFor = (d: number, leftOut: (c: number) => number): number[] =>
