@@ -17,8 +17,9 @@ async function metric(start: string): Promise<number> {
     .filter((line) => line.startsWith(start))
     .reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
 }
-async function until(start: string, value: number): Promise<void> {
-  while ((await metric(start)) !== value) await new Promise((resolve) => setTimeout(resolve, 5));
+/** A figure that goes on to grow, as that of jobs does when a job has parts, may never be seen at the value itself. */
+async function reaches(start: string, value: number): Promise<void> {
+  while ((await metric(start)) < value) await new Promise((resolve) => setTimeout(resolve, 5));
 }
 
 const GONE = 'loragrad_problems_total{type="client-gone"}';
@@ -38,19 +39,19 @@ function send(body: Uint8Array, announced = body.length) {
 test('a client that leaves in the middle of its upload is counted', async () => {
   const before = await metric(GONE);
   const socket = send(Buffer.alloc(1000), 100_000);
-  await until('loragrad_inflight_bytes', 1000);
+  await reaches('loragrad_inflight_bytes', 1000);
   socket.destroy();
-  await until(GONE, before + 1);
-  await until(gone499, before + 1);
+  await reaches(GONE, before + 1);
+  await reaches(gone499, before + 1);
 });
 
 test('a client that leaves in the middle of the computation is counted', async () => {
   const before = await metric(GONE);
   const socket = send(endlessBody());
-  await until('loragrad_jobs', 1);
+  await reaches('loragrad_jobs', 1);
   socket.destroy();
-  await until(GONE, before + 1);
-  await until('loragrad_cancelled_total{reason="client-gone"}', 1);
+  await reaches(GONE, before + 1);
+  await reaches('loragrad_cancelled_total{reason="client-gone"}', 1);
 });
 
 test('an answer is counted by method, with its error, and tells where the time went', async () => {
@@ -75,6 +76,6 @@ test('what Node cannot parse and what Fastify cannot route are counted too', asy
   const socket = connect(Number(new URL(server.url).port), '127.0.0.1');
   socket.on('error', () => {});
   socket.write('hello\r\n\r\n');
-  await until(bad, before + 2);
+  await reaches(bad, before + 2);
   socket.destroy();
 });
