@@ -1,31 +1,12 @@
 /** A computation lasts no longer than somebody waits for its answer. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { GradientRequest } from '../../support/fixtures.js';
 import { metricIs } from '../../support/processes/held.js';
 import { startServer } from '../../support/processes/server.js';
-import { DIALECTS } from '../../support/wire/dialects.js';
-import { encodeValues, type WireTensor } from '../../support/wire/wire-tensor.js';
+import { endlessBody } from '../../support/wire/bodies.js';
 
-/** In float64, some ten seconds of work for one worker: no machine is through before it is given up. */
-function longProblem(): GradientRequest {
-  const length = 6000;
-  const width = 64;
-  const tensor = (rows: number, columns: number): WireTensor => {
-    const numbers = Float64Array.from({ length: rows * columns }, (_, k) => Math.sin(k));
-    return encodeValues('float64', [rows, columns], numbers);
-  };
-  return {
-    hidden_states: tensor(length, width),
-    q_proj: { weight: tensor(width, width), lora_A: tensor(2, width), lora_B: tensor(width, 2) },
-    k_proj: { weight: tensor(width, width) },
-    v_proj: { weight: tensor(width, width) },
-    grad_output: tensor(length, width),
-  };
-}
-
-const { contentType, encode } = DIALECTS.tensors;
-const body = new Uint8Array(encode(longProblem()));
+const contentType = 'application/vnd.msgpack';
+const body = endlessBody();
 
 async function cancelled(url: string, reason: string): Promise<boolean> {
   const metrics = await (await fetch(`${url}/metrics`)).text();
@@ -59,7 +40,9 @@ test('when the client goes away the computation is given up', async () => {
       body,
       signal: client.signal,
     });
-    await metricIs(server.url, 'loragrad_jobs', 1);
+    await metricIs(server.url, 'loragrad_inflight_requests', 1);
+    // The job and, as soon as it is cut, its parts.
+    await metricIs(server.url, 'loragrad_jobs', '[1-9]\\d*');
     client.abort();
     await assert.rejects(answer, { name: 'AbortError' });
     // If the computation went on this would last until the test is timed out.

@@ -29,11 +29,11 @@ export function longRequest(url: string, rows = 12_000): Socket {
   return socket;
 }
 
-/** Resolves when a metric has a value. */
+/** Resolves when a metric has a value; @param value a number, or a regular expression for it. */
 export async function metricIs(
   url: string,
   name: string,
-  value: number,
+  value: number | string,
   headers: Record<string, string> = {},
 ): Promise<void> {
   const line = new RegExp(`^${name} ${value}$`, 'm');

@@ -53,5 +53,5 @@ export function longBody(length: number, width: number, more: object = {}): Buff
 /** Computed in float64. */
 export const FLOAT64 = { tolerance: 1e-9 };
 
-/** Minutes of float64 for one worker. */
+/** Some 45 seconds of float64 for one worker. */
 export const endlessBody = (): Uint8Array => longBody(6000, 64, FLOAT64);
