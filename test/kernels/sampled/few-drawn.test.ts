@@ -1,25 +1,18 @@
 /** Short inputs, where most blocks take all keys and only few are drawn. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type Job, runJob } from '../../../workers/job.js';
-import { loadWasm } from '../../../workers/kernels/inner/load.js';
 import { sampledJob } from '../../../workers/kernels/sampled/job.js';
 import { planSampled } from '../../../workers/kernels/sampled/plan/stages.js';
-import { runSampledTask, type SampledTask } from '../../../workers/kernels/sampled/run.js';
 import { testSeed } from '../../support/random.js';
 import { randomStates } from '../problems.js';
 import { distance, exact, named, norm } from '../run.js';
+import { needs, outputs, run, wasm } from './support.js';
 
 const SEED = testSeed(5);
-const wasm = loadWasm();
-const run = <R>(job: Job<R, SampledTask>) =>
-  runJob(job, (task, stop) => runSampledTask(task, wasm, stop));
 
 test('limits count blocks that are measured and have all their keys', () => {
   const shape = { queryLength: 512, batch: 2, heads: 8, headDim: 16, spread: 4 };
   const problem = randomStates({ ...shape, seed: SEED });
-  const outputs = { attentionOutput: false, inputGradients: 'attention' } as const;
-  const needs = { gradients: true, output: false, inputGradients: true };
   const truth = named(exact(problem, wasm, false, 'attention'));
   let drawn = 0;
   for (let seed = SEED; seed < SEED + 12; seed++) {
@@ -43,8 +36,6 @@ test('where no more blocks are drawn than are measured, none is left out', () =>
   const problem = randomStates({ ...shape, seed: 34 });
   const query = problem.inputs.query.data;
   for (let c = 0; c < 16; c++) query[513 * 16 + c]! *= 10;
-  const outputs = { attentionOutput: false, inputGradients: 'attention' } as const;
-  const needs = { gradients: true, output: false, inputGradients: true };
   const truth = named(exact(problem, wasm, false, 'attention'));
   const options = { ...outputs, keys: 120, tolerance: 0.1, needs, seed: 34 };
   const { plan } = run(planSampled(problem, options));

@@ -1,22 +1,15 @@
 /** What the proxies of a head may leave out of its logits. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type Job, runJob } from '../../../workers/job.js';
-import { loadWasm } from '../../../workers/kernels/inner/load.js';
 import { sampledJob } from '../../../workers/kernels/sampled/job.js';
 import { COORDINATES } from '../../../workers/kernels/sampled/plan/plan.js';
 import { planSampled } from '../../../workers/kernels/sampled/plan/stages.js';
-import { runSampledTask, type SampledTask } from '../../../workers/kernels/sampled/run.js';
 import { testSeed } from '../../support/random.js';
 import { randomStates } from '../problems.js';
 import { distance, exact, named, norm } from '../run.js';
+import { needs, outputs, run, wasm } from './support.js';
 
 const SEED = testSeed();
-const wasm = loadWasm();
-const run = <R>(job: Job<R, SampledTask>) =>
-  runJob(job, (task, stop) => runSampledTask(task, wasm, stop));
-const outputs = { attentionOutput: false, inputGradients: 'attention' } as const;
-const needs = { gradients: true, output: false, inputGradients: true };
 
 /** Logits of this deviation, spread evenly over all channels. */
 function planned(headDim: number, spread: number) {

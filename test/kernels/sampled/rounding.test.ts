@@ -1,20 +1,15 @@
 /** Gradients that are small beside what adds up to them: what is left of rounding is in the limits, drawn or not. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type Job, runJob } from '../../../workers/job.js';
-import { loadWasm } from '../../../workers/kernels/inner/load.js';
 import { sampledJob } from '../../../workers/kernels/sampled/job.js';
 import { planSampled } from '../../../workers/kernels/sampled/plan/stages.js';
-import { runSampledTask, type SampledTask } from '../../../workers/kernels/sampled/run.js';
 import type { AttentionProblem } from '../../../workers/problem.js';
 import { testSeed } from '../../support/random.js';
 import { randomProblem, randomStates } from '../problems.js';
 import { distance, named, norm, reference } from '../run.js';
+import { needs, outputs, run } from './support.js';
 
 const SEED = testSeed(7);
-const wasm = loadWasm();
-const run = <R>(job: Job<R, SampledTask>) =>
-  runJob(job, (task, stop) => runSampledTask(task, wasm, stop));
 
 /** Every second row is the one before it, and its upstream gradient that with the other sign, nearly. */
 function cancelling(problem: AttentionProblem): AttentionProblem {
@@ -69,8 +64,6 @@ test('a long row whose softmax is saturated, looked at twice or not', () => {
   for (let c = 0; c < 32; c++) query.data[59 * 32 + c]! *= 30;
   // Nearly all of its dS cancels, and what rounding leaves of it is larger than other rows.
   states.objective.tensor.data.set(query.data);
-  const outputs = { attentionOutput: false, inputGradients: 'attention' } as const;
-  const needs = { gradients: true, output: false, inputGradients: true };
   const truth = named(reference(states, 'attention'));
   const planned = planSampled(states, {
     ...{ ...outputs, keys: 64, tolerance: 0.3, needs, seed: SEED },

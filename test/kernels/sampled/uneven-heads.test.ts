@@ -1,19 +1,14 @@
 /** Drawn keys where one head of many makes nearly all of the error. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type Job, runJob } from '../../../workers/job.js';
-import { loadWasm } from '../../../workers/kernels/inner/load.js';
 import { sampledJob } from '../../../workers/kernels/sampled/job.js';
 import { planSampled } from '../../../workers/kernels/sampled/plan/stages.js';
-import { runSampledTask, type SampledTask } from '../../../workers/kernels/sampled/run.js';
 import { testSeed } from '../../support/random.js';
 import { randomStates } from '../problems.js';
 import { distance, exact, named, norm } from '../run.js';
+import { needs, outputs, run, wasm } from './support.js';
 
 const SEED = testSeed(5);
-const wasm = loadWasm();
-const run = <R>(job: Job<R, SampledTask>) =>
-  runJob(job, (task, stop) => runSampledTask(task, wasm, stop));
 
 test('measured blocks find the one head of 64 that looks far', () => {
   const [length, heads, headDim, far] = [768, 64, 32, 40];
@@ -32,8 +27,6 @@ test('measured blocks find the one head of 64 that looks far', () => {
       }
     }
   }
-  const outputs = { attentionOutput: false, inputGradients: 'attention' } as const;
-  const needs = { gradients: true, output: false, inputGradients: true };
   const { plan } = run(
     planSampled(problem, { ...outputs, keys: 1, tolerance: 0.1, needs, seed: SEED }),
   );

@@ -29,15 +29,28 @@ export function longRequest(url: string, rows = 12_000): Socket {
   return socket;
 }
 
-/** Resolves when a metric has a value; @param value a number, or a regular expression for it. */
-export async function metricIs(
+/** Resolves when a metric has a value. */
+export const metricIs = (
   url: string,
   name: string,
-  value: number | string,
+  value: number,
   headers: Record<string, string> = {},
+): Promise<void> => metricMatches(url, name, (found) => found === value, headers);
+
+/** Resolves when a metric has a value or more: one that goes on to grow may never be seen at the value itself. */
+export const metricReaches = (url: string, name: string, value: number): Promise<void> =>
+  metricMatches(url, name, (found) => found >= value, {});
+
+async function metricMatches(
+  url: string,
+  name: string,
+  matches: (value: number) => boolean,
+  headers: Record<string, string>,
 ): Promise<void> {
-  const line = new RegExp(`^${name} ${value}$`, 'm');
-  while (!line.test(await (await fetch(`${url}/metrics`, { headers })).text())) {
+  const line = new RegExp(`^${name} (\\S+)$`, 'm');
+  for (;;) {
+    const [, found] = line.exec(await (await fetch(`${url}/metrics`, { headers })).text()) ?? [];
+    if (found !== undefined && matches(Number(found))) return;
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }
