@@ -150,7 +150,24 @@ function squareOfError(runs: readonly RunErrors[], name: string, ofNorm: number)
     }
   }
   const freedom = 2 / ((ofEstimate + own + 4 * pairs) / variance ** 2 + ofNorm);
-  return { variance, limit: variance * chiSquare(freedom) };
+  return { variance, limit: variance * chiSquare(freedom) + unmeasured(byRun) };
+}
+
+/** Measured blocks with an error from which on their scatter tells what blocks that were not measured may add. */
+const ENOUGH = 24;
+
+/**
+ * What blocks that were not measured may add to |e|^2 where fewer have an error. In 99 of 100 cases n blocks have met all kinds
+ * of blocks but those that make up a share of -ln(0.01) / n of all; these are taken to be as large as the largest that was met.
+ */
+function unmeasured(runs: readonly ReturnType<typeof errorsOf>[]): number {
+  let largest = 0;
+  for (const run of runs) {
+    if (run.length >= ENOUGH) continue;
+    const ofSome = run.filter(({ probability }) => probability < 1);
+    largest += Math.max(0, ...ofSome.map(({ square, probability }) => square / probability));
+  }
+  return -Math.log(0.01) * largest;
 }
 
 /** The same of sinks: the larger one of what drawn keys and measured blocks say; heads have a number each. */
