@@ -304,6 +304,8 @@ def _torch(fields):
 def _tensor(value, like):
     """On the wire, in the dtype and number of dimensions of another tensor on the wire."""
     value = value.to(getattr(torch, like["dtype"])).contiguous()
+    if not value.isfinite().all():
+        raise Problem(422, "not-finite", f"A gradient is too large for {like['dtype']}.")
     shape = list(value.shape)[-len(like["shape"]) :]
     return {
         "dtype": like["dtype"],

@@ -19,6 +19,7 @@ from models import ATTENTION, make_batch, make_model, packed_batch, train_once  
 
 from loragrad.torch import attach  # noqa: E402
 from loragrad.transformers import register  # noqa: E402
+from loragrad.transformers.interface import attention  # noqa: E402
 
 
 def compare(model, client, batch=None, limit=1e-4, train=train_once, **options):
@@ -347,6 +348,21 @@ def test_overflow_is_skipped_by_loss_scaling(contract):
     assert handle.last_step.methods == {"skipped": 2}
     assert handle.last_step.error_bound is None
     assert "2 skipped" in str(handle.last_step)
+
+
+def test_a_gradient_too_large_for_its_dtype_is_skipped_too(service):
+    """The upstream gradient is finite in float16; that of the first value is the sum of many."""
+    shape = (1, 2, 16, 4)
+    states = [torch.zeros(shape, dtype=torch.float16, requires_grad=True) for _ in range(3)]
+    handle = register(service, minimum_length=0)
+    try:
+        output, _ = attention(torch.nn.Module(), *states, None)
+        output.backward(torch.full_like(output, 6e4))
+    finally:
+        handle.detach()
+    assert all(state.grad.isnan().all() for state in states)
+    (report,) = handle.last_step.layers.values()
+    assert report.method == "skipped" and "too large for float16" in report.reason
 
 
 @pytest.mark.parametrize(

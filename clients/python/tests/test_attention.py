@@ -207,6 +207,14 @@ def test_overflow_comes_out_as_it_went_in(contract):
     assert not [path for _, path, _ in contract.requests if path == "/gradient"]
 
 
+def test_a_gradient_too_large_for_its_dtype_comes_out_as_overflow(client):
+    x, projections, grad, layer = problems.make()
+    for fields in projections.values():
+        fields |= {name: t.half() for name, t in fields.items() if name in ("lora_A", "lora_B")}
+    adapters, *_ = run(client, x, projections, grad * 1e6, layer)
+    assert adapters["q_proj"]["lora_A"].isnan().all()
+
+
 def test_no_graph_without_gradients(contract):
     x, projections, _, layer = problems.make()
     with torch.no_grad():

@@ -64,9 +64,10 @@ def test_other_problems_are_not_repeated(contract, waits):
 
 
 def test_broken_connections_are_tried_again(contract, waits):
-    contract.script = [None, None]
+    """502 is a proxy's word for one."""
+    contract.script = [None, None, (502, {})]
     assert Client(contract.url).limits()
-    assert len(contract.requests) == 3 and len(waits) == 2
+    assert len(contract.requests) == 4 and len(waits) == 3
 
 
 def test_a_connection_that_the_service_has_closed_meanwhile_costs_no_attempt(contract, waits):

@@ -21,7 +21,7 @@ export interface ClientOptions {
   /** Sent with every request, as for authorization. */
   readonly headers?: Readonly<Record<string, string>>;
   /**
-   * Attempts after the first, when the service is busy (429, 503) or the connection is lost. Default: 10; at most 5
+   * Attempts after the first, when the service is busy (429, 503) or the connection is lost (502 from a proxy). Default: 10; at most 5
    * when nobody listens.
    */
   readonly retries?: number;

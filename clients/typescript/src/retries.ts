@@ -8,7 +8,8 @@ const TIMER_MS = 2 ** 31 - 1;
 /** Attempts after the first when nobody listens: some 8 s, in which a service starts again. */
 const REFUSED_RETRIES = 5;
 
-const BUSY: ReadonlySet<number> = new Set([429, 503]);
+/** 502 is how a proxy tells of a lost connection: the service behind it is being restarted. */
+const BUSY: ReadonlySet<number> = new Set([429, 502, 503]);
 /** The connection broke after it was made, as when the service is restarted. */
 const LOST: ReadonlySet<unknown> = new Set(['ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET']);
 const REFUSED: ReadonlySet<unknown> = new Set(['ECONNREFUSED', 'ETIMEDOUT', 'EAI_AGAIN']);
@@ -60,7 +61,7 @@ export function pause(ms: number, signal: AbortSignal | undefined): Promise<void
 /**
  * @param attempt sends the request; every request of this client may be sent again.
  * @param retries attempts after the first.
- * @returns the first answer that is neither 429 nor 503, or the last one.
+ * @returns the first answer that is none of 429, 502 and 503, or the last one.
  * @throws the reason of `signal` when it aborts, or what `attempt` throws.
  */
 export async function withRetries(

@@ -44,7 +44,7 @@ class Client(AbstractContextManager["Client"]):
     :param api_key: sent as Bearer token.
     :param timeout: seconds without a byte from the service until a call fails; the service itself gives
         up after its `deadline_ms` (see `limits`).
-    :param retries: how often a call is repeated after 429, 503 or a broken connection, with
+    :param retries: how often a call is repeated after 429, 502, 503 or a broken connection, with
         exponential back-off and as Retry-After says. The default outlasts a restart of the service: about
         a minute.
     :param headers: sent with every request, say for a proxy that asks for authorization.

@@ -69,3 +69,8 @@ class ProblemError(LoragradError):
     def kind(self) -> str:
         """The last part of `type`: "shape-mismatch"."""
         return self.type.removeprefix(_PREFIX)
+
+    @property
+    def of_overflow(self) -> bool:
+        """Whether some number is too large for its dtype: PyTorch has infinity there, and goes on."""
+        return self.kind == "not-finite"

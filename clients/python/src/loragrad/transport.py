@@ -29,7 +29,8 @@ from .progress import UploadBar
 
 _log = logging.getLogger("loragrad")
 
-RETRY_STATUS = (429, 503)
+# 502 is how a proxy tells of a broken connection: the service behind it is being restarted.
+RETRY_STATUS = (429, 502, 503)
 FIRST_DELAY_SECONDS = 0.25
 MAX_DELAY_SECONDS = 30.0
 
@@ -112,7 +113,7 @@ class Transport:
     ) -> Answer:
         """The first answer that is a success (2xx), after up to `retries` repetitions.
 
-        Repeated are 429 and 503, after the wait that Retry-After asks for or else an exponential
+        Repeated are 429, 502 and 503, after the wait that Retry-After asks for or else an exponential
         back-off with jitter, and broken connections, but not to a service that was never there. Every
         repetition is logged as a warning. Raises ProblemError for other errors and ServiceUnreachable
         when no answer came.

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..client import Client
-from ..errors import UnsupportedError
+from ..errors import ProblemError, UnsupportedError
 from ..request import PROJECTIONS
 from ..result import GradientResult
 from .report import CallCost
 
-#: Told of every backward pass. No result: the upstream gradient was not finite and nothing was asked.
+#: Told of every backward pass. No result: a gradient, from above or of the layer, was not finite.
 Listener = Callable[[GradientResult | None, CallCost], None]
 
 
@@ -56,8 +56,13 @@ class LayerCall:
 
     def gradient(
         self, hidden_states: Tensor, tensors: list[Tensor], grad: Tensor
-    ) -> GradientResult:
-        """The answer of the service for adapters whose tensors are given in the order of `adapters`."""
+    ) -> GradientResult | None:
+        """The answer of the service for adapters whose tensors are given in the order of `adapters`.
+
+        None: something overflows. Loss scaling relies on that coming out as it went in.
+        """
+        if not torch.isfinite(grad).all():
+            return None
         projections = {name: dict(self.projections[name]) for name in PROJECTIONS}
         for (name, part), tensor in zip(self.adapters, tensors, strict=True):
             projections[name][part] = tensor
@@ -71,7 +76,12 @@ class LayerCall:
             request["outputs"] = ["gradients", "input_gradients"]
         before = self.client.traffic.bytes_sent
         start = time.perf_counter()
-        result = self.client.gradient(**request)
+        try:
+            result = self.client.gradient(**request)
+        except ProblemError as problem:
+            if problem.of_overflow:
+                return None
+            raise
         seconds = time.perf_counter() - start
         self.tell(result, CallCost(seconds, self.client.traffic.bytes_sent - before))
         return result
@@ -105,13 +115,12 @@ class ServiceGradient(torch.autograd.Function):
         _, output_needed, hidden_needed, *needed = ctx.needs_input_grad
         hidden_needed = hidden_needed and call.input_gradients
         grad_hidden = None
-        if torch.isfinite(grad).all():
-            result = call.gradient(hidden_states, adapters, grad)
+        result = call.gradient(hidden_states, adapters, grad)
+        if result is not None:
             gradients = [result.gradients[name][part] for name, part in call.adapters]
             if hidden_needed:
                 grad_hidden = result.input_gradients["hidden_states"]
         else:
-            # Loss scaling relies on overflow coming out as it went in; the service refuses it.
             gradients = [torch.full_like(adapter, torch.nan) for adapter in adapters]
             if hidden_needed:
                 grad_hidden = torch.full_like(hidden_states, torch.nan)

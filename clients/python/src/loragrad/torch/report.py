@@ -23,7 +23,7 @@ class LayerReport:
 
     layer: str
     #: That of the service ("exact", "low_rank", ...), "local" when the layer was differentiated here, or
-    #: "skipped" when the upstream gradient held NaN or infinity.
+    #: "skipped" when its gradients are NaN since some number was, or was too large for its dtype.
     method: str
     reason: str
     cost: CallCost = CallCost()
@@ -53,9 +53,8 @@ class LayerReport:
         )
 
     @classmethod
-    def skipped(cls, layer: str) -> LayerReport:
-        why = "The upstream gradient holds NaN or infinity; the gradients are NaN, as in PyTorch."
-        return cls(layer, "skipped", why)
+    def skipped(cls, layer: str, why: str) -> LayerReport:
+        return cls(layer, "skipped", f"{why} The gradients are NaN, as loss scaling expects.")
 
 
 @dataclass

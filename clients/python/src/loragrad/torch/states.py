@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..client import Client
-from ..errors import LoragradError
+from ..errors import LoragradError, ProblemError
 from .report import CallCost, LayerReport
 
 
@@ -30,13 +30,22 @@ class StatesCall:
     #: Names of the tensors of the request's `inputs`, in the order in which they follow the states.
     inputs: tuple[str, ...] = ()
 
-    def gradients(self, tensors: Mapping[str, Any]) -> Mapping[str, Tensor]:
-        """Those of query, key, value and sinks, in the layout of the service."""
+    def gradients(self, tensors: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
+        """Those of query, key, value and sinks, in the layout of the service. None: something overflows.
+
+        Loss scaling relies on overflow coming out as it went in; the service refuses it.
+        """
+        if not torch.isfinite(tensors["grad_output"]).all():
+            self.listener(LayerReport.skipped(self.layer, "The upstream gradient is not finite."))
+            return None
         before = self.client.traffic.bytes_sent
         start = time.perf_counter()
         try:
             result = self.client.gradient(**self.fields, **tensors)
         except LoragradError as error:
+            if isinstance(error, ProblemError) and error.of_overflow:
+                self.listener(LayerReport.skipped(self.layer, error.detail))
+                return None
             error.layer = self.layer
             raise
         seconds = time.perf_counter() - start
@@ -72,13 +81,6 @@ class ServiceAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         call: StatesCall = ctx.call
         query, key, value, sinks, log_sum_exp, *inputs = ctx.saved_tensors
-        unasked = (None,) * len(inputs)
-        if not torch.isfinite(grad).all():
-            # Loss scaling relies on overflow coming out as it went in; the service refuses it.
-            call.listener(LayerReport.skipped(call.layer))
-            saved = (query, key, value, sinks)
-            nans = (t if t is None else torch.full_like(t, torch.nan) for t in saved)
-            return (None, *nans, *unasked)
         tensors: dict[str, Any] = {
             "query": query.transpose(1, 2),
             "key": key.transpose(1, 2),
@@ -94,5 +96,10 @@ class ServiceAttention(torch.autograd.Function):
             halves = (tensor.to(torch.bfloat16) for tensor in inputs)
             tensors["inputs"] = dict(zip(call.inputs, halves, strict=True))
         gradients = call.gradients(tensors)
+        unasked = (None,) * len(inputs)
+        if gradients is None:
+            saved = (query, key, value, sinks)
+            nans = (t if t is None else torch.full_like(t, torch.nan) for t in saved)
+            return (None, *nans, *unasked)
         states = (gradients[name].transpose(1, 2) for name in ("query", "key", "value"))
         return (None, *states, gradients.get("sinks"), *unasked)
