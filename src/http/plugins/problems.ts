@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { PROBLEM_MEDIA_TYPE, Problem, toProblem } from '../../errors.js';
 import { quote } from '../../wire/tree/quote.js';
+import { discardRest } from '../admission/unread-bodies.js';
 import { AllowedMethods } from '../allowed-methods.js';
 
 declare module 'fastify' {
@@ -16,28 +17,6 @@ declare module 'fastify' {
   }
 }
 
-/** For what is left of a refused body: time, bytes, and pieces that they come in. */
-const LINGER_MS = 2000;
-const LINGER_BYTES = 2 ** 26;
-const LINGER_PIECES = 2 ** 14;
-
-/**
- * What is left of a body that nobody wants. Many clients look for an answer only once they have sent everything, and
- * do not see it when the connection is closed before: for a moment the rest is received and thrown away, then it is
- * cut off.
- */
-export function discardRest({ raw }: Pick<FastifyRequest, 'raw'>): void {
-  if (raw.complete) return;
-  let [bytes, pieces] = [0, 0];
-  // What has arrived while this thread was busy is read first.
-  const timer = setTimeout(() => setImmediate(() => raw.destroy()), LINGER_MS);
-  raw.on('data', (chunk: Buffer) => {
-    bytes += chunk.length;
-    if (bytes > LINGER_BYTES || ++pieces > LINGER_PIECES) raw.destroy();
-  });
-  raw.once('close', () => clearTimeout(timer));
-}
-
 export function answerProblem(
   problem: Problem,
   request: FastifyRequest,
@@ -45,7 +24,7 @@ export function answerProblem(
 ): void {
   reply.problem = problem;
   reply.removeHeader('connection');
-  discardRest(request);
+  discardRest(request.raw);
   const { statusCode } = problem;
   reply
     .code(statusCode)

@@ -14,8 +14,8 @@ import { DEFAULT_WIRE_LIMITS, type WireLimits } from '../../../wire/tree/wire-li
 import { type PaceLimits, watchPace } from '../../admission/pace.js';
 import { Pieces } from '../../admission/pieces.js';
 import { Turns } from '../../admission/turns.js';
+import { discardRest } from '../../admission/unread-bodies.js';
 import { BODY_TYPES, JSON_TYPE, MSGPACK_TYPES } from '../../media-types.js';
-import { discardRest } from '../problems.js';
 
 interface BodyLimits {
   readonly maxBodyBytes: number;
@@ -222,7 +222,7 @@ async function bodies(app: FastifyInstance, limits: BodyLimits): Promise<void> {
     (decode: Decode, limit: number) =>
     async (request: FastifyRequest, payload: IncomingMessage): Promise<unknown> => {
       // What a DELETE carries has no meaning (RFC 9110, 9.3.5).
-      if (!request.routeOptions.schema?.body) return discardRest(request);
+      if (!request.routeOptions.schema?.body) return discardRest(request.raw);
       try {
         const body = await readBody(request, payload, limit, limits.pace, chunks);
         await request.takePlace();

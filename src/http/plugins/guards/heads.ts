@@ -9,8 +9,8 @@ import type { FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import { PROBLEM_MEDIA_TYPE, type Problem } from '../../../errors.js';
 import { Turns } from '../../admission/turns.js';
+import { discardRest, drop } from '../../admission/unread-bodies.js';
 import { REQUEST_ID_HEADER, requestId } from '../../request-id.js';
-import { discardRest } from '../problems.js';
 import { addressOf } from './clients.js';
 
 /**
@@ -35,7 +35,7 @@ const isPlain = ({ method, headers }: IncomingMessage) =>
 function answer(problem: Problem, request: IncomingMessage, response: ServerResponse): void {
   const id = requestId(request);
   const body = JSON.stringify(problem.details(id));
-  discardRest({ raw: request });
+  discardRest(request);
   response.writeHead(problem.statusCode, {
     ...problem.options.headers,
     'content-type': PROBLEM_MEDIA_TYPE,
@@ -83,7 +83,7 @@ async function heads(app: FastifyInstance): Promise<void> {
     const crowded = turns.waiting >= MOST && turns.isWaiting(client);
     const early = whyNot(request, client, crowded);
     // Nothing of it is kept while it waits.
-    if (early) request.resume();
+    if (early) drop(request);
     await turns.take(client);
     // Its client has left meanwhile.
     if (request.socket.destroyed) return;
