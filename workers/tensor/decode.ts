@@ -41,18 +41,22 @@ function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | Float64Array
   return new Uint8Array(buffer, byteOffset, byteLength);
 }
 
+/** As 16-bit numbers; bytes at an odd address are copied first. */
+function halvesOf(bytes: Uint8Array): Uint16Array {
+  const { buffer, byteOffset, length } = bytes.byteOffset % 2 === 0 ? bytes : bytes.slice();
+  return new Uint16Array(buffer, byteOffset, length / 2);
+}
+
 function widen16(bytes: Uint8Array, target: Float32Array): void {
+  const halves = halvesOf(bytes);
   const table = float16Values();
-  for (let i = 0, at = 0; i < target.length; i++, at += 2) {
-    target[i] = table[bytes[at] | (bytes[at + 1] << 8)];
-  }
+  for (let i = 0; i < halves.length; i++) target[i] = table[halves[i]];
 }
 
 function widenBfloat16(bytes: Uint8Array, target: Float32Array): void {
+  const halves = halvesOf(bytes);
   const bits = new Uint32Array(target.buffer, target.byteOffset, target.length);
-  for (let i = 0, at = 0; i < bits.length; i++, at += 2) {
-    bits[i] = (bytes[at] << 16) | (bytes[at + 1] << 24);
-  }
+  for (let i = 0; i < halves.length; i++) bits[i] = halves[i] << 16;
 }
 
 /**
