@@ -1,15 +1,21 @@
 /**
- * npm test: the test files of a folder run in one process, one after the other. To load the service and to make it warm
- * takes longer than most files. Options are those of node --test.
+ * npm test: test files run in few processes, one after the other in each. To load the service and to make it warm takes
+ * longer than most files. Options are those of node --test.
  */
 import { spawn } from 'node:child_process';
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { dirname, join } from 'node:path/posix';
+import { join } from 'node:path/posix';
 import { ROOT } from './make.mjs';
 
 const TESTS = join(ROOT, 'dist/test');
 const PROCESSES = join(TESTS, 'processes');
+/** What runs in one process; all that is left runs in another. */
+const TOGETHER = {
+  services: /^(client|clients|docs|engine|http|web)\//,
+  kernels: /^(kernels|solver)\//,
+  cluster: /^cluster\//,
+};
 /** One measures the memory of its process; others of the cluster have nothing to share. */
 const ALONE = /^(engine\/price|cluster\/(?!cancel|fixtures|methods|queue))/;
 
@@ -33,11 +39,13 @@ loaded();
   return path;
 }
 
-const folders = new Map();
+// The longest begin first.
+const processes = new Map(Object.keys(TOGETHER).map((name) => [name, []]));
 for (const file of readdirSync(TESTS, { recursive: true, encoding: 'utf8' }).sort()) {
   if (!file.endsWith('.test.js')) continue;
-  const name = ALONE.test(file) ? file : dirname(join('all', file));
-  folders.set(name, [...(folders.get(name) ?? []), file]);
+  const [together] = Object.entries(TOGETHER).find(([, files]) => files.test(file)) ?? ['others'];
+  const name = ALONE.test(file) ? file : together;
+  processes.set(name, [...(processes.get(name) ?? []), file]);
 }
 rmSync(PROCESSES, { recursive: true, force: true });
 mkdirSync(PROCESSES);
@@ -49,7 +57,7 @@ const child = spawn(
     ...['--single-threaded-gc', '--test', '--test-concurrency', String(availableParallelism())],
     ...['--test-reporter', './scripts/test-reporter.mjs', '--test-timeout', '1200000'],
     ...process.argv.slice(2),
-    ...[...folders].map(([name, files]) => inOneProcess(name, files)),
+    ...[...processes].map(([name, files]) => inOneProcess(name, files)),
   ],
   { cwd: ROOT, stdio: 'inherit', detached: true },
 );

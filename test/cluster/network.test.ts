@@ -1,5 +1,5 @@
 /**
- * An API node and 4 workers that share nothing but a network, and a store that takes TLS and a password: each in a
+ * An API node and two workers that share nothing but a network, and a store that takes TLS and a password: each in a
  * network namespace of its own where that is permitted, else all on the loopback interface.
  */
 import assert from 'node:assert/strict';
@@ -16,7 +16,7 @@ import { canMakeNamespaces, makeNamespace, type Namespace } from './namespaces.j
 import { largeBody, type NodeProcess, startApi, startWorker } from './nodes.js';
 import { startStore, withoutStore } from './store.js';
 
-const WORKERS = 4;
+const WORKERS = 2;
 const PASSWORD = 'a password: of @ll signs';
 const MSGPACK = 'application/vnd.msgpack';
 const LOOPBACK = { inside: [], address: '127.0.0.1', gateway: '127.0.0.1' };

@@ -8,6 +8,7 @@ import { ThreadedEngine } from '../../src/engine/engine.js';
 import { buildApp } from '../../src/http/app.js';
 import { REQUEST_EXAMPLES } from '../../src/http/schemas/example.js';
 import { readRecorded } from '../../src/http/schemas/recorded.js';
+import { RATES } from '../support/processes/server.js';
 
 /** What differs from run to run and from machine to machine. */
 const VARIABLE = new Set([
@@ -40,7 +41,7 @@ function assertAlike(actual: unknown, expected: unknown, path: string): void {
 
 test('the service answers the examples as the documentation says, and refuses as it says', async () => {
   const recorded = readRecorded();
-  const engine = await ThreadedEngine.start({ workers: 1, warmUpMs: 60_000 });
+  const engine = await ThreadedEngine.start({ workers: 1, warmUpMs: 120_000, rates: RATES });
   const app = await buildApp(readConfig({ LOG_LEVEL: 'silent' }), engine);
   try {
     assertAlike(await recordAnswers(app), recorded.answers, '');

@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { mkdirSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import type { Browser, Page } from 'playwright-core';
+import type { Page } from 'playwright-core';
 import { REQUEST_EXAMPLES } from '../../src/http/schemas/example.js';
 import { readRecorded } from '../../src/http/schemas/recorded.js';
 import { seriousFindings } from '../support/browser/accessibility.js';
-import { launchBrowser, NO_BROWSER } from '../support/browser/browser.js';
+import { NO_BROWSER, sharedBrowser } from '../support/browser/browser.js';
 import { type PrefixProxy, startPrefixProxy } from '../support/processes/prefix-proxy.js';
 import { type RunningServer, startServer } from '../support/processes/server.js';
 
@@ -16,20 +16,16 @@ const PREFIX = '/loragrad';
 const PATIENCE_MS = 120_000;
 
 let server: RunningServer;
-let browser: Browser | undefined;
 before(async () => {
   server = await startServer({ LORAGRAD_BASE_PATH: PREFIX });
-  if (!NO_BROWSER) browser = await launchBrowser();
   mkdirSync(SCREENSHOTS, { recursive: true });
 });
-after(async () => {
-  await browser?.close();
-  await server.close();
-});
+after(() => server.close());
 
 /** The page, and what it complains of; answers of 4xx are no complaint. */
 async function open(url: string): Promise<{ page: Page; complaints: string[] }> {
-  const page = await (browser as Browser).newPage({ viewport: { width: 1280, height: 1600 } });
+  const browser = await sharedBrowser();
+  const page = await browser.newPage({ viewport: { width: 1280, height: 1600 } });
   page.setDefaultTimeout(PATIENCE_MS);
   const complaints: string[] = [];
   page.on('pageerror', (error) => complaints.push(error.message));

@@ -5,9 +5,9 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { get, type IncomingMessage } from 'node:http';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
+import type { BrowserContextOptions, Page } from 'playwright-core';
 import { seriousFindings } from '../support/browser/accessibility.js';
-import { launchBrowser, NO_BROWSER } from '../support/browser/browser.js';
+import { NO_BROWSER, sharedBrowser } from '../support/browser/browser.js';
 import { startPrefixProxy } from '../support/processes/prefix-proxy.js';
 import { type RunningServer, startServer } from '../support/processes/server.js';
 
@@ -15,19 +15,15 @@ const SCREENSHOTS = fileURLToPath(new URL('../../screenshots/', import.meta.url)
 const options = { skip: NO_BROWSER };
 
 let server: RunningServer;
-let browser: Browser;
 before(async () => {
   server = await startServer();
-  if (!NO_BROWSER) browser = await launchBrowser();
   mkdirSync(SCREENSHOTS, { recursive: true });
 });
-after(async () => {
-  await browser?.close();
-  await server.close();
-});
+after(() => server.close());
 
 /** A page that must not complain, nor ask any other host. */
 async function open(url: string, context: BrowserContextOptions = {}) {
+  const browser = await sharedBrowser();
   const page = await browser.newPage({ viewport: { width: 1280, height: 1400 }, ...context });
   // However busy the machine is.
   page.setDefaultTimeout(120_000);

@@ -1,5 +1,6 @@
 /** A headless Chromium that is already on the machine; nothing is downloaded. */
 import { existsSync } from 'node:fs';
+import { after } from 'node:test';
 import { type Browser, chromium } from 'playwright-core';
 
 const CANDIDATES = [
@@ -15,8 +16,12 @@ export const BROWSER = CANDIDATES.find((path) => path && existsSync(path));
 /** For `skip`: why browser tests cannot run here, or false. */
 export const NO_BROWSER = BROWSER ? false : 'no Chromium found; install one or set CHROMIUM_PATH';
 
-export function launchBrowser(): Promise<Browser> {
-  return chromium.launch({
+let browser: Promise<Browser> | undefined;
+after(async () => (await browser)?.close());
+
+/** One for all tests of this process. */
+export function sharedBrowser(): Promise<Browser> {
+  browser ??= chromium.launch({
     executablePath: BROWSER as string,
     args: [
       '--no-sandbox',
@@ -27,4 +32,5 @@ export function launchBrowser(): Promise<Browser> {
       '--disable-sync',
     ],
   });
+  return browser;
 }

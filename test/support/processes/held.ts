@@ -18,7 +18,7 @@ export function unfinishedRequest(url: string, bytes: number): Socket {
   return socket;
 }
 
-/** A request that takes a place and computes for a minute, or some seconds at 5000 rows, unless its socket is destroyed. */
+/** A request that takes a place and computes for a minute, or some seconds at 3500 rows, unless its socket is destroyed. */
 export function longRequest(url: string, rows = 12_000): Socket {
   const socket = open(url);
   const body = longBody(rows, 16, FLOAT64);
@@ -41,6 +41,8 @@ export const metricIs = (
 export const metricReaches = (url: string, name: string, value: number): Promise<void> =>
   metricMatches(url, name, (found) => found >= value, {});
 
+const MOST_WAIT_MS = 50;
+
 async function metricMatches(
   url: string,
   name: string,
@@ -48,9 +50,10 @@ async function metricMatches(
   headers: Record<string, string>,
 ): Promise<void> {
   const line = new RegExp(`^${name} (\\S+)$`, 'm');
-  for (;;) {
+  // Often at first: what is brief is to be seen. What takes longer is not to cost more than what is waited for.
+  for (let wait = 2; ; wait = Math.min(1.2 * wait, MOST_WAIT_MS)) {
     const [, found] = line.exec(await (await fetch(`${url}/metrics`, { headers })).text()) ?? [];
     if (found !== undefined && matches(Number(found))) return;
-    await new Promise((resolve) => setTimeout(resolve, 2));
+    await new Promise((resolve) => setTimeout(resolve, wait));
   }
 }
