@@ -22,6 +22,11 @@ const MARGIN_MS = 1000;
 
 interface Connection {
   readonly socket: Socket;
+  /** Of the request that is under way. */
+  onBytes(bytes: Buffer): void;
+  onClose(): void;
+  /** What went wrong with it. */
+  error: string;
   /** Requests that it has carried. */
   served: number;
   /** performance.now() of its last answer, and until when it may be used after that. */
@@ -29,9 +34,13 @@ interface Connection {
   usableUntil: number;
 }
 
-/** One client of the service: all its connections have one address. */
+/**
+ * One client of the service: all its connections have one address. It shares the processors with what it measures, so it does little
+ * for an answer: connections read into one buffer.
+ */
 export class Client {
   #free: Connection[] = [];
+  readonly #buffer = Buffer.alloc(65_536);
 
   constructor(
     private readonly port: number,
@@ -73,14 +82,32 @@ export class Client {
   #open(): Promise<Connection | string> {
     const { port, localAddress } = this;
     return new Promise((resolve) => {
-      const socket = connect({ port, host: '127.0.0.1', localAddress, noDelay: true });
-      socket.once('error', ({ message }) => resolve(message));
+      const callback = (length: number, buffer: Uint8Array) => {
+        connection.onBytes((buffer as Buffer).subarray(0, length));
+        return true;
+      };
+      const onread = { buffer: this.#buffer, callback };
+      const socket = connect({ port, host: '127.0.0.1', localAddress, noDelay: true, onread });
+      const connection: Connection = {
+        socket,
+        onBytes: () => {},
+        onClose: () => {},
+        error: 'closed',
+        served: 0,
+        last: 0,
+        usableUntil: Number.POSITIVE_INFINITY,
+      };
       socket.once('connect', () => {
-        const last = performance.now();
-        resolve({ socket, served: 0, last, usableUntil: Number.POSITIVE_INFINITY });
+        connection.last = performance.now();
+        resolve(connection);
+      });
+      socket.on('error', ({ message }) => {
+        connection.error = message;
+        resolve(message);
       });
       socket.on('close', () => {
-        this.#free = this.#free.filter((one) => one.socket !== socket);
+        this.#free = this.#free.filter((one) => one !== connection);
+        connection.onClose();
       });
     });
   }
@@ -91,31 +118,23 @@ const NOTHING = { retryAfter: 0, body: Buffer.alloc(0) } as const;
 type Exchanged = Answer & { readonly close: boolean; readonly error: string | null };
 
 function exchange(connection: Connection, request: Buffer): Promise<Exchanged> {
-  const { socket } = connection;
   const sent = performance.now();
   return new Promise((resolve) => {
+    const settle = (answer: Omit<Exchanged, 'sent'>) => {
+      clearTimeout(timer);
+      resolve({ ...answer, sent });
+    };
+    const lost = (status: string, error: string) =>
+      settle({ ...NOTHING, status, close: true, error });
+    const timer = setTimeout(() => lost('hangs', 'no answer'), HANGS_MS);
     const chunks: Buffer[] = [];
     let length = 0;
     /** Bytes of the whole answer; null: its head is not here yet. */
     let wanted: number | null = null;
     let head = '';
-    let error = 'closed';
-    const settle = (answer: Omit<Exchanged, 'sent'>) => {
-      clearTimeout(timer);
-      socket.off('data', read).off('close', cut).off('error', failed);
-      resolve({ ...answer, sent });
-    };
-    const lost = (status: string, why: string) =>
-      settle({ ...NOTHING, status, close: true, error: why });
-    // Half an answer is worse than none.
-    const cut = () => lost(length > 0 ? 'truncated' : 'cut', error);
-    const failed = ({ message }: Error) => {
-      error = message;
-    };
-    const timer = setTimeout(() => lost('hangs', 'no answer'), HANGS_MS);
-    const read = (chunk: Buffer) => {
-      chunks.push(chunk);
-      length += chunk.length;
+    connection.onBytes = (bytes) => {
+      chunks.push(Buffer.from(bytes));
+      length += bytes.length;
       if (wanted === null) {
         const all = Buffer.concat(chunks);
         const end = all.indexOf('\r\n\r\n');
@@ -134,8 +153,9 @@ function exchange(connection: Connection, request: Buffer): Promise<Exchanged> {
         error: null,
       });
     };
-    socket.on('data', read).on('close', cut).on('error', failed);
-    socket.write(request);
+    // Half an answer is worse than none.
+    connection.onClose = () => lost(length > 0 ? 'truncated' : 'cut', connection.error);
+    connection.socket.write(request);
   });
 }
 
