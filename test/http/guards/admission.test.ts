@@ -77,7 +77,10 @@ test('where too many wait for a place the next are refused at once, and their co
   for (const answer of answers) {
     assert.match(answer, /^HTTP\/1.1 429 .*queue-full/s);
     assert.match(answer, /^retry-after: \d+\r$/m);
-    assert.match(answer, /^x-request-id: \S+\r$/m);
+    const [, id] = /^x-request-id: (\S+)\r$/m.exec(answer) ?? [];
+    const details = answer.slice(answer.indexOf('\r\n\r\n') + 4);
+    assert.equal((JSON.parse(details) as ProblemDetails).instance, id);
+    assert.match(answer, new RegExp(`^content-length: ${details.length}\r$`, 'm'));
   }
   assert.ok(answers.some((answer) => /"limit":8,"actual":9/.test(answer)));
   const limits = httpRequest('GET', '/limits', undefined, 'application/json');
