@@ -28,6 +28,7 @@ import {
   noPlanReason,
   notCheaperReason,
   seconds,
+  shortReason,
   unpaidReason,
 } from './reasons.js';
 
@@ -250,12 +251,12 @@ function withoutPlan(
     requireRoom(layer, options);
     return null;
   }
-  const reason = unmeasured(options);
+  const reason = hasAttentionStates(layer) ? null : unmeasured(options);
   if (reason) return { kernel: 'exact', reason };
+  if (exact < NOT_WORTH_A_PLAN) return { kernel: 'exact', reason: noPlanReason(exact) };
   const { queryLength, keyLength } = layer.dims;
-  const short = Math.max(queryLength, keyLength) < SHORT;
-  if (!short && exact >= NOT_WORTH_A_PLAN) return null;
-  return { kernel: 'exact', reason: noPlanReason(exact) };
+  const short = Math.max(queryLength, keyLength) < SHORT && obstacleOf(layer, options) === null;
+  return short ? { kernel: 'exact', reason: shortReason(SHORT) } : null;
 }
 
 /** Why auto leaves low-rank where it has no error figure: such an answer cannot be held to a tolerance. */

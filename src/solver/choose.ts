@@ -13,7 +13,7 @@ import {
   obstacleOf,
   SHORT,
 } from './choose-low-rank.js';
-import { FLOAT32_TOLERANCE, percent, seconds } from './reasons.js';
+import { drawsNotWorthAPlan, FLOAT32_TOLERANCE, percent, seconds } from './reasons.js';
 import { isMeasured, sampledObstacle, sampledSeconds, trySampled } from './sampled.js';
 
 type Layer = AttentionLayer & Partial<AttentionProblem>;
@@ -23,21 +23,22 @@ const SHORT_FOR_SAMPLED = 2048;
 /** Below this tolerance draws were never cheaper than exact on a trained model. */
 const LEAST_TOLERANCE = 0.03;
 
-/** Why no keys are drawn; null: a plan has to say whether draws pay. */
+/** Why no keys are drawn; null: a plan has to say whether draws pay. Empty: the choice of another kernel says why. */
 function whyNotSampled(layer: Layer, options: ChooseOptions): string | null {
   const obstacle = sampledObstacle(layer, options);
-  if (obstacle || options.method === 'sampled') return obstacle;
-  if (options.method !== 'auto') return 'Another kernel was asked for.';
-  if (!isMeasured(layer, options)) return 'Sampled has no error figure of input gradients.';
+  if (options.method === 'sampled') return obstacle;
+  if (options.method !== 'auto' || !isMeasured(layer, options)) return '';
   const { rates } = options;
   const exact = exactWork(layer, needsOf(layer, options), rates.pairs) / rates.exact;
   const { queryLength, keyLength } = layer.dims;
   const short = Math.max(queryLength, keyLength) < SHORT_FOR_SAMPLED;
-  if (short || exact < NOT_WORTH_A_PLAN || options.tolerance < LEAST_TOLERANCE) {
-    return 'Not worth a plan.';
+  if (short || exact < NOT_WORTH_A_PLAN) return '';
+  if (obstacle) return obstacle;
+  if (options.tolerance < LEAST_TOLERANCE) {
+    return `Drawn keys pay for tolerances of ${LEAST_TOLERANCE} and more.`;
   }
   const least = leastWork(layer, needsOf(layer, options)) / rates.exact;
-  return least > exact ? 'Not worth a plan.' : null;
+  return least > exact ? drawsNotWorthAPlan(least, exact) : null;
 }
 
 /** Which kernels may have to run; `dryRun`: for a plan alone. */
@@ -68,10 +69,7 @@ export function* choose(problem: Layer, options: ChooseOptions): Job<Choice> {
   const first = yield* withoutDraws(problem, options, budget);
   if (first.kernel === 'reference') return { ...first, sampled: null };
   const why = whyNotSampled(problem, options);
-  if (why !== null) {
-    const reason = options.method === 'sampled' ? why : first.reason;
-    return { ...first, reason, sampled: null };
-  }
+  if (why !== null) return { ...withoutDrawn(first, why, options), sampled: null };
   const other = first.kernel === 'low_rank' ? first.lowRank!.seconds.lowRank : exact;
   /** Before the first look it is not known how much draws would save. */
   const affords = (work: number, whole?: number) =>
@@ -81,15 +79,23 @@ export function* choose(problem: Layer, options: ChooseOptions): Job<Choice> {
     options,
     options.method === 'auto' ? affords : null,
   );
-  if (!tried.planned) {
-    const reason = options.method === 'sampled' ? tried.reason : first.reason;
-    return { ...first, reason, sampled: null };
-  }
+  if (!tried.planned) return { ...withoutDrawn(first, tried.reason, options), sampled: null };
   const { planned } = tried;
   return {
     ...judgeSampled(problem as AttentionProblem, planned, first, options),
     sampled: planned,
   };
+}
+
+/** Exact or low-rank, and why no keys are drawn: exact is chosen against both. */
+function withoutDrawn(
+  first: Omit<Choice, 'sampled'>,
+  why: string,
+  { method }: ChooseOptions,
+): Omit<Choice, 'sampled'> {
+  if (method === 'sampled') return { ...first, reason: why };
+  const both = method === 'auto' && first.kernel === 'exact' && why !== '';
+  return both ? { ...first, reason: `${first.reason} ${why}` } : first;
 }
 
 /** Exact or low-rank; nothing is planned where sampled was asked for. */
@@ -121,7 +127,17 @@ function judgeSampled(
   const cost = sampledSeconds(problem, plan, options);
   const other =
     first.lowRank && first.kernel === 'low_rank' ? first.lowRank.seconds.lowRank : cost.exact;
-  if (!plan.meetsTolerance || cost.sampled >= other) return first;
+  if (!plan.meetsTolerance) {
+    return withoutDrawn(
+      first,
+      `No number of drawn keys is expected to keep the tolerance of ${percent(tolerance)}.`,
+      options,
+    );
+  }
+  if (cost.sampled >= other) {
+    const why = `Drawn keys would take about ${seconds(cost.sampled)} on one thread, exact ${seconds(cost.exact)}.`;
+    return withoutDrawn(first, why, options);
+  }
   const name = first.kernel === 'low_rank' ? 'low-rank' : 'exact';
   return {
     ...first,

@@ -15,9 +15,16 @@ export function seconds(x: number): string {
 export const noPlanReason = (exact: number) =>
   `The exact kernel takes about ${seconds(exact)} on one thread: not worth a plan.`;
 
+export const shortReason = (length: number) =>
+  `Low-rank pays from ${length} tokens on at the earliest.`;
+
 export function float64Reason(tolerance: number): string {
   return `The tolerance of ${tolerance} is below what float32 can keep (${FLOAT32_TOLERANCE}): computed in float64.`;
 }
+
+/** Why auto plans no draws. @param least seconds that they would take at least. */
+export const drawsNotWorthAPlan = (least: number, exact: number) =>
+  `Drawn keys may take ${seconds(least)} on one thread, too little less than the ${seconds(exact)} of exact to be worth a plan.`;
 
 type Reached = Pick<Miss, 'features' | 'predictedError'>;
 

@@ -78,7 +78,7 @@ export function* trySampled(
     const planned = affords
       ? yield* findSampled(problem, what, affords)
       : yield* planSampled(problem, what);
-    return planned ? { planned } : { planned, reason: 'Sampled is not expected to pay.' };
+    return planned ? { planned } : { planned, reason: 'Drawn keys are not expected to pay.' };
   } catch (error) {
     if (!(error instanceof NumericError)) throw error;
     return { planned: null, reason: `Sampled cannot plan for this input. ${error.message}` };

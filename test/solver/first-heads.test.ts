@@ -33,7 +33,8 @@ function chosen(
   return { ...runJob(choose(problem, options), run), trials };
 }
 
-const MISSED = /^With \d+ features, the most that pay, .* above the tolerance of 2\.0 %\.$/;
+const MISSED =
+  /^With \d+ features, the most that pay, .* above the tolerance of 2\.0 %\. Drawn keys pay for tolerances of 0\.03 and more\.$/;
 
 test('where logits vary far too much no head is tried', () => {
   const { kernel, reason, lowRank, trials } = chosen({ deviation: 4 });

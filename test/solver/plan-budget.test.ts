@@ -11,7 +11,7 @@ import { PlanBudget } from '../../workers/kernels/plan-budget.js';
 import { runSampledTask, type SampledTask } from '../../workers/kernels/sampled/run.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import { makeProblem } from '../kernels/low-rank/support.js';
-import { randomProblem } from '../kernels/problems.js';
+import { randomProblem, randomStates } from '../kernels/problems.js';
 
 test('few seconds are spent for nothing, more only where they save enough', () => {
   const budget = new PlanBudget(100);
@@ -27,8 +27,14 @@ const wasm = loadWasm();
 const never = () => false;
 
 /** The choice of auto, and how many tasks of each step it took. */
-function chosen(problem: AttentionProblem, rates: ChooseOptions['rates'], tolerance: number) {
+function chosen(
+  problem: AttentionProblem,
+  rates: ChooseOptions['rates'],
+  tolerance: number,
+  inputGradients?: ChooseOptions['inputGradients'],
+) {
   const options: ChooseOptions = {
+    inputGradients,
     ...{ method: 'auto', tolerance, seed: 1, rates, correction: false, attentionOutput: false },
     encode: { gradients: true, batched: true, outputsDtype: 'same' },
   };
@@ -82,4 +88,25 @@ test('where draws do not pay for one head no other is looked at', () => {
   assert.equal(kernel, 'exact');
   assert.equal(sampled, null);
   assert.equal(steps.pilot, 1);
+});
+
+test('the reason for exact says of attention states why no keys are drawn', () => {
+  const states = (queryLength: number) =>
+    randomStates({ seed: 1, queryLength, headDim: 64, heads: 2, causal: true });
+  const reasonOf = (length: number, tolerance: number) => {
+    const { kernel, reason } = chosen(
+      states(length),
+      { ...rates, exact: 2e9 },
+      tolerance,
+      'attention',
+    );
+    assert.equal(kernel, 'exact');
+    return reason;
+  };
+  assert.match(reasonOf(2048, 0.1), /not of attention states\. Drawn keys .* worth a plan/);
+  assert.match(
+    reasonOf(2048, 0.01),
+    /not of attention states\. Drawn keys pay for tolerances of 0\.03/,
+  );
+  assert.match(reasonOf(64, 0.1), /^The exact kernel takes about .*: not worth a plan\.$/);
 });
