@@ -55,7 +55,7 @@ class Refusal {
   send(request: IncomingMessage, response: ServerResponse): void {
     const id = requestId(request);
     discardRest(request);
-    const length = String(this.#bytes + id.length);
+    const length = String(this.#bytes + (this.#body.length - 1) * id.length);
     const own = ['content-length', length, REQUEST_ID_HEADER, id];
     response.writeHead(this.problem.statusCode, [...this.#head, ...own]);
     response.end(this.#body.join(id));
