@@ -54,7 +54,7 @@ export function kernelsOf(
   const long = Math.max(queryLength, keyLength) >= SHORT;
   const planned = method === 'low_rank' || (method === 'auto' && long && !float64);
   return {
-    exact: !dryRun && !float64 && !(method === 'low_rank' && plannable),
+    exact: !dryRun && !(method === 'low_rank' && plannable),
     lowRank: plannable && ((dryRun && method !== 'sampled') || planned),
     sampled: !float64 && whyNotSampled(layer, options) === null,
     reference: dryRun ? !plannable : float64,

@@ -5,6 +5,7 @@ import { exactFlops } from '../../workers/kernels/exact/cost.js';
 import { rowsForEstimate } from '../../workers/kernels/exact/error/row-samples.js';
 import { exactJob } from '../../workers/kernels/exact/gradient.js';
 import { referenceParts } from '../../workers/kernels/reference/parts.js';
+import type { GradientResult } from '../../workers/kernels/result.js';
 import type { AttentionProblem, Contradiction, StatesName } from '../../workers/problem.js';
 import type { TensorData } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
@@ -15,10 +16,10 @@ import {
   requirePrecision,
   requireTolerance,
   type TensorError,
+  type TensorErrors,
   withoutCertificate,
 } from './send.js';
 import {
-  inputErrors,
   isChecked,
   overflowed,
   type Planned,
@@ -27,17 +28,69 @@ import {
   sent,
 } from './solution.js';
 
+/** An answer in float32, and the errors of its tensors before they were rounded to their dtypes. */
+interface Single extends Solved {
+  readonly computed: TensorErrors;
+}
+
 /** float64 rounds by so much less than float32. */
 const FINER = 2 ** -29;
+/** Where the error may be as large as half of what was computed, no digit of it is known. */
+const NO_DIGIT = 0.5;
+/** What float32 may be off by wherever it looks exact. */
+const LEAST = 2 ** -20;
+
+/** Tensors that have error figures, by their names in `error`. */
+function named(
+  problem: AttentionProblem,
+  { gradients, inputGradients, sinks }: GradientResult,
+): [string, TensorData][] {
+  return [
+    ...Object.entries(gradients).flatMap(([name, { lora_A, lora_B }]): [string, TensorData][] => [
+      [`${name}.lora_A`, lora_A],
+      [`${name}.lora_B`, lora_B],
+    ]),
+    ...Object.entries(inputGradients ?? {}).map(([name, data]): [string, TensorData] => [
+      stateGradient(problem, name as StatesName),
+      data,
+    ]),
+    ...(sinks ? [['sinks', sinks] as [string, TensorData]] : []),
+  ];
+}
 
 /**
- * @param inFloat32 largest limit that the errors of float32 had; 0: it is not known.
+ * The figures of tensors in float64 by what they were in float32. Of a gradient that is zero, as where all values are equal,
+ * float32 has rounding and no digit, and float64 has less of the same: its limit is relative to a smaller norm.
+ */
+function* finer(
+  problem: AttentionProblem,
+  result: GradientResult,
+  { computed, result: coarse }: Single,
+): Generator<[string, TensorError]> {
+  const upper = (name: string) => computed[name]?.estimate?.upper ?? 0;
+  const before = new Map(named(problem, coarse));
+  const digits = Object.keys(computed).filter((name) => upper(name) < NO_DIGIT);
+  const known = Math.max(LEAST, ...digits.map(upper));
+  for (const [name, data] of named(problem, result)) {
+    let off = known;
+    if (upper(name) >= NO_DIGIT) {
+      // Where float32 had zero it was off by all of it.
+      const norms = frobenius(before.get(name)!) / frobenius(data) || 1;
+      off = Math.max(known, upper(name) * norms);
+    }
+    const figures = FINER * off < NO_DIGIT ? { ...IN_FLOAT64, upper: FINER * off } : null;
+    yield [name, withoutCertificate(figures)];
+  }
+}
+
+/**
+ * @param single what float32 had; null: its numbers overflowed.
  * @throws {Problem} when the result is beyond float64.
  */
 export function* inFloat64(
   problem: AttentionProblem,
   options: SolveOptions,
-  inFloat32 = 0,
+  single: Single | null,
 ): Job<Solved> {
   const { attentionOutput, inputGradients } = options;
   const result = yield* referenceParts(problem, { attentionOutput, inputGradients });
@@ -47,18 +100,10 @@ export function* inFloat64(
       'The tensors are finite, but the gradient is too large even for float64.',
     );
   }
-  const estimate = inFloat32 > 0 ? { ...IN_FLOAT64, upper: FINER * inFloat32 } : IN_FLOAT64;
-  const error: Record<string, TensorError> = {};
-  for (const name of Object.keys(result.gradients)) {
-    error[`${name}.lora_A`] = withoutCertificate(estimate);
-    error[`${name}.lora_B`] = withoutCertificate(estimate);
-  }
-  if (result.sinks) error.sinks = withoutCertificate(estimate);
-  return yield* sent(
-    problem,
-    { result, error: { ...inputErrors(problem, result, estimate), ...error } },
-    options,
-  );
+  const error = single
+    ? finer(problem, result, single)
+    : named(problem, result).map(([name]) => [name, withoutCertificate(IN_FLOAT64)] as const);
+  return yield* sent(problem, { result, error: Object.fromEntries(error) }, options);
 }
 
 /** Below it weights of sinks may be less than the least numbers of float32. */
@@ -70,7 +115,7 @@ function isTiny(sinks: TensorData | null): boolean {
 }
 
 /** null: the numbers are too large for float32, or too small. */
-function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solved | null> {
+export function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Single | null> {
   const { errors, contradiction, ...result } = yield* exactJob(problem, {
     attentionOutput: options.attentionOutput,
     inputGradients: options.inputGradients,
@@ -85,7 +130,7 @@ function* inFloat32(problem: AttentionProblem, options: SolveOptions): Job<Solve
       withoutCertificate(estimate),
     ]),
   );
-  return yield* sent(problem, { result, error }, options);
+  return { ...(yield* sent(problem, { result, error }, options)), computed: error };
 }
 
 /** What the client knows of its forward pass is refused when it is that of another one. */
@@ -121,7 +166,7 @@ export function* exactly(
   const why = single
     ? `In float32 the error is up to ${single.worst.toPrecision(2)}, above the tolerance of ${tolerance}`
     : 'The numbers are too large for float32';
-  const double = yield* inFloat64(problem, options, single?.worst);
+  const double = yield* inFloat64(problem, options, single);
   if (isChecked(options)) requireTolerance(double, tolerance);
   return { ...double, method: 'exact', reason: `${why}: computed in float64.`, fallback: true };
 }

@@ -6,7 +6,7 @@ import { Problem } from '../errors.js';
 import { type Encoded, titleOf } from './encode-phase.js';
 
 export interface TensorError {
-  /** null: computed and sent in float64, with nothing more precise to compare with, or nothing measures it. */
+  /** null: computed and sent in float64, with nothing more precise to compare with, or zero but for rounding, or nothing measures it. */
   readonly estimate: ErrorEstimate | null;
   /** Worst-case bound of a low-rank gradient; null: void, or not of the low-rank kernel. */
   readonly certificate: { readonly frobenius: number; readonly relative: number } | null;

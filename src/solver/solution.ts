@@ -56,14 +56,13 @@ export function* overflowed(result: GradientResult): Job<boolean> {
   return !(yield* finiteJob(tensors));
 }
 
-/** Gradients of the inputs that no rows tell of. @param estimate null: neither low-rank nor sampled has a figure. */
+/** Gradients of the inputs, of which neither low-rank nor sampled has a figure. */
 export function inputErrors(
   problem: AttentionProblem,
   { inputGradients }: GradientResult,
-  estimate: TensorError['estimate'] = null,
 ): Record<string, TensorError> {
   const names = Object.keys(inputGradients ?? {}) as StatesName[];
-  const unknown = withoutCertificate(estimate, 'Input gradients have none.');
+  const unknown = withoutCertificate(null, 'Input gradients have none.');
   return Object.fromEntries(names.map((name) => [stateGradient(problem, name), unknown]));
 }
 

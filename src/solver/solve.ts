@@ -7,7 +7,7 @@ import { FEATURE_STEPS } from '../../workers/kernels/low-rank/plan/trial/trial.j
 import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js';
 import { Problem } from '../errors.js';
 import { type Choice, type ChooseOptions, tryPlan } from './choose-low-rank.js';
-import { exactly, inFloat64 } from './exactly.js';
+import { exactly, inFloat32, inFloat64 } from './exactly.js';
 import { bySampling } from './sampled.js';
 import { requirePrecision, requireTolerance } from './send.js';
 import {
@@ -171,7 +171,8 @@ export function* solve(
     return yield* bySampling(problem, sampled, options, reason);
   }
   if (kernel === 'reference') {
-    const solved = yield* inFloat64(problem, options);
+    // Without float32 nothing tells how much of the result is rounding.
+    const solved = yield* inFloat64(problem, options, yield* inFloat32(problem, options));
     if (isChecked(options)) requireTolerance(solved, options.tolerance);
     return {
       ...solved,

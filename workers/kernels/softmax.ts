@@ -27,13 +27,14 @@ export function rowSoftmax(
   return { slope, sink: sum > 0 ? e / sum : 0 };
 }
 
-/** S becomes c tanh(S / c). @returns 1 - tanh(S / c)^2 */
-function capped(row: Float64Array, c: number): Float64Array {
+/** S becomes c tanh(S / c). @returns its slope, 1 - tanh(S / c)^2 = 4 u / (1 + u)^2 with u = e^-2|S / c|: nothing cancels. */
+export function capped(row: Float64Array, c: number): Float64Array {
   const slope = new Float64Array(row.length);
   for (let j = 0; j < row.length; j++) {
-    const tanh = Math.tanh(row[j]! / c);
-    row[j] = c * tanh;
-    slope[j] = 1 - tanh * tanh;
+    const y = row[j]! / c;
+    const u = Math.exp(-2 * Math.abs(y));
+    row[j] = c * Math.tanh(y);
+    slope[j] = (4 * u) / (1 + u) ** 2;
   }
   return slope;
 }

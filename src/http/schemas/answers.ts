@@ -136,7 +136,7 @@ const TensorError = Type.Object(
   {
     estimate: Type.Union([Estimate, Type.Null()], {
       description:
-        'null: computed in float64, with nothing more precise to compare with; or not measured (input gradients).',
+        'null: computed in float64, with nothing more precise to compare with, or zero but for rounding; or not measured (input gradients).',
     }),
     certificate: nullable(
       Type.Object({

@@ -66,7 +66,7 @@ test('a tolerance below what float32 keeps is computed in float64, and says so',
   assert.match(fine.reason, /float64/);
   assert.doesNotMatch(coarse.reason, /float64/);
   assert.equal(fine.fallback, false);
-  assert.equal(fine.error['q_proj.lora_A'].estimate, null);
+  assert.ok(fine.error['q_proj.lora_A'].estimate.upper < 1e-12);
 });
 
 test('a tolerance below the rounding of the answer is refused, with the dtype that rounds', async () => {
@@ -179,6 +179,29 @@ test('where float32 misses the tolerance float64 has its part of that error, and
   assert.match(reason, /In float32 the error is up to/);
   for (const { estimate } of Object.values<Body>(error)) {
     assert.ok(estimate.upper >= 2 ** -29 * tolerance && estimate.upper < tolerance);
+  }
+});
+
+test('a gradient that is zero but for rounding is answered, and its rounding has no figure', async () => {
+  for (const tolerance of [1e-2, 1e-6]) {
+    const { gradients, error } = await answer((body) => {
+      // Every key has the same value: which of them a query looks at makes no difference.
+      body.hidden_states = tensor([4, 4], (k) => (k % 4 < 2 ? Math.sin(k) : 0.3));
+      for (const [name, columns] of [
+        ['q_proj', [0, 1]],
+        ['v_proj', [2, 3]],
+      ] as const) {
+        const only = (k: number) => (columns.some((c) => c === k % 4) ? Math.cos(k) : 0);
+        body[name].weight = tensor([2, 4], only);
+        body[name].lora_A = tensor([1, 4], only);
+      }
+      body.tolerance = tolerance;
+    });
+    for (const key of ['lora_A', 'lora_B']) {
+      assert.ok(norm(values(gradients.q_proj[key])) < 1e-14, 'rounding alone');
+      assert.equal(error[`q_proj.${key}`].estimate, null);
+      assert.ok(error[`v_proj.${key}`].estimate.upper < tolerance);
+    }
   }
 });
 

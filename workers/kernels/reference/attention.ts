@@ -22,6 +22,7 @@
  */
 import type { Checkpoint } from '../../job.js';
 import type { Range } from '../../mask.js';
+import { capped } from '../softmax.js';
 import { addProduct, clear, type Matrix, matrix, rowsOf, transposed } from './matrix.js';
 
 export interface Head {
@@ -75,9 +76,7 @@ function logits(head: Head, { rows, keys }: Tile, checkpoint: Checkpoint) {
   const [n, m] = [rows.last - rows.first, keys.last - keys.first];
   const S = new Float64Array(n * m);
   addProduct(matrix(S, n, m), rowsOf(Q, rows), transposed(rowsOf(K, keys)), beta, checkpoint);
-  if (c === undefined) return { S, slope: null };
-  const tanh = S.map((s) => Math.tanh(s / c));
-  return { S: tanh.map((t) => c * t), slope: tanh.map((t) => 1 - t * t) };
+  return { S, slope: c === undefined ? null : capped(S, c) };
 }
 
 /** Keys of a tile that a row sees. */
