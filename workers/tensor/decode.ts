@@ -41,9 +41,9 @@ function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | Float64Array
   return new Uint8Array(buffer, byteOffset, byteLength);
 }
 
-/** As 16-bit numbers; bytes at an odd address are copied first. */
+/** As 16-bit numbers; bytes at an odd address are copied first (`slice` of a Buffer is no copy). */
 function halvesOf(bytes: Uint8Array): Uint16Array {
-  const { buffer, byteOffset, length } = bytes.byteOffset % 2 === 0 ? bytes : bytes.slice();
+  const { buffer, byteOffset, length } = bytes.byteOffset % 2 === 0 ? bytes : new Uint8Array(bytes);
   return new Uint16Array(buffer, byteOffset, length / 2);
 }
 
