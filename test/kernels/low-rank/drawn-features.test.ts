@@ -21,7 +21,7 @@ import { weightedFeatures } from '../../../workers/kernels/low-rank/head/rows/we
 import { emptyGradients, TENSORS } from '../../../workers/kernels/low-rank/head/tensors.js';
 import { openWorkspace } from '../../../workers/kernels/low-rank/head/workspace.js';
 import { type LowRankPlan, planLowRank } from '../../../workers/kernels/low-rank/plan/plan.js';
-import type { RunTask } from '../../../workers/kernels/low-rank/sums.js';
+import { type RunTask, sampleStages } from '../../../workers/kernels/low-rank/sums.js';
 import { type LowRankTask, runLowRankTask } from '../../../workers/kernels/low-rank/task.js';
 import type { EstimateTask } from '../../../workers/kernels/low-rank/tensor-error.js';
 import { Random } from '../../../workers/kernels/random.js';
@@ -132,14 +132,7 @@ function* everything(
     { certified: false, drawnFeatures },
     function* (runs: readonly HeadRun[]): Job<void, RunTask> {
       const opened = runs.map((run) => openSampledRun(run, openKeyErrors(run.head, 0), memory));
-      for (const step of ['sampled_exact', 'sampled_errors'] as const) {
-        const tasks = opened.flatMap((one) =>
-          one.run.segments.map((_, segment) => ({
-            ...{ kernel: 'low_rank' as const, step, sampled: one, segment },
-          })),
-        );
-        yield* stage(step, tasks as RunTask[]);
-      }
+      yield* sampleStages(opened, { draws: [], complete: false, lists: [] });
       sampled.push(...opened);
     },
   );

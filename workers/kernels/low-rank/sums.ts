@@ -196,14 +196,15 @@ function* stages(
 }
 
 /** The drawn rows of some heads: exactly, and what the features make of them. */
-function* sampleStages(sampled: readonly SampledRun[], draws: Draws): Job<void, RunTask> {
+export function* sampleStages(sampled: readonly SampledRun[], draws: Draws): Job<void, RunTask> {
   const perSegment = <Step extends SampledTask['step']>(step: Step) =>
     sampled.flatMap((one) =>
       one.run.segments.map((_, segment): SampledTask<Step> => {
         return { kernel: 'low_rank', step, sampled: one, segment };
       }),
     );
-  yield* stage('sampled_exact', perSegment('sampled_exact'), [0.2, 0.5]);
+  const compared = perSegment('sampled_exact').filter(({ sampled: { exact } }) => exact.length > 0);
+  yield* stage('sampled_exact', compared, [0.2, 0.5]);
   yield* stage('sampled_errors', perSegment('sampled_errors'), [0.5, 0.8]);
   // Heads of a batch item share rows of their errors: a task has all heads of some rows.
   const wideKeys = sampled.filter(({ keyErrors }) => keyErrors);

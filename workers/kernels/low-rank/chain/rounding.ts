@@ -90,6 +90,11 @@ export class TermSums {
     this.#products!(this.#count, e, inverse, t, v, this.#squares[OF_K], this.#sums);
   }
 
+  /** Row i of what was added, times factor[i]. */
+  scale(factor: ArrayLike<number>): void {
+    scaleRows(factor.length, SQUARES, this.#sums, factor);
+  }
+
   /** @param factor what makes rows of P of those that were added. */
   save(slot: Float64Array, factor: (i: number) => number = () => 1): void {
     const sums = this.#sums;
@@ -134,6 +139,19 @@ export class TermSums {
       ofKB[r] = squaredNorm(u, r * p, query.rank);
       ofXA[r] = squaredNorm(u, r * p + query.rank, key.rank);
     }
+  }
+}
+
+/** x[i] *= factor[i] for x (n, width), in place. */
+export function scaleRows(
+  n: number,
+  width: number,
+  x: Float64Array,
+  factor: ArrayLike<number>,
+): void {
+  for (let i = 0; i < n; i++) {
+    if (factor[i] === 1) continue;
+    for (let c = i * width; c < (i + 1) * width; c++) x[c] *= factor[i];
   }
 }
 

@@ -3,13 +3,14 @@
  * approximate one, divided by their probability. The mean estimates the error matrix without bias.
  */
 import type { Arithmetic } from '../arithmetic/arithmetic.js';
-import { SQUARES, squaredTerms } from '../chain/rounding.js';
+import { SQUARES, scaleRows, squaredTerms } from '../chain/rounding.js';
 import { addSlots } from '../chain/run.js';
 import type { Head } from '../head/head.js';
 import { DRAWN_GROUPS } from '../head/plan.js';
 import { tensorOffset, tensorScale } from '../head/tensors.js';
 import { openWorkspace, type Workspace } from '../head/workspace.js';
 import type { Draw, Draws } from './sampled-rows/draw-rows.js';
+import { rowSums } from './sampled-rows/mixed-rows.js';
 import { type OuterProduct, outerProducts } from './sampled-rows/row-products.js';
 import {
   type SampledGradient,
@@ -95,20 +96,25 @@ function rowContributions(
 /** The estimated sum over all rows of a head that are not set aside, in the scale of tensor t. */
 function sumOfSquares(
   space: Workspace,
-  { run, terms }: SampledRun,
+  sampled: SampledRun,
   state: SampledGradient,
   draws: readonly Draw[],
   t: number,
 ): number {
-  const { sampled } = run;
-  const { arithmetic, head, isOutlierQuery } = space;
-  const sums = new Float64Array(sampled.length * SQUARES);
+  const { terms } = sampled;
+  const { sampled: list } = sampled.run;
+  const { arithmetic, head, plan, isOutlierQuery } = space;
+  const sums = new Float64Array(list.length * SQUARES);
   addSlots(arithmetic.checkpoint, terms, 0, terms.length, sums);
+  if (plan.drawnFeatures) {
+    const overSum = rowSums(arithmetic.checkpoint, sampled).map((rho) => 1 / rho);
+    scaleRows(list.length, SQUARES, sums, overSum);
+  }
   const squares = squaredTerms(space, sums, state, t);
   const scale = tensorScale(head, t) ** 2 / draws.length;
   let sum = 0;
   for (const { batch, position, probability } of draws) {
-    if (batch !== head.batch || isOutlierQuery(sampled[position])) continue;
+    if (batch !== head.batch || isOutlierQuery(list[position])) continue;
     sum += (scale * squares[position]) / probability;
   }
   return sum;

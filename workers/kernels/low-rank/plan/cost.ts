@@ -85,7 +85,7 @@ export function headCost(
   const diagonal = head.causal ? 128 * nq * pairWork(at, d, dv) : 0;
   const seen = visiblePairs / nk;
   const sampled =
-    samplingFlops(head, draws.rows) +
+    samplingFlops(head, draws) +
     (draws.features > 0 ? drawnFlops(head, m, draws.features) : 2 * draws.rows * nk * m);
   // Rows of outliers are made twice, first for their sums and O; columns once, with O if G depends on it.
   const outliers =
@@ -101,14 +101,20 @@ export function headCost(
   };
 }
 
-/** Exact rows of P twice, and the errors multiplied out, for the sampled rows; without the features. */
-export function samplingFlops(head: Head, sampledRows: number): number {
+/** Measured: what a pair of a sampled row costs beside products, in multiply-adds of the chain: its exponential, squares, loads. */
+const PAIR_OVERHEAD = 550;
+
+/** Exact rows of P, and the errors multiplied out, for the sampled rows; without the features. */
+export function samplingFlops(head: Head, { rows, features }: Draws): number {
   const { d, dv, keyLength, key, value } = head;
   const full = fullWidth(head);
   const score = full.scores ? (full.query ? d : 0) : thinColumns(head);
   const keys = full.key && key.rank > 0 ? keyRowWork(head) : 0;
   const values = value.rank > 0 ? value.rank + value.effective.inputs : 0;
-  return 2 * sampledRows * keyLength * (2 * d + 3 * dv + value.rank + score + values + keys);
+  // Beside features they are made once (mixed-rows.ts), unless G needs O.
+  const once = features > 0 && head.kind !== 'target';
+  const pair = once ? d + 2 * dv + 2 * score : 2 * d + 3 * dv + value.rank + score + keys;
+  return 2 * rows * keyLength * (pair + values + (once ? 1 : 2) * PAIR_OVERHEAD);
 }
 
 /** What the mixtures would add to the gradients, and are made of, beside their part in the sums. */

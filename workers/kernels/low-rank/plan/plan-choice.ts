@@ -273,7 +273,7 @@ export function chooseAll<T extends Judged>(
         const draws = { rows: sampledRows / batch, features: sampledFeatures };
         const choices = heads.map((head, h) => choose(head, trials[h], options, draws));
         const seconds = choices.reduce((sum, c) => sum + c.seconds, 0);
-        const sampling = heads.reduce((sum, head) => sum + samplingFlops(head, draws.rows), 0);
+        const sampling = heads.reduce((sum, head) => sum + samplingFlops(head, draws), 0);
         return {
           choices,
           sampledRows,

@@ -7,20 +7,12 @@ import { BLOCK } from '../../head/block.js';
 import type { KeyRows } from '../../head/rows/key-rows.js';
 import type { QueryRows } from '../../head/rows/query-rows.js';
 import type { Workspace } from '../../head/workspace.js';
-import type { SampledGradient } from './sampled-run.js';
+import type { ComparedGradient } from './sampled-run.js';
 
-/** Rows of P~ (n, count) of the chain: a function of a block of keys and its exact rows. Where features are drawn, with all features. */
-export function chainRows(space: Workspace, run: HeadRun, state: SampledGradient) {
+/** Rows of P~ (n, count) of the chain: a function of a block of keys and its exact rows. */
+export function chainRows(space: Workspace, run: HeadRun, state: ComparedGradient) {
   const { arithmetic, plan } = space;
   const { rows } = state;
-  if (plan.drawnFeatures) {
-    const ratio = arithmetic.array(rows.count);
-    for (let i = 0; i < rows.count; i++) ratio[i] = overChainSum(run, state, i);
-    return ({ count }: KeyRows, exact: Real, approximate: Real): void => {
-      arithmetic.combine(rows.count * count, 1, exact, 0, approximate);
-      arithmetic.scaleRows(rows.count, count, approximate, ratio);
-    };
-  }
   const rowMajor = rowFeatures(space, rows, run);
   const phi = arithmetic.array(plan.m * BLOCK);
   return (keys: KeyRows, exact: Real, approximate: Real): void => {
@@ -78,7 +70,7 @@ export function keyFeatures(space: Workspace, keys: KeyRows, phi: Real): void {
 export function approximateRows(
   space: Workspace,
   run: Pick<HeadRun, 'sampledRows' | 'head'>,
-  state: SampledGradient,
+  state: ComparedGradient,
   keys: KeyRows,
   exact: Real,
   approximate: Real,

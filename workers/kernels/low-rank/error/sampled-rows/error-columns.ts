@@ -8,10 +8,23 @@ import { type Layout, layout } from '../../head/layout.js';
 import type { KeyRows } from '../../head/rows/key-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 
-/** One slot per segment: (n, score) of E_S, (n, 2 value) of [E_P | P~ ...]. */
+/**
+ * One slot per segment: (n, score) of E_S, (n, 2 value) of [E_P | P~ ...]; where features are drawn, what mixed-rows.ts makes
+ * these of.
+ */
 export interface RowErrors {
   readonly score: readonly Float64Array[];
   readonly value: readonly Float64Array[];
+}
+
+/** Numbers of a row in them. */
+export function slotWidths({ head, plan }: Pick<HeadRun, 'head' | 'plan'>): {
+  score: number;
+  value: number;
+} {
+  const { score, value } = errorColumns({ head, plan });
+  if (!plan.drawnFeatures) return { score, value: 2 * value };
+  return { score: (head.kind === 'target' ? 2 : 1) * score, value: score + value };
 }
 
 /** Widths of E_S and E_P; with drawn features a last column has the sums of the rows themselves. */

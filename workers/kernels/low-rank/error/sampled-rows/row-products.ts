@@ -6,6 +6,7 @@ import type { QueryRows } from '../../head/rows/query-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 import { conditionalMeanRows, inputMeans } from '../drawn-features/conditional-mean.js';
 import { errorColumns } from './error-columns.js';
+import { mixedScoreErrors, mixedValueErrors } from './mixed-rows.js';
 import type { SampledGradient, SampledRun } from './sampled-run.js';
 
 /** One term left_i (x) right_i of a contribution, both (n, width). */
@@ -54,7 +55,9 @@ export function outerProducts(
     ? rowCentres(space, rows, t < 4 ? [u, ofKey, inputsK] : [va, inputsV])
     : null;
   if (t < 4) {
-    const errors = sum(sampled.errors.score, widths.score);
+    const errors = centres
+      ? mixedScoreErrors(arithmetic.checkpoint, sampled, state)
+      : sum(sampled.errors.score, widths.score);
     centres?.take(errors, widths.score, 0, widths.score - 1);
     const part = (from: number, width: number) => columns(n, errors, widths.score, from, width);
     const low = (from: number, width: number) => columns(n, rows.l, p, from, width);
@@ -78,7 +81,9 @@ export function outerProducts(
         return [outer(rows.q, d, part(query.rank, key.rank), key.rank, false)];
     }
   }
-  const errors = sum(sampled.errors.value, 2 * widths.value);
+  const errors = centres
+    ? mixedValueErrors(arithmetic.checkpoint, sampled)
+    : sum(sampled.errors.value, 2 * widths.value);
   // The centres are part of (G - G~) P~ X.
   centres?.take(errors, 2 * widths.value, widths.value, widths.value - 1, 1);
   centres?.take(errors, 2 * widths.value, 0, widths.value - 1);

@@ -14,7 +14,7 @@ import { BLOCK } from '../../head/block.js';
 import { keyRows } from '../../head/rows/key-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 import { approximateRows, keyFeatures, rowFeatures } from './chain-rows.js';
-import { type SampledGradient, type SampledRun, sampledGradient } from './sampled-run.js';
+import { type ComparedGradient, comparedGradient, type SampledRun } from './sampled-run.js';
 
 /** Rows [from, to) of the list of sampled rows. */
 export interface SampledRange {
@@ -44,7 +44,7 @@ export function sampledKeyPass(
   const { inputs } = key.effective;
   const hyperbolicCross = plan.hyperbolicCross.left!;
   const lengths = [...new Set(hyperbolicCross.prefix)].sort((a, b) => a - b);
-  const state = part(sampledGradient(space, sampled), from, to, d, dv);
+  const state = part(comparedGradient(space, sampled), from, to, d, dv);
   const { rows } = state;
   const n = to - from;
   const perLength = queryParts(space, hyperbolicCross, lengths, rows.l, n);
@@ -120,12 +120,12 @@ const rowsOf = ({ run }: SampledRun, from: number, to: number): Float64Array => 
 
 /** The rows [from, to) of everything. */
 function part(
-  state: SampledGradient,
+  state: ComparedGradient,
   from: number,
   to: number,
   d: number,
   dv: number,
-): SampledGradient {
+): ComparedGradient {
   const cut = (x: Real, width: number) => x.subarray(from * width, to * width);
   const { rows } = state;
   return {

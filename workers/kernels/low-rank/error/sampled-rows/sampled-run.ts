@@ -7,11 +7,12 @@ import { exactWidth, type HeadRun, leaseSlots, recordWidth } from '../../chain/r
 import { fullWidth, type Head } from '../../head/head.js';
 import { type QueryRows, queryRows } from '../../head/rows/query-rows.js';
 import type { Workspace } from '../../head/workspace.js';
-import { errorColumns, type RowErrors } from './error-columns.js';
+import { type RowErrors, slotWidths } from './error-columns.js';
 
 /** Shared memory of the estimate of one head: one slot per segment. */
 export interface SampledRun {
   readonly run: HeadRun;
+  /** Empty where nobody needs to know the exact rows before their errors are formed. */
   readonly exact: readonly Float64Array[];
   readonly errors: RowErrors;
   /** What the exact rows carry: see TermSums. */
@@ -38,16 +39,21 @@ export function openKeyErrors(head: Head, n: number): Float32Array {
   return new Float32Array(new SharedArrayBuffer(4 * size));
 }
 
+/** Whether errors need the exact rows first: all but those that are linear in rows of P (mixed-rows.ts), where G needs no O. */
+function comparesRows({ head, plan }: HeadRun): boolean {
+  return !plan.drawnFeatures || head.kind === 'target';
+}
+
 /** @param lowA openKeyErrors of the batch item. */
 export function openSampledRun(run: HeadRun, lowA: Float32Array, memory: Lease): SampledRun {
   const n = run.sampled.length;
-  const { score, value } = errorColumns(run);
+  const { score, value } = slotWidths(run);
   const { key, d } = run.head;
   const slots = (width: number) => leaseSlots(memory, run.segments.length, n * width);
   return {
     run,
-    exact: slots(exactWidth(run.head)),
-    errors: { score: slots(score), value: slots(2 * value) },
+    exact: comparesRows(run) ? slots(exactWidth(run.head)) : [],
+    errors: { score: slots(score), value: slots(value) },
     terms: slots(SQUARES),
     keyErrors: hasKeyErrors(run.head)
       ? { lowA, lowB: new Float32Array(new SharedArrayBuffer(4 * n * d * key.rank)) }
@@ -61,22 +67,39 @@ export function loadSampled(space: Workspace, run: HeadRun): QueryRows {
   return rows;
 }
 
-/** Both gradients of the sampled rows: G, G.(O - centre) exact and as the chain had them. */
-export interface SampledGradient extends MergedRows {
+/** G of the sampled rows, exact and as the chain had it, and G~.(O~ - centre). */
+export interface SampledGradient {
   readonly rows: QueryRows;
   readonly gradient: Real;
-  readonly shift: Real;
   readonly approximate: Real;
   readonly approximateShift: Real;
 }
 
+/** The same with the exact rows, and G.(O - centre). */
+export interface ComparedGradient extends SampledGradient, MergedRows {
+  readonly shift: Real;
+}
+
 export function sampledGradient(space: Workspace, sampled: SampledRun): SampledGradient {
+  const merged = comparesRows(sampled.run) ? merge(space, sampled) : null;
+  return chainGradient(space, sampled.run, merged).state;
+}
+
+export function comparedGradient(space: Workspace, sampled: SampledRun): ComparedGradient {
+  const merged = merge(space, sampled);
+  const { state, shift } = chainGradient(space, sampled.run, merged);
+  return { ...state, ...merged, shift };
+}
+
+const merge = (space: Workspace, { run, exact }: SampledRun) =>
+  mergeRows(space, exact, run.sampled.length);
+
+/** @param merged null: G does not depend on the exact rows. */
+function chainGradient(space: Workspace, run: HeadRun, merged: MergedRows | null) {
   const { arithmetic, head, plan } = space;
-  const { run } = sampled;
   const { dv } = head;
   const rows = loadSampled(space, run);
   const n = rows.count;
-  const merged = mergeRows(space, sampled.exact, n);
   const side = (output: (i: number, a: number) => number) => {
     const gradient = arithmetic.array(n * dv);
     const shift = arithmetic.array(n);
@@ -94,18 +117,19 @@ export function sampledGradient(space: Workspace, sampled: SampledRun): SampledG
     }
     return { gradient, shift };
   };
-  const exact = side((i, a) => merged.output[i * dv + a]);
+  const recorded = (i: number, a: number) => run.sampledRows[i * recordWidth(head) + 3 + a];
   // Outlier rows are exact in the chain too, but it is not the pass over the queries that makes them.
   const chain = side((i, a) =>
-    space.isOutlierQuery(run.sampled[i])
-      ? merged.output[i * dv + a]
-      : run.sampledRows[i * recordWidth(head) + 3 + a],
+    merged && space.isOutlierQuery(run.sampled[i]) ? merged.output[i * dv + a] : recorded(i, a),
   );
+  const exact = merged ? side((i, a) => merged.output[i * dv + a]) : chain;
   return {
-    rows,
-    ...merged,
-    ...exact,
-    approximate: chain.gradient,
-    approximateShift: chain.shift,
+    state: {
+      rows,
+      gradient: exact.gradient,
+      approximate: chain.gradient,
+      approximateShift: chain.shift,
+    },
+    shift: exact.shift,
   };
 }

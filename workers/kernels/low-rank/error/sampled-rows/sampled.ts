@@ -7,30 +7,21 @@
  *     E_S = (dS - dS~) [U | K - centre | X^K - centre],   E_P = (P - P~) [X^V A_V' | X^V]
  *
  * and P~ [X^V A_V' | X^V], which the target objective needs because its G depends on O. Where features are
- * drawn (draw.ts), P~ and dS~ have all features, so that they are the exact rows over the row sums of the chain, with its O
- * and G: what is left is what the mixtures do not tell, what the chain's normalisation does. At full width the
- * rows of dS U themselves are formed in place of E_S, to be compared with those of the chain, and
- * sampled-keys.ts does what is of the keys.
+ * drawn, mixed-rows.ts takes the place of the second pass. At full width the rows of dS U themselves are formed in place of
+ * E_S, to be compared with those of the chain, and sampled-keys.ts does what is of the keys.
  */
 
 import { exactRows, maskScores } from '../../chain/keys.js';
 import { TermSums } from '../../chain/rounding.js';
-import { minus } from '../../head/affine.js';
 import { BLOCK } from '../../head/block.js';
 import { fullWidth, wantsScores } from '../../head/head.js';
 import { layout } from '../../head/layout.js';
 import { keyRows } from '../../head/rows/key-rows.js';
 import type { Workspace } from '../../head/workspace.js';
-import { inputMeans } from '../drawn-features/conditional-mean.js';
 import { chainRows } from './chain-rows.js';
-import {
-  ErrorSums,
-  errorColumns,
-  scoreColumns,
-  valueCentre,
-  valueColumns,
-} from './error-columns.js';
-import { loadSampled, type SampledRun, sampledGradient } from './sampled-run.js';
+import { ErrorSums, errorColumns, scoreColumns, valueColumns } from './error-columns.js';
+import { mixedRowPass } from './mixed-rows.js';
+import { comparedGradient, loadSampled, type SampledRun } from './sampled-run.js';
 
 /** First pass: the exact softmax of the sampled rows over the keys of a segment. */
 export function sampledExactPass(space: Workspace, sampled: SampledRun, s: number): void {
@@ -50,13 +41,18 @@ export function sampledExactPass(space: Workspace, sampled: SampledRun, s: numbe
 
 /** Second pass: the differences of the sampled rows, multiplied out over the keys of a segment. */
 export function sampledErrorPass(space: Workspace, sampled: SampledRun, s: number): void {
-  const { arithmetic, head, plan } = space;
+  if (space.plan.drawnFeatures) mixedRowPass(space, sampled, s);
+  else comparedRowPass(space, sampled, s);
+}
+
+function comparedRowPass(space: Workspace, sampled: SampledRun, s: number): void {
+  const { arithmetic, head } = space;
   const { run } = sampled;
   const { d, dv } = head;
   const at = layout(head);
   const { from, to } = run.segments[s];
   const widths = errorColumns(run);
-  const state = sampledGradient(space, sampled);
+  const state = comparedGradient(space, sampled);
   const { rows, max, inverse } = state;
   const n = rows.count;
   const keys = keyRows(space, BLOCK);
@@ -76,9 +72,6 @@ export function sampledErrorPass(space: Workspace, sampled: SampledRun, s: numbe
     value: arithmetic.array(BLOCK * widths.value),
   };
   const ones = arithmetic.array(n).fill(1);
-  const means = plan.drawnFeatures && inputMeans(run);
-  const minusCentre = means && minus(arithmetic, means.xk);
-  const centreValues = means && valueCentre(space, means);
   for (let start = from; start < Math.min(to, head.keyLength); start += BLOCK) {
     keys.load((r) => start + r, Math.min(BLOCK, to - start, head.keyLength - start));
     const { count } = keys;
@@ -95,10 +88,8 @@ export function sampledErrorPass(space: Workspace, sampled: SampledRun, s: numbe
     } else {
       arithmetic.combine(size, 1, t, 0, chain);
     }
-    // As the chain has them: others centre them.
     terms.load(keys);
-    scoreColumns(space, at, keys, widths.score, minusCentre, columns.score);
-    centreValues?.(keys);
+    scoreColumns(space, at, keys, widths.score, null, columns.score);
     valueColumns(space, keys, widths.value, columns.value);
     arithmetic.scoreGradient(n, count, approximate, chain, ones, state.approximateShift);
     terms.products(exact, inverse, t, valuesTransposed);
