@@ -1,11 +1,13 @@
 /** How much memory of this process, its threads included, something takes at its peak. */
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { forgetBlocks } from '../../workers/tensor/shared-memory.js';
 
 const EVERY_MS = 10;
 
 /** What earlier measurements left behind does not count. */
 export function collectGarbage(): void {
+  forgetBlocks();
   setFlagsFromString('--expose-gc');
   (runInNewContext('gc') as () => void)();
 }
