@@ -1,6 +1,7 @@
 /** The products of errors of sampled rows with what the gradients are made of, and where their columns stand. */
 
 import type { Real } from '../../arithmetic/arithmetic.js';
+import { scaleRows } from '../../chain/rounding.js';
 import type { HeadRun } from '../../chain/run.js';
 import { minus } from '../../head/affine.js';
 import { fullWidth } from '../../head/head.js';
@@ -43,52 +44,37 @@ export function errorColumns({ head, plan }: Pick<HeadRun, 'head' | 'plan'>): {
   };
 }
 
-/** Sums over the keys of a segment of differences of n rows, times the columns of a block of keys. */
-export class ErrorSums {
-  readonly #blocks: readonly Real[];
-  readonly #sums: readonly Float64Array[];
-  readonly #widths: { readonly score: number; readonly value: number };
+/** Sums over keys of n rows times columns: float32 for a block of keys, float64 over blocks. */
+export class RowSums {
+  readonly #block: Real;
+  readonly #sums: Float64Array;
 
   constructor(
     private readonly space: Workspace,
     private readonly n: number,
+    private readonly width: number,
   ) {
-    const { arithmetic } = space;
-    const { score, value } = errorColumns(space);
-    this.#widths = { score, value };
-    this.#blocks = [score, value, value].map((width) => arithmetic.array(n * width));
-    this.#sums = this.#blocks.map((block) => arithmetic.sums(block.length));
+    this.#block = space.arithmetic.array(n * width);
+    this.#sums = space.arithmetic.sums(n * width);
   }
 
-  /** dS - dS~, P - P~ and P~ (n, count). */
-  add(
-    count: number,
-    dS: Real,
-    p: Real,
-    approximate: Real,
-    columns: { readonly score: Real; readonly value: Real },
-  ): void {
-    const { arithmetic, head } = this.space;
-    const { score, value } = this.#widths;
-    const [ofScore, ofValue, ofApproximate] = this.#blocks;
-    arithmetic.gemm(this.n, score, count, dS, columns.score, ofScore, true);
-    arithmetic.gemm(this.n, value, count, p, columns.value, ofValue, true);
-    if (head.kind === 'target') {
-      arithmetic.gemm(this.n, value, count, approximate, columns.value, ofApproximate, true);
-    }
-    this.#blocks.forEach((block, i) => {
-      arithmetic.fold(block.length, block, this.#sums[i]);
-    });
+  /** rows (n, count), columns (count, width). */
+  add(count: number, rows: Real, columns: Real): void {
+    const { arithmetic } = this.space;
+    arithmetic.gemm(this.n, this.width, count, rows, columns, this.#block, true);
+    arithmetic.fold(this.#block.length, this.#block, this.#sums);
   }
 
-  save({ score, value }: RowErrors, s: number): void {
-    const [ofScore, ofValue, ofApproximate] = this.#sums;
-    const { value: width } = this.#widths;
-    score[s].set(ofScore);
-    for (let i = 0; i < this.n; i++) {
-      const part = (x: Float64Array) => x.subarray(i * width, (i + 1) * width);
-      value[s].set(part(ofValue), 2 * i * width);
-      value[s].set(part(ofApproximate), (2 * i + 1) * width);
+  /** Row i times factor[i]. */
+  scale(factor: ArrayLike<number>): void {
+    scaleRows(this.n, this.width, this.#sums, factor);
+  }
+
+  /** To columns [to, ..) of a slot (n, stride). */
+  save(slot: Float64Array, stride: number, to: number): void {
+    const { n, width } = this;
+    for (let i = 0; i < n; i++) {
+      slot.set(this.#sums.subarray(i * width, (i + 1) * width), i * stride + to);
     }
   }
 }

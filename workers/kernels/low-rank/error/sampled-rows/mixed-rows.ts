@@ -10,7 +10,7 @@
  */
 import type { Checkpoint } from '../../../../job.js';
 import type { Real } from '../../arithmetic/arithmetic.js';
-import { scaleRows, TermSums } from '../../chain/rounding.js';
+import { TermSums } from '../../chain/rounding.js';
 import { addSlots, EMPTY, recordWidth } from '../../chain/run.js';
 import { minus } from '../../head/affine.js';
 import { BLOCK } from '../../head/block.js';
@@ -20,6 +20,7 @@ import type { Workspace } from '../../head/workspace.js';
 import { inputMeans } from '../drawn-features/conditional-mean.js';
 import {
   errorColumns,
+  RowSums,
   scoreColumns,
   slotWidths,
   valueCentre,
@@ -80,11 +81,12 @@ export function mixedRowPass(space: Workspace, sampled: SampledRun, s: number): 
     });
   }
   const scale = chainScales(space, sampled).map((log, i) => Math.exp(max[i] - log));
+  for (const all of [...products, sums]) all.scale(scale);
   const { errors } = sampled;
   products.forEach((one, k) => {
-    one.save(errors.score[s], slotWidths(run).score, k * score, scale);
+    one.save(errors.score[s], slotWidths(run).score, k * score);
   });
-  sums.save(errors.value[s], score + value, 0, scale);
+  sums.save(errors.value[s], score + value, 0);
   terms.save(sampled.terms[s], (i) => scale[i]);
 }
 
@@ -94,41 +96,6 @@ function chainScales({ head, isOutlierQuery }: Workspace, { run }: SampledRun): 
     const [, max, total] = run.sampledRows.subarray(i * recordWidth(head));
     return isOutlierQuery(row) || !(total > 0) ? Number.POSITIVE_INFINITY : max + Math.log(total);
   });
-}
-
-/** Sums over keys of rows (n, count) times columns (count, width): float32 for a block, float64 over blocks. */
-class RowSums {
-  readonly #block: Real;
-  readonly #sums: Float64Array;
-
-  constructor(
-    private readonly space: Workspace,
-    private readonly n: number,
-    private readonly width: number,
-  ) {
-    this.#block = space.arithmetic.array(n * width);
-    this.#sums = space.arithmetic.sums(n * width);
-  }
-
-  add(count: number, rows: Real, columns: Real): void {
-    const { arithmetic } = this.space;
-    arithmetic.gemm(this.n, this.width, count, rows, columns, this.#block, true);
-    arithmetic.fold(this.#block.length, this.#block, this.#sums);
-  }
-
-  scale(factor: ArrayLike<number>): void {
-    const { n, width } = this;
-    scaleRows(n, width, this.#sums, factor);
-  }
-
-  /** To columns [to, ..) of a slot (n, stride). */
-  save(slot: Float64Array, stride: number, to: number, scale: ArrayLike<number>): void {
-    const { n, width } = this;
-    this.scale(scale);
-    for (let i = 0; i < n; i++) {
-      slot.set(this.#sums.subarray(i * width, (i + 1) * width), i * stride + to);
-    }
-  }
 }
 
 /** rho of the sampled rows; 1 where it is nothing, as of rows that are exact in the chain. */

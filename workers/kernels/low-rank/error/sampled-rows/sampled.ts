@@ -19,7 +19,7 @@ import { layout } from '../../head/layout.js';
 import { keyRows } from '../../head/rows/key-rows.js';
 import type { Workspace } from '../../head/workspace.js';
 import { chainRows } from './chain-rows.js';
-import { ErrorSums, errorColumns, scoreColumns, valueColumns } from './error-columns.js';
+import { errorColumns, RowSums, scoreColumns, valueColumns } from './error-columns.js';
 import { mixedRowPass } from './mixed-rows.js';
 import { comparedGradient, loadSampled, type SampledRun } from './sampled-run.js';
 
@@ -57,7 +57,9 @@ function comparedRowPass(space: Workspace, sampled: SampledRun, s: number): void
   const n = rows.count;
   const keys = keyRows(space, BLOCK);
   const chainRow = chainRows(space, run, state);
-  const errors = new ErrorSums(space, n);
+  const { score, value } = widths;
+  const ofScore = new RowSums(space, n, score);
+  const [ofValue, ofChain] = [new RowSums(space, n, value), new RowSums(space, n, value)];
   const terms = new TermSums(space, n, state.gradient);
   const keysTransposed = arithmetic.array(d * BLOCK);
   const valuesTransposed = arithmetic.array(dv * BLOCK);
@@ -97,8 +99,13 @@ function comparedRowPass(space: Workspace, sampled: SampledRun, s: number): void
     terms.add(0, n, exact);
     if (!fullWidth(head).scores) arithmetic.combine(size, -1, chain, 1, t);
     arithmetic.combine(size, -1, approximate, 1, exact);
-    errors.add(count, t, exact, approximate, columns);
+    ofScore.add(count, t, columns.score);
+    ofValue.add(count, exact, columns.value);
+    if (head.kind === 'target') ofChain.add(count, approximate, columns.value);
   }
-  errors.save(sampled.errors, s);
+  const { errors } = sampled;
+  ofScore.save(errors.score[s], score, 0);
+  ofValue.save(errors.value[s], 2 * value, 0);
+  ofChain.save(errors.value[s], 2 * value, value);
   terms.save(sampled.terms[s]);
 }
