@@ -114,7 +114,9 @@ export function samplingFlops(head: Head, { rows, features }: Draws): number {
   // Beside features they are made once (mixed-rows.ts), unless G needs O.
   const once = features > 0 && head.kind !== 'target';
   const pair = once ? d + 2 * dv + 2 * score : 2 * d + 3 * dv + value.rank + score + keys;
-  return 2 * rows * keyLength * (pair + values + (once ? 1 : 2) * PAIR_OVERHEAD);
+  // Rows of an output are not multiplied out.
+  const passes = score + values === 0 ? 0 : once ? 1 : 2;
+  return 2 * rows * keyLength * (pair + values + passes * PAIR_OVERHEAD);
 }
 
 /** What the mixtures would add to the gradients, and are made of, beside their part in the sums. */
