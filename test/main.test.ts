@@ -89,7 +89,7 @@ test('SIGTERM: a large answer that is being read is delivered whole', async () =
 });
 
 test('a request longer than the drain is answered with 503 before the process ends', async () => {
-  const service = await start({ LORAGRAD_DRAIN_MS: '50' });
+  const service = await start({ LORAGRAD_LAME_DUCK_MS: '0', LORAGRAD_DRAIN_MS: '50' });
   const answer = post(service.url, 65_536);
   while (!(await busy(service.url))) await new Promise((resolve) => setTimeout(resolve, 2));
   service.child.kill('SIGTERM');

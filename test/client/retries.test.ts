@@ -6,7 +6,7 @@ import { randomLayer } from '../support/client-problem.js';
 import { longRequest, metricIs } from '../support/processes/held.js';
 import { sharedServer } from '../support/processes/server.js';
 
-const server = await sharedServer({ LORAGRAD_WORKERS: '1', LORAGRAD_MAX_REQUESTS: '1' });
+const server = await sharedServer({ LORAGRAD_MAX_REQUESTS: '1' });
 
 const small = randomLayer(12, 8).step(10);
 

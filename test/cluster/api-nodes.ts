@@ -18,7 +18,7 @@ export function apiNodes(...settings: readonly NodeJS.ProcessEnv[]): ApiNodes {
     if (withoutStore) return;
     store = await startStore();
     for (const own of settings) {
-      const all = { LORAGRAD_WORKERS: '1', LORAGRAD_QUEUE_URL: store.url };
+      const all = { LORAGRAD_QUEUE_URL: store.url };
       nodes.push(await startServer({ ...all, ...own }));
     }
   });

@@ -27,7 +27,7 @@ const DIFFERENCES = 1e-8;
 const PAIR = ['lora_A', 'lora_B'] as const;
 
 const fixtures = loadFixtures();
-const server = await sharedServer();
+const server = await sharedServer({ LORAGRAD_WORKERS: '2' });
 after(() => {
   console.log(`# worst: ${worst.ratio.toFixed(2)} times the naive float32 error, ${worst.of}`);
 });

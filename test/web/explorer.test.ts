@@ -221,7 +221,7 @@ test('sweep: draws as it goes, and cancel stops it', options, async () => {
 test('this service: kernel build, workers and requests by outcome', options, async () => {
   const { page, complaints } = await open(`${server.url}/#service`);
   const now = page.getByRole('article', { name: 'Now' });
-  await now.getByText('of 2 busy').waitFor();
+  await now.getByText('of 1 busy').waitFor();
   // The heartbeat of the engine is over when it is counted.
   await now.getByRole('row', { name: 'jobs running or waiting 0' }).waitFor();
   await page

@@ -207,7 +207,7 @@ test('pages have the headers of helmet; they can be closed, and metrics and heal
       assert.equal((await fetch(closed.url + path)).status, 404, path);
     }
     const metrics = await fetch(`http://127.0.0.1:${port}/metrics`);
-    assert.match(await metrics.text(), /^loragrad_workers 2$/m);
+    assert.match(await metrics.text(), /^loragrad_workers 1$/m);
     for (const path of ['/health/live', '/health/ready']) {
       assert.equal((await fetch(`http://127.0.0.1:${port}${path}`)).status, 200, path);
     }

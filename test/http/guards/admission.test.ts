@@ -15,7 +15,6 @@ const LIMIT = 8_000_000;
 const body = pack(validBody());
 
 const server = await sharedServer({
-  LORAGRAD_WORKERS: '1',
   LORAGRAD_MAX_REQUESTS: '2',
   LORAGRAD_MAX_INFLIGHT_BYTES: String(LIMIT),
   LORAGRAD_PATIENCE_MS: '2000',

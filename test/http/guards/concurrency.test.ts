@@ -29,7 +29,7 @@ function body(seed: number): Uint8Array<ArrayBuffer> {
 }
 
 test('answers are the same, bit for bit, alone and among others', async () => {
-  const server = await startServer();
+  const server = await startServer({ LORAGRAD_WORKERS: '2' });
   try {
     const { contentType } = DIALECTS.tensors;
     const gradients = async (seed: number) => {

@@ -8,7 +8,7 @@ import { FLOAT64, longBody } from '../../support/wire/bodies.js';
 
 const MSGPACK = 'application/vnd.msgpack';
 
-const server = await sharedServer({ LORAGRAD_WORKERS: '1', LORAGRAD_MAX_COMPUTE_SECONDS: '1000' });
+const server = await sharedServer({ LORAGRAD_MAX_COMPUTE_SECONDS: '1000' });
 
 const post = (bytes: Uint8Array) => server.post('/gradient', bytes, MSGPACK, MSGPACK);
 

@@ -17,7 +17,6 @@ const ANSWER = 500 * 6000 * 4 + 360;
 const LIMIT = ANSWER + 500;
 
 const server = await sharedServer({
-  LORAGRAD_WORKERS: '1',
   LORAGRAD_MAX_INFLIGHT_BYTES: String(LIMIT),
   LORAGRAD_API_KEYS: `one:${ONE},two:${TWO}`,
 });

@@ -79,7 +79,8 @@ export async function startServer(settings: NodeJS.ProcessEnv = {}): Promise<Run
   const config = readConfig({
     PORT: '0',
     LOG_LEVEL: 'silent',
-    LORAGRAD_WORKERS: '2',
+    // Code becomes warm in each of them. Who needs more says so.
+    LORAGRAD_WORKERS: '1',
     // However busy the machine is.
     LORAGRAD_WARMUP_MS: '120000',
     ...settings,
