@@ -149,7 +149,7 @@ test('the corrected gradient is unbiased', () => {
   };
   const { problem, plan } = solve(recipe, 16);
   const exact = exactGradients(problem);
-  const draws = 60;
+  const draws = 30;
   const totals = TENSORS.map((tensor) => new Float64Array(exact[tensor].length));
   const variance = TENSORS.map(() => 0);
   for (let seed = 0; seed < draws; seed++) {

@@ -150,7 +150,7 @@ test('the corrected gradient is unbiased: rotary positions, all adapted, causal'
     ranks: { q: 1, k: 1, v: 1 },
   });
   const truth = named(reference(problem, 'self'));
-  const draws = 40;
+  const draws = 20;
   const totals = new Map<string, Float64Array>();
   const variance = new Map<string, number>();
   const planOptions = { tolerance: 0.02, seed: 1, rates, features: 16, inputGradients: true };

@@ -15,7 +15,7 @@ test('limits count blocks that are measured and have all their keys', () => {
   const problem = randomStates({ ...shape, seed: SEED });
   const truth = named(exact(problem, wasm, false, 'attention'));
   let drawn = 0;
-  for (let seed = SEED; seed < SEED + 12; seed++) {
+  for (let seed = SEED; seed < SEED + 12; seed += 2) {
     const keys = 40 + 3 * (seed - SEED);
     const { plan } = run(planSampled(problem, { ...outputs, keys, tolerance: 0.1, needs, seed }));
     const result = run(sampledJob(problem, plan, { ...outputs, seed }));

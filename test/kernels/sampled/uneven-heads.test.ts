@@ -31,7 +31,7 @@ test('measured blocks find the one head of 64 that looks far', () => {
     planSampled(problem, { ...outputs, keys: 1, tolerance: 0.1, needs, seed: SEED }),
   );
   const truth = named(exact(problem, wasm, false, 'attention'));
-  for (let seed = SEED; seed < SEED + 8; seed++) {
+  for (let seed = SEED; seed < SEED + 4; seed++) {
     const result = run(sampledJob(problem, plan, { ...outputs, seed }));
     for (const [tensor, x] of named(result)) {
       const error = distance(truth.get(tensor)!, x) / norm(x);
