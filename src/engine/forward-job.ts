@@ -13,7 +13,6 @@ import { Problem } from '../errors.js';
 import type { PendingTensor } from '../request/intake.js';
 import { choose } from '../solver/choose.js';
 import type { Choice } from '../solver/choose-low-rank.js';
-import { decodePhase } from '../solver/decode-phase.js';
 import { encodeForwardPhase } from '../solver/encode-phase.js';
 import { planFigures } from '../solver/figures.js';
 import type { Workplace } from '../solver/phases.js';
@@ -27,6 +26,7 @@ import {
 import { isChecked, type Solution, type SolveOptions } from '../solver/solution.js';
 import { missedReason, secondPlan, toleranceMissed } from '../solver/solve.js';
 import { efficiencyThreshold, theoryAndPractice } from '../solver/threshold.js';
+import { decodePhase } from './decode-phase.js';
 import type { GradientAnswer } from './gradient-job.js';
 
 export interface ForwardAnswer

@@ -3,13 +3,13 @@ import { type Job, within } from '../../workers/job.js';
 import type { AttentionProblem } from '../../workers/problem.js';
 import type { PendingTensor } from '../request/intake.js';
 import { choose } from '../solver/choose.js';
-import { decodePhase } from '../solver/decode-phase.js';
 import type { EncodedResult } from '../solver/encode-phase.js';
 import { type PlanFigures, planFigures } from '../solver/figures.js';
 import type { Workplace } from '../solver/phases.js';
 import type { Solution, SolveOptions } from '../solver/solution.js';
 import { solve } from '../solver/solve.js';
 import { efficiencyThreshold, type Threshold, theoryAndPractice } from '../solver/threshold.js';
+import { decodePhase } from './decode-phase.js';
 
 export interface GradientAnswer
   extends EncodedResult,

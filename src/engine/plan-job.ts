@@ -5,10 +5,10 @@ import type { AttentionLayer, AttentionProblem } from '../../workers/problem.js'
 import type { PendingTensor } from '../request/intake.js';
 import { choose } from '../solver/choose.js';
 import { type ChooseOptions, judge, obstacleOf, tryPlan } from '../solver/choose-low-rank.js';
-import { decodePhase } from '../solver/decode-phase.js';
 import { planFigures } from '../solver/figures.js';
 import type { Workplace } from '../solver/phases.js';
 import { efficiencyThreshold, theoryAndPractice } from '../solver/threshold.js';
+import { decodePhase } from './decode-phase.js';
 import type { GradientAnswer } from './gradient-job.js';
 
 export type PlanAnswer = Pick<GradientAnswer, 'method' | 'reason' | 'threshold' | 'plan'>;

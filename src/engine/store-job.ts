@@ -6,8 +6,8 @@ import { digestJob } from '../../workers/tasks/digest.js';
 import type { EncodedTensor } from '../../workers/tensor/encoded.js';
 import type { Tensor } from '../../workers/tensor/tensor.js';
 import { Problem } from '../errors.js';
-import { decodePhase } from '../solver/decode-phase.js';
 import type { PhaseClock } from '../solver/phases.js';
+import { decodePhase } from './decode-phase.js';
 
 /** What is kept does not go to the next request. */
 const KEPT = { float32: sharedFloat32, float64: sharedFloat64 };

@@ -1,41 +1,26 @@
-/** The executor on worker threads of this process: Piscina runs the threads, the timeslices are ours. */
+/** The executor on worker threads of this process: it deals out their time. */
 import { EventEmitter } from 'node:events';
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
-import { Piscina } from 'piscina';
 import type { Job, Stage, Task } from '../../workers/job.js';
-import { type Kernels, relaxedSimd } from '../../workers/kernels/inner/builds.js';
 import type { KernelBuild } from '../../workers/kernels/inner/instance.js';
-import { chooseKernels, type KernelChoice } from '../../workers/kernels/inner/load.js';
 import type { Rates } from '../../workers/kernels/low-rank/plan/cost.js';
-import { packageFile } from '../../workers/package-file.js';
 import type { CalibrateTask } from '../../workers/tasks/calibration/calibrate.js';
-import { stagesDiffer } from '../../workers/tasks/check-stages.js';
-import { keepCode, letHeapsGrow, type RestTask } from '../../workers/tasks/rest.js';
-import type { WarmUpTask } from '../../workers/tasks/warm-up.js';
 import { disband, type JoinTask, lose, type Others, teamWords } from '../../workers/team.js';
-import { keepBytes } from '../../workers/tensor/shared-memory.js';
 import { TIMESLICE_MS, type Timeslice, type TimesliceOutcome } from '../../workers/timeslice.js';
 import type { Executor, Load, RunContext } from './executor.js';
 import { FairQueue } from './fair-queue.js';
 import { runParts } from './parts.js';
 import { StageRun } from './stage-run.js';
+import { prepareThreads, type ThreadOptions, Threads } from './threads.js';
 import { type TimesliceWatch, watchTimeslice } from './timeslice-watch.js';
 
-const WORKER_FILE = packageFile('dist/workers/worker.js').href;
-
-export interface PoolOptions {
+export interface PoolOptions extends ThreadOptions {
   readonly workers: number;
   readonly warmUpMs: number;
   /** A worker that shows no sign of life for so long is replaced. Absent: never. */
   readonly hungMs?: number;
-  /** Of the JavaScript heap of each thread. */
-  readonly heapMiB?: number;
-  /** That the thread of the pool keeps for its next work. */
-  readonly keptBytes?: number;
   /** Called whenever `load` has changed. */
   readonly onLoad?: (pool: WorkerPool) => void;
-  /** By default the widest. */
-  readonly kernels?: KernelChoice;
   /** Absent: they are measured, which takes a second. */
   readonly rates?: Rates;
 }
@@ -53,8 +38,8 @@ interface Given {
 }
 
 export class WorkerPool implements Executor {
-  readonly #piscina: Piscina<readonly Timeslice[], readonly TimesliceOutcome[]>;
   readonly #options: PoolOptions;
+  readonly #threads: Threads;
   readonly #queue = new FairQueue<StageRun>();
   /** Timeslices that take much too long now. */
   #overdue = 0;
@@ -64,29 +49,15 @@ export class WorkerPool implements Executor {
   readonly #suspect = new WeakSet<RunContext>();
   #busy = 0;
   #jobs = 0;
-  #restarts = 0;
-
-  readonly #kernels: Kernels;
   #rates: Rates = { exact: 1, lowRank: 1 };
 
-  private constructor(options: PoolOptions, kernels: Kernels) {
+  private constructor(
+    options: PoolOptions,
+    readonly kernels: KernelBuild,
+    threads: Threads,
+  ) {
     this.#options = options;
-    this.#kernels = kernels;
-    const { heapMiB } = options;
-    // One more than is busy: it runs where tasks that cannot be cut hold the others.
-    const threads = options.workers + 1;
-    this.#piscina = new Piscina<readonly Timeslice[], readonly TimesliceOutcome[]>({
-      filename: WORKER_FILE,
-      minThreads: threads,
-      maxThreads: threads,
-      // A timeslice owns its worker: whose it is, `#queue` says.
-      concurrentTasksPerWorker: 1,
-      recordTiming: false,
-      workerData: kernels,
-      ...(heapMiB && { resourceLimits: { maxOldGenerationSizeMb: heapMiB } }),
-    });
-    // A thread that ended while it was idle: another has begun. Without a listener the error would end this thread.
-    this.#piscina.on('error', () => this.#restarts++);
+    this.#threads = threads;
   }
 
   /**
@@ -96,28 +67,25 @@ export class WorkerPool implements Executor {
    *   the kernels that were asked for cannot be used.
    */
   static async start(options: PoolOptions): Promise<WorkerPool> {
-    const { warmUpMs, kernels = 'auto' } = options;
-    // On Node 20 this sets a V8 flag, which has to be done before a thread compiles.
-    relaxedSimd();
-    letHeapsGrow();
-    keepCode();
-    if (options.keptBytes) keepBytes(options.keptBytes);
-    const chosen = chooseKernels(kernels, stagesDiffer);
+    const { workers, warmUpMs } = options;
+    const kernels = prepareThreads(options);
     const signal = AbortSignal.timeout(warmUpMs);
-    let pool: WorkerPool | undefined;
+    let threads: Threads | undefined;
     try {
-      pool = new WorkerPool(options, chosen);
+      // One more than is busy: it runs where tasks that cannot be cut hold the others.
+      threads = new Threads(workers + 1, kernels, options);
+      const pool = new WorkerPool(options, kernels.build, threads);
       await Promise.race([pool.#ready(signal), aborted(signal)]);
       return pool;
     } catch (error) {
-      if (pool) await pool.#piscina.destroy();
+      await threads?.destroy();
       const reason = signal.aborted ? `not ready within ${warmUpMs} ms` : String(error);
       throw new Error(`The worker threads did not start: ${reason}`, { cause: error });
     }
   }
 
   async #ready(signal: AbortSignal): Promise<void> {
-    await this.#warmUp(this.#options.workers + 1);
+    await this.#threads.warmUp();
     this.#rates = this.#options.rates ?? (await this.run(calibrateJob(), { signal }));
   }
 
@@ -139,10 +107,6 @@ export class WorkerPool implements Executor {
     }
   }
 
-  get kernels(): KernelBuild {
-    return this.#kernels.build;
-  }
-
   get rates(): Rates {
     return this.#rates;
   }
@@ -153,40 +117,16 @@ export class WorkerPool implements Executor {
       busy: this.#busy,
       jobs: this.#jobs,
       waiting: this.#queue.waiting,
-      restarts: this.#restarts,
+      restarts: this.#threads.restarts,
     };
   }
 
-  async rest(): Promise<void> {
-    const task: RestTask = { kernel: 'rest' };
-    // Who closes the pool meanwhile ends its threads, and nothing is lost.
-    await this.#onEachThread('rest', task).catch(() => {});
+  rest(): Promise<void> {
+    return this.#threads.rest();
   }
 
-  async close(): Promise<void> {
-    await this.#piscina.close();
-  }
-
-  /** One task for each thread; none returns before all have begun, so each thread gets one. */
-  async #warmUp(threads: number): Promise<void> {
-    const arrived = new Int32Array(new SharedArrayBuffer(4));
-    const task: WarmUpTask = { kernel: 'warm_up', arrived, expected: threads };
-    const outcomes = await this.#onEachThread('warm-up', task);
-    const failed = outcomes.find(({ status }) => status !== 'done');
-    if (failed) throw new Error(`A warm-up task ${failed.status}`);
-  }
-
-  /** Threads that are idle get one each. */
-  #onEachThread(name: string, task: Task): Promise<TimesliceOutcome[]> {
-    return Promise.all(
-      this.#piscina.threads.map(async () => {
-        // Nobody cancels it. A signal that all shared would keep every one of them.
-        const { signal } = new AbortController();
-        const run = new StageRun({ name, tasks: [task] }, { signal });
-        const [outcome] = await this.#piscina.run([run.begin()!]);
-        return outcome!;
-      }),
-    );
+  close(): Promise<void> {
+    return this.#threads.close();
   }
 
   #runParts(stage: Stage, context: RunContext): Promise<unknown[]> {
@@ -291,8 +231,8 @@ export class WorkerPool implements Executor {
       },
     });
     const timeslices = turn.map(({ timeslice }) => ({ ...timeslice, ...(others && { others }) }));
-    const outcomes = await this.#piscina
-      .run(timeslices, { signal: killer, transferList: [...ports] })
+    const outcomes = await this.#threads
+      .run(timeslices, killer, ports)
       .catch((error: Error) => this.#lost(turn, hung ? 'it hung' : error.message));
     if (others) disband(others.words);
     this.#settle(watch);
@@ -310,7 +250,6 @@ export class WorkerPool implements Executor {
   }
 
   #lost(turn: readonly Given[], message: string): TimesliceOutcome[] {
-    this.#restarts++;
     return turn.map(({ run }) => {
       this.#suspect.add(run.context);
       return { status: 'lost', message };

@@ -1,9 +1,9 @@
 /** All fixtures through the queue, in parts by 2 workers: the gradients of PyTorch, and bit by bit those of one machine. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { decodePhase } from '../../src/engine/decode-phase.js';
 import { parseLayer, requireProblem } from '../../src/request/parse.js';
 import type { GradientRequest } from '../../src/request/request.js';
-import { decodePhase } from '../../src/solver/decode-phase.js';
 import { decodeMsgpack } from '../../src/wire/msgpack.js';
 import { DEFAULT_WIRE_LIMITS } from '../../src/wire/tree/wire-limits.js';
 import { exactParts } from '../../workers/kernels/exact/gradient.js';
