@@ -202,7 +202,7 @@ export const ConfigSchema = Type.Object({
 
 export type Config = Static<typeof ConfigSchema>;
 
-export interface Setting {
+interface Setting {
   readonly type?: string;
   readonly default: unknown;
   readonly description: string;

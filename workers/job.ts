@@ -158,7 +158,7 @@ export class NumericError extends Error {
 }
 
 /** What a task returns in its place: errors lose their class between threads. */
-export interface NumericFailure {
+interface NumericFailure {
   readonly numericFailure: string;
 }
 

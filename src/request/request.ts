@@ -36,7 +36,7 @@ export const DEFAULT_TOLERANCE = 0.01;
 export const METHODS = ['auto', 'exact', 'low_rank', 'sampled'] as const;
 export const MAX_FEATURES = 1024;
 export const OUTPUTS_DTYPES = ['same', 'float32'] as const;
-export const OUTPUTS = ['gradients', 'attention_output', 'input_gradients'] as const;
+const OUTPUTS = ['gradients', 'attention_output', 'input_gradients'] as const;
 
 /** What every route takes: a layer, and how to compute it. */
 const LAYER = {
