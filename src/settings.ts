@@ -170,6 +170,7 @@ export const ConfigSchema = Type.Object({
   }),
   OTEL_EXPORTER_OTLP_ENDPOINT: Type.String({
     default: '',
+    pattern: '^(https?://.+)?$',
     description:
       'Address of an OpenTelemetry collector for OTLP over HTTP (http://127.0.0.1:4318), which gets a trace of each request. Empty: nothing is traced',
   }),
@@ -184,6 +185,7 @@ export const ConfigSchema = Type.Object({
   }),
   LORAGRAD_QUEUE_URL: Type.String({
     default: '',
+    pattern: '^(rediss?://.+)?$',
     writeOnly: true,
     description:
       'Valkey or Redis through which parts of large problems go to machines that run loragrad worker, and which services share tensors by: redis://user:password@host:6379, rediss:// for TLS. Empty: everything is computed here',

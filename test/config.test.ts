@@ -19,6 +19,8 @@ for (const [name, value] of [
   ['LORAGRAD_WORKERS', '-1'],
   ['LORAGRAD_MAX_REQUESTS', '0'],
   ['LORAGRAD_MAX_BODY_BYTES', '1.5'],
+  ['LORAGRAD_QUEUE_URL', 'http://127.0.0.1:6379'],
+  ['OTEL_EXPORTER_OTLP_ENDPOINT', '127.0.0.1:4318'],
 ] as const) {
   test(`${name}=${value} is refused by name`, () => {
     assert.throws(() => readConfig({ [name]: value }), new RegExp(name));
