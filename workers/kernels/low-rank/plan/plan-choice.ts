@@ -267,35 +267,32 @@ export function chooseAll<T extends Judged>(
     if (sampledFeatures > 0) return [FEWER_ROWS, ...SAMPLED_ROWS].filter((rows) => rows < all);
     return SAMPLED_ROWS;
   };
-  const candidates = features
-    .flatMap((sampledFeatures) =>
-      rowsBeside(sampledFeatures).map((sampledRows) => {
-        const draws = { rows: sampledRows / batch, features: sampledFeatures };
-        const choices = heads.map((head, h) => choose(head, trials[h], options, draws));
-        const seconds = choices.reduce((sum, c) => sum + c.seconds, 0);
-        const sampling = heads.reduce((sum, head) => sum + samplingFlops(head, draws), 0);
-        return {
-          choices,
-          sampledRows,
-          sampledFeatures,
-          seconds,
-          error: Math.max(...choices.map((c) => c.error)),
-          modest:
-            sampledRows <= SAMPLED_ROWS[0] ||
-            sampledRows === all ||
-            options.outputOnly ||
-            sampling / options.rates.lowRank <= SAMPLING_SHARE * seconds,
-        };
-      }),
-    )
-    .filter((c) => c.modest);
-  const least = Math.min(...candidates.map((c) => c.seconds));
+  const candidates = features.flatMap((sampledFeatures) =>
+    rowsBeside(sampledFeatures).map((sampledRows) => {
+      const draws = { rows: sampledRows / batch, features: sampledFeatures };
+      const choices = heads.map((head, h) => choose(head, trials[h], options, draws));
+      const seconds = choices.reduce((sum, c) => sum + c.seconds, 0);
+      const sampling = heads.reduce((sum, head) => sum + samplingFlops(head, draws), 0);
+      return {
+        choices,
+        sampledRows,
+        sampledFeatures,
+        seconds,
+        error: Math.max(...choices.map((c) => c.error)),
+        modest:
+          sampledRows <= SAMPLED_ROWS[0] ||
+          sampledRows === all ||
+          options.outputOnly ||
+          sampling / options.rates.lowRank <= SAMPLING_SHARE * seconds,
+      };
+    }),
+  );
   const fit =
     options.features === undefined ? candidates.filter((c) => c.error <= options.tolerance) : [];
   if (fit.length > 0) return fit.reduce((a, b) => (b.seconds < a.seconds ? b : a));
+  const modest = candidates.filter((c) => c.modest);
+  const least = Math.min(...modest.map((c) => c.seconds));
   const worth =
-    options.features === undefined
-      ? candidates
-      : candidates.filter((c) => c.seconds <= WORTH * least);
+    options.features === undefined ? modest : modest.filter((c) => c.seconds <= WORTH * least);
   return worth.reduce((a, b) => (b.error < a.error ? b : a));
 }
