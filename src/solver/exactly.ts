@@ -74,8 +74,9 @@ function* finer(
   for (const [name, data] of named(problem, result)) {
     let off = known;
     if (upper(name) >= NO_DIGIT) {
-      // Where float32 had zero it was off by all of it.
-      const norms = frobenius(before.get(name)!) / frobenius(data) || 1;
+      const norm = frobenius(data);
+      // Where float32 had zero it was off by all of it; an error is relative to nothing where float64 has zero, too.
+      const norms = norm > 0 ? frobenius(before.get(name)!) / norm || 1 : Number.POSITIVE_INFINITY;
       off = Math.max(known, upper(name) * norms);
     }
     const figures = FINER * off < NO_DIGIT ? { ...IN_FLOAT64, upper: FINER * off } : null;
