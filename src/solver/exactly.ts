@@ -28,9 +28,10 @@ import {
   sent,
 } from './solution.js';
 
-/** An answer in float32, and the errors of its tensors before they were rounded to their dtypes. */
-interface Single extends Solved {
-  readonly computed: TensorErrors;
+/** Gradients in float32 and their errors, before they are rounded to the dtypes of the answer. */
+interface Single {
+  readonly result: GradientResult;
+  readonly error: TensorErrors;
 }
 
 /** float64 rounds by so much less than float32. */
@@ -65,7 +66,7 @@ function named(
 function* finer(
   problem: AttentionProblem,
   result: GradientResult,
-  { computed, result: coarse }: Single,
+  { error: computed, result: coarse }: Single,
 ): Generator<[string, TensorError]> {
   const upper = (name: string) => computed[name]?.estimate?.upper ?? 0;
   const before = new Map(named(problem, coarse));
@@ -131,7 +132,7 @@ export function* inFloat32(problem: AttentionProblem, options: SolveOptions): Jo
       withoutCertificate(estimate),
     ]),
   );
-  return { ...(yield* sent(problem, { result, error }, options)), computed: error };
+  return { result, error };
 }
 
 /** What the client knows of its forward pass is refused when it is that of another one. */
@@ -155,17 +156,18 @@ export function* exactly(
 ): Job<Planned> {
   const { tolerance } = options;
   const single = yield* inFloat32(problem, options);
-  if (single && (single.worst <= tolerance || !isChecked(options))) {
-    return { ...single, method: 'exact', reason, fallback };
+  const solved = single && (yield* sent(problem, single, options));
+  if (solved && (solved.worst <= tolerance || !isChecked(options))) {
+    return { ...solved, method: 'exact', reason, fallback };
   }
-  if (single) {
-    requirePrecision(single.rounded, tolerance);
+  if (solved) {
+    requirePrecision(solved.rounded, tolerance);
     if (exactFlops(problem, needsOf(problem, options)) > FLOAT64_FLOPS) {
-      requireTolerance(single, tolerance);
+      requireTolerance(solved, tolerance);
     }
   }
-  const why = single
-    ? `In float32 the error is up to ${single.worst.toPrecision(2)}, above the tolerance of ${tolerance}`
+  const why = solved
+    ? `In float32 the error is up to ${solved.worst.toPrecision(2)}, above the tolerance of ${tolerance}`
     : 'The numbers are too large for float32';
   const double = yield* inFloat64(problem, options, single);
   if (isChecked(options)) requireTolerance(double, tolerance);
